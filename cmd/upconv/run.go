@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/upconv/upconv/upconv"
+)
+
+func newRun() *cobra.Command {
+	var (
+		cfg   upconv.Config
+		rules []string
+		via   string
+	)
+	cmd := &cobra.Command{
+		Use:   "run [flags] -- CMD [ARG...]",
+		Short: "Run a command that may use IPv4 where there is none",
+		Long: `Run CMD and send its IPv4 TCP connections where they can be made.
+
+The first --rule that matches a destination decides its route; what no rule matches takes the route
+of --via. Local destinations (0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 and
+the addresses of CMD's own network namespace) are left alone unless a rule names just them.
+
+DEST is ADDR, CIDR or *, then optionally :PORT or :LO-HI, then optionally /tcp or /udp.
+ROUTE is one of
+  direct          leave it alone
+  netns:NAME      through the network namespace NAME of ip-netns(8)
+  netns:/PATH     through the network namespace at PATH, for example /proc/PID/ns/net
+  netns:host      through the network namespace that upconv was started in
+  reject          fail at once with ENETUNREACH
+  reject:ERRNO    fail at once with ERRNO, for example ECONNREFUSED
+
+The exit status is CMD's own; 128+N if signal N ended it; 125 if upconv failed before CMD ran; 126 if
+CMD could not be executed; 127 if it was not found.
+
+If upconv dies, CMD is killed with it. When CMD ends so does upconv, and a supervisor stays in the
+background as long as descendants of CMD live on.`,
+		Example: `  # No privileges: curl starts where there is no network at all, and reaches 203.0.113.10 through here
+  upconv run --isolate -- curl http://203.0.113.10/
+
+  # A service in the namespace "v6only"; IPv4 goes out through the namespace "dualstack"
+  upconv run --netns v6only --via netns:dualstack -- ./service
+
+  # One address elsewhere, one port refused, and a record of every decision
+  upconv run --rule '198.51.100.0/24:443/tcp=netns:partner' --rule '*:25=reject:ECONNREFUSED' \
+      --via netns:dualstack --events decisions.jsonl -- ./service`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("no command given: upconv run [flags] -- CMD [ARG...]\nTry 'upconv run --help'.")
+			}
+			return nil
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg.Args = args
+			routed := len(rules) > 0 || cmd.Flags().Changed("via")
+			for _, text := range rules {
+				rule, err := upconv.ParseRule(text)
+				if err != nil {
+					return fmt.Errorf("--rule: %w", err)
+				}
+				cfg.Rules = append(cfg.Rules, rule)
+			}
+			switch {
+			case cfg.Isolate && cfg.Netns != "":
+				return errors.New("--isolate and --netns both say where the command starts; choose one")
+			case cmd.Flags().Changed("netns") && cfg.Netns == "":
+				return errors.New("--netns: no namespace given; it is a name of ip-netns(8) or a path")
+			case cmd.Flags().Changed("events") && cfg.Events == "":
+				return errors.New("--events: no file given; - is standard error")
+			case cfg.Isolate && !cmd.Flags().Changed("via"):
+				via = "netns:" + upconv.Host
+			case !routed:
+				return runUnrouted(&cfg)
+			}
+			if via != "" || cmd.Flags().Changed("via") {
+				route, err := upconv.ParseRoute(via)
+				if err != nil {
+					return fmt.Errorf("--via: %w", err)
+				}
+				cfg.Via = route
+			}
+			status, err := upconv.Run(&cfg)
+			if err != nil {
+				return &upconv.Error{Status: status, Err: err}
+			}
+			return exitStatus(status)
+		},
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // flags behind CMD are CMD's
+	flags.SortFlags = false
+	flags.StringVar(&via, "via", "", "`ROUTE` of every IPv4 destination that is not local and no rule matches")
+	flags.StringArrayVar(&rules, "rule", nil, "`DEST=ROUTE`; may be given several times, the first that matches wins")
+	flags.StringVar(&cfg.Netns, "netns", "", "start CMD in this network namespace: `NAME` of ip-netns(8) or /PATH")
+	flags.BoolVar(&cfg.Isolate, "isolate", false, "start CMD in a new network namespace with only loopback; no privileges\nneeded; --via is then netns:host unless given")
+	flags.StringVar(&cfg.Events, "events", "", "append one JSON object per decision to `FILE`; - is standard error")
+	flags.StringVar(&cfg.LogLevel, "log-level", "warn", "upconv's own messages, on standard error: debug, info, warn or error")
+	flags.StringVar(&cfg.LogFormat, "log-format", "text", "text or json")
+	cmd.RegisterFlagCompletionFunc("netns", completeNamespaces(""))
+	cmd.RegisterFlagCompletionFunc("via", completeRoutes)
+	cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// runUnrouted is for a command line without any route.
+func runUnrouted(cfg *upconv.Config) error {
+	native, err := upconv.HasIPv4DefaultRoute(cfg.Netns)
+	if err != nil {
+		return err
+	}
+	if !native {
+		return errors.New(`no route given, and there is no IPv4 default route here. Say where IPv4 destinations go:
+  --via netns:NAME    through a network namespace that has IPv4 (ip netns list)
+  --isolate           try it out: CMD gets a namespace without network, and this one is the way out`)
+	}
+	log, err := upconv.NewLogger(cfg.LogLevel, cfg.LogFormat)
+	if err != nil {
+		return err
+	}
+	log.Warn("nothing to do: there is an IPv4 default route, and no --via or --rule was given; running the command as it is")
+	return upconv.Exec(cfg.Args, cfg.Netns)
+}
+
+// indent moves every line to the right, below the message that it belongs to.
+func indent(s string) string { return "    " + strings.ReplaceAll(s, "\n", "\n    ") }

@@ -1,0 +1,152 @@
+package upconv
+
+import (
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// connect handles a stopped connect(2): it decides from one copy of the address, and where the
+// destination takes another way puts an equivalent socket under the target's descriptor and
+// connects that.
+//
+// Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
+// the native result: bad pointers and descriptors, other families, sockets in other states.
+func (w *worker) connect(c *call) outcome {
+	began := w.now()
+
+	// One copy of the address decides and is what is connected to: the target's other threads can
+	// change the original at any time.
+	sa := w.sockaddr[:c.addrLen]
+	if errno := readMemory(c.tid, c.addr, sa); errno != 0 {
+		if errno == unix.EPERM {
+			w.s.unserved(c.tid, "its memory cannot be read", errno)
+		}
+		return carryOn
+	}
+	family, dst, ok := destination(sa)
+	if !ok {
+		return carryOn
+	}
+	decision := w.s.policy.Decide(dst, TCP, w.s.origin.assigned)
+	e := event{began: began, call: "connect", c: c, dst: dst, proto: TCP, decision: decision}
+	if decision.Route.Kind == Direct {
+		// Nobody is harmed if another thread changes the address of this call: the socket is one
+		// of the origin, from where nothing else can be reached than what the program may reach.
+		w.s.events.record(&e, 0)
+		return carryOn
+	}
+
+	old, errno := w.s.targets.getfd(c.tid, c.fd)
+	if errno != 0 {
+		if errno == unix.EPERM {
+			w.s.unserved(c.tid, "its descriptors cannot be fetched", errno)
+		}
+		return carryOn
+	}
+	defer closeFD(old)
+	sock, ok := w.examine(old)
+	if !ok || sock.domain != family {
+		return carryOn // not a TCP socket; or one that refuses an address of this family natively
+	}
+	if sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns) {
+		return carryOn // the target went to a namespace of its own: not ours there
+	}
+	if sock.state != tcpClose {
+		return carryOn // EISCONN, EALREADY, or the wait for a connect already begun
+	}
+
+	if decision.Route.Kind == Reject {
+		w.s.events.record(&e, decision.Route.Errno)
+		return answer(decision.Route.Errno)
+	}
+	return w.swap(c, &e, old, sock, w.s.egress[decision.Route.Target], sa)
+}
+
+// swap replaces the target's socket by one made in the egress and connects that to sa.
+func (w *worker) swap(c *call, e *event, old int, sock socket, egress *egress, sa []byte) outcome {
+	fail := func(doing string, errno unix.Errno) outcome {
+		w.s.warn("connect: "+doing+" failed; the program sees the error", "dst", e.dst, "tid", c.tid, "error", errno)
+		w.s.events.record(e, errno)
+		return answer(errno)
+	}
+	cloexec, errno := closeOnExec(c.tid, c.fd, w.path[:])
+	if errno != 0 {
+		return carryOn // closed meanwhile: EBADF
+	}
+	replacement, errno := w.socket(egress, sock.domain, sock.typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, sock.proto)
+	if errno != 0 {
+		return fail("socket in "+e.decision.Route.String(), errno)
+	}
+	if errno := w.s.origin.defaults[sock.domain].copyOptions(old, replacement, sock.domain); errno != 0 {
+		closeFD(replacement)
+		return fail("setsockopt", errno)
+	}
+	if errno := copyName(old, replacement); errno != 0 {
+		closeFD(replacement)
+		return fail("bind", errno)
+	}
+
+	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
+	// cgroups, and its first packet must already carry them.
+	if errno := w.install(c, replacement, cloexec); errno != 0 {
+		closeFD(replacement)
+		if errno == unix.ENOENT {
+			return carryOn // the target is gone; nobody will read the answer
+		}
+		return fail("SECCOMP_IOCTL_NOTIF_ADDFD", errno)
+	}
+	errno = connect(replacement, sa)
+	e.local = replacement
+
+	if sock.flags&unix.O_NONBLOCK != 0 {
+		setFlags(replacement, sock.flags)
+		w.s.events.record(e, underWay(errno))
+		closeFD(replacement)
+		return answer(errno)
+	}
+	if errno == unix.EINPROGRESS {
+		// Over a fast network the handshake may be over. Then a second connect fetches its result and
+		// leaves the socket as a blocking connect would have.
+		errno = connect(replacement, sa)
+	}
+	if errno == unix.EALREADY && sock.sendTimeout != (unix.Timeval{}) {
+		// The kernel would wait, but at the end say EALREADY for EINPROGRESS. The wait owns replacement.
+		return outcome{wait: w.s.newWait(c, e, replacement, sock, sa)}
+	}
+	setFlags(replacement, sock.flags)
+	w.s.events.record(e, underWay(errno))
+	closeFD(replacement)
+	if errno == unix.EALREADY {
+		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the address
+		// it passes and waits as for any other, with signals, restarts and errors its own.
+		return carryOn
+	}
+	return answer(errno)
+}
+
+// underWay turns the errnos that say "not finished, and nothing is wrong" into success, for events.
+func underWay(errno unix.Errno) unix.Errno {
+	if errno == unix.EINPROGRESS || errno == unix.EALREADY {
+		return 0
+	}
+	return errno
+}
+
+func connect(fd int, sa []byte) unix.Errno {
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
+
+// now is the time a call was taken up, where anybody wants to know.
+func (w *worker) now() time.Time {
+	if w.s.events == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}

@@ -1,0 +1,99 @@
+package upconv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// HasIPv4DefaultRoute reports whether programs in a network namespace reach IPv4 destinations
+// natively. netns is as OpenNamespace takes it; "" is the namespace upconv was started in.
+func HasIPv4DefaultRoute(netns string) (bool, error) {
+	var found bool
+	look := func() error {
+		table, err := os.ReadFile("/proc/thread-self/net/route")
+		if err != nil {
+			return err
+		}
+		found = hasDefaultRoute(string(table))
+		return nil
+	}
+	if netns == "" {
+		err := look()
+		return found, err
+	}
+	ns, err := OpenNamespace(netns)
+	if err != nil {
+		return false, err
+	}
+	defer ns.Close()
+	err = ns.Do(look)
+	return found, err
+}
+
+// hasDefaultRoute looks for a default route in a text of the form of /proc/net/route: interface,
+// destination, gateway, flags, reference count, use, metric, mask, ..., numbers in hexadecimal.
+func hasDefaultRoute(table string) bool {
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < 8 || f[1] != "00000000" || f[7] != "00000000" {
+			continue
+		}
+		var flags uint
+		if _, err := fmt.Sscanf(f[3], "%x", &flags); err == nil && flags&(unix.RTF_UP|unix.RTF_REJECT) == unix.RTF_UP {
+			return true
+		}
+	}
+	return false
+}
+
+// Exec replaces this process by the command, with nothing of upconv around it. It returns only on
+// error, which is an *Error.
+func Exec(args []string, netns string) error {
+	if len(args) == 0 {
+		return failed(errors.New("no command given"))
+	}
+	path, err := lookPath(args[0])
+	if err != nil {
+		return err
+	}
+	environ, err := rawEnviron()
+	if err != nil {
+		return failed(err)
+	}
+	runtime.LockOSThread()
+	if netns != "" {
+		ns, err := OpenNamespace(netns)
+		if err != nil {
+			return failed(err)
+		}
+		if err := ns.Enter(); err != nil {
+			return failed(err)
+		}
+		ns.Close()
+	}
+	for sig := syscall.Signal(1); sig <= 64; sig++ {
+		if started.Ignored&(1<<(sig-1)) != 0 {
+			signal.Ignore(sig)
+		}
+	}
+	for fd := range 3 {
+		if started.Closed&(1<<fd) != 0 {
+			unix.Close(fd)
+		}
+	}
+	blocked := started.Blocked
+	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&blocked)), 0, 8, 0, 0)
+	err = syscall.Exec(path, args, environ) // gives RLIMIT_NOFILE back
+	if err == unix.ENOEXEC {
+		err = syscall.Exec("/bin/sh", append([]string{"/bin/sh", path}, args[1:]...), environ)
+	}
+	return cannotExecute(path, &os.PathError{Op: "exec", Path: path, Err: err})
+}

@@ -1,0 +1,147 @@
+package upconv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// Check is one thing that Diagnose has looked at.
+type Check struct {
+	Name string
+	OK   bool
+	// Needed is true where upconv run cannot work at all without it.
+	Needed bool
+	Found  string // what was found
+	Cost   string // what it costs that it is not OK; or a remark
+}
+
+// Diagnose tries out what this kernel and this user can do. It changes nothing.
+func Diagnose() []Check {
+	var uts unix.Utsname
+	unix.Uname(&uts)
+	checks := []Check{{
+		Name: "kernel", OK: true, Needed: true,
+		Found: unix.ByteSliceToString(uts.Sysname[:]) + " " + unix.ByteSliceToString(uts.Release[:]) + " " + unix.ByteSliceToString(uts.Machine[:]),
+	}}
+
+	for _, feature := range required {
+		c := Check{Name: feature.Name, Needed: true, Found: "works (Linux " + feature.Since + ")"}
+		switch err := feature.Probe(); {
+		case err == nil:
+			c.OK = true
+		case errors.Is(err, seccompx.ErrListenerExists):
+			c.Found = "another seccomp listener is already in place (a container runtime's, or an outer upconv run)"
+			c.Cost = "the kernel allows one listener per process: upconv run fails here"
+		default:
+			c.Found = err.Error()
+			c.Cost = "upconv run fails here"
+		}
+		checks = append(checks, c)
+	}
+	checks = append(checks, checkCookie())
+	for _, extra := range []struct {
+		feature *seccompx.Feature
+		cost    string
+	}{
+		{seccompx.SyncWakeUp, "each stopped call takes some microseconds longer"},
+		{seccompx.PidfdThread, "threads that have unshared their descriptors from their process are not told apart"},
+	} {
+		c := Check{Name: extra.feature.Name, Found: "works (Linux " + extra.feature.Since + ")"}
+		if err := extra.feature.Probe(); err != nil {
+			c.Found, c.Cost = err.Error(), extra.cost
+		} else {
+			c.OK = true
+		}
+		checks = append(checks, c)
+	}
+	return append(checks, checkPrivileges(), checkPtrace(), checkUserNamespaces(), checkBuild(), checkRoute())
+}
+
+func checkCookie() Check {
+	c := Check{Name: "SO_NETNS_COOKIE", Needed: true, Found: "works (Linux 5.14)"}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		_, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		unix.Close(fd)
+	}
+	if c.OK = err == nil; !c.OK {
+		c.Found = fmt.Sprintf("SO_NETNS_COOKIE not supported (requires Linux >= 5.14): %v", err)
+		c.Cost = "upconv run fails here"
+	}
+	return c
+}
+
+func checkPrivileges() Check {
+	if hasCapability(unix.CAP_SYS_ADMIN) {
+		return Check{Name: "CAP_SYS_ADMIN", OK: true, Found: "yes",
+			Cost: "commands run without no_new_privs, so su, sudo and ping work under upconv"}
+	}
+	return Check{Name: "CAP_SYS_ADMIN", Found: "no",
+		Cost: "commands run with no_new_privs: su, sudo and other setuid programs gain nothing under upconv;\n--netns NAME and --via netns:NAME cannot enter other namespaces (--isolate and netns:host work)"}
+}
+
+func checkPtrace() Check {
+	c := Check{Name: "ptrace access", OK: true, Found: "as between processes of one user"}
+	scope, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
+	if err != nil || hasCapability(unix.CAP_SYS_PTRACE) {
+		if err == nil {
+			c.Found = "CAP_SYS_PTRACE"
+		}
+		return c
+	}
+	switch value := strings.TrimSpace(string(scope)); value {
+	case "0":
+	case "1":
+		c.Found = "kernel.yama.ptrace_scope=1: descendants only, which is enough"
+		c.Cost = "orphaned descendants of the command become children of upconv's supervisor instead of init"
+	default:
+		c.OK, c.Needed = false, true
+		c.Found = "kernel.yama.ptrace_scope=" + value
+		c.Cost = "upconv cannot look at a command without CAP_SYS_PTRACE: its calls would stay as they are"
+	}
+	return c
+}
+
+func checkUserNamespaces() Check {
+	c := Check{Name: "user namespaces", OK: true, Found: "this user can make them, with a network namespace inside"}
+	cmd := exec.Command("/proc/self/exe", "version")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}},
+	}
+	if err := cmd.Run(); err != nil {
+		c.OK = false
+		c.Found = err.Error()
+		c.Cost = "upconv demo and, for ordinary users, --isolate fail (look at kernel.unprivileged_userns_clone,\nuser.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)"
+	}
+	return c
+}
+
+func checkBuild() Check {
+	if started.Exact {
+		return Check{Name: "this binary", OK: true, Found: "hands on all it was given: ignored signals, limits, closed descriptors"}
+	}
+	return Check{Name: "this binary", Found: "was built without `make build`",
+		Cost: "of ignored signals only SIGHUP and SIGINT stay ignored in the command, and its soft limit of\nopen files is raised to the hard limit"}
+}
+
+func checkRoute() Check {
+	c := Check{Name: "IPv4 default route", Found: "no", Cost: "a plain upconv run needs to be told where to go: --via or --isolate"}
+	found, err := HasIPv4DefaultRoute("")
+	switch {
+	case err != nil:
+		c.Found = err.Error()
+	case found:
+		c.OK, c.Found, c.Cost = true, "yes", "a plain upconv run has nothing to do here"
+	}
+	return c
+}

@@ -1,0 +1,319 @@
+package upconv
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/birth"
+)
+
+// The runtime's own preparations for fork(2), as package syscall uses them: all signals are blocked
+// around the clone, and the child gets default handlers and the mask that this process started with.
+//
+//go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
+func runtimeBeforeFork()
+
+//go:linkname runtimeAfterFork syscall.runtime_AfterFork
+func runtimeAfterFork()
+
+//go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
+func runtimeAfterForkInChild()
+
+// forkPlan is everything that a new process does between clone(2) and execve(2). All memory it
+// needs is there before: the child cannot allocate.
+type forkPlan struct {
+	path     *byte
+	argv     **byte
+	scriptSh *byte  // /bin/sh, and
+	scriptAv **byte // its arguments, for a file that execve(2) calls ENOEXEC, as execvp(3) does
+	envv     **byte
+
+	cloneFlags uintptr // besides SIGCHLD
+	uidMap     []byte  // with CLONE_NEWUSER
+	gidMap     []byte
+	loopback   bool // bring lo up, with CLONE_NEWNET
+	netns      int  // namespace to enter, or -1
+
+	keep    int    // a descriptor that is to survive execve(2), or -1
+	ignored uint64 // signals to ignore, bit N-1 for signal N
+	blocked uint64 // signal mask
+	nofile  *unix.Rlimit
+	closed  uint8 // standard descriptors to close, by bit
+	parent  int   // die with this process (PR_SET_PDEATHSIG); 0: do not
+
+	supervised  bool // install the filter, make the origin's sockets, wait for the word to go on
+	noNewPrivs  bool
+	filter      *unix.SockFprog
+	flags       uintptr // of seccomp(2)
+	ready, goOn int     // pipes: the child writes a byte to ready at each step; it reads one from goOn
+
+	report *forkReport // in memory shared with the child
+}
+
+// forkReport is written by the child.
+type forkReport struct {
+	step                           int32 // what it was doing
+	errno                          int32
+	listener, inet, inet6, netlink int32
+}
+
+// The steps of a child, for errors.
+const (
+	stepNone = iota
+	stepMap
+	stepLoopback
+	stepNetns
+	stepFD
+	stepLimits
+	stepParent
+	stepPrivs
+	stepFilter
+	stepSockets
+	stepWait
+	stepExec
+)
+
+// newForkReport maps a page that a child shares. unmap releases it.
+func newForkReport() (r *forkReport, unmap func(), err error) {
+	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("mmap", err)
+	}
+	return (*forkReport)(unsafe.Pointer(&page[0])), func() { unix.Munmap(page) }, nil
+}
+
+var (
+	procSetgroups = []byte("/proc/self/setgroups\x00")
+	procUIDMap    = []byte("/proc/self/uid_map\x00")
+	procGIDMap    = []byte("/proc/self/gid_map\x00")
+	deny          = []byte("deny")
+)
+
+// kernelSigaction is struct sigaction as rt_sigaction(2) takes it, on amd64 and arm64.
+type kernelSigaction struct{ handler, flags, restorer, mask uint64 }
+
+// fork clones this process and runs the plan in the child. It returns the child's pid.
+//
+// With CLONE_FILES in the plan's flags the descriptors that the child opens are this process's too,
+// until the child's execve(2): that is how the listener gets here without being sent. From the
+// clone on, the child may do nothing that needs the runtime: no allocation, no growing stack, no calls
+// but raw system calls. (All of it is in one function: a call would check the stack.)
+//
+//go:noinline
+//go:norace
+func (p *forkPlan) fork() (pid int, err error) {
+	var (
+		r1, fd    uintptr
+		errno     syscall.Errno
+		sig       uintptr
+		ignore    = kernelSigaction{handler: 1} // SIG_IGN
+		one       byte
+		ifreq     [40]byte // struct ifreq: name, then flags
+		files     = [3]*byte{&procSetgroups[0], &procUIDMap[0], &procGIDMap[0]}
+		texts     = [3]*byte{&deny[0], nil, nil}
+		lengths   = [3]uintptr{uintptr(len(deny)), uintptr(len(p.uidMap)), uintptr(len(p.gidMap))}
+		report    = p.report
+		i         int
+		atFDCWD   = unix.AT_FDCWD
+		blocked   = p.blocked
+		loopFlags = (*uint16)(unsafe.Pointer(&ifreq[16]))
+	)
+	copy(ifreq[:], "lo")
+	*loopFlags = unix.IFF_UP
+	if len(p.uidMap) > 0 {
+		texts[1], texts[2] = &p.uidMap[0], &p.gidMap[0]
+	}
+
+	syscall.ForkLock.Lock()
+	runtimeBeforeFork()
+	r1, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)|p.cloneFlags, 0, 0, 0, 0, 0)
+	if errno != 0 || r1 != 0 {
+		runtimeAfterFork()
+		syscall.ForkLock.Unlock()
+		runtime.KeepAlive(p)
+		if errno != 0 {
+			return 0, os.NewSyscallError("clone", errno)
+		}
+		return int(r1), nil
+	}
+
+	// The child.
+	runtimeAfterForkInChild()
+	if p.cloneFlags&unix.CLONE_NEWUSER != 0 {
+		report.step = stepMap
+		for i = 0; i < 3; i++ {
+			fd, _, errno = syscall.RawSyscall6(unix.SYS_OPENAT, uintptr(atFDCWD), uintptr(unsafe.Pointer(files[i])), unix.O_WRONLY|unix.O_CLOEXEC, 0, 0, 0)
+			if errno != 0 {
+				goto fail
+			}
+			if _, _, errno = syscall.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(texts[i])), lengths[i]); errno != 0 {
+				goto fail
+			}
+			syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+		}
+	}
+	if p.loopback {
+		report.step = stepLoopback
+		if fd, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); errno != 0 {
+			goto fail
+		}
+		if _, _, errno = syscall.RawSyscall(unix.SYS_IOCTL, fd, unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&ifreq))); errno != 0 {
+			goto fail
+		}
+		syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+	}
+	if p.netns >= 0 {
+		report.step = stepNetns
+		if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(p.netns), unix.CLONE_NEWNET, 0); errno != 0 {
+			goto fail
+		}
+	}
+	if p.keep >= 0 {
+		report.step = stepFD
+		if _, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, uintptr(p.keep), unix.F_SETFD, 0); errno != 0 {
+			goto fail
+		}
+	}
+	if p.parent != 0 {
+		report.step = stepParent
+		if _, _, errno = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0); errno != 0 {
+			goto fail
+		}
+		if r1, _, _ = syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); int(r1) != p.parent {
+			goto exit // it died before it was asked for
+		}
+	}
+
+	if p.supervised {
+		report.step = stepSockets
+		if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE); errno != 0 {
+			goto fail
+		}
+		report.netlink = int32(r1)
+		if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno != 0 {
+			goto fail
+		}
+		report.inet = int32(r1)
+		if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno == 0 {
+			report.inet6 = int32(r1) // else: a kernel without IPv6
+		}
+
+		if p.noNewPrivs {
+			report.step = stepPrivs
+			if _, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+				goto fail
+			}
+		}
+		report.step = stepFilter
+		if r1, _, errno = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, p.flags, uintptr(unsafe.Pointer(p.filter))); errno != 0 {
+			goto fail
+		}
+		report.listener = int32(r1)
+
+		report.step = stepWait
+		syscall.RawSyscall(unix.SYS_WRITE, uintptr(p.ready), uintptr(unsafe.Pointer(&one)), 1)
+		for {
+			r1, _, errno = syscall.RawSyscall(unix.SYS_READ, uintptr(p.goOn), uintptr(unsafe.Pointer(&one)), 1)
+			if errno != syscall.EINTR {
+				break
+			}
+		}
+		if errno != 0 || r1 != 1 {
+			goto fail
+		}
+		// From here on the descriptors are this process's own.
+		if _, _, errno = syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
+			goto fail
+		}
+		syscall.RawSyscall(unix.SYS_WRITE, uintptr(p.ready), uintptr(unsafe.Pointer(&one)), 1)
+	}
+
+	report.step = stepLimits
+	for i = 0; i < 3; i++ {
+		if p.closed&(1<<i) != 0 {
+			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(i), 0, 0)
+		}
+	}
+	if p.nofile != nil {
+		if _, _, errno = syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(p.nofile)), 0, 0, 0); errno != 0 {
+			goto fail
+		}
+	}
+	for sig = 1; sig <= 64; sig++ {
+		if p.ignored&(1<<(sig-1)) != 0 {
+			syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0)
+		}
+	}
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&blocked)), 0, 8, 0, 0)
+
+	report.step = stepExec
+	_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.path)), uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envv)))
+	if errno == syscall.ENOEXEC && p.scriptSh != nil {
+		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.scriptSh)), uintptr(unsafe.Pointer(p.scriptAv)), uintptr(unsafe.Pointer(p.envv)))
+	}
+
+fail:
+	report.errno = int32(errno)
+exit:
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 253, 0, 0)
+	}
+}
+
+// stepError says what a child could not do.
+func (r *forkReport) stepError(p *forkPlan) error {
+	errno := unix.Errno(r.errno)
+	switch r.step {
+	case stepMap:
+		return fmt.Errorf("a user namespace for the command: write its maps: %w", errno)
+	case stepLoopback:
+		return fmt.Errorf("bring up lo in the command's network namespace: %w", errno)
+	case stepNetns:
+		return fmt.Errorf("enter the command's network namespace: %w", errno)
+	case stepFilter:
+		return seccompx.InstallError(errno, p.flags)
+	case stepSockets:
+		return fmt.Errorf("a socket in the command's network namespace: %w", errno)
+	case stepExec:
+		return errno
+	}
+	return fmt.Errorf("start the command (step %d): %w", r.step, errno)
+}
+
+// inherit has the child be given what this process was given at its start.
+func (p *forkPlan) inherit(b *birth.Record) {
+	p.ignored, p.blocked, p.closed = b.Ignored, b.Blocked, b.Closed
+	if b.Exact {
+		p.nofile = &unix.Rlimit{Cur: b.NoFile[0], Max: b.NoFile[1]}
+	}
+}
+
+// command fills in what is executed. argv[0] is the name the program sees; environ is a
+// block of NUL-ended strings, passed on as it is.
+func (p *forkPlan) command(path string, argv []string, environ []string) error {
+	pathPtr, err := syscall.BytePtrFromString(path)
+	if err != nil {
+		return err
+	}
+	argvPtr, err := syscall.SlicePtrFromStrings(argv)
+	if err != nil {
+		return err
+	}
+	script, err := syscall.SlicePtrFromStrings(append([]string{"/bin/sh", path}, argv[1:]...))
+	if err != nil {
+		return err
+	}
+	envPtr, err := syscall.SlicePtrFromStrings(environ)
+	if err != nil {
+		return err
+	}
+	p.path, p.argv, p.envv = pathPtr, &argvPtr[0], &envPtr[0]
+	p.scriptSh, p.scriptAv = script[0], &script[0]
+	return nil
+}

@@ -1,0 +1,148 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// origin is the network namespace that the targets run in. upconv need not be able to enter it: it
+// works through sockets that the command's own process made there before it became the command.
+type origin struct {
+	cookie    uint64 // SO_NETNS_COOKIE
+	inode     uint64
+	defaults  map[int]*defaults // by address family
+	addresses atomic.Pointer[map[netip.Addr]struct{}]
+	netlink   *os.File
+}
+
+// originSockets are made in the origin and owned by whoever holds the struct; -1 where the kernel has
+// no such family.
+type originSockets struct {
+	inet, inet6, netlink int
+}
+
+// newOrigin takes ownership of the sockets, also on error.
+func newOrigin(socks originSockets, inode uint64) (*origin, error) {
+	o := &origin{inode: inode, defaults: map[int]*defaults{}}
+	for domain, fd := range map[int]int{unix.AF_INET: socks.inet, unix.AF_INET6: socks.inet6} {
+		o.defaults[domain] = &defaults{}
+		if fd < 0 {
+			continue
+		}
+		o.defaults[domain].learn(fd, domain)
+		if errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&o.cookie), 8); errno != 0 {
+			closeFD(fd)
+			closeFD(socks.netlink)
+			return nil, fmt.Errorf("SO_NETNS_COOKIE not supported (requires Linux >= 5.14): %w", errno)
+		}
+		closeFD(fd)
+	}
+	if err := unix.SetNonblock(socks.netlink, true); err != nil {
+		closeFD(socks.netlink)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	o.netlink = os.NewFile(uintptr(socks.netlink), "rtnetlink")
+	// Subscribe before the first look, so that no change falls between them.
+	if err := unix.SetsockoptInt(socks.netlink, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_IPV4_IFADDR); err != nil {
+		o.close()
+		return nil, os.NewSyscallError("setsockopt NETLINK_ADD_MEMBERSHIP", err)
+	}
+	if err := o.refresh(); err != nil {
+		o.close()
+		return nil, fmt.Errorf("addresses of the origin: %w", err)
+	}
+	go o.follow()
+	return o, nil
+}
+
+func (o *origin) close() { o.netlink.Close() }
+
+// assigned reports whether an IPv4 address is one of the origin's own.
+func (o *origin) assigned(addr netip.Addr) bool {
+	_, ok := (*o.addresses.Load())[addr]
+	return ok
+}
+
+// follow looks again whenever an address comes or goes, until close.
+func (o *origin) follow() {
+	buf := make([]byte, 64<<10)
+	for {
+		// ENOBUFS says that messages were lost: a look at everything makes up for it.
+		if _, err := o.netlink.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return
+		}
+		if o.refresh() != nil {
+			return
+		}
+	}
+}
+
+// refresh reads all IPv4 addresses: RTM_GETADDR, rtnetlink(7). Notifications that arrive meanwhile
+// are read over; should one have come too late for the dump, it is left for follow to see.
+func (o *origin) refresh() error {
+	var request struct {
+		unix.NlMsghdr
+		unix.IfAddrmsg
+	}
+	request.Len = uint32(unsafe.Sizeof(request))
+	request.Type = unix.RTM_GETADDR
+	request.NlMsghdr.Flags = unix.NLM_F_REQUEST | unix.NLM_F_DUMP
+	request.Seq = 1
+	request.Family = unix.AF_INET
+again:
+	if _, err := o.netlink.Write(unsafe.Slice((*byte)(unsafe.Pointer(&request)), request.Len)); err != nil {
+		return err
+	}
+	found := map[netip.Addr]struct{}{}
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := o.netlink.Read(buf)
+		if errors.Is(err, unix.ENOBUFS) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		messages, err := syscall.ParseNetlinkMessage(buf[:n])
+		if err != nil {
+			return fmt.Errorf("rtnetlink: %w", err)
+		}
+		changed := false
+		for _, m := range messages {
+			switch {
+			case m.Header.Seq != request.Seq:
+				changed = true
+			case m.Header.Type == unix.NLMSG_DONE:
+				o.addresses.Store(&found)
+				return nil
+			case m.Header.Type == unix.NLMSG_ERROR:
+				if len(m.Data) >= 4 {
+					return unix.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
+				}
+				return unix.EIO
+			case m.Header.Type == unix.RTM_NEWADDR:
+				attrs, err := syscall.ParseNetlinkRouteAttr(&m)
+				if err != nil {
+					return fmt.Errorf("rtnetlink: %w", err)
+				}
+				for _, a := range attrs {
+					if a.Attr.Type == unix.IFA_LOCAL && len(a.Value) == 4 {
+						found[netip.AddrFrom4([4]byte(a.Value))] = struct{}{}
+					}
+				}
+			}
+		}
+		if changed {
+			request.Seq++ // the dump may be from before the change: begin anew
+			goto again
+		}
+	}
+}

@@ -1,0 +1,276 @@
+package upconv
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Proto is a set of transport protocols.
+type Proto uint8
+
+// The protocols that rules can tell apart.
+const (
+	TCP Proto = 1 << iota
+	UDP
+)
+
+// String returns "tcp", "udp" or, for both, "any".
+func (p Proto) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return "any"
+}
+
+// Rule sends a set of IPv4 destinations along a route.
+type Rule struct {
+	Dest    netip.Prefix // 0.0.0.0/0 for every address
+	Any     bool         // written as "*"
+	LowPort uint16       // first port
+	HiPort  uint16       // last port
+	Proto   Proto
+	Route   Route
+}
+
+// Matches reports whether the rule is about the destination. dst is an IPv4 address.
+func (r *Rule) Matches(dst netip.AddrPort, proto Proto) bool {
+	return r.Proto&proto != 0 && r.LowPort <= dst.Port() && dst.Port() <= r.HiPort && r.Dest.Contains(dst.Addr())
+}
+
+// String returns the rule as ParseRule reads it.
+func (r Rule) String() string {
+	var b strings.Builder
+	switch {
+	case r.Any:
+		b.WriteByte('*')
+	case r.Dest.IsSingleIP():
+		b.WriteString(r.Dest.Addr().String())
+	default:
+		b.WriteString(r.Dest.String())
+	}
+	switch {
+	case r.LowPort == 0 && r.HiPort == 65535:
+	case r.LowPort == r.HiPort:
+		fmt.Fprintf(&b, ":%d", r.LowPort)
+	default:
+		fmt.Fprintf(&b, ":%d-%d", r.LowPort, r.HiPort)
+	}
+	if r.Proto != TCP|UDP {
+		b.WriteString("/" + r.Proto.String())
+	}
+	return b.String() + "=" + r.Route.String()
+}
+
+// ParseRule reads DEST=ROUTE. DEST is ADDR, CIDR or "*", then optionally :PORT or :LO-HI, then
+// optionally /tcp or /udp: "192.0.2.7:443/tcp=netns:blue". The error is a *SyntaxError.
+func ParseRule(s string) (Rule, error) {
+	rule := Rule{HiPort: 65535, Proto: TCP | UDP}
+	fail := func(start, end int, format string, args ...any) (Rule, error) {
+		return Rule{}, &SyntaxError{What: "rule", Input: s, Start: start, End: end, Msg: fmt.Sprintf(format, args...)}
+	}
+	dest, route, ok := strings.Cut(s, "=")
+	if !ok {
+		return fail(len(s), len(s), "no \"=\"; a rule is DEST=ROUTE, for example 192.0.2.0/24:443/tcp=netns:blue")
+	}
+
+	rest := dest
+	for _, suffix := range []struct {
+		text  string
+		proto Proto
+	}{{"/tcp", TCP}, {"/udp", UDP}} {
+		if cut, ok := strings.CutSuffix(rest, suffix.text); ok {
+			rest, rule.Proto = cut, suffix.proto
+			break
+		}
+	}
+	if addr, ports, ok := strings.Cut(rest, ":"); ok {
+		if strings.Contains(ports, ":") || strings.HasPrefix(addr, "[") {
+			return fail(0, len(rest), "destinations are IPv4: that is what a program under upconv asks for")
+		}
+		start := len(addr) + 1
+		low, high, isRange := strings.Cut(ports, "-")
+		lo, err := parsePort(low)
+		if err != nil {
+			return fail(start, start+len(low), "%v", err)
+		}
+		hi := lo
+		if isRange {
+			if hi, err = parsePort(high); err != nil {
+				return fail(start+len(low)+1, start+len(ports), "%v", err)
+			}
+			if hi < lo {
+				return fail(start, start+len(ports), "the range ends before it begins")
+			}
+		}
+		rule.LowPort, rule.HiPort = lo, hi
+		rest = addr
+	}
+	switch {
+	case rest == "":
+		return fail(0, 0, "no address; \"*\" stands for every address")
+	case rest == "*":
+		rule.Any, rule.Dest = true, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	case strings.Contains(rest, "/"):
+		prefix, err := netip.ParsePrefix(rest)
+		switch {
+		case err != nil:
+			if addr, _, _ := strings.Cut(rest, "/"); isAddr4(addr) {
+				return fail(len(addr)+1, len(rest), "not a prefix length from 0 to 32 (nor /tcp or /udp)")
+			}
+			return fail(0, len(rest), "not an IPv4 prefix such as 192.0.2.0/24")
+		case !prefix.Addr().Is4():
+			return fail(0, len(rest), "destinations are IPv4: that is what a program under upconv asks for")
+		case prefix != prefix.Masked():
+			return fail(0, len(rest), "has bits set beyond its length; meant %s or %s?", prefix.Masked(), prefix.Addr())
+		}
+		rule.Dest = prefix
+	default:
+		if !isAddr4(rest) {
+			return fail(0, len(rest), "not an IPv4 address such as 192.0.2.7 (names are not looked up)")
+		}
+		rule.Dest = netip.PrefixFrom(netip.MustParseAddr(rest), 32)
+	}
+
+	var err error
+	if rule.Route, err = ParseRoute(route); err != nil {
+		inner := err.(*SyntaxError)
+		at := len(dest) + 1
+		return fail(at+inner.Start, at+inner.End, "%s", inner.Msg)
+	}
+	return rule, nil
+}
+
+func isAddr4(s string) bool {
+	addr, err := netip.ParseAddr(s)
+	return err == nil && addr.Is4()
+}
+
+func parsePort(s string) (uint16, error) {
+	port, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || s[0] == '+' {
+		return 0, fmt.Errorf("not a port from 0 to 65535")
+	}
+	return uint16(port), nil
+}
+
+// localBlocks are IPv4 destinations that mean this host or this link, wherever one stands: they
+// stay in the origin unless a rule is about nothing but them (RFC 1122 section 3.2.1.3, RFC 3927,
+// RFC 5771, RFC 919).
+var localBlocks = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/4"),
+	netip.MustParsePrefix("255.255.255.255/32"),
+}
+
+// Policy maps destinations to routes: first match wins. It is immutable and safe for concurrent use.
+type Policy struct {
+	rules    []compiledRule
+	fallback Route // --via; Direct where none was given
+}
+
+type compiledRule struct {
+	Rule
+	position string // for events: "1" is the first
+	block    int    // index into localBlocks of the block that the rule lies within, or -1
+}
+
+// NewPolicy returns the policy that tries rules in their order and sends everything else that is
+// not local along fallback. Rules that an earlier one hides completely are an error, and so
+// are routes that do not work yet (ErrNotBuilt).
+func NewPolicy(rules []Rule, fallback Route) (*Policy, error) {
+	p := &Policy{fallback: fallback}
+	for i, rule := range rules {
+		if err := rule.Route.built(); err != nil {
+			return nil, fmt.Errorf("rule %q: %w", rule, err)
+		}
+		for j, earlier := range rules[:i] {
+			if earlier.hides(&rule) {
+				return nil, fmt.Errorf("rule %q never applies: rule %d, %q, already takes all of it", rule, j+1, earlier)
+			}
+		}
+		p.rules = append(p.rules, compiledRule{rule, strconv.Itoa(i + 1), localBlock(rule.Dest)})
+	}
+	if err := fallback.built(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// hides reports whether every destination of later is one of r's. A wide rule does not hide a
+// narrow one that is about local destinations, which the wide one leaves alone.
+func (r *Rule) hides(later *Rule) bool {
+	if r.Dest.Bits() > later.Dest.Bits() || !r.Dest.Contains(later.Dest.Addr()) ||
+		r.LowPort > later.LowPort || r.HiPort < later.HiPort || r.Proto&later.Proto != later.Proto {
+		return false
+	}
+	return localBlock(r.Dest) == localBlock(later.Dest)
+}
+
+// localBlock returns the index of the local block that prefix lies within, or -1.
+func localBlock(prefix netip.Prefix) int {
+	for i, block := range localBlocks {
+		if prefix.Bits() >= block.Bits() && block.Contains(prefix.Addr()) {
+			return i
+		}
+	}
+	return -1
+}
+
+// The rule of a Decision that no rule made.
+const (
+	RuleLocal   = "local"   // the destination is local and no rule names it expressly
+	RuleDefault = "default" // no rule matched
+)
+
+// Decision is what the policy says of one destination.
+type Decision struct {
+	Rule  string // "1" for the first rule, RuleLocal or RuleDefault
+	Route *Route
+}
+
+var directRoute = &Route{Kind: Direct}
+
+// Decide returns the route of dst, an IPv4 address and port. assigned reports whether an address
+// is one of the origin's own; nil means it has none. Decide does not allocate.
+func (p *Policy) Decide(dst netip.AddrPort, proto Proto, assigned func(netip.Addr) bool) Decision {
+	block := localBlock(netip.PrefixFrom(dst.Addr(), 32))
+	own := block < 0 && assigned != nil && assigned(dst.Addr())
+	for i := range p.rules {
+		rule := &p.rules[i]
+		if !rule.Matches(dst, proto) {
+			continue
+		}
+		if block >= 0 && rule.block != block || own && !rule.Dest.IsSingleIP() {
+			continue // matches, but is not expressly about what is local here
+		}
+		return Decision{rule.position, &rule.Route}
+	}
+	if block >= 0 || own {
+		return Decision{RuleLocal, directRoute}
+	}
+	return Decision{RuleDefault, &p.fallback}
+}
+
+// Namespaces returns the targets of all netns routes, each once, in the order of their rules.
+func (p *Policy) Namespaces() []string {
+	var names []string
+	seen := map[string]bool{}
+	add := func(r *Route) {
+		if r.Kind == Netns && !seen[r.Target] {
+			seen[r.Target] = true
+			names = append(names, r.Target)
+		}
+	}
+	for i := range p.rules {
+		add(&p.rules[i].Route)
+	}
+	add(&p.fallback)
+	return names
+}

@@ -1,0 +1,469 @@
+package upconv
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/nsdial"
+	"github.com/upconv/upconv/seccompx"
+)
+
+// SupervisorMain is the life of the supervisor's process. It does not return.
+func SupervisorMain() {
+	// The command dies with the thread that cloned it (PR_SET_PDEATHSIG), so this one must last.
+	runtime.LockOSThread()
+	fd, err := strconv.Atoi(os.Args[2])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "upconv: %s is not for use by hand\n", superviseArg)
+		os.Exit(ExitFailed)
+	}
+	unix.CloseOnExec(fd)
+	inherited, err := inheritedFDs()
+	control := os.NewFile(uintptr(fd), "front")
+	p := &process{control: control, say: json.NewEncoder(control), hear: json.NewDecoder(control), inherited: inherited}
+	if err == nil {
+		err = p.hear.Decode(&p.order)
+	}
+	if err == nil {
+		p.order.Config.Args = os.Args[3:]
+		err = p.start()
+	}
+	if err != nil {
+		p.say.Encode(report{Failed: err.Error(), Status: statusOf(err)})
+		os.Exit(ExitFailed)
+	}
+	p.say.Encode(report{Started: true})
+	p.wait()
+}
+
+// process is the supervisor's process.
+type process struct {
+	order     order
+	control   *os.File
+	say       *json.Encoder
+	hear      *json.Decoder
+	inherited []int
+
+	supervisor *Supervisor
+	workers    sync.WaitGroup
+	command    int // its pid
+
+	mu      sync.Mutex
+	reaped  bool // the command's pid means nothing any more
+	pending []groupSignal
+	signals int // signalfd
+}
+
+// start gets everything ready, starts the command, and returns when it has been executed.
+func (p *process) start() error {
+	cfg := &p.order.Config
+	log, err := NewLogger(cfg.LogLevel, cfg.LogFormat)
+	if err != nil {
+		return failed(err)
+	}
+	policy, err := NewPolicy(cfg.Rules, cfg.Via)
+	if err != nil {
+		return failed(err)
+	}
+	if p.signals, err = unix.Signalfd(-1, sigset(supervisorBlocks()), unix.SFD_CLOEXEC|unix.SFD_NONBLOCK); err != nil {
+		return failed(os.NewSyscallError("signalfd", err))
+	}
+	s := &Supervisor{policy: policy, log: log}
+	p.supervisor = s
+	if s.egress, s.home, err = openEgress(policy); err != nil {
+		return failed(err)
+	}
+	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil); err != nil {
+		return failed(err)
+	}
+	var events *os.File
+	switch cfg.Events {
+	case "":
+	case "-":
+		events = os.Stderr
+	default:
+		if events, err = os.OpenFile(cfg.Events, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666); err != nil {
+			return failed(fmt.Errorf("events: %w", err))
+		}
+	}
+	if needsAncestry() {
+		// Yama lets upconv look into its descendants only; orphans must stay that.
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return failed(os.NewSyscallError("prctl PR_SET_CHILD_SUBREAPER", err))
+		}
+	}
+	return p.launch(events)
+}
+
+// launch starts the command under the filter. It is executed when everything else is in place.
+func (p *process) launch(events *os.File) (err error) {
+	cfg, s := &p.order.Config, p.supervisor
+	filter := Filter()
+	program, err := filter.Assemble()
+	if err != nil {
+		return failed(err)
+	}
+	environ, err := rawEnviron()
+	if err != nil {
+		return failed(err)
+	}
+	shared, unmap, err := newForkReport()
+	if err != nil {
+		return failed(err)
+	}
+	defer unmap()
+	shared.inet6 = -1
+
+	var ready, goOn [2]int
+	if err := errors.Join(unix.Pipe2(ready[:], unix.O_CLOEXEC), unix.Pipe2(goOn[:], unix.O_CLOEXEC)); err != nil {
+		return failed(os.NewSyscallError("pipe2", err))
+	}
+	privileged := hasCapability(unix.CAP_SYS_ADMIN)
+	plan := &forkPlan{
+		netns: -1, keep: -1, cloneFlags: unix.CLONE_FILES, supervised: true, parent: os.Getpid(),
+		noNewPrivs: !privileged,
+		filter:     &unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))},
+		flags:      seccompx.FlagNewListener | seccompx.FlagWaitKillableRecv,
+		ready:      ready[1], goOn: goOn[0], report: shared,
+	}
+	plan.inherit(&p.order.Birth)
+	if err := plan.command(p.order.Path, cfg.Args, environ); err != nil {
+		return &Error{ExitCannot, fmt.Errorf("%s: cannot execute: %w", p.order.Path, err)}
+	}
+	switch {
+	case cfg.Isolate:
+		plan.loopback = true
+		plan.cloneFlags |= unix.CLONE_NEWNET
+		if !privileged {
+			uid, gid := os.Geteuid(), os.Getegid()
+			plan.cloneFlags |= unix.CLONE_NEWUSER
+			plan.uidMap = fmt.Appendf(nil, "%d %d 1\n", uid, uid)
+			plan.gidMap = fmt.Appendf(nil, "%d %d 1\n", gid, gid)
+		}
+	case cfg.Netns != "":
+		ns, err := OpenNamespace(cfg.Netns)
+		if err != nil {
+			return failed(err)
+		}
+		defer ns.Close()
+		if here, err := nsdial.OpenCurrent(); err != nil {
+			return failed(err)
+		} else {
+			if !ns.Is(here) {
+				plan.netns = ns.FD()
+			}
+			here.Close()
+		}
+	}
+
+	if p.command, err = plan.fork(); err != nil {
+		if plan.cloneFlags&unix.CLONE_NEWUSER != 0 {
+			err = fmt.Errorf("--isolate: a new user namespace: %w (are unprivileged user namespaces allowed here? see upconv doctor)", err)
+		}
+		return failed(err)
+	}
+	defer func() {
+		if err != nil { // nothing may be left running
+			unix.Kill(p.command, unix.SIGKILL)
+			unix.Wait4(p.command, nil, 0, nil)
+		}
+	}()
+
+	// The child shares this process's descriptors until it goes on, so a pipe cannot tell of its death.
+	pidfd, err := unix.PidfdOpen(p.command, 0)
+	if err != nil {
+		return failed(os.NewSyscallError("pidfd_open", err))
+	}
+	defer unix.Close(pidfd)
+	if !await(ready[0], pidfd) {
+		return failed(explain(shared, plan))
+	}
+	if s.listener, err = seccompx.NewListener(int(shared.listener)); err != nil {
+		return failed(err)
+	}
+	if err := s.listener.SetSyncWakeUp(); err != nil && !errors.Is(err, seccompx.ErrNotSupported) {
+		return failed(err)
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.command), &stat); err != nil {
+		return failed(fmt.Errorf("the command's network namespace: %w", err))
+	}
+	if s.origin, err = newOrigin(originSockets{int(shared.inet), int(shared.inet6), int(shared.netlink)}, stat.Ino); err != nil {
+		return failed(err)
+	}
+	if events != nil {
+		s.events = newEvents(events, stat.Ino, func(err error) { s.log.Warn("events are lost", "error", err) })
+	}
+	if err := s.start(&p.workers); err != nil {
+		return failed(err)
+	}
+
+	// Go. The second byte says that the child has descriptors of its own; after it, its end of the
+	// pipe closes when the command is executed.
+	unix.Write(goOn[1], []byte{0})
+	alive := await(ready[0], pidfd)
+	unix.Close(ready[1])
+	unix.Close(goOn[0])
+	unix.Close(goOn[1])
+	if alive {
+		await(ready[0], pidfd)
+	}
+	unix.Close(ready[0])
+	if shared.errno != 0 && shared.step == stepExec {
+		return cannotExecute(p.order.Path, &os.PathError{Op: "exec", Path: p.order.Path, Err: unix.Errno(shared.errno)})
+	}
+	if shared.errno != 0 {
+		return failed(explain(shared, plan))
+	}
+	abandon(p.inherited)
+	return nil
+}
+
+// await reads one byte from a pipe. It reports false where there is none: the pipe has ended, or its
+// writer, whose pidfd is given, has.
+func await(pipe, pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pipe), Events: unix.POLLIN}, {Fd: int32(pidfd), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
+			return false
+		}
+		if fds[0].Revents&unix.POLLIN != 0 {
+			n, err := unix.Read(pipe, make([]byte, 1))
+			return n == 1 && err == nil
+		}
+		if fds[0].Revents|fds[1].Revents != 0 {
+			return false
+		}
+	}
+}
+
+// explain says why a child did not get as far as it should have.
+func explain(r *forkReport, plan *forkPlan) error {
+	if r.errno == 0 {
+		return errors.New("the command's process was killed before it could start")
+	}
+	err := r.stepError(plan)
+	switch {
+	case r.step == stepFilter && errors.Is(err, seccompx.ErrNotSupported):
+		// Which feature is it?
+		if missing := Requirements(); missing != nil {
+			return missing
+		}
+	case r.step == stepNetns && unix.Errno(r.errno) == unix.EPERM:
+		return fmt.Errorf("%w (needs CAP_SYS_ADMIN: run upconv as root, or use --isolate)", err)
+	}
+	return err
+}
+
+// wait serves until the command ends, says so, and goes on until nobody is left under the filter.
+func (p *process) wait() {
+	s := p.supervisor
+	go p.listen()
+	status := p.reap()
+	s.events.flush(5 * time.Second)
+
+	gone := make(chan struct{})
+	go func() { p.workers.Wait(); close(gone) }()
+	last := false
+	select {
+	case <-gone:
+		last = true
+	case <-time.After(lastGasp):
+		// Descendants live on, and the caller does not wait for them.
+	}
+	p.say.Encode(report{Ended: &ended{Status: status, Last: last}})
+	if !last {
+		p.detach()
+		go reapOrphans()
+		<-gone
+		s.events.flush(5 * time.Second)
+	}
+	os.Exit(0)
+}
+
+// lastGasp is how long the kernel may take to tell that the command was the last under the filter.
+const lastGasp = 20 * time.Millisecond
+
+// detach leaves the caller's session and lets go of its standard error, unless events go there.
+func (p *process) detach() {
+	unix.Setsid()
+	if p.order.Config.Events != "-" {
+		nullify(2)
+	}
+}
+
+// reap waits for the command and returns its exit status. It tells the front process when the
+// command stops.
+func (p *process) reap() int {
+	for {
+		var info siginfo
+		// WNOWAIT: as long as the command is not reaped, its pid cannot become another process's.
+		_, _, errno := unix.Syscall6(unix.SYS_WAITID, unix.P_ALL, 0, uintptr(unsafe.Pointer(&info)),
+			unix.WEXITED|unix.WSTOPPED|unix.WCONTINUED|unix.WNOWAIT, 0, 0)
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno != 0 {
+			return ExitFailed // ECHILD: cannot be, the command is a child
+		}
+		if int(info.pid) != p.command {
+			unix.Wait4(int(info.pid), nil, unix.WNOHANG|unix.WUNTRACED|unix.WCONTINUED, nil) // an orphan
+			continue
+		}
+		switch info.code {
+		case cldStopped, cldTrapped:
+			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WUNTRACED, nil)
+			p.say.Encode(report{Stopped: int(info.status)})
+		case cldContinued:
+			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WCONTINUED, nil)
+			unix.Kill(p.order.Front, unix.SIGCONT) // it may have stopped along with the command
+		default:
+			p.mu.Lock()
+			p.reaped = true
+			unix.Wait4(p.command, nil, 0, nil)
+			p.mu.Unlock()
+			if info.code == cldExited {
+				return int(info.status)
+			}
+			return ExitSignal + int(info.status)
+		}
+	}
+}
+
+func reapOrphans() {
+	for {
+		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// siginfo is siginfo_t of a child, sigaction(2), on 64-bit Linux.
+type siginfo struct {
+	signo, errno, code, _ int32
+	pid, uid, status      int32
+	_                     [100]byte
+}
+
+// si_code of SIGCHLD, sigaction(2).
+const (
+	cldExited = 1 + iota
+	cldKilled
+	cldDumped
+	cldTrapped
+	cldStopped
+	cldContinued
+)
+
+// listen passes signals to the command. If the front process dies, so does the command.
+func (p *process) listen() {
+	for {
+		var m passed
+		if err := p.hear.Decode(&m); err != nil {
+			p.kill(unix.SIGKILL)
+			return
+		}
+		sig := unix.Signal(m.Signal)
+		if !p.toTheGroup(sig) {
+			p.kill(sig)
+		}
+	}
+}
+
+// kill sends the command a signal unless it has been reaped.
+func (p *process) kill(sig unix.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		unix.Kill(p.command, sig)
+	}
+}
+
+// groupSignal is a signal that this process was sent.
+type groupSignal struct {
+	sig  unix.Signal
+	seen time.Time
+}
+
+// groupMemory is how long a signal to this process is taken for the twin of one to the front process.
+const groupMemory = time.Second
+
+// toTheGroup reports whether a signal that the front process got went to the whole process group, as from a
+// terminal or from kill(2) with a negative pid. Then this process, which is in that group too and blocks all
+// of them, has it waiting, and the command has had it from the same sender.
+func (p *process) toTheGroup(sig unix.Signal) bool {
+	now := time.Now()
+	for {
+		var info unix.SignalfdSiginfo
+		n, err := unix.Read(p.signals, unsafe.Slice((*byte)(unsafe.Pointer(&info)), unsafe.Sizeof(info)))
+		if err != nil || n != int(unsafe.Sizeof(info)) {
+			break
+		}
+		p.pending = append(p.pending, groupSignal{unix.Signal(info.Signo), now})
+	}
+	found := false
+	kept := p.pending[:0]
+	for _, g := range p.pending {
+		if !found && g.sig == sig {
+			found = true
+		} else if now.Sub(g.seen) < groupMemory {
+			kept = append(kept, g)
+		}
+	}
+	p.pending = kept
+	return found
+}
+
+// sigset turns a mask, bit N-1 for signal N, into what signalfd(2) takes.
+func sigset(mask uint64) *unix.Sigset_t {
+	return &unix.Sigset_t{Val: [16]uint64{mask}}
+}
+
+// NewLogger returns the logger of upconv's own messages, on standard error. level is debug, info, warn or error,
+// "" for warn; format is text or json, "" for text.
+func NewLogger(level, format string) (*slog.Logger, error) {
+	var min slog.Level
+	switch level {
+	case "":
+		min = slog.LevelWarn
+	case "debug", "info", "warn", "error":
+		min.UnmarshalText([]byte(level))
+	default:
+		return nil, fmt.Errorf("log level %q: not one of debug, info, warn, error", level)
+	}
+	options := &slog.HandlerOptions{Level: min}
+	switch format {
+	case "", "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+	}
+	return nil, fmt.Errorf("log format %q: not one of text, json", format)
+}
+
+// hasCapability reports whether this thread has a capability in effect.
+func hasCapability(capability uint) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil {
+		return false
+	}
+	return data[capability/32].Effective&(1<<(capability%32)) != 0
+}
+
+// needsAncestry reports whether upconv may look only into its own descendants: Yama's ptrace_scope is 1
+// or more and there is no CAP_SYS_PTRACE.
+func needsAncestry() bool {
+	scope, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
+	return err == nil && len(scope) > 0 && scope[0] != '0' && !hasCapability(unix.CAP_SYS_PTRACE)
+}

@@ -1,0 +1,210 @@
+package upconv
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/nsdial"
+	"github.com/upconv/upconv/seccompx"
+)
+
+// Supervisor answers the notifications of one listener. Its workers are goroutines locked to OS
+// threads that live in the policy's first egress, so that a socket there costs no hand-over.
+type Supervisor struct {
+	listener *seccompx.Listener
+	policy   *Policy
+	origin   *origin
+	egress   map[string]*egress // by the target of a netns route
+	home     *egress            // where the workers live; nil: where upconv was started
+	targets  *targets
+	events   *events
+	log      *slog.Logger
+	lastWarn atomic.Int64 // UnixNano of the last warning about a call
+}
+
+// egress is a namespace that sockets are made in.
+type egress struct {
+	ns     *nsdial.Namespace
+	cookie uint64 // SO_NETNS_COOKIE
+}
+
+// openEgress opens every namespace that the policy names. cwd-independent: targets are names, absolute
+// paths or Host, which is the namespace of the calling thread.
+func openEgress(p *Policy) (map[string]*egress, *egress, error) {
+	all := map[string]*egress{}
+	var home *egress
+	for _, target := range p.Namespaces() {
+		ns, err := OpenNamespace(target)
+		if err != nil {
+			closeEgress(all)
+			return nil, nil, err
+		}
+		e := &egress{ns: ns}
+		all[target] = e
+		if e.cookie, err = ns.Cookie(); err != nil {
+			closeEgress(all)
+			return nil, nil, err
+		}
+		if home == nil {
+			home = e
+		}
+	}
+	return all, home, nil
+}
+
+func closeEgress(all map[string]*egress) {
+	for _, e := range all {
+		e.ns.Close()
+	}
+}
+
+// OpenNamespace opens a network namespace as routes and --netns name it: a name of ip-netns(8), an
+// absolute path, or Host for the one that the calling thread is in.
+func OpenNamespace(target string) (*nsdial.Namespace, error) {
+	switch {
+	case target == Host:
+		return nsdial.OpenCurrent()
+	case target != "" && target[0] == '/':
+		return nsdial.OpenPath(target)
+	}
+	return nsdial.OpenName(target)
+}
+
+func (s *Supervisor) isEgress(cookie uint64) bool {
+	for _, e := range s.egress {
+		if e.cookie == cookie {
+			return true
+		}
+	}
+	return false
+}
+
+// start lets workers loose on the listener and returns when all of them are ready. wg is done
+// when the last has ended, which is when nobody is left under the filter.
+func (s *Supervisor) start(wg *sync.WaitGroup) error {
+	ready := make(chan error)
+	n := workers()
+	for range n {
+		w := &worker{s: s, home: s.home}
+		if nr, ok := seccompx.I386.Syscall("socketcall"); ok {
+			w.socketcall = int32(nr)
+		}
+		wg.Go(func() { w.run(ready) })
+	}
+	var failed error
+	for range n {
+		failed = errors.Join(failed, <-ready)
+	}
+	return failed
+}
+
+// workers is how many threads wait for notifications. A worker never blocks in a call, so few are
+// enough; each idle one is woken by every notification for nothing, so more would only cost.
+func workers() int { return min(2, runtime.NumCPU()) }
+
+// worker is one thread that answers notifications. Its buffers are reused from call to call.
+type worker struct {
+	s            *Supervisor
+	home         *egress // the namespace that this thread lives in
+	socketcall   int32   // its number on i386
+	notification seccompx.Notification
+	call         call
+	sockaddr     [sizeofSockaddrStorage]byte
+	path         [512]byte // for names in /proc and what is read there
+}
+
+func (w *worker) run(ready chan<- error) {
+	// Never unlocked: the thread lives in another namespace from here on, and ends with this goroutine.
+	runtime.LockOSThread()
+	if w.home != nil {
+		if err := w.home.ns.Enter(); err != nil {
+			ready <- err
+			return
+		}
+	}
+	ready <- nil
+	for {
+		n := &w.notification
+		if err := w.s.listener.Receive(n); err != nil {
+			if !errors.Is(err, seccompx.ErrGone) {
+				w.s.log.Error("receive", "error", err)
+			}
+			return
+		}
+		out := carryOn
+		if w.decode(n, &w.call) {
+			out = w.connect(&w.call)
+		}
+		if out.wait != nil {
+			go out.wait.run()
+			continue
+		}
+		if err := w.s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
+			w.s.warn("answer", "tid", n.PID, "error", err)
+		}
+	}
+}
+
+// respond sends the outcome of a call.
+func (s *Supervisor) respond(id uint64, out outcome) error {
+	if !out.answered {
+		return s.listener.Continue(id)
+	}
+	return s.listener.Respond(id, 0, int(out.errno))
+}
+
+// unserved notes a target that upconv may not look into: its call goes on natively.
+func (s *Supervisor) unserved(tid int, why string, errno unix.Errno) {
+	s.warn("not served, its calls stay native: "+why, "tid", tid, "comm", identify(tid).comm, "error", errno)
+}
+
+// warn logs what went wrong with a call, at most once a second: a program in a loop must not flood
+// anybody, nor wait for whoever reads.
+func (s *Supervisor) warn(msg string, args ...any) {
+	now, last := time.Now().UnixNano(), s.lastWarn.Load()
+	if now-last < int64(time.Second) || !s.lastWarn.CompareAndSwap(last, now) {
+		return
+	}
+	go s.log.Warn(msg, args...)
+}
+
+// errnoOf finds the errno in an error: EIO where there is none, 0 for nil.
+func errnoOf(err error) unix.Errno {
+	if err == nil {
+		return 0
+	}
+	if errno, ok := err.(unix.Errno); ok {
+		return errno
+	}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	if errors.Is(err, seccompx.ErrTargetGone) {
+		return unix.ENOENT
+	}
+	return unix.EIO
+}
+
+// required are the kernel features without which nothing can be served, or not without harm.
+var required = []*seccompx.Feature{
+	seccompx.UserNotification, seccompx.ContinueFlag, seccompx.PidfdGetfd, seccompx.AddFDIoctl, seccompx.WaitKillable,
+}
+
+// Requirements returns an error that names the first kernel feature that upconv needs and this
+// kernel lacks, with the version that brought it; nil where there is none.
+func Requirements() error {
+	for _, feature := range required {
+		if err := feature.Probe(); err != nil {
+			return fmt.Errorf("this kernel is too old: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,236 @@
+package upconv
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// pidfdThread is PIDFD_THREAD (linux/pidfd.h, Linux 6.9): the pidfd names a thread, which may have
+// a descriptor table of its own, and not its process.
+const pidfdThread = unix.O_EXCL
+
+// targets keeps a pidfd for threads that were seen lately: opening one costs more than all else
+// that is asked about a target. It is a cache: any entry can be dropped at any time.
+//
+// An entry whose thread has died answers ESRCH, also when its tid has been given to a new thread, so
+// a stale one is noticed at its next use; an epoll set notices the others, so that no descriptor
+// outlives its thread for long.
+type targets struct {
+	slots  [256]targetSlot // by the low bits of the tid
+	exits  *os.File        // epoll set of all pidfds, in the runtime's poller
+	epfd   int             // its number, still owned by exits
+	thread int             // pidfdThread or, before Linux 6.9, 0
+}
+
+type targetSlot struct {
+	mu    sync.Mutex // held while pidfd is in use: closing it meanwhile could let another file take its number
+	tid   int
+	pidfd int // valid where tid != 0
+}
+
+func newTargets(thread bool) (*targets, error) {
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(epfd, true); err != nil { // has os.NewFile use the runtime's poller
+		unix.Close(epfd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	t := &targets{exits: os.NewFile(uintptr(epfd), "pidfds"), epfd: epfd}
+	if thread {
+		t.thread = pidfdThread
+	}
+	go t.reap()
+	return t, nil
+}
+
+// reap drops the entries of threads that have ended, until close.
+func (t *targets) reap() {
+	conn, err := t.exits.SyscallConn()
+	if err != nil {
+		return
+	}
+	var events [16]unix.EpollEvent
+	conn.Read(func(fd uintptr) bool {
+		for {
+			n, err := unix.EpollWait(int(fd), events[:], 0)
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil || n == 0 {
+				return false // wait for more
+			}
+			for _, e := range events[:n] {
+				slot := t.slot(int(e.Pad))
+				slot.mu.Lock()
+				if slot.tid == int(e.Pad) && slot.pidfd == int(e.Fd) {
+					slot.drop()
+				}
+				slot.mu.Unlock()
+			}
+		}
+	})
+}
+
+// close drops every entry. No other method may be called afterwards.
+func (t *targets) close() {
+	t.exits.Close()
+	for i := range t.slots {
+		slot := &t.slots[i]
+		slot.mu.Lock()
+		slot.drop()
+		slot.mu.Unlock()
+	}
+}
+
+func (t *targets) slot(tid int) *targetSlot { return &t.slots[uint(tid)%uint(len(t.slots))] }
+
+func (s *targetSlot) drop() {
+	if s.tid != 0 {
+		unix.Close(s.pidfd) // leaves the epoll set too: no other descriptor refers to it
+		s.tid = 0
+	}
+}
+
+// getfd returns a copy of the target's descriptor fd, owned by the caller and close-on-exec, as
+// pidfd_getfd(2) makes it. The errno is EBADF where the target has no such descriptor, ESRCH where
+// the thread is gone, EPERM where upconv may not look into it (PTRACE_MODE_ATTACH_REALCREDS).
+func (t *targets) getfd(tid, fd int) (int, unix.Errno) {
+	slot := t.slot(tid)
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.tid == tid {
+		got, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(slot.pidfd), uintptr(fd), 0)
+		if errno != unix.ESRCH {
+			return int(got), errno
+		}
+	}
+	slot.drop() // another thread's, or a dead one's whose tid has come round again
+	pidfd, errno := t.open(tid)
+	if errno != 0 {
+		return -1, errno
+	}
+	slot.tid, slot.pidfd = tid, pidfd
+	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is lost.
+	unix.EpollCtl(t.epfd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
+	got, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(pidfd), uintptr(fd), 0)
+	return int(got), errno
+}
+
+func (t *targets) open(tid int) (pidfd int, errno unix.Errno) {
+	fd, _, errno := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), uintptr(t.thread), 0)
+	if t.thread == 0 && (errno == unix.EINVAL || errno == unix.ENOENT) {
+		// Not the first thread of its process, and this kernel names only those.
+		fd, _, errno = unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(threadGroup(tid)), 0, 0)
+	}
+	return int(fd), errno
+}
+
+// threadGroup returns the tgid of a thread, from proc_pid_status(5); 0 where it is gone.
+func threadGroup(tid int) int {
+	status, _ := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	return statusField(status, "Tgid:", 10)
+}
+
+// statusField returns the number behind key in a proc_pid_status(5) text, or 0.
+func statusField(status []byte, key string, base int) int {
+	_, rest, _ := bytes.Cut(status, []byte("\n"+key))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	n, _ := strconv.ParseUint(string(bytes.TrimSpace(line)), base, 64)
+	return int(n)
+}
+
+// readMemory fills buf from the target's memory at addr. The errno is EFAULT where not all of it
+// could be read, ESRCH where the thread is gone, EPERM where upconv may not look into it.
+func readMemory(tid int, addr uint64, buf []byte) unix.Errno {
+	local := unix.Iovec{Base: &buf[0]}
+	local.SetLen(len(buf))
+	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(buf)}
+	n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(tid),
+		uintptr(unsafe.Pointer(&local)), 1, uintptr(unsafe.Pointer(&remote)), 1, 0)
+	if errno == 0 && int(n) != len(buf) {
+		errno = unix.EFAULT
+	}
+	return errno
+}
+
+// closeOnExec reports whether the target's descriptor fd has FD_CLOEXEC: it belongs to the
+// descriptor and not to the file, so a copy of the descriptor does not have it and only
+// proc_pid_fdinfo(5) tells. path is scratch.
+func closeOnExec(tid, fd int, path []byte) (bool, unix.Errno) {
+	path = append(path[:0], "/proc/"...)
+	path = strconv.AppendInt(path, int64(tid), 10)
+	path = append(path, "/fdinfo/"...)
+	path = strconv.AppendInt(path, int64(fd), 10)
+	path = append(path, 0)
+	at := unix.AT_FDCWD
+	file, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
+	if errno != 0 {
+		return false, errno
+	}
+	text := path[:cap(path)]
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, file, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)))
+	unix.RawSyscall(unix.SYS_CLOSE, file, 0, 0)
+	if errno != 0 {
+		return false, errno
+	}
+	flags, ok := fdinfoFlags(text[:n])
+	if !ok {
+		return false, unix.EIO
+	}
+	return flags&unix.O_CLOEXEC != 0, 0
+}
+
+// fdinfoFlags returns the octal "flags:" of a proc_pid_fdinfo(5) text.
+func fdinfoFlags(text []byte) (flags int, ok bool) {
+	at := bytes.Index(text, []byte("flags:"))
+	if at < 0 {
+		return 0, false
+	}
+	for _, c := range bytes.TrimLeft(text[at+len("flags:"):], " \t") {
+		if c < '0' || c > '7' {
+			break
+		}
+		flags, ok = flags<<3|int(c-'0'), true
+	}
+	return flags, ok
+}
+
+// identity is what events say of a target.
+type identity struct {
+	pid    int    // the process; 0 where it is gone
+	comm   string // proc_pid_comm(5)
+	cgroup string // the cgroup v2 path, or where there is none the first v1 one
+}
+
+// identify reads who a thread is. It is slow: only for events.
+func identify(tid int) identity {
+	proc := "/proc/" + strconv.Itoa(tid)
+	comm, _ := os.ReadFile(proc + "/comm")
+	cgroups, _ := os.ReadFile(proc + "/cgroup")
+	return identity{pid: threadGroup(tid), comm: string(bytes.TrimRight(comm, "\n")), cgroup: cgroupPath(cgroups)}
+}
+
+// cgroupPath picks the path out of a proc_pid_cgroup(5) text.
+func cgroupPath(text []byte) string {
+	first := ""
+	for line := range bytes.Lines(text) {
+		fields := bytes.SplitN(bytes.TrimRight(line, "\n"), []byte(":"), 3)
+		if len(fields) != 3 {
+			continue
+		}
+		if string(fields[0]) == "0" {
+			return string(fields[2])
+		}
+		if first == "" {
+			first = string(fields[2])
+		}
+	}
+	return first
+}
