@@ -10,6 +10,8 @@ ENTRY    = github.com/upconv/upconv/upconv/internal/birth.entry
 LDFLAGS  = -s -w -X main.version=$(VERSION) -E $(ENTRY)
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# A directory with a plain C supervisor, floor.c, to measure against; empty: none.
+FLOOR   ?= $(wildcard ../shared/floor)
 FUZZTIME ?= 30s
 COUNT   ?= 1
 BINARY  ?= bin/upconv
@@ -43,8 +45,8 @@ lint: ## gofmt, vet (amd64 and arm64), staticcheck, cross-build
 	GOARCH=arm64 $(BUILD) -o /dev/null ./cmd/upconv
 	$(STATICCHECK) ./...
 
-bench: build ## figures, paired with native in one run; needs root (BENCHFLAGS=)
-	UPCONV_BIN=$(abspath $(BINARY)) $(GO) run ./integration/bench $(BENCHFLAGS)
+bench: build ## figures, paired with native in one run, as a table and in bench.json; needs root
+	UPCONV_BIN=$(abspath $(BINARY)) UPCONV_FLOOR=$(abspath $(FLOOR)) UPCONV_BENCH_JSON=$(abspath bench.json) $(GO) test -run "^$$" -bench Figures -benchtime 1x -timeout 30m ./integration
 
 fuzz: ## fuzz every parser for FUZZTIME each
 	@set -e; for pkg in $$($(GO) list ./...); do \

@@ -57,6 +57,7 @@ func (w *worker) decode(n *seccompx.Notification, c *call) (ok bool) {
 const (
 	sizeofSockaddrIn      = 16  // struct sockaddr_in
 	sizeofSockaddrIn6Min  = 24  // SIN6_LEN_RFC2133, net/ipv6.h: without sin6_scope_id
+	sizeofSockaddrIn6     = 28  // struct sockaddr_in6
 	sizeofSockaddrStorage = 128 // struct sockaddr_storage
 )
 

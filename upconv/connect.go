@@ -45,18 +45,14 @@ func (w *worker) connect(c *call) outcome {
 		}
 		return carryOn
 	}
-	defer closeFD(old)
-	sock, ok := w.examine(old)
-	if !ok || sock.domain != family {
-		return carryOn // not a TCP socket; or one that refuses an address of this family natively
+	w.done = append(w.done, old)
+	sock := &w.socketInfo
+	if !examine(old, sock) || sock.domain != family {
+		return carryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn // the target went to a namespace of its own: not ours there
 	}
-	if sock.state != tcpClose {
-		return carryOn // EISCONN, EALREADY, or the wait for a connect already begun
-	}
-
 	if decision.Route.Kind == Reject {
 		w.s.events.record(&e, decision.Route.Errno)
 		return answer(decision.Route.Errno)
@@ -64,8 +60,8 @@ func (w *worker) connect(c *call) outcome {
 	return w.swap(c, &e, old, sock, w.s.egress[decision.Route.Target], sa)
 }
 
-// swap replaces the target's socket by one made in the egress and connects that to sa.
-func (w *worker) swap(c *call, e *event, old int, sock socket, egress *egress, sa []byte) outcome {
+// swap replaces the target's socket old by one made in the egress and connects that to sa.
+func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, sa []byte) outcome {
 	fail := func(doing string, errno unix.Errno) outcome {
 		w.s.warn("connect: "+doing+" failed; the program sees the error", "dst", e.dst, "tid", c.tid, "error", errno)
 		w.s.events.record(e, errno)
@@ -75,23 +71,22 @@ func (w *worker) swap(c *call, e *event, old int, sock socket, egress *egress, s
 	if errno != 0 {
 		return carryOn // closed meanwhile: EBADF
 	}
-	replacement, errno := w.socket(egress, sock.domain, sock.typ|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, sock.proto)
+	replacement, errno := w.socket(egress, sock.domain, sock.proto)
 	if errno != 0 {
 		return fail("socket in "+e.decision.Route.String(), errno)
 	}
-	if errno := w.s.origin.defaults[sock.domain].copyOptions(old, replacement, sock.domain); errno != 0 {
-		closeFD(replacement)
+	w.done = append(w.done, replacement)
+	w.used = sock.domain
+	if errno := w.s.origin.defaultsOf(sock.domain).copyOptions(old, replacement, sock.domain); errno != 0 {
 		return fail("setsockopt", errno)
 	}
-	if errno := copyName(old, replacement); errno != 0 {
-		closeFD(replacement)
+	if errno := sock.bindLike(replacement); errno != 0 {
 		return fail("bind", errno)
 	}
 
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
 	if errno := w.install(c, replacement, cloexec); errno != 0 {
-		closeFD(replacement)
 		if errno == unix.ENOENT {
 			return carryOn // the target is gone; nobody will read the answer
 		}
@@ -103,7 +98,6 @@ func (w *worker) swap(c *call, e *event, old int, sock socket, egress *egress, s
 	if sock.flags&unix.O_NONBLOCK != 0 {
 		setFlags(replacement, sock.flags)
 		w.s.events.record(e, underWay(errno))
-		closeFD(replacement)
 		return answer(errno)
 	}
 	if errno == unix.EINPROGRESS {
@@ -111,19 +105,28 @@ func (w *worker) swap(c *call, e *event, old int, sock socket, egress *egress, s
 		// leaves the socket as a blocking connect would have.
 		errno = connect(replacement, sa)
 	}
-	if errno == unix.EALREADY && sock.sendTimeout != (unix.Timeval{}) {
-		// The kernel would wait, but at the end say EALREADY for EINPROGRESS. The wait owns replacement.
-		return outcome{wait: w.s.newWait(c, e, replacement, sock, sa)}
+	if errno == unix.EALREADY {
+		if timeout := sendTimeout(replacement); timeout != 0 {
+			// The kernel would wait, but at the end say EALREADY for EINPROGRESS. So upconv does.
+			w.done = w.done[:len(w.done)-1] // the wait owns it
+			return outcome{wait: w.s.newWait(c, e, replacement, sock.flags, timeout, sa)}
+		}
 	}
 	setFlags(replacement, sock.flags)
 	w.s.events.record(e, underWay(errno))
-	closeFD(replacement)
 	if errno == unix.EALREADY {
 		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the address
 		// it passes and waits as for any other, with signals, restarts and errors its own.
 		return carryOn
 	}
 	return answer(errno)
+}
+
+// sendTimeout returns SO_SNDTIMEO: how long connect(2) may take, 0 for as long as it wants.
+func sendTimeout(fd int) time.Duration {
+	var timeout unix.Timeval
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
+	return time.Duration(timeout.Nano())
 }
 
 // underWay turns the errnos that say "not finished, and nothing is wrong" into success, for events.

@@ -18,7 +18,8 @@ import (
 type origin struct {
 	cookie    uint64 // SO_NETNS_COOKIE
 	inode     uint64
-	defaults  map[int]*defaults // by address family
+	inet      defaults // of AF_INET sockets
+	inet6     defaults // of AF_INET6 sockets
 	addresses atomic.Pointer[map[netip.Addr]struct{}]
 	netlink   *os.File
 }
@@ -31,13 +32,12 @@ type originSockets struct {
 
 // newOrigin takes ownership of the sockets, also on error.
 func newOrigin(socks originSockets, inode uint64) (*origin, error) {
-	o := &origin{inode: inode, defaults: map[int]*defaults{}}
+	o := &origin{inode: inode}
 	for domain, fd := range map[int]int{unix.AF_INET: socks.inet, unix.AF_INET6: socks.inet6} {
-		o.defaults[domain] = &defaults{}
 		if fd < 0 {
 			continue
 		}
-		o.defaults[domain].learn(fd, domain)
+		o.defaultsOf(domain).learn(fd, domain)
 		if errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&o.cookie), 8); errno != 0 {
 			closeFD(fd)
 			closeFD(socks.netlink)
@@ -61,6 +61,14 @@ func newOrigin(socks originSockets, inode uint64) (*origin, error) {
 	}
 	go o.follow()
 	return o, nil
+}
+
+// defaultsOf returns what a fresh TCP socket of an address family has.
+func (o *origin) defaultsOf(domain int) *defaults {
+	if domain == unix.AF_INET6 {
+		return &o.inet6
+	}
+	return &o.inet
 }
 
 func (o *origin) close() { o.netlink.Close() }

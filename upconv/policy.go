@@ -96,7 +96,11 @@ func ParseRule(s string) (Rule, error) {
 		low, high, isRange := strings.Cut(ports, "-")
 		lo, err := parsePort(low)
 		if err != nil {
-			return fail(start, start+len(low), "%v", err)
+			end := start + len(low)
+			if low == "" {
+				end = start + len(ports)
+			}
+			return fail(start, end, "%v", err)
 		}
 		hi := lo
 		if isRange {

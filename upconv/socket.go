@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"encoding/binary"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,42 +14,122 @@ const tcpClose = 7
 
 // socket is what a swap needs to know of the target's socket.
 type socket struct {
-	domain, typ, proto int
-	netns              uint64       // SO_NETNS_COOKIE
-	state              uint8        // tcpi_state of TCP_INFO
-	flags              int          // file status flags, F_GETFL
-	sendTimeout        unix.Timeval // SO_SNDTIMEO
+	domain, proto int
+	netns         uint64 // SO_NETNS_COOKIE
+	flags         int    // file status flags, F_GETFL
+	// name is its struct sockaddr_in or sockaddr_in6, getsockname(2); bound is whether it has one.
+	name    [sizeofSockaddrIn6]byte
+	nameLen uint32
+	bound   bool
 }
 
-// examine reads what a swap needs to know. ok is false where fd is not a TCP or MPTCP socket.
-func (w *worker) examine(fd int) (s socket, ok bool) {
-	var domain, typ, proto int32
-	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4) != 0 ||
-		domain != unix.AF_INET && domain != unix.AF_INET6 ||
-		getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&typ), 4) != 0 || typ != unix.SOCK_STREAM ||
-		getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
+// examine reads what a swap needs to know, with as few calls as will do. idle is false where fd is not
+// a TCP or MPTCP socket, or is one that is connected, connecting or listening.
+func examine(fd int, s *socket) (idle bool) {
+	var proto int32
+	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
 		proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP {
-		return s, false
+		return false
 	}
-	s.domain, s.typ, s.proto = int(domain), int(typ), int(proto)
-	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&s.netns), 8) != 0 ||
-		getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&s.state), 1) != 0 ||
-		getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&s.sendTimeout), unsafe.Sizeof(s.sendTimeout)) != 0 {
-		return s, false
+	s.proto = int(proto)
+	s.nameLen = uint32(len(s.name))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
+	if errno != 0 || s.nameLen < sizeofSockaddrIn {
+		return false
+	}
+	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
+	port := s.port() != 0
+	s.bound = port || !allZero(s.address())
+	if port || proto == unix.IPPROTO_MPTCP { // only a socket with a port can be in another state
+		var state uint8
+		if getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) != 0 || state != tcpClose {
+			return false
+		}
+	}
+	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&s.netns), 8) != 0 {
+		return false
 	}
 	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
 	s.flags = int(flags)
-	return s, errno == 0
+	return errno == 0
 }
 
-// socket makes a socket in the egress; the caller owns it.
-func (w *worker) socket(e *egress, domain, typ, proto int) (int, unix.Errno) {
-	if e == w.home {
-		fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(domain), uintptr(typ), uintptr(proto))
-		return int(fd), errno
+func (s *socket) port() uint16 { return binary.BigEndian.Uint16(s.name[2:]) }
+
+// address is the bytes of the IP address within name.
+func (s *socket) address() []byte {
+	if s.domain == unix.AF_INET6 {
+		return s.name[8:24] // sin6_addr
 	}
-	fd, err := e.ns.Socket(domain, typ, proto)
+	return s.name[4:8] // sin_addr
+}
+
+// bindLike binds the socket to as s is bound. An address that the egress does not have becomes any
+// address; the port is kept.
+func (s *socket) bindLike(to int) unix.Errno {
+	if !s.bound {
+		return 0
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(to), uintptr(unsafe.Pointer(&s.name)), uintptr(s.nameLen))
+	if errno == unix.EADDRNOTAVAIL {
+		anywhere := *s
+		clear(anywhere.address())
+		if anywhere.port() == 0 {
+			return 0
+		}
+		_, _, errno = unix.RawSyscall(unix.SYS_BIND, uintptr(to), uintptr(unsafe.Pointer(&anywhere.name)), uintptr(s.nameLen))
+	}
+	return errno
+}
+
+// socket makes a non-blocking stream socket in the egress; the caller owns it.
+func (w *worker) socket(e *egress, domain, proto int) (int, unix.Errno) {
+	if e == w.home {
+		if spare := w.spare(domain, proto); spare != nil && *spare >= 0 {
+			fd := *spare
+			*spare = -1
+			return fd, 0
+		}
+		return newSocket(domain, proto)
+	}
+	fd, err := e.ns.Socket(domain, streamType, proto)
 	return fd, errnoOf(err)
+}
+
+const streamType = unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
+
+func newSocket(domain, proto int) (int, unix.Errno) {
+	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(domain), streamType, uintptr(proto))
+	return int(fd), errno
+}
+
+// spare returns where the worker keeps a socket of this kind ready, or nil if it does not.
+func (w *worker) spare(domain, proto int) *int {
+	switch {
+	case proto != unix.IPPROTO_TCP:
+		return nil
+	case domain == unix.AF_INET:
+		return &w.spare4
+	}
+	return &w.spare6
+}
+
+// tidy does what need not be done while the target waits: it closes the sockets of the last swap and
+// makes the next one.
+func (w *worker) tidy() {
+	for _, fd := range w.done {
+		closeFD(fd)
+	}
+	w.done = w.done[:0]
+	if w.used == 0 {
+		return
+	}
+	if spare := w.spare(w.used, unix.IPPROTO_TCP); *spare < 0 {
+		if fd, errno := newSocket(w.used, unix.IPPROTO_TCP); errno == 0 {
+			*spare = fd
+		}
+	}
+	w.used = 0
 }
 
 // install puts fd under the number of the socket that the target is connecting.
@@ -60,6 +141,15 @@ func (w *worker) install(c *call, fd int, cloexec bool) unix.Errno {
 // setFlags gives the file the status flags that fcntl(F_SETFL) takes.
 func setFlags(fd, flags int) {
 	unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, uintptr(flags))
+}
+
+func allZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func closeFD(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }

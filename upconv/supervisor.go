@@ -27,6 +27,11 @@ type Supervisor struct {
 	events   *events
 	log      *slog.Logger
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
+
+	busy     atomic.Int32  // workers that have a notification
+	sleeping atomic.Int32  // extra workers that are not needed
+	wake     chan struct{} // wakes one of them
+	gone     chan struct{} // closed when nobody is left under the filter
 }
 
 // egress is a namespace that sockets are made in.
@@ -89,10 +94,11 @@ func (s *Supervisor) isEgress(cookie uint64) bool {
 // start lets workers loose on the listener and returns when all of them are ready. wg is done
 // when the last has ended, which is when nobody is left under the filter.
 func (s *Supervisor) start(wg *sync.WaitGroup) error {
+	n := max(2, runtime.NumCPU())
+	s.wake, s.gone = make(chan struct{}), make(chan struct{})
 	ready := make(chan error)
-	n := workers()
-	for range n {
-		w := &worker{s: s, home: s.home}
+	for i := range n {
+		w := &worker{s: s, home: s.home, extra: i > 0, spare4: -1, spare6: -1, done: make([]int, 0, 2)}
 		if nr, ok := seccompx.I386.Syscall("socketcall"); ok {
 			w.socketcall = int32(nr)
 		}
@@ -105,20 +111,37 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	return failed
 }
 
-// workers is how many threads wait for notifications. A worker never blocks in a call, so few are
-// enough; each idle one is woken by every notification for nothing, so more would only cost.
-func workers() int { return min(2, runtime.NumCPU()) }
-
 // worker is one thread that answers notifications. Its buffers are reused from call to call.
+//
+// The kernel wakes every thread that waits in RECV for every notification, and all but one of them for
+// nothing: with a second one waiting, a connect takes half as long again. So only the first worker
+// always waits. The extra ones sleep, are woken when notifications arrive faster than the first takes
+// them, and go back to sleep when they find that they work alone.
 type worker struct {
 	s            *Supervisor
+	extra        bool    // not the first
 	home         *egress // the namespace that this thread lives in
 	socketcall   int32   // its number on i386
 	notification seccompx.Notification
 	call         call
 	sockaddr     [sizeofSockaddrStorage]byte
+	socketInfo   socket
 	path         [512]byte // for names in /proc and what is read there
+
+	done           []int // sockets to close when the target has its answer
+	used           int   // the address family of the socket that was used, 0 for none
+	spare4, spare6 int   // sockets of home that are ready for use, or -1
+
+	streak int // notifications in a row that had been waiting
+	lonely int // notifications in a row that no other worker overlapped with
 }
+
+// When to wake an extra worker, and when one goes back to sleep.
+const (
+	queued      = 3 * time.Microsecond // a Receive this short did not wait
+	wakeStreak  = 2
+	lonelyLimit = 64
+)
 
 func (w *worker) run(ready chan<- error) {
 	// Never unlocked: the thread lives in another namespace from here on, and ends with this goroutine.
@@ -130,24 +153,70 @@ func (w *worker) run(ready chan<- error) {
 		}
 	}
 	ready <- nil
-	for {
-		n := &w.notification
-		if err := w.s.listener.Receive(n); err != nil {
+	for !w.extra || w.sleep() {
+		if err := w.serve(); err != nil {
 			if !errors.Is(err, seccompx.ErrGone) {
 				w.s.log.Error("receive", "error", err)
 			}
-			return
+			break
 		}
+	}
+	if !w.extra {
+		close(w.s.gone)
+	}
+	for _, fd := range []int{w.spare4, w.spare6} {
+		if fd >= 0 {
+			closeFD(fd)
+		}
+	}
+}
+
+// sleep returns true when the worker is needed, and false when nobody is left under the filter.
+func (w *worker) sleep() bool {
+	w.s.sleeping.Add(1)
+	defer w.s.sleeping.Add(-1)
+	select {
+	case <-w.s.wake:
+		w.lonely = 0
+		return true
+	case <-w.s.gone:
+		return false
+	}
+}
+
+// serve answers notifications until an error or, for an extra worker, until it is not needed.
+func (w *worker) serve() error {
+	s, n := w.s, &w.notification
+	for {
+		waiting := time.Now()
+		if err := s.listener.Receive(n); err != nil {
+			return err
+		}
+		if time.Since(waiting) > queued {
+			w.streak = 0
+		} else if w.streak++; w.streak >= wakeStreak && s.sleeping.Load() > 0 {
+			select {
+			case s.wake <- struct{}{}:
+			default:
+			}
+		}
+		if s.busy.Add(1) > 1 || w.streak > 0 {
+			w.lonely = 0
+		}
+
 		out := carryOn
 		if w.decode(n, &w.call) {
 			out = w.connect(&w.call)
 		}
 		if out.wait != nil {
 			go out.wait.run()
-			continue
+		} else if err := s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
+			s.warn("answer", "tid", n.PID, "error", err)
 		}
-		if err := w.s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
-			w.s.warn("answer", "tid", n.PID, "error", err)
+		s.busy.Add(-1)
+		w.tidy()
+		if w.lonely++; w.extra && w.lonely > lonelyLimit {
+			return nil
 		}
 	}
 }

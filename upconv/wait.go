@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"bytes"
 	"os"
 	"strconv"
 	"time"
@@ -23,12 +24,11 @@ type wait struct {
 	event  *event
 }
 
-func (s *Supervisor) newWait(c *call, e *event, fd int, sock socket, sa []byte) *wait {
-	timeout := time.Duration(sock.sendTimeout.Nano())
-	own := *e
-	ownCall := *c
-	own.c = &ownCall
-	return &wait{s: s, id: c.id, tid: c.tid, fd: fd, flags: sock.flags, expiry: time.Now().Add(timeout), sa: append([]byte(nil), sa...), event: &own}
+// newWait takes ownership of fd, whose connect is under way, and copies everything else.
+func (s *Supervisor) newWait(c *call, e *event, fd, flags int, timeout time.Duration, sa []byte) *wait {
+	ownCall, ownEvent := *c, *e
+	ownEvent.c = &ownCall
+	return &wait{s: s, id: c.id, tid: c.tid, fd: fd, flags: flags, expiry: time.Now().Add(timeout), sa: bytes.Clone(sa), event: &ownEvent}
 }
 
 // sampling is how often the target is looked at for signals that a native wait would end at.

@@ -1,0 +1,338 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// figure is one line of the table: what was measured, and what it must be.
+type figure struct {
+	What    string  `json:"what"`
+	Value   float64 `json:"value"`
+	Unit    string  `json:"unit"`
+	Bound   float64 `json:"bound"`
+	AtLeast bool    `json:"at_least,omitempty"` // the bound is a lower one
+	OK      bool    `json:"ok"`
+	// Native and Upconv are what Value comes from, in the unit they were measured in.
+	Native float64 `json:"native"`
+	Upconv float64 `json:"upconv"`
+}
+
+// BenchmarkFigures measures upconv against native, alternating in one run, and writes a table to standard
+// output and JSON to $UPCONV_BENCH_JSON. $UPCONV_FLOOR names a directory with the sources of a plain C
+// supervisor to compare with too; $UPCONV_BENCH_ROUNDS is how often each is run.
+//
+// Every value is the median over the rounds of the ratio (or difference) within a round.
+func BenchmarkFigures(b *testing.B) {
+	l := newLab(b)
+	rounds := 15
+	if n, err := strconv.Atoi(os.Getenv("UPCONV_BENCH_ROUNDS")); err == nil && n > 0 {
+		rounds = n
+	}
+	client := compileC(b, "bench_connect.c", "gcc", "-O2", "-static")
+	var figures []figure
+	for range b.N {
+		figures = nil
+		figures = append(figures, benchConnect(b, l, client, rounds)...)
+		figures = append(figures, benchDirect(b, l, client, rounds)...)
+		figures = append(figures, benchThroughput(b, l, max(3, rounds/3)))
+		figures = append(figures, benchStart(b, l, 3*rounds), benchMemory(b, l))
+	}
+
+	fmt.Printf("\n%-52s %10s %12s %12s %10s\n", "", "value", "native", "upconv", "bound")
+	for i := range figures {
+		f := &figures[i]
+		f.OK = f.Value <= f.Bound
+		sign := "<="
+		if f.AtLeast {
+			f.OK, sign = f.Value >= f.Bound, ">="
+		}
+		verdict := ""
+		if !f.OK {
+			verdict = "  MISSED"
+		}
+		fmt.Printf("%-52s %7.2f %-2s %12.2f %12.2f  %s %.2f%s\n", f.What, f.Value, f.Unit, f.Native, f.Upconv, sign, f.Bound, verdict)
+	}
+	fmt.Printf("\n%d rounds, %s/%s, %d CPUs, %s\n", rounds, runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), kernelRelease())
+	if path := os.Getenv("UPCONV_BENCH_JSON"); path != "" {
+		text, err := json.MarshalIndent(map[string]any{"kernel": kernelRelease(), "cpus": runtime.NumCPU(), "rounds": rounds, "figures": figures}, "", "  ")
+		if err == nil {
+			err = os.WriteFile(path, append(text, '\n'), 0o644)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func kernelRelease() string {
+	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return strings.TrimSpace(string(text))
+}
+
+// timing is what bench_connect prints, in microseconds.
+type timing struct{ cycle, p50, p90, p99 float64 }
+
+func runTiming(b *testing.B, cmd *exec.Cmd) timing {
+	b.Helper()
+	var failed int
+	var t timing
+	if _, err := fmt.Sscan(output(b, cmd), &failed, &t.cycle, &t.p50, &t.p90, &t.p99); err != nil || failed != 0 {
+		b.Fatalf("%v: %d failed: %v", cmd, failed, err)
+	}
+	return t
+}
+
+// alternate runs each way once a round, in turning order, and returns the timings by way and round.
+func alternate(b *testing.B, rounds int, ways ...func() *exec.Cmd) [][]timing {
+	b.Helper()
+	all := make([][]timing, len(ways))
+	for i := range all {
+		all[i] = make([]timing, rounds)
+	}
+	for round := range rounds {
+		for k := range ways {
+			way := (round + k) % len(ways)
+			all[way][round] = runTiming(b, ways[way]())
+		}
+	}
+	return all
+}
+
+// over returns the median over rounds of op(a, b), and the medians of a and b themselves.
+func over(a, b []timing, of func(timing) float64, op func(a, b float64) float64) (value, medianA, medianB float64) {
+	var values, as, bs []float64
+	for i := range a {
+		as, bs = append(as, of(a[i])), append(bs, of(b[i]))
+		values = append(values, op(of(a[i]), of(b[i])))
+	}
+	return median(values), median(as), median(bs)
+}
+
+func median(values []float64) float64 {
+	values = slices.Clone(values)
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+func ratio(a, b float64) float64      { return a / b }
+func difference(a, b float64) float64 { return a - b }
+
+func p50(t timing) float64   { return t.p50 }
+func p99(t timing) float64   { return t.p99 }
+func cycle(t timing) float64 { return t.cycle }
+
+// benchConnect is the main job: a connect that is swapped, against one in the egress itself.
+func benchConnect(b *testing.B, l *lab, client string, rounds int) []figure {
+	host, port, _ := net.SplitHostPort(acceptAndClose(b, l))
+	args := []string{client, "tcp", host, port, "3000"}
+	ways := []func() *exec.Cmd{
+		func() *exec.Cmd { return l.in(l.egress, args...) },
+		func() *exec.Cmd { return l.under(args...) },
+	}
+	floor := buildFloor(b)
+	if floor != "" {
+		ways = append(ways, func() *exec.Cmd {
+			return command(b, floor, append([]string{"/run/netns/" + l.egress, "/run/netns/" + l.origin}, args...)...)
+		})
+	}
+	all := alternate(b, rounds, ways...)
+	native, ours := all[0], all[1]
+	var figures []figure
+	add := func(what string, bound float64, against []timing, of func(timing) float64) {
+		value, upconv, other := over(ours, against, of, ratio)
+		figures = append(figures, figure{What: what, Value: value, Unit: "x", Bound: bound, Native: other, Upconv: upconv})
+	}
+	add("connect(2) p50, against native (us)", 2.2, native, p50)
+	if floor != "" {
+		add("connect(2) p50, against the C floor (us)", 1.25, all[2], p50)
+	}
+	add("socket-connect-close cycle, against native (us)", 2.2, native, cycle)
+	add("connect(2) p99, against native (us)", 4, native, p99)
+	return figures
+}
+
+// acceptAndClose serves bench_connect at the server with a program of its own, in C where the floor's
+// is there: a Go server would share the processors with more threads.
+func acceptAndClose(b *testing.B, l *lab) string {
+	listener := l.listen(serverAddr + ":0")
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	return listener.Addr().String()
+}
+
+// buildFloor builds the C supervisor in a directory of the benchmark's own; "" where there is none.
+func buildFloor(b *testing.B) string {
+	dir := os.Getenv("UPCONV_FLOOR")
+	if dir == "" {
+		return ""
+	}
+	exe := filepath.Join(b.TempDir(), "floor")
+	if out, err := exec.Command("gcc", "-O2", "-o", exe, filepath.Join(dir, "floor.c")).CombinedOutput(); err != nil {
+		b.Fatalf("floor: %v\n%s", err, out)
+	}
+	return exe
+}
+
+// benchDirect is what upconv costs a connect that it leaves alone.
+func benchDirect(b *testing.B, l *lab, client string, rounds int) []figure {
+	var loopback net.Listener
+	inNamespace(b, l.origin, func() (err error) {
+		loopback, err = net.Listen("tcp4", "127.0.0.1:0")
+		return err
+	})
+	path := filepath.Join(b.TempDir(), "s")
+	local, err := net.Listen("unix", path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, listener := range []net.Listener{loopback, local} {
+		defer listener.Close()
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				conn.Close()
+			}
+		}()
+	}
+	_, port, _ := net.SplitHostPort(loopback.Addr().String())
+	var figures []figure
+	for _, c := range []struct {
+		what string
+		args []string
+	}{
+		{"direct connect p50 over native: loopback (us)", []string{client, "tcp", "127.0.0.1", port, "3000"}},
+		{"direct connect p50 over native: AF_UNIX (us)", []string{client, "unix", path, "3000"}},
+		{"stopped call p50 over native: bad descriptor (us)", []string{client, "trap", "10000"}},
+	} {
+		all := alternate(b, rounds,
+			func() *exec.Cmd { return l.plain(c.args...) },
+			func() *exec.Cmd { return l.under(c.args...) })
+		value, upconv, native := over(all[1], all[0], p50, difference)
+		figures = append(figures, figure{What: c.what, Value: value, Unit: "us", Bound: 8, Native: native, Upconv: upconv})
+	}
+	return figures
+}
+
+// benchThroughput is the rate of one TCP connection, in Gbit/s.
+func benchThroughput(b *testing.B, l *lab, rounds int) figure {
+	iperf := needProgram(b, "iperf3")
+	measure := func(run func(args ...string) *exec.Cmd) float64 {
+		server := l.in(l.serverName, iperf, "-s", "-1", "-B", serverAddr, "-p", "5201", "--forceflush")
+		stdout, err := server.StdoutPipe()
+		if err == nil {
+			err = server.Start()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		waitFor(b, stdout, "Server listening")
+		go io.Copy(io.Discard, stdout)
+		var report struct {
+			End struct {
+				Received struct {
+					BitsPerSecond float64 `json:"bits_per_second"`
+				} `json:"sum_received"`
+			} `json:"end"`
+		}
+		text := output(b, run(iperf, "-c", serverAddr, "-p", "5201", "-t", "2", "-J"))
+		if err := json.Unmarshal([]byte(text), &report); err != nil {
+			b.Fatal(err)
+		}
+		server.Wait()
+		return report.End.Received.BitsPerSecond / 1e9
+	}
+	var ratios, natives, upconvs []float64
+	for range rounds {
+		native := measure(func(args ...string) *exec.Cmd { return l.in(l.egress, args...) })
+		upconv := measure(l.under)
+		natives, upconvs, ratios = append(natives, native), append(upconvs, upconv), append(ratios, upconv/native)
+	}
+	return figure{What: "iperf3 throughput, against native (Gbit/s)", Value: median(ratios), Unit: "x", Bound: 0.97, AtLeast: true,
+		Native: median(natives), Upconv: median(upconvs)}
+}
+
+// waitFor reads until a text comes.
+func waitFor(b *testing.B, r io.Reader, text string) {
+	b.Helper()
+	var seen []byte
+	buf := make([]byte, 512)
+	for !strings.Contains(string(seen), text) {
+		n, err := r.Read(buf)
+		seen = append(seen, buf[:n]...)
+		if err != nil {
+			b.Fatalf("%q did not come, but %q: %v", text, seen, err)
+		}
+	}
+}
+
+// benchStart is what upconv adds to the start of a command, in milliseconds.
+func benchStart(b *testing.B, l *lab, rounds int) figure {
+	took := func(cmd *exec.Cmd) float64 {
+		began := time.Now()
+		output(b, cmd)
+		return float64(time.Since(began).Microseconds()) / 1000
+	}
+	var differences, natives, upconvs []float64
+	for range rounds {
+		native := took(command(b, "/bin/true"))
+		upconv := took(upconv(b, "run", "--via", "netns:"+l.egress, "--", "/bin/true"))
+		natives, upconvs, differences = append(natives, native), append(upconvs, upconv), append(differences, upconv-native)
+	}
+	return figure{What: "upconv run -- true, over true (ms)", Value: median(differences), Unit: "ms", Bound: 15,
+		Native: median(natives), Upconv: median(upconvs)}
+}
+
+// benchMemory is the resident memory of upconv's two processes while one target sleeps, in MB.
+func benchMemory(b *testing.B, l *lab) figure {
+	cmd := l.under("sh", "-c", "echo up; exec sleep 60")
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	waitFor(b, stdout, "up")
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
+	supervisor, err2 := strconv.Atoi(strings.TrimSpace(string(children)))
+	if err != nil || err2 != nil {
+		b.Fatal(err, err2)
+	}
+	front, ours := residentMB(b, cmd.Process.Pid), residentMB(b, supervisor)
+	fmt.Printf("resident: front %.1f MB, supervisor %.1f MB\n", front, ours)
+	return figure{What: "resident memory, supervisor and front process (MB)", Value: front + ours, Unit: "MB", Bound: 20, Upconv: front + ours}
+}
+
+func residentMB(b *testing.B, pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	var kb float64
+	fmt.Sscan(rest, &kb)
+	return kb / 1024
+}

@@ -1,0 +1,196 @@
+package upconv
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+func TestDestination(t *testing.T) {
+	in4 := []byte{2, 0, 0x01, 0xbb, 203, 0, 113, 10, 0, 0, 0, 0, 0, 0, 0, 0}
+	in6 := func(addr string) []byte {
+		sa := make([]byte, 28)
+		sa[0] = unix.AF_INET6
+		sa[2], sa[3] = 0x01, 0xbb
+		a := netip.MustParseAddr(addr).As16()
+		copy(sa[8:], a[:])
+		return sa
+	}
+	for _, c := range []struct {
+		name string
+		sa   []byte
+		want string // "": none
+	}{
+		{"AF_INET", in4, "203.0.113.10:443"},
+		{"AF_INET, longer", append(append([]byte{}, in4...), make([]byte, 112)...), "203.0.113.10:443"},
+		{"AF_INET, too short", in4[:15], ""},
+		{"nothing", nil, ""},
+		{"AF_INET6", in6("2001:db8::1"), ""},
+		{"AF_INET6, IPv4-mapped", in6("::ffff:203.0.113.10"), "203.0.113.10:443"},
+		{"AF_INET6, without scope", in6("::ffff:203.0.113.10")[:24], "203.0.113.10:443"},
+		{"AF_INET6, too short", in6("::ffff:203.0.113.10")[:23], ""},
+		{"AF_INET6, IPv4-compatible", in6("::203.0.113.10"), ""},
+		{"AF_UNIX", append([]byte{1, 0}, "/run/some/socket"...), ""},
+		{"AF_UNSPEC", make([]byte, 16), ""},
+	} {
+		_, dst, ok := destination(c.sa)
+		if ok != (c.want != "") || ok && dst.String() != c.want {
+			t.Errorf("%s: %v, %v, want %q", c.name, dst, ok, c.want)
+		}
+	}
+}
+
+func FuzzDestination(f *testing.F) {
+	f.Add([]byte{2, 0, 0, 80, 203, 0, 113, 10, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, sa []byte) {
+		if _, dst, ok := destination(sa); ok && !dst.Addr().Is4() {
+			t.Fatalf("%x: %v is not IPv4", sa, dst)
+		}
+	})
+}
+
+// TestFilter runs the filter on calls as the kernel would.
+func TestFilter(t *testing.T) {
+	filter := Filter()
+	filter.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
+	program, err := filter.Assemble()
+	if err != nil {
+		t.Fatal(err)
+	}
+	arm := Filter()
+	arm.Arches = []seccompx.Arch{seccompx.ARM64}
+	armProgram, err := arm.Assemble()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dirty = 0xdeadbeef_00000000 // the kernel takes an int from the low half
+	enosys := seccompx.Errno(unix.ENOSYS)
+	for _, c := range []struct {
+		arch    seccompx.Arch
+		call    string
+		args    [3]uint64
+		want    seccompx.Action
+		program seccompx.Program
+	}{
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, 15}, seccompx.Allow, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, 16}, seccompx.UserNotify, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, 28}, seccompx.UserNotify, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, 110}, seccompx.UserNotify, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, 128}, seccompx.UserNotify, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, 129}, seccompx.Allow, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, 0xffffffff}, seccompx.Allow, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, dirty | 16}, seccompx.UserNotify, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, dirty | 128}, seccompx.UserNotify, program},
+		{seccompx.AMD64, "connect", [3]uint64{3, 0x1000, dirty | 15}, seccompx.Allow, program},
+		{seccompx.AMD64, "socket", [3]uint64{2, 1, 0}, seccompx.Allow, program},
+		{seccompx.AMD64, "close", [3]uint64{3, 16, 16}, seccompx.Allow, program},
+		{seccompx.AMD64, "io_uring_setup", [3]uint64{}, enosys, program},
+		{seccompx.I386, "connect", [3]uint64{3, 0x1000, 16}, seccompx.UserNotify, program},
+		{seccompx.I386, "connect", [3]uint64{3, 0x1000, 15}, seccompx.Allow, program},
+		{seccompx.I386, "socketcall", [3]uint64{3, 0x1000, 0}, seccompx.UserNotify, program},
+		{seccompx.I386, "socketcall", [3]uint64{1, 0x1000, 0}, seccompx.Allow, program},
+		{seccompx.I386, "io_uring_setup", [3]uint64{}, enosys, program},
+		{seccompx.ARM64, "connect", [3]uint64{3, 0x1000, 16}, seccompx.UserNotify, armProgram},
+		{seccompx.ARM64, "connect", [3]uint64{3, 0x1000, dirty | 16}, seccompx.UserNotify, armProgram},
+		{seccompx.ARM64, "connect", [3]uint64{3, 0x1000, 15}, seccompx.Allow, armProgram},
+		{seccompx.ARM64, "io_uring_setup", [3]uint64{}, enosys, armProgram},
+		{seccompx.ARM64, "connect", [3]uint64{3, 0x1000, 16}, enosys, program}, // a foreign architecture
+	} {
+		nr, ok := c.arch.Syscall(c.call)
+		if !ok {
+			t.Fatalf("%v has no %s", c.arch, c.call)
+		}
+		if got := judge(t, c.program, c.arch, nr, c.args); got != c.want {
+			t.Errorf("%v %s%#x: %v, want %v", c.arch, c.call, c.args, got, c.want)
+		}
+	}
+	connect, _ := seccompx.AMD64.Syscall("connect")
+	if got := judge(t, program, seccompx.AMD64, connect|0x40000000, [3]uint64{3, 0x1000, 16}); got == seccompx.Allow {
+		t.Errorf("connect by its x32 number is let through")
+	}
+}
+
+// judge runs a filter on a struct seccomp_data. The bpf package loads big-endian words, the
+// kernel those of the machine.
+func judge(t *testing.T, p seccompx.Program, arch seccompx.Arch, nr uint32, args [3]uint64) seccompx.Action {
+	t.Helper()
+	var data [64]byte
+	put := func(at int, v uint32) {
+		data[at], data[at+1], data[at+2], data[at+3] = byte(v>>24), byte(v>>16), byte(v>>8), byte(v)
+	}
+	put(0, nr)
+	put(4, uint32(arch))
+	for i, arg := range args {
+		put(16+8*i, uint32(arg))
+		put(20+8*i, uint32(arg>>32))
+	}
+	instructions, ok := bpf.Disassemble(p)
+	if !ok {
+		t.Fatal("cannot disassemble")
+	}
+	vm, err := bpf.NewVM(instructions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := vm.Run(data[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seccompx.Action(uint32(got))
+}
+
+func TestFdinfoFlags(t *testing.T) {
+	for text, want := range map[string]int{
+		"pos:\t0\nflags:\t02000002\nmnt_id:\t9\nino:\t1234\n": 0o2000002,
+		"pos:\t0\nflags:\t02\nmnt_id:\t9\n":                   0o2,
+		"flags:\t0100002":                                     0o100002,
+		"pos:\t0\n":                                           -1,
+		"flags:\n":                                            -1,
+		"flags:\tx":                                           -1,
+		"":                                                    -1,
+	} {
+		got, ok := fdinfoFlags([]byte(text))
+		if !ok {
+			got = -1
+		}
+		if got != want {
+			t.Errorf("%q: %o, want %o", text, got, want)
+		}
+	}
+}
+
+func TestCgroupPath(t *testing.T) {
+	for text, want := range map[string]string{
+		"0::/system.slice/x.service\n":                   "/system.slice/x.service",
+		"9:name=systemd:/a\n4:memory:/b:c\n0::/v2:odd\n": "/v2:odd",
+		"4:memory:/b:c\n1:cpu:/d\n":                      "/b:c",
+		"":                                               "",
+		"nonsense\n":                                     "",
+	} {
+		if got := cgroupPath([]byte(text)); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestHasDefaultRoute(t *testing.T) {
+	const head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+	for table, want := range map[string]bool{
+		"":   false,
+		head: false,
+		head + "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n": true,
+		head + "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n": false,
+		head + "eth0\t00000000\t010200C0\t0002\t0\t0\t0\t00000000\t0\t0\t0\n": false, // not up
+		head + "*\t00000000\t00000000\t0200\t0\t0\t0\t00000000\t0\t0\t0\n":    false, // unreachable
+		head + "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t000000FE\t0\t0\t0\n": false, // 0.0.0.0/7
+	} {
+		if got := hasDefaultRoute(table); got != want {
+			t.Errorf("%q: %v, want %v", strings.TrimPrefix(table, head), got, want)
+		}
+	}
+}

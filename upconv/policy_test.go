@@ -1,0 +1,239 @@
+package upconv
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestParseRoute(t *testing.T) {
+	for in, want := range map[string]Route{
+		"direct":                 {Kind: Direct},
+		"netns:blue":             {Kind: Netns, Target: "blue"},
+		"netns:/run/netns/blue":  {Kind: Netns, Target: "/run/netns/blue"},
+		"netns:host":             {Kind: Netns, Target: Host},
+		"reject":                 {Kind: Reject, Errno: unix.ENETUNREACH},
+		"reject:ECONNREFUSED":    {Kind: Reject, Errno: unix.ECONNREFUSED},
+		"reject:EAGAIN":          {Kind: Reject, Errno: unix.EAGAIN},
+		"reject:EWOULDBLOCK":     {Kind: Reject, Errno: unix.EAGAIN},
+		"nat64:auto":             {Kind: NAT64, Target: "auto"},
+		"nat64:2001:db8:64::/96": {Kind: NAT64, Target: "2001:db8:64::/96"},
+		"inet6:2001:db8::1":      {Kind: Inet6, Target: "2001:db8::1"},
+		"unix:/run/s":            {Kind: UnixPath, Target: "/run/s"},
+		"unix:@mesh":             {Kind: UnixPath, Target: "@mesh"},
+	} {
+		got, err := ParseRoute(in)
+		if err != nil || got != want {
+			t.Errorf("ParseRoute(%q) = %+v, %v, want %+v", in, got, err, want)
+		}
+		if again, err := ParseRoute(got.String()); err != nil || again != got {
+			t.Errorf("%q is written as %q, which reads as %+v, %v", in, got, again, err)
+		}
+	}
+}
+
+// The part of the input that an error points at is marked by brackets.
+func TestParseRouteErrors(t *testing.T) {
+	for _, marked := range []string{
+		"[]", "[bogus]", "[bogus]:x", "[netns ]:x", "direct:[x]", "direct:[]", "netns[]", "netns:[]", "netns:[a/b]", "netns:[..]",
+		"reject:[]", "reject:[42]", "reject:[ENOSUCH]", "reject:[econnrefused]", "nat64[]", "nat64:[192.0.2.0/24]", "nat64:2001:db8::/[33]",
+		"nat64:[2001:db8::1/96]", "inet6[]", "inet6:[192.0.2.1]", "inet6:[::ffff:192.0.2.1]", "unix[]", "unix:[run/s]",
+		"unix:[/" + strings.Repeat("a", 107) + "]",
+	} {
+		in, start, end := unmark(marked)
+		_, err := ParseRoute(in)
+		checkSyntaxError(t, in, start, end, err)
+	}
+}
+
+func TestParseRule(t *testing.T) {
+	any4 := netip.MustParsePrefix("0.0.0.0/0")
+	blue := Route{Kind: Netns, Target: "blue"}
+	for in, want := range map[string]Rule{
+		"192.0.2.7=netns:blue":                       {Dest: netip.MustParsePrefix("192.0.2.7/32"), HiPort: 65535, Proto: TCP | UDP, Route: blue},
+		"192.0.2.0/24=netns:blue":                    {Dest: netip.MustParsePrefix("192.0.2.0/24"), HiPort: 65535, Proto: TCP | UDP, Route: blue},
+		"*=netns:blue":                               {Dest: any4, Any: true, HiPort: 65535, Proto: TCP | UDP, Route: blue},
+		"*:443=netns:blue":                           {Dest: any4, Any: true, LowPort: 443, HiPort: 443, Proto: TCP | UDP, Route: blue},
+		"*:8000-8999/tcp=netns:blue":                 {Dest: any4, Any: true, LowPort: 8000, HiPort: 8999, Proto: TCP, Route: blue},
+		"192.0.2.7/udp=netns:blue":                   {Dest: netip.MustParsePrefix("192.0.2.7/32"), HiPort: 65535, Proto: UDP, Route: blue},
+		"192.0.2.0/24:0-65535/udp=netns:blue":        {Dest: netip.MustParsePrefix("192.0.2.0/24"), HiPort: 65535, Proto: UDP, Route: blue},
+		"192.0.2.0/24:1/tcp=unix:/run/a=b":           {Dest: netip.MustParsePrefix("192.0.2.0/24"), LowPort: 1, HiPort: 1, Proto: TCP, Route: Route{Kind: UnixPath, Target: "/run/a=b"}},
+		"0.0.0.0/0:25=reject:ECONNREFUSED":           {Dest: any4, LowPort: 25, HiPort: 25, Proto: TCP | UDP, Route: Route{Kind: Reject, Errno: unix.ECONNREFUSED}},
+		"127.0.0.0/8:53=direct":                      {Dest: netip.MustParsePrefix("127.0.0.0/8"), LowPort: 53, HiPort: 53, Proto: TCP | UDP},
+		"198.51.100.0/24:1-2/tcp=nat64:64:ff9b::/96": {Dest: netip.MustParsePrefix("198.51.100.0/24"), LowPort: 1, HiPort: 2, Proto: TCP, Route: Route{Kind: NAT64, Target: "64:ff9b::/96"}},
+	} {
+		got, err := ParseRule(in)
+		if err != nil || got != want {
+			t.Errorf("ParseRule(%q) = %+v, %v, want %+v", in, got, err, want)
+			continue
+		}
+		if again, err := ParseRule(got.String()); err != nil || again != got {
+			t.Errorf("%q is written as %q, which reads as %+v, %v", in, got, again, err)
+		}
+	}
+}
+
+func TestParseRuleErrors(t *testing.T) {
+	for _, marked := range []string{
+		"192.0.2.7[]", "[]=direct", "[]:80=direct", "[nonsense]=direct", "[example.com]:80=direct", "192.0.2.7:[]=direct", "192.0.2.7:[http]=direct",
+		"192.0.2.7:[65536]=direct", "192.0.2.7:[-1]=direct", "192.0.2.7:80-[x]=direct", "192.0.2.7:[90-80]=direct", "192.0.2.0/[33]=direct",
+		"192.0.2.7/[sctp]=direct", "[192.0.2.7/24]=direct", "[2001:db8::1]=direct", "[2001:db8::/32]=direct", "192.0.2.7:[+80]=direct",
+		"192.0.2.7=[bogus]", "192.0.2.7=netns:[]", "192.0.2.7:80/tcp=reject:[E]", "192.0.2.7=nat64:2001:db8::/[33]", "[192.0.2]=direct", "[010.0.0.1]=direct",
+	} {
+		in, start, end := unmark(marked)
+		_, err := ParseRule(in)
+		checkSyntaxError(t, in, start, end, err)
+	}
+}
+
+func unmark(marked string) (in string, start, end int) {
+	start, end = strings.IndexByte(marked, '['), strings.IndexByte(marked, ']')-1
+	return strings.NewReplacer("[", "", "]", "").Replace(marked), start, end
+}
+
+func checkSyntaxError(t *testing.T, in string, start, end int, err error) {
+	t.Helper()
+	var e *SyntaxError
+	if !errors.As(err, &e) {
+		t.Errorf("%q: error %v, want a *SyntaxError", in, err)
+		return
+	}
+	if e.Start != start || e.End != end {
+		t.Errorf("%q: points at %q [%d:%d], want [%d:%d]: %v", in, e.Input[e.Start:e.End], e.Start, e.End, start, end, e)
+	}
+}
+
+func FuzzParseRule(f *testing.F) {
+	for _, seed := range []string{"192.0.2.7:80/tcp=netns:blue", "*=reject:EPERM", "192.0.2.0/24:1-2=nat64:2001:db8::/96", "=", "a:b:c=/", "*:=unix:@"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		rule, err := ParseRule(in)
+		if err != nil {
+			var e *SyntaxError
+			if !errors.As(err, &e) || e.Start < 0 || e.End < e.Start || e.End > len(e.Input) {
+				t.Fatalf("ParseRule(%q): bad error %#v", in, err)
+			}
+			_ = e.Error() + e.Caret()
+			return
+		}
+		if again, err := ParseRule(rule.String()); err != nil || again != rule {
+			t.Fatalf("ParseRule(%q) = %+v, written %q, reads as %+v, %v", in, rule, rule, again, err)
+		}
+	})
+}
+
+func mustRules(t *testing.T, texts ...string) []Rule {
+	t.Helper()
+	var rules []Rule
+	for _, text := range texts {
+		rule, err := ParseRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
+func TestDecide(t *testing.T) {
+	own := netip.MustParseAddr("198.51.100.1")
+	assigned := func(a netip.Addr) bool { return a == own }
+	for _, c := range []struct {
+		rules, dst string
+		proto      Proto
+		rule       string
+		route      string
+	}{
+		{"", "203.0.113.1:80", TCP, "default", "netns:out"},
+		{"", "127.0.0.1:80", TCP, "local", "direct"},
+		{"", "127.255.255.255:80", TCP, "local", "direct"},
+		{"", "0.0.0.0:80", TCP, "local", "direct"},
+		{"", "169.254.169.254:80", TCP, "local", "direct"},
+		{"", "224.0.0.1:80", TCP, "local", "direct"},
+		{"", "239.255.255.255:80", TCP, "local", "direct"},
+		{"", "240.0.0.1:80", TCP, "default", "netns:out"},
+		{"", "255.255.255.255:80", TCP, "local", "direct"},
+		{"", "198.51.100.1:80", TCP, "local", "direct"},
+		{"", "198.51.100.2:80", TCP, "default", "netns:out"},
+		{"*=netns:all", "203.0.113.1:80", TCP, "1", "netns:all"},
+		{"*=netns:all", "127.0.0.1:80", TCP, "local", "direct"},
+		{"0.0.0.0/0=netns:all", "169.254.1.1:80", TCP, "local", "direct"},
+		{"*=netns:all", "198.51.100.1:80", TCP, "local", "direct"},
+		{"198.51.100.0/24=netns:n", "198.51.100.1:80", TCP, "local", "direct"},
+		{"198.51.100.1=netns:n", "198.51.100.1:80", TCP, "1", "netns:n"},
+		{"127.0.0.0/8=netns:n", "127.1.2.3:80", TCP, "1", "netns:n"},
+		{"127.0.0.53:53=netns:n", "127.0.0.53:53", TCP, "1", "netns:n"},
+		{"127.0.0.53:53=netns:n", "127.0.0.53:54", TCP, "local", "direct"},
+		{"169.254.169.254=reject", "169.254.169.254:80", TCP, "1", "reject"},
+		{"126.0.0.0/7=netns:n", "127.0.0.1:80", TCP, "local", "direct"},
+		{"126.0.0.0/7=netns:n", "126.0.0.1:80", TCP, "1", "netns:n"},
+		{"203.0.113.0/24:80=netns:a 203.0.113.0/24=netns:b", "203.0.113.9:80", TCP, "1", "netns:a"},
+		{"203.0.113.0/24:80=netns:a 203.0.113.0/24=netns:b", "203.0.113.9:81", TCP, "2", "netns:b"},
+		{"203.0.113.0/24:80-90/udp=netns:a", "203.0.113.9:85", TCP, "default", "netns:out"},
+		{"203.0.113.0/24:80-90/udp=netns:a", "203.0.113.9:85", UDP, "1", "netns:a"},
+		{"203.0.113.0/24:80-90=netns:a", "203.0.113.9:90", TCP, "1", "netns:a"},
+		{"203.0.113.0/24:80-90=netns:a", "203.0.113.9:91", TCP, "default", "netns:out"},
+	} {
+		p, err := NewPolicy(mustRules(t, strings.Fields(c.rules)...), Route{Kind: Netns, Target: "out"})
+		if err != nil {
+			t.Fatalf("%q: %v", c.rules, err)
+		}
+		d := p.Decide(netip.MustParseAddrPort(c.dst), c.proto, assigned)
+		if d.Rule != c.rule || d.Route.String() != c.route {
+			t.Errorf("%q: %s/%v goes by rule %s to %s, want rule %s to %s", c.rules, c.dst, c.proto, d.Rule, d.Route, c.rule, c.route)
+		}
+	}
+}
+
+func TestDecideDoesNotAllocate(t *testing.T) {
+	p, err := NewPolicy(mustRules(t, "203.0.113.0/24:80=netns:a", "*:25=reject"), Route{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst := netip.MustParseAddrPort("192.0.2.1:25")
+	if n := testing.AllocsPerRun(100, func() { p.Decide(dst, TCP, func(netip.Addr) bool { return false }) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestNewPolicyErrors(t *testing.T) {
+	for _, c := range []struct {
+		rules string
+		want  string // part of the error; "": none
+	}{
+		{"203.0.113.0/24=direct 203.0.113.7=reject", `rule "203.0.113.7=reject" never applies: rule 1, "203.0.113.0/24=direct", already takes all of it`},
+		{"*=direct 203.0.113.7:80/tcp=reject", "never applies"},
+		{"203.0.113.7:80-90=direct 203.0.113.7:85=reject", "never applies"},
+		{"203.0.113.7/tcp=direct 203.0.113.7=reject", ""},
+		{"203.0.113.7:80=direct 203.0.113.7=reject", ""},
+		{"203.0.113.7=direct 203.0.113.0/24=reject", ""},
+		{"*=direct 127.0.0.53=reject", ""}, // * leaves local destinations alone
+		{"127.0.0.0/8=direct 127.0.0.53=reject", "never applies"},
+		{"*=direct *=reject", "never applies"},
+		{"*=nat64:auto", "not built yet"},
+		{"*=inet6:2001:db8::1", "not built yet"},
+		{"*=unix:/run/s", "not built yet"},
+	} {
+		_, err := NewPolicy(mustRules(t, strings.Fields(c.rules)...), Route{})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%q: error %v, want %q", c.rules, err, c.want)
+		}
+	}
+	if _, err := NewPolicy(nil, Route{Kind: NAT64, Target: "auto"}); !errors.Is(err, ErrNotBuilt) {
+		t.Errorf("fallback: error %v, want ErrNotBuilt", err)
+	}
+}
+
+func TestNamespaces(t *testing.T) {
+	p, err := NewPolicy(mustRules(t, "203.0.113.1=netns:a", "203.0.113.2=netns:b", "203.0.113.3=netns:a", "*=reject"), Route{Kind: Netns, Target: Host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(p.Namespaces(), " "); got != "a b host" {
+		t.Errorf("namespaces %q, want a b host", got)
+	}
+}
