@@ -1,0 +1,5 @@
+//go:build linux && race
+
+package nsdial_test
+
+const raceEnabled = true
