@@ -58,7 +58,7 @@ type events struct {
 	failed  func(error) // told of the first error from the writer
 }
 
-const eventQueue = 16384
+const eventQueue = 4096
 
 // newEvents returns a recorder that writes to out. failed is called once, should writing fail.
 func newEvents(out io.Writer, netns uint64, failed func(error)) *events {

@@ -1,0 +1,106 @@
+package upconv
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func sampleEvent() *event {
+	return &event{
+		began: time.Now(), call: "connect", c: &call{tid: os.Getpid(), fd: 7}, proto: TCP,
+		dst: netip.MustParseAddrPort("203.0.113.10:80"), decision: Decision{"1", &Route{Kind: Netns, Target: "blue"}},
+	}
+}
+
+func TestEventKeys(t *testing.T) {
+	var out bytes.Buffer
+	e := newEvents(&out, 4026531840, func(err error) { t.Error(err) })
+	e.record(sampleEvent(), 0)
+	e.record(sampleEvent(), unix.ECONNREFUSED)
+	e.flush(10 * time.Second)
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 2 {
+		t.Fatalf("%d lines: %s", len(lines), out.String())
+	}
+	for i, result := range []string{"ok", "ECONNREFUSED"} {
+		var got map[string]any
+		if err := json.Unmarshal([]byte(lines[i]), &got); err != nil {
+			t.Fatal(err)
+		}
+		for key, want := range map[string]any{
+			"call": "connect", "pid": float64(os.Getpid()), "tid": float64(os.Getpid()), "netns": 4026531840.0, "fd": 7.0,
+			"proto": "tcp", "dst": "203.0.113.10:80", "rule": "1", "route": "netns:blue", "local": "", "result": result,
+		} {
+			if got[key] != want {
+				t.Errorf("%s is %v, want %v", key, got[key], want)
+			}
+		}
+		for _, key := range []string{"time", "comm", "cgroup", "duration_us"} {
+			if _, ok := got[key]; !ok {
+				t.Errorf("no %s", key)
+			}
+			delete(got, key)
+		}
+		if len(got) != 11 {
+			t.Errorf("keys that nobody knows: %v", got)
+		}
+	}
+}
+
+// A reader that does not read holds up neither who records nor, for long, a flush; what is lost is counted.
+func TestEventsSlowReader(t *testing.T) {
+	reader, writer := io.Pipe()
+	e := newEvents(writer, 1, func(err error) { t.Error(err) })
+	const n = eventQueue + 100
+	for range n {
+		e.record(sampleEvent(), 0)
+	}
+	e.flush(time.Millisecond) // returns
+	seen, dropped := 0, 0
+	for lines := bufio.NewScanner(reader); seen+dropped < n+1 && lines.Scan(); {
+		var line struct{ Dropped int }
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			t.Fatal(err)
+		}
+		if dropped += line.Dropped; line.Dropped == 0 {
+			seen++
+		}
+		if seen == 10 && line.Dropped == 0 {
+			e.record(sampleEvent(), 0) // there is room again, and the count goes along
+		}
+	}
+	if dropped == 0 {
+		t.Error("nothing was counted as dropped")
+	}
+}
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+func TestEventsBrokenWriter(t *testing.T) {
+	told := make(chan error, 10)
+	e := newEvents(brokenWriter{}, 1, func(err error) { told <- err })
+	e.record(sampleEvent(), 0)
+	e.record(sampleEvent(), 0)
+	e.flush(10 * time.Second)
+	if len(told) != 1 {
+		t.Errorf("told %d times, want once", len(told))
+	}
+}
+
+func TestNoEvents(t *testing.T) {
+	var e *events
+	e.record(sampleEvent(), 0)
+	e.flush(time.Hour)
+}

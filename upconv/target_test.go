@@ -1,0 +1,245 @@
+package upconv
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// until polls a condition that another process or thread makes true.
+func until(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: has not come true", what)
+		}
+	}
+}
+
+func openFDs(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// A targetProcess is cat(1), blocked in reading standard input.
+func targetProcess(t *testing.T) (pid int, kill func()) {
+	t.Helper()
+	cmd := exec.Command("cat")
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := false
+	kill = func() {
+		if !dead {
+			dead = true
+			cmd.Process.Kill()
+			cmd.Wait()
+			stdin.Close()
+		}
+	}
+	t.Cleanup(kill)
+	return cmd.Process.Pid, kill
+}
+
+func TestTargets(t *testing.T) {
+	before := openFDs(t)
+	all, err := newTargets(seccompx.PidfdThread.Probe() == nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, kill := targetProcess(t)
+	for range 3 {
+		fd, errno := all.getfd(pid, 0)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		var mine, theirs unix.Stat_t
+		if err := unix.Fstat(fd, &mine); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Stat("/proc/"+strconv.Itoa(pid)+"/fd/0", &theirs); err != nil {
+			t.Fatal(err)
+		}
+		if mine.Ino != theirs.Ino {
+			t.Errorf("got file %d, want %d", mine.Ino, theirs.Ino)
+		}
+		unix.Close(fd)
+	}
+	if _, errno := all.getfd(pid, 999); errno != unix.EBADF {
+		t.Errorf("descriptor 999: %v, want EBADF", errno)
+	}
+	slot := all.slot(pid)
+	cached := func() bool {
+		slot.mu.Lock()
+		defer slot.mu.Unlock()
+		return slot.tid == pid
+	}
+	if !cached() {
+		t.Error("the pidfd is not kept")
+	}
+	kill()
+	until(t, "the entry of a dead thread is dropped", func() bool { return !cached() })
+	if _, errno := all.getfd(pid, 0); errno != unix.ESRCH {
+		t.Errorf("a dead process: %v, want ESRCH", errno)
+	}
+
+	// An entry that is not this thread's: as after a tid has come round again.
+	pid, kill = targetProcess(t)
+	other, killOther := targetProcess(t)
+	if fd, errno := all.getfd(pid, 0); errno != 0 {
+		t.Fatal(errno)
+	} else {
+		unix.Close(fd)
+	}
+	slot = all.slot(pid)
+	slot.mu.Lock()
+	stale, errno := all.open(other)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	unix.Close(slot.pidfd)
+	slot.pidfd = stale
+	slot.mu.Unlock()
+	killOther()
+	fd, errno := all.getfd(pid, 0)
+	if errno != 0 {
+		t.Errorf("behind a stale entry: %v", errno)
+	} else {
+		unix.Close(fd)
+	}
+	kill()
+	all.close()
+	until(t, "no descriptor is left", func() bool { return openFDs(t) <= before })
+}
+
+func TestReadMemory(t *testing.T) {
+	page, err := unix.Mmap(-1, 0, 2*os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(page)
+	size := os.Getpagesize()
+	copy(page[size-8:], "12345678")
+	if err := unix.Mprotect(page[size:], unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	end := uint64(uintptr(unsafe.Pointer(&page[0]))) + uint64(size)
+	buf := make([]byte, 8)
+	if errno := readMemory(os.Getpid(), end-8, buf); errno != 0 || string(buf) != "12345678" {
+		t.Errorf("read %q, %v", buf, errno)
+	}
+	for name, addr := range map[string]uint64{"into an unreadable page": end - 4, "unreadable": end, "null": 0, "kernel": 1 << 63} {
+		if errno := readMemory(os.Getpid(), addr, buf); errno != unix.EFAULT {
+			t.Errorf("%s: %v, want EFAULT", name, errno)
+		}
+	}
+	pid, kill := targetProcess(t)
+	kill()
+	if errno := readMemory(pid, end-8, buf); errno != unix.ESRCH {
+		t.Errorf("dead process: %v, want ESRCH", errno)
+	}
+}
+
+func TestCloseOnExec(t *testing.T) {
+	var path [512]byte
+	for _, want := range []bool{false, true} {
+		flags := unix.O_RDONLY
+		if want {
+			flags |= unix.O_CLOEXEC
+		}
+		fd, err := unix.Open("/dev/null", flags, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, errno := closeOnExec(os.Getpid(), fd, path[:]); errno != 0 || got != want {
+			t.Errorf("got %v, %v, want %v", got, errno, want)
+		}
+		unix.Close(fd)
+		if _, errno := closeOnExec(os.Getpid(), 999_999, path[:]); errno != unix.ENOENT {
+			t.Errorf("a closed descriptor: %v, want ENOENT", errno)
+		}
+	}
+}
+
+// Option copying: what was set is set, what was not is left to the new socket's own defaults.
+func TestCopyOptions(t *testing.T) {
+	tcp := func() int {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	var d defaults
+	d.learn(tcp(), unix.AF_INET)
+	from, to := tcp(), tcp()
+	set := []struct{ level, name, value int }{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
+		{unix.IPPROTO_IP, unix.IP_TOS, 0x10},
+		{unix.IPPROTO_IP, unix.IP_TTL, 33},
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 77},
+		{unix.IPPROTO_TCP, unix.TCP_SYNCNT, 3},
+		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 4321},
+		{unix.SOL_SOCKET, unix.SO_RCVBUF, 50000},
+	}
+	for _, o := range set {
+		if err := unix.SetsockoptInt(from, o.level, o.name, o.value); err != nil {
+			t.Fatalf("%+v: %v", o, err)
+		}
+	}
+	if err := unix.SetsockoptLinger(from, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 9}); err != nil {
+		t.Fatal(err)
+	}
+	// Already what the program wants, but not what a fresh socket has: must not be left alone.
+	if errno := d.copyOptions(from, to, unix.AF_INET); errno != 0 {
+		t.Fatal(errno)
+	}
+	for _, o := range set {
+		want, _ := unix.GetsockoptInt(from, o.level, o.name)
+		if got, err := unix.GetsockoptInt(to, o.level, o.name); err != nil || got != want {
+			t.Errorf("option %d of level %d: %d, %v, want %d", o.name, o.level, got, err, want)
+		}
+	}
+	if lock, err := unix.GetsockoptInt(to, unix.SOL_SOCKET, unix.SO_BUF_LOCK); err != nil || lock != rcvbufLock {
+		t.Errorf("SO_BUF_LOCK %d, %v, want only the receive buffer locked: the other one must go on tuning itself", lock, err)
+	}
+
+	untouched, plain := tcp(), tcp()
+	if errno := d.copyOptions(untouched, plain, unix.AF_INET); errno != 0 {
+		t.Fatal(errno)
+	}
+	if lock, _ := unix.GetsockoptInt(plain, unix.SOL_SOCKET, unix.SO_BUF_LOCK); lock != 0 {
+		t.Errorf("SO_BUF_LOCK %d on a socket that nobody touched", lock)
+	}
+}
+
+func BenchmarkCopyOptions(b *testing.B) {
+	from, _ := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	to, _ := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	defer unix.Close(from)
+	defer unix.Close(to)
+	var d defaults
+	d.learn(to, unix.AF_INET)
+	b.ReportAllocs()
+	for b.Loop() {
+		d.copyOptions(from, to, unix.AF_INET)
+	}
+}
