@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -239,22 +240,31 @@ func (l *lab) listen(addr string) net.Listener {
 	return listener
 }
 
-// greet serves connections at the server's IPv4 address: it writes "hello PEER\n", where PEER is the
-// address it sees, and closes. It returns address:port.
+// greet serves connections at the server's IPv4 address with the word hello. It returns address:port.
 func (l *lab) greet() string {
 	listener := l.listen(serverAddr + ":0")
+	say(listener, "hello")
+	return listener.Addr().String()
+}
+
+// say serves the connections of a listener: it writes "WORD PEER\n", where PEER is the address that it sees,
+// and waits for the client to close, since to close with data unread resets the connection.
+func say(listener net.Listener, word string) {
 	go func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
-			fmt.Fprintf(conn, "hello %s\n", host)
-			conn.Close()
+			go func() {
+				defer conn.Close()
+				host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+				fmt.Fprintf(conn, "%s %s\n", word, host)
+				conn.(*net.TCPConn).CloseWrite()
+				io.Copy(io.Discard, conn)
+			}()
 		}
 	}()
-	return listener.Addr().String()
 }
 
 // greeting is what a client reads from greet through the egress.

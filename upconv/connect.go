@@ -69,7 +69,10 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	cloexec, errno := closeOnExec(c.tid, c.fd, w.path[:])
 	if errno != 0 {
-		return carryOn // closed meanwhile: EBADF
+		if errno != unix.ENOENT { // ENOENT: closed meanwhile, so EBADF
+			w.s.unserved(c.tid, "its descriptors cannot be read in /proc", errno)
+		}
+		return carryOn
 	}
 	replacement, errno := w.socket(egress, sock.domain, sock.proto)
 	if errno != 0 {

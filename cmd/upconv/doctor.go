@@ -32,9 +32,9 @@ it sets no_new_privs, which all their descendants inherit and nobody can take ba
 				case !c.OK:
 					mark = "-"
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%-8s %-22s %s\n", mark, c.Name, c.Found)
+				fmt.Fprintf(cmd.OutOrStdout(), "%-8s %-26s %s\n", mark, c.Name, c.Found)
 				if c.Cost != "" {
-					fmt.Fprintf(cmd.OutOrStdout(), "%32s%s\n", "", strings.ReplaceAll(c.Cost, "\n", "\n"+strings.Repeat(" ", 32)))
+					fmt.Fprintf(cmd.OutOrStdout(), "%36s%s\n", "", strings.ReplaceAll(c.Cost, "\n", "\n"+strings.Repeat(" ", 36)))
 				}
 			}
 			if !able {

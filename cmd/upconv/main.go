@@ -63,7 +63,7 @@ no proxy, no preload, no change to the program, native throughput.`,
 		RunE:          func(cmd *cobra.Command, args []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return fmt.Errorf("%w\nTry '%s --help'.", err, cmd.CommandPath())
+		return fmt.Errorf("%w (try '%s --help')", err, cmd.CommandPath())
 	})
 	root.AddCommand(newRun(), newDemo(), newDoctor(), newVersion())
 	return root

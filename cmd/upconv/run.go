@@ -50,7 +50,7 @@ background as long as descendants of CMD live on.`,
       --via netns:dualstack --events decisions.jsonl -- ./service`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return errors.New("no command given: upconv run [flags] -- CMD [ARG...]\nTry 'upconv run --help'.")
+				return errors.New("no command given: upconv run [flags] -- CMD [ARG...] (try 'upconv run --help')")
 			}
 			return nil
 		},
