@@ -393,7 +393,7 @@ func TestParentBlockedAndIgnored(t *testing.T) {
 		{"ignore", slices.DeleteFunc(forwarded(), func(sig syscall.Signal) bool { return sig == unix.SIGPIPE })},
 		{"ignore", []syscall.Signal{unix.SIGPIPE}},
 	} {
-		t.Run(test.how, func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s %d", test.how, len(test.signals)), func(t *testing.T) {
 			t.Parallel()
 			var args []string
 			for _, sig := range test.signals {
@@ -913,6 +913,9 @@ done`
 // sh runs a shell script in which $upconv is a command line to put in front of a command.
 func sh(t testing.TB, l *lab, script string, env ...string) *exec.Cmd {
 	cmd := command(t, "sh", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = time.Second
 	cmd.Env = append(append(os.Environ(), "upconv="+fmt.Sprintf("%s run --netns %s --via netns:%s --", bin, l.origin, l.egress)), env...)
 	return cmd
 }

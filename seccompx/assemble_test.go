@@ -66,7 +66,8 @@ func (c Cond) eval(d Data) bool {
 	panic("no such comparison")
 }
 
-// vm runs a program as the kernel would. The machine of x/net/bpf loads in network byte order, as from a packet.
+// vm runs a program as the kernel would. The machine of x/net/bpf loads in network byte order, as
+// from a packet.
 type vm struct {
 	t testing.TB
 	*bpf.VM

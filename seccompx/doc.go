@@ -2,9 +2,9 @@
 // system calls that they hand over.
 //
 // A [Filter] says in words what is to happen with which system call. [Filter.Assemble] makes the
-// [Program] of it that the kernel runs, which prints as a listing. [Install] puts a thread under it, for good and
-// with everything the thread starts. Calls for which the filter says [UserNotify] stop, and come
-// out of the [Listener]:
+// [Program] of it that the kernel runs, which prints as a listing. [Install] puts a thread under
+// it, for good and with everything the thread starts. Calls for which the filter says [UserNotify]
+// stop, and come out of the [Listener]:
 //
 //	filter := seccompx.Filter{Rules: []seccompx.Rule{{
 //		Syscalls: []string{"connect"},

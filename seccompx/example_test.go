@@ -148,8 +148,9 @@ func stringAt(pid uint32, address uint64) (string, error) {
 	return "", unix.ENAMETOOLONG
 }
 
-// A thread without any capability counts what it does with a perf event that the supervisor has opened for
-// it, with the supervisor's rights. The supervisor does not trust its wish, and opens an event of its own choice.
+// A thread without any capability counts what it does with a perf event that the supervisor has
+// opened for it, with the supervisor's rights. The supervisor does not trust its wish, and opens an
+// event of its own choice.
 func ExampleListener_AddFD_perfEventOpen() {
 	filter := seccompx.Filter{Rules: []seccompx.Rule{{Syscalls: []string{"perf_event_open"}, Do: seccompx.UserNotify}}}
 	program, err := filter.Assemble()

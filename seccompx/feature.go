@@ -75,9 +75,9 @@ func (f *Feature) unsupported() *UnsupportedError { return &UnsupportedError{f.N
 // is remembered; any other error means that the attempt failed and is not.
 //
 // It takes no privileges. What can only be tried at a listener (CONTINUE, ADDFD, ADDFD_SEND, sync
-// wake-up) is tried by a thread that puts itself under a filter and has ended when Probe returns. If this process
-// runs under a listener of somebody else already, that cannot be done and the error is
-// [ErrListenerExists].
+// wake-up) is tried by a thread that puts itself under a filter and has ended when Probe returns. If
+// this process runs under a listener of somebody else already, that cannot be done and the error
+// is [ErrListenerExists].
 func (f *Feature) Probe() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

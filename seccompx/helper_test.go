@@ -42,7 +42,8 @@ func inSubprocess(t *testing.T) bool {
 		pattern = append(pattern, "^"+regexp.QuoteMeta(part)+"$")
 	}
 	cmd := exec.Command(executable(t), "-test.run="+strings.Join(pattern, "/"), "-test.v", "-test.timeout=60s")
-	cmd.Env = append(os.Environ(), envSubprocess+"="+t.Name())
+	// The race detector otherwise sleeps a second at the end of each process.
+	cmd.Env = append(os.Environ(), envSubprocess+"="+t.Name(), "GORACE=atexit_sleep_ms=10 "+os.Getenv("GORACE"))
 	out, err := cmd.CombinedOutput()
 	switch {
 	case err != nil:
@@ -233,7 +234,7 @@ func startProgram(t testing.TB, what string) *program {
 	t.Helper()
 	p := &program{done: make(chan error, 1)}
 	p.cmd = exec.Command(executable(t), "-test.run=^$")
-	p.cmd.Env = append(os.Environ(), envTarget+"="+what)
+	p.cmd.Env = append(os.Environ(), envTarget+"="+what, "GORACE=atexit_sleep_ms=10 "+os.Getenv("GORACE"))
 	p.cmd.Stderr = &p.stderr
 	code := assemble(t, notifyStopped)
 	var err error

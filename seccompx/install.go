@@ -138,8 +138,9 @@ func install(p Program, o InstallOptions) (fd int, changed bool, err error) {
 // InstallError makes an error that says what is the matter of an errno that seccomp(SetModeFilter)
 // with these flags failed with: [ErrListenerExists] (EBUSY), [ErrNotPrivileged] (EACCES),
 // [ErrNotSupported] (EINVAL if the kernel does not know one of the flags, ENOSYS),
-// [ErrInvalidProgram] (EINVAL otherwise). nil and errno 0 give nil. It may have to call seccomp(2) to find out which
-// flag is unknown, so it is for the process that reports the error, not for a forked child.
+// [ErrInvalidProgram] (EINVAL otherwise). nil and errno 0 give nil. It may have to call seccomp(2)
+// to find out which flag is unknown, so it is for the process that reports the error, not for a
+// forked child.
 func InstallError(err error, flags uintptr) error {
 	var errno syscall.Errno
 	if err == nil || errors.As(err, &errno) && errno == 0 {

@@ -13,8 +13,9 @@ import (
 // os/exec that is to be under the filter. OnOwnThread returns when f has; the thread may
 // need a moment more. f must not unlock the goroutine from its thread.
 //
-// A plain goroutine with [runtime.LockOSThread] does not always do. The first thread of a process does not end
-// with the goroutine: it sleeps for ever, under the filter, which then never becomes unused ([ErrGone]).
+// A plain goroutine with [runtime.LockOSThread] does not always do. The first thread of a process
+// does not end with the goroutine: it sleeps for ever, under the filter, which then never becomes
+// unused ([ErrGone]).
 func OnOwnThread(f func()) {
 	done := make(chan struct{})
 	go func() {
