@@ -39,10 +39,14 @@ func (w *worker) connect(c *call) outcome {
 	}
 
 	old, errno := w.s.targets.getfd(c.tid, c.fd)
-	if errno != 0 {
-		if errno == unix.EPERM {
-			w.s.unserved(c.tid, "its descriptors cannot be fetched", errno)
-		}
+	switch errno {
+	case 0:
+	case unix.EPERM:
+		w.s.unserved(c.tid, "its descriptors cannot be fetched", errno)
+		return carryOn
+	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
+		return w.fail(&e, "pidfd_getfd", errno)
+	default: // EBADF; or ESRCH, and nobody will read the answer
 		return carryOn
 	}
 	w.done = append(w.done, old)
@@ -57,65 +61,82 @@ func (w *worker) connect(c *call) outcome {
 		w.s.events.record(&e, decision.Route.Errno)
 		return answer(decision.Route.Errno)
 	}
-	return w.swap(c, &e, old, sock, w.s.egress[decision.Route.Target], sa)
+	egress := w.s.egress[decision.Route.Target]
+	if sock.netns == egress.cookie && sock.netns != w.s.origin.cookie {
+		return w.again(c, &e, old, sock, sa)
+	}
+	return w.swap(c, &e, old, sock, egress, sa)
 }
 
 // swap replaces the target's socket old by one made in the egress and connects that to sa.
 func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, sa []byte) outcome {
-	fail := func(doing string, errno unix.Errno) outcome {
-		w.s.warn("connect: "+doing+" failed; the program sees the error", "dst", e.dst, "tid", c.tid, "error", errno)
-		w.s.events.record(e, errno)
-		return answer(errno)
-	}
 	cloexec, errno := closeOnExec(c.tid, c.fd, w.path[:])
-	if errno != 0 {
-		if errno != unix.ENOENT { // ENOENT: closed meanwhile, so EBADF
-			w.s.unserved(c.tid, "its descriptors cannot be read in /proc", errno)
-		}
+	switch errno {
+	case 0:
+	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
+		return w.fail(e, "open /proc/TID/fdinfo/FD", errno)
+	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone
+		return carryOn
+	default:
+		w.s.unserved(c.tid, "its descriptors cannot be read in /proc", errno)
 		return carryOn
 	}
 	replacement, errno := w.socket(egress, sock.domain, sock.proto)
 	if errno != 0 {
-		return fail("socket in "+e.decision.Route.String(), errno)
+		return w.fail(e, "socket in "+e.decision.Route.String(), errno)
 	}
 	w.done = append(w.done, replacement)
 	w.used = sock.domain
 	if errno := w.s.origin.defaultsOf(sock.domain).copyOptions(old, replacement, sock.domain); errno != 0 {
-		return fail("setsockopt", errno)
+		return w.fail(e, "setsockopt", errno)
 	}
-	if errno := sock.bindLike(replacement); errno != 0 {
-		return fail("bind", errno)
+	if errno := sock.bindLike(replacement, w.s.origin.cookie); errno != 0 {
+		return w.fail(e, "bind", errno)
 	}
 
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
 	if errno := w.install(c, replacement, cloexec); errno != 0 {
-		if errno == unix.ENOENT {
+		if errno == unix.ENOENT || errno == unix.ESRCH {
 			return carryOn // the target is gone; nobody will read the answer
 		}
-		return fail("SECCOMP_IOCTL_NOTIF_ADDFD", errno)
+		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
 	}
-	errno = connect(replacement, sa)
-	e.local = replacement
+	return w.begin(c, e, replacement, sock, sa)
+}
 
+// again connects a socket that is one of the egress already, from an earlier connect(2) that has failed or
+// whose result is still to be fetched.
+func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
+	if sock.flags&unix.O_NONBLOCK == 0 {
+		setFlags(fd, sock.flags|unix.O_NONBLOCK) // until begin gives its flags back
+	}
+	return w.begin(c, e, fd, sock, sa)
+}
+
+// begin connects a non-blocking socket of the egress, which the target has as its own, gives it the status
+// flags of the target's socket, and says what the target is to see.
+func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
+	errno := connect(fd, sa)
+	e.local = fd
 	if sock.flags&unix.O_NONBLOCK != 0 {
-		setFlags(replacement, sock.flags)
+		setFlags(fd, sock.flags)
 		w.s.events.record(e, underWay(errno))
 		return answer(errno)
 	}
 	if errno == unix.EINPROGRESS {
 		// Over a fast network the handshake may be over. Then a second connect fetches its result and
 		// leaves the socket as a blocking connect would have.
-		errno = connect(replacement, sa)
+		errno = connect(fd, sa)
 	}
 	if errno == unix.EALREADY {
-		if timeout := sendTimeout(replacement); timeout != 0 {
+		if timeout := sendTimeout(fd); timeout != 0 {
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS. So upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
-			return outcome{wait: w.s.newWait(c, e, replacement, sock.flags, timeout, sa)}
+			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}
 		}
 	}
-	setFlags(replacement, sock.flags)
+	setFlags(fd, sock.flags)
 	w.s.events.record(e, underWay(errno))
 	if errno == unix.EALREADY {
 		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the address
@@ -130,6 +151,13 @@ func sendTimeout(fd int) time.Duration {
 	var timeout unix.Timeval
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
 	return time.Duration(timeout.Nano())
+}
+
+// fail answers that upconv itself could not do something, and says so.
+func (w *worker) fail(e *event, doing string, errno unix.Errno) outcome {
+	w.s.warn("connect: "+doing+" failed; the program sees the error", "dst", e.dst, "tid", e.c.tid, "error", errno)
+	w.s.events.record(e, errno)
+	return answer(errno)
 }
 
 // underWay turns the errnos that say "not finished, and nothing is wrong" into success, for events.

@@ -60,7 +60,7 @@ func Exec(args []string, netns string) error {
 	if len(args) == 0 {
 		return failed(errors.New("no command given"))
 	}
-	path, err := lookPath(args[0])
+	files, denied, err := lookPath(args[0])
 	if err != nil {
 		return err
 	}
@@ -91,9 +91,28 @@ func Exec(args []string, netns string) error {
 	}
 	blocked := started.Blocked
 	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&blocked)), 0, 8, 0, 0)
-	err = syscall.Exec(path, args, environ) // gives RLIMIT_NOFILE back
-	if err == unix.ENOEXEC {
-		err = syscall.Exec("/bin/sh", append([]string{"/bin/sh", path}, args[1:]...), environ)
+	for _, path := range files {
+		err = syscall.Exec(path, args, environ) // gives RLIMIT_NOFILE back
+		if err == unix.ENOEXEC {
+			err = syscall.Exec("/bin/sh", append([]string{"/bin/sh", path}, args[1:]...), environ)
+		}
+		if errno, _ := err.(unix.Errno); errno == unix.EACCES {
+			denied = true
+		} else if !triesOn(errno) {
+			return cannotExecute(path, &os.PathError{Op: "exec", Path: path, Err: err})
+		}
 	}
-	return cannotExecute(path, &os.PathError{Op: "exec", Path: path, Err: err})
+	if denied {
+		err = unix.EACCES
+	}
+	return cannotExecute(files[0], &os.PathError{Op: "exec", Path: files[0], Err: err})
+}
+
+// triesOn reports whether execvp(3), after execve(2) has failed like this, tries the next file.
+func triesOn(errno unix.Errno) bool {
+	switch errno {
+	case unix.EACCES, unix.ENOENT, unix.ESTALE, unix.ENOTDIR, unix.ENODEV, unix.ETIMEDOUT:
+		return true
+	}
+	return false
 }

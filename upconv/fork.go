@@ -28,10 +28,11 @@ func runtimeAfterForkInChild()
 // forkPlan is everything that a new process does between clone(2) and execve(2). All memory it
 // needs is there before: the child cannot allocate.
 type forkPlan struct {
-	path     *byte
+	paths    []*byte // files to try, as execvp(3) does
+	denied   bool    // one was left out that is EACCES
 	argv     **byte
-	scriptSh *byte  // /bin/sh, and
-	scriptAv **byte // its arguments, for a file that execve(2) calls ENOEXEC, as execvp(3) does
+	scriptSh *byte   // /bin/sh, and
+	scriptAv []*byte // its arguments but for [1], the file, for one that execve(2) calls ENOEXEC
 	envv     **byte
 
 	cloneFlags uintptr // besides SIGCHLD
@@ -253,9 +254,20 @@ func (p *forkPlan) fork() (pid int, err error) {
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&blocked)), 0, 8, 0, 0)
 
 	report.step = stepExec
-	_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.path)), uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envv)))
-	if errno == syscall.ENOEXEC && p.scriptSh != nil {
-		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.scriptSh)), uintptr(unsafe.Pointer(p.scriptAv)), uintptr(unsafe.Pointer(p.envv)))
+	for i = 0; i < len(p.paths); i++ {
+		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.paths[i])), uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envv)))
+		if errno == syscall.ENOEXEC {
+			p.scriptAv[1] = p.paths[i]
+			_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.scriptSh)), uintptr(unsafe.Pointer(&p.scriptAv[0])), uintptr(unsafe.Pointer(p.envv)))
+		}
+		if errno == syscall.EACCES {
+			p.denied = true
+		} else if errno != syscall.ENOENT && errno != syscall.ESTALE && errno != syscall.ENOTDIR && errno != syscall.ENODEV && errno != syscall.ETIMEDOUT {
+			goto fail // triesOn, written out
+		}
+	}
+	if p.denied {
+		errno = syscall.EACCES
 	}
 
 fail:
@@ -294,26 +306,21 @@ func (p *forkPlan) inherit(b *birth.Record) {
 	}
 }
 
-// command fills in what is executed. argv[0] is the name the program sees; environ is a
-// block of NUL-ended strings, passed on as it is.
-func (p *forkPlan) command(path string, argv []string, environ []string) error {
-	pathPtr, err := syscall.BytePtrFromString(path)
+// command fills in what is executed: the first of files that can be. argv[0] is the name the program
+// sees; environ is passed on as it is.
+func (p *forkPlan) command(files, argv, environ []string) (err error) {
+	pointers := func(strings []string) (list []*byte) {
+		if err == nil {
+			list, err = syscall.SlicePtrFromStrings(strings)
+		}
+		return list
+	}
+	paths, args, env := pointers(files), pointers(argv), pointers(environ)
+	script := pointers(append([]string{"/bin/sh", ""}, argv[1:]...))
 	if err != nil {
 		return err
 	}
-	argvPtr, err := syscall.SlicePtrFromStrings(argv)
-	if err != nil {
-		return err
-	}
-	script, err := syscall.SlicePtrFromStrings(append([]string{"/bin/sh", path}, argv[1:]...))
-	if err != nil {
-		return err
-	}
-	envPtr, err := syscall.SlicePtrFromStrings(environ)
-	if err != nil {
-		return err
-	}
-	p.path, p.argv, p.envv = pathPtr, &argvPtr[0], &envPtr[0]
-	p.scriptSh, p.scriptAv = script[0], &script[0]
+	p.paths, p.argv, p.envv = paths[:len(files)], &args[0], &env[0]
+	p.scriptSh, p.scriptAv = script[0], script
 	return nil
 }

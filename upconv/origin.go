@@ -22,6 +22,7 @@ type origin struct {
 	inet6     defaults // of AF_INET6 sockets
 	addresses atomic.Pointer[map[netip.Addr]struct{}]
 	netlink   *os.File
+	fd        int // its number
 }
 
 // originSockets are made in the origin and owned by whoever holds the struct; -1 where the kernel has
@@ -49,7 +50,11 @@ func newOrigin(socks originSockets, inode uint64) (*origin, error) {
 		closeFD(socks.netlink)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	o.netlink = os.NewFile(uintptr(socks.netlink), "rtnetlink")
+	o.netlink, o.fd = os.NewFile(uintptr(socks.netlink), "rtnetlink"), socks.netlink
+	if err := unix.Bind(socks.netlink, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil { // gives it its port
+		o.close()
+		return nil, os.NewSyscallError("bind", err)
+	}
 	// Subscribe before the first look, so that no change falls between them.
 	if err := unix.SetsockoptInt(socks.netlink, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_IPV4_IFADDR); err != nil {
 		o.close()
@@ -104,6 +109,11 @@ func (o *origin) refresh() error {
 	request.Type = unix.RTM_GETADDR
 	request.NlMsghdr.Flags = unix.NLM_F_REQUEST | unix.NLM_F_DUMP
 	request.Seq = 1
+	self, err := unix.Getsockname(o.fd)
+	if err != nil {
+		return err
+	}
+	port := self.(*unix.SockaddrNetlink).Pid
 	request.Family = unix.AF_INET
 again:
 	if _, err := o.netlink.Write(unsafe.Slice((*byte)(unsafe.Pointer(&request)), request.Len)); err != nil {
@@ -126,8 +136,8 @@ again:
 		changed := false
 		for _, m := range messages {
 			switch {
-			case m.Header.Seq != request.Seq:
-				changed = true
+			case m.Header.Seq != request.Seq || m.Header.Pid != port || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0:
+				changed = true // a notification; or the dump says of itself that it missed something
 			case m.Header.Type == unix.NLMSG_DONE:
 				o.addresses.Store(&found)
 				return nil

@@ -2,18 +2,19 @@ package upconv
 
 import (
 	"bytes"
-	"encoding/json"
+	"encoding/gob"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/signal"
-	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -79,7 +80,7 @@ func Run(cfg *Config) (status int, err error) {
 	if len(cfg.Args) == 0 {
 		return ExitFailed, failed(errors.New("no command given"))
 	}
-	path, err := lookPath(cfg.Args[0])
+	files, denied, err := lookPath(cfg.Args[0])
 	if err != nil {
 		return statusOf(err), err
 	}
@@ -91,13 +92,15 @@ func Run(cfg *Config) (status int, err error) {
 	if err != nil {
 		return ExitFailed, failed(err)
 	}
-	control, err := startSupervisor(cfg, path)
-	if err != nil {
+	// The supervisor dies with the thread that cloned it, as long as it has not started the command.
+	runtime.LockOSThread()
+	f := &front{}
+	if err := f.startSupervisor(cfg, files, denied); err != nil {
 		return ExitFailed, failed(fmt.Errorf("start the supervisor: %w", err))
 	}
 	// The command has these now. Held open here, a pipe would not end when the command closes it.
 	abandon(inherited)
-	return (&front{control: control, pid1: os.Getpid() == 1}).run()
+	return f.run()
 }
 
 // statusOf returns the exit status that an error of Run stands for.
@@ -109,39 +112,46 @@ func statusOf(err error) int {
 	return ExitFailed
 }
 
-// lookPath finds the file to execute as execvp(3) does.
-func lookPath(name string) (string, error) {
+// lookPath lists the files that execvp(3) would try to execute, leaving out those that cannot be. denied is
+// true where one of those left out exists: then failure is EACCES, not ENOENT.
+func lookPath(name string) (files []string, denied bool, err error) {
 	if name == "" {
-		return "", &Error{ExitNotFound, errors.New(`"": command not found`)}
+		return nil, false, &Error{ExitNotFound, errors.New(`"": command not found`)}
 	}
 	if strings.Contains(name, "/") {
 		if err := executable(name); err != nil {
-			return "", cannotExecute(name, err)
+			return nil, false, cannotExecute(name, err)
 		}
-		return name, nil
+		return []string{name}, false, nil
 	}
 	path, ok := os.LookupEnv("PATH")
 	if !ok {
 		path = "/bin:/usr/bin" // execvp(3)
 	}
-	var denied error
-	for _, dir := range filepath.SplitList(path) {
-		if dir == "" {
-			dir = "."
+	var first error
+	for _, dir := range strings.Split(path, ":") {
+		candidate := name // an empty entry is the current directory
+		if dir != "" {
+			candidate = dir + "/" + name
 		}
-		candidate := dir + "/" + name
 		err := executable(candidate)
-		if err == nil {
-			return candidate, nil
-		}
-		if errors.Is(err, fs.ErrPermission) && denied == nil {
-			denied = cannotExecute(candidate, err)
+		switch {
+		case err == nil:
+			files = append(files, candidate)
+		case errors.Is(err, fs.ErrPermission):
+			denied = true
+			if first == nil {
+				first = cannotExecute(candidate, err)
+			}
 		}
 	}
-	if denied != nil {
-		return "", denied
+	switch {
+	case len(files) > 0:
+		return files, denied, nil
+	case denied:
+		return nil, true, first
 	}
-	return "", &Error{ExitNotFound, fmt.Errorf("%s: command not found", name)}
+	return nil, false, &Error{ExitNotFound, fmt.Errorf("%s: command not found", name)}
 }
 
 func executable(path string) error {
@@ -150,7 +160,7 @@ func executable(path string) error {
 		return err
 	}
 	if info.IsDir() {
-		return &fs.PathError{Op: "exec", Path: path, Err: unix.EISDIR}
+		return &fs.PathError{Op: "exec", Path: path, Err: errIsDirectory}
 	}
 	// As the user that the kernel will check: the effective one.
 	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS); err != nil {
@@ -159,12 +169,15 @@ func executable(path string) error {
 	return nil
 }
 
+// errIsDirectory is what execve(2) calls EACCES.
+var errIsDirectory = fmt.Errorf("is a directory: %w", unix.EACCES)
+
 // cannotExecute is the error for a command that was found, or named with a slash, and cannot be run.
 func cannotExecute(path string, err error) error {
 	if inner := errors.Unwrap(err); inner != nil {
 		err = inner
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return &Error{ExitNotFound, fmt.Errorf("%s: %w", path, err)}
 	}
 	return &Error{ExitCannot, fmt.Errorf("%s: cannot execute: %w", path, err)}
@@ -218,19 +231,20 @@ func rawEnviron() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	block = bytes.TrimSuffix(block, []byte{0})
 	if len(block) == 0 {
 		return nil, nil
 	}
-	return strings.Split(string(block), "\x00"), nil
+	return strings.Split(string(bytes.TrimSuffix(block, []byte{0})), "\x00"), nil
 }
 
-// The messages between this process and the supervisor, as JSON over a stream socket.
+// The messages between this process and the supervisor, as gob over a stream socket. (Not as JSON: paths
+// are bytes, and need not be UTF-8.)
 type (
 	// order is the first message to the supervisor.
 	order struct {
 		Config Config
-		Path   string // of the command's file
+		Files  []string // to execute, the first that can be
+		Denied bool     // if none can be, the error is EACCES
 		Birth  birth.Record
 		Front  int // pid of the process that Run was called in
 	}
@@ -238,27 +252,14 @@ type (
 	passed struct{ Signal int }
 	// report is what the supervisor says. One field is set.
 	report struct {
-		Failed  string `json:",omitempty"` // with Status: the command did not run
-		Status  int    `json:",omitempty"`
-		Started bool   `json:",omitempty"`
-		Stopped int    `json:",omitempty"` // the signal that stopped the command
-		Ended   *ended `json:",omitempty"`
-	}
-	ended struct {
-		Status int
-		Last   bool // nobody is left under the filter: the supervisor ends too
+		Failed  string // with Status: the command did not run
+		Status  int
+		Started bool
+		Stopped int // the signal that stopped the command
+		Ended   bool
+		Last    bool // with Ended: nobody is left under the filter, and the supervisor ends too
 	}
 )
-
-// supervisorBlocks is the signal mask of the supervisor: everything that can be sent to end, stop or tell
-// the command something. They stay pending, which is how the supervisor tells signals to the whole
-// process group, which the command has got too, from those to the front process alone.
-func supervisorBlocks() (mask uint64) {
-	for _, sig := range passedSignals() {
-		mask |= 1 << (sig - 1)
-	}
-	return mask
-}
 
 // passedSignals are the signals that are passed on to the command. Missing are SIGKILL and SIGSTOP,
 // which nobody can catch, SIGCHLD, faults that the kernel raises, and SIGURG and SIGPROF, which
@@ -269,122 +270,177 @@ func passedSignals() []unix.Signal {
 		unix.SIGSTKFLT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ,
 		unix.SIGVTALRM, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
 	}
-	for sig := unix.Signal(35); sig <= 64; sig++ { // real-time; 32 to 34 belong to the threads libraries
-		list = append(list, sig)
+	for sig := unix.Signal(1); sig <= 64; sig++ {
+		if birth.RealTime&(1<<(sig-1)) != 0 {
+			list = append(list, sig)
+		}
 	}
 	return list
 }
 
 // startSupervisor starts this executable again as the supervisor and gives it its order.
-func startSupervisor(cfg *Config, path string) (*os.File, error) {
+func (f *front) startSupervisor(cfg *Config, files []string, denied bool) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
+		return os.NewSyscallError("socketpair", err)
 	}
 	defer unix.Close(pair[1])
-	control := os.NewFile(uintptr(pair[0]), "supervisor")
+	f.control = os.NewFile(uintptr(pair[0]), "supervisor")
+	f.say = gob.NewEncoder(f.control)
 
 	environ, err := rawEnviron()
 	if err != nil {
-		control.Close()
-		return nil, fmt.Errorf("%w (is /proc mounted?)", err)
+		return fmt.Errorf("%w (is /proc mounted?)", err)
 	}
 	shared, unmap, err := newForkReport()
 	if err != nil {
-		control.Close()
-		return nil, err
+		return err
 	}
 	defer unmap()
-	plan := &forkPlan{netns: -1, keep: pair[1], blocked: supervisorBlocks(), report: shared}
+	plan := &forkPlan{netns: -1, keep: pair[1], parent: os.Getpid(), report: shared}
 	argv := append([]string{"upconv", superviseArg, strconv.Itoa(pair[1])}, cfg.Args...)
-	if err := plan.command("/proc/self/exe", argv, environ); err != nil {
-		control.Close()
-		return nil, err
+	if err := plan.command([]string{"/proc/self/exe"}, argv, environ); err != nil {
+		return err
 	}
-	if _, err := plan.fork(); err != nil {
-		control.Close()
-		return nil, err
+	if f.supervisor, err = plan.fork(); err != nil {
+		return err
 	}
 	plain := *cfg
 	plain.Args = nil // went along as arguments, which have no limit but the kernel's
-	if err := json.NewEncoder(control).Encode(order{plain, path, started, os.Getpid()}); err != nil {
-		control.Close()
-		return nil, err
-	}
-	return control, nil
+	return f.say.Encode(order{plain, files, denied, started, os.Getpid()})
 }
 
-// front is the process that Run was called in, once the supervisor runs.
+// front is the process that Run was called in.
 type front struct {
-	control *os.File
-	pid1    bool
+	control    *os.File
+	say        *gob.Encoder
+	supervisor int // its pid
+
+	mu      sync.Mutex
+	running bool // the command has been executed
 }
 
 // run passes signals on and stops when the command stops, until the command ends.
 func (f *front) run() (status int, err error) {
-	// Every signal is taken, also those that were ignored at the start: whether the command ignores
-	// them is its own affair.
 	signals := make(chan os.Signal, 64)
-	for _, sig := range passedSignals() {
-		signal.Notify(signals, sig)
-	}
+	f.catch(signals)
 	go f.pass(signals)
-	go reapAll()
+	reaped := make(chan struct{})
+	go f.reapAll(reaped)
 
-	messages := json.NewDecoder(f.control)
-	running := false
+	messages := gob.NewDecoder(f.control)
 	for {
 		var m report
 		if err := messages.Decode(&m); err != nil {
-			if running {
+			if f.running {
 				return ExitSignal + int(unix.SIGKILL), errors.New("the supervisor died, and the command was killed with it")
 			}
-			return ExitFailed, failed(fmt.Errorf("the supervisor died before the command ran: %w", err))
+			return ExitFailed, failed(errors.New("the supervisor died before the command ran"))
 		}
 		switch {
 		case m.Failed != "":
 			return m.Status, &Error{m.Status, errors.New(m.Failed)}
 		case m.Started:
-			running = true
+			f.mu.Lock()
+			f.running = true
+			f.mu.Unlock()
 		case m.Stopped != 0:
-			stopSelf(unix.Signal(m.Stopped), signals)
-		case m.Ended != nil:
-			if m.Ended.Last {
+			stopSelf(unix.Signal(m.Stopped))
+		case m.Ended:
+			if m.Last {
 				// Nothing is left of the command: then nothing of upconv shall be when this returns.
-				f.control.SetReadDeadline(time.Now().Add(2 * time.Second))
-				io.Copy(io.Discard, f.control)
+				select {
+				case <-reaped:
+				case <-time.After(2 * time.Second):
+				}
 			}
-			return m.Ended.Status, nil
+			return m.Status, nil
 		}
 	}
 }
 
-// pass tells the supervisor of every signal.
+// catch has every signal sent to the channel, also those that were ignored or blocked at the start: whether
+// the command ignores or blocks them is its own affair.
+func (f *front) catch(signals chan os.Signal) {
+	var fd int
+	err := errors.ErrUnsupported
+	if started.Exact { // real-time signals are blocked in all threads
+		fd, err = unix.Signalfd(-1, sigset(birth.RealTime), unix.SFD_CLOEXEC)
+	}
+	for _, sig := range passedSignals() {
+		if err != nil || birth.RealTime&(1<<(sig-1)) == 0 {
+			signal.Notify(signals, sig)
+		}
+	}
+	if err != nil {
+		return
+	}
+	go func() {
+		for {
+			info, err := readSignal(fd)
+			if err == nil {
+				signals <- syscall.Signal(info.Signo)
+			} else if err != unix.EINTR {
+				return
+			}
+		}
+	}()
+}
+
+// readSignal reads one signal from a signalfd(2).
+func readSignal(fd int) (info unix.SignalfdSiginfo, err error) {
+	_, err = unix.Read(fd, unsafe.Slice((*byte)(unsafe.Pointer(&info)), unsafe.Sizeof(info)))
+	return info, err
+}
+
+// pass tells the supervisor of every signal. As long as the command has not been executed, one that asks
+// to end ends everything.
 func (f *front) pass(signals <-chan os.Signal) {
-	messages := json.NewEncoder(f.control)
-	for sig := range signals {
-		if messages.Encode(passed{int(sig.(syscall.Signal))}) != nil {
+	for s := range signals {
+		sig := s.(syscall.Signal)
+		f.mu.Lock()
+		running := f.running
+		f.mu.Unlock()
+		switch sig {
+		case unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM:
+			if !running {
+				unix.Kill(f.supervisor, unix.SIGKILL)
+				os.Exit(ExitSignal + int(sig))
+			}
+		case unix.SIGCONT:
+			unix.Kill(f.supervisor, sig) // it may have been stopped too
+		}
+		if f.say.Encode(passed{int(sig)}) != nil {
 			return
 		}
 	}
 }
 
-// reapAll takes the exit statuses of all children: the supervisor and, in the first process of a
-// container, every orphan.
-func reapAll() {
+// reapAll takes the exit statuses of all children: the supervisor, whose end closes reaped, and, in the first
+// process of a container, every orphan.
+func (f *front) reapAll(reaped chan<- struct{}) {
 	for {
-		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
-			return // ECHILD: the supervisor was the last
+		pid, err := unix.Wait4(-1, nil, 0, nil)
+		if pid == f.supervisor {
+			close(reaped)
+		}
+		if err != nil && err != unix.EINTR {
+			return // ECHILD
 		}
 	}
 }
 
 // stopSelf stops this process by the signal that stopped the command, so that the shell sees of its job
 // what it would have seen, and returns when it is continued.
-func stopSelf(sig unix.Signal, signals chan<- os.Signal) {
+func stopSelf(sig unix.Signal) {
+	// The Go runtime's handler would not stop, and os/signal gives no way past it.
+	var stop, handler kernelSigaction // SIG_DFL
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if sig != unix.SIGSTOP {
-		signal.Reset(sig)
-		defer signal.Notify(signals, sig)
+		unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&stop)), uintptr(unsafe.Pointer(&handler)), 8, 0, 0)
+		defer unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&handler)), 0, 8, 0, 0)
 	}
-	unix.Kill(os.Getpid(), sig)
+	// To this very thread: it is stopped before the call returns, and the handler is not back too soon.
+	unix.Tgkill(os.Getpid(), unix.Gettid(), sig)
 }

@@ -67,8 +67,9 @@ func (s *socket) address() []byte {
 
 // bindLike binds the socket to as s is bound. An address that the egress does not have becomes any
 // address; the port is kept.
-func (s *socket) bindLike(to int) unix.Errno {
-	if !s.bound {
+func (s *socket) bindLike(to int, origin uint64) unix.Errno {
+	// A socket that has been swapped before has a port of the kernel's choice, which means nothing now.
+	if !s.bound || s.netns != origin {
 		return 0
 	}
 	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(to), uintptr(unsafe.Pointer(&s.name)), uintptr(s.nameLen))
@@ -144,9 +145,36 @@ func (w *worker) tidy() {
 }
 
 // install puts fd under the number of the socket that the target is connecting.
+//
+// The target itself does it, while this thread waits. The kernel would take the occasion to move this
+// thread to an idle processor, away from the target that it is in the middle of a conversation with;
+// waking up there costs more than all the rest. So it is made to stay until the target is done.
 func (w *worker) install(c *call, fd int, cloexec bool) unix.Errno {
+	pinned := w.pin()
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: c.fd, SetTarget: true, CloseOnExec: cloexec})
+	if pinned {
+		setAffinity(&w.cpus)
+	}
 	return errnoOf(err)
+}
+
+// pin keeps this thread on the processor that it is on.
+func (w *worker) pin() bool {
+	if !w.mayPin {
+		return false
+	}
+	var cpu uint32
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
+		return false
+	}
+	var here unix.CPUSet
+	here.Set(int(cpu))
+	return setAffinity(&here) == 0
+}
+
+func setAffinity(cpus *unix.CPUSet) unix.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_SCHED_SETAFFINITY, 0, unsafe.Sizeof(*cpus), uintptr(unsafe.Pointer(cpus)))
+	return errno
 }
 
 // setFlags gives the file the status flags that fcntl(F_SETFL) takes.

@@ -29,6 +29,7 @@ var sockopts = []sockopt{
 	{level: unix.SOL_SOCKET, name: unix.SO_REUSEPORT, size: 4},
 	{level: unix.SOL_SOCKET, name: unix.SO_RCVTIMEO, size: unsafe.Sizeof(unix.Timeval{})},
 	{level: unix.SOL_SOCKET, name: unix.SO_SNDTIMEO, size: unsafe.Sizeof(unix.Timeval{})},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVLOWAT, size: 4},
 	{level: unix.SOL_SOCKET, name: unix.SO_OOBINLINE, size: 4},
 	{level: unix.SOL_SOCKET, name: unix.SO_PRIORITY, size: 4, optional: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_MARK, size: 4, optional: true},

@@ -1,14 +1,16 @@
 package upconv
 
 import (
-	"encoding/json"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -30,7 +32,7 @@ func SupervisorMain() {
 	unix.CloseOnExec(fd)
 	inherited, err := inheritedFDs()
 	control := os.NewFile(uintptr(fd), "front")
-	p := &process{control: control, say: json.NewEncoder(control), hear: json.NewDecoder(control), inherited: inherited}
+	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control), inherited: inherited}
 	if err == nil {
 		err = p.hear.Decode(&p.order)
 	}
@@ -42,6 +44,7 @@ func SupervisorMain() {
 		p.say.Encode(report{Failed: err.Error(), Status: statusOf(err)})
 		os.Exit(ExitFailed)
 	}
+	unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0) // from here on it has the command to look after
 	p.say.Encode(report{Started: true})
 	p.wait()
 }
@@ -50,8 +53,9 @@ func SupervisorMain() {
 type process struct {
 	order     order
 	control   *os.File
-	say       *json.Encoder
-	hear      *json.Decoder
+	controlFD int // its number
+	say       *gob.Encoder
+	hear      *gob.Decoder
 	inherited []int
 
 	supervisor *Supervisor
@@ -60,8 +64,11 @@ type process struct {
 
 	mu      sync.Mutex
 	reaped  bool // the command's pid means nothing any more
-	pending []groupSignal
-	signals int // signalfd
+	stopped bool // the front process has been told to stop
+
+	canary  *canary
+	group   []groupSignal // signals to the group that the front process has not told of yet
+	swallow atomic.Int32  // SIGCONTs to the front process that are this process's own
 }
 
 // start gets everything ready, starts the command, and returns when it has been executed.
@@ -75,8 +82,13 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	if p.signals, err = unix.Signalfd(-1, sigset(supervisorBlocks()), unix.SFD_CLOEXEC|unix.SFD_NONBLOCK); err != nil {
-		return failed(os.NewSyscallError("signalfd", err))
+	// This process is in the caller's process group, and is none of what signals to that mean.
+	ignored := make(chan os.Signal, 1)
+	for _, sig := range passedSignals() {
+		signal.Notify(ignored, sig)
+	}
+	if p.canary, err = startCanary(signalMask(passedSignals())); err != nil {
+		return failed(err)
 	}
 	s := &Supervisor{policy: policy, log: log}
 	p.supervisor = s
@@ -92,7 +104,7 @@ func (p *process) start() error {
 	case "-":
 		events = os.Stderr
 	default:
-		if events, err = os.OpenFile(cfg.Events, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666); err != nil {
+		if events, err = openEvents(cfg.Events); err != nil {
 			return failed(fmt.Errorf("events: %w", err))
 		}
 	}
@@ -137,8 +149,9 @@ func (p *process) launch(events *os.File) (err error) {
 		ready:      ready[1], goOn: goOn[0], report: shared,
 	}
 	plan.inherit(&p.order.Birth)
-	if err := plan.command(p.order.Path, cfg.Args, environ); err != nil {
-		return &Error{ExitCannot, fmt.Errorf("%s: cannot execute: %w", p.order.Path, err)}
+	plan.denied = p.order.Denied
+	if err := plan.command(p.order.Files, cfg.Args, environ); err != nil {
+		return &Error{ExitCannot, fmt.Errorf("%s: cannot execute: %w", cfg.Args[0], err)}
 	}
 	switch {
 	case cfg.Isolate:
@@ -191,6 +204,10 @@ func (p *process) launch(events *os.File) (err error) {
 	if s.listener, err = seccompx.NewListener(int(shared.listener)); err != nil {
 		return failed(err)
 	}
+	// Everything else that the kernel must be able to do, tried on what is there.
+	if missing := p.lacking(); missing != nil {
+		return failed(missing)
+	}
 	if err := s.listener.SetSyncWakeUp(); err != nil && !errors.Is(err, seccompx.ErrNotSupported) {
 		return failed(err)
 	}
@@ -220,7 +237,8 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	unix.Close(ready[0])
 	if shared.errno != 0 && shared.step == stepExec {
-		return cannotExecute(p.order.Path, &os.PathError{Op: "exec", Path: p.order.Path, Err: unix.Errno(shared.errno)})
+		path := p.order.Files[0]
+		return cannotExecute(path, &os.PathError{Op: "exec", Path: path, Err: unix.Errno(shared.errno)})
 	}
 	if shared.errno != 0 {
 		return failed(explain(shared, plan))
@@ -265,6 +283,39 @@ func explain(r *forkReport, plan *forkPlan) error {
 	return err
 }
 
+// lacking returns an error that names what this kernel, or a filter around upconv, does not let upconv do.
+func (p *process) lacking() error {
+	_, err := p.supervisor.listener.AddFD(0, seccompx.AddFD{Source: 2})
+	fd, errno := p.supervisor.targets.getfd(os.Getpid(), p.controlFD)
+	if errno == 0 {
+		closeFD(fd)
+	}
+	var probe [1]byte
+	memory := readMemory(os.Getpid(), uint64(uintptr(unsafe.Pointer(&probe))), make([]byte, 1))
+	switch {
+	case errors.Is(err, seccompx.ErrTargetGone) && errno == 0 && memory == 0:
+		return nil // there is no notification 0
+	case memory != 0:
+		return fmt.Errorf("process_vm_readv(2), which upconv needs: %w", memory)
+	}
+	if missing := Requirements(); missing != nil {
+		return missing
+	}
+	if errno != 0 {
+		return fmt.Errorf("pidfd_getfd(2), which upconv needs: %w", errno)
+	}
+	return fmt.Errorf("SECCOMP_IOCTL_NOTIF_ADDFD, which upconv needs: %w", err)
+}
+
+// openEvents opens the file that events are appended to. A FIFO needs no reader to be opened.
+func openEvents(path string) (*os.File, error) {
+	flags := os.O_WRONLY
+	if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeNamedPipe != 0 {
+		flags = os.O_RDWR
+	}
+	return os.OpenFile(path, flags|os.O_APPEND|os.O_CREATE, 0o666)
+}
+
 // wait serves until the command ends, says so, and goes on until nobody is left under the filter.
 func (p *process) wait() {
 	s := p.supervisor
@@ -281,7 +332,8 @@ func (p *process) wait() {
 	case <-time.After(lastGasp):
 		// Descendants live on, and the caller does not wait for them.
 	}
-	p.say.Encode(report{Ended: &ended{Status: status, Last: last}})
+	p.canary.close()
+	p.say.Encode(report{Ended: true, Status: status, Last: last})
 	if !last {
 		p.detach()
 		go reapOrphans()
@@ -323,10 +375,15 @@ func (p *process) reap() int {
 		switch info.code {
 		case cldStopped, cldTrapped:
 			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WUNTRACED, nil)
+			p.stopped = true
 			p.say.Encode(report{Stopped: int(info.status)})
 		case cldContinued:
 			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WCONTINUED, nil)
-			unix.Kill(p.order.Front, unix.SIGCONT) // it may have stopped along with the command
+			if p.stopped { // and the front process along with it
+				p.stopped = false
+				p.swallow.Add(1)
+				unix.Kill(p.order.Front, unix.SIGCONT)
+			}
 		default:
 			p.mu.Lock()
 			p.reaped = true
@@ -374,10 +431,23 @@ func (p *process) listen() {
 			return
 		}
 		sig := unix.Signal(m.Signal)
+		if sig == unix.SIGCONT && p.swallowed() {
+			continue
+		}
 		if !p.toTheGroup(sig) {
 			p.kill(sig)
 		}
 	}
+}
+
+// swallowed reports whether a SIGCONT that the front process tells of may be this process's own.
+func (p *process) swallowed() bool {
+	for n := p.swallow.Load(); n > 0; n = p.swallow.Load() {
+		if p.swallow.CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+	return false
 }
 
 // kill sends the command a signal unless it has been reaped.
@@ -389,39 +459,48 @@ func (p *process) kill(sig unix.Signal) {
 	}
 }
 
-// groupSignal is a signal that this process was sent.
+// groupSignal is a signal that the process group was sent.
 type groupSignal struct {
 	sig  unix.Signal
 	seen time.Time
 }
 
-// groupMemory is how long a signal to this process is taken for the twin of one to the front process.
+// groupMemory is how long a signal to the group is taken for the twin of one to the front process.
 const groupMemory = time.Second
 
 // toTheGroup reports whether a signal that the front process got went to the whole process group, as from a
-// terminal or from kill(2) with a negative pid. Then this process, which is in that group too and blocks all
-// of them, has it waiting, and the command has had it from the same sender.
+// terminal or from kill(2) with a negative pid. The kernel sends to the youngest process of a group first,
+// so the canary has had it before the front process, and the command has had it too.
 func (p *process) toTheGroup(sig unix.Signal) bool {
 	now := time.Now()
-	for {
-		var info unix.SignalfdSiginfo
-		n, err := unix.Read(p.signals, unsafe.Slice((*byte)(unsafe.Pointer(&info)), unsafe.Sizeof(info)))
-		if err != nil || n != int(unsafe.Sizeof(info)) {
-			break
+	seen, err := p.canary.heard()
+	if err != nil {
+		return false
+	}
+	for i, n := range seen {
+		for range n {
+			p.group = append(p.group, groupSignal{unix.Signal(i + 1), now})
 		}
-		p.pending = append(p.pending, groupSignal{unix.Signal(info.Signo), now})
 	}
 	found := false
-	kept := p.pending[:0]
-	for _, g := range p.pending {
+	kept := p.group[:0]
+	for _, g := range p.group {
 		if !found && g.sig == sig {
 			found = true
 		} else if now.Sub(g.seen) < groupMemory {
 			kept = append(kept, g)
 		}
 	}
-	p.pending = kept
+	p.group = kept
 	return found
+}
+
+// signalMask has bit N-1 set for each signal N.
+func signalMask(signals []unix.Signal) (mask uint64) {
+	for _, sig := range signals {
+		mask |= 1 << (sig - 1)
+	}
+	return mask
 }
 
 // sigset turns a mask, bit N-1 for signal N, into what signalfd(2) takes.

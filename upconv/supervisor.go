@@ -132,6 +132,9 @@ type worker struct {
 	used           int   // the address family of the socket that was used, 0 for none
 	spare4, spare6 int   // sockets of home that are ready for use, or -1
 
+	cpus   unix.CPUSet // where this thread may run
+	mayPin bool        // on more than one
+
 	streak int // notifications in a row that had been waiting
 	lonely int // notifications in a row that no other worker overlapped with
 }
@@ -152,6 +155,7 @@ func (w *worker) run(ready chan<- error) {
 			return
 		}
 	}
+	w.mayPin = unix.SchedGetaffinity(0, &w.cpus) == nil && w.cpus.Count() > 1
 	ready <- nil
 	for !w.extra || w.sleep() {
 		if err := w.serve(); err != nil {

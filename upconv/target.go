@@ -81,6 +81,11 @@ func (t *targets) reap() {
 // close drops every entry. No other method may be called afterwards.
 func (t *targets) close() {
 	t.exits.Close()
+	t.dropAll()
+}
+
+// dropAll empties the cache.
+func (t *targets) dropAll() {
 	for i := range t.slots {
 		slot := &t.slots[i]
 		slot.mu.Lock()
@@ -100,8 +105,18 @@ func (s *targetSlot) drop() {
 
 // getfd returns a copy of the target's descriptor fd, owned by the caller and close-on-exec, as
 // pidfd_getfd(2) makes it. The errno is EBADF where the target has no such descriptor, ESRCH where
-// the thread is gone, EPERM where upconv may not look into it (PTRACE_MODE_ATTACH_REALCREDS).
+// the thread is gone, EPERM where upconv may not look into it (PTRACE_MODE_ATTACH_REALCREDS), EMFILE where
+// upconv's own descriptors have run out although the cache has been emptied.
 func (t *targets) getfd(tid, fd int) (int, unix.Errno) {
+	got, errno := t.tryGetfd(tid, fd)
+	if errno == unix.EMFILE || errno == unix.ENFILE {
+		t.dropAll()
+		got, errno = t.tryGetfd(tid, fd)
+	}
+	return got, errno
+}
+
+func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 	slot := t.slot(tid)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()

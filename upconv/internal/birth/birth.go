@@ -7,6 +7,8 @@
 // to this package's assembly (go build -ldflags "-E github.com/upconv/upconv/upconv/internal/birth.entry"),
 // which asks the kernel and then jumps to the runtime's own entry point.
 //
+// It also blocks the real-time signals: only a signalfd keeps count of those that queue up.
+//
 // A binary linked without that flag works too; [Record.Exact] is then false and the record is the
 // best that can be found out later.
 package birth
@@ -41,9 +43,14 @@ var (
 	entered  uint64
 	handlers [65 * 4]uint64 // struct sigaction as rt_sigaction(2) gives it: handler, flags, restorer (not on arm64), mask
 	blocked  uint64
+	realtime uint64 = RealTime
 	nofile   [2]uint64
 	stdflags [3]int64 // what fcntl(F_GETFD) returned for 0, 1 and 2
 )
+
+// RealTime is the mask of the real-time signals that belong to programs: 35 to 64, signal(7); the
+// thread libraries keep 32 to 34. Where the record is exact, this process was started with them blocked.
+const RealTime uint64 = 0xffff_fffc_0000_0000
 
 // entry is where the process starts when linked with -E. It must not be called.
 func entry()

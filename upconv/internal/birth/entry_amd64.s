@@ -20,9 +20,9 @@ sigs:
 	CMPQ R12, $64
 	JLE  sigs
 
-	// rt_sigprocmask(SIG_BLOCK, NULL, &blocked, 8)
+	// rt_sigprocmask(SIG_BLOCK, &realtime, &blocked, 8)
 	XORL DI, DI
-	XORL SI, SI
+	LEAQ ·realtime(SB), SI
 	LEAQ ·blocked(SB), DX
 	MOVQ $8, R10
 	MOVL $14, AX

@@ -19,9 +19,9 @@ sigs:
 	CMP  $64, R19
 	BLE  sigs
 
-	// rt_sigprocmask(SIG_BLOCK, NULL, &blocked, 8)
+	// rt_sigprocmask(SIG_BLOCK, &realtime, &blocked, 8)
 	MOVD $0, R0
-	MOVD $0, R1
+	MOVD $·realtime(SB), R1
 	MOVD $·blocked(SB), R2
 	MOVD $8, R3
 	MOVD $135, R8

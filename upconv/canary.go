@@ -1,0 +1,132 @@
+package upconv
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// canary is a process that sits in the caller's process group, does nothing, and remembers which signals
+// it was sent. It is how upconv tells a signal to the whole group, from a terminal or from kill(2) with a
+// negative pid, which the command has had from the same sender, from a signal to the front process
+// alone, which must be passed on.
+//
+// The supervisor cannot be its own canary: the Go runtime keeps some signals from being blocked, and
+// somebody may send a signal to every process called upconv.
+type canary struct {
+	pid      int
+	ask, say *os.File
+}
+
+// canaryName is what ps(1) shows. It does not have "upconv" in it, for pkill(1) and pidof(1).
+const canaryName = "group-signals"
+
+// startCanary clones this process. The child shares nothing with it but what it was given, runs no Go
+// but a loop of raw system calls, and is killed with this thread.
+//
+//go:noinline
+//go:norace
+func startCanary(signals uint64) (*canary, error) {
+	var ask, say [2]int
+	if err := errors.Join(unix.Pipe2(ask[:], unix.O_CLOEXEC), unix.Pipe2(say[:], unix.O_CLOEXEC)); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	var (
+		r1      uintptr
+		errno   syscall.Errno
+		parent  = os.Getpid()
+		all     = ^uint64(0)
+		mask    = signals
+		seen    [64]byte // by signal, from 1
+		info    unix.Siginfo
+		zero    unix.Timespec
+		one     byte
+		name    = [16]byte{}
+		argv0   = os.Args[0]
+		argvLen = len(argv0)
+		sender  = (*int32)(unsafe.Pointer(uintptr(unsafe.Pointer(&info)) + 16)) // si_pid
+		i       int
+	)
+	copy(name[:15], canaryName)
+	argvAt := unsafe.Pointer(unsafe.StringData(argv0))
+
+	syscall.ForkLock.Lock()
+	runtimeBeforeFork()
+	r1, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 || r1 != 0 {
+		runtimeAfterFork()
+		syscall.ForkLock.Unlock()
+		unix.Close(ask[0])
+		unix.Close(say[1])
+		if errno != 0 {
+			unix.Close(ask[1])
+			unix.Close(say[0])
+			return nil, os.NewSyscallError("clone", errno)
+		}
+		return &canary{int(r1), os.NewFile(uintptr(ask[1]), "canary"), os.NewFile(uintptr(say[0]), "canary")}, nil
+	}
+
+	// The child. It has a copy of all memory.
+	runtimeAfterForkInChild()
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&all)), 0, 8, 0, 0)
+	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+	if r1, _, _ = syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); int(r1) != parent {
+		goto exit
+	}
+	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name)), 0)
+	for i = 0; i < argvLen; i++ { // what /proc/PID/cmdline shows first: argv[0] is where the kernel put it
+		if i < 13 {
+			*(*byte)(unsafe.Add(argvAt, i)) = name[i]
+		} else {
+			*(*byte)(unsafe.Add(argvAt, i)) = 0
+		}
+	}
+	syscall.RawSyscall(unix.SYS_DUP3, uintptr(ask[0]), 0, 0)
+	syscall.RawSyscall(unix.SYS_DUP3, uintptr(say[1]), 1, 0)
+	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 2, ^uintptr(0)>>33, 0)
+	for {
+		if r1, _, errno = syscall.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&one)), 1); r1 != 1 || errno != 0 {
+			goto exit
+		}
+		for i = range seen {
+			seen[i] = 0
+		}
+		for {
+			r1, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&mask)), uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&zero)), 8, 0, 0)
+			if errno != 0 || r1 == 0 || r1 > 64 {
+				break
+			}
+			if int(*sender) != parent && seen[r1-1] < 255 {
+				seen[r1-1]++
+			}
+		}
+		syscall.RawSyscall(unix.SYS_WRITE, 1, uintptr(unsafe.Pointer(&seen)), 64)
+	}
+exit:
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	}
+}
+
+// heard returns how many times the process group was sent each signal since the last time: [0] is signal 1.
+// After an error nothing is known of the group any more.
+func (c *canary) heard() (seen [64]byte, err error) {
+	unix.Kill(c.pid, unix.SIGCONT) // it may have been stopped with the group
+	if _, err := c.ask.Write([]byte{0}); err != nil {
+		return seen, err
+	}
+	n, err := c.say.Read(seen[:])
+	if err == nil && n != len(seen) {
+		err = errors.New("canary: short answer")
+	}
+	return seen, err
+}
+
+// close ends the process. The caller reaps it.
+func (c *canary) close() {
+	c.ask.Close()
+	c.say.Close()
+}
