@@ -41,6 +41,12 @@ func (w *worker) decode(n *seccompx.Notification, c *call) (ok bool) {
 	if n.PID == 0 {
 		return false // a thread outside our pid namespace: cannot be named, cannot be served
 	}
+	for _, known := range w.epollCreate {
+		if n.Data.Arch == known.arch && n.Data.Nr == known.nr {
+			w.s.epolls.create(threadGroup(c.tid))
+			return false
+		}
+	}
 	if n.Data.Arch == seccompx.I386 && n.Data.Nr == w.socketcall {
 		var raw [12]byte
 		if errno := readMemory(c.tid, uint64(uint32(args[1])), raw[:]); errno != 0 {
@@ -51,6 +57,26 @@ func (w *worker) decode(n *seccompx.Notification, c *call) (ok bool) {
 		c.addrLen = binary.LittleEndian.Uint32(raw[8:])
 	}
 	return sizeofSockaddrIn <= c.addrLen && c.addrLen <= sizeofSockaddrStorage
+}
+
+// syscallNumber is a system call of an architecture.
+type syscallNumber struct {
+	arch seccompx.Arch
+	nr   int32
+}
+
+// learnNumbers looks up the calls that are not connect(2).
+func (w *worker) learnNumbers() {
+	if nr, ok := seccompx.I386.Syscall("socketcall"); ok {
+		w.socketcall = int32(nr)
+	}
+	for _, arch := range seccompx.NativeArches() {
+		for _, name := range epollCreateCalls {
+			if nr, ok := arch.Syscall(name); ok {
+				w.epollCreate = append(w.epollCreate, syscallNumber{arch, int32(nr)})
+			}
+		}
+	}
 }
 
 // Lengths of socket addresses: what connect(2) demands at least, and the most it takes.

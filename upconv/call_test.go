@@ -56,13 +56,13 @@ func FuzzDestination(f *testing.F) {
 
 // TestFilter runs the filter on calls as the kernel would.
 func TestFilter(t *testing.T) {
-	filter := Filter()
+	filter := Filter(true)
 	filter.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
 	program, err := filter.Assemble()
 	if err != nil {
 		t.Fatal(err)
 	}
-	arm := Filter()
+	arm := Filter(true)
 	arm.Arches = []seccompx.Arch{seccompx.ARM64}
 	armProgram, err := arm.Assemble()
 	if err != nil {
@@ -90,6 +90,11 @@ func TestFilter(t *testing.T) {
 		{seccompx.AMD64, "socket", [3]uint64{2, 1, 0}, seccompx.Allow, program},
 		{seccompx.AMD64, "close", [3]uint64{3, 16, 16}, seccompx.Allow, program},
 		{seccompx.AMD64, "io_uring_setup", [3]uint64{}, enosys, program},
+		{seccompx.AMD64, "epoll_create", [3]uint64{1}, seccompx.UserNotify, program},
+		{seccompx.AMD64, "epoll_create1", [3]uint64{0}, seccompx.UserNotify, program},
+		{seccompx.AMD64, "epoll_ctl", [3]uint64{0}, seccompx.Allow, program},
+		{seccompx.I386, "epoll_create1", [3]uint64{0}, seccompx.UserNotify, program},
+		{seccompx.ARM64, "epoll_create1", [3]uint64{0}, seccompx.UserNotify, armProgram},
 		{seccompx.I386, "connect", [3]uint64{3, 0x1000, 16}, seccompx.UserNotify, program},
 		{seccompx.I386, "connect", [3]uint64{3, 0x1000, 15}, seccompx.Allow, program},
 		{seccompx.I386, "socketcall", [3]uint64{3, 0x1000, 0}, seccompx.UserNotify, program},
@@ -191,6 +196,19 @@ func TestHasDefaultRoute(t *testing.T) {
 	} {
 		if got := hasDefaultRoute(table); got != want {
 			t.Errorf("%q: %v, want %v", strings.TrimPrefix(table, head), got, want)
+		}
+	}
+}
+
+func TestParseRegistration(t *testing.T) {
+	line := "tfd:        7 events: 80000019 data: 7fff12340000abcd  pos:0 ino:1a2b sdev:8\n"
+	r, ino, ok := parseRegistration([]byte(line), 7)
+	if !ok || ino != 0x1a2b || r.event.Events != 0x80000019 || uint32(r.event.Fd) != 0x0000abcd || uint32(r.event.Pad) != 0x7fff1234 {
+		t.Errorf("%+v, %x, %v", r, ino, ok)
+	}
+	for _, other := range []string{line, "pos:\t0\n", "", "tfd:\n", "tfd: x\n", "flags:\t02\n"} {
+		if _, _, ok := parseRegistration([]byte(other), 8); ok {
+			t.Errorf("%q is taken for descriptor 8", other)
 		}
 	}
 }

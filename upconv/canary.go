@@ -114,7 +114,6 @@ exit:
 // heard returns how many times the process group was sent each signal since the last time: [0] is signal 1.
 // After an error nothing is known of the group any more.
 func (c *canary) heard() (seen [64]byte, err error) {
-	unix.Kill(c.pid, unix.SIGCONT) // it may have been stopped with the group
 	if _, err := c.ask.Write([]byte{0}); err != nil {
 		return seen, err
 	}
@@ -125,8 +124,14 @@ func (c *canary) heard() (seen [64]byte, err error) {
 	return seen, err
 }
 
-// close ends the process. The caller reaps it.
+// wake has a canary go on that was stopped along with the group. (Only then: SIGCONT takes away the stop
+// signals that wait to be seen.)
+func (c *canary) wake() { unix.Kill(c.pid, unix.SIGCONT) }
+
+// close ends the process and reaps it.
 func (c *canary) close() {
+	unix.Kill(c.pid, unix.SIGKILL)
+	unix.Wait4(c.pid, nil, 0, nil)
 	c.ask.Close()
 	c.say.Close()
 }

@@ -94,6 +94,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "bind", errno)
 	}
 
+	places := w.registrations(c, old)
+
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
 	if errno := w.install(c, replacement, cloexec); errno != 0 {
@@ -102,7 +104,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
 	}
-	return w.begin(c, e, replacement, sock, sa)
+	out := w.begin(c, e, replacement, sock, sa)
+	if len(places) > 0 {
+		// Only now: before, a poll of the socket would have said EPOLLHUP.
+		w.register(c, places, old, replacement)
+	}
+	return out
 }
 
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has failed or

@@ -13,11 +13,13 @@ const sysConnect = 3 // SYS_CONNECT, linux/net.h: the first argument of socketca
 // to take it. io_uring_setup(2) fails with ENOSYS, since io_uring connects without a system
 // call; programs fall back. Everything else runs at full speed.
 //
+// Where sockets are swapped, epoll_create(2) is stopped too, to know who has epoll sets.
+//
 // The length is an int, which the kernel takes from the low half of the register. So only that half
 // is compared: a program could put anything into the other one.
-func Filter() seccompx.Filter {
+func Filter(swaps bool) seccompx.Filter {
 	length := seccompx.Arg(2).Low32()
-	return seccompx.Filter{
+	f := seccompx.Filter{
 		Rules: []seccompx.Rule{
 			{Syscalls: []string{"io_uring_setup"}, Do: seccompx.Errno(unix.ENOSYS)},
 			{
@@ -33,4 +35,10 @@ func Filter() seccompx.Filter {
 		},
 		Default: seccompx.Allow,
 	}
+	if swaps {
+		f.Rules = append(f.Rules, seccompx.Rule{Syscalls: epollCreateCalls, Do: seccompx.UserNotify})
+	}
+	return f
 }
+
+var epollCreateCalls = []string{"epoll_create", "epoll_create1"}

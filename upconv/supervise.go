@@ -41,6 +41,9 @@ func SupervisorMain() {
 		err = p.start()
 	}
 	if err != nil {
+		if p.canary != nil {
+			p.canary.close()
+		}
 		p.say.Encode(report{Failed: err.Error(), Status: statusOf(err)})
 		os.Exit(ExitFailed)
 	}
@@ -95,7 +98,7 @@ func (p *process) start() error {
 	if s.egress, s.home, err = openEgress(policy); err != nil {
 		return failed(err)
 	}
-	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil); err != nil {
+	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, s.epolls.forget); err != nil {
 		return failed(err)
 	}
 	var events *os.File
@@ -120,7 +123,7 @@ func (p *process) start() error {
 // launch starts the command under the filter. It is executed when everything else is in place.
 func (p *process) launch(events *os.File) (err error) {
 	cfg, s := &p.order.Config, p.supervisor
-	filter := Filter()
+	filter := Filter(len(s.egress) > 0)
 	program, err := filter.Assemble()
 	if err != nil {
 		return failed(err)
@@ -223,6 +226,12 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	if err := s.start(&p.workers); err != nil {
 		return failed(err)
+	}
+
+	for _, fd := range p.inherited { // sets that the command is given, not makes
+		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {
+			s.epolls.any.Store(true)
+		}
 	}
 
 	// Go. The second byte says that the child has descriptors of its own; after it, its end of the
@@ -367,6 +376,11 @@ func (p *process) reap() int {
 		}
 		if errno != 0 {
 			return ExitFailed // ECHILD: cannot be, the command is a child
+		}
+		if int(info.pid) == p.canary.pid && info.code == cldStopped {
+			unix.Wait4(p.canary.pid, nil, unix.WNOHANG|unix.WUNTRACED, nil)
+			p.canary.wake()
+			continue
 		}
 		if int(info.pid) != p.command {
 			unix.Wait4(int(info.pid), nil, unix.WNOHANG|unix.WUNTRACED|unix.WCONTINUED, nil) // an orphan

@@ -24,6 +24,7 @@ type Supervisor struct {
 	egress   map[string]*egress // by the target of a netns route
 	home     *egress            // where the workers live; nil: where upconv was started
 	targets  *targets
+	epolls   epolls
 	events   *events
 	log      *slog.Logger
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
@@ -99,9 +100,7 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	ready := make(chan error)
 	for i := range n {
 		w := &worker{s: s, home: s.home, extra: i > 0, spare4: -1, spare6: -1, done: make([]int, 0, 2)}
-		if nr, ok := seccompx.I386.Syscall("socketcall"); ok {
-			w.socketcall = int32(nr)
-		}
+		w.learnNumbers()
 		wg.Go(func() { w.run(ready) })
 	}
 	var failed error
@@ -122,6 +121,7 @@ type worker struct {
 	extra        bool    // not the first
 	home         *egress // the namespace that this thread lives in
 	socketcall   int32   // its number on i386
+	epollCreate  []syscallNumber
 	notification seccompx.Notification
 	call         call
 	sockaddr     [sizeofSockaddrStorage]byte

@@ -22,6 +22,7 @@ const pidfdThread = unix.O_EXCL
 // outlives its thread for long.
 type targets struct {
 	slots  [256]targetSlot // by the low bits of the tid
+	ended  func(tid int)   // told of threads that have ended
 	exits  *os.File        // epoll set of all pidfds, in the runtime's poller
 	epfd   int             // its number, still owned by exits
 	thread int             // pidfdThread or, before Linux 6.9, 0
@@ -31,9 +32,10 @@ type targetSlot struct {
 	mu    sync.Mutex // held while pidfd is in use: closing it meanwhile could let another file take its number
 	tid   int
 	pidfd int // valid where tid != 0
+	pid   int // the process; 0: nobody has asked
 }
 
-func newTargets(thread bool) (*targets, error) {
+func newTargets(thread bool, ended func(tid int)) (*targets, error) {
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -42,7 +44,7 @@ func newTargets(thread bool) (*targets, error) {
 		unix.Close(epfd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	t := &targets{exits: os.NewFile(uintptr(epfd), "pidfds"), epfd: epfd}
+	t := &targets{exits: os.NewFile(uintptr(epfd), "pidfds"), epfd: epfd, ended: ended}
 	if thread {
 		t.thread = pidfdThread
 	}
@@ -73,6 +75,9 @@ func (t *targets) reap() {
 					slot.drop()
 				}
 				slot.mu.Unlock()
+				if t.ended != nil {
+					t.ended(int(e.Pad))
+				}
 			}
 		}
 	})
@@ -131,11 +136,25 @@ func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 	if errno != 0 {
 		return -1, errno
 	}
-	slot.tid, slot.pidfd = tid, pidfd
+	slot.tid, slot.pidfd, slot.pid = tid, pidfd, 0
 	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is lost.
 	unix.EpollCtl(t.epfd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
 	got, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(pidfd), uintptr(fd), 0)
 	return int(got), errno
+}
+
+// process returns the pid of a thread that getfd was called for just now.
+func (t *targets) process(tid int) int {
+	slot := t.slot(tid)
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.tid != tid {
+		return threadGroup(tid)
+	}
+	if slot.pid == 0 {
+		slot.pid = threadGroup(tid)
+	}
+	return slot.pid
 }
 
 func (t *targets) open(tid int) (pidfd int, errno unix.Errno) {

@@ -58,7 +58,7 @@ func targetProcess(t *testing.T) (pid int, kill func()) {
 
 func TestTargets(t *testing.T) {
 	before := openFDs(t)
-	all, err := newTargets(seccompx.PidfdThread.Probe() == nil)
+	all, err := newTargets(seccompx.PidfdThread.Probe() == nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
