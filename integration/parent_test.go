@@ -625,6 +625,11 @@ func TestParentJobControl(t *testing.T) {
 			t.Fatal(err)
 		}
 		j := start(t, fmt.Sprintf("%ssh -c 'setsid %s %s %s %s >%s & exec %s count default 20'", run, client, host, port, fifo, said, prog))
+		eventually(t, "a client in its own session that waits for the FIFO", func() bool {
+			children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", j.command, j.command))
+			where, _ := os.ReadFile("/proc/" + strings.TrimSpace(string(children)) + "/wchan")
+			return string(where) == "wait_for_partner"
+		})
 		for round := 1; round <= 3; round++ {
 			j.typed("\x1a")
 			j.expect("Stopped")

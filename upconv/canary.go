@@ -17,12 +17,16 @@ import (
 // The supervisor cannot be its own canary: the Go runtime keeps some signals from being blocked, and
 // somebody may send a signal to every process called upconv.
 type canary struct {
-	pid      int
-	ask, say *os.File
+	pid int
+	say *os.File
 }
 
+// askSignal has the canary say what it has seen. It is the last one that the kernel hands out of several that
+// wait, so that all others have been seen by then.
+const askSignal = 64
+
 // canaryName is what ps(1) shows. It does not have "upconv" in it, for pkill(1) and pidof(1).
-const canaryName = "group-signals"
+const canaryName = "canary"
 
 // startCanary clones this process. The child shares nothing with it but what it was given, runs no Go
 // but a loop of raw system calls, and is killed with this thread.
@@ -30,8 +34,8 @@ const canaryName = "group-signals"
 //go:noinline
 //go:norace
 func startCanary(signals uint64) (*canary, error) {
-	var ask, say [2]int
-	if err := errors.Join(unix.Pipe2(ask[:], unix.O_CLOEXEC), unix.Pipe2(say[:], unix.O_CLOEXEC)); err != nil {
+	var say [2]int
+	if err := unix.Pipe2(say[:], unix.O_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
 	var (
@@ -42,16 +46,16 @@ func startCanary(signals uint64) (*canary, error) {
 		mask    = signals
 		seen    [64]byte // by signal, from 1
 		info    unix.Siginfo
-		zero    unix.Timespec
-		one     byte
 		name    = [16]byte{}
-		argv0   = os.Args[0]
-		argvLen = len(argv0)
+		argvLen = -1
 		sender  = (*int32)(unsafe.Pointer(uintptr(unsafe.Pointer(&info)) + 16)) // si_pid
 		i       int
 	)
 	copy(name[:15], canaryName)
-	argvAt := unsafe.Pointer(unsafe.StringData(argv0))
+	argvAt := unsafe.Pointer(unsafe.StringData(os.Args[0])) // where the kernel put all of them, one after the other
+	for _, arg := range os.Args {
+		argvLen += len(arg) + 1
+	}
 
 	syscall.ForkLock.Lock()
 	runtimeBeforeFork()
@@ -59,14 +63,12 @@ func startCanary(signals uint64) (*canary, error) {
 	if errno != 0 || r1 != 0 {
 		runtimeAfterFork()
 		syscall.ForkLock.Unlock()
-		unix.Close(ask[0])
 		unix.Close(say[1])
 		if errno != 0 {
-			unix.Close(ask[1])
 			unix.Close(say[0])
 			return nil, os.NewSyscallError("clone", errno)
 		}
-		return &canary{int(r1), os.NewFile(uintptr(ask[1]), "canary"), os.NewFile(uintptr(say[0]), "canary")}, nil
+		return &canary{int(r1), os.NewFile(uintptr(say[0]), "canary")}, nil
 	}
 
 	// The child. It has a copy of all memory.
@@ -77,33 +79,32 @@ func startCanary(signals uint64) (*canary, error) {
 		goto exit
 	}
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name)), 0)
-	for i = 0; i < argvLen; i++ { // what /proc/PID/cmdline shows first: argv[0] is where the kernel put it
-		if i < 13 {
+	for i = 0; i < argvLen; i++ { // this is what /proc/PID/cmdline shows
+		if i < len(name) {
 			*(*byte)(unsafe.Add(argvAt, i)) = name[i]
 		} else {
 			*(*byte)(unsafe.Add(argvAt, i)) = 0
 		}
 	}
-	syscall.RawSyscall(unix.SYS_DUP3, uintptr(ask[0]), 0, 0)
-	syscall.RawSyscall(unix.SYS_DUP3, uintptr(say[1]), 1, 0)
-	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 2, ^uintptr(0)>>33, 0)
+	syscall.RawSyscall(unix.SYS_DUP3, uintptr(say[1]), 0, 0)
+	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 1, ^uintptr(0)>>33, 0)
 	for {
-		if r1, _, errno = syscall.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&one)), 1); r1 != 1 || errno != 0 {
-			goto exit
+		// At once, not when asked: the kernel takes SIGCONT away again from a process that is sent a stop signal,
+		// and the other way round.
+		r1, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&mask)), uintptr(unsafe.Pointer(&info)), 0, 8, 0, 0)
+		if errno != 0 || r1 == 0 || r1 > 64 {
+			continue // EINTR: stopped and continued
 		}
-		for i = range seen {
-			seen[i] = 0
-		}
-		for {
-			r1, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&mask)), uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&zero)), 8, 0, 0)
-			if errno != 0 || r1 == 0 || r1 > 64 {
-				break
-			}
-			if int(*sender) != parent && seen[r1-1] < 255 {
+		if int(*sender) != parent {
+			if seen[r1-1] < 255 {
 				seen[r1-1]++
 			}
+		} else if r1 == askSignal {
+			syscall.RawSyscall(unix.SYS_WRITE, 0, uintptr(unsafe.Pointer(&seen)), 64)
+			for i = range seen {
+				seen[i] = 0
+			}
 		}
-		syscall.RawSyscall(unix.SYS_WRITE, 1, uintptr(unsafe.Pointer(&seen)), 64)
 	}
 exit:
 	for {
@@ -114,7 +115,7 @@ exit:
 // heard returns how many times the process group was sent each signal since the last time: [0] is signal 1.
 // After an error nothing is known of the group any more.
 func (c *canary) heard() (seen [64]byte, err error) {
-	if _, err := c.ask.Write([]byte{0}); err != nil {
+	if err := unix.Kill(c.pid, askSignal); err != nil {
 		return seen, err
 	}
 	n, err := c.say.Read(seen[:])
@@ -132,6 +133,5 @@ func (c *canary) wake() { unix.Kill(c.pid, unix.SIGCONT) }
 func (c *canary) close() {
 	unix.Kill(c.pid, unix.SIGKILL)
 	unix.Wait4(c.pid, nil, 0, nil)
-	c.ask.Close()
 	c.say.Close()
 }

@@ -94,7 +94,8 @@ func Run(cfg *Config) (status int, err error) {
 	}
 	// The supervisor dies with the thread that cloned it, as long as it has not started the command.
 	runtime.LockOSThread()
-	f := &front{}
+	f := &front{signals: make(chan os.Signal, 64)}
+	f.catch() // before anybody can know of the command
 	if err := f.startSupervisor(cfg, files, denied); err != nil {
 		return ExitFailed, failed(fmt.Errorf("start the supervisor: %w", err))
 	}
@@ -315,6 +316,7 @@ type front struct {
 	control    *os.File
 	say        *gob.Encoder
 	supervisor int // its pid
+	signals    chan os.Signal
 
 	mu      sync.Mutex
 	running bool // the command has been executed
@@ -322,9 +324,7 @@ type front struct {
 
 // run passes signals on and stops when the command stops, until the command ends.
 func (f *front) run() (status int, err error) {
-	signals := make(chan os.Signal, 64)
-	f.catch(signals)
-	go f.pass(signals)
+	go f.pass()
 	reaped := make(chan struct{})
 	go f.reapAll(reaped)
 
@@ -345,6 +345,7 @@ func (f *front) run() (status int, err error) {
 			f.running = true
 			f.mu.Unlock()
 		case m.Stopped != 0:
+			time.Sleep(settled) // what else was sent to the group is to be told of first
 			stopSelf(unix.Signal(m.Stopped))
 		case m.Ended:
 			if m.Last {
@@ -359,9 +360,12 @@ func (f *front) run() (status int, err error) {
 	}
 }
 
-// catch has every signal sent to the channel, also those that were ignored or blocked at the start: whether
+// settled is how long signals may take from the kernel through os/signal to the supervisor.
+const settled = 10 * time.Millisecond
+
+// catch has every signal sent to f.signals, also those that were ignored or blocked at the start: whether
 // the command ignores or blocks them is its own affair.
-func (f *front) catch(signals chan os.Signal) {
+func (f *front) catch() {
 	var fd int
 	err := errors.ErrUnsupported
 	if started.Exact { // real-time signals are blocked in all threads
@@ -369,7 +373,7 @@ func (f *front) catch(signals chan os.Signal) {
 	}
 	for _, sig := range passedSignals() {
 		if err != nil || birth.RealTime&(1<<(sig-1)) == 0 {
-			signal.Notify(signals, sig)
+			signal.Notify(f.signals, sig)
 		}
 	}
 	if err != nil {
@@ -379,7 +383,7 @@ func (f *front) catch(signals chan os.Signal) {
 		for {
 			info, err := readSignal(fd)
 			if err == nil {
-				signals <- syscall.Signal(info.Signo)
+				f.signals <- syscall.Signal(info.Signo)
 			} else if err != unix.EINTR {
 				return
 			}
@@ -395,8 +399,8 @@ func readSignal(fd int) (info unix.SignalfdSiginfo, err error) {
 
 // pass tells the supervisor of every signal. As long as the command has not been executed, one that asks
 // to end ends everything.
-func (f *front) pass(signals <-chan os.Signal) {
-	for s := range signals {
+func (f *front) pass() {
+	for s := range f.signals {
 		sig := s.(syscall.Signal)
 		f.mu.Lock()
 		running := f.running

@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"bytes"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -48,7 +49,6 @@ func SupervisorMain() {
 		os.Exit(ExitFailed)
 	}
 	unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0) // from here on it has the command to look after
-	p.say.Encode(report{Started: true})
 	p.wait()
 }
 
@@ -65,13 +65,13 @@ type process struct {
 	workers    sync.WaitGroup
 	command    int // its pid
 
-	mu      sync.Mutex
-	reaped  bool // the command's pid means nothing any more
-	stopped bool // the front process has been told to stop
+	mu     sync.Mutex
+	reaped bool // the command's pid means nothing any more
+	canary *canary
+	group  []groupSignal // signals to the group that the front process has not told of yet
 
-	canary  *canary
-	group   []groupSignal // signals to the group that the front process has not told of yet
-	swallow atomic.Int32  // SIGCONTs to the front process that are this process's own
+	commandStopped atomic.Bool
+	swallow        atomic.Int32 // SIGCONTs to the front process that are this process's own
 }
 
 // start gets everything ready, starts the command, and returns when it has been executed.
@@ -234,6 +234,10 @@ func (p *process) launch(events *os.File) (err error) {
 		}
 	}
 
+	// From here on signals are for the command, also while it is being executed.
+	p.say.Encode(report{Started: true})
+	go p.listen()
+
 	// Go. The second byte says that the child has descriptors of its own; after it, its end of the
 	// pipe closes when the command is executed.
 	unix.Write(goOn[1], []byte{0})
@@ -328,7 +332,6 @@ func openEvents(path string) (*os.File, error) {
 // wait serves until the command ends, says so, and goes on until nobody is left under the filter.
 func (p *process) wait() {
 	s := p.supervisor
-	go p.listen()
 	status := p.reap()
 	s.events.flush(5 * time.Second)
 
@@ -389,12 +392,14 @@ func (p *process) reap() int {
 		switch info.code {
 		case cldStopped, cldTrapped:
 			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WUNTRACED, nil)
-			p.stopped = true
+			p.absorb()
+			p.commandStopped.Store(true)
 			p.say.Encode(report{Stopped: int(info.status)})
 		case cldContinued:
 			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WCONTINUED, nil)
-			if p.stopped { // and the front process along with it
-				p.stopped = false
+			p.absorb()
+			p.commandStopped.Store(false)
+			if isStopped(p.order.Front) { // it was the command alone that somebody has continued
 				p.swallow.Add(1)
 				unix.Kill(p.order.Front, unix.SIGCONT)
 			}
@@ -482,20 +487,30 @@ type groupSignal struct {
 // groupMemory is how long a signal to the group is taken for the twin of one to the front process.
 const groupMemory = time.Second
 
-// toTheGroup reports whether a signal that the front process got went to the whole process group, as from a
-// terminal or from kill(2) with a negative pid. The kernel sends to the youngest process of a group first,
-// so the canary has had it before the front process, and the command has had it too.
-func (p *process) toTheGroup(sig unix.Signal) bool {
+// absorb asks the canary what the group was sent.
+func (p *process) absorb() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	now := time.Now()
 	seen, err := p.canary.heard()
 	if err != nil {
-		return false
+		return
 	}
 	for i, n := range seen {
 		for range n {
 			p.group = append(p.group, groupSignal{unix.Signal(i + 1), now})
 		}
 	}
+}
+
+// toTheGroup reports whether a signal that the front process got went to the whole process group, as from a
+// terminal or from kill(2) with a negative pid. The kernel sends to the youngest process of a group first,
+// so the canary has had it before the front process, and the command has had it too.
+func (p *process) toTheGroup(sig unix.Signal) bool {
+	p.absorb()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
 	found := false
 	kept := p.group[:0]
 	for _, g := range p.group {
@@ -506,7 +521,22 @@ func (p *process) toTheGroup(sig unix.Signal) bool {
 		}
 	}
 	p.group = kept
+	if stopsGroup(sig) && p.commandStopped.Load() {
+		found = true // a terminal may send several, of which the canary sees one
+	}
 	return found
+}
+
+// isStopped reports whether a process is stopped by a signal: proc_pid_stat(5).
+func isStopped(pid int) bool {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := bytes.Cut(stat, []byte(") "))
+	return bytes.HasPrefix(rest, []byte("T"))
+}
+
+// stopsGroup reports whether a signal is one that a terminal driver sends to stop a process group.
+func stopsGroup(sig unix.Signal) bool {
+	return sig == unix.SIGTSTP || sig == unix.SIGTTIN || sig == unix.SIGTTOU
 }
 
 // signalMask has bit N-1 set for each signal N.
