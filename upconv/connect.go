@@ -71,6 +71,9 @@ func (w *worker) connect(c *call) outcome {
 // swap replaces the target's socket old by one made in the egress and connects that to sa.
 func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, sa []byte) outcome {
 	cloexec, errno := closeOnExec(c.tid, c.fd, w.path[:])
+	if w.s.targets.makeRoom(errno) {
+		cloexec, errno = closeOnExec(c.tid, c.fd, w.path[:])
+	}
 	switch errno {
 	case 0:
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:

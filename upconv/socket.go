@@ -86,6 +86,14 @@ func (s *socket) bindLike(to int, origin uint64) unix.Errno {
 
 // socket makes a non-blocking stream socket in the egress; the caller owns it.
 func (w *worker) socket(e *egress, domain, proto int) (int, unix.Errno) {
+	fd, errno := w.trySocket(e, domain, proto)
+	if w.s.targets.makeRoom(errno) {
+		fd, errno = w.trySocket(e, domain, proto)
+	}
+	return fd, errno
+}
+
+func (w *worker) trySocket(e *egress, domain, proto int) (int, unix.Errno) {
 	if e == w.home {
 		if spare := w.spare(domain, proto); spare != nil && *spare >= 0 {
 			fd := *spare

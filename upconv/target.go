@@ -114,11 +114,20 @@ func (s *targetSlot) drop() {
 // upconv's own descriptors have run out although the cache has been emptied.
 func (t *targets) getfd(tid, fd int) (int, unix.Errno) {
 	got, errno := t.tryGetfd(tid, fd)
-	if errno == unix.EMFILE || errno == unix.ENFILE {
-		t.dropAll()
+	if t.makeRoom(errno) {
 		got, errno = t.tryGetfd(tid, fd)
 	}
 	return got, errno
+}
+
+// makeRoom empties the cache if an errno says that descriptors have run out. It reports whether another
+// try makes sense.
+func (t *targets) makeRoom(errno unix.Errno) bool {
+	if errno != unix.EMFILE && errno != unix.ENFILE {
+		return false
+	}
+	t.dropAll()
+	return true
 }
 
 func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {

@@ -7,7 +7,8 @@
 // to this package's assembly (go build -ldflags "-E github.com/upconv/upconv/upconv/internal/birth.entry"),
 // which asks the kernel and then jumps to the runtime's own entry point.
 //
-// It also blocks the real-time signals: only a signalfd keeps count of those that queue up.
+// It also blocks the real-time signals, since only a signalfd keeps count of those that queue up, and takes
+// back that SIGPIPE is ignored, since the runtime would hand one that was sent to this process on to that.
 //
 // A binary linked without that flag works too; [Record.Exact] is then false and the record is the
 // best that can be found out later.
@@ -43,6 +44,7 @@ var (
 	entered  uint64
 	handlers [65 * 4]uint64 // struct sigaction as rt_sigaction(2) gives it: handler, flags, restorer (not on arm64), mask
 	blocked  uint64
+	dfl      [4]uint64 // a struct sigaction of SIG_DFL
 	realtime uint64 = RealTime
 	nofile   [2]uint64
 	stdflags [3]int64 // what fcntl(F_GETFD) returned for 0, 1 and 2

@@ -20,6 +20,14 @@ sigs:
 	CMPQ R12, $64
 	JLE  sigs
 
+	// rt_sigaction(SIGPIPE, &dfl, NULL, 8)
+	MOVQ $13, DI
+	LEAQ ·dfl(SB), SI
+	XORL DX, DX
+	MOVQ $8, R10
+	MOVL $13, AX
+	SYSCALL
+
 	// rt_sigprocmask(SIG_BLOCK, &realtime, &blocked, 8)
 	XORL DI, DI
 	LEAQ ·realtime(SB), SI

@@ -19,6 +19,14 @@ sigs:
 	CMP  $64, R19
 	BLE  sigs
 
+	// rt_sigaction(SIGPIPE, &dfl, NULL, 8)
+	MOVD $13, R0
+	MOVD $·dfl(SB), R1
+	MOVD $0, R2
+	MOVD $8, R3
+	MOVD $134, R8
+	SVC
+
 	// rt_sigprocmask(SIG_BLOCK, &realtime, &blocked, 8)
 	MOVD $0, R0
 	MOVD $·realtime(SB), R1
