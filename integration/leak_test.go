@@ -335,9 +335,28 @@ func (l *lab) leakless(t *testing.T, work func(s *session)) {
 	many = l.session(t)
 	work(many)
 	soon(func() bool { return usageOf(many.supervisor).within(many.base) })
+	l.connectsOver(t)
 	if got := many.goroutines(); !slices.Equal(got, want) {
 		t.Errorf("goroutines of the supervisor: %v\nafter one connection: %v", count(got), count(want))
 	}
+}
+
+// connectsOver waits until no socket of the egress is in SYN_SENT: what waits for one that its program is
+// dead to is on its way out.
+func (l *lab) connectsOver(t *testing.T) {
+	t.Helper()
+	inNamespace(t, l.egress, func() error {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			table, err := os.ReadFile("/proc/thread-self/net/tcp")
+			if err != nil {
+				return err
+			}
+			if !regexp.MustCompile(`(?m)^ *\d+: \S+ \S+ 02 `).Match(table) {
+				return nil
+			}
+		}
+		return errors.New("a connection is still being made")
+	})
 }
 
 func count(names []string) map[string]int {

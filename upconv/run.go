@@ -95,7 +95,6 @@ func Run(cfg *Config) (status int, err error) {
 	// The supervisor dies with the thread that cloned it, as long as it has not started the command.
 	runtime.LockOSThread()
 	f := &front{signals: make(chan os.Signal, 64)}
-	f.catch() // before anybody can know of the command
 	if err := f.startSupervisor(cfg, files, denied); err != nil {
 		return ExitFailed, failed(fmt.Errorf("start the supervisor: %w", err))
 	}
@@ -298,7 +297,7 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool) error 
 		return err
 	}
 	defer unmap()
-	plan := &forkPlan{netns: -1, keep: pair[1], parent: os.Getpid(), report: shared}
+	plan := &forkPlan{netns: -1, keep: pair[1], parent: os.Getpid(), blocked: signalMask(passedSignals()), report: shared}
 	argv := append([]string{"upconv", superviseArg, strconv.Itoa(pair[1])}, cfg.Args...)
 	if err := plan.command([]string{"/proc/self/exe"}, argv, environ); err != nil {
 		return err
@@ -306,6 +305,7 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool) error 
 	if f.supervisor, err = plan.fork(); err != nil {
 		return err
 	}
+	f.catch() // before the command can run; and while the supervisor gets started
 	plain := *cfg
 	plain.Args = nil // went along as arguments, which have no limit but the kernel's
 	return f.say.Encode(order{plain, files, denied, started, os.Getpid()})
@@ -361,7 +361,7 @@ func (f *front) run() (status int, err error) {
 }
 
 // settled is how long signals may take from the kernel through os/signal to the supervisor.
-const settled = 10 * time.Millisecond
+const settled = 25 * time.Millisecond
 
 // catch has every signal sent to f.signals, also those that were ignored or blocked at the start: whether
 // the command ignores or blocks them is its own affair.

@@ -70,6 +70,7 @@ type process struct {
 	canary *canary
 	group  []groupSignal // signals to the group that the front process has not told of yet
 
+	groupStopped   time.Time // when the group was last sent a stop signal
 	commandStopped atomic.Bool
 	swallow        atomic.Int32 // SIGCONTs to the front process that are this process's own
 }
@@ -85,11 +86,9 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	// This process is in the caller's process group, and is none of what signals to that mean.
-	ignored := make(chan os.Signal, 1)
-	for _, sig := range passedSignals() {
-		signal.Notify(ignored, sig)
-	}
+	// This process is in the caller's process group, and is not what signals to that mean. It was started with
+	// all of them blocked; these are the ones that the Go runtime does not leave blocked.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGSTKFLT)
 	if p.canary, err = startCanary(signalMask(passedSignals())); err != nil {
 		return failed(err)
 	}
@@ -497,8 +496,12 @@ func (p *process) absorb() {
 		return
 	}
 	for i, n := range seen {
+		sig := unix.Signal(i + 1)
 		for range n {
-			p.group = append(p.group, groupSignal{unix.Signal(i + 1), now})
+			p.group = append(p.group, groupSignal{sig, now})
+		}
+		if n > 0 && stopsGroup(sig) {
+			p.groupStopped = now
 		}
 	}
 }
@@ -524,6 +527,9 @@ func (p *process) toTheGroup(sig unix.Signal) bool {
 	if stopsGroup(sig) && p.commandStopped.Load() {
 		found = true // a terminal may send several, of which the canary sees one
 	}
+	if sig == unix.SIGCONT && now.Sub(p.groupStopped) < stopMemory {
+		found = true // from before the stop, which has taken it away from the canary
+	}
 	return found
 }
 
@@ -533,6 +539,9 @@ func isStopped(pid int) bool {
 	_, rest, _ := bytes.Cut(stat, []byte(") "))
 	return bytes.HasPrefix(rest, []byte("T"))
 }
+
+// stopMemory is how long after a stop signal to the group a SIGCONT is taken for one from before it.
+const stopMemory = 100 * time.Millisecond
 
 // stopsGroup reports whether a signal is one that a terminal driver sends to stop a process group.
 func stopsGroup(sig unix.Signal) bool {

@@ -45,7 +45,7 @@ var (
 	handlers [65 * 4]uint64 // struct sigaction as rt_sigaction(2) gives it: handler, flags, restorer (not on arm64), mask
 	blocked  uint64
 	dfl      [4]uint64 // a struct sigaction of SIG_DFL
-	realtime uint64 = RealTime
+	realtime uint64    = RealTime
 	nofile   [2]uint64
 	stdflags [3]int64 // what fcntl(F_GETFD) returned for 0, 1 and 2
 )
