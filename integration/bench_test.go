@@ -1,10 +1,10 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,7 +46,7 @@ func BenchmarkFigures(b *testing.B) {
 		figures = nil
 		figures = append(figures, benchConnect(b, l, client, rounds)...)
 		figures = append(figures, benchDirect(b, l, client, rounds)...)
-		figures = append(figures, benchThroughput(b, l, max(3, rounds/3)))
+		figures = append(figures, benchThroughput(b, l, max(3, rounds*2/3)))
 		figures = append(figures, benchStart(b, l, 3*rounds), benchMemory(b, l))
 	}
 
@@ -135,8 +135,9 @@ func cycle(t timing) float64 { return t.cycle }
 
 // benchConnect is the main job: a connect that is swapped, against one in the egress itself.
 func benchConnect(b *testing.B, l *lab, client string, rounds int) []figure {
-	host, port, _ := net.SplitHostPort(acceptAndClose(b, l))
-	args := []string{client, "tcp", host, port, "3000"}
+	const port = "9000"
+	acceptAndClose(b, l, l.serverName, "tcp", serverAddr, port)
+	args := []string{client, "tcp", serverAddr, port, "3000"}
 	ways := []func() *exec.Cmd{
 		func() *exec.Cmd { return l.in(l.egress, args...) },
 		func() *exec.Cmd { return l.under(args...) },
@@ -163,20 +164,22 @@ func benchConnect(b *testing.B, l *lab, client string, rounds int) []figure {
 	return figures
 }
 
-// acceptAndClose serves bench_connect at the server with a program of its own, in C where the floor's
-// is there: a Go server would share the processors with more threads.
-func acceptAndClose(b *testing.B, l *lab) string {
-	listener := l.listen(serverAddr + ":0")
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conn.Close()
-		}
-	}()
-	return listener.Addr().String()
+// acceptAndClose starts the other end of bench_connect in a namespace. It is a plain C program: a server in
+// this process would wake more threads, and when it does would decide the figures.
+func acceptAndClose(b *testing.B, l *lab, namespace string, where ...string) {
+	b.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	args := append([]string{"netns", "exec", namespace, compileC(b, "bench_accept.c", "gcc", "-O2", "-static")}, where...)
+	long := exec.CommandContext(ctx, "ip", args...) // for as long as it takes
+	stdout, err := long.StdoutPipe()
+	if err == nil {
+		err = long.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { cancel(); long.Wait() })
+	waitFor(b, stdout, "listening")
 }
 
 // buildFloor builds the C supervisor in a directory of the benchmark's own; "" where there is none.
@@ -194,29 +197,10 @@ func buildFloor(b *testing.B) string {
 
 // benchDirect is what upconv costs a connect that it leaves alone.
 func benchDirect(b *testing.B, l *lab, client string, rounds int) []figure {
-	var loopback net.Listener
-	inNamespace(b, l.origin, func() (err error) {
-		loopback, err = net.Listen("tcp4", "127.0.0.1:0")
-		return err
-	})
+	const port = "9001"
 	path := filepath.Join(b.TempDir(), "s")
-	local, err := net.Listen("unix", path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, listener := range []net.Listener{loopback, local} {
-		defer listener.Close()
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				conn.Close()
-			}
-		}()
-	}
-	_, port, _ := net.SplitHostPort(loopback.Addr().String())
+	acceptAndClose(b, l, l.origin, "tcp", "127.0.0.1", port)
+	acceptAndClose(b, l, l.origin, "unix", path)
 	var figures []figure
 	for _, c := range []struct {
 		what string
@@ -264,9 +248,15 @@ func benchThroughput(b *testing.B, l *lab, rounds int) figure {
 		return report.End.Received.BitsPerSecond / 1e9
 	}
 	var ratios, natives, upconvs []float64
-	for range rounds {
-		native := measure(func(args ...string) *exec.Cmd { return l.in(l.egress, args...) })
-		upconv := measure(l.under)
+	for round := range rounds {
+		var native, upconv float64
+		for turn := range 2 {
+			if (round+turn)%2 == 0 {
+				native = measure(func(args ...string) *exec.Cmd { return l.in(l.egress, args...) })
+			} else {
+				upconv = measure(l.under)
+			}
+		}
 		natives, upconvs, ratios = append(natives, native), append(upconvs, upconv), append(ratios, upconv/native)
 	}
 	return figure{What: "iperf3 throughput, against native (Gbit/s)", Value: median(ratios), Unit: "x", Bound: 0.97, AtLeast: true,
@@ -316,11 +306,11 @@ func benchMemory(b *testing.B, l *lab) figure {
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	waitFor(b, stdout, "up")
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
-	supervisor, err2 := strconv.Atoi(strings.TrimSpace(string(children)))
-	if err != nil || err2 != nil {
-		b.Fatal(err, err2)
+	children := childrenOf(cmd.Process.Pid)
+	if len(children) != 1 {
+		b.Fatalf("children of upconv: %v", children)
 	}
+	supervisor := children[0]
 	front, ours := residentMB(b, cmd.Process.Pid), residentMB(b, supervisor)
 	fmt.Printf("resident: front %.1f MB, supervisor %.1f MB\n", front, ours)
 	return figure{What: "resident memory, supervisor and front process (MB)", Value: front + ours, Unit: "MB", Bound: 20, Upconv: front + ours}

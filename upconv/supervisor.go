@@ -135,8 +135,9 @@ type worker struct {
 	cpus   unix.CPUSet // where this thread may run
 	mayPin bool        // on more than one
 
-	streak int // notifications in a row that had been waiting
-	lonely int // notifications in a row that no other worker overlapped with
+	lastTID uint32
+	streak  int // notifications in a row that had been waiting, and came from other threads than the one before
+	lonely  int // notifications in a row that no other worker overlapped with
 }
 
 // When to wake an extra worker, and when one goes back to sleep.
@@ -196,7 +197,10 @@ func (w *worker) serve() error {
 		if err := s.listener.Receive(n); err != nil {
 			return err
 		}
-		if time.Since(waiting) > queued {
+		// One thread alone can be that fast: it is woken in the middle of Respond.
+		alone := n.PID == w.lastTID
+		w.lastTID = n.PID
+		if alone || time.Since(waiting) > queued {
 			w.streak = 0
 		} else if w.streak++; w.streak >= wakeStreak && s.sleeping.Load() > 0 {
 			select {
