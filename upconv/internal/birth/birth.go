@@ -57,7 +57,8 @@ const RealTime uint64 = 0xffff_fffc_0000_0000
 // entry is where the process starts when linked with -E. It must not be called.
 func entry()
 
-var _ = entry
+// Used by the assembly alone.
+var _, _, _ = entry, &dfl, &realtime
 
 const sigIgn = 1 // SIG_IGN, signal(7)
 
