@@ -27,8 +27,11 @@ import (
 	"github.com/upconv/upconv/nsdial"
 )
 
-// bin is the upconv under test: $UPCONV_BIN, or one built by TestMain.
+// bin is the upconv under test: a copy of $UPCONV_BIN, or one built by TestMain.
 var bin string
+
+// scratch is a directory that ordinary users can read and that goes away with the test run.
+var scratch string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -39,8 +42,19 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		os.Chmod(dir, 0o755) // ordinary users run what is in it
-		if bin = os.Getenv("UPCONV_BIN"); bin == "" {
-			bin = filepath.Join(dir, "upconv")
+		scratch = dir
+		bin = filepath.Join(dir, "upconv")
+		if built := os.Getenv("UPCONV_BIN"); built != "" {
+			// A copy, since not every user can reach every checkout.
+			program, err := os.ReadFile(built)
+			if err == nil {
+				err = os.WriteFile(bin, program, 0o755)
+			}
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		} else {
 			build := exec.Command("make", "-C", "..", "build", "BINARY="+bin)
 			if out, err := build.CombinedOutput(); err != nil {
 				fmt.Fprintf(os.Stderr, "%v: %v\n%s", build, err, out)
@@ -335,7 +349,7 @@ func compileC(t testing.TB, source string, compiler ...string) string {
 	if exe := compiled[key]; exe != "" {
 		return exe
 	}
-	exe := filepath.Join(filepath.Dir(bin), fmt.Sprintf("%s-%d", strings.TrimSuffix(filepath.Base(source), ".c"), len(compiled)))
+	exe := filepath.Join(scratch, fmt.Sprintf("%s-%d", strings.TrimSuffix(filepath.Base(source), ".c"), len(compiled)))
 	args := append(append([]string{}, compiler[1:]...), "-O1", "-Wall", "-o", exe, filepath.Join("testdata", source))
 	if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", source, err, out)
