@@ -248,7 +248,7 @@ type (
 		Birth  birth.Record
 		Front  int // pid of the process that Run was called in
 	}
-	// passed tells the supervisor that this process was sent a signal.
+	// passed tells the supervisor that this process was sent a signal; 0 says that it has heard Started.
 	passed struct{ Signal int }
 	// report is what the supervisor says. One field is set.
 	report struct {
@@ -326,7 +326,11 @@ type front struct {
 func (f *front) run() (status int, err error) {
 	go f.pass()
 	reaped := make(chan struct{})
-	go f.reapAll(reaped)
+	go reapAll(func(pid int) {
+		if pid == f.supervisor {
+			close(reaped)
+		}
+	})
 
 	messages := gob.NewDecoder(f.control)
 	for {
@@ -344,6 +348,7 @@ func (f *front) run() (status int, err error) {
 			f.mu.Lock()
 			f.running = true
 			f.mu.Unlock()
+			f.say.Encode(passed{}) // the command is not executed before the supervisor has this
 		case m.Stopped != 0:
 			time.Sleep(settled) // what else was sent to the group is to be told of first
 			stopSelf(unix.Signal(m.Stopped))
@@ -420,15 +425,14 @@ func (f *front) pass() {
 	}
 }
 
-// reapAll takes the exit statuses of all children: the supervisor, whose end closes reaped, and, in the first
-// process of a container, every orphan.
-func (f *front) reapAll(reaped chan<- struct{}) {
+// reapAll takes the exit statuses of all children, and tells of each, until there is none: the front process's
+// supervisor, the supervisor's last descendants and, in the first process of a container, every orphan.
+func reapAll(ended func(pid int)) {
 	for {
 		pid, err := unix.Wait4(-1, nil, 0, nil)
-		if pid == f.supervisor {
-			close(reaped)
-		}
-		if err != nil && err != unix.EINTR {
+		if err == nil {
+			ended(pid)
+		} else if err != unix.EINTR {
 			return // ECHILD
 		}
 	}

@@ -235,7 +235,9 @@ func (p *process) launch(events *os.File) (err error) {
 
 	// From here on signals are for the command, also while it is being executed.
 	p.say.Encode(report{Started: true})
-	go p.listen()
+	heard := make(chan struct{})
+	go p.listen(heard)
+	<-heard
 
 	// Go. The second byte says that the child has descriptors of its own; after it, its end of the
 	// pipe closes when the command is executed.
@@ -347,7 +349,7 @@ func (p *process) wait() {
 	p.say.Encode(report{Ended: true, Status: status, Last: last})
 	if !last {
 		p.detach()
-		go reapOrphans()
+		go reapAll(func(int) {})
 		<-gone
 		s.events.flush(5 * time.Second)
 	}
@@ -415,14 +417,6 @@ func (p *process) reap() int {
 	}
 }
 
-func reapOrphans() {
-	for {
-		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && err != unix.EINTR {
-			return
-		}
-	}
-}
-
 // siginfo is siginfo_t of a child, sigaction(2), on 64-bit Linux.
 type siginfo struct {
 	signo, errno, code, _ int32
@@ -441,12 +435,20 @@ const (
 )
 
 // listen passes signals to the command. If the front process dies, so does the command.
-func (p *process) listen() {
+//
+// heard is closed when the front process has taken notice that signals are for the command, or is dead.
+func (p *process) listen(heard chan<- struct{}) {
+	var once sync.Once
+	defer once.Do(func() { close(heard) })
 	for {
 		var m passed
 		if err := p.hear.Decode(&m); err != nil {
 			p.kill(unix.SIGKILL)
 			return
+		}
+		if m.Signal == 0 {
+			once.Do(func() { close(heard) })
+			continue
 		}
 		sig := unix.Signal(m.Signal)
 		if sig == unix.SIGCONT && p.swallowed() {
