@@ -11,13 +11,21 @@ import (
 
 // call is one stopped system call, decoded. Handlers read it and do not change it.
 type call struct {
-	id  uint64 // of the notification
-	tid int    // the thread that is stopped, in upconv's pid namespace
-	fd  int    // the first argument: the socket
+	id   uint64 // of the notification
+	tid  int    // the thread that is stopped, in upconv's pid namespace
+	args [6]uint64
+	fd   int // the first argument: the socket
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr    uint64
 	addrLen uint32
+	name    string // for events
+	// fastOpen is true for a send with MSG_FASTOPEN, which connects first; dontWait if with MSG_DONTWAIT.
+	fastOpen, dontWait bool
+	compat             bool // made with the 32-bit structures of i386
 }
+
+// handler decides what becomes of a call. It does not touch the listener, except to install a descriptor.
+type handler func(w *worker, c *call) outcome
 
 // outcome is what a handler wants the target to see. The zero value lets the kernel run the call as
 // it stands (SECCOMP_USER_NOTIF_FLAG_CONTINUE).
@@ -31,52 +39,85 @@ var carryOn = outcome{}
 
 func answer(errno unix.Errno) outcome { return outcome{answered: true, errno: errno} }
 
-// decode reads the arguments of connect(2), or of socketcall(2) with SYS_CONNECT, whose own
-// arguments are in memory (i386 only). ok is false where there is nothing for upconv to decide.
-//
-// The kernel takes int arguments from the low half of the register, so the high half is dropped.
-func (w *worker) decode(n *seccompx.Notification, c *call) (ok bool) {
-	args := &n.Data.Args
-	*c = call{id: n.ID, tid: int(n.PID), fd: int(int32(args[0])), addr: args[1], addrLen: uint32(args[2])}
-	if n.PID == 0 {
-		return false // a thread outside our pid namespace: cannot be named, cannot be served
-	}
-	for _, known := range w.epollCreate {
-		if n.Data.Arch == known.arch && n.Data.Nr == known.nr {
-			w.s.epolls.create(threadGroup(c.tid))
-			return false
-		}
-	}
-	if n.Data.Arch == seccompx.I386 && n.Data.Nr == w.socketcall {
-		var raw [12]byte
-		if errno := readMemory(c.tid, uint64(uint32(args[1])), raw[:]); errno != 0 {
-			return false // the kernel will say EFAULT
-		}
-		c.fd = int(int32(binary.LittleEndian.Uint32(raw[0:])))
-		c.addr = uint64(binary.LittleEndian.Uint32(raw[4:]))
-		c.addrLen = binary.LittleEndian.Uint32(raw[8:])
-	}
-	return sizeofSockaddrIn <= c.addrLen && c.addrLen <= sizeofSockaddrStorage
+// handlers are the calls that the filter stops, the most frequent first.
+var handlers = []struct {
+	name   string
+	handle handler
+}{
+	{"connect", (*worker).connectCall},
+	{"setsockopt", (*worker).setsockopt},
+	{"socketcall", (*worker).socketcall},
+	{"epoll_create", (*worker).epollCreate},
+	{"epoll_create1", (*worker).epollCreate},
+	{"fcntl", (*worker).setOwner},
+	{"fcntl64", (*worker).setOwner},
+	{"ioctl", (*worker).setOwner},
+	{"sendto", (*worker).sendto},
+	{"sendmsg", (*worker).sendmsg},
+	{"sendmmsg", (*worker).sendmsg},
 }
 
-// syscallNumber is a system call of an architecture.
-type syscallNumber struct {
-	arch seccompx.Arch
-	nr   int32
+// numbered is a handler with the number of its call in one architecture.
+type numbered struct {
+	arch   seccompx.Arch
+	nr     int32
+	handle handler
 }
 
-// learnNumbers looks up the calls that are not connect(2).
-func (w *worker) learnNumbers() {
-	if nr, ok := seccompx.I386.Syscall("socketcall"); ok {
-		w.socketcall = int32(nr)
-	}
+// byNumber is handlers for the architectures of this machine.
+var byNumber = func() (all []numbered) {
 	for _, arch := range seccompx.NativeArches() {
-		for _, name := range epollCreateCalls {
-			if nr, ok := arch.Syscall(name); ok {
-				w.epollCreate = append(w.epollCreate, syscallNumber{arch, int32(nr)})
+		for _, h := range handlers {
+			if nr, ok := arch.Syscall(h.name); ok {
+				all = append(all, numbered{arch, int32(nr), h.handle})
 			}
 		}
 	}
+	return all
+}()
+
+// handle decides what becomes of a notification.
+func (w *worker) handle(n *seccompx.Notification) outcome {
+	if n.PID == 0 {
+		return carryOn // a thread outside our pid namespace: cannot be named, cannot be served
+	}
+	c := &w.call
+	// The kernel takes int arguments from the low half of the register, so the high half is dropped.
+	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), compat: n.Data.Arch == seccompx.I386}
+	for i := range byNumber {
+		if h := &byNumber[i]; n.Data.Nr == h.nr && n.Data.Arch == h.arch {
+			return h.handle(w, c)
+		}
+	}
+	return carryOn
+}
+
+// connectCall is connect(2).
+func (w *worker) connectCall(c *call) outcome {
+	c.name, c.addr, c.addrLen = "connect", c.args[1], uint32(c.args[2])
+	return w.connect(c)
+}
+
+// socketcall is i386's socketcall(2): the arguments are in memory.
+func (w *worker) socketcall(c *call) outcome {
+	var raw [12]byte
+	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:])
+	word := func(i int) uint32 { return binary.LittleEndian.Uint32(raw[4*i:]) }
+	switch uint32(c.args[0]) {
+	case sysSetsockopt:
+		if errno != 0 {
+			w.s.used.setAll()
+		}
+		w.noteOption(int(int32(word(1))), int(int32(word(2))))
+		return carryOn
+	case sysConnect:
+		if errno != 0 {
+			return carryOn // the kernel will say EFAULT
+		}
+		c.name, c.fd, c.addr, c.addrLen = "connect", int(int32(word(0))), uint64(word(1)), word(2)
+		return w.connect(c)
+	}
+	return carryOn
 }
 
 // Lengths of socket addresses: what connect(2) demands at least, and the most it takes.

@@ -14,6 +14,9 @@ import (
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
+	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
+		return carryOn
+	}
 	began := w.now()
 
 	// One copy of the address decides and is what is connected to: the target's other threads can
@@ -21,7 +24,7 @@ func (w *worker) connect(c *call) outcome {
 	sa := w.sockaddr[:c.addrLen]
 	if errno := readMemory(c.tid, c.addr, sa); errno != 0 {
 		if errno == unix.EPERM {
-			w.s.unserved(c.tid, "its memory cannot be read", errno)
+			w.unserved(&event{began: began, c: c, proto: TCP}, "its memory cannot be read", errno)
 		}
 		return carryOn
 	}
@@ -30,89 +33,144 @@ func (w *worker) connect(c *call) outcome {
 		return carryOn
 	}
 	decision := w.s.policy.Decide(dst, TCP, w.s.origin.assigned)
-	e := event{began: began, call: "connect", c: c, dst: dst, proto: TCP, decision: decision}
-	if decision.Route.Kind == Direct {
+	e := event{began: began, c: c, dst: dst, proto: TCP, decision: decision}
+	if decision.Route.Kind == Direct && !w.s.swapped.Load() {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
 		w.s.events.record(&e, 0)
 		return carryOn
 	}
 
+	// The program's other threads can close the descriptor or put another file in its place, until the
+	// very end. Then everything is looked at anew.
+	for range maxRaces {
+		out, raced := w.route(c, &e, family, sa)
+		if !raced {
+			return out
+		}
+		e.note = ""
+	}
+	return answer(unix.EBADF) // which it is, now and then
+}
+
+const maxRaces = 8
+
+// route looks at the socket and sends it on its way. raced is true where the descriptor has become
+// another one's meanwhile, and nothing has been done.
+func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, raced bool) {
 	old, errno := w.s.targets.getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
 	case unix.EPERM:
-		w.s.unserved(c.tid, "its descriptors cannot be fetched", errno)
-		return carryOn
+		w.unserved(e, "its descriptors cannot be fetched", errno)
+		return carryOn, false
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(&e, "pidfd_getfd", errno)
+		return w.fail(e, "pidfd_getfd", errno), false
 	default: // EBADF; or ESRCH, and nobody will read the answer
-		return carryOn
+		return carryOn, false
 	}
 	w.done = append(w.done, old)
 	sock := &w.socketInfo
 	if !examine(old, sock) || sock.domain != family {
-		return carryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	if sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns) {
-		return carryOn // the target went to a namespace of its own: not ours there
+	origin := w.s.origin
+	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
+		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
-	if decision.Route.Kind == Reject {
-		w.s.events.record(&e, decision.Route.Errno)
-		return answer(decision.Route.Errno)
+	switch e.decision.Route.Kind {
+	case Reject:
+		w.s.events.record(e, e.decision.Route.Errno)
+		return answer(e.decision.Route.Errno), false
+	case Direct:
+		if sock.netns == origin.cookie {
+			w.s.events.record(e, 0)
+			return carryOn, false
+		}
+		return w.swap(c, e, old, sock, nil, sa)
 	}
-	egress := w.s.egress[decision.Route.Target]
-	if sock.netns == egress.cookie && sock.netns != w.s.origin.cookie {
-		return w.again(c, &e, old, sock, sa)
+	egress := w.s.egress[e.decision.Route.Target]
+	if sock.netns == egress.cookie && sock.netns != origin.cookie {
+		return w.again(c, e, old, sock, sa), false
 	}
-	return w.swap(c, &e, old, sock, egress, sa)
+	return w.swap(c, e, old, sock, egress, sa)
 }
 
-// swap replaces the target's socket old by one made in the egress and connects that to sa.
-func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, sa []byte) outcome {
-	cloexec, errno := closeOnExec(c.tid, c.fd, w.path[:])
-	if w.s.targets.makeRoom(errno) {
-		cloexec, errno = closeOnExec(c.tid, c.fd, w.path[:])
-	}
+// swap replaces the target's socket old by one made in the egress, or in the origin where that is nil, and
+// connects that to sa.
+func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, sa []byte) (out outcome, raced bool) {
+	cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
 	switch errno {
 	case 0:
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(e, "open /proc/TID/fdinfo/FD", errno)
+		return w.fail(e, "open /proc/TID/fdinfo/FD", errno), false
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone
-		return carryOn
+		return carryOn, false
 	default:
-		w.s.unserved(c.tid, "its descriptors cannot be read in /proc", errno)
-		return carryOn
+		w.unserved(e, "its descriptors cannot be read in /proc", errno)
+		return carryOn, false
 	}
-	replacement, errno := w.socket(egress, sock.domain, sock.proto)
+	var replacement int
+	if egress == nil {
+		replacement, errno = w.s.origin.socket(c.tid, sock.domain, sock.proto)
+	} else {
+		replacement, errno = w.socket(egress, sock.domain, sock.proto)
+	}
 	if errno != 0 {
-		return w.fail(e, "socket in "+e.decision.Route.String(), errno)
+		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
 	}
 	w.done = append(w.done, replacement)
 	w.used = sock.domain
-	if errno := w.s.origin.defaultsOf(sock.domain).copyOptions(old, replacement, sock.domain); errno != 0 {
-		return w.fail(e, "setsockopt", errno)
+	lost, row, errno := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain)
+	if errno != 0 {
+		return w.fail(e, "setsockopt "+row.label, errno), false
 	}
-	if errno := sock.bindLike(replacement, w.s.origin.cookie); errno != 0 {
-		return w.fail(e, "bind", errno)
+	if lost != "" {
+		e.add("not carried over: " + lost)
 	}
-
+	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie)
+	if errno != 0 {
+		return w.fail(e, "bind", errno), false
+	}
+	if anywhere {
+		e.add("bound to any address: the egress has not the one that the socket was bound to")
+	}
+	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
+		copyOwner(old, replacement)
+	}
 	places := w.registrations(c, old)
 
+	witness := w.witness(old)
+	if w.replaced(c, old) {
+		w.acquit(old)
+		return carryOn, true
+	}
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
-	if errno := w.install(c, replacement, cloexec); errno != 0 {
+	if errno := w.install(c, c.fd, replacement, cloexec); errno != 0 {
+		w.acquit(old)
 		if errno == unix.ENOENT || errno == unix.ESRCH {
-			return carryOn // the target is gone; nobody will read the answer
+			return carryOn, false // the target is gone; nobody will read the answer
 		}
-		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
+		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
-	out := w.begin(c, e, replacement, sock, sa)
-	if len(places) > 0 {
-		// Only now: before, a poll of the socket would have said EPOLLHUP.
-		w.register(c, places, old, replacement)
+	w.s.swapped.Store(true)
+	// All that is left of the old socket should be this copy.
+	closeFD(old)
+	w.done = append(w.done[:0], replacement)
+	if witness && w.alive() {
+		places = w.replaceCopies(c, e, replacement, places)
 	}
-	return out
+	if sock.flags&unix.O_ASYNC != 0 {
+		// Before it connects: this is what it is to be told of.
+		if errno := w.async(c, replacement, sock.flags); errno != 0 {
+			e.add("O_ASYNC not carried over: " + errnoName(errno))
+		}
+	}
+	out = w.begin(c, e, replacement, sock, sa)
+	// Only now: before, a poll of the socket would have said EPOLLHUP.
+	w.register(c, places, replacement)
+	return out, false
 }
 
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has failed or
@@ -124,14 +182,29 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	return w.begin(c, e, fd, sock, sa)
 }
 
-// begin connects a non-blocking socket of the egress, which the target has as its own, gives it the status
-// flags of the target's socket, and says what the target is to see.
+// begin connects a non-blocking socket, which the target has as its own, gives it the status flags of the
+// target's socket, and says what the target is to see.
 func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
 	errno := connect(fd, sa)
 	e.local = fd
-	if sock.flags&unix.O_NONBLOCK != 0 {
+	if sock.flags&unix.O_NONBLOCK != 0 || c.dontWait {
+		setFlags(fd, sock.flags)
+		if c.fastOpen && errno == 0 {
+			// With TCP_FASTOPEN_CONNECT there is nothing to wait for: the send itself sends the SYN.
+			w.s.events.record(e, 0)
+			return carryOn
+		}
+		w.s.events.record(e, underWay(errno))
+		return answer(errno)
+	}
+	if c.fastOpen {
+		// The target's own call waits for the connection and sends; of the address it passes the kernel
+		// takes no notice any more.
 		setFlags(fd, sock.flags)
 		w.s.events.record(e, underWay(errno))
+		if errno == 0 || errno == unix.EINPROGRESS {
+			return carryOn
+		}
 		return answer(errno)
 	}
 	if errno == unix.EINPROGRESS {
@@ -165,7 +238,7 @@ func sendTimeout(fd int) time.Duration {
 
 // fail answers that upconv itself could not do something, and says so.
 func (w *worker) fail(e *event, doing string, errno unix.Errno) outcome {
-	w.s.warn("connect: "+doing+" failed; the program sees the error", "dst", e.dst, "tid", e.c.tid, "error", errno)
+	w.s.warn(e.c.name+": "+doing+" failed; the program sees the error", "dst", e.dst, "tid", e.c.tid, "error", errno)
 	w.s.events.record(e, errno)
 	return answer(errno)
 }

@@ -2,8 +2,9 @@ package upconv
 
 import (
 	"bytes"
+	"maps"
 	"os"
-	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -21,80 +22,105 @@ import (
 type epolls struct {
 	any  atomic.Bool // somebody may have a set
 	mu   sync.Mutex
-	sets map[int]*epollSets // by process
+	sets map[int]*epollSets // by process, or thread with descriptors of its own
 }
 
 type epollSets struct {
 	fds     []int
-	known   bool      // fds is what the process has
-	created time.Time // when it last made one
+	large   map[int]bool // sets that it takes long to search
+	known   bool         // fds is what the process has
+	created time.Time    // when it last was about to make one
+	making  []int        // the threads that were
 }
 
 const (
 	maxEpollProcesses = 1024
 	// settling is how long epoll_create(2), once let go on, may take to have the set in place.
 	settling = 100 * time.Millisecond
+	// longSearch is what it takes to look through a set of some hundred registrations.
+	longSearch = 4 * time.Microsecond
 )
 
-// create notes that a process is about to make a set.
-func (e *epolls) create(pid int) {
+// epollCreate handles a stopped epoll_create(2): it is noted and goes on.
+func (w *worker) epollCreate(c *call) outcome {
+	w.s.epolls.create(w.files(c.tid), c.tid)
+	return carryOn
+}
+
+// files returns what a thread's descriptor table is known by: the pid, or its tid if it has one of its own.
+func (w *worker) files(tid int) int {
+	pid := w.s.targets.process(tid)
+	if pid != tid {
+		const kcmpFiles = 2 // KCMP_FILES of kcmp(2)
+		if order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(pid), uintptr(tid), kcmpFiles, 0, 0, 0); errno == 0 && order != 0 {
+			return tid
+		}
+	}
+	return pid
+}
+
+// create notes that a thread is about to make a set.
+func (e *epolls) create(files, tid int) {
 	e.any.Store(true)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := e.of(pid)
-	s.known, s.created = false, time.Now()
+	s := e.of(files)
+	s.known, s.created, s.making = false, time.Now(), append(s.making, tid)
 }
 
 // forget drops what is known of a process that has ended, or that has turned out to be wrong.
-func (e *epolls) forget(pid int) {
+func (e *epolls) forget(files int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	delete(e.sets, pid)
+	delete(e.sets, files)
 }
 
-// of returns the entry of a process; the caller holds mu.
-func (e *epolls) of(pid int) *epollSets {
+// of returns the entry of a descriptor table; the caller holds mu.
+func (e *epolls) of(files int) *epollSets {
 	if e.sets == nil || len(e.sets) >= maxEpollProcesses {
 		e.sets = map[int]*epollSets{}
 	}
-	s := e.sets[pid]
+	s := e.sets[files]
 	if s == nil {
-		s = &epollSets{}
-		e.sets[pid] = s
+		s = &epollSets{large: map[int]bool{}}
+		e.sets[files] = s
 	}
 	return s
 }
 
-// list returns the epoll descriptors of a process.
-func (e *epolls) list(pid int) []int {
+// list returns the epoll descriptors of a descriptor table, and which are known to be large. tid is the thread that
+// asks: whatever it was about to make is made.
+func (e *epolls) list(files, tid int) (fds []int, large map[int]bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := e.of(pid)
+	s := e.of(files)
 	if !s.known {
-		s.fds = epollFDs(pid)
-		s.known = time.Since(s.created) > settling
+		s.making = slices.DeleteFunc(s.making, func(t int) bool { return t == tid })
+		if time.Since(s.created) > settling {
+			s.making = nil
+		}
+		s.fds, s.large = fdsOf(tid, "anon_inode:[eventpoll]"), map[int]bool{}
+		s.known = len(s.making) == 0
 	}
-	return s.fds
+	return s.fds, s.large
 }
 
-// epollFDs looks through a process's descriptors.
-func epollFDs(pid int) (fds []int) {
-	dir := "/proc/" + strconv.Itoa(pid) + "/fd/"
-	entries, _ := os.ReadDir(dir)
-	for _, entry := range entries {
-		if what, err := os.Readlink(dir + entry.Name()); err == nil && what == "anon_inode:[eventpoll]" {
-			if fd, err := strconv.Atoi(entry.Name()); err == nil {
-				fds = append(fds, fd)
-			}
-		}
+// isLarge notes that it took long to search a set.
+func (e *epolls) isLarge(files, epfd int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s := e.sets[files]; s != nil && !s.large[epfd] {
+		large := maps.Clone(s.large) // others are reading it
+		large[epfd] = true
+		s.large = large
 	}
-	return fds
 }
 
 // registration is one socket's place in one epoll set.
 type registration struct {
-	epfd  int // the set, in the target
-	event unix.EpollEvent
+	epfd   int // the set, in the target
+	number int // of the socket, in the target
+	event  unix.EpollEvent
 }
 
 // kcmpEpollTFD is KCMP_EPOLL_TFD of kcmp(2).
@@ -107,13 +133,23 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 	if !all.any.Load() {
 		return nil
 	}
-	pid := w.s.targets.process(c.tid)
-	for _, epfd := range all.list(pid) {
+	files := w.files(c.tid)
+	fds, large := all.list(files, c.tid)
+	for _, epfd := range fds {
+		if large[epfd] {
+			if is, ok := w.inLargeSet(c, epfd, old); ok {
+				if is {
+					found = append(found, readRegistrations(c, epfd, old)...)
+				}
+				continue
+			}
+		}
+		began := time.Now()
 		slot := [3]uint32{uint32(epfd), uint32(c.fd), 0} // struct kcmp_epoll_slot: efd, tfd, toff
 		for {
 			order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(c.tid), uintptr(c.tid), kcmpEpollTFD, uintptr(c.fd), uintptr(unsafe.Pointer(&slot)), 0)
 			if errno != 0 && errno != unix.ENOENT {
-				all.forget(pid) // not an epoll set any more
+				all.forget(files) // not an epoll set any more
 			}
 			if errno != 0 {
 				break
@@ -124,8 +160,42 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 			}
 			slot[2]++ // another file that was registered under this number
 		}
+		if time.Since(began) > longSearch {
+			all.isLarge(files, epfd)
+		}
 	}
 	return found
+}
+
+// inLargeSet reports whether the target's socket fd is in a set, without searching all of it: the set is asked to
+// take it in under the same number, and refuses with EEXIST what it has. Should it not, the old socket is in it
+// for a moment, and must not be ready then as an idle one always is (EPOLLHUP): so it listens, where nobody
+// knows, and is gone before the target goes on. ok is false if that could not be done.
+func (w *worker) inLargeSet(c *call, epfd, old int) (is, ok bool) {
+	number, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(old), unix.F_DUPFD_CLOEXEC, uintptr(c.fd))
+	if errno != 0 {
+		return false, false
+	}
+	defer closeFD(int(number))
+	if int(number) != c.fd {
+		return false, false // upconv uses the number itself
+	}
+	set, errno := w.s.targets.getfd(c.tid, epfd)
+	if errno != 0 {
+		return false, false
+	}
+	defer closeFD(set)
+	if _, _, errno := unix.RawSyscall(unix.SYS_LISTEN, uintptr(old), 0, 0); errno != 0 {
+		return false, false
+	}
+	errno = epollAdd(set, int(number), &unix.EpollEvent{})
+	if errno == 0 {
+		unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_DEL, number, 0, 0, 0)
+	}
+	// An address of family AF_UNSPEC ends the listening, and the port that came with it.
+	unspecified := [sizeofSockaddrIn]byte{}
+	connect(old, unspecified[:])
+	return errno == unix.EEXIST, errno == unix.EEXIST || errno == 0
 }
 
 // readRegistrations finds the socket in proc_pid_fdinfo(5) of an epoll set.
@@ -134,12 +204,29 @@ func readRegistrations(c *call, epfd, old int) []registration {
 	if unix.Fstat(old, &stat) != nil {
 		return nil
 	}
-	text, _ := os.ReadFile("/proc/" + strconv.Itoa(c.tid) + "/fdinfo/" + strconv.Itoa(epfd))
-	var found []registration
+	return registrationsIn(c.tid, epfd, stat.Ino, []int{c.fd})
+}
+
+// registrationsByInode finds a socket in all sets, under any of some numbers.
+func (w *worker) registrationsByInode(c *call, ino uint64, numbers []int) (found []registration) {
+	if !w.s.epolls.any.Load() {
+		return nil
+	}
+	fds, _ := w.s.epolls.list(w.files(c.tid), c.tid)
+	for _, epfd := range fds {
+		found = append(found, registrationsIn(c.tid, epfd, ino, numbers)...)
+	}
+	return found
+}
+
+func registrationsIn(tid, epfd int, ino uint64, numbers []int) (found []registration) {
+	text, _ := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/fdinfo/" + strconv.Itoa(epfd))
 	for line := range bytes.Lines(text) {
-		if r, ino, ok := parseRegistration(line, c.fd); ok && (ino == 0 || ino == stat.Ino) {
-			r.epfd = epfd
-			found = append(found, r)
+		for _, number := range numbers {
+			if r, of, ok := parseRegistration(line, number); ok && (of == 0 || of == ino) {
+				r.epfd, r.number = epfd, number
+				found = append(found, r)
+			}
 		}
 	}
 	return found
@@ -178,18 +265,17 @@ func parseRegistration(line []byte, fd int) (r registration, ino uint64, ok bool
 	return r, ino, ok
 }
 
-// register puts the socket, which the target now has under its number, into the sets that the one before
-// it was in. old is a copy of that one.
-func (w *worker) register(c *call, places []registration, old, socket int) {
+// register puts the socket, which the target now has, into the sets that the one before it was in.
+func (w *worker) register(c *call, places []registration, socket int) {
 	for i := range places {
-		errno := w.registerOne(c, &places[i], old, socket)
+		errno := w.registerOne(c, &places[i], socket)
 		if errno != 0 && errno != unix.EEXIST {
 			w.s.warn("connect: the socket is lost to an epoll set", "tid", c.tid, "fd", c.fd, "error", errno)
 		}
 	}
 }
 
-func (w *worker) registerOne(c *call, place *registration, old, socket int) unix.Errno {
+func (w *worker) registerOne(c *call, place *registration, socket int) unix.Errno {
 	set, errno := w.s.targets.getfd(c.tid, place.epfd)
 	if errno != 0 {
 		return errno
@@ -197,60 +283,12 @@ func (w *worker) registerOne(c *call, place *registration, old, socket int) unix
 	defer closeFD(set)
 	// A registration belongs to a file and a number: here too the socket must have the target's number, or
 	// the program could not change or remove it.
-	add := func() unix.Errno {
-		return epollAdd(set, c.fd, &place.event)
-	}
-	switch c.fd {
-	case socket:
-		return add()
-	case old: // not needed any more, but its number is; tidy closes it
-		if _, _, errno := unix.RawSyscall(unix.SYS_DUP3, uintptr(socket), uintptr(c.fd), unix.O_CLOEXEC); errno != 0 {
-			return errno
-		}
-		return add()
-	}
-	number, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(socket), unix.F_DUPFD_CLOEXEC, uintptr(c.fd))
-	if errno == 0 {
-		defer closeFD(int(number))
-		if int(number) == c.fd {
-			return add()
-		}
-	}
-	return addElsewhere(set, socket, c.fd, &place.event)
+	return withNumber(socket, set, place.number, func(fd, set int) unix.Errno {
+		return epollAdd(set, fd, &place.event)
+	})
 }
 
 func epollAdd(set, fd int, event *unix.EpollEvent) unix.Errno {
 	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(event)), 0, 0)
-	return errno
-}
-
-// addElsewhere adds a socket under a number that upconv itself uses for something else: on a thread with a
-// descriptor table of its own, which ends with it.
-func addElsewhere(set, socket, number int, event *unix.EpollEvent) (errno unix.Errno) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked
-		all := ^uint64(0)
-		if _, _, errno = unix.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
-			return
-		}
-		// The number may be one that the Go runtime uses, on this thread too: no signal may let it in
-		// between, and what was there comes back.
-		unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&all)), 0, 8, 0, 0)
-		var before, theSet uintptr
-		if before, _, errno = unix.RawSyscall(unix.SYS_FCNTL, uintptr(number), unix.F_DUPFD_CLOEXEC, uintptr(number)+1); errno != 0 {
-			return
-		}
-		if theSet, _, errno = unix.RawSyscall(unix.SYS_FCNTL, uintptr(set), unix.F_DUPFD_CLOEXEC, uintptr(number)+1); errno != 0 {
-			return
-		}
-		if _, _, errno = unix.RawSyscall(unix.SYS_DUP3, uintptr(socket), uintptr(number), unix.O_CLOEXEC); errno != 0 {
-			return
-		}
-		errno = epollAdd(int(theSet), number, event)
-		unix.RawSyscall(unix.SYS_DUP3, before, uintptr(number), unix.O_CLOEXEC)
-	}()
-	<-done
 	return errno
 }

@@ -14,7 +14,7 @@ import (
 // Event is one decision, as one line of JSON. The keys are stable.
 type Event struct {
 	Time   time.Time `json:"time"`   // when the call was taken up, RFC 3339 with nanoseconds
-	Call   string    `json:"call"`   // the system call: "connect"
+	Call   string    `json:"call"`   // the system call: "connect"; "sendto" or "sendmsg" with MSG_FASTOPEN
 	PID    int       `json:"pid"`    // the process, in upconv's pid namespace
 	TID    int       `json:"tid"`    // the thread
 	Comm   string    `json:"comm"`   // its name, proc_pid_comm(5)
@@ -32,37 +32,49 @@ type Event struct {
 	// that waits.
 	Result   string `json:"result"`
 	Duration int64  `json:"duration_us"` // from taking the call up to having the answer, in microseconds
+	// Note says what a program could find to be different from a socket that was not swapped; mostly left out.
+	Note string `json:"note,omitempty"`
 }
 
 // event is a decision on its way to becoming an Event.
 type event struct {
 	began    time.Time
-	call     string
 	c        *call
 	dst      netip.AddrPort
 	proto    Proto
 	decision Decision
 	local    int // the new socket, still open; 0: none
+	note     string
+}
+
+// add appends to the note.
+func (e *event) add(note string) {
+	if e.note != "" {
+		e.note += "; "
+	}
+	e.note += note
 }
 
 // events writes Events from a goroutine of its own, so that a reader who is slow holds up the record
 // and not the programs. Should the queue run full, events are dropped, counted, and the count is
 // written when there is room. A nil *events records nothing.
 type events struct {
-	netns   uint64
-	queue   chan Event
-	dropped atomic.Uint64
-	done    chan struct{}
-	flushes chan chan struct{}
-	once    sync.Once
-	failed  func(error) // told of the first error from the writer
+	netns uint64
+	// ownCgroup is upconv's own cgroup v2 path; "" where there is no v2.
+	ownCgroup string
+	queue     chan Event
+	dropped   atomic.Uint64
+	done      chan struct{}
+	flushes   chan chan struct{}
+	once      sync.Once
+	failed    func(error) // told of the first error from the writer
 }
 
 const eventQueue = 4096
 
 // newEvents returns a recorder that writes to out. failed is called once, should writing fail.
 func newEvents(out io.Writer, netns uint64, failed func(error)) *events {
-	e := &events{netns: netns, queue: make(chan Event, eventQueue), done: make(chan struct{}), flushes: make(chan chan struct{}), failed: failed}
+	e := &events{netns: netns, ownCgroup: ownCgroup(), queue: make(chan Event, eventQueue), done: make(chan struct{}), flushes: make(chan chan struct{}), failed: failed}
 	go e.write(out)
 	return e
 }
@@ -137,9 +149,18 @@ func (e *events) record(ev *event, errno unix.Errno) {
 	}
 	who := identify(ev.c.tid)
 	line := Event{
-		Time: ev.began, Call: ev.call, PID: who.pid, TID: ev.c.tid, Comm: who.comm, Cgroup: who.cgroup,
-		Netns: e.netns, FD: ev.c.fd, Proto: ev.proto.String(), Dst: ev.dst.String(),
-		Rule: ev.decision.Rule, Route: ev.decision.Route.String(), Result: "ok",
+		Time: ev.began, Call: ev.c.name, PID: who.pid, TID: ev.c.tid, Comm: who.comm, Cgroup: who.cgroup,
+		Netns: e.netns, FD: ev.c.fd, Proto: ev.proto.String(), Route: Route{}.String(), Result: "ok", Note: ev.note,
+	}
+	if ev.dst.IsValid() { // else it could not be read, and the call stays native
+		line.Dst, line.Rule, line.Route = ev.dst.String(), ev.decision.Rule, ev.decision.Route.String()
+	}
+	if ev.local != 0 && e.ownCgroup != "" && who.cgroup != e.ownCgroup {
+		// cgroup v2 ownership is that of whoever makes a socket, and stays.
+		if line.Note != "" {
+			line.Note += "; "
+		}
+		line.Note += "the new socket belongs to upconv's cgroup v2 " + e.ownCgroup + ", not to the program's"
 	}
 	if errno != 0 {
 		line.Result = errnoName(errno)

@@ -6,14 +6,27 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-const sysConnect = 3 // SYS_CONNECT, linux/net.h: the first argument of socketcall(2)
+// The first argument of socketcall(2), linux/net.h.
+const (
+	sysConnect    = 3
+	sysSetsockopt = 14
+)
+
+// Commands of fcntl(2) and ioctl(2) that say who gets a descriptor's signals: asm-generic/fcntl.h,
+// asm-generic/sockios.h.
+const (
+	fioSetOwn = 0x8901
+	siocSPGrp = 0x8902
+)
 
 // Filter returns the seccomp filter that a supervised program runs under. A connect(2) is stopped
 // where its address is long enough for an IPv4 destination and short enough for the kernel
 // to take it. io_uring_setup(2) fails with ENOSYS, since io_uring connects without a system
 // call; programs fall back. Everything else runs at full speed.
 //
-// Where sockets are swapped, epoll_create(2) is stopped too, to know who has epoll sets.
+// Where sockets are swapped, some more calls are stopped: sends with MSG_FASTOPEN, which connect;
+// epoll_create(2), to know who has epoll sets; and, only to know that it is done at all, the setting of
+// socket options that hardly any program sets (see optionsUsed).
 //
 // The length is an int, which the kernel takes from the low half of the register. So only that half
 // is compared: a program could put anything into the other one.
@@ -36,9 +49,47 @@ func Filter(swaps bool) seccompx.Filter {
 		Default: seccompx.Allow,
 	}
 	if swaps {
-		f.Rules = append(f.Rules, seccompx.Rule{Syscalls: epollCreateCalls, Do: seccompx.UserNotify})
+		f.Rules = append(f.Rules, swapRules()...)
 	}
 	return f
 }
 
-var epollCreateCalls = []string{"epoll_create", "epoll_create1"}
+// swapRules stop what a swap must know about.
+func swapRules() []seccompx.Rule {
+	notify := func(call string, when ...seccompx.Cond) seccompx.Rule {
+		return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
+	}
+	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
+	rules := []seccompx.Rule{
+		notify("epoll_create"),
+		notify("epoll_create1"),
+		notify("sendto", arg(3).HasAny(unix.MSG_FASTOPEN), arg(5).AtLeast(sizeofSockaddrIn), arg(5).AtMost(sizeofSockaddrStorage)),
+		notify("sendmsg", arg(2).HasAny(unix.MSG_FASTOPEN)),
+		notify("sendmmsg", arg(3).HasAny(unix.MSG_FASTOPEN)),
+		notify("socketcall", arg(0).Equal(sysSetsockopt)),
+	}
+	for _, call := range []string{"fcntl", "fcntl64"} {
+		for _, command := range []uint64{unix.F_SETOWN, unix.F_SETSIG, unix.F_SETOWN_EX} {
+			rules = append(rules, notify(call, arg(1).Equal(command)))
+		}
+	}
+	for _, command := range []uint64{fioSetOwn, siocSPGrp} {
+		rules = append(rules, notify("ioctl", arg(1).Equal(command)))
+	}
+	for _, level := range sockoptLevels {
+		ofLevel := arg(1).Equal(uint64(level))
+		for _, options := range [][]sockopt{sockopts, passedOptions} {
+			for i := range options {
+				if row := &options[i]; row.level == level && (row.always || &options[0] == &passedOptions[0]) {
+					rules = append(rules, seccompx.Rule{
+						Syscalls: []string{"setsockopt"},
+						When:     []seccompx.Cond{ofLevel, arg(2).Equal(uint64(row.name))},
+						Do:       seccompx.Allow,
+					})
+				}
+			}
+		}
+		rules = append(rules, notify("setsockopt", ofLevel))
+	}
+	return rules
+}

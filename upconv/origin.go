@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -74,6 +75,27 @@ func (o *origin) defaultsOf(domain int) *defaults {
 		return &o.inet6
 	}
 	return &o.inet
+}
+
+// socket makes a non-blocking stream socket in the origin, which is where the thread tid is; the caller owns it.
+func (o *origin) socket(tid, domain, proto int) (fd int, errno unix.Errno) {
+	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, errnoOf(err)
+	}
+	defer unix.Close(ns)
+	// On a thread of its own, which is not used for anything else afterwards.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if _, _, errno = unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0); errno != 0 {
+			return
+		}
+		fd, errno = newSocket(domain, proto)
+	}()
+	<-done
+	return fd, errno
 }
 
 func (o *origin) close() { o.netlink.Close() }

@@ -27,10 +27,13 @@ type socket struct {
 // examine reads what a swap needs to know, with as few calls as will do. idle is false where fd is not
 // a TCP or MPTCP socket, or is one that is connected, connecting or listening.
 func examine(fd int, s *socket) (idle bool) {
-	var proto int32
+	var proto, kind int32
 	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
 		proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP {
 		return false
+	}
+	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 || kind != unix.SOCK_STREAM {
+		return false // a raw socket for TCP
 	}
 	s.proto = int(proto)
 	s.nameLen = uint32(len(s.name))
@@ -58,29 +61,67 @@ func examine(fd int, s *socket) (idle bool) {
 func (s *socket) port() uint16 { return binary.BigEndian.Uint16(s.name[2:]) }
 
 // address is the bytes of the IP address within name.
-func (s *socket) address() []byte {
-	if s.domain == unix.AF_INET6 {
-		return s.name[8:24] // sin6_addr
+func (s *socket) address() []byte { return addressIn(s.domain, &s.name) }
+
+// addressIn is the bytes of the IP address within a struct sockaddr_in or sockaddr_in6.
+func addressIn(domain int, name *[sizeofSockaddrIn6]byte) []byte {
+	if domain == unix.AF_INET6 {
+		return name[8:24] // sin6_addr
 	}
-	return s.name[4:8] // sin_addr
+	return name[4:8] // sin_addr
 }
 
-// bindLike binds the socket to as s is bound. An address that the egress does not have becomes any
-// address; the port is kept.
-func (s *socket) bindLike(to int, origin uint64) unix.Errno {
+// bindLike binds the socket to as s, of which old is a copy, is bound. An address that the egress does not
+// have becomes any address, which is reported; the port is kept.
+func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix.Errno) {
 	// A socket that has been swapped before has a port of the kernel's choice, which means nothing now.
 	if !s.bound || s.netns != origin {
-		return 0
+		return false, 0
 	}
-	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(to), uintptr(unsafe.Pointer(&s.name)), uintptr(s.nameLen))
+	name := s.name
+	errno = bind(to, name[:s.nameLen])
 	if errno == unix.EADDRNOTAVAIL {
-		anywhere := *s
-		clear(anywhere.address())
-		if anywhere.port() == 0 {
-			return 0
+		clear(addressIn(s.domain, &name))
+		anywhere = true
+		if s.port() == 0 {
+			return true, 0
 		}
-		_, _, errno = unix.RawSyscall(unix.SYS_BIND, uintptr(to), uintptr(unsafe.Pointer(&anywhere.name)), uintptr(s.nameLen))
+		errno = bind(to, name[:s.nameLen])
 	}
+	if errno == unix.EADDRINUSE && s.port() != 0 && sameNetns(old, to) {
+		// The port is taken by the old socket itself.
+		errno = bindBeside(old, to, name[:s.nameLen])
+	}
+	return anywhere, errno
+}
+
+// bindBeside binds the socket to to a name that old has and is about to lose.
+func bindBeside(old, to int, name []byte) unix.Errno {
+	var before, beforeOld int32
+	one := int32(1)
+	getsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
+	getsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
+	for _, fd := range []int{old, to} {
+		if errno := setsockopt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&one), 4); errno != 0 {
+			return errno
+		}
+	}
+	errno := bind(to, name)
+	setsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
+	if errno != 0 {
+		setsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
+	}
+	return errno
+}
+
+func sameNetns(a, b int) bool {
+	var cookieA, cookieB uint64
+	return getsockopt(a, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&cookieA), 8) == 0 &&
+		getsockopt(b, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&cookieB), 8) == 0 && cookieA == cookieB
+}
+
+func bind(fd int, sa []byte) unix.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
 	return errno
 }
 
@@ -141,6 +182,7 @@ func (w *worker) tidy() {
 		closeFD(fd)
 	}
 	w.done = w.done[:0]
+	w.unpin()
 	if w.used == 0 {
 		return
 	}
@@ -152,32 +194,75 @@ func (w *worker) tidy() {
 	w.used = 0
 }
 
-// install puts fd under the number of the socket that the target is connecting.
+// install puts fd under a number of the target.
 //
 // The target itself does it, while this thread waits. The kernel would take the occasion to move this
 // thread to an idle processor, away from the target that it is in the middle of a conversation with;
-// waking up there costs more than all the rest. So it is made to stay until the target is done.
-func (w *worker) install(c *call, fd int, cloexec bool) unix.Errno {
-	pinned := w.pin()
-	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: c.fd, SetTarget: true, CloseOnExec: cloexec})
-	if pinned {
-		setAffinity(&w.cpus)
+// waking up there costs more than all the rest. So it is made to stay until the target has its answer.
+func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
+	w.pin(uint32(c.tid))
+	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
+	errno := errnoOf(err)
+	if errno == unix.EBADF && w.s.raiseLimit(c.tid, number, func() {
+		_, err = w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
+	}) {
+		errno = errnoOf(err)
 	}
-	return errnoOf(err)
+	return errno
 }
 
-// pin keeps this thread on the processor that it is on.
-func (w *worker) pin() bool {
-	if !w.mayPin {
+// raiseLimit does something while the target's RLIMIT_NOFILE is high enough for a number that it uses: a program
+// may lower the limit below descriptors that it has, which stay good, but a new one cannot take their place.
+func (s *Supervisor) raiseLimit(tid, number int, do func()) bool {
+	var limit unix.Rlimit
+	if unix.Prlimit(tid, unix.RLIMIT_NOFILE, nil, &limit) != nil || limit.Cur > uint64(number) {
 		return false
+	}
+	raised := limit
+	raised.Cur = uint64(number) + 1
+	raised.Max = max(raised.Max, raised.Cur)
+	if unix.Prlimit(tid, unix.RLIMIT_NOFILE, &raised, nil) != nil {
+		return false
+	}
+	do()
+	unix.Prlimit(tid, unix.RLIMIT_NOFILE, &limit, nil)
+	return true
+}
+
+// stayPinned is for how many swaps of one thread in a row the processor is not looked up again.
+const stayPinned = 16
+
+// pin keeps this thread on the processor that it is on. A thread that connects again and again mostly stays
+// where it is, and so may this one.
+func (w *worker) pin(tid uint32) {
+	if !w.mayPin {
+		return
+	}
+	if w.pinned && w.pinnedFor == tid && w.pinnedYet > 0 {
+		w.pinnedYet--
+		return
 	}
 	var cpu uint32
 	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
-		return false
+		return
 	}
 	var here unix.CPUSet
 	here.Set(int(cpu))
-	return setAffinity(&here) == 0
+	if setAffinity(&here) == 0 {
+		w.pinned, w.pinnedYet = true, 0
+		if w.pinnedFor == tid {
+			w.pinnedYet = stayPinned
+		}
+		w.pinnedFor = tid
+	}
+}
+
+// unpin lets this thread go where it wants, unless it is likely to be held again at once.
+func (w *worker) unpin() {
+	if w.pinned && w.pinnedYet == 0 {
+		setAffinity(&w.cpus)
+		w.pinned = false
+	}
 }
 
 func setAffinity(cpus *unix.CPUSet) unix.Errno {

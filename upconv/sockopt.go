@@ -2,6 +2,7 @@ package upconv
 
 import (
 	"bytes"
+	"strings"
 	"sync/atomic"
 	"unsafe"
 
@@ -11,83 +12,334 @@ import (
 // sockopt is one row of the table of what is copied onto a new socket.
 type sockopt struct {
 	level, name int
-	size        uintptr // bytes of its value, at most maxSockopt
+	label       string  // its name in socket(7), ip(7), ipv6(7) or tcp(7), for events
+	size        uintptr // bytes of its value, at most maxSockopt; 0: an int
 	domain      int     // only for sockets of this family; 0: all
-	// optional is true where the new socket may do without it: the option needs a privilege that the
-	// target had and upconv has not, or is not known to this kernel.
+	// always marks the options that programs set so often, or on connected sockets, that stopping setsockopt(2)
+	// for them would cost more than to read them at every swap. See optionsUsed for the others.
+	always bool
+	// optional is true where the new socket may do without it: it needs a privilege that the target had and
+	// upconv has not, or is not known to this kernel. An event says so.
 	optional bool
+	// last marks options that setting another one changes too: they are looked at once more at the end.
+	last bool
+	// carry is for options that cannot be copied by reading a value and setting it.
+	carry func(row *sockopt, from, to int) (lost bool, errno unix.Errno)
 }
 
 const maxSockopt = 16
 
-// sockopts is every socket option that a program can set before connect(2) and that is copied, if it
-// differs from what a fresh socket of the origin has. Buffer sizes have rules of their own: copyBuffers.
+// Options that golang.org/x/sys/unix does not name: asm-generic/socket.h, linux/in.h, linux/in6.h, linux/tcp.h.
+const (
+	soNoFCS           = 43
+	soTxRehash        = 74
+	soRcvPriority     = 82
+	soInq             = 84
+	ipLocalPortRange  = 51
+	ipv6FlowInfo      = 11
+	ipv6FlowInfoSend  = 33
+	ipv6OrigDstAddr   = 74
+	ipv6RecvFragSize  = 77
+	tcpAOAddKey       = 38
+	tcpAOInfo         = 40
+	tcpRTOMaxMS       = 44
+	tcpRTOMinUS       = 45
+	tcpDelackMaxUS    = 46
+	soTimestampNew    = 63
+	soTimestampNSNew  = 64
+	soTimestampingNew = 65
+	soRcvTimeoNew     = 66
+	soSndTimeoNew     = 67
+)
+
+// sockopts is every socket option that a program can set before connect(2) and that outlives it. A row is
+// copied if its value differs from what a fresh socket of the origin has, in this order.
 var sockopts = []sockopt{
-	{level: unix.SOL_SOCKET, name: unix.SO_KEEPALIVE, size: 4},
-	{level: unix.SOL_SOCKET, name: unix.SO_LINGER, size: unix.SizeofLinger},
-	{level: unix.SOL_SOCKET, name: unix.SO_REUSEADDR, size: 4},
-	{level: unix.SOL_SOCKET, name: unix.SO_REUSEPORT, size: 4},
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVTIMEO, size: unsafe.Sizeof(unix.Timeval{})},
-	{level: unix.SOL_SOCKET, name: unix.SO_SNDTIMEO, size: unsafe.Sizeof(unix.Timeval{})},
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVLOWAT, size: 4},
-	{level: unix.SOL_SOCKET, name: unix.SO_OOBINLINE, size: 4},
-	{level: unix.SOL_SOCKET, name: unix.SO_PRIORITY, size: 4, optional: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_MARK, size: 4, optional: true},
-	{level: unix.IPPROTO_IP, name: unix.IP_TOS, size: 4},
-	{level: unix.IPPROTO_IP, name: unix.IP_TTL, size: 4},
-	{level: unix.IPPROTO_IPV6, name: unix.IPV6_V6ONLY, size: 4, domain: unix.AF_INET6},
-	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TCLASS, size: 4, domain: unix.AF_INET6},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_NODELAY, size: 4},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPIDLE, size: 4},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPINTVL, size: 4},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPCNT, size: 4},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_SYNCNT, size: 4},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_USER_TIMEOUT, size: 4},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN_CONNECT, size: 4, optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_REUSEADDR, label: "SO_REUSEADDR", always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_KEEPALIVE, label: "SO_KEEPALIVE", always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_LINGER, label: "SO_LINGER", size: unix.SizeofLinger, always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVTIMEO, label: "SO_RCVTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_SNDTIMEO, label: "SO_SNDTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_BUF_LOCK, label: "SO_SNDBUF or SO_RCVBUF", always: true, carry: copyBuffers},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVLOWAT, label: "SO_RCVLOWAT", always: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_NODELAY, label: "TCP_NODELAY", always: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_CORK, label: "TCP_CORK", always: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_QUICKACK, label: "TCP_QUICKACK", always: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPIDLE, label: "TCP_KEEPIDLE", always: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPINTVL, label: "TCP_KEEPINTVL", always: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPCNT, label: "TCP_KEEPCNT", always: true},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_V6ONLY, label: "IPV6_V6ONLY", domain: unix.AF_INET6, always: true},
+
+	{level: unix.SOL_SOCKET, name: unix.SO_DEBUG, label: "SO_DEBUG", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_DONTROUTE, label: "SO_DONTROUTE"},
+	{level: unix.SOL_SOCKET, name: unix.SO_BROADCAST, label: "SO_BROADCAST"},
+	{level: unix.SOL_SOCKET, name: unix.SO_OOBINLINE, label: "SO_OOBINLINE"},
+	{level: unix.SOL_SOCKET, name: unix.SO_NO_CHECK, label: "SO_NO_CHECK"},
+	{level: unix.SOL_SOCKET, name: unix.SO_REUSEPORT, label: "SO_REUSEPORT"},
+	{level: unix.SOL_SOCKET, name: unix.SO_PASSCRED, label: "SO_PASSCRED", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_PASSSEC, label: "SO_PASSSEC", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_BINDTODEVICE, label: "SO_BINDTODEVICE", carry: losesInterface},
+	{level: unix.SOL_SOCKET, name: unix.SO_BINDTOIFINDEX, label: "SO_BINDTOIFINDEX", carry: losesInterface},
+	{level: unix.SOL_SOCKET, name: unix.SO_TIMESTAMP, label: "SO_TIMESTAMP"},
+	{level: unix.SOL_SOCKET, name: unix.SO_TIMESTAMPNS, label: "SO_TIMESTAMPNS"},
+	{level: unix.SOL_SOCKET, name: soTimestampNew, label: "SO_TIMESTAMP_NEW"},
+	{level: unix.SOL_SOCKET, name: soTimestampNSNew, label: "SO_TIMESTAMPNS_NEW"},
+	{level: unix.SOL_SOCKET, name: unix.SO_TIMESTAMPING, label: "SO_TIMESTAMPING", size: 8, optional: true},
+	{level: unix.SOL_SOCKET, name: soTimestampingNew, label: "SO_TIMESTAMPING_NEW", size: 8, optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_MARK, label: "SO_MARK", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_RXQ_OVFL, label: "SO_RXQ_OVFL"},
+	{level: unix.SOL_SOCKET, name: unix.SO_WIFI_STATUS, label: "SO_WIFI_STATUS"},
+	{level: unix.SOL_SOCKET, name: unix.SO_PEEK_OFF, label: "SO_PEEK_OFF", optional: true},
+	{level: unix.SOL_SOCKET, name: soNoFCS, label: "SO_NOFCS"},
+	{level: unix.SOL_SOCKET, name: unix.SO_SELECT_ERR_QUEUE, label: "SO_SELECT_ERR_QUEUE"},
+	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL, label: "SO_BUSY_POLL", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_PREFER_BUSY_POLL, label: "SO_PREFER_BUSY_POLL", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL_BUDGET, label: "SO_BUSY_POLL_BUDGET", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_MAX_PACING_RATE, label: "SO_MAX_PACING_RATE", size: 8},
+	{level: unix.SOL_SOCKET, name: unix.SO_INCOMING_CPU, label: "SO_INCOMING_CPU"},
+	{level: unix.SOL_SOCKET, name: unix.SO_ZEROCOPY, label: "SO_ZEROCOPY"},
+	{level: unix.SOL_SOCKET, name: unix.SO_TXTIME, label: "SO_TXTIME", size: 8, optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_RESERVE_MEM, label: "SO_RESERVE_MEM", optional: true},
+	{level: unix.SOL_SOCKET, name: soTxRehash, label: "SO_TXREHASH"},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVMARK, label: "SO_RCVMARK", optional: true},
+	{level: unix.SOL_SOCKET, name: soRcvPriority, label: "SO_RCVPRIORITY", optional: true},
+	{level: unix.SOL_SOCKET, name: soInq, label: "SO_INQ", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_ATTACH_FILTER, label: "SO_ATTACH_FILTER", carry: copyFilter},
+	{level: unix.SOL_SOCKET, name: unix.SO_ATTACH_BPF, label: "SO_ATTACH_BPF", carry: copyFilter},
+	{level: unix.SOL_SOCKET, name: unix.SO_LOCK_FILTER, label: "SO_LOCK_FILTER"},
+
+	{level: unix.IPPROTO_IP, name: unix.IP_TOS, label: "IP_TOS"},
+	{level: unix.IPPROTO_IP, name: unix.IP_TTL, label: "IP_TTL"},
+	{level: unix.IPPROTO_IP, name: unix.IP_OPTIONS, label: "IP_OPTIONS", carry: copyVariable},
+	{level: unix.IPPROTO_IP, name: unix.IP_RECVOPTS, label: "IP_RECVOPTS"},
+	{level: unix.IPPROTO_IP, name: unix.IP_RETOPTS, label: "IP_RETOPTS"},
+	{level: unix.IPPROTO_IP, name: unix.IP_PKTINFO, label: "IP_PKTINFO"},
+	{level: unix.IPPROTO_IP, name: unix.IP_MTU_DISCOVER, label: "IP_MTU_DISCOVER"},
+	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR, label: "IP_RECVERR"},
+	{level: unix.IPPROTO_IP, name: unix.IP_RECVTTL, label: "IP_RECVTTL"},
+	{level: unix.IPPROTO_IP, name: unix.IP_RECVTOS, label: "IP_RECVTOS"},
+	{level: unix.IPPROTO_IP, name: unix.IP_FREEBIND, label: "IP_FREEBIND"},
+	{level: unix.IPPROTO_IP, name: unix.IP_PASSSEC, label: "IP_PASSSEC"},
+	{level: unix.IPPROTO_IP, name: unix.IP_TRANSPARENT, label: "IP_TRANSPARENT", optional: true},
+	{level: unix.IPPROTO_IP, name: unix.IP_RECVORIGDSTADDR, label: "IP_RECVORIGDSTADDR"},
+	{level: unix.IPPROTO_IP, name: unix.IP_MINTTL, label: "IP_MINTTL"},
+	{level: unix.IPPROTO_IP, name: unix.IP_CHECKSUM, label: "IP_CHECKSUM"},
+	{level: unix.IPPROTO_IP, name: unix.IP_BIND_ADDRESS_NO_PORT, label: "IP_BIND_ADDRESS_NO_PORT"},
+	{level: unix.IPPROTO_IP, name: unix.IP_RECVFRAGSIZE, label: "IP_RECVFRAGSIZE"},
+	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR_RFC4884, label: "IP_RECVERR_RFC4884"},
+	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_LOOP, label: "IP_MULTICAST_LOOP"},
+	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_ALL, label: "IP_MULTICAST_ALL"},
+	{level: unix.IPPROTO_IP, name: unix.IP_UNICAST_IF, label: "IP_UNICAST_IF", carry: losesInterface},
+	{level: unix.IPPROTO_IP, name: ipLocalPortRange, label: "IP_LOCAL_PORT_RANGE", optional: true},
+
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TCLASS, label: "IPV6_TCLASS", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_UNICAST_HOPS, label: "IPV6_UNICAST_HOPS", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MULTICAST_LOOP, label: "IPV6_MULTICAST_LOOP", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MULTICAST_ALL, label: "IPV6_MULTICAST_ALL", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MTU_DISCOVER, label: "IPV6_MTU_DISCOVER", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVERR, label: "IPV6_RECVERR", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVERR_RFC4884, label: "IPV6_RECVERR_RFC4884", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_2292PKTINFO, label: "IPV6_2292PKTINFO", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_2292HOPOPTS, label: "IPV6_2292HOPOPTS", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_2292DSTOPTS, label: "IPV6_2292DSTOPTS", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_2292RTHDR, label: "IPV6_2292RTHDR", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_2292HOPLIMIT, label: "IPV6_2292HOPLIMIT", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: ipv6FlowInfo, label: "IPV6_FLOWINFO", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: ipv6FlowInfoSend, label: "IPV6_FLOWINFO_SEND", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_ROUTER_ALERT_ISOLATE, label: "IPV6_ROUTER_ALERT_ISOLATE", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVPKTINFO, label: "IPV6_RECVPKTINFO", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVHOPLIMIT, label: "IPV6_RECVHOPLIMIT", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVHOPOPTS, label: "IPV6_RECVHOPOPTS", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVRTHDR, label: "IPV6_RECVRTHDR", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVDSTOPTS, label: "IPV6_RECVDSTOPTS", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVPATHMTU, label: "IPV6_RECVPATHMTU", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RECVTCLASS, label: "IPV6_RECVTCLASS", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_HOPOPTS, label: "IPV6_HOPOPTS", domain: unix.AF_INET6, carry: copyVariable},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RTHDRDSTOPTS, label: "IPV6_RTHDRDSTOPTS", domain: unix.AF_INET6, carry: copyVariable},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_RTHDR, label: "IPV6_RTHDR", domain: unix.AF_INET6, carry: copyVariable},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_DSTOPTS, label: "IPV6_DSTOPTS", domain: unix.AF_INET6, carry: copyVariable},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_DONTFRAG, label: "IPV6_DONTFRAG", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_AUTOFLOWLABEL, label: "IPV6_AUTOFLOWLABEL", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_ADDR_PREFERENCES, label: "IPV6_ADDR_PREFERENCES", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MINHOPCOUNT, label: "IPV6_MINHOPCOUNT", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: ipv6OrigDstAddr, label: "IPV6_RECVORIGDSTADDR", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TRANSPARENT, label: "IPV6_TRANSPARENT", domain: unix.AF_INET6, optional: true},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_UNICAST_IF, label: "IPV6_UNICAST_IF", domain: unix.AF_INET6, carry: losesInterface},
+	{level: unix.IPPROTO_IPV6, name: ipv6RecvFragSize, label: "IPV6_RECVFRAGSIZE", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_FREEBIND, label: "IPV6_FREEBIND", domain: unix.AF_INET6},
+
+	{level: unix.IPPROTO_TCP, name: unix.TCP_MAXSEG, label: "TCP_MAXSEG"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_SYNCNT, label: "TCP_SYNCNT"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_LINGER2, label: "TCP_LINGER2"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_DEFER_ACCEPT, label: "TCP_DEFER_ACCEPT"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_WINDOW_CLAMP, label: "TCP_WINDOW_CLAMP"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_CONGESTION, label: "TCP_CONGESTION", size: 16, optional: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_MD5SIG, label: "TCP_MD5SIG", carry: losesAlways},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_MD5SIG_EXT, label: "TCP_MD5SIG_EXT", carry: losesAlways},
+	{level: unix.IPPROTO_TCP, name: tcpAOAddKey, label: "TCP_AO_ADD_KEY", carry: losesAlways},
+	{level: unix.IPPROTO_TCP, name: tcpAOInfo, label: "TCP_AO_INFO", carry: losesAlways},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_THIN_LINEAR_TIMEOUTS, label: "TCP_THIN_LINEAR_TIMEOUTS"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_THIN_DUPACK, label: "TCP_THIN_DUPACK"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_USER_TIMEOUT, label: "TCP_USER_TIMEOUT"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN, label: "TCP_FASTOPEN"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_NOTSENT_LOWAT, label: "TCP_NOTSENT_LOWAT"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_SAVE_SYN, label: "TCP_SAVE_SYN"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN_CONNECT, label: "TCP_FASTOPEN_CONNECT", optional: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN_KEY, label: "TCP_FASTOPEN_KEY", carry: copyVariable},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN_NO_COOKIE, label: "TCP_FASTOPEN_NO_COOKIE"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_INQ, label: "TCP_INQ"},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_TX_DELAY, label: "TCP_TX_DELAY"},
+	{level: unix.IPPROTO_TCP, name: tcpRTOMaxMS, label: "TCP_RTO_MAX_MS"},
+	{level: unix.IPPROTO_TCP, name: tcpRTOMinUS, label: "TCP_RTO_MIN_US"},
+	{level: unix.IPPROTO_TCP, name: tcpDelackMaxUS, label: "TCP_DELACK_MAX_US"},
+
+	// IP_TOS and IPV6_TCLASS set it too.
+	{level: unix.SOL_SOCKET, name: unix.SO_PRIORITY, label: "SO_PRIORITY", optional: true, last: true},
 }
 
-// defaults is what a fresh socket of the origin answers to each row of sockopts, by family and MPTCP or
-// not. A program that has set nothing costs no setsockopt(2).
+// passedOptions are the options that are the same state as a row that is always read.
+var passedOptions = []sockopt{
+	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUF},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUF},
+	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUFFORCE},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUFFORCE},
+	{level: unix.SOL_SOCKET, name: soRcvTimeoNew},
+	{level: unix.SOL_SOCKET, name: soSndTimeoNew},
+}
+
+// sockoptLevels are the levels whose options a TCP socket can have.
+var sockoptLevels = []int{unix.SOL_SOCKET, unix.IPPROTO_IP, unix.IPPROTO_IPV6, unix.IPPROTO_TCP}
+
+// row returns the index of an option in sockopts, or -1.
+func rowOf(level, name int) int {
+	for i := range sockopts {
+		if sockopts[i].level == level && sockopts[i].name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// optionsUsed says which of the options that are not read at every swap any target has ever set: a
+// hundred calls at every connect would be too many, and hardly any program sets even one of them. The
+// filter stops setsockopt(2) for those, only to note it here; so it belongs to no socket or process, and what
+// happens to sockets by dup, fork or SCM_RIGHTS does not matter.
+type optionsUsed struct {
+	rows [3]atomic.Uint64 // a bit a row
+	any  atomic.Bool
+	// owner is whether anybody has set who gets a socket's signals (F_SETOWN, F_SETSIG).
+	owner atomic.Bool
+}
+
+func (u *optionsUsed) set(row int) {
+	u.rows[row/64].Or(1 << (row % 64))
+	u.any.Store(true)
+}
+
+func (u *optionsUsed) has(row int) bool { return u.rows[row/64].Load()&(1<<(row%64)) != 0 }
+
+// setAll is for when there is no telling: sockets that the program was given.
+func (u *optionsUsed) setAll() {
+	for i := range u.rows {
+		u.rows[i].Store(^uint64(0))
+	}
+	u.any.Store(true)
+	u.owner.Store(true)
+}
+
+// setsockopt handles a stopped setsockopt(2): one of the options that are not read at every swap. It is noted
+// and goes on.
+func (w *worker) setsockopt(c *call) outcome {
+	w.noteOption(int(int32(c.args[1])), int(int32(c.args[2])))
+	return carryOn
+}
+
+func (w *worker) noteOption(level, name int) {
+	switch row := rowOf(level, name); {
+	case row >= 0:
+		w.s.used.set(row)
+	case level == unix.IPPROTO_TCP || level == unix.SOL_SOCKET:
+		// Most options of the other levels are for datagrams and multicast, and fail on TCP.
+		w.s.log.Debug("a socket option that is not carried over to a new socket", "level", level, "option", name)
+	}
+}
+
+// setOwner handles a stopped fcntl(2) or ioctl(2) that says who gets a socket's signals.
+func (w *worker) setOwner(c *call) outcome {
+	w.s.used.owner.Store(true)
+	return carryOn
+}
+
+// defaults is what a fresh socket of the origin answers to each row of sockopts, by family. A program that
+// has set nothing costs no setsockopt(2).
 type defaults struct {
 	known  atomic.Bool
-	values [32][maxSockopt]byte // by row; len(sockopts) is checked at start
+	values [192][maxSockopt]byte // by row; len(sockopts) is checked at start
 }
 
 func init() {
-	if len(sockopts) > len(defaults{}.values) {
-		panic("upconv: more sockopts than defaults has room for")
+	if len(sockopts) > len(defaults{}.values) || len(sockopts) > 64*len(optionsUsed{}.rows) {
+		panic("upconv: more sockopts than there is room for")
+	}
+	for i := range sockopts {
+		if sockopts[i].size == 0 {
+			sockopts[i].size = 4
+		}
 	}
 }
 
 // learn reads the defaults off a socket that nobody has touched.
 func (d *defaults) learn(fresh, domain int) {
 	for i := range sockopts {
-		if row := &sockopts[i]; row.domain == 0 || row.domain == domain {
+		if row := &sockopts[i]; (row.domain == 0 || row.domain == domain) && row.carry == nil {
 			getsockopt(fresh, row.level, row.name, unsafe.Pointer(&d.values[i]), row.size)
 		}
 	}
 	d.known.Store(true)
 }
 
-// copyOptions gives the socket to all the options that the socket from has and that differ from d.
-func (d *defaults) copyOptions(from, to, domain int) unix.Errno {
-	var value [maxSockopt]byte
+// copyOptions gives the socket to the options that the socket from has and that differ from d. lost names
+// those that could not be copied and that the new socket may do without.
+func (d *defaults) copyOptions(used *optionsUsed, from, to, domain int) (lost string, failed *sockopt, errno unix.Errno) {
+	var value, now [maxSockopt]byte
+	var without []string
+	rare := used.any.Load()
 	for i := range sockopts {
 		row := &sockopts[i]
-		if row.domain != 0 && row.domain != domain {
+		if !row.always && !rare {
+			break // these come behind those that are always read
+		}
+		if row.domain != 0 && row.domain != domain || !row.always && !used.has(i) && !row.last {
+			continue
+		}
+		if row.carry != nil {
+			isLost, errno := row.carry(row, from, to)
+			if errno != 0 {
+				return "", row, errno
+			}
+			if isLost {
+				without = append(without, row.label)
+			}
 			continue
 		}
 		if getsockopt(from, row.level, row.name, unsafe.Pointer(&value), row.size) != 0 {
 			continue // not an option of this protocol or kernel: the program cannot have set it
 		}
-		if d.known.Load() && bytes.Equal(value[:row.size], d.values[i][:row.size]) {
+		if row.last {
+			if getsockopt(to, row.level, row.name, unsafe.Pointer(&now), row.size) == 0 && now == value {
+				continue
+			}
+		} else if d.known.Load() && bytes.Equal(value[:row.size], d.values[i][:row.size]) {
 			continue
 		}
-		if errno := setsockopt(to, row.level, row.name, unsafe.Pointer(&value), row.size); errno != 0 && !row.optional {
-			return errno
+		if errno := setsockopt(to, row.level, row.name, unsafe.Pointer(&value), row.size); errno != 0 {
+			if !row.optional {
+				return "", row, errno
+			}
+			without = append(without, row.label)
 		}
 	}
-	return copyBuffers(from, to)
+	return strings.Join(without, ", "), nil, 0
 }
 
 // SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK of SO_BUF_LOCK, linux/socket.h (Linux 5.15).
@@ -98,10 +350,10 @@ const (
 
 // copyBuffers copies the buffer sizes that the program has set itself: setting one that it has
 // not would switch the kernel's autotuning off.
-func copyBuffers(from, to int) unix.Errno {
+func copyBuffers(_ *sockopt, from, to int) (lost bool, errno unix.Errno) {
 	var lock int32
 	if getsockopt(from, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 || lock == 0 {
-		return 0
+		return false, 0
 	}
 	for _, buffer := range [...]struct {
 		lock             int32
@@ -110,17 +362,60 @@ func copyBuffers(from, to int) unix.Errno {
 		{sndbufLock, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE},
 		{rcvbufLock, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE},
 	} {
-		var size int32
+		var size, got int32
 		if lock&buffer.lock == 0 || getsockopt(from, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&size), 4) != 0 {
 			continue
 		}
-		size /= 2 // socket(7): the kernel doubles what is set
+		half := size / 2 // socket(7): the kernel doubles what is set
 		// A size above rmem_max was set with a privilege; without it, as much as is allowed.
-		if setsockopt(to, unix.SOL_SOCKET, buffer.privileged, unsafe.Pointer(&size), 4) != 0 {
-			if errno := setsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&size), 4); errno != 0 {
-				return errno
+		if setsockopt(to, unix.SOL_SOCKET, buffer.privileged, unsafe.Pointer(&half), 4) != 0 {
+			if errno := setsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&half), 4); errno != 0 {
+				return false, errno
 			}
+			getsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&got), 4)
+			lost = lost || got != size
 		}
 	}
-	return 0
+	return lost, 0
 }
+
+// copyVariable copies an option whose length varies and which is empty on a fresh socket.
+func copyVariable(row *sockopt, from, to int) (lost bool, errno unix.Errno) {
+	var value [2048]byte // the most that IPv6 extension headers can be, RFC 8200
+	length := uint32(len(value))
+	if _, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
+		uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&length)), 0); errno != 0 || length == 0 {
+		return false, 0
+	}
+	return setsockopt(to, row.level, row.name, unsafe.Pointer(&value), uintptr(length)) != 0, 0
+}
+
+// copyFilter copies an attached classic filter. An eBPF one cannot be read back.
+func copyFilter(_ *sockopt, from, to int) (lost bool, errno unix.Errno) {
+	var instructions [4096]unix.SockFilter  // BPF_MAXINSNS
+	length := uint32(len(instructions))     // in instructions, both ways
+	const getFilter = unix.SO_ATTACH_FILTER // SO_GET_FILTER is the same number
+	_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), unix.SOL_SOCKET, getFilter,
+		uintptr(unsafe.Pointer(&instructions)), uintptr(unsafe.Pointer(&length)), 0)
+	if errno == unix.EACCES {
+		return true, 0
+	}
+	if errno != 0 || length == 0 {
+		return false, 0
+	}
+	program := unix.SockFprog{Len: uint16(length), Filter: &instructions[0]}
+	return setsockopt(to, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unsafe.Pointer(&program), unsafe.Sizeof(program)) != 0, 0
+}
+
+// losesInterface is for options that name a network interface, by name or by index: elsewhere that is another one
+// or none. The socket does without it, as the routes of the egress decide.
+func losesInterface(row *sockopt, from, _ int) (lost bool, errno unix.Errno) {
+	var name [unix.IFNAMSIZ]byte
+	length := uint32(len(name))
+	_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
+		uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)), 0)
+	return errno == 0 && !allZero(name[:length]), 0
+}
+
+// losesAlways is for keys that the kernel does not give out again. Which socket they were for is not known.
+func losesAlways(*sockopt, int, int) (lost bool, errno unix.Errno) { return true, 0 }

@@ -92,7 +92,7 @@ func (p *process) start() error {
 	if p.canary, err = startCanary(signalMask(passedSignals())); err != nil {
 		return failed(err)
 	}
-	s := &Supervisor{policy: policy, log: log}
+	s := &Supervisor{policy: policy, log: log, pid: os.Getpid()}
 	p.supervisor = s
 	if s.egress, s.home, err = openEgress(policy); err != nil {
 		return failed(err)
@@ -230,6 +230,10 @@ func (p *process) launch(events *os.File) (err error) {
 	for _, fd := range p.inherited { // sets that the command is given, not makes
 		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {
 			s.epolls.any.Store(true)
+		}
+		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) { // with options that somebody may have set
+			s.used.setAll()
 		}
 	}
 

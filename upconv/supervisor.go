@@ -28,6 +28,9 @@ type Supervisor struct {
 	events   *events
 	log      *slog.Logger
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
+	pid      int          // upconv's own
+	used     optionsUsed
+	swapped  atomic.Bool // some socket has been: so one that is to go direct may be one of an egress
 
 	busy     atomic.Int32  // workers that have a notification
 	sleeping atomic.Int32  // extra workers that are not needed
@@ -99,8 +102,7 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	s.wake, s.gone = make(chan struct{}), make(chan struct{})
 	ready := make(chan error)
 	for i := range n {
-		w := &worker{s: s, home: s.home, extra: i > 0, spare4: -1, spare6: -1, done: make([]int, 0, 2)}
-		w.learnNumbers()
+		w := &worker{s: s, home: s.home, extra: i > 0, spare4: -1, spare6: -1, witnesses: -1, done: make([]int, 0, 2)}
 		wg.Go(func() { w.run(ready) })
 	}
 	var failed error
@@ -120,20 +122,22 @@ type worker struct {
 	s            *Supervisor
 	extra        bool    // not the first
 	home         *egress // the namespace that this thread lives in
-	socketcall   int32   // its number on i386
-	epollCreate  []syscallNumber
 	notification seccompx.Notification
 	call         call
 	sockaddr     [sizeofSockaddrStorage]byte
 	socketInfo   socket
-	path         [512]byte // for names in /proc and what is read there
+	scratch      [512]byte // for names in /proc and what is read there
 
 	done           []int // sockets to close when the target has its answer
 	used           int   // the address family of the socket that was used, 0 for none
 	spare4, spare6 int   // sockets of home that are ready for use, or -1
+	witnesses      int   // an epoll set of its own, see witness; -1: none
 
-	cpus   unix.CPUSet // where this thread may run
-	mayPin bool        // on more than one
+	cpus      unix.CPUSet // where this thread may run
+	mayPin    bool        // on more than one
+	pinned    bool        // to one processor for now
+	pinnedFor uint32      // the target's thread
+	pinnedYet int         // swaps for which it may stay so
 
 	lastTID uint32
 	streak  int // notifications in a row that had been waiting, and came from other threads than the one before
@@ -169,7 +173,7 @@ func (w *worker) run(ready chan<- error) {
 	if !w.extra {
 		close(w.s.gone)
 	}
-	for _, fd := range []int{w.spare4, w.spare6} {
+	for _, fd := range []int{w.spare4, w.spare6, w.witnesses} {
 		if fd >= 0 {
 			closeFD(fd)
 		}
@@ -212,10 +216,7 @@ func (w *worker) serve() error {
 			w.lonely = 0
 		}
 
-		out := carryOn
-		if w.decode(n, &w.call) {
-			out = w.connect(&w.call)
-		}
+		out := w.handle(n)
 		if out.wait != nil {
 			go out.wait.run()
 		} else if err := s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
@@ -238,8 +239,10 @@ func (s *Supervisor) respond(id uint64, out outcome) error {
 }
 
 // unserved notes a target that upconv may not look into: its call goes on natively.
-func (s *Supervisor) unserved(tid int, why string, errno unix.Errno) {
-	s.warn("not served, its calls stay native: "+why, "tid", tid, "comm", identify(tid).comm, "error", errno)
+func (w *worker) unserved(e *event, why string, errno unix.Errno) {
+	e.add("not served, the call stays native: " + why)
+	w.s.events.record(e, errno)
+	w.s.warn("not served, its calls stay native: "+why, "tid", e.c.tid, "comm", identify(e.c.tid).comm, "error", errno)
 }
 
 // warn logs what went wrong with a call, at most once a second: a program in a loop must not flood

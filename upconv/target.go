@@ -33,6 +33,9 @@ type targetSlot struct {
 	tid   int
 	pidfd int // valid where tid != 0
 	pid   int // the process; 0: nobody has asked
+	// info is the thread's fdinfo file of descriptor infoFD, open where infoFD >= 0. Reading it again costs a
+	// fifth of opening it, and it tells of whatever has that number now.
+	info, infoFD int
 }
 
 func newTargets(thread bool, ended func(tid int)) (*targets, error) {
@@ -45,6 +48,9 @@ func newTargets(thread bool, ended func(tid int)) (*targets, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	t := &targets{exits: os.NewFile(uintptr(epfd), "pidfds"), epfd: epfd, ended: ended}
+	for i := range t.slots {
+		t.slots[i].infoFD = -1
+	}
 	if thread {
 		t.thread = pidfdThread
 	}
@@ -105,6 +111,14 @@ func (s *targetSlot) drop() {
 	if s.tid != 0 {
 		unix.Close(s.pidfd) // leaves the epoll set too: no other descriptor refers to it
 		s.tid = 0
+	}
+	s.dropInfo()
+}
+
+func (s *targetSlot) dropInfo() {
+	if s.infoFD >= 0 {
+		unix.Close(s.info)
+		s.infoFD = -1
 	}
 }
 
@@ -205,21 +219,48 @@ func readMemory(tid int, addr uint64, buf []byte) unix.Errno {
 
 // closeOnExec reports whether the target's descriptor fd has FD_CLOEXEC: it belongs to the
 // descriptor and not to the file, so a copy of the descriptor does not have it and only
-// proc_pid_fdinfo(5) tells. path is scratch.
-func closeOnExec(tid, fd int, path []byte) (bool, unix.Errno) {
-	path = append(path[:0], "/proc/"...)
+// proc_pid_fdinfo(5) tells. ENOENT: there is no such descriptor. scratch is for the name and the text.
+func (t *targets) closeOnExec(tid, fd int, scratch []byte) (bool, unix.Errno) {
+	cloexec, errno := t.tryCloseOnExec(tid, fd, scratch)
+	if t.makeRoom(errno) {
+		cloexec, errno = t.tryCloseOnExec(tid, fd, scratch)
+	}
+	return cloexec, errno
+}
+
+func (t *targets) tryCloseOnExec(tid, fd int, scratch []byte) (bool, unix.Errno) {
+	slot := t.slot(tid)
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.tid != tid || slot.infoFD != fd {
+		file, errno := openFdinfo(tid, fd, scratch)
+		if errno != 0 {
+			return false, errno
+		}
+		if slot.tid != tid { // another thread's slot by now
+			defer closeFD(file)
+			return readCloseOnExec(file, scratch)
+		}
+		slot.dropInfo()
+		slot.info, slot.infoFD = file, fd
+	}
+	return readCloseOnExec(slot.info, scratch)
+}
+
+func openFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
+	path := append(scratch[:0], "/proc/"...)
 	path = strconv.AppendInt(path, int64(tid), 10)
 	path = append(path, "/fdinfo/"...)
 	path = strconv.AppendInt(path, int64(fd), 10)
 	path = append(path, 0)
 	at := unix.AT_FDCWD
 	file, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
-	if errno != 0 {
-		return false, errno
-	}
-	text := path[:cap(path)]
-	n, _, errno := unix.RawSyscall(unix.SYS_READ, file, uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)))
-	unix.RawSyscall(unix.SYS_CLOSE, file, 0, 0)
+	return int(file), errno
+}
+
+func readCloseOnExec(file int, scratch []byte) (bool, unix.Errno) {
+	text := scratch[:cap(scratch)]
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(file), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)), 0, 0, 0)
 	if errno != 0 {
 		return false, errno
 	}
@@ -276,4 +317,15 @@ func cgroupPath(text []byte) string {
 		}
 	}
 	return first
+}
+
+// ownCgroup returns this process's cgroup v2 path, "" where there is no v2.
+func ownCgroup() string {
+	text, _ := os.ReadFile("/proc/self/cgroup")
+	for line := range bytes.Lines(text) {
+		if path, ok := bytes.CutPrefix(bytes.TrimRight(line, "\n"), []byte("0::")); ok {
+			return string(path)
+		}
+	}
+	return ""
 }

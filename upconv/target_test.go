@@ -156,7 +156,12 @@ func TestReadMemory(t *testing.T) {
 }
 
 func TestCloseOnExec(t *testing.T) {
-	var path [512]byte
+	var scratch [512]byte
+	all, err := newTargets(seccompx.PidfdThread.Probe() == nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.close()
 	for _, want := range []bool{false, true} {
 		flags := unix.O_RDONLY
 		if want {
@@ -166,11 +171,21 @@ func TestCloseOnExec(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, errno := closeOnExec(os.Getpid(), fd, path[:]); errno != 0 || got != want {
+		if first, errno := all.getfd(os.Getpid(), fd); errno == 0 { // from here on the fdinfo file is kept
+			unix.Close(first)
+		}
+		if got, errno := all.closeOnExec(os.Getpid(), fd, scratch[:]); errno != 0 || got != want {
 			t.Errorf("got %v, %v, want %v", got, errno, want)
 		}
+		unix.FcntlInt(uintptr(fd), unix.F_SETFD, map[bool]int{true: 0, false: unix.FD_CLOEXEC}[want])
+		if got, errno := all.closeOnExec(os.Getpid(), fd, scratch[:]); errno != 0 || got == want {
+			t.Errorf("after a change: got %v, %v, want %v", got, errno, !want)
+		}
 		unix.Close(fd)
-		if _, errno := closeOnExec(os.Getpid(), 999_999, path[:]); errno != unix.ENOENT {
+		if _, errno := all.closeOnExec(os.Getpid(), fd, scratch[:]); errno != unix.ENOENT {
+			t.Errorf("just closed: %v, want ENOENT", errno)
+		}
+		if _, errno := all.closeOnExec(os.Getpid(), 999_999, scratch[:]); errno != unix.ENOENT {
 			t.Errorf("a closed descriptor: %v, want ENOENT", errno)
 		}
 	}
@@ -209,8 +224,14 @@ func TestCopyOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Already what the program wants, but not what a fresh socket has: must not be left alone.
-	if errno := d.copyOptions(from, to, unix.AF_INET); errno != 0 {
-		t.Fatal(errno)
+	var used optionsUsed
+	for _, o := range set {
+		if row := rowOf(o.level, o.name); row >= 0 && !sockopts[row].always {
+			used.set(row)
+		}
+	}
+	if lost, _, errno := d.copyOptions(&used, from, to, unix.AF_INET); errno != 0 || lost != "" {
+		t.Fatal(errno, lost)
 	}
 	for _, o := range set {
 		want, _ := unix.GetsockoptInt(from, o.level, o.name)
@@ -223,7 +244,8 @@ func TestCopyOptions(t *testing.T) {
 	}
 
 	untouched, plain := tcp(), tcp()
-	if errno := d.copyOptions(untouched, plain, unix.AF_INET); errno != 0 {
+	used.setAll()
+	if _, _, errno := d.copyOptions(&used, untouched, plain, unix.AF_INET); errno != 0 {
 		t.Fatal(errno)
 	}
 	if lock, _ := unix.GetsockoptInt(plain, unix.SOL_SOCKET, unix.SO_BUF_LOCK); lock != 0 {
@@ -237,9 +259,10 @@ func BenchmarkCopyOptions(b *testing.B) {
 	defer unix.Close(from)
 	defer unix.Close(to)
 	var d defaults
+	var used optionsUsed
 	d.learn(to, unix.AF_INET)
 	b.ReportAllocs()
 	for b.Loop() {
-		d.copyOptions(from, to, unix.AF_INET)
+		d.copyOptions(&used, from, to, unix.AF_INET)
 	}
 }

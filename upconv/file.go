@@ -1,0 +1,173 @@
+package upconv
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What is not of a socket but of its open file, and of the descriptors that refer to it.
+
+const kcmpFile = 0 // KCMP_FILE of kcmp(2)
+
+// replaced reports whether the target's descriptor does not refer to the file any more that old is a copy of.
+func (w *worker) replaced(c *call, old int) bool {
+	order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(w.s.pid), uintptr(c.tid), kcmpFile, uintptr(old), uintptr(c.fd), 0)
+	return errno == 0 && order != 0 || errno == unix.EBADF
+}
+
+// copyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and F_SETSIG. Who
+// that is in the target's pid namespace does not matter: the kernel keeps a reference.
+func copyOwner(from, to int) {
+	var owner struct{ kind, pid int32 } // struct f_owner_ex
+	if _, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETOWN_EX, uintptr(unsafe.Pointer(&owner))); errno == 0 && owner.pid != 0 {
+		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETOWN_EX, uintptr(unsafe.Pointer(&owner)))
+	}
+	if sig, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETSIG, 0); errno == 0 && sig != 0 {
+		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETSIG, sig)
+	}
+}
+
+// async sets O_ASYNC. The number through which that is done is what si_fd will say.
+func (w *worker) async(c *call, socket, flags int) unix.Errno {
+	return withNumber(socket, -1, c.fd, func(fd, _ int) unix.Errno {
+		_, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, uintptr(flags|unix.O_NONBLOCK|unix.O_ASYNC))
+		return errno
+	})
+}
+
+// witness puts old into an epoll set of this worker's own, which does not keep it alive: should it still be
+// there when its last known copy has been closed, there are others. It reports whether that can be told.
+func (w *worker) witness(old int) bool {
+	if w.witnesses < 0 {
+		set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+		if err != nil {
+			return false
+		}
+		w.witnesses = set
+	}
+	return epollAdd(w.witnesses, old, &unix.EpollEvent{}) == 0
+}
+
+// acquit takes it out again.
+func (w *worker) acquit(old int) {
+	if w.witnesses >= 0 {
+		unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
+	}
+}
+
+// alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready with EPOLLHUP.
+func (w *worker) alive() bool {
+	var event unix.EpollEvent
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
+	return errno == 0 && n != 0
+}
+
+// replaceCopies puts the socket under every other number of the target that refers to the old one, and returns
+// the places in epoll sets that these have, after those given.
+func (w *worker) replaceCopies(c *call, e *event, socket int, places []registration) []registration {
+	text, _ := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(w.witnesses))
+	_, rest, _ := strings.Cut(string(text), "ino:")
+	hex, _, _ := strings.Cut(rest, " ")
+	ino, err := strconv.ParseUint(hex, 16, 64)
+	if err == nil {
+		link := "socket:[" + strconv.FormatUint(ino, 10) + "]"
+		numbers := fdsOf(c.tid, link)
+		if len(numbers) > 0 {
+			places = append(places, w.registrationsByInode(c, ino, numbers)...)
+		}
+		for _, number := range numbers {
+			cloexec, errno := w.s.targets.closeOnExec(c.tid, number, w.scratch[:])
+			if errno == 0 {
+				w.install(c, number, socket, cloexec)
+			}
+		}
+	}
+	if w.alive() {
+		e.add("another process has a copy of the socket from before it was connected, or is using it")
+	}
+	// Without the descriptor it cannot be taken out of the set.
+	closeFD(w.witnesses)
+	w.witnesses = -1
+	return places
+}
+
+// fdsOf returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks at all of them.
+func fdsOf(tid int, link string) (fds []int) {
+	dir, err := os.Open("/proc/" + strconv.Itoa(tid) + "/fd")
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	var buf [64]byte
+	for {
+		names, err := dir.Readdirnames(1024)
+		for _, name := range names {
+			n, errno := unix.Readlinkat(int(dir.Fd()), name, buf[:])
+			if errno == nil && string(buf[:n]) == link {
+				if fd, err := strconv.Atoi(name); err == nil {
+					fds = append(fds, fd)
+				}
+			}
+		}
+		if err != nil {
+			return fds
+		}
+	}
+}
+
+// withNumber calls do with a descriptor for the file socket that has a given number, and one for set if that
+// is not -1: what epoll and SIGIO remember is the number that a descriptor had in the process that asked, and
+// that must be the target's.
+func withNumber(socket, set, number int, do func(fd, set int) unix.Errno) unix.Errno {
+	if socket == number {
+		return do(socket, set)
+	}
+	fd, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(socket), unix.F_DUPFD_CLOEXEC, uintptr(number))
+	if errno == 0 {
+		defer closeFD(int(fd))
+		if int(fd) == number {
+			return do(number, set)
+		}
+	}
+	return withNumberElsewhere(socket, set, number, do)
+}
+
+// withNumberElsewhere is for a number that upconv itself uses for something else: on a thread with a
+// descriptor table of its own, which ends with it.
+func withNumberElsewhere(socket, set, number int, do func(fd, set int) unix.Errno) (errno unix.Errno) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		all := ^uint64(0)
+		if _, _, errno = unix.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
+			return
+		}
+		// The number may be one that the Go runtime uses, on this thread too: no signal may let it in
+		// between, and what was there comes back.
+		unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&all)), 0, 8, 0, 0)
+		var before uintptr
+		if before, _, errno = unix.RawSyscall(unix.SYS_FCNTL, uintptr(number), unix.F_DUPFD_CLOEXEC, uintptr(number)+1); errno != 0 {
+			return
+		}
+		if set >= 0 {
+			var moved uintptr
+			if moved, _, errno = unix.RawSyscall(unix.SYS_FCNTL, uintptr(set), unix.F_DUPFD_CLOEXEC, uintptr(number)+1); errno != 0 {
+				return
+			}
+			set = int(moved)
+		}
+		if _, _, errno = unix.RawSyscall(unix.SYS_DUP3, uintptr(socket), uintptr(number), unix.O_CLOEXEC); errno != 0 {
+			return
+		}
+		errno = do(number, set)
+		unix.RawSyscall(unix.SYS_DUP3, before, uintptr(number), unix.O_CLOEXEC)
+	}()
+	<-done
+	return errno
+}
