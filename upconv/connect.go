@@ -156,8 +156,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	w.s.swapped.Store(true)
 	// All that is left of the old socket should be this copy.
-	closeFD(old)
-	w.done = append(w.done[:0], replacement)
+	w.closeNow(old)
 	if witness && w.alive() {
 		places = w.replaceCopies(c, e, replacement, places)
 	}

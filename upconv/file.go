@@ -43,21 +43,23 @@ func (w *worker) async(c *call, socket, flags int) unix.Errno {
 // witness puts old into an epoll set of this worker's own, which does not keep it alive: should it still be
 // there when its last known copy has been closed, there are others. It reports whether that can be told.
 func (w *worker) witness(old int) bool {
-	if w.witnesses < 0 {
-		set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-		if err != nil {
-			return false
-		}
+	return epollAdd(w.witnesses, old, &unix.EpollEvent{}) == 0
+}
+
+// newWitnesses makes the set, after the first time without whatever is in it.
+func (w *worker) newWitnesses() {
+	if w.witnesses >= 0 {
+		closeFD(w.witnesses)
+	}
+	w.witnesses = -1
+	if set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
 		w.witnesses = set
 	}
-	return epollAdd(w.witnesses, old, &unix.EpollEvent{}) == 0
 }
 
 // acquit takes it out again.
 func (w *worker) acquit(old int) {
-	if w.witnesses >= 0 {
-		unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
-	}
+	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
 }
 
 // alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready with EPOLLHUP.
@@ -90,9 +92,7 @@ func (w *worker) replaceCopies(c *call, e *event, socket int, places []registrat
 	if w.alive() {
 		e.add("another process has a copy of the socket from before it was connected, or is using it")
 	}
-	// Without the descriptor it cannot be taken out of the set.
-	closeFD(w.witnesses)
-	w.witnesses = -1
+	w.newWitnesses() // without its descriptor the socket cannot be taken out
 	return places
 }
 

@@ -194,6 +194,16 @@ func (w *worker) tidy() {
 	w.used = 0
 }
 
+// closeNow closes one of the descriptors that tidy would close.
+func (w *worker) closeNow(fd int) {
+	for i, other := range w.done {
+		if other == fd {
+			w.done = append(w.done[:i], w.done[i+1:]...)
+		}
+	}
+	closeFD(fd)
+}
+
 // install puts fd under a number of the target.
 //
 // The target itself does it, while this thread waits. The kernel would take the occasion to move this

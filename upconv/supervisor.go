@@ -161,6 +161,7 @@ func (w *worker) run(ready chan<- error) {
 		}
 	}
 	w.mayPin = unix.SchedGetaffinity(0, &w.cpus) == nil && w.cpus.Count() > 1
+	w.newWitnesses()
 	ready <- nil
 	for !w.extra || w.sleep() {
 		if err := w.serve(); err != nil {
