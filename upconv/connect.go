@@ -121,12 +121,13 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	w.done = append(w.done, replacement)
 	w.used = sock.domain
-	lost, row, errno := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain)
-	if errno != 0 {
-		return w.fail(e, "setsockopt "+row.label, errno), false
-	}
-	if lost != "" {
+	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
 		e.add("not carried over: " + lost)
+	}
+	if unix.Fstat(old, &w.stat) == nil {
+		if lost := w.copyInode(replacement); lost != "" {
+			e.add("not carried over: " + lost)
+		}
 	}
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie)
 	if errno != 0 {
@@ -238,6 +239,7 @@ func sendTimeout(fd int) time.Duration {
 // fail answers that upconv itself could not do something, and says so.
 func (w *worker) fail(e *event, doing string, errno unix.Errno) outcome {
 	w.s.warn(e.c.name+": "+doing+" failed; the program sees the error", "dst", e.dst, "tid", e.c.tid, "error", errno)
+	e.add("upconv failed: " + doing)
 	w.s.events.record(e, errno)
 	return answer(errno)
 }

@@ -139,7 +139,7 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 		if large[epfd] {
 			if is, ok := w.inLargeSet(c, epfd, old); ok {
 				if is {
-					found = append(found, readRegistrations(c, epfd, old)...)
+					found = append(found, registrationsIn(c.tid, epfd, w.stat.Ino, []int{c.fd})...)
 				}
 				continue
 			}
@@ -155,7 +155,7 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 				break
 			}
 			if order == 0 {
-				found = append(found, readRegistrations(c, epfd, old)...)
+				found = append(found, registrationsIn(c.tid, epfd, w.stat.Ino, []int{c.fd})...)
 				break
 			}
 			slot[2]++ // another file that was registered under this number
@@ -198,15 +198,6 @@ func (w *worker) inLargeSet(c *call, epfd, old int) (is, ok bool) {
 	return errno == unix.EEXIST, errno == unix.EEXIST || errno == 0
 }
 
-// readRegistrations finds the socket in proc_pid_fdinfo(5) of an epoll set.
-func readRegistrations(c *call, epfd, old int) []registration {
-	var stat unix.Stat_t
-	if unix.Fstat(old, &stat) != nil {
-		return nil
-	}
-	return registrationsIn(c.tid, epfd, stat.Ino, []int{c.fd})
-}
-
 // registrationsByInode finds a socket in all sets, under any of some numbers.
 func (w *worker) registrationsByInode(c *call, ino uint64, numbers []int) (found []registration) {
 	if !w.s.epolls.any.Load() {
@@ -219,6 +210,7 @@ func (w *worker) registrationsByInode(c *call, ino uint64, numbers []int) (found
 	return found
 }
 
+// registrationsIn reads them in proc_pid_fdinfo(5) of an epoll set.
 func registrationsIn(tid, epfd int, ino uint64, numbers []int) (found []registration) {
 	text, _ := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/fdinfo/" + strconv.Itoa(epfd))
 	for line := range bytes.Lines(text) {

@@ -4,7 +4,6 @@ import (
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +29,20 @@ func copyOwner(from, to int) {
 	if sig, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETSIG, 0); errno == 0 && sig != 0 {
 		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETSIG, sig)
 	}
+}
+
+// copyInode gives the socket to the owner and mode of the target's socket, which has just been looked at. That is
+// also the user that packet filters and routing rules (skuid, uidrange) see.
+func (w *worker) copyInode(to int) (lost string) {
+	if int(w.stat.Uid) != w.s.uid || int(w.stat.Gid) != w.s.gid {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(to), uintptr(w.stat.Uid), uintptr(w.stat.Gid)); errno != 0 {
+			lost = "its owner"
+		}
+	}
+	if mode := w.stat.Mode &^ unix.S_IFMT; mode != 0o777 {
+		unix.RawSyscall(unix.SYS_FCHMOD, uintptr(to), uintptr(mode), 0)
+	}
+	return lost
 }
 
 // async sets O_ASYNC. The number through which that is done is what si_fd will say.
@@ -72,21 +85,15 @@ func (w *worker) alive() bool {
 // replaceCopies puts the socket under every other number of the target that refers to the old one, and returns
 // the places in epoll sets that these have, after those given.
 func (w *worker) replaceCopies(c *call, e *event, socket int, places []registration) []registration {
-	text, _ := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(w.witnesses))
-	_, rest, _ := strings.Cut(string(text), "ino:")
-	hex, _, _ := strings.Cut(rest, " ")
-	ino, err := strconv.ParseUint(hex, 16, 64)
-	if err == nil {
-		link := "socket:[" + strconv.FormatUint(ino, 10) + "]"
-		numbers := fdsOf(c.tid, link)
-		if len(numbers) > 0 {
-			places = append(places, w.registrationsByInode(c, ino, numbers)...)
-		}
-		for _, number := range numbers {
-			cloexec, errno := w.s.targets.closeOnExec(c.tid, number, w.scratch[:])
-			if errno == 0 {
-				w.install(c, number, socket, cloexec)
-			}
+	ino := w.stat.Ino
+	numbers := fdsOf(c.tid, "socket:["+strconv.FormatUint(ino, 10)+"]")
+	if len(numbers) > 0 {
+		places = append(places, w.registrationsByInode(c, ino, numbers)...)
+	}
+	for _, number := range numbers {
+		cloexec, errno := w.s.targets.closeOnExec(c.tid, number, w.scratch[:])
+		if errno == 0 {
+			w.install(c, number, socket, cloexec)
 		}
 	}
 	if w.alive() {

@@ -18,13 +18,10 @@ type sockopt struct {
 	// always marks the options that programs set so often, or on connected sockets, that stopping setsockopt(2)
 	// for them would cost more than to read them at every swap. See optionsUsed for the others.
 	always bool
-	// optional is true where the new socket may do without it: it needs a privilege that the target had and
-	// upconv has not, or is not known to this kernel. An event says so.
-	optional bool
 	// last marks options that setting another one changes too: they are looked at once more at the end.
 	last bool
 	// carry is for options that cannot be copied by reading a value and setting it.
-	carry func(row *sockopt, from, to int) (lost bool, errno unix.Errno)
+	carry func(row *sockopt, from, to int) (lost bool)
 }
 
 const maxSockopt = 16
@@ -60,7 +57,7 @@ var sockopts = []sockopt{
 	{level: unix.SOL_SOCKET, name: unix.SO_LINGER, label: "SO_LINGER", size: unix.SizeofLinger, always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_RCVTIMEO, label: "SO_RCVTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_SNDTIMEO, label: "SO_SNDTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_BUF_LOCK, label: "SO_SNDBUF or SO_RCVBUF", always: true, carry: copyBuffers},
+	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUF, label: "SO_SNDBUF or SO_RCVBUF", always: true, carry: copyBuffers},
 	{level: unix.SOL_SOCKET, name: unix.SO_RCVLOWAT, label: "SO_RCVLOWAT", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_NODELAY, label: "TCP_NODELAY", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_CORK, label: "TCP_CORK", always: true},
@@ -70,40 +67,40 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPCNT, label: "TCP_KEEPCNT", always: true},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_V6ONLY, label: "IPV6_V6ONLY", domain: unix.AF_INET6, always: true},
 
-	{level: unix.SOL_SOCKET, name: unix.SO_DEBUG, label: "SO_DEBUG", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_DEBUG, label: "SO_DEBUG"},
 	{level: unix.SOL_SOCKET, name: unix.SO_DONTROUTE, label: "SO_DONTROUTE"},
 	{level: unix.SOL_SOCKET, name: unix.SO_BROADCAST, label: "SO_BROADCAST"},
 	{level: unix.SOL_SOCKET, name: unix.SO_OOBINLINE, label: "SO_OOBINLINE"},
 	{level: unix.SOL_SOCKET, name: unix.SO_NO_CHECK, label: "SO_NO_CHECK"},
 	{level: unix.SOL_SOCKET, name: unix.SO_REUSEPORT, label: "SO_REUSEPORT"},
-	{level: unix.SOL_SOCKET, name: unix.SO_PASSCRED, label: "SO_PASSCRED", optional: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_PASSSEC, label: "SO_PASSSEC", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_PASSCRED, label: "SO_PASSCRED"},
+	{level: unix.SOL_SOCKET, name: unix.SO_PASSSEC, label: "SO_PASSSEC"},
 	{level: unix.SOL_SOCKET, name: unix.SO_BINDTODEVICE, label: "SO_BINDTODEVICE", carry: losesInterface},
 	{level: unix.SOL_SOCKET, name: unix.SO_BINDTOIFINDEX, label: "SO_BINDTOIFINDEX", carry: losesInterface},
 	{level: unix.SOL_SOCKET, name: unix.SO_TIMESTAMP, label: "SO_TIMESTAMP"},
 	{level: unix.SOL_SOCKET, name: unix.SO_TIMESTAMPNS, label: "SO_TIMESTAMPNS"},
 	{level: unix.SOL_SOCKET, name: soTimestampNew, label: "SO_TIMESTAMP_NEW"},
 	{level: unix.SOL_SOCKET, name: soTimestampNSNew, label: "SO_TIMESTAMPNS_NEW"},
-	{level: unix.SOL_SOCKET, name: unix.SO_TIMESTAMPING, label: "SO_TIMESTAMPING", size: 8, optional: true},
-	{level: unix.SOL_SOCKET, name: soTimestampingNew, label: "SO_TIMESTAMPING_NEW", size: 8, optional: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_MARK, label: "SO_MARK", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_TIMESTAMPING, label: "SO_TIMESTAMPING", size: 8},
+	{level: unix.SOL_SOCKET, name: soTimestampingNew, label: "SO_TIMESTAMPING_NEW", size: 8},
+	{level: unix.SOL_SOCKET, name: unix.SO_MARK, label: "SO_MARK"},
 	{level: unix.SOL_SOCKET, name: unix.SO_RXQ_OVFL, label: "SO_RXQ_OVFL"},
 	{level: unix.SOL_SOCKET, name: unix.SO_WIFI_STATUS, label: "SO_WIFI_STATUS"},
-	{level: unix.SOL_SOCKET, name: unix.SO_PEEK_OFF, label: "SO_PEEK_OFF", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_PEEK_OFF, label: "SO_PEEK_OFF"},
 	{level: unix.SOL_SOCKET, name: soNoFCS, label: "SO_NOFCS"},
 	{level: unix.SOL_SOCKET, name: unix.SO_SELECT_ERR_QUEUE, label: "SO_SELECT_ERR_QUEUE"},
-	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL, label: "SO_BUSY_POLL", optional: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_PREFER_BUSY_POLL, label: "SO_PREFER_BUSY_POLL", optional: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL_BUDGET, label: "SO_BUSY_POLL_BUDGET", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL, label: "SO_BUSY_POLL"},
+	{level: unix.SOL_SOCKET, name: unix.SO_PREFER_BUSY_POLL, label: "SO_PREFER_BUSY_POLL"},
+	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL_BUDGET, label: "SO_BUSY_POLL_BUDGET"},
 	{level: unix.SOL_SOCKET, name: unix.SO_MAX_PACING_RATE, label: "SO_MAX_PACING_RATE", size: 8},
 	{level: unix.SOL_SOCKET, name: unix.SO_INCOMING_CPU, label: "SO_INCOMING_CPU"},
 	{level: unix.SOL_SOCKET, name: unix.SO_ZEROCOPY, label: "SO_ZEROCOPY"},
-	{level: unix.SOL_SOCKET, name: unix.SO_TXTIME, label: "SO_TXTIME", size: 8, optional: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_RESERVE_MEM, label: "SO_RESERVE_MEM", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_TXTIME, label: "SO_TXTIME", size: 8},
+	{level: unix.SOL_SOCKET, name: unix.SO_RESERVE_MEM, label: "SO_RESERVE_MEM"},
 	{level: unix.SOL_SOCKET, name: soTxRehash, label: "SO_TXREHASH"},
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVMARK, label: "SO_RCVMARK", optional: true},
-	{level: unix.SOL_SOCKET, name: soRcvPriority, label: "SO_RCVPRIORITY", optional: true},
-	{level: unix.SOL_SOCKET, name: soInq, label: "SO_INQ", optional: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVMARK, label: "SO_RCVMARK"},
+	{level: unix.SOL_SOCKET, name: soRcvPriority, label: "SO_RCVPRIORITY"},
+	{level: unix.SOL_SOCKET, name: soInq, label: "SO_INQ"},
 	{level: unix.SOL_SOCKET, name: unix.SO_ATTACH_FILTER, label: "SO_ATTACH_FILTER", carry: copyFilter},
 	{level: unix.SOL_SOCKET, name: unix.SO_ATTACH_BPF, label: "SO_ATTACH_BPF", carry: copyFilter},
 	{level: unix.SOL_SOCKET, name: unix.SO_LOCK_FILTER, label: "SO_LOCK_FILTER"},
@@ -120,7 +117,7 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVTOS, label: "IP_RECVTOS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_FREEBIND, label: "IP_FREEBIND"},
 	{level: unix.IPPROTO_IP, name: unix.IP_PASSSEC, label: "IP_PASSSEC"},
-	{level: unix.IPPROTO_IP, name: unix.IP_TRANSPARENT, label: "IP_TRANSPARENT", optional: true},
+	{level: unix.IPPROTO_IP, name: unix.IP_TRANSPARENT, label: "IP_TRANSPARENT"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVORIGDSTADDR, label: "IP_RECVORIGDSTADDR"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MINTTL, label: "IP_MINTTL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_CHECKSUM, label: "IP_CHECKSUM"},
@@ -130,7 +127,7 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_LOOP, label: "IP_MULTICAST_LOOP"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_ALL, label: "IP_MULTICAST_ALL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_UNICAST_IF, label: "IP_UNICAST_IF", carry: losesInterface},
-	{level: unix.IPPROTO_IP, name: ipLocalPortRange, label: "IP_LOCAL_PORT_RANGE", optional: true},
+	{level: unix.IPPROTO_IP, name: ipLocalPortRange, label: "IP_LOCAL_PORT_RANGE"},
 
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TCLASS, label: "IPV6_TCLASS", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_UNICAST_HOPS, label: "IPV6_UNICAST_HOPS", domain: unix.AF_INET6},
@@ -163,17 +160,16 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_ADDR_PREFERENCES, label: "IPV6_ADDR_PREFERENCES", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MINHOPCOUNT, label: "IPV6_MINHOPCOUNT", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: ipv6OrigDstAddr, label: "IPV6_RECVORIGDSTADDR", domain: unix.AF_INET6},
-	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TRANSPARENT, label: "IPV6_TRANSPARENT", domain: unix.AF_INET6, optional: true},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TRANSPARENT, label: "IPV6_TRANSPARENT", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_UNICAST_IF, label: "IPV6_UNICAST_IF", domain: unix.AF_INET6, carry: losesInterface},
 	{level: unix.IPPROTO_IPV6, name: ipv6RecvFragSize, label: "IPV6_RECVFRAGSIZE", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_FREEBIND, label: "IPV6_FREEBIND", domain: unix.AF_INET6},
 
-	{level: unix.IPPROTO_TCP, name: unix.TCP_MAXSEG, label: "TCP_MAXSEG"},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_SYNCNT, label: "TCP_SYNCNT"},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_LINGER2, label: "TCP_LINGER2"},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_DEFER_ACCEPT, label: "TCP_DEFER_ACCEPT"},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_WINDOW_CLAMP, label: "TCP_WINDOW_CLAMP"},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_CONGESTION, label: "TCP_CONGESTION", size: 16, optional: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_CONGESTION, label: "TCP_CONGESTION", size: 16},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_MD5SIG, label: "TCP_MD5SIG", carry: losesAlways},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_MD5SIG_EXT, label: "TCP_MD5SIG_EXT", carry: losesAlways},
 	{level: unix.IPPROTO_TCP, name: tcpAOAddKey, label: "TCP_AO_ADD_KEY", carry: losesAlways},
@@ -184,7 +180,7 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN, label: "TCP_FASTOPEN"},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_NOTSENT_LOWAT, label: "TCP_NOTSENT_LOWAT"},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_SAVE_SYN, label: "TCP_SAVE_SYN"},
-	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN_CONNECT, label: "TCP_FASTOPEN_CONNECT", optional: true},
+	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN_CONNECT, label: "TCP_FASTOPEN_CONNECT"},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN_KEY, label: "TCP_FASTOPEN_KEY", carry: copyVariable},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_FASTOPEN_NO_COOKIE, label: "TCP_FASTOPEN_NO_COOKIE"},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_INQ, label: "TCP_INQ"},
@@ -193,13 +189,17 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_TCP, name: tcpRTOMinUS, label: "TCP_RTO_MIN_US"},
 	{level: unix.IPPROTO_TCP, name: tcpDelackMaxUS, label: "TCP_DELACK_MAX_US"},
 
+	{level: unix.IPPROTO_TCP, name: unix.TCP_REPAIR, label: "TCP_REPAIR"},
+
+	{level: unix.SOL_SOCKET, name: unix.SO_BUF_LOCK, label: "SO_BUF_LOCK", carry: copyBufferLock},
 	// IP_TOS and IPV6_TCLASS set it too.
-	{level: unix.SOL_SOCKET, name: unix.SO_PRIORITY, label: "SO_PRIORITY", optional: true, last: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_PRIORITY, label: "SO_PRIORITY", last: true},
+	// IP options make it smaller.
+	{level: unix.IPPROTO_TCP, name: unix.TCP_MAXSEG, label: "TCP_MAXSEG", last: true},
 }
 
 // passedOptions are the options that are the same state as a row that is always read.
 var passedOptions = []sockopt{
-	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUF},
 	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUF},
 	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUFFORCE},
 	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUFFORCE},
@@ -299,8 +299,9 @@ func (d *defaults) learn(fresh, domain int) {
 }
 
 // copyOptions gives the socket to the options that the socket from has and that differ from d. lost names
-// those that could not be copied and that the new socket may do without.
-func (d *defaults) copyOptions(used *optionsUsed, from, to, domain int) (lost string, failed *sockopt, errno unix.Errno) {
+// those that could not be copied: they need a privilege that the target had and upconv has not, or mean nothing
+// elsewhere. A connection without them is better than none.
+func (d *defaults) copyOptions(used *optionsUsed, from, to, domain int) (lost string) {
 	var value, now [maxSockopt]byte
 	var without []string
 	rare := used.any.Load()
@@ -313,11 +314,7 @@ func (d *defaults) copyOptions(used *optionsUsed, from, to, domain int) (lost st
 			continue
 		}
 		if row.carry != nil {
-			isLost, errno := row.carry(row, from, to)
-			if errno != 0 {
-				return "", row, errno
-			}
-			if isLost {
+			if row.carry(row, from, to) {
 				without = append(without, row.label)
 			}
 			continue
@@ -326,20 +323,17 @@ func (d *defaults) copyOptions(used *optionsUsed, from, to, domain int) (lost st
 			continue // not an option of this protocol or kernel: the program cannot have set it
 		}
 		if row.last {
-			if getsockopt(to, row.level, row.name, unsafe.Pointer(&now), row.size) == 0 && now == value {
+			if getsockopt(to, row.level, row.name, unsafe.Pointer(&now), row.size) == 0 && bytes.Equal(value[:row.size], now[:row.size]) {
 				continue
 			}
 		} else if d.known.Load() && bytes.Equal(value[:row.size], d.values[i][:row.size]) {
 			continue
 		}
-		if errno := setsockopt(to, row.level, row.name, unsafe.Pointer(&value), row.size); errno != 0 {
-			if !row.optional {
-				return "", row, errno
-			}
+		if setsockopt(to, row.level, row.name, unsafe.Pointer(&value), row.size) != 0 {
 			without = append(without, row.label)
 		}
 	}
-	return strings.Join(without, ", "), nil, 0
+	return strings.Join(without, ", ")
 }
 
 // SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK of SO_BUF_LOCK, linux/socket.h (Linux 5.15).
@@ -350,72 +344,94 @@ const (
 
 // copyBuffers copies the buffer sizes that the program has set itself: setting one that it has
 // not would switch the kernel's autotuning off.
-func copyBuffers(_ *sockopt, from, to int) (lost bool, errno unix.Errno) {
+func copyBuffers(_ *sockopt, from, to int) (lost bool) {
 	var lock int32
 	if getsockopt(from, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 || lock == 0 {
-		return false, 0
+		return false
 	}
-	for _, buffer := range [...]struct {
-		lock             int32
-		name, privileged int
-	}{
-		{sndbufLock, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE},
-		{rcvbufLock, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE},
-	} {
-		var size, got int32
-		if lock&buffer.lock == 0 || getsockopt(from, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&size), 4) != 0 {
-			continue
-		}
-		half := size / 2 // socket(7): the kernel doubles what is set
-		// A size above rmem_max was set with a privilege; without it, as much as is allowed.
-		if setsockopt(to, unix.SOL_SOCKET, buffer.privileged, unsafe.Pointer(&half), 4) != 0 {
-			if errno := setsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&half), 4); errno != 0 {
-				return false, errno
-			}
-			getsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&got), 4)
-			lost = lost || got != size
+	for _, buffer := range buffers {
+		if lock&buffer.lock != 0 && !copyBuffer(from, to, buffer.name, buffer.privileged) {
+			lost = true
 		}
 	}
-	return lost, 0
+	return lost
+}
+
+// copyBufferLock is for sockets whose sizes may have been set and released again for the kernel to tune.
+func copyBufferLock(_ *sockopt, from, to int) (lost bool) {
+	var lock int32
+	if getsockopt(from, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 {
+		return false
+	}
+	for _, buffer := range buffers {
+		var before, now int32
+		getsockopt(from, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&before), 4)
+		getsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&now), 4)
+		if before != now && !copyBuffer(from, to, buffer.name, buffer.privileged) {
+			lost = true
+		}
+	}
+	return setsockopt(to, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 || lost
+}
+
+var buffers = [...]struct {
+	lock             int32
+	name, privileged int
+}{
+	{sndbufLock, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE},
+	{rcvbufLock, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE},
+}
+
+// copyBuffer gives the buffer of to the size of that of from. A size above rmem_max or wmem_max was set with a
+// privilege; without it, as much as is allowed.
+func copyBuffer(from, to, name, privileged int) (same bool) {
+	var size, got int32
+	getsockopt(from, unix.SOL_SOCKET, name, unsafe.Pointer(&size), 4)
+	half := size / 2 // socket(7): the kernel doubles what is set
+	if setsockopt(to, unix.SOL_SOCKET, privileged, unsafe.Pointer(&half), 4) != 0 {
+		setsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&half), 4)
+	}
+	getsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&got), 4)
+	return got == size
 }
 
 // copyVariable copies an option whose length varies and which is empty on a fresh socket.
-func copyVariable(row *sockopt, from, to int) (lost bool, errno unix.Errno) {
+func copyVariable(row *sockopt, from, to int) (lost bool) {
 	var value [2048]byte // the most that IPv6 extension headers can be, RFC 8200
 	length := uint32(len(value))
 	if _, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
 		uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&length)), 0); errno != 0 || length == 0 {
-		return false, 0
+		return false
 	}
-	return setsockopt(to, row.level, row.name, unsafe.Pointer(&value), uintptr(length)) != 0, 0
+	return setsockopt(to, row.level, row.name, unsafe.Pointer(&value), uintptr(length)) != 0
 }
 
 // copyFilter copies an attached classic filter. An eBPF one cannot be read back.
-func copyFilter(_ *sockopt, from, to int) (lost bool, errno unix.Errno) {
+func copyFilter(_ *sockopt, from, to int) (lost bool) {
 	var instructions [4096]unix.SockFilter  // BPF_MAXINSNS
 	length := uint32(len(instructions))     // in instructions, both ways
 	const getFilter = unix.SO_ATTACH_FILTER // SO_GET_FILTER is the same number
-	_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), unix.SOL_SOCKET, getFilter,
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), unix.SOL_SOCKET, getFilter,
 		uintptr(unsafe.Pointer(&instructions)), uintptr(unsafe.Pointer(&length)), 0)
 	if errno == unix.EACCES {
-		return true, 0
+		return true
 	}
 	if errno != 0 || length == 0 {
-		return false, 0
+		return false
 	}
 	program := unix.SockFprog{Len: uint16(length), Filter: &instructions[0]}
-	return setsockopt(to, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unsafe.Pointer(&program), unsafe.Sizeof(program)) != 0, 0
+	return setsockopt(to, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unsafe.Pointer(&program), unsafe.Sizeof(program)) != 0
 }
 
 // losesInterface is for options that name a network interface, by name or by index: elsewhere that is another one
 // or none. The socket does without it, as the routes of the egress decide.
-func losesInterface(row *sockopt, from, _ int) (lost bool, errno unix.Errno) {
+func losesInterface(row *sockopt, from, _ int) (lost bool) {
 	var name [unix.IFNAMSIZ]byte
 	length := uint32(len(name))
-	_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
 		uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)), 0)
-	return errno == 0 && !allZero(name[:length]), 0
+	return errno == 0 && !allZero(name[:length])
 }
 
 // losesAlways is for keys that the kernel does not give out again. Which socket they were for is not known.
-func losesAlways(*sockopt, int, int) (lost bool, errno unix.Errno) { return true, 0 }
+func losesAlways(*sockopt, int, int) (lost bool) { return true }

@@ -92,7 +92,7 @@ func (p *process) start() error {
 	if p.canary, err = startCanary(signalMask(passedSignals())); err != nil {
 		return failed(err)
 	}
-	s := &Supervisor{policy: policy, log: log, pid: os.Getpid()}
+	s := &Supervisor{policy: policy, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
 	p.supervisor = s
 	if s.egress, s.home, err = openEgress(policy); err != nil {
 		return failed(err)

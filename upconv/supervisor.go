@@ -29,6 +29,7 @@ type Supervisor struct {
 	log      *slog.Logger
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
 	pid      int          // upconv's own
+	uid, gid int          // that of the sockets it makes
 	used     optionsUsed
 	swapped  atomic.Bool // some socket has been: so one that is to go direct may be one of an egress
 
@@ -126,7 +127,8 @@ type worker struct {
 	call         call
 	sockaddr     [sizeofSockaddrStorage]byte
 	socketInfo   socket
-	scratch      [512]byte // for names in /proc and what is read there
+	stat         unix.Stat_t // of the target's socket
+	scratch      [512]byte   // for names in /proc and what is read there
 
 	done           []int // sockets to close when the target has its answer
 	used           int   // the address family of the socket that was used, 0 for none
