@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 	"testing"
@@ -202,13 +203,23 @@ func TestHasDefaultRoute(t *testing.T) {
 
 func TestParseRegistration(t *testing.T) {
 	line := "tfd:        7 events: 80000019 data: 7fff12340000abcd  pos:0 ino:1a2b sdev:8\n"
-	r, ino, ok := parseRegistration([]byte(line), 7)
-	if !ok || ino != 0x1a2b || r.event.Events != 0x80000019 || uint32(r.event.Fd) != 0x0000abcd || uint32(r.event.Pad) != 0x7fff1234 {
-		t.Errorf("%+v, %x, %v", r, ino, ok)
+	tfd, r, ino, ok := parseRegistration([]byte(line))
+	if !ok || tfd != 7 || ino != 0x1a2b || r.event.Events != 0x80000019 || uint32(r.event.Fd) != 0x0000abcd || uint32(r.event.Pad) != 0x7fff1234 {
+		t.Errorf("%d, %+v, %x, %v", tfd, r, ino, ok)
 	}
-	for _, other := range []string{line, "pos:\t0\n", "", "tfd:\n", "tfd: x\n", "flags:\t02\n"} {
-		if _, _, ok := parseRegistration([]byte(other), 8); ok {
-			t.Errorf("%q is taken for descriptor 8", other)
+	for _, other := range []string{"pos:\t0\n", "", "tfd:\n", "tfd: x\n", "flags:\t02\n"} {
+		if tfd, _, _, ok := parseRegistration([]byte(other)); ok {
+			t.Errorf("%q is taken for descriptor %d", other, tfd)
 		}
 	}
+}
+
+// What comes out of /proc is the kernel's, but must never be a panic.
+func FuzzParseRegistration(f *testing.F) {
+	f.Add([]byte("tfd:        7 events: 80000019 data: 7fff12340000abcd  pos:0 ino:1a2b sdev:8\n"))
+	f.Fuzz(func(t *testing.T, line []byte) {
+		if tfd, _, _, ok := parseRegistration(line); ok && !bytes.HasPrefix(line, []byte("tfd:")) {
+			t.Errorf("%q is taken for descriptor %d", line, tfd)
+		}
+	})
 }

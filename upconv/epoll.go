@@ -3,9 +3,7 @@ package upconv
 import (
 	"bytes"
 	"maps"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,7 +137,7 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 		if large[epfd] {
 			if is, ok := w.inLargeSet(c, epfd, old); ok {
 				if is {
-					found = append(found, registrationsIn(c.tid, epfd, w.stat.Ino, []int{c.fd})...)
+					found = append(found, w.registrationsIn(c.tid, epfd, w.stat.Ino, []int{c.fd})...)
 				}
 				continue
 			}
@@ -155,7 +153,7 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 				break
 			}
 			if order == 0 {
-				found = append(found, registrationsIn(c.tid, epfd, w.stat.Ino, []int{c.fd})...)
+				found = append(found, w.registrationsIn(c.tid, epfd, w.stat.Ino, []int{c.fd})...)
 				break
 			}
 			slot[2]++ // another file that was registered under this number
@@ -172,13 +170,8 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 // for a moment, and must not be ready then as an idle one always is (EPOLLHUP): so it listens, where nobody
 // knows, and is gone before the target goes on. ok is false if that could not be done.
 func (w *worker) inLargeSet(c *call, epfd, old int) (is, ok bool) {
-	number, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(old), unix.F_DUPFD_CLOEXEC, uintptr(c.fd))
-	if errno != 0 {
+	if !free.can(c.fd) {
 		return false, false
-	}
-	defer closeFD(int(number))
-	if int(number) != c.fd {
-		return false, false // upconv uses the number itself
 	}
 	set, errno := w.s.targets.getfd(c.tid, epfd)
 	if errno != 0 {
@@ -188,10 +181,13 @@ func (w *worker) inLargeSet(c *call, epfd, old int) (is, ok bool) {
 	if _, _, errno := unix.RawSyscall(unix.SYS_LISTEN, uintptr(old), 0, 0); errno != 0 {
 		return false, false
 	}
-	errno = epollAdd(set, int(number), &unix.EpollEvent{})
-	if errno == 0 {
-		unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_DEL, number, 0, 0, 0)
-	}
+	errno = free.with(old, c.fd, func() unix.Errno {
+		errno := epollAdd(set, c.fd, &unix.EpollEvent{})
+		if errno == 0 {
+			unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_DEL, uintptr(c.fd), 0, 0, 0)
+		}
+		return errno
+	})
 	// An address of family AF_UNSPEC ends the listening, and the port that came with it.
 	unspecified := [sizeofSockaddrIn]byte{}
 	connect(old, unspecified[:])
@@ -205,56 +201,91 @@ func (w *worker) registrationsByInode(c *call, ino uint64, numbers []int) (found
 	}
 	fds, _ := w.s.epolls.list(w.files(c.tid), c.tid)
 	for _, epfd := range fds {
-		found = append(found, registrationsIn(c.tid, epfd, ino, numbers)...)
+		found = append(found, w.registrationsIn(c.tid, epfd, ino, numbers)...)
 	}
 	return found
 }
 
 // registrationsIn reads them in proc_pid_fdinfo(5) of an epoll set.
-func registrationsIn(tid, epfd int, ino uint64, numbers []int) (found []registration) {
-	text, _ := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/fdinfo/" + strconv.Itoa(epfd))
-	for line := range bytes.Lines(text) {
-		for _, number := range numbers {
-			if r, of, ok := parseRegistration(line, number); ok && (of == 0 || of == ino) {
-				r.epfd, r.number = epfd, number
-				found = append(found, r)
-			}
+func (w *worker) registrationsIn(tid, epfd int, ino uint64, numbers []int) (found []registration) {
+	for line := range bytes.Lines(w.readFdinfo(tid, epfd)) {
+		tfd, r, of, ok := parseRegistration(line)
+		if ok && slices.Contains(numbers, tfd) && (of == 0 || of == ino) {
+			r.epfd, r.number = epfd, tfd
+			found = append(found, r)
 		}
 	}
 	return found
+}
+
+// readFdinfo reads a file that may be long, into a buffer of the worker's.
+func (w *worker) readFdinfo(tid, fd int) []byte {
+	file, errno := openFdinfo(tid, fd, w.scratch[:])
+	if errno != 0 {
+		return nil
+	}
+	defer closeFD(file)
+	if w.long == nil {
+		w.long = make([]byte, 4096)
+	}
+	length := 0
+	for {
+		if length == len(w.long) {
+			w.long = append(w.long, make([]byte, len(w.long))...)
+		}
+		rest := w.long[length:]
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(file), uintptr(unsafe.Pointer(&rest[0])), uintptr(len(rest)))
+		if errno != 0 || n == 0 {
+			break
+		}
+		length += int(n)
+	}
+	text := w.long[:length]
+	if len(w.long) > 1<<20 {
+		w.long = nil // a set like that is rare
+	}
+	return text
 }
 
 // parseRegistration reads a line such as
 //
 //	tfd:        7 events:       19 data: 7fff00000007  pos:0 ino:1a2b sdev:8
 //
-// if it is about descriptor fd. ino is 0 where the kernel does not say.
-func parseRegistration(line []byte, fd int) (r registration, ino uint64, ok bool) {
-	var events, data uint64
-	fields := bytes.Fields(bytes.ReplaceAll(line, []byte(":"), []byte(": ")))
-	for i := 0; i+1 < len(fields); i += 2 {
-		base := 16
-		if string(fields[i]) == "tfd:" {
-			base = 10
-		}
-		n, err := strconv.ParseUint(string(fields[i+1]), base, 64)
-		switch key := string(fields[i]); {
-		case key == "tfd:":
-			if err != nil || n != uint64(fd) {
-				return r, 0, false
-			}
-			ok = true
-		case err != nil:
-		case key == "events:":
-			events = n
-		case key == "data:":
-			data = n
-		case key == "ino:":
-			ino = n
-		}
+// tfd is decimal, everything else hexadecimal. ino is 0 where the kernel does not say.
+func parseRegistration(line []byte) (tfd int, r registration, ino uint64, ok bool) {
+	rest, ok := bytes.CutPrefix(line, []byte("tfd:"))
+	if !ok {
+		return 0, r, 0, false
 	}
-	r.event = unix.EpollEvent{Events: uint32(events), Fd: int32(uint32(data)), Pad: int32(uint32(data >> 32))}
-	return r, ino, ok
+	number, rest, ok := parseNumber(rest, 10)
+	if !ok {
+		return 0, r, 0, false
+	}
+	field := func(key string) (n uint64) {
+		if at := bytes.Index(rest, []byte(key)); at >= 0 {
+			n, _, _ = parseNumber(rest[at+len(key):], 16)
+		}
+		return n
+	}
+	data := field("data:")
+	r.event = unix.EpollEvent{Events: uint32(field("events:")), Fd: int32(uint32(data)), Pad: int32(uint32(data >> 32))}
+	return int(number), r, field("ino:"), true
+}
+
+// parseNumber reads a number behind spaces. It is false where there is none.
+func parseNumber(text []byte, base uint64) (n uint64, rest []byte, ok bool) {
+	text = bytes.TrimLeft(text, " \t")
+	for i, c := range text {
+		digit := uint64(c) - '0'
+		if c >= 'a' && c <= 'f' {
+			digit = uint64(c) - 'a' + 10
+		}
+		if digit >= base {
+			return n, text[i:], i > 0
+		}
+		n = n*base + digit
+	}
+	return n, nil, len(text) > 0
 }
 
 // register puts the socket, which the target now has, into the sets that the one before it was in.
@@ -275,8 +306,8 @@ func (w *worker) registerOne(c *call, place *registration, socket int) unix.Errn
 	defer closeFD(set)
 	// A registration belongs to a file and a number: here too the socket must have the target's number, or
 	// the program could not change or remove it.
-	return withNumber(socket, set, place.number, func(fd, set int) unix.Errno {
-		return epollAdd(set, fd, &place.event)
+	return free.with(socket, place.number, func() unix.Errno {
+		return epollAdd(set, place.number, &place.event)
 	})
 }
 

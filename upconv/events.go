@@ -165,7 +165,7 @@ func (e *events) record(ev *event, errno unix.Errno) {
 	if errno != 0 {
 		line.Result = errnoName(errno)
 	}
-	if ev.local != 0 {
+	if ev.local != 0 && errno == 0 {
 		line.Local = localName(ev.local)
 	}
 	line.Duration = time.Since(ev.began).Microseconds()

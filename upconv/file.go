@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"os"
-	"runtime"
 	"strconv"
 	"unsafe"
 
@@ -47,8 +46,8 @@ func (w *worker) copyInode(to int) (lost string) {
 
 // async sets O_ASYNC. The number through which that is done is what si_fd will say.
 func (w *worker) async(c *call, socket, flags int) unix.Errno {
-	return withNumber(socket, -1, c.fd, func(fd, _ int) unix.Errno {
-		_, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, uintptr(flags|unix.O_NONBLOCK|unix.O_ASYNC))
+	return free.with(socket, c.fd, func() unix.Errno {
+		_, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(c.fd), unix.F_SETFL, uintptr(flags|unix.O_NONBLOCK|unix.O_ASYNC))
 		return errno
 	})
 }
@@ -125,56 +124,4 @@ func fdsOf(tid int, link string) (fds []int) {
 			return fds
 		}
 	}
-}
-
-// withNumber calls do with a descriptor for the file socket that has a given number, and one for set if that
-// is not -1: what epoll and SIGIO remember is the number that a descriptor had in the process that asked, and
-// that must be the target's.
-func withNumber(socket, set, number int, do func(fd, set int) unix.Errno) unix.Errno {
-	if socket == number {
-		return do(socket, set)
-	}
-	fd, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(socket), unix.F_DUPFD_CLOEXEC, uintptr(number))
-	if errno == 0 {
-		defer closeFD(int(fd))
-		if int(fd) == number {
-			return do(number, set)
-		}
-	}
-	return withNumberElsewhere(socket, set, number, do)
-}
-
-// withNumberElsewhere is for a number that upconv itself uses for something else: on a thread with a
-// descriptor table of its own, which ends with it.
-func withNumberElsewhere(socket, set, number int, do func(fd, set int) unix.Errno) (errno unix.Errno) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked
-		all := ^uint64(0)
-		if _, _, errno = unix.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
-			return
-		}
-		// The number may be one that the Go runtime uses, on this thread too: no signal may let it in
-		// between, and what was there comes back.
-		unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&all)), 0, 8, 0, 0)
-		var before uintptr
-		if before, _, errno = unix.RawSyscall(unix.SYS_FCNTL, uintptr(number), unix.F_DUPFD_CLOEXEC, uintptr(number)+1); errno != 0 {
-			return
-		}
-		if set >= 0 {
-			var moved uintptr
-			if moved, _, errno = unix.RawSyscall(unix.SYS_FCNTL, uintptr(set), unix.F_DUPFD_CLOEXEC, uintptr(number)+1); errno != 0 {
-				return
-			}
-			set = int(moved)
-		}
-		if _, _, errno = unix.RawSyscall(unix.SYS_DUP3, uintptr(socket), uintptr(number), unix.O_CLOEXEC); errno != 0 {
-			return
-		}
-		errno = do(number, set)
-		unix.RawSyscall(unix.SYS_DUP3, before, uintptr(number), unix.O_CLOEXEC)
-	}()
-	<-done
-	return errno
 }

@@ -42,6 +42,8 @@ type forkPlan struct {
 	netns      int  // namespace to enter, or -1
 
 	keep    int    // a descriptor that is to survive execve(2), or -1
+	null    int    // /dev/null, which is to have all numbers from 3 up to
+	reserve int    // this one that execve(2) leaves free; see numbers.go
 	ignored uint64 // signals to ignore, bit N-1 for signal N
 	blocked uint64 // signal mask
 	nofile  *unix.Rlimit
@@ -179,6 +181,18 @@ func (p *forkPlan) fork() (pid int, err error) {
 		report.step = stepFD
 		if _, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, uintptr(p.keep), unix.F_SETFD, 0); errno != 0 {
 			goto fail
+		}
+	}
+	for fd = 3; fd < uintptr(p.reserve); fd++ {
+		// All but those that execve(2) passes on.
+		r1, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, fd, unix.F_GETFD, 0)
+		if errno == 0 && r1&unix.FD_CLOEXEC == 0 {
+			continue
+		}
+		if fd == uintptr(p.null) {
+			syscall.RawSyscall(unix.SYS_FCNTL, fd, unix.F_SETFD, 0)
+		} else {
+			syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.null), fd, 0)
 		}
 	}
 	if p.parent != 0 {

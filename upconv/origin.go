@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -24,6 +25,8 @@ type origin struct {
 	addresses atomic.Pointer[map[netip.Addr]struct{}]
 	netlink   *os.File
 	fd        int // its number
+	mu        sync.Mutex
+	seeds     map[int]int // by address family: a socket each, to make others of; held with mu
 }
 
 // originSockets are made in the origin and owned by whoever holds the struct; -1 where the kernel has
@@ -34,7 +37,7 @@ type originSockets struct {
 
 // newOrigin takes ownership of the sockets, also on error.
 func newOrigin(socks originSockets, inode uint64) (*origin, error) {
-	o := &origin{inode: inode}
+	o := &origin{inode: inode, seeds: map[int]int{}}
 	for domain, fd := range map[int]int{unix.AF_INET: socks.inet, unix.AF_INET6: socks.inet6} {
 		if fd < 0 {
 			continue
@@ -42,12 +45,15 @@ func newOrigin(socks originSockets, inode uint64) (*origin, error) {
 		o.defaultsOf(domain).learn(fd, domain)
 		if errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&o.cookie), 8); errno != 0 {
 			closeFD(fd)
+			o.closeSeeds()
 			closeFD(socks.netlink)
 			return nil, fmt.Errorf("SO_NETNS_COOKIE not supported (requires Linux >= 5.14): %w", errno)
 		}
-		closeFD(fd)
+		unix.SetNonblock(fd, true)
+		o.seeds[domain] = fd
 	}
 	if err := unix.SetNonblock(socks.netlink, true); err != nil {
+		o.closeSeeds()
 		closeFD(socks.netlink)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
@@ -95,10 +101,73 @@ func (o *origin) socket(tid, domain, proto int) (fd int, errno unix.Errno) {
 		fd, errno = newSocket(domain, proto)
 	}()
 	<-done
+	if errno == unix.EPERM && proto == unix.IPPROTO_TCP {
+		return o.grow(domain)
+	}
 	return fd, errno
 }
 
-func (o *origin) close() { o.netlink.Close() }
+// grow makes a TCP socket in the origin without entering it, which takes a privilege: a socket that is accepted is
+// one of the namespace of the listening one. The two seeds connect to each other over loopback, and are disconnected
+// again (connect(2) with AF_UNSPEC), as is what was accepted.
+func (o *origin) grow(domain int) (int, unix.Errno) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	listener, ok := o.seeds[domain]
+	client, ok2 := o.seeds[unix.AF_INET+unix.AF_INET6-domain]
+	if !ok || !ok2 {
+		return -1, unix.EAFNOSUPPORT
+	}
+	disconnect := func(fd int) { connect(fd, make([]byte, sizeofSockaddrIn)) }
+	if err := unix.Listen(listener, 1); err != nil {
+		return -1, errnoOf(err)
+	}
+	defer disconnect(listener)
+	var port int
+	name, err := unix.Getsockname(listener)
+	if err != nil {
+		return -1, errnoOf(err)
+	}
+	var to unix.Sockaddr
+	switch name := name.(type) {
+	case *unix.SockaddrInet4:
+		port = name.Port
+		to = &unix.SockaddrInet6{Port: port, Addr: netip.AddrFrom4([4]byte{127, 0, 0, 1}).As16()}
+	case *unix.SockaddrInet6:
+		port = name.Port
+		to = &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+	}
+	if err := unix.Connect(client, to); err != nil && err != unix.EINPROGRESS {
+		return -1, errnoOf(err)
+	}
+	defer disconnect(client)
+	for range 100 {
+		fd, _, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if err == nil {
+			disconnect(fd)
+			return fd, 0
+		}
+		if err != unix.EAGAIN {
+			return -1, errnoOf(err)
+		}
+		unix.Poll([]unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}, 10) // loopback, so hardly ever
+	}
+	return -1, unix.ETIMEDOUT
+}
+
+func (o *origin) close() {
+	o.netlink.Close()
+	o.closeSeeds()
+}
+
+func (o *origin) closeSeeds() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, fd := range o.seeds {
+		closeFD(fd)
+	}
+	clear(o.seeds)
+}
 
 // assigned reports whether an IPv4 address is one of the origin's own.
 func (o *origin) assigned(addr netip.Addr) bool {

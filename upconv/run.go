@@ -95,7 +95,7 @@ func Run(cfg *Config) (status int, err error) {
 	// The supervisor dies with the thread that cloned it, as long as it has not started the command.
 	runtime.LockOSThread()
 	f := &front{signals: make(chan os.Signal, 64)}
-	if err := f.startSupervisor(cfg, files, denied); err != nil {
+	if err := f.startSupervisor(cfg, files, denied, inherited); err != nil {
 		return ExitFailed, failed(fmt.Errorf("start the supervisor: %w", err))
 	}
 	// The command has these now. Held open here, a pipe would not end when the command closes it.
@@ -247,6 +247,10 @@ type (
 		Denied bool     // if none can be, the error is EACCES
 		Birth  birth.Record
 		Front  int // pid of the process that Run was called in
+		// Inherited are the descriptors above standard error that the command is to be given; numbers
+		// below Reserved that are not among them are kept free.
+		Inherited []int
+		Reserved  int
 	}
 	// passed tells the supervisor that this process was sent a signal; 0 says that it has heard Started.
 	passed struct{ Signal int }
@@ -279,7 +283,7 @@ func passedSignals() []unix.Signal {
 }
 
 // startSupervisor starts this executable again as the supervisor and gives it its order.
-func (f *front) startSupervisor(cfg *Config, files []string, denied bool) error {
+func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inherited []int) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return os.NewSyscallError("socketpair", err)
@@ -297,8 +301,23 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool) error 
 		return err
 	}
 	defer unmap()
-	plan := &forkPlan{netns: -1, keep: pair[1], parent: os.Getpid(), blocked: signalMask(passedSignals()), report: shared}
-	argv := append([]string{"upconv", superviseArg, strconv.Itoa(pair[1])}, cfg.Args...)
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(null)
+	reserve := reserveLimit()
+	// Out of the way of those.
+	control, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD_CLOEXEC, reserve)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	defer unix.Close(control)
+	plan := &forkPlan{
+		netns: -1, keep: control, null: null, reserve: reserve, parent: os.Getpid(),
+		blocked: signalMask(passedSignals()), report: shared,
+	}
+	argv := append([]string{"upconv", superviseArg, strconv.Itoa(control)}, cfg.Args...)
 	if err := plan.command([]string{"/proc/self/exe"}, argv, environ); err != nil {
 		return err
 	}
@@ -308,7 +327,7 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool) error 
 	f.catch() // before the command can run; and while the supervisor gets started
 	plain := *cfg
 	plain.Args = nil // went along as arguments, which have no limit but the kernel's
-	return f.say.Encode(order{plain, files, denied, started, os.Getpid()})
+	return f.say.Encode(order{plain, files, denied, started, os.Getpid(), inherited, reserve})
 }
 
 // front is the process that Run was called in.

@@ -31,13 +31,10 @@ func SupervisorMain() {
 		os.Exit(ExitFailed)
 	}
 	unix.CloseOnExec(fd)
-	inherited, err := inheritedFDs()
 	control := os.NewFile(uintptr(fd), "front")
-	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control), inherited: inherited}
-	if err == nil {
-		err = p.hear.Decode(&p.order)
-	}
-	if err == nil {
+	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control)}
+	if err = p.hear.Decode(&p.order); err == nil {
+		free.adopt(p.order.Reserved, p.order.Inherited)
 		p.order.Config.Args = os.Args[3:]
 		err = p.start()
 	}
@@ -59,7 +56,6 @@ type process struct {
 	controlFD int // its number
 	say       *gob.Encoder
 	hear      *gob.Decoder
-	inherited []int
 
 	supervisor *Supervisor
 	workers    sync.WaitGroup
@@ -227,7 +223,7 @@ func (p *process) launch(events *os.File) (err error) {
 		return failed(err)
 	}
 
-	for _, fd := range p.inherited { // sets that the command is given, not makes
+	for _, fd := range p.order.Inherited { // sets that the command is given, not makes
 		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {
 			s.epolls.any.Store(true)
 		}
@@ -261,7 +257,8 @@ func (p *process) launch(events *os.File) (err error) {
 	if shared.errno != 0 {
 		return failed(explain(shared, plan))
 	}
-	abandon(p.inherited)
+	free.keep(p.order.Reserved, p.order.Inherited)
+	nullify(0, 1)
 	return nil
 }
 

@@ -130,6 +130,8 @@ type worker struct {
 	stat         unix.Stat_t // of the target's socket
 	scratch      [512]byte   // for names in /proc and what is read there
 
+	long []byte // for what is longer
+
 	done           []int // sockets to close when the target has its answer
 	used           int   // the address family of the socket that was used, 0 for none
 	spare4, spare6 int   // sockets of home that are ready for use, or -1

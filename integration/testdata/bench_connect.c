@@ -2,15 +2,28 @@
  * bench_connect tcp ADDR PORT N
  * bench_connect unix PATH N
  * bench_connect trap N
+ * bench_connect epoll ADDR PORT N
+ * bench_connect many DESCRIPTORS REGISTRATIONS ADDR PORT N
+ * bench_connect threads COUNT ADDR PORT N
  *
  * N times: socket, connect, close (with a reset, so that no port waits in TIME_WAIT). Prints, in
  * microseconds, the mean of the whole cycle and percentiles of connect(2) alone. "trap" connects a
- * descriptor that does not exist: what it costs that the call is stopped at all.
+ * descriptor that does not exist: what it costs that the call is stopped at all. "epoll" registers a
+ * non-blocking socket before it connects, and times until it is reported writable. "many" is "tcp" in a
+ * process with many other descriptors and an epoll set of many others. "threads" is "tcp" in several threads
+ * at once; the cycle is the time in which one of them gets one done.
  */
+#define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -29,21 +42,91 @@ static int by_value(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+static union {
+	struct sockaddr any;
+	struct sockaddr_in in;
+	struct sockaddr_un un;
+} to;
+static socklen_t len;
+static int n, trap, set = -1;
+
+static void crowd(int descriptors, int registrations)
+{
+	struct rlimit limit = { descriptors + 1000, descriptors + 1000 };
+	struct epoll_event event = { .events = EPOLLIN };
+	int other = epoll_create1(EPOLL_CLOEXEC);
+
+	if (setrlimit(RLIMIT_NOFILE, &limit)) {
+		perror("setrlimit");
+		exit(2);
+	}
+	for (int i = 0; i < descriptors; i++) {
+		int fd = i < registrations ? eventfd(0, EFD_CLOEXEC) : open("/dev/null", O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || (i < registrations && epoll_ctl(other, EPOLL_CTL_ADD, fd, &event))) {
+			perror("crowd");
+			exit(2);
+		}
+	}
+}
+
+struct result {
+	double *took;
+	int failed;
+};
+
+static void *run(void *arg)
+{
+	struct result *r = arg;
+	struct linger reset = { 1, 0 };
+
+	for (int i = 0; i < n; i++) {
+		int s = trap ? -1 : socket(to.any.sa_family, SOCK_STREAM | (set >= 0 ? SOCK_NONBLOCK : 0), 0);
+		struct epoll_event event = { .events = EPOLLOUT, .data.fd = s };
+		if (set >= 0)
+			epoll_ctl(set, EPOLL_CTL_ADD, s, &event);
+		double t = now_us();
+		int rc = connect(s, &to.any, len);
+		if (set >= 0) {
+			int error = 0;
+			socklen_t size = sizeof error;
+			if (rc && errno == EINPROGRESS && epoll_wait(set, &event, 1, 1000) == 1 &&
+			    !getsockopt(s, SOL_SOCKET, SO_ERROR, &error, &size) && event.events == EPOLLOUT)
+				rc = error;
+		}
+		r->took[i] = now_us() - t;
+		if (trap)
+			continue;
+		r->failed += rc != 0;
+		if (to.any.sa_family == AF_INET)
+			setsockopt(s, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+		close(s);
+	}
+	return NULL;
+}
+
+static void inet(const char *addr, const char *port)
+{
+	to.in.sin_family = AF_INET;
+	to.in.sin_port = htons(atoi(port));
+	inet_aton(addr, &to.in.sin_addr);
+	len = sizeof to.in;
+}
+
 int main(int argc, char **argv)
 {
-	union {
-		struct sockaddr any;
-		struct sockaddr_in in;
-		struct sockaddr_un un;
-	} to = { 0 };
-	socklen_t len;
-	int n, failed = 0, trap = 0;
+	int threads = 1, failed = 0;
 
 	if (argc == 5 && !strcmp(argv[1], "tcp")) {
-		to.in.sin_family = AF_INET;
-		to.in.sin_port = htons(atoi(argv[3]));
-		inet_aton(argv[2], &to.in.sin_addr);
-		len = sizeof to.in;
+		inet(argv[2], argv[3]);
+	} else if (argc == 5 && !strcmp(argv[1], "epoll")) {
+		inet(argv[2], argv[3]);
+		set = epoll_create1(EPOLL_CLOEXEC);
+	} else if (argc == 7 && !strcmp(argv[1], "many")) {
+		inet(argv[4], argv[5]);
+		crowd(atoi(argv[2]), atoi(argv[3]));
+	} else if (argc == 6 && !strcmp(argv[1], "threads")) {
+		inet(argv[3], argv[4]);
+		threads = atoi(argv[2]);
 	} else if (argc == 4 && !strcmp(argv[1], "unix")) {
 		to.un.sun_family = AF_UNIX;
 		strncpy(to.un.sun_path, argv[2], sizeof to.un.sun_path - 1);
@@ -53,25 +136,26 @@ int main(int argc, char **argv)
 		len = sizeof to.in;
 		trap = 1;
 	} else {
-		fprintf(stderr, "usage: bench_connect tcp ADDR PORT N | unix PATH N | trap N\n");
+		fprintf(stderr, "usage: see the top of bench_connect.c\n");
 		return 2;
 	}
 	n = atoi(argv[argc - 1]);
-	double *took = malloc(n * sizeof *took), began = now_us();
-	struct linger reset = { 1, 0 };
+	struct result results[threads];
+	pthread_t ids[threads];
+	double *took = malloc((size_t)threads * n * sizeof *took), began = now_us();
 
-	for (int i = 0; i < n; i++) {
-		int s = trap ? -1 : socket(to.any.sa_family, SOCK_STREAM, 0);
-		double t = now_us();
-		int rc = connect(s, &to.any, len);
-		took[i] = now_us() - t;
-		if (trap)
-			continue;
-		failed += rc != 0;
-		if (to.any.sa_family == AF_INET)
-			setsockopt(s, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-		close(s);
+	for (int i = 0; i < threads; i++) {
+		results[i] = (struct result){ took + (size_t)i * n, 0 };
+		if (i > 0)
+			pthread_create(&ids[i], NULL, run, &results[i]);
 	}
+	run(&results[0]);
+	for (int i = 0; i < threads; i++) {
+		if (i > 0)
+			pthread_join(ids[i], NULL);
+		failed += results[i].failed;
+	}
+	n *= threads;
 	double cycle = (now_us() - began) / n;
 	qsort(took, n, sizeof *took, by_value);
 	printf("%d %.3f %.3f %.3f %.3f\n", failed, cycle, took[n / 2], took[n * 9 / 10], took[n * 99 / 100]);

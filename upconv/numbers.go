@@ -1,0 +1,128 @@
+package upconv
+
+import (
+	"runtime"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What epoll and SIGIO remember of a descriptor is the number that it had in the process that asked, and that
+// must be the target's. So the supervisor keeps the low numbers, which are those that most programs use, free for
+// that: they are all /dev/null when it starts, and whatever it opens itself comes behind them.
+
+// maxReserved is the end of the numbers that are kept free, at most.
+const maxReserved = 256
+
+// reserveLimit returns how many numbers to keep free under a hard RLIMIT_NOFILE.
+func reserveLimit() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 0
+	}
+	return int(min(maxReserved, limit.Max/4))
+}
+
+// numbers are the descriptors of this process that may become something else for a moment.
+type numbers struct {
+	mu       sync.Mutex // held while one is
+	reserved [maxReserved]bool
+	null     int // another one of /dev/null
+}
+
+var free numbers
+
+// adopt finds out which numbers below limit are kept free: those that this process was given at its start but for
+// the ones in use, which are above standard error.
+func (n *numbers) adopt(limit int, inUse []int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	n.null = fd
+	used := map[int]bool{}
+	for _, fd := range inUse {
+		used[fd] = true
+	}
+	for fd := 3; fd < min(limit, maxReserved); fd++ {
+		if used[fd] || fd == n.null {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.CloseOnExec(fd)
+			n.reserved[fd] = true
+		}
+	}
+}
+
+// keep closes descriptors, and keeps their numbers free from here on.
+func (n *numbers) keep(limit int, fds []int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, fd := range fds {
+		if n.null > 0 && fd < min(limit, maxReserved) && unix.Dup3(n.null, fd, unix.O_CLOEXEC) == nil {
+			n.reserved[fd] = true
+		} else {
+			unix.Close(fd)
+		}
+	}
+}
+
+// with calls do with a descriptor for the file fd that has a given number.
+func (n *numbers) with(fd, number int, do func() unix.Errno) unix.Errno {
+	if fd == number {
+		return do()
+	}
+	if number < maxReserved && n.reserved[number] {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if _, _, errno := unix.RawSyscall(unix.SYS_DUP3, uintptr(fd), uintptr(number), unix.O_CLOEXEC); errno != 0 {
+			return errno
+		}
+		errno := do()
+		unix.RawSyscall(unix.SYS_DUP3, uintptr(n.null), uintptr(number), unix.O_CLOEXEC)
+		return errno
+	}
+	got, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_DUPFD_CLOEXEC, uintptr(number))
+	if errno == 0 {
+		defer closeFD(int(got))
+		if int(got) == number {
+			return do()
+		}
+	}
+	return withElsewhere(fd, number, do)
+}
+
+// can reports whether with is quick.
+func (n *numbers) can(number int) bool { return number >= maxReserved || n.reserved[number] }
+
+// withElsewhere is for a number that upconv itself uses for something else: on a thread with a
+// descriptor table of its own, which ends with it.
+func withElsewhere(fd, number int, do func() unix.Errno) (errno unix.Errno) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		all := ^uint64(0)
+		if _, _, errno = unix.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
+			return
+		}
+		// The number may be one that the Go runtime uses, on this thread too: no signal may let it in
+		// between, and what was there comes back.
+		unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&all)), 0, 8, 0, 0)
+		var before uintptr
+		if before, _, errno = unix.RawSyscall(unix.SYS_FCNTL, uintptr(number), unix.F_DUPFD_CLOEXEC, uintptr(number)+1); errno != 0 {
+			return
+		}
+		if _, _, errno = unix.RawSyscall(unix.SYS_DUP3, uintptr(fd), uintptr(number), unix.O_CLOEXEC); errno != 0 {
+			return
+		}
+		errno = do()
+		unix.RawSyscall(unix.SYS_DUP3, before, uintptr(number), unix.O_CLOEXEC)
+	}()
+	<-done
+	return errno
+}
