@@ -147,3 +147,8 @@ func destination(sa []byte) (family int, dst netip.AddrPort, ok bool) {
 	}
 	return family, dst, false
 }
+
+// inet6Destination returns the destination in an AF_INET6 address.
+func inet6Destination(sa []byte) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sa[8:24])), binary.BigEndian.Uint16(sa[2:]))
+}

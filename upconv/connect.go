@@ -29,10 +29,16 @@ func (w *worker) connect(c *call) outcome {
 		return carryOn
 	}
 	family, dst, ok := destination(sa)
-	if !ok {
+	var decision Decision
+	switch {
+	case ok:
+		decision = w.s.policy.Decide(dst, TCP, w.s.origin.assigned)
+	case family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min && w.s.swapped.Load():
+		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2) to one.
+		dst, decision = inet6Destination(sa), Decision{"default", &Route{Kind: Direct}}
+	default:
 		return carryOn
 	}
-	decision := w.s.policy.Decide(dst, TCP, w.s.origin.assigned)
 	e := event{began: began, c: c, dst: dst, proto: TCP, decision: decision}
 	if decision.Route.Kind == Direct && !w.s.swapped.Load() {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
@@ -70,11 +76,18 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, false
 	}
 	w.done = append(w.done, old)
-	sock := &w.socketInfo
+	sock, origin := &w.socketInfo, w.s.origin
+	if e.decision.Route.Kind == Direct {
+		if cookie := netnsCookie(old); cookie == origin.cookie || !w.s.isEgress(cookie) {
+			if e.dst.Addr().Is4() {
+				w.s.events.record(e, 0)
+			}
+			return carryOn, false
+		}
+	}
 	if !examine(old, sock) || sock.domain != family {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	origin := w.s.origin
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
@@ -83,10 +96,6 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		w.s.events.record(e, e.decision.Route.Errno)
 		return answer(e.decision.Route.Errno), false
 	case Direct:
-		if sock.netns == origin.cookie {
-			w.s.events.record(e, 0)
-			return carryOn, false
-		}
 		return w.swap(c, e, old, sock, nil, sa)
 	}
 	egress := w.s.egress[e.decision.Route.Target]

@@ -50,7 +50,7 @@ func examine(fd int, s *socket) (idle bool) {
 			return false
 		}
 	}
-	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&s.netns), 8) != 0 {
+	if s.netns = netnsCookie(fd); s.netns == 0 {
 		return false
 	}
 	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
@@ -114,10 +114,12 @@ func bindBeside(old, to int, name []byte) unix.Errno {
 	return errno
 }
 
-func sameNetns(a, b int) bool {
-	var cookieA, cookieB uint64
-	return getsockopt(a, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&cookieA), 8) == 0 &&
-		getsockopt(b, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&cookieB), 8) == 0 && cookieA == cookieB
+func sameNetns(a, b int) bool { return netnsCookie(a) == netnsCookie(b) }
+
+// netnsCookie returns SO_NETNS_COOKIE, 0 for what is not a socket.
+func netnsCookie(fd int) (cookie uint64) {
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&cookie), 8)
+	return cookie
 }
 
 func bind(fd int, sa []byte) unix.Errno {
@@ -245,7 +247,7 @@ const stayPinned = 16
 // pin keeps this thread on the processor that it is on. A thread that connects again and again mostly stays
 // where it is, and so may this one.
 func (w *worker) pin(tid uint32) {
-	if !w.mayPin {
+	if !w.mayPin || w.settled {
 		return
 	}
 	if w.pinned && w.pinnedFor == tid && w.pinnedYet > 0 {

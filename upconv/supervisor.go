@@ -33,10 +33,11 @@ type Supervisor struct {
 	used     optionsUsed
 	swapped  atomic.Bool // some socket has been: so one that is to go direct may be one of an egress
 
-	busy     atomic.Int32  // workers that have a notification
-	sleeping atomic.Int32  // extra workers that are not needed
-	wake     chan struct{} // wakes one of them
-	gone     chan struct{} // closed when nobody is left under the filter
+	busy    atomic.Int32 // workers that have a notification
+	workers int32
+	awake   atomic.Int32  // workers that do not sleep
+	wake    chan struct{} // wakes one of them
+	gone    chan struct{} // closed when nobody is left under the filter
 }
 
 // egress is a namespace that sockets are made in.
@@ -101,9 +102,11 @@ func (s *Supervisor) isEgress(cookie uint64) bool {
 func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	n := max(2, runtime.NumCPU())
 	s.wake, s.gone = make(chan struct{}), make(chan struct{})
+	s.awake.Store(int32(n))
+	s.workers = int32(n)
 	ready := make(chan error)
 	for i := range n {
-		w := &worker{s: s, home: s.home, extra: i > 0, spare4: -1, spare6: -1, witnesses: -1, done: make([]int, 0, 2)}
+		w := &worker{s: s, home: s.home, index: i, extra: i > 0, spare4: -1, spare6: -1, witnesses: -1, done: make([]int, 0, 2)}
 		wg.Go(func() { w.run(ready) })
 	}
 	var failed error
@@ -121,6 +124,7 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 // them, and go back to sleep when they find that they work alone.
 type worker struct {
 	s            *Supervisor
+	index        int
 	extra        bool    // not the first
 	home         *egress // the namespace that this thread lives in
 	notification seccompx.Notification
@@ -138,6 +142,8 @@ type worker struct {
 	witnesses      int   // an epoll set of its own, see witness; -1: none
 
 	cpus      unix.CPUSet // where this thread may run
+	own       unix.CPUSet // the one processor where it runs while several workers are awake
+	settled   bool        // it does
 	mayPin    bool        // on more than one
 	pinned    bool        // to one processor for now
 	pinnedFor uint32      // the target's thread
@@ -165,6 +171,7 @@ func (w *worker) run(ready chan<- error) {
 		}
 	}
 	w.mayPin = unix.SchedGetaffinity(0, &w.cpus) == nil && w.cpus.Count() > 1
+	w.own = nth(&w.cpus, w.index)
 	w.newWitnesses()
 	ready <- nil
 	for !w.extra || w.sleep() {
@@ -187,8 +194,9 @@ func (w *worker) run(ready chan<- error) {
 
 // sleep returns true when the worker is needed, and false when nobody is left under the filter.
 func (w *worker) sleep() bool {
-	w.s.sleeping.Add(1)
-	defer w.s.sleeping.Add(-1)
+	w.settle(false)
+	w.s.awake.Add(-1)
+	defer w.s.awake.Add(1)
 	select {
 	case <-w.s.wake:
 		w.lonely = 0
@@ -211,7 +219,7 @@ func (w *worker) serve() error {
 		w.lastTID = n.PID
 		if alone || time.Since(waiting) > queued {
 			w.streak = 0
-		} else if w.streak++; w.streak >= wakeStreak && s.sleeping.Load() > 0 {
+		} else if w.streak++; w.streak >= wakeStreak && s.awake.Load() < s.workers {
 			select {
 			case s.wake <- struct{}{}:
 			default:
@@ -220,6 +228,7 @@ func (w *worker) serve() error {
 		if s.busy.Add(1) > 1 || w.streak > 0 {
 			w.lonely = 0
 		}
+		w.settle(s.awake.Load() > 1)
 
 		out := w.handle(n)
 		if out.wait != nil {
@@ -232,6 +241,39 @@ func (w *worker) serve() error {
 		if w.lonely++; w.extra && w.lonely > lonelyLimit {
 			return nil
 		}
+	}
+}
+
+// settle has this thread stay on its own processor, or run where it likes. The kernel wakes a waiting worker on the
+// processor of the target's thread, which is best when there is one. Of several it wakes all there, to compete with
+// each other and with the target; so then each has its own.
+func (w *worker) settle(on bool) {
+	if on == w.settled || !w.mayPin {
+		return
+	}
+	if on {
+		setAffinity(&w.own)
+	} else {
+		setAffinity(&w.cpus)
+	}
+	w.settled, w.pinned = on, false
+}
+
+// nth returns the n-th processor of a set, counting round.
+func nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
+	n %= max(1, set.Count())
+	for cpu := 0; ; cpu++ {
+		if !set.IsSet(cpu) {
+			if cpu > 1<<16 {
+				return *set
+			}
+			continue
+		}
+		if n == 0 {
+			one.Set(cpu)
+			return one
+		}
+		n--
 	}
 }
 
