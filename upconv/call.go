@@ -16,12 +16,11 @@ type call struct {
 	args [6]uint64
 	fd   int // the first argument: the socket
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
-	addr    uint64
-	addrLen uint32
-	name    string // for events
-	// fastOpen is true for a send with MSG_FASTOPEN, which connects first; dontWait if with MSG_DONTWAIT.
-	fastOpen, dontWait bool
-	compat             bool // made with the 32-bit structures of i386
+	addr     uint64
+	addrLen  uint32
+	name     string   // for events
+	fastOpen fastOpen // of a send that connects
+	compat   bool     // made with the 32-bit structures of i386
 }
 
 // handler decides what becomes of a call. It does not touch the listener, except to install a descriptor.
@@ -30,8 +29,9 @@ type handler func(w *worker, c *call) outcome
 // outcome is what a handler wants the target to see. The zero value lets the kernel run the call as
 // it stands (SECCOMP_USER_NOTIF_FLAG_CONTINUE).
 type outcome struct {
-	answered bool       // the call returns: with errno, or with 0
+	answered bool       // the call returns: with errno, or with value
 	errno    unix.Errno // 0 for success
+	value    int64      // what it returns then
 	wait     *wait      // not yet: the wait answers later, on a goroutine of its own
 }
 
@@ -54,7 +54,7 @@ var handlers = []struct {
 	{"ioctl", (*worker).setOwner},
 	{"sendto", (*worker).sendto},
 	{"sendmsg", (*worker).sendmsg},
-	{"sendmmsg", (*worker).sendmsg},
+	{"sendmmsg", (*worker).sendmmsg},
 }
 
 // numbered is a handler with the number of its call in one architecture.

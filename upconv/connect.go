@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"net/netip"
 	"time"
 	"unsafe"
 
@@ -142,8 +143,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if errno != 0 {
 		return w.fail(e, "bind", errno), false
 	}
-	if anywhere {
-		e.add("bound to any address: the egress has not the one that the socket was bound to")
+	if anywhere && w.s.events != nil {
+		addr, _ := netip.AddrFromSlice(sock.address())
+		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
 	}
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
@@ -194,27 +196,26 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags of the
 // target's socket, and says what the target is to see.
 func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
-	errno := connect(fd, sa)
 	e.local = fd
-	if sock.flags&unix.O_NONBLOCK != 0 || c.dontWait {
+	waits := sock.flags&unix.O_NONBLOCK == 0
+	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
+		out := w.open(c, fd, sa)
 		setFlags(fd, sock.flags)
-		if c.fastOpen && errno == 0 {
-			// With TCP_FASTOPEN_CONNECT there is nothing to wait for: the send itself sends the SYN.
-			w.s.events.record(e, 0)
-			return carryOn
-		}
+		w.s.events.record(e, underWay(out.errno))
+		return out
+	}
+	errno := connect(fd, sa)
+	if !waits {
+		setFlags(fd, sock.flags)
 		w.s.events.record(e, underWay(errno))
 		return answer(errno)
 	}
-	if c.fastOpen {
-		// The target's own call waits for the connection and sends; of the address it passes the kernel
-		// takes no notice any more.
+	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
+		// The target's own call waits for the connection and sends, without data in the SYN; of the address it
+		// passes the kernel takes no notice any more.
 		setFlags(fd, sock.flags)
-		w.s.events.record(e, underWay(errno))
-		if errno == 0 || errno == unix.EINPROGRESS {
-			return carryOn
-		}
-		return answer(errno)
+		w.s.events.record(e, 0)
+		return carryOn
 	}
 	if errno == unix.EINPROGRESS {
 		// Over a fast network the handshake may be over. Then a second connect fetches its result and

@@ -2,49 +2,119 @@ package upconv
 
 import (
 	"encoding/binary"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// sendto handles a stopped sendto(2) with MSG_FASTOPEN (RFC 7413): on a TCP socket that is not connected it
-// is a connect(2) to its address and a send.
+// fastOpen is what a send with MSG_FASTOPEN (RFC 7413) sends: on a TCP socket that is not connected it is a
+// connect(2) and a send in one.
+type fastOpen struct {
+	on    bool
+	flags uint32
+	// vector is where the data is in the target's memory, as struct iovec.
+	vector []unix.RemoteIovec
+	// result is where the number of bytes goes, besides being returned; 0: nowhere. sendmmsg(2) returns messages.
+	result uint64
+}
+
+// maxFastOpen is more than a SYN can carry.
+const maxFastOpen = 64 << 10
+
+// sendto handles a stopped sendto(2) with MSG_FASTOPEN.
 func (w *worker) sendto(c *call) outcome {
-	return w.fastOpen(c, "sendto", uint32(c.args[3]), c.args[4], uint32(c.args[5]))
-}
-
-// sendmsg handles sendmsg(2) and sendmmsg(2) with MSG_FASTOPEN. Of several messages the first connects.
-func (w *worker) sendmsg(c *call) outcome {
-	// struct msghdr and struct mmsghdr begin with a pointer to the address and its length.
-	var header [12]byte
-	if c.compat {
-		if readMemory(c.tid, uint64(uint32(c.args[1])), header[:8]) != 0 {
-			return carryOn
-		}
-		return w.fastOpen(c, "sendmsg", w.sendFlags(c), uint64(binary.LittleEndian.Uint32(header[0:])), binary.LittleEndian.Uint32(header[4:]))
+	c.name, c.addr, c.addrLen = "sendto", c.args[4], uint32(c.args[5])
+	c.fastOpen = fastOpen{on: true, flags: uint32(c.args[3])}
+	if c.args[2] > 0 {
+		c.fastOpen.vector = []unix.RemoteIovec{{Base: uintptr(c.args[1]), Len: int(min(c.args[2], maxFastOpen))}}
 	}
-	if readMemory(c.tid, c.args[1], header[:]) != 0 {
-		return carryOn
-	}
-	return w.fastOpen(c, "sendmsg", w.sendFlags(c), binary.NativeEndian.Uint64(header[0:]), binary.NativeEndian.Uint32(header[8:]))
-}
-
-// sendFlags returns the flags of sendmsg(2) or of sendmmsg(2), whichever has MSG_FASTOPEN among them:
-// that is what the call was stopped for.
-func (w *worker) sendFlags(c *call) uint32 {
-	if flags := uint32(c.args[2]); flags&unix.MSG_FASTOPEN != 0 {
-		return flags
-	}
-	return uint32(c.args[3])
-}
-
-// fastOpen connects for a send that would, without data in the SYN. That is what the kernel does too where it has
-// no cookie for the destination yet: a socket that does not block is told EINPROGRESS and sends again later; on one
-// that does, the target's own call waits for the connection and then sends.
-func (w *worker) fastOpen(c *call, name string, flags uint32, addr uint64, addrLen uint32) outcome {
-	if addr == 0 || addrLen < sizeofSockaddrIn || addrLen > sizeofSockaddrStorage {
-		return carryOn
-	}
-	c.name, c.addr, c.addrLen = name, addr, addrLen
-	c.fastOpen, c.dontWait = true, flags&unix.MSG_DONTWAIT != 0
 	return w.connect(c)
+}
+
+// sendmsg handles a stopped sendmsg(2) with MSG_FASTOPEN.
+func (w *worker) sendmsg(c *call) outcome {
+	c.fastOpen = fastOpen{on: true, flags: uint32(c.args[2])}
+	return w.sendMessage(c)
+}
+
+// sendmmsg handles a stopped sendmmsg(2) with MSG_FASTOPEN: the first message connects, and is all that is sent.
+func (w *worker) sendmmsg(c *call) outcome {
+	c.fastOpen = fastOpen{on: true, flags: uint32(c.args[3])}
+	if uint32(c.args[2]) == 0 {
+		return carryOn
+	}
+	c.fastOpen.result = c.args[1] + 56 // msg_len of struct mmsghdr
+	if c.compat {
+		c.fastOpen.result = c.args[1] + 28
+	}
+	return w.sendMessage(c)
+}
+
+func (w *worker) sendMessage(c *call) outcome {
+	c.name = "sendmsg"
+	word, size := 8, 56 // struct msghdr
+	if c.compat {
+		word, size = 4, 28
+	}
+	var header [56]byte
+	if readMemory(c.tid, c.args[1], header[:size]) != 0 {
+		return carryOn // the kernel will say EFAULT
+	}
+	get := func(from []byte, i int) uint64 {
+		if c.compat {
+			return uint64(binary.LittleEndian.Uint32(from[4*i:]))
+		}
+		return binary.NativeEndian.Uint64(from[8*i:])
+	}
+	c.addr, c.addrLen = get(header[:], 0), binary.NativeEndian.Uint32(header[word:])
+	at, count := get(header[:], 2), int(min(get(header[:], 3), 16))
+	if get(header[:], 5) != 0 {
+		count = 0 // control messages: they go with what is sent when the connection is there
+	}
+	var raw [16 * 16]byte
+	room := maxFastOpen
+	if count > 0 && readMemory(c.tid, at, raw[:2*word*count]) == 0 {
+		for i := range count {
+			length := int(min(get(raw[:], 2*i+1), uint64(room)))
+			room -= length
+			if length > 0 {
+				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(get(raw[:], 2*i)), Len: length})
+			}
+		}
+	}
+	return w.connect(c)
+}
+
+// open connects a non-blocking socket for a send that must not wait, with as much data in the SYN as goes. Without a
+// cookie for the destination that is none, and EINPROGRESS.
+func (w *worker) open(c *call, fd int, sa []byte) outcome {
+	f := &c.fastOpen
+	length := 0
+	if len(f.vector) > 0 {
+		if len(w.long) < maxFastOpen {
+			w.long = make([]byte, maxFastOpen)
+		}
+		local := unix.Iovec{Base: &w.long[0]}
+		local.SetLen(maxFastOpen)
+		n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(c.tid), uintptr(unsafe.Pointer(&local)), 1,
+			uintptr(unsafe.Pointer(&f.vector[0])), uintptr(len(f.vector)), 0)
+		if errno != 0 {
+			return answer(unix.EFAULT)
+		}
+		length = int(n)
+	}
+	var data unsafe.Pointer
+	if length > 0 {
+		data = unsafe.Pointer(&w.long[0])
+	}
+	flags := f.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags),
+		uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
+	if errno != 0 || f.result == 0 {
+		return outcome{answered: true, errno: errno, value: int64(n)}
+	}
+	var result [4]byte
+	binary.NativeEndian.PutUint32(result[:], uint32(n))
+	writeMemory(c.tid, f.result, result[:])
+	return outcome{answered: true, value: 1}
 }

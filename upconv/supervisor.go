@@ -282,7 +282,10 @@ func (s *Supervisor) respond(id uint64, out outcome) error {
 	if !out.answered {
 		return s.listener.Continue(id)
 	}
-	return s.listener.Respond(id, 0, int(out.errno))
+	if out.errno != 0 {
+		out.value = 0
+	}
+	return s.listener.Respond(id, out.value, int(out.errno))
 }
 
 // unserved notes a target that upconv may not look into: its call goes on natively.

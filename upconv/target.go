@@ -217,6 +217,19 @@ func readMemory(tid int, addr uint64, buf []byte) unix.Errno {
 	return errno
 }
 
+// writeMemory fills the target's memory at addr with data.
+func writeMemory(tid int, addr uint64, data []byte) unix.Errno {
+	local := unix.Iovec{Base: &data[0]}
+	local.SetLen(len(data))
+	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(data)}
+	n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(tid),
+		uintptr(unsafe.Pointer(&local)), 1, uintptr(unsafe.Pointer(&remote)), 1, 0)
+	if errno == 0 && int(n) != len(data) {
+		errno = unix.EFAULT
+	}
+	return errno
+}
+
 // closeOnExec reports whether the target's descriptor fd has FD_CLOEXEC: it belongs to the
 // descriptor and not to the file, so a copy of the descriptor does not have it and only
 // proc_pid_fdinfo(5) tells. ENOENT: there is no such descriptor. scratch is for the name and the text.
