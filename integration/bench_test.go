@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -40,14 +41,16 @@ func BenchmarkFigures(b *testing.B) {
 	if n, err := strconv.Atoi(os.Getenv("UPCONV_BENCH_ROUNDS")); err == nil && n > 0 {
 		rounds = n
 	}
-	client := compileC(b, "bench_connect.c", "gcc", "-O2", "-static")
+	client := compileC(b, "bench_connect.c", "gcc", "-O2", "-static", "-pthread")
 	var figures []figure
 	for range b.N {
 		figures = nil
 		figures = append(figures, benchConnect(b, l, client, rounds)...)
 		figures = append(figures, benchDirect(b, l, client, rounds)...)
+		figures = append(figures, benchProcesses(b, l, client, rounds)...)
 		figures = append(figures, benchThroughput(b, l, max(3, rounds*2/3)))
 		figures = append(figures, benchStart(b, l, 3*rounds), benchMemory(b, l))
+		figures = append(figures, benchGrowth(b, l, client)...)
 	}
 
 	fmt.Printf("\n%-52s %10s %12s %12s %10s\n", "", "value", "native", "upconv", "bound")
@@ -180,6 +183,85 @@ func acceptAndClose(b *testing.B, l *lab, namespace string, where ...string) {
 	}
 	b.Cleanup(func() { cancel(); long.Wait() })
 	waitFor(b, stdout, "listening")
+}
+
+// benchProcesses is the main job in processes that make it harder: sockets that are in an epoll set before they
+// connect, many other descriptors, several threads.
+func benchProcesses(b *testing.B, l *lab, client string, rounds int) []figure {
+	const port = "9002"
+	acceptAndClose(b, l, l.serverName, "tcp", serverAddr, port)
+	both := func(args ...string) []func() *exec.Cmd {
+		args = append([]string{client}, args...)
+		return []func() *exec.Cmd{
+			func() *exec.Cmd { return l.in(l.egress, args...) },
+			func() *exec.Cmd { return l.under(args...) },
+		}
+	}
+	var figures []figure
+	epoll := alternate(b, rounds, both("epoll", serverAddr, port, "3000")...)
+	value, upconv, native := over(epoll[1], epoll[0], p50, ratio)
+	figures = append(figures, figure{What: "connect until EPOLLOUT, registered before, p50 (us)", Value: value, Unit: "x", Bound: 4, Native: native, Upconv: upconv})
+
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		b.Fatal(err)
+	}
+	crowd := fmt.Sprint(min(50000, limit.Max-1000)) // not everybody may raise a hard limit
+	many := alternate(b, rounds, append(both("many", "10", "5", serverAddr, port, "2000"), both("many", crowd, "10000", serverAddr, port, "2000")...)...)
+	few := make([]timing, rounds)
+	lots := make([]timing, rounds)
+	for i := range rounds { // the ratio to native of each
+		few[i].p50 = many[1][i].p50 / many[0][i].p50
+		lots[i].p50 = many[3][i].p50 / many[2][i].p50
+	}
+	value, upconv, native = over(lots, few, p50, ratio)
+	figures = append(figures, figure{What: "ratio with " + crowd + " descriptors, 10000 in epoll, over 10", Value: value, Unit: "x", Bound: 1.3, Native: native, Upconv: upconv})
+
+	threads := alternate(b, rounds, append(both("threads", "1", serverAddr, port, "3000"), both("threads", "2", serverAddr, port, "3000")...)...)
+	gain, _, _ := over(threads[0], threads[2], cycle, ratio)
+	value, _, _ = over(threads[1], threads[3], cycle, ratio)
+	figures = append(figures, figure{What: "rate of two threads over that of one", Value: value, Unit: "x", Bound: min(1.5, gain), AtLeast: true, Native: gain, Upconv: value})
+	return figures
+}
+
+// benchGrowth is what a million swaps leave behind in the supervisor; $UPCONV_BENCH_SWAPS is how many.
+func benchGrowth(b *testing.B, l *lab, client string) []figure {
+	const port = "9003"
+	acceptAndClose(b, l, l.serverName, "tcp", serverAddr, port)
+	swaps := 1_000_000
+	if n, err := strconv.Atoi(os.Getenv("UPCONV_BENCH_SWAPS")); err == nil && n > 0 {
+		swaps = n
+	}
+	run := fmt.Sprintf("%s tcp %s %s", client, serverAddr, port)
+	cmd := l.under("sh", "-c", fmt.Sprintf("%s 50000; echo warm; read x; %s %d; echo done; read x", run, run, swaps))
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { stdin.Close(); cmd.Wait() }()
+	look := func(text string) (resident float64, descriptors int) {
+		waitFor(b, stdout, text)
+		supervisor := childrenOf(cmd.Process.Pid)[0]
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", supervisor))
+		if err != nil {
+			b.Fatal(err)
+		}
+		fmt.Fprintln(stdin)
+		return residentMB(b, supervisor), len(entries)
+	}
+	before, fdsBefore := look("warm")
+	after, fdsAfter := look("done")
+	return []figure{
+		{What: fmt.Sprintf("growth of resident memory over %d swaps (MB)", swaps), Value: after - before, Unit: "MB", Bound: 1, Native: before, Upconv: after},
+		{What: "growth of descriptors over them", Value: float64(fdsAfter - fdsBefore), Unit: "", Bound: 2, Native: float64(fdsBefore), Upconv: float64(fdsAfter)},
+	}
 }
 
 // buildFloor builds the C supervisor in a directory of the benchmark's own; "" where there is none.

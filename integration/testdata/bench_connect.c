@@ -52,10 +52,12 @@ static int n, trap, set = -1;
 
 static void crowd(int descriptors, int registrations)
 {
-	struct rlimit limit = { descriptors + 1000, descriptors + 1000 };
+	struct rlimit limit;
 	struct epoll_event event = { .events = EPOLLIN };
 	int other = epoll_create1(EPOLL_CLOEXEC);
 
+	getrlimit(RLIMIT_NOFILE, &limit);
+	limit.rlim_cur = limit.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &limit)) {
 		perror("setrlimit");
 		exit(2);
