@@ -132,7 +132,7 @@ func (p Prefix64) Extract(addr netip.Addr) (netip.Addr, error) {
 	if v6[uOctet] != 0 {
 		return netip.Addr{}, ErrNotEmbedded
 	}
-	v4 := take64(v6, int(p.bits))
+	v4 := at4(v6, p.octets())
 	if p == WellKnownPrefix {
 		if block := nonGlobal(v4); block != nil {
 			return netip.Addr{}, &NotGlobalError{v4, block.prefix, block.source}
@@ -141,11 +141,7 @@ func (p Prefix64) Extract(addr netip.Addr) (netip.Addr, error) {
 	return v4, nil
 }
 
-// take64 returns the IPv4 address that stands in v6 behind a prefix of so many bits.
-func take64(v6 [16]byte, bits int) netip.Addr {
-	var v4 [4]byte
-	for i, pos := range octets64(bits) {
-		v4[i] = v6[pos]
-	}
-	return netip.AddrFrom4(v4)
+// at4 returns the IPv4 address that four octets of v6 make up.
+func at4(v6 [16]byte, at [4]int) netip.Addr {
+	return netip.AddrFrom4([4]byte{v6[at[0]], v6[at[1]], v6[at[2]], v6[at[3]]})
 }
