@@ -3,6 +3,7 @@ package upconv
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -35,7 +36,18 @@ type Rule struct {
 	HiPort  uint16       // last port
 	Proto   Proto
 	Route   Route
+	From    Source // where it was written; zero for a flag
 }
+
+// Source is a place in a policy file. Rules that follow each other and have the same place, not the zero one,
+// were written as one, with several destinations or ports.
+type Source struct {
+	File         string
+	Line, Column int // 1 is the first
+}
+
+// String returns FILE:LINE.
+func (s Source) String() string { return fmt.Sprintf("%s:%d", s.File, s.Line) }
 
 // Matches reports whether the rule is about the destination. dst is an IPv4 address.
 func (r *Rule) Matches(dst netip.AddrPort, proto Proto) bool {
@@ -175,36 +187,105 @@ var localBlocks = []netip.Prefix{
 
 // Policy maps destinations to routes: first match wins. It is immutable and safe for concurrent use.
 type Policy struct {
-	rules    []compiledRule
-	fallback Route // --via; Direct where none was given
-}
-
-type compiledRule struct {
-	Rule
-	position string // for events: "1" is the first
-	block    int    // index into localBlocks of the block that the rule lies within, or -1
+	rules     []Rule
+	positions []string // of the rules, for events: "1" is the first
+	fallback  Route    // --via; Direct where none was given
+	lookup    *lookup
 }
 
 // NewPolicy returns the policy that tries rules in their order and sends everything else that is
-// not local along fallback. Rules that an earlier one hides completely are an error, and so
-// are routes that do not work yet (ErrNotBuilt).
+// not local along fallback. Rules that are hidden completely by earlier ones of the same file, or by
+// earlier flags, are an error, and so are routes that do not work yet (ErrNotBuilt). That flags, which come
+// first, hide rules of a file is what they are for.
 func NewPolicy(rules []Rule, fallback Route) (*Policy, error) {
-	p := &Policy{fallback: fallback}
-	for i, rule := range rules {
+	for _, rule := range rules {
+		if !rule.Dest.Addr().Is4() || !rule.Dest.IsValid() {
+			return nil, fmt.Errorf("rule for %v: not an IPv4 prefix", rule.Dest)
+		}
 		if err := rule.Route.built(); err != nil {
 			return nil, fmt.Errorf("rule %q: %w", rule, err)
 		}
-		for j, earlier := range rules[:i] {
-			if earlier.hides(&rule) {
-				return nil, fmt.Errorf("rule %q never applies: rule %d, %q, already takes all of it", rule, j+1, earlier)
-			}
-		}
-		p.rules = append(p.rules, compiledRule{rule, strconv.Itoa(i + 1), localBlock(rule.Dest)})
 	}
 	if err := fallback.built(); err != nil {
 		return nil, err
 	}
-	return p, nil
+	if hidden := hiddenRules(rules); len(hidden) > 0 {
+		return nil, hidden[0]
+	}
+	return compile(rules, fallback), nil
+}
+
+// compile is NewPolicy without its checks.
+func compile(rules []Rule, fallback Route) *Policy {
+	lookup, _ := newLookup(rules)
+	return &Policy{rules: slices.Clone(rules), positions: positions(rules), fallback: fallback, lookup: lookup}
+}
+
+// positions numbers rules. Those that were written as one have one number.
+func positions(rules []Rule) []string {
+	list := make([]string, len(rules))
+	n := 0
+	for i := range rules {
+		if i == 0 || rules[i].From == (Source{}) || rules[i].From != rules[i-1].From {
+			n++
+			list[i] = strconv.Itoa(n)
+		} else {
+			list[i] = list[i-1]
+		}
+	}
+	return list
+}
+
+// HiddenError says that a rule never applies.
+type HiddenError struct {
+	Index int  // of the rule
+	Rule  Rule // the rule
+	By    int  // index of an earlier rule that takes all of it by itself; -1: several do so together
+	text  string
+}
+
+func (e *HiddenError) Error() string { return e.text }
+
+// hiddenRules returns an error for each rule that never applies.
+func hiddenRules(rules []Rule) (errs []*HiddenError) {
+	number := positions(rules)
+	for start := 0; start < len(rules); {
+		end := start + 1
+		for end < len(rules) && rules[end].From.File == rules[start].From.File {
+			end++
+		}
+		part := rules[start:end]
+		hidden := hiddenIn(part)
+		whole := map[string]int{} // how many of the rules that were written as one are not hidden
+		for i := range part {
+			whole[number[start+i]]++
+		}
+		for _, i := range hidden {
+			whole[number[start+i]]--
+		}
+		for _, i := range hidden {
+			if n := number[start+i]; whole[n] == 0 {
+				errs = append(errs, newHiddenError(rules, start, start+i, number))
+				whole[n] = -1 // told
+			}
+		}
+		start = end
+	}
+	return errs
+}
+
+// newHiddenError says that rule i is hidden by rules from start on.
+func newHiddenError(rules []Rule, start, i int, number []string) *HiddenError {
+	e := &HiddenError{Index: i, Rule: rules[i], By: -1}
+	for j := start; j < i; j++ {
+		if rules[j].hides(&rules[i]) {
+			e.By = j
+			e.text = fmt.Sprintf("rule %q never applies: rule %s, %q, already takes all of it", rules[i], number[j], rules[j])
+			return e
+		}
+	}
+	e.text = fmt.Sprintf("rule %q never applies: the rules before it together already take all of it", rules[i])
+	return e
 }
 
 // hides reports whether every destination of later is one of r's. A wide rule does not hide a
@@ -243,18 +324,18 @@ var directRoute = &Route{Kind: Direct}
 
 // Decide returns the route of dst, an IPv4 address and port. assigned reports whether an address
 // is one of the origin's own; nil means it has none. Decide does not allocate.
+//
+// A local destination, in a block of localBlocks or one of the origin's own addresses, is direct unless
+// a rule names it expressly: one that lies within the block or, for an address of the origin's own, is
+// about that one address.
 func (p *Policy) Decide(dst netip.AddrPort, proto Proto, assigned func(netip.Addr) bool) Decision {
-	block := localBlock(netip.PrefixFrom(dst.Addr(), 32))
-	own := block < 0 && assigned != nil && assigned(dst.Addr())
-	for i := range p.rules {
-		rule := &p.rules[i]
-		if !rule.Matches(dst, proto) {
-			continue
+	addr := dst.Addr()
+	block := localBlock(netip.PrefixFrom(addr, 32))
+	own := block < 0 && assigned != nil && assigned(addr)
+	if addr.Is4() {
+		if i := p.lookup.find(number4(addr), dst.Port(), proto, own); i != noRule {
+			return Decision{p.positions[i], &p.rules[i].Route}
 		}
-		if block >= 0 && rule.block != block || own && !rule.Dest.IsSingleIP() {
-			continue // matches, but is not expressly about what is local here
-		}
-		return Decision{rule.position, &rule.Route}
 	}
 	if block >= 0 || own {
 		return Decision{RuleLocal, directRoute}
@@ -262,19 +343,40 @@ func (p *Policy) Decide(dst netip.AddrPort, proto Proto, assigned func(netip.Add
 	return Decision{RuleDefault, &p.fallback}
 }
 
-// Namespaces returns the targets of all netns routes, each once, in the order of their rules.
-func (p *Policy) Namespaces() []string {
-	var names []string
-	seen := map[string]bool{}
-	add := func(r *Route) {
-		if r.Kind == Netns && !seen[r.Target] {
-			seen[r.Target] = true
-			names = append(names, r.Target)
+// RuleOf returns the rule that has made a decision; nil if none has.
+func (p *Policy) RuleOf(d Decision) *Rule {
+	for i := range p.rules {
+		if &p.rules[i].Route == d.Route {
+			return &p.rules[i]
+		}
+	}
+	return nil
+}
+
+// Routes returns all routes, each once, in the order of their rules; the one of what no rule matches is the last.
+func (p *Policy) Routes() []Route {
+	var routes []Route
+	seen := map[Route]bool{}
+	add := func(r Route) {
+		if !seen[r] {
+			seen[r] = true
+			routes = append(routes, r)
 		}
 	}
 	for i := range p.rules {
-		add(&p.rules[i].Route)
+		add(p.rules[i].Route)
 	}
-	add(&p.fallback)
+	add(p.fallback)
+	return routes
+}
+
+// Namespaces returns the targets of all netns routes, each once, in the order of their rules.
+func (p *Policy) Namespaces() []string {
+	var names []string
+	for _, r := range p.Routes() {
+		if r.Kind == Netns {
+			names = append(names, r.Target)
+		}
+	}
 	return names
 }
