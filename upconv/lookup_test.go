@@ -192,7 +192,7 @@ func TestSources(t *testing.T) {
 	for i, s := range []Source{{}, first, first, second, third, third} {
 		rules[i].From = s
 	}
-	if _, err := NewPolicy(rules, Route{}); err == nil || !strings.Contains(err.Error(), `rule "203.0.113.7=netns:d" never applies: rule 2, "203.0.113.0/24=netns:b"`) {
+	if _, err := NewPolicy(rules, Route{}); err == nil || !strings.Contains(err.Error(), `p.yaml:7: rule "203.0.113.7=netns:d" never applies: rule 2, "203.0.113.0/24=netns:b"`) {
 		t.Errorf("error %v", err)
 	}
 	p, err := NewPolicy(rules[:4], Route{})

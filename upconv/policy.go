@@ -78,6 +78,14 @@ func (r Rule) String() string {
 	return b.String() + "=" + r.Route.String()
 }
 
+// name is what errors call the rule.
+func (r Rule) name() string {
+	if r.From == (Source{}) {
+		return fmt.Sprintf("rule %q", r)
+	}
+	return fmt.Sprintf("%s: rule %q", r.From, r)
+}
+
 // ParseRule reads DEST=ROUTE. DEST is ADDR, CIDR or "*", then optionally :PORT or :LO-HI, then
 // optionally /tcp or /udp: "192.0.2.7:443/tcp=netns:blue". The error is a *SyntaxError.
 func ParseRule(s string) (Rule, error) {
@@ -102,54 +110,19 @@ func ParseRule(s string) (Rule, error) {
 	}
 	if addr, ports, ok := strings.Cut(rest, ":"); ok {
 		if strings.Contains(ports, ":") || strings.HasPrefix(addr, "[") {
-			return fail(0, len(rest), "destinations are IPv4: that is what a program under upconv asks for")
+			return fail(0, len(rest), destIsIPv4)
 		}
 		start := len(addr) + 1
-		low, high, isRange := strings.Cut(ports, "-")
-		lo, err := parsePort(low)
-		if err != nil {
-			end := start + len(low)
-			if low == "" {
-				end = start + len(ports)
-			}
-			return fail(start, end, "%v", err)
-		}
-		hi := lo
-		if isRange {
-			if hi, err = parsePort(high); err != nil {
-				return fail(start+len(low)+1, start+len(ports), "%v", err)
-			}
-			if hi < lo {
-				return fail(start, start+len(ports), "the range ends before it begins")
-			}
+		lo, hi, wrong := parsePorts(ports)
+		if wrong != nil {
+			return fail(start+wrong.Start, start+wrong.End, "%s", wrong.Msg)
 		}
 		rule.LowPort, rule.HiPort = lo, hi
 		rest = addr
 	}
-	switch {
-	case rest == "":
-		return fail(0, 0, "no address; \"*\" stands for every address")
-	case rest == "*":
-		rule.Any, rule.Dest = true, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	case strings.Contains(rest, "/"):
-		prefix, err := netip.ParsePrefix(rest)
-		switch {
-		case err != nil:
-			if addr, _, _ := strings.Cut(rest, "/"); isAddr4(addr) {
-				return fail(len(addr)+1, len(rest), "not a prefix length from 0 to 32 (nor /tcp or /udp)")
-			}
-			return fail(0, len(rest), "not an IPv4 prefix such as 192.0.2.0/24")
-		case !prefix.Addr().Is4():
-			return fail(0, len(rest), "destinations are IPv4: that is what a program under upconv asks for")
-		case prefix != prefix.Masked():
-			return fail(0, len(rest), "has bits set beyond its length; meant %s or %s?", prefix.Masked(), prefix.Addr())
-		}
-		rule.Dest = prefix
-	default:
-		if !isAddr4(rest) {
-			return fail(0, len(rest), "not an IPv4 address such as 192.0.2.7 (names are not looked up)")
-		}
-		rule.Dest = netip.PrefixFrom(netip.MustParseAddr(rest), 32)
+	var wrong *SyntaxError
+	if rule.Dest, rule.Any, wrong = parseDest(rest); wrong != nil {
+		return fail(wrong.Start, wrong.End, "%s", wrong.Msg)
 	}
 
 	var err error
@@ -161,6 +134,65 @@ func ParseRule(s string) (Rule, error) {
 	return rule, nil
 }
 
+// parseDest reads ADDR, CIDR or "*". Positions in the error are within s.
+func parseDest(s string) (dest netip.Prefix, all bool, wrong *SyntaxError) {
+	fail := func(start int, format string, args ...any) (netip.Prefix, bool, *SyntaxError) {
+		return netip.Prefix{}, false, &SyntaxError{What: "destination", Input: s, Start: start, End: len(s), Msg: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case s == "":
+		return fail(0, "no address; \"*\" stands for every address")
+	case s == "*":
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0), true, nil
+	case strings.Contains(s, "/"):
+		prefix, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil:
+			if addr, _, _ := strings.Cut(s, "/"); isAddr4(addr) {
+				return fail(len(addr)+1, "not a prefix length from 0 to 32 (nor /tcp or /udp)")
+			}
+			return fail(0, "not an IPv4 prefix such as 192.0.2.0/24")
+		case !prefix.Addr().Is4():
+			return fail(0, destIsIPv4)
+		case prefix != prefix.Masked():
+			return fail(0, "has bits set beyond its length; meant %s or %s?", prefix.Masked(), prefix.Addr())
+		}
+		return prefix, false, nil
+	}
+	if !isAddr4(s) {
+		return fail(0, "not an IPv4 address such as 192.0.2.7 (names are not looked up)")
+	}
+	return netip.PrefixFrom(netip.MustParseAddr(s), 32), false, nil
+}
+
+const destIsIPv4 = "destinations are IPv4: that is what a program under upconv asks for"
+
+// parsePorts reads PORT or LO-HI. Positions in the error are within s.
+func parsePorts(s string) (low, high uint16, wrong *SyntaxError) {
+	fail := func(start, end int, msg string) (uint16, uint16, *SyntaxError) {
+		return 0, 0, &SyntaxError{What: "ports", Input: s, Start: start, End: end, Msg: msg}
+	}
+	first, last, isRange := strings.Cut(s, "-")
+	low, err := parsePort(first)
+	if err != nil {
+		end := len(first)
+		if first == "" {
+			end = len(s)
+		}
+		return fail(0, end, err.Error())
+	}
+	if !isRange {
+		return low, low, nil
+	}
+	if high, err = parsePort(last); err != nil {
+		return fail(len(first)+1, len(s), err.Error())
+	}
+	if high < low {
+		return fail(0, len(s), "the range ends before it begins")
+	}
+	return low, high, nil
+}
+
 func isAddr4(s string) bool {
 	addr, err := netip.ParseAddr(s)
 	return err == nil && addr.Is4()
@@ -170,6 +202,9 @@ func parsePort(s string) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || s[0] == '+' {
 		return 0, fmt.Errorf("not a port from 0 to 65535")
+	}
+	if len(s) > 1 && s[0] == '0' {
+		return 0, fmt.Errorf("a port has no leading zero: %d", port) // to YAML, 0443 is an octal number
 	}
 	return uint16(port), nil
 }
@@ -203,7 +238,7 @@ func NewPolicy(rules []Rule, fallback Route) (*Policy, error) {
 			return nil, fmt.Errorf("rule for %v: not an IPv4 prefix", rule.Dest)
 		}
 		if err := rule.Route.built(); err != nil {
-			return nil, fmt.Errorf("rule %q: %w", rule, err)
+			return nil, fmt.Errorf("%s: %w", rule.name(), err)
 		}
 	}
 	if err := fallback.built(); err != nil {
@@ -280,11 +315,11 @@ func newHiddenError(rules []Rule, start, i int, number []string) *HiddenError {
 	for j := start; j < i; j++ {
 		if rules[j].hides(&rules[i]) {
 			e.By = j
-			e.text = fmt.Sprintf("rule %q never applies: rule %s, %q, already takes all of it", rules[i], number[j], rules[j])
+			e.text = fmt.Sprintf("%s never applies: rule %s, %q, already takes all of it", rules[i].name(), number[j], rules[j])
 			return e
 		}
 	}
-	e.text = fmt.Sprintf("rule %q never applies: the rules before it together already take all of it", rules[i])
+	e.text = fmt.Sprintf("%s never applies: the rules before it together already take all of it", rules[i].name())
 	return e
 }
 

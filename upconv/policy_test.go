@@ -120,7 +120,7 @@ func TestParseRuleErrors(t *testing.T) {
 	for _, marked := range []string{
 		"192.0.2.7[]", "[]=direct", "[]:80=direct", "[nonsense]=direct", "[example.com]:80=direct", "192.0.2.7:[]=direct", "192.0.2.7:[http]=direct",
 		"192.0.2.7:[65536]=direct", "192.0.2.7:[-1]=direct", "192.0.2.7:80-[x]=direct", "192.0.2.7:[90-80]=direct", "192.0.2.0/[33]=direct",
-		"192.0.2.7/[sctp]=direct", "[192.0.2.7/24]=direct", "[2001:db8::1]=direct", "[2001:db8::/32]=direct", "192.0.2.7:[+80]=direct",
+		"192.0.2.7/[sctp]=direct", "[192.0.2.7/24]=direct", "[2001:db8::1]=direct", "[2001:db8::/32]=direct", "192.0.2.7:[+80]=direct", "192.0.2.7:[080]=direct",
 		"192.0.2.7=[bogus]", "192.0.2.7=netns:[]", "192.0.2.7:80/tcp=reject:[E]", "192.0.2.7=nat64:2001:db8::/[33]", "[192.0.2]=direct", "[010.0.0.1]=direct",
 	} {
 		in, start, end := unmark(marked)
