@@ -69,6 +69,24 @@ func ReadPolicyFile(path string) (*PolicyFile, error) {
 	return ParsePolicyFile(path, text)
 }
 
+// Routes returns the routes of the rules, each once, in their order.
+func (f *PolicyFile) Routes() []Route {
+	var routes []Route
+	seen := map[Route]bool{}
+	for i := range f.Rules {
+		if r := f.Rules[i].Route; !seen[r] {
+			seen[r] = true
+			routes = append(routes, r)
+		}
+	}
+	return routes
+}
+
+// NotBuilt returns those of the routes that do not work yet, because of which Run refuses the file.
+func (f *PolicyFile) NotBuilt() []Route {
+	return slices.DeleteFunc(f.Routes(), func(r Route) bool { return r.built() == nil })
+}
+
 // ParsePolicyFile reads the text of a policy file; name is what errors call it. The format is YAML without
 // anchors, aliases and tags, in UTF-8:
 //
@@ -404,7 +422,7 @@ func (p *fileParser) list(n *yaml.Node, key fileKey) (texts []fileText) {
 	}
 	at := 0
 	for part := range strings.SplitSeq(whole.text, ",") {
-		trimmed := strings.TrimSpace(part)
+		trimmed := strings.Trim(part, " \t")
 		texts = append(texts, fileText{trimmed, n, at + strings.Index(part, trimmed)})
 		at += len(part) + 1
 	}
@@ -610,9 +628,9 @@ func (p *fileParser) hidden() {
 				by = p.hiders(item, tos, ports, width)
 			}
 			if t.node == nil {
-				p.failAt(item.node, "%s never applies: %s all of it; put it before, or remove it", what, by)
+				p.failAt(item.node, "%s never applies: %s all of it; move it up, or remove it", what, by)
 			} else {
-				p.failIn(t, 0, len(t.text), "%s never applies here: %s all of it; put this rule before, or remove it", what, by)
+				p.failIn(t, 0, len(t.text), "%s never applies here: %s all of it; move this rule up, or remove it", what, by)
 			}
 		}
 		everyTo, everyPort := upTo(len(item.to)), upTo(width)

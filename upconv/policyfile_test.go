@@ -254,6 +254,9 @@ func FuzzParsePolicyFile(f *testing.F) {
 			if hidden := hiddenRules(file.Rules); len(hidden) > 0 {
 				t.Fatal(hidden[0])
 			}
+			if err := validate(text); err != nil {
+				t.Fatalf("the schema refuses what the code takes: %v", err)
+			}
 			if _, err := NewMappings(file.Mappings); err != nil {
 				t.Fatal(err)
 			}
