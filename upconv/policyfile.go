@@ -27,6 +27,7 @@ type PolicyFile struct {
 const (
 	maxPolicyFile = 4 << 20 // bytes
 	maxFileRules  = 100_000 // rules for one destination and range of ports each
+	maxFileErrors = 1000    // nobody reads more, and a small file could have millions
 )
 
 // fileKey is a key of a mapping in a policy file. docs/policy.schema.json says the same.
@@ -99,7 +100,8 @@ func (f *PolicyFile) NotBuilt() []Route {
 //	eam:
 //	  - {ipv4: 192.0.2.0/24, ipv6: 2001:db8:aaaa::/120}
 //
-// The error is FileErrors, which has all that is wrong.
+// The error is FileErrors, which has all that is wrong; of more than a thousand errors it has the first
+// thousand found, and how many more there are.
 func ParsePolicyFile(name string, text []byte) (*PolicyFile, error) {
 	p := &fileParser{file: &PolicyFile{Name: name}}
 	if len(text) > maxPolicyFile {
@@ -114,6 +116,11 @@ func ParsePolicyFile(name string, text []byte) (*PolicyFile, error) {
 		slices.SortStableFunc(p.errs, func(a, b *FileError) int {
 			return cmp.Or(a.Line-b.Line, a.Column-b.Column)
 		})
+		if p.dropped > 0 {
+			last := *p.errs[len(p.errs)-1]
+			last.Msg = fmt.Sprintf("and %d more errors, here and elsewhere", p.dropped)
+			p.errs = append(p.errs, &last)
+		}
 		return nil, p.errs
 	}
 	return p.file, nil
@@ -125,6 +132,8 @@ type fileParser struct {
 	errs  FileErrors
 	items []fileItem
 	full  bool // maxFileRules is reached
+
+	dropped int // errors beyond maxFileErrors
 }
 
 // fileItem is a rule as written: its Rules are all combinations of its destinations and ports.
@@ -143,6 +152,10 @@ type fileText struct {
 
 // fail notes an error. Lines and columns begin at 1.
 func (p *fileParser) fail(line, column, width int, format string, args ...any) {
+	if len(p.errs) == maxFileErrors {
+		p.dropped++
+		return
+	}
 	if n := len(p.lines); n > 0 && line > n { // the end, which the parser may take for a line of its own
 		line, column = n, utf8.RuneCountInString(p.lines[n-1])+1
 	}
@@ -152,6 +165,9 @@ func (p *fileParser) fail(line, column, width int, format string, args ...any) {
 	}
 	p.errs = append(p.errs, e)
 }
+
+// count counts the errors so far.
+func (p *fileParser) count() int { return len(p.errs) + p.dropped }
 
 // failAt notes an error about a node.
 func (p *fileParser) failAt(n *yaml.Node, format string, args ...any) {
@@ -449,7 +465,7 @@ func (p *fileParser) top(root *yaml.Node) {
 
 func (p *fileParser) rule(n *yaml.Node) {
 	p.file.Written++
-	before := len(p.errs)
+	before := p.count()
 	values := p.mapping(n, "a rule", ruleKeys)
 	if values == nil {
 		return
@@ -508,7 +524,7 @@ func (p *fileParser) rule(n *yaml.Node) {
 			}
 		}
 	}
-	if len(p.errs) > before || p.full {
+	if p.count() > before || p.full {
 		return
 	}
 	if len(p.file.Rules)+len(dests)*len(ranges) > maxFileRules {
@@ -550,7 +566,7 @@ func destHint(text, msg string) string {
 func (p *fileParser) mappings(list []*yaml.Node) {
 	seen4, seen6 := map[netip.Prefix]int{}, map[netip.Prefix]int{}
 	for _, n := range list {
-		before := len(p.errs)
+		before := p.count()
 		values := p.mapping(n, "a mapping of eam", mappingKeys)
 		var m Mapping
 		var texts [2]fileText
@@ -575,7 +591,7 @@ func (p *fileParser) mappings(list []*yaml.Node) {
 				*prefix = netip.PrefixFrom(addr, addr.BitLen())
 			}
 		}
-		if values == nil || len(p.errs) > before {
+		if values == nil || p.count() > before {
 			continue
 		}
 		if wrong := m.check(); wrong != nil {

@@ -221,13 +221,14 @@ func TestPolicyFileBombs(t *testing.T) {
 	}
 	hidden := "version: 1\negress:\n" + strings.Repeat("- {to: '*', via: direct}\n", 20000)
 	for name, text := range map[string]string{
-		"aliases": laughs, "merges": merges, "self": "a: &a [*a]\n", "hidden": hidden,
+		"aliases": laughs, "merges": merges, "self": "a: &a [*a]\n", "hidden": hidden, "errors": "version: 1\negress:\n" + strings.Repeat("- x\n", 100000),
 		"deep": strings.Repeat("[", 100000), "deep mappings": strings.Repeat("{a: ", 9000), "deep blocks": strings.Repeat("- ", 9000),
 		"quotes": strings.Repeat("'", 1<<20), "keys": strings.Repeat("? ", 10000),
 	} {
 		began := time.Now()
-		if _, err := ParsePolicyFile("p.yaml", []byte(text)); err == nil {
-			t.Errorf("%s: no error", name)
+		var errs FileErrors
+		if _, err := ParsePolicyFile("p.yaml", []byte(text)); !errors.As(err, &errs) || len(errs) > maxFileErrors+1 {
+			t.Errorf("%s: %d errors", name, len(errs))
 		}
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("%s: took %v", name, took)
