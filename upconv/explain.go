@@ -73,7 +73,7 @@ func ParseDestination(s string) (Destination, error) {
 		return fail(len(rest)+1, len(s), "not tcp or udp; a destination is one address, ADDR[:PORT][/udp]")
 	}
 	text, port := rest, ""
-	if a, err := netip.ParseAddr(rest); err != nil || !a.Is6() { // else a port would have brackets before it
+	if _, err := netip.ParseAddr(rest); err != nil && !strings.HasSuffix(rest, "]") { // else the last colon is the address's own
 		if i := strings.LastIndexByte(rest, ':'); i >= 0 {
 			text, port = rest[:i], rest[i+1:]
 			low, err := parsePort(port)

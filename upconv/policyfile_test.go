@@ -275,3 +275,23 @@ func FuzzParsePolicyFile(f *testing.F) {
 		}
 	})
 }
+
+// The example of the README is good, and works today.
+func TestREADMEPolicy(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```yaml\n")
+	example, _, ok := strings.Cut(rest, "```")
+	if !ok {
+		t.Fatal("no policy in the README")
+	}
+	f, err := ParsePolicyFile("README.md", []byte(example))
+	if err != nil || len(f.NotBuilt()) > 0 || f.Written != 3 {
+		t.Errorf("%v, %v", err, f)
+	}
+	if err := validate([]byte(example)); err != nil {
+		t.Error(err)
+	}
+}
