@@ -3,6 +3,8 @@ package upconv
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -52,6 +54,35 @@ func hasDefaultRoute(table string) bool {
 		}
 	}
 	return false
+}
+
+// OwnAddresses returns a function that reports whether an IPv4 address is assigned in a network namespace. netns is as
+// OpenNamespace takes it; "" is the namespace upconv was started in.
+func OwnAddresses(netns string) (assigned func(netip.Addr) bool, err error) {
+	own := map[netip.Addr]struct{}{}
+	look := func() error {
+		list, err := net.InterfaceAddrs()
+		for _, a := range list {
+			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+				own[prefix.Addr()] = struct{}{}
+			}
+		}
+		return err
+	}
+	if netns == "" {
+		err = look()
+	} else {
+		ns, openErr := OpenNamespace(netns)
+		if openErr != nil {
+			return nil, openErr
+		}
+		defer ns.Close()
+		err = ns.Do(look)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("addresses of the namespace: %w", err)
+	}
+	return func(a netip.Addr) bool { _, ok := own[a]; return ok }, nil
 }
 
 // Exec replaces this process by the command, with nothing of upconv around it. It returns only on

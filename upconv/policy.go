@@ -3,6 +3,7 @@ package upconv
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -35,7 +36,18 @@ type Rule struct {
 	HiPort  uint16       // last port
 	Proto   Proto
 	Route   Route
+	From    Source // where it was written; zero for a flag
 }
+
+// Source is a place in a policy file. Rules that follow each other and have the same place, not the zero one,
+// were written as one, with several destinations or ports.
+type Source struct {
+	File         string
+	Line, Column int // 1 is the first
+}
+
+// String returns FILE:LINE.
+func (s Source) String() string { return fmt.Sprintf("%s:%d", s.File, s.Line) }
 
 // Matches reports whether the rule is about the destination. dst is an IPv4 address.
 func (r *Rule) Matches(dst netip.AddrPort, proto Proto) bool {
@@ -66,6 +78,14 @@ func (r Rule) String() string {
 	return b.String() + "=" + r.Route.String()
 }
 
+// name is what errors call the rule.
+func (r Rule) name() string {
+	if r.From == (Source{}) {
+		return fmt.Sprintf("rule %q", r)
+	}
+	return fmt.Sprintf("%s: rule %q", r.From, r)
+}
+
 // ParseRule reads DEST=ROUTE. DEST is ADDR, CIDR or "*", then optionally :PORT or :LO-HI, then
 // optionally /tcp or /udp: "192.0.2.7:443/tcp=netns:blue". The error is a *SyntaxError.
 func ParseRule(s string) (Rule, error) {
@@ -90,54 +110,19 @@ func ParseRule(s string) (Rule, error) {
 	}
 	if addr, ports, ok := strings.Cut(rest, ":"); ok {
 		if strings.Contains(ports, ":") || strings.HasPrefix(addr, "[") {
-			return fail(0, len(rest), "destinations are IPv4: that is what a program under upconv asks for")
+			return fail(0, len(rest), destIsIPv4)
 		}
 		start := len(addr) + 1
-		low, high, isRange := strings.Cut(ports, "-")
-		lo, err := parsePort(low)
-		if err != nil {
-			end := start + len(low)
-			if low == "" {
-				end = start + len(ports)
-			}
-			return fail(start, end, "%v", err)
-		}
-		hi := lo
-		if isRange {
-			if hi, err = parsePort(high); err != nil {
-				return fail(start+len(low)+1, start+len(ports), "%v", err)
-			}
-			if hi < lo {
-				return fail(start, start+len(ports), "the range ends before it begins")
-			}
+		lo, hi, wrong := parsePorts(ports)
+		if wrong != nil {
+			return fail(start+wrong.Start, start+wrong.End, "%s", wrong.Msg)
 		}
 		rule.LowPort, rule.HiPort = lo, hi
 		rest = addr
 	}
-	switch {
-	case rest == "":
-		return fail(0, 0, "no address; \"*\" stands for every address")
-	case rest == "*":
-		rule.Any, rule.Dest = true, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	case strings.Contains(rest, "/"):
-		prefix, err := netip.ParsePrefix(rest)
-		switch {
-		case err != nil:
-			if addr, _, _ := strings.Cut(rest, "/"); isAddr4(addr) {
-				return fail(len(addr)+1, len(rest), "not a prefix length from 0 to 32 (nor /tcp or /udp)")
-			}
-			return fail(0, len(rest), "not an IPv4 prefix such as 192.0.2.0/24")
-		case !prefix.Addr().Is4():
-			return fail(0, len(rest), "destinations are IPv4: that is what a program under upconv asks for")
-		case prefix != prefix.Masked():
-			return fail(0, len(rest), "has bits set beyond its length; meant %s or %s?", prefix.Masked(), prefix.Addr())
-		}
-		rule.Dest = prefix
-	default:
-		if !isAddr4(rest) {
-			return fail(0, len(rest), "not an IPv4 address such as 192.0.2.7 (names are not looked up)")
-		}
-		rule.Dest = netip.PrefixFrom(netip.MustParseAddr(rest), 32)
+	var wrong *SyntaxError
+	if rule.Dest, rule.Any, wrong = parseDest(rest); wrong != nil {
+		return fail(wrong.Start, wrong.End, "%s", wrong.Msg)
 	}
 
 	var err error
@@ -149,6 +134,65 @@ func ParseRule(s string) (Rule, error) {
 	return rule, nil
 }
 
+// parseDest reads ADDR, CIDR or "*". Positions in the error are within s.
+func parseDest(s string) (dest netip.Prefix, all bool, wrong *SyntaxError) {
+	fail := func(start int, format string, args ...any) (netip.Prefix, bool, *SyntaxError) {
+		return netip.Prefix{}, false, &SyntaxError{What: "destination", Input: s, Start: start, End: len(s), Msg: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case s == "":
+		return fail(0, "no address; \"*\" stands for every address")
+	case s == "*":
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0), true, nil
+	case strings.Contains(s, "/"):
+		prefix, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil:
+			if addr, _, _ := strings.Cut(s, "/"); isAddr4(addr) {
+				return fail(len(addr)+1, "not a prefix length from 0 to 32 (nor /tcp or /udp)")
+			}
+			return fail(0, "not an IPv4 prefix such as 192.0.2.0/24")
+		case !prefix.Addr().Is4():
+			return fail(0, destIsIPv4)
+		case prefix != prefix.Masked():
+			return fail(0, "has bits set beyond its length; meant %s or %s?", prefix.Masked(), prefix.Addr())
+		}
+		return prefix, false, nil
+	}
+	if !isAddr4(s) {
+		return fail(0, "not an IPv4 address such as 192.0.2.7 (names are not looked up)")
+	}
+	return netip.PrefixFrom(netip.MustParseAddr(s), 32), false, nil
+}
+
+const destIsIPv4 = "destinations are IPv4: that is what a program under upconv asks for"
+
+// parsePorts reads PORT or LO-HI. Positions in the error are within s.
+func parsePorts(s string) (low, high uint16, wrong *SyntaxError) {
+	fail := func(start, end int, msg string) (uint16, uint16, *SyntaxError) {
+		return 0, 0, &SyntaxError{What: "ports", Input: s, Start: start, End: end, Msg: msg}
+	}
+	first, last, isRange := strings.Cut(s, "-")
+	low, err := parsePort(first)
+	if err != nil {
+		end := len(first)
+		if first == "" {
+			end = len(s)
+		}
+		return fail(0, end, err.Error())
+	}
+	if !isRange {
+		return low, low, nil
+	}
+	if high, err = parsePort(last); err != nil {
+		return fail(len(first)+1, len(s), err.Error())
+	}
+	if high < low {
+		return fail(0, len(s), "the range ends before it begins")
+	}
+	return low, high, nil
+}
+
 func isAddr4(s string) bool {
 	addr, err := netip.ParseAddr(s)
 	return err == nil && addr.Is4()
@@ -158,6 +202,9 @@ func parsePort(s string) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || s[0] == '+' {
 		return 0, fmt.Errorf("not a port from 0 to 65535")
+	}
+	if len(s) > 1 && s[0] == '0' {
+		return 0, fmt.Errorf("a port has no leading zero: %d", port) // to YAML, 0443 is an octal number
 	}
 	return uint16(port), nil
 }
@@ -175,36 +222,105 @@ var localBlocks = []netip.Prefix{
 
 // Policy maps destinations to routes: first match wins. It is immutable and safe for concurrent use.
 type Policy struct {
-	rules    []compiledRule
-	fallback Route // --via; Direct where none was given
-}
-
-type compiledRule struct {
-	Rule
-	position string // for events: "1" is the first
-	block    int    // index into localBlocks of the block that the rule lies within, or -1
+	rules     []Rule
+	positions []string // of the rules, for events: "1" is the first
+	fallback  Route    // --via; Direct where none was given
+	lookup    *lookup
 }
 
 // NewPolicy returns the policy that tries rules in their order and sends everything else that is
-// not local along fallback. Rules that an earlier one hides completely are an error, and so
-// are routes that do not work yet (ErrNotBuilt).
+// not local along fallback. Rules that are hidden completely by earlier ones of the same file, or by
+// earlier flags, are an error, and so are routes that do not work yet (ErrNotBuilt). That flags, which come
+// first, hide rules of a file is what they are for.
 func NewPolicy(rules []Rule, fallback Route) (*Policy, error) {
-	p := &Policy{fallback: fallback}
-	for i, rule := range rules {
+	for _, rule := range rules {
+		if !rule.Dest.Addr().Is4() || !rule.Dest.IsValid() {
+			return nil, fmt.Errorf("rule for %v: not an IPv4 prefix", rule.Dest)
+		}
 		if err := rule.Route.built(); err != nil {
-			return nil, fmt.Errorf("rule %q: %w", rule, err)
+			return nil, fmt.Errorf("%s: %w", rule.name(), err)
 		}
-		for j, earlier := range rules[:i] {
-			if earlier.hides(&rule) {
-				return nil, fmt.Errorf("rule %q never applies: rule %d, %q, already takes all of it", rule, j+1, earlier)
-			}
-		}
-		p.rules = append(p.rules, compiledRule{rule, strconv.Itoa(i + 1), localBlock(rule.Dest)})
 	}
 	if err := fallback.built(); err != nil {
 		return nil, err
 	}
-	return p, nil
+	if hidden := hiddenRules(rules); len(hidden) > 0 {
+		return nil, hidden[0]
+	}
+	return compile(rules, fallback), nil
+}
+
+// compile is NewPolicy without its checks.
+func compile(rules []Rule, fallback Route) *Policy {
+	lookup, _ := newLookup(rules)
+	return &Policy{rules: slices.Clone(rules), positions: positions(rules), fallback: fallback, lookup: lookup}
+}
+
+// positions numbers rules. Those that were written as one have one number.
+func positions(rules []Rule) []string {
+	list := make([]string, len(rules))
+	n := 0
+	for i := range rules {
+		if i == 0 || rules[i].From == (Source{}) || rules[i].From != rules[i-1].From {
+			n++
+			list[i] = strconv.Itoa(n)
+		} else {
+			list[i] = list[i-1]
+		}
+	}
+	return list
+}
+
+// HiddenError says that a rule never applies.
+type HiddenError struct {
+	Index int  // of the rule
+	Rule  Rule // the rule
+	By    int  // index of an earlier rule that takes all of it by itself; -1: several do so together
+	text  string
+}
+
+func (e *HiddenError) Error() string { return e.text }
+
+// hiddenRules returns an error for each rule that never applies.
+func hiddenRules(rules []Rule) (errs []*HiddenError) {
+	number := positions(rules)
+	for start := 0; start < len(rules); {
+		end := start + 1
+		for end < len(rules) && rules[end].From.File == rules[start].From.File {
+			end++
+		}
+		part := rules[start:end]
+		hidden := hiddenIn(part)
+		whole := map[string]int{} // how many of the rules that were written as one are not hidden
+		for i := range part {
+			whole[number[start+i]]++
+		}
+		for _, i := range hidden {
+			whole[number[start+i]]--
+		}
+		for _, i := range hidden {
+			if n := number[start+i]; whole[n] == 0 {
+				errs = append(errs, newHiddenError(rules, start, start+i, number))
+				whole[n] = -1 // told
+			}
+		}
+		start = end
+	}
+	return errs
+}
+
+// newHiddenError says that rule i is hidden by rules from start on.
+func newHiddenError(rules []Rule, start, i int, number []string) *HiddenError {
+	e := &HiddenError{Index: i, Rule: rules[i], By: -1}
+	for j := start; j < i; j++ {
+		if rules[j].hides(&rules[i]) {
+			e.By = j
+			e.text = fmt.Sprintf("%s never applies: rule %s, %q, already takes all of it", rules[i].name(), number[j], rules[j])
+			return e
+		}
+	}
+	e.text = fmt.Sprintf("%s never applies: the rules before it together already take all of it", rules[i].name())
+	return e
 }
 
 // hides reports whether every destination of later is one of r's. A wide rule does not hide a
@@ -243,18 +359,18 @@ var directRoute = &Route{Kind: Direct}
 
 // Decide returns the route of dst, an IPv4 address and port. assigned reports whether an address
 // is one of the origin's own; nil means it has none. Decide does not allocate.
+//
+// A local destination, in a block of localBlocks or one of the origin's own addresses, is direct unless
+// a rule names it expressly: one that lies within the block or, for an address of the origin's own, is
+// about that one address.
 func (p *Policy) Decide(dst netip.AddrPort, proto Proto, assigned func(netip.Addr) bool) Decision {
-	block := localBlock(netip.PrefixFrom(dst.Addr(), 32))
-	own := block < 0 && assigned != nil && assigned(dst.Addr())
-	for i := range p.rules {
-		rule := &p.rules[i]
-		if !rule.Matches(dst, proto) {
-			continue
+	addr := dst.Addr()
+	block := localBlock(netip.PrefixFrom(addr, 32))
+	own := block < 0 && assigned != nil && assigned(addr)
+	if addr.Is4() {
+		if i := p.lookup.find(number4(addr), dst.Port(), proto, own); i != noRule {
+			return Decision{p.positions[i], &p.rules[i].Route}
 		}
-		if block >= 0 && rule.block != block || own && !rule.Dest.IsSingleIP() {
-			continue // matches, but is not expressly about what is local here
-		}
-		return Decision{rule.position, &rule.Route}
 	}
 	if block >= 0 || own {
 		return Decision{RuleLocal, directRoute}
@@ -262,19 +378,40 @@ func (p *Policy) Decide(dst netip.AddrPort, proto Proto, assigned func(netip.Add
 	return Decision{RuleDefault, &p.fallback}
 }
 
-// Namespaces returns the targets of all netns routes, each once, in the order of their rules.
-func (p *Policy) Namespaces() []string {
-	var names []string
-	seen := map[string]bool{}
-	add := func(r *Route) {
-		if r.Kind == Netns && !seen[r.Target] {
-			seen[r.Target] = true
-			names = append(names, r.Target)
+// RuleOf returns the rule that has made a decision; nil if none has.
+func (p *Policy) RuleOf(d Decision) *Rule {
+	for i := range p.rules {
+		if &p.rules[i].Route == d.Route {
+			return &p.rules[i]
+		}
+	}
+	return nil
+}
+
+// Routes returns all routes, each once, in the order of their rules; the one of what no rule matches is the last.
+func (p *Policy) Routes() []Route {
+	var routes []Route
+	seen := map[Route]bool{}
+	add := func(r Route) {
+		if !seen[r] {
+			seen[r] = true
+			routes = append(routes, r)
 		}
 	}
 	for i := range p.rules {
-		add(&p.rules[i].Route)
+		add(p.rules[i].Route)
 	}
-	add(&p.fallback)
+	add(p.fallback)
+	return routes
+}
+
+// Namespaces returns the targets of all netns routes, each once, in the order of their rules.
+func (p *Policy) Namespaces() []string {
+	var names []string
+	for _, r := range p.Routes() {
+		if r.Kind == Netns {
+			names = append(names, r.Target)
+		}
+	}
 	return names
 }

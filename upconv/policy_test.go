@@ -23,7 +23,22 @@ func TestParseRoute(t *testing.T) {
 		"nat64:2001:db8:64::/96": {Kind: NAT64, Target: "2001:db8:64::/96"},
 		"inet6:2001:db8::1":      {Kind: Inet6, Target: "2001:db8::1"},
 		"unix:/run/s":            {Kind: UnixPath, Target: "/run/s"},
+		"nat64:2001:DB8:0::/96":  {Kind: NAT64, Target: "2001:db8::/96"},
+		"inet6:fe80::1%eth0":     {Kind: Inet6, Target: "fe80::1%eth0"},
+		"inet6:2001:DB8:0::1":    {Kind: Inet6, Target: "2001:db8::1"},
+		"inet6:::1":              {Kind: Inet6, Target: "::1"},
 		"unix:@mesh":             {Kind: UnixPath, Target: "@mesh"},
+
+		"unix:/run/s?proxy=v2":             {Kind: UnixPath, Target: "/run/s", ProxyV2: true},
+		"unix:/run/s?root=target":          {Kind: UnixPath, Target: "/run/s", TargetRoot: true},
+		"unix:/run/s?root=target&proxy=v2": {Kind: UnixPath, Target: "/run/s", ProxyV2: true, TargetRoot: true},
+		"unix:@mesh?proxy=v2":              {Kind: UnixPath, Target: "@mesh", ProxyV2: true},
+		"unix:/run/s?":                     {Kind: UnixPath, Target: "/run/s"},
+		"unix:/run/a?b?":                   {Kind: UnixPath, Target: "/run/a?b"},
+		"unix:/run/a?b=c&d?proxy=v2":       {Kind: UnixPath, Target: "/run/a?b=c&d", ProxyV2: true},
+
+		"unix:@" + strings.Repeat("a", 107): {Kind: UnixPath, Target: "@" + strings.Repeat("a", 107)},
+		"unix:/" + strings.Repeat("a", 106): {Kind: UnixPath, Target: "/" + strings.Repeat("a", 106)},
 	} {
 		got, err := ParseRoute(in)
 		if err != nil || got != want {
@@ -35,13 +50,38 @@ func TestParseRoute(t *testing.T) {
 	}
 }
 
+// A route is a key of maps, and its typed forms are what was written.
+func TestRouteParts(t *testing.T) {
+	for _, in := range []string{"nat64:2001:db8::/40", "inet6:fe80::1%eth0", "nat64:auto", "unix:/a?proxy=v2"} {
+		r, err := ParseRoute(in)
+		again, _ := ParseRoute(in)
+		if err != nil || !map[Route]bool{r: true}[again] {
+			t.Errorf("%q: %v, %v and %v", in, err, r, again)
+		}
+		p, ok := r.Prefix64()
+		if want := in == "nat64:2001:db8::/40"; ok != want || ok && p.String() != "2001:db8::/40" {
+			t.Errorf("%q: prefix %v, %v", in, p, ok)
+		}
+		if want := in == "inet6:fe80::1%eth0"; r.Addr().IsValid() != want || want && r.Addr().Zone() != "eth0" {
+			t.Errorf("%q: address %v", in, r.Addr())
+		}
+		if n := testing.AllocsPerRun(10, func() { r.Prefix64(); r.Addr() }); n != 0 {
+			t.Errorf("%q: %v allocations", in, n)
+		}
+	}
+}
+
 // The part of the input that an error points at is marked by brackets.
 func TestParseRouteErrors(t *testing.T) {
 	for _, marked := range []string{
 		"[]", "[bogus]", "[bogus]:x", "[netns ]:x", "direct:[x]", "direct:[]", "netns[]", "netns:[]", "netns:[a/b]", "netns:[..]",
 		"reject:[]", "reject:[42]", "reject:[ENOSUCH]", "reject:[econnrefused]", "nat64[]", "nat64:[192.0.2.0/24]", "nat64:2001:db8::/[33]",
 		"nat64:[2001:db8::1/96]", "inet6[]", "inet6:[192.0.2.1]", "inet6:[::ffff:192.0.2.1]", "unix[]", "unix:[run/s]",
-		"unix:[/" + strings.Repeat("a", 107) + "]",
+		"unix:[/" + strings.Repeat("a", 107) + "]", "unix:[@" + strings.Repeat("a", 108) + "]", "unix:[@]", "unix:[]?proxy=v2", "unix:[/a\x00b]",
+		"unix:/run/s?[proxy]", "unix:/run/s?[proxy=v1]", "unix:/run/s?[proxi=v2]", "unix:/run/s?proxy=v2&[proxy=v2]", "unix:/run/s?proxy=v2&[]",
+		"unix:@mesh?[root=target]", "unix:/run/s?[root=host]", "unix:/run/a?[b]", "nat64:2001:db8::/[x]", "nat64:2001:db8::/[129]", "nat64:[2001:db8]", "nat64:[64:ff9b::1]",
+		"nat64:[2001:db8:0:0:100::/96]", "nat64:[::/96]", "nat64:[ff02::/32]", "inet6:[::]", "inet6:[ff02::1]", "inet6:[fe80::1]", "inet6:2001:db8::1[%eth0]",
+		"inet6:fe80::1%[abcdefghijklmnop]", "inet6:[2001:db8::1/64]",
 	} {
 		in, start, end := unmark(marked)
 		_, err := ParseRoute(in)
@@ -80,7 +120,7 @@ func TestParseRuleErrors(t *testing.T) {
 	for _, marked := range []string{
 		"192.0.2.7[]", "[]=direct", "[]:80=direct", "[nonsense]=direct", "[example.com]:80=direct", "192.0.2.7:[]=direct", "192.0.2.7:[http]=direct",
 		"192.0.2.7:[65536]=direct", "192.0.2.7:[-1]=direct", "192.0.2.7:80-[x]=direct", "192.0.2.7:[90-80]=direct", "192.0.2.0/[33]=direct",
-		"192.0.2.7/[sctp]=direct", "[192.0.2.7/24]=direct", "[2001:db8::1]=direct", "[2001:db8::/32]=direct", "192.0.2.7:[+80]=direct",
+		"192.0.2.7/[sctp]=direct", "[192.0.2.7/24]=direct", "[2001:db8::1]=direct", "[2001:db8::/32]=direct", "192.0.2.7:[+80]=direct", "192.0.2.7:[080]=direct",
 		"192.0.2.7=[bogus]", "192.0.2.7=netns:[]", "192.0.2.7:80/tcp=reject:[E]", "192.0.2.7=nat64:2001:db8::/[33]", "[192.0.2]=direct", "[010.0.0.1]=direct",
 	} {
 		in, start, end := unmark(marked)

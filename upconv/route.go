@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +31,11 @@ type Route struct {
 	// Target is what follows the kind: for Netns a name of ip-netns(8), an absolute path or Host;
 	// for NAT64 "auto" or a prefix; for Inet6 an address; for UnixPath a path or @NAME. Else empty.
 	Target string
+	// ProxyV2 has a UnixPath begin with a PROXY protocol v2 header that carries the original addresses.
+	ProxyV2 bool
+	// TargetRoot has the path of a UnixPath looked up from the root directory of the process that connects,
+	// instead of upconv's: as the program sees it.
+	TargetRoot bool
 	// Errno is what Reject answers.
 	Errno unix.Errno
 }
@@ -46,7 +50,7 @@ func (r Route) String() string {
 	case Inet6:
 		return "inet6:" + r.Target
 	case UnixPath:
-		return "unix:" + r.Target
+		return "unix:" + r.Target + r.options()
 	case Reject:
 		if r.Errno == defaultReject {
 			return "reject"
@@ -55,6 +59,48 @@ func (r Route) String() string {
 	}
 	return "direct"
 }
+
+// options returns what follows the socket of a UnixPath. There is at least a "?" where the path has one.
+func (r Route) options() string {
+	switch {
+	case r.ProxyV2 && r.TargetRoot:
+		return "?proxy=v2&root=target"
+	case r.ProxyV2:
+		return "?proxy=v2"
+	case r.TargetRoot:
+		return "?root=target"
+	case strings.Contains(r.Target, "?"):
+		return "?"
+	}
+	return ""
+}
+
+// Prefix64 returns the prefix of a NAT64; ok is false if that is still to be found ("auto"), and for other
+// routes. It does not allocate.
+func (r *Route) Prefix64() (p Prefix64, ok bool) {
+	if r.Kind != NAT64 || r.Target == autoPrefix {
+		return Prefix64{}, false
+	}
+	prefix, err := netip.ParsePrefix(r.Target)
+	if err != nil {
+		return Prefix64{}, false
+	}
+	p, err = NewPrefix64(prefix)
+	return p, err == nil
+}
+
+// Addr returns the address of an Inet6, with its zone: the name or the number of an interface where it is
+// link-local. For other routes it is the zero Addr.
+func (r *Route) Addr() netip.Addr {
+	if r.Kind != Inet6 {
+		return netip.Addr{}
+	}
+	addr, _ := netip.ParseAddr(r.Target)
+	return addr
+}
+
+// autoPrefix stands for the prefix that Discover finds.
+const autoPrefix = "auto"
 
 // ErrNotBuilt is wrapped by the errors for routes that are understood but do not work yet.
 var ErrNotBuilt = errors.New("not built yet")
@@ -75,12 +121,15 @@ const routesBuilt = "direct, netns:NAME, netns:/PATH, netns:host, reject, reject
 
 // ParseRoute reads a route as written in flags and policies, for example "netns:blue" or
 // "reject:ECONNREFUSED". The error is a *SyntaxError that points at the part that is wrong.
+//
+// What follows the last "?" of unix:PATH are options, joined by "&": proxy=v2 and root=target (see Route). A
+// path that has a "?" itself therefore needs one more at its end.
 func ParseRoute(s string) (Route, error) {
 	kind, target, more := strings.Cut(s, ":")
 	at := len(kind) + 1 // where target starts in s
 	fail := func(part, format string, args ...any) (Route, error) {
 		start := at
-		if part == kind {
+		if at == len(kind)+1 && part == kind {
 			start = 0
 		}
 		return Route{}, &SyntaxError{What: "route", Input: s, Start: start, End: start + len(part), Msg: fmt.Sprintf(format, args...)}
@@ -121,46 +170,108 @@ func ParseRoute(s string) (Route, error) {
 			at = len(s)
 			return fail("", "nat64 needs a prefix: nat64:PREFIX/LEN or nat64:auto")
 		}
-		if target != "auto" {
-			prefix, err := netip.ParsePrefix(target)
-			if err != nil || !prefix.Addr().Is6() || prefix.Addr().Is4In6() {
-				return fail(target, "not an IPv6 prefix such as 2001:db8:64::/96")
-			}
-			switch prefix.Bits() {
-			case 32, 40, 48, 56, 64, 96:
-			default:
-				at += strings.IndexByte(target, '/') + 1
-				return fail(strconv.Itoa(prefix.Bits()), "RFC 6052 knows the lengths 32, 40, 48, 56, 64 and 96")
-			}
-			if prefix != prefix.Masked() {
-				return fail(target, "has bits set beyond its length; meant %s?", prefix.Masked())
-			}
+		if target == autoPrefix {
+			return Route{Kind: NAT64, Target: target}, nil
 		}
-		return Route{Kind: NAT64, Target: target}, nil
+		prefix, err := netip.ParsePrefix(target)
+		if err != nil {
+			if addr, bits, ok := strings.Cut(target, "/"); ok && isAddr6(addr) {
+				at += len(addr) + 1
+				return fail(bits, "RFC 6052 knows the lengths 32, 40, 48, 56, 64 and 96")
+			}
+			return fail(target, "not an IPv6 prefix such as 2001:db8:64::/96")
+		}
+		p, err := NewPrefix64(prefix)
+		if wrong := (*Prefix64Error)(nil); errors.As(err, &wrong) {
+			part := target
+			if wrong.Length {
+				at += strings.IndexByte(target, '/') + 1
+				part = target[strings.IndexByte(target, '/')+1:]
+			}
+			return fail(part, "%s", wrong.Msg)
+		}
+		return Route{Kind: NAT64, Target: p.String()}, nil
 	case "inet6":
 		if !more {
 			at = len(s)
 			return fail("", "inet6 needs an address: inet6:ADDR")
 		}
-		addr, err := netip.ParseAddr(target)
-		if err != nil || !addr.Is6() || addr.Is4In6() {
-			return fail(target, "not an IPv6 address")
+		if bare, ok := strings.CutPrefix(target, "["); ok {
+			if bare, ok = strings.CutSuffix(bare, "]"); ok && isAddr6(bare) {
+				return fail(target, "without brackets: inet6:%s", bare)
+			}
 		}
-		return Route{Kind: Inet6, Target: target}, nil
+		addr, err := netip.ParseAddr(target)
+		switch {
+		case err != nil || !addr.Is6() || addr.Is4In6():
+			return fail(target, "not an IPv6 address (the port is the program's)")
+		case addr.IsUnspecified() || addr.IsMulticast():
+			return fail(target, "not an address to connect to")
+		case addr.IsLinkLocalUnicast() && addr.Zone() == "":
+			return fail(target, "a link-local address needs its interface: %s%%eth0", target)
+		case !addr.IsLinkLocalUnicast() && addr.Zone() != "":
+			at += strings.IndexByte(target, '%')
+			return fail("%"+addr.Zone(), "only a link-local address has an interface")
+		case len(addr.Zone()) >= unix.IFNAMSIZ || strings.ContainsAny(addr.Zone(), "/ \x00"):
+			at += strings.IndexByte(target, '%') + 1
+			return fail(addr.Zone(), "not a name that an interface can have")
+		}
+		return Route{Kind: Inet6, Target: addr.String()}, nil
 	case "unix":
 		if !more {
 			at = len(s)
 			return fail("", "unix needs a socket: unix:/PATH or unix:@NAME")
 		}
-		if target[0] != '/' && target[0] != '@' {
-			return fail(target, "a Unix socket is an absolute path or @NAME")
+		route := Route{Kind: UnixPath, Target: target}
+		options := ""
+		if i := strings.LastIndexByte(target, '?'); i >= 0 {
+			route.Target, options = target[:i], target[i+1:]
 		}
-		if len(target) > 107 {
-			return fail(target, "longer than the 107 bytes that unix(7) allows")
+		switch {
+		case route.Target == "" || route.Target[0] != '/' && route.Target[0] != '@':
+			return fail(route.Target, "a Unix socket is an absolute path or @NAME")
+		case route.Target == "@":
+			return fail(route.Target, "no name after the @")
+		case route.Target[0] == '/' && len(route.Target) > maxUnixPath:
+			return fail(route.Target, "%d bytes long, and unix(7) allows %d", len(route.Target), maxUnixPath)
+		case len(route.Target) > maxUnixPath+1: // the @ stands for a byte of zero
+			return fail(route.Target, "the name is %d bytes long, and unix(7) allows %d", len(route.Target)-1, maxUnixPath)
+		case strings.Contains(route.Target, "\x00"):
+			return fail(route.Target, "has a byte of zero in it")
 		}
-		return Route{Kind: UnixPath, Target: target}, nil
+		if options == "" {
+			return route, nil
+		}
+		at += len(route.Target) + 1
+		for option := range strings.SplitSeq(options, "&") {
+			key, value, _ := strings.Cut(option, "=")
+			switch {
+			case option == "proxy=v2" && !route.ProxyV2:
+				route.ProxyV2 = true
+			case option == "root=target" && route.Target[0] == '@':
+				return fail(option, "an abstract name is not looked up in a directory")
+			case option == "root=target" && !route.TargetRoot:
+				route.TargetRoot = true
+			case option == "proxy=v2" || option == "root=target":
+				return fail(option, "given twice")
+			case key == "proxy" || key == "root":
+				return fail(option, "not %q; options are proxy=v2 and root=target", value)
+			default:
+				return fail(option, "no such option; options are proxy=v2 and root=target (a path that has a \"?\" itself ends in another)")
+			}
+			at += len(option) + 1
+		}
+		return route, nil
 	}
 	return fail(kind, "no such route; routes are %s", routesBuilt)
+}
+
+// maxUnixPath is how long a path may be: sun_path less the byte of zero that ends it, unix(7).
+const maxUnixPath = 107
+
+func isAddr6(s string) bool {
+	addr, err := netip.ParseAddr(s)
+	return err == nil && addr.Is6()
 }
 
 // errnoByName finds an errno by its kernel name, for example "ECONNREFUSED".

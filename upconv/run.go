@@ -31,11 +31,13 @@ const (
 
 // Config says what to run and how.
 type Config struct {
-	Args    []string // the command and its arguments
-	Rules   []Rule
-	Via     Route  // of what no rule matches and is not local
-	Netns   string // where the command starts: as OpenNamespace takes it; "" for where upconv was started
-	Isolate bool   // start the command in a new namespace with only loopback
+	Args     []string // the command and its arguments
+	Rules    []Rule
+	Via      Route     // of what no rule matches and is not local
+	Mappings []Mapping // for destinations whose route is nat64
+	File     string    // the policy file that the Rules with its name in From, and the Mappings, are from; "" for none
+	Netns    string    // where the command starts: as OpenNamespace takes it; "" for where upconv was started
+	Isolate  bool      // start the command in a new namespace with only loopback
 
 	Events    string // file to append events to; "-" for standard error; "" for none
 	LogLevel  string // debug, info, warn or error; "" for warn

@@ -33,3 +33,7 @@ func completeRoutes(cmd *cobra.Command, args []string, toComplete string) ([]str
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
+
+func completePolicyFiles(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	return []string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt
+}

@@ -30,7 +30,6 @@ func execute(root *cobra.Command) int {
 	var (
 		status exitStatus
 		own    *upconv.Error
-		syntax *upconv.SyntaxError
 	)
 	switch {
 	case err == nil:
@@ -38,10 +37,7 @@ func execute(root *cobra.Command) int {
 	case errors.As(err, &status):
 		return int(status)
 	}
-	fmt.Fprintf(os.Stderr, "upconv: %v\n", err)
-	if errors.As(err, &syntax) {
-		fmt.Fprintln(os.Stderr, indent(syntax.Caret()))
-	}
+	tell(root.ErrOrStderr(), err)
 	if errors.As(err, &own) {
 		return own.Status
 	}
@@ -65,6 +61,6 @@ no proxy, no preload, no change to the program, native throughput.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (try '%s --help')", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(), newDemo(), newDoctor(), newVersion())
+	root.AddCommand(newRun(), newCheck(), newExplain(), newDemo(), newDoctor(), newVersion())
 	return root
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,15 +14,17 @@ func newRun() *cobra.Command {
 		cfg   upconv.Config
 		rules []string
 		via   string
+		file  string
 	)
 	cmd := &cobra.Command{
 		Use:   "run [flags] -- CMD [ARG...]",
 		Short: "Run a command that may use IPv4 where there is none",
 		Long: `Run CMD and send its IPv4 TCP connections where they can be made.
 
-The first --rule that matches a destination decides its route; what no rule matches takes the route
-of --via. Local destinations (0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 and
-the addresses of CMD's own network namespace) are left alone unless a rule names just them.
+The first --rule that matches a destination decides its route, or else the first rule of the --config file
+that does; what no rule matches takes the route of --via. Local destinations (0.0.0.0/8, 127.0.0.0/8,
+169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 and the addresses of CMD's own network namespace) are left
+alone unless a rule names just them.
 
 DEST is ADDR, CIDR or *, then optionally :PORT or :LO-HI, then optionally /tcp or /udp.
 ROUTE is one of
@@ -47,7 +48,10 @@ background as long as descendants of CMD live on.`,
 
   # One address elsewhere, one port refused, and a record of every decision
   upconv run --rule '198.51.100.0/24:443/tcp=netns:partner' --rule '*:25=reject:ECONNREFUSED' \
-      --via netns:dualstack --events decisions.jsonl -- ./service`,
+      --via netns:dualstack --events decisions.jsonl -- ./service
+
+  # The rules from a file
+  upconv run --config policy.yaml -- ./service`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("no command given: upconv run [flags] -- CMD [ARG...] (try 'upconv run --help')")
@@ -59,32 +63,20 @@ background as long as descendants of CMD live on.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg.Args = args
-			routed := len(rules) > 0 || cmd.Flags().Changed("via")
-			for _, text := range rules {
-				rule, err := upconv.ParseRule(text)
-				if err != nil {
-					return fmt.Errorf("--rule: %w", err)
-				}
-				cfg.Rules = append(cfg.Rules, rule)
-			}
 			switch {
 			case cfg.Isolate && cfg.Netns != "":
 				return errors.New("--isolate and --netns both say where the command starts; choose one")
 			case cmd.Flags().Changed("netns") && cfg.Netns == "":
-				return errors.New("--netns: no namespace given; it is a name of ip-netns(8) or a path")
+				return errNoNamespace
 			case cmd.Flags().Changed("events") && cfg.Events == "":
 				return errors.New("--events: no file given; - is standard error")
 			case cfg.Isolate && !cmd.Flags().Changed("via"):
 				via = "netns:" + upconv.Host
-			case !routed:
+			case !routed(cmd):
 				return runUnrouted(&cfg)
 			}
-			if via != "" || cmd.Flags().Changed("via") {
-				route, err := upconv.ParseRoute(via)
-				if err != nil {
-					return fmt.Errorf("--via: %w", err)
-				}
-				cfg.Via = route
+			if err := readRoutes(cmd, &cfg, rules, via, file); err != nil {
+				return err
 			}
 			status, err := upconv.Run(&cfg)
 			if err != nil {
@@ -96,15 +88,13 @@ background as long as descendants of CMD live on.`,
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // flags behind CMD are CMD's
 	flags.SortFlags = false
-	flags.StringVar(&via, "via", "", "`ROUTE` of every IPv4 destination that is not local and no rule matches")
-	flags.StringArrayVar(&rules, "rule", nil, "`DEST=ROUTE`; may be given several times, the first that matches wins")
+	routeFlags(cmd, &rules, &via, &file)
 	flags.StringVar(&cfg.Netns, "netns", "", "start CMD in this network namespace: `NAME` of ip-netns(8) or /PATH")
 	flags.BoolVar(&cfg.Isolate, "isolate", false, "start CMD in a new network namespace with only loopback; no privileges\nneeded; --via is then netns:host unless given")
 	flags.StringVar(&cfg.Events, "events", "", "append one JSON object per decision to `FILE`; - is standard error")
 	flags.StringVar(&cfg.LogLevel, "log-level", "warn", "upconv's own messages, on standard error: debug, info, warn or error")
 	flags.StringVar(&cfg.LogFormat, "log-format", "text", "text or json")
 	cmd.RegisterFlagCompletionFunc("netns", completeNamespaces(""))
-	cmd.RegisterFlagCompletionFunc("via", completeRoutes)
 	cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
@@ -117,9 +107,7 @@ func runUnrouted(cfg *upconv.Config) error {
 		return err
 	}
 	if !native {
-		return errors.New(`no route given, and there is no IPv4 default route here. Say where IPv4 destinations go:
-  --via netns:NAME    through a network namespace that has IPv4 (ip netns list)
-  --isolate           try it out: CMD gets a namespace without network, and this one is the way out`)
+		return errNoRoute
 	}
 	log, err := upconv.NewLogger(cfg.LogLevel, cfg.LogFormat)
 	if err != nil {

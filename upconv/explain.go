@@ -1,0 +1,294 @@
+package upconv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Explainer says what becomes of a destination, without anything being run.
+type Explainer struct {
+	policy   *Policy
+	mappings *Mappings
+	// Assigned reports whether an address is one of the origin's own; nil: it has none.
+	Assigned func(netip.Addr) bool
+	// Prefixes finds the prefixes for nat64:auto. It is called only where they matter, and once.
+	Prefixes func() ([]netip.Prefix, error)
+
+	found    Prefix64
+	foundErr error
+	asked    bool
+}
+
+// NewExplainer returns an explainer of the policy that Run would make of the rules, the mappings and the route of
+// everything else in cfg. Routes that do not work yet are explained too.
+func NewExplainer(cfg *Config) (*Explainer, error) {
+	if hidden := hiddenRules(cfg.Rules); len(hidden) > 0 {
+		return nil, hidden[0]
+	}
+	mappings, err := NewMappings(cfg.Mappings)
+	if err != nil {
+		return nil, err
+	}
+	return &Explainer{policy: compile(cfg.Rules, cfg.Via), mappings: mappings}, nil
+}
+
+// Destination is what a program might ask for: an IPv4 address, a range of ports, a protocol.
+type Destination struct {
+	Addr      netip.Addr
+	Low, High uint16
+	Proto     Proto // one
+}
+
+// String returns it as ParseDestination reads it, or with a range of ports.
+func (d Destination) String() string {
+	switch {
+	case d.Low == 0 && d.High == 65535:
+		return fmt.Sprintf("%s/%s", d.Addr, d.Proto)
+	case d.Low == d.High:
+		return fmt.Sprintf("%s:%d/%s", d.Addr, d.Low, d.Proto)
+	}
+	return fmt.Sprintf("%s:%d-%d/%s", d.Addr, d.Low, d.High, d.Proto)
+}
+
+// ParseDestination reads ADDR[:PORT][/tcp] or ADDR[:PORT]/udp; without a port it is all of them. ADDR is an IPv4
+// address, plain or as ::ffff:a.b.c.d. The error is a *SyntaxError.
+func ParseDestination(s string) (Destination, error) {
+	d := Destination{High: 65535, Proto: TCP}
+	fail := func(start, end int, format string, args ...any) (Destination, error) {
+		return Destination{}, &SyntaxError{What: "destination", Input: s, Start: start, End: end, Msg: fmt.Sprintf(format, args...)}
+	}
+	rest, proto, ok := strings.Cut(s, "/")
+	switch {
+	case ok && proto == "udp":
+		d.Proto = UDP
+	case ok && proto != "tcp":
+		return fail(len(rest)+1, len(s), "not tcp or udp; a destination is one address, ADDR[:PORT][/udp]")
+	}
+	text, port := rest, ""
+	if _, err := netip.ParseAddr(rest); err != nil && !strings.HasSuffix(rest, "]") { // else the last colon is the address's own
+		if i := strings.LastIndexByte(rest, ':'); i >= 0 {
+			text, port = rest[:i], rest[i+1:]
+			low, err := parsePort(port)
+			if err != nil {
+				return fail(i+1, len(rest), "%v", err)
+			}
+			d.Low, d.High = low, low
+		}
+	}
+	inner := text
+	if strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") {
+		inner = text[1 : len(text)-1]
+	}
+	a, err := netip.ParseAddr(inner)
+	switch {
+	case err != nil:
+		return fail(0, len(text), "not an IPv4 address such as 192.0.2.7 (names are not looked up)")
+	case !a.Unmap().Is4():
+		return fail(0, len(text), "an IPv6 destination: upconv leaves those alone")
+	}
+	d.Addr = a.Unmap()
+	return d, nil
+}
+
+// Explanation is what becomes of one destination, in words.
+type Explanation struct {
+	Destination Destination // of the ports asked for, those of which it is true
+	Rule        string      // which rule, and where it is written
+	Route       Route
+	Connects    string // what is connected to, and where
+	Sees        string // what the program is told: getpeername(2), getsockname(2), the errno
+	Notes       []string
+}
+
+// Explain explains a destination. Where it depends on the port there are several explanations.
+func (x *Explainer) Explain(d Destination) []Explanation {
+	var list []Explanation
+	var last Decision
+	for _, low := range x.policy.portCuts(d) {
+		decision := x.policy.Decide(netip.AddrPortFrom(d.Addr, low), d.Proto, x.Assigned)
+		if len(list) > 0 {
+			before := &list[len(list)-1].Destination
+			before.High = low - 1
+			if decision == last {
+				before.High = d.High
+				continue
+			}
+		}
+		last = decision
+		list = append(list, Explanation{Destination: Destination{d.Addr, low, d.High, d.Proto}, Route: *decision.Route, Rule: x.rule(d.Addr, decision)})
+	}
+	for i := range list {
+		x.describe(&list[i])
+	}
+	return list
+}
+
+// portCuts returns the ports of d at which something may change, the first one included.
+func (p *Policy) portCuts(d Destination) []uint16 {
+	cuts := []uint16{d.Low}
+	for i := range p.rules {
+		r := &p.rules[i]
+		if !r.Dest.Contains(d.Addr) || r.Proto&d.Proto == 0 {
+			continue
+		}
+		if r.LowPort > d.Low && r.LowPort <= d.High {
+			cuts = append(cuts, r.LowPort)
+		}
+		if r.HiPort >= d.Low && r.HiPort < d.High {
+			cuts = append(cuts, r.HiPort+1)
+		}
+	}
+	slices.Sort(cuts)
+	return slices.Compact(cuts)
+}
+
+func (x *Explainer) rule(addr netip.Addr, d Decision) string {
+	switch rule := x.policy.RuleOf(d); {
+	case rule != nil && rule.From != (Source{}):
+		return fmt.Sprintf("%s, %s: %s", d.Rule, rule.From, rule)
+	case rule != nil:
+		return fmt.Sprintf("%s: %s", d.Rule, rule)
+	case d.Rule == RuleLocal:
+		if block := localBlock(netip.PrefixFrom(addr, 32)); block >= 0 {
+			return fmt.Sprintf("%s: no rule is about nothing but %s or a part of it", d.Rule, localBlocks[block])
+		}
+		return d.Rule + ": an address of the program's own namespace, and no rule is about just that"
+	}
+	return d.Rule + ": no rule matches"
+}
+
+// sharedBlock is where a program's own address is said to be if its namespace has no IPv4.
+const sharedBlock = "192.0.0.0/29 (RFC 7335)"
+
+func (x *Explainer) describe(e *Explanation) {
+	d, r := e.Destination, &e.Route
+	switch r.Kind {
+	case Direct:
+		e.Connects = at(d.Addr, d) + ", in the program's own namespace"
+		e.Sees = "what the kernel says"
+	case Netns:
+		e.Connects = at(d.Addr, d) + ", in the network namespace " + r.Target
+		e.Sees = "getpeername " + at(d.Addr, d) + ", getsockname an address of that namespace"
+	case Reject:
+		e.Connects = "nothing"
+		e.Sees = fmt.Sprintf("connect fails at once with %s, %s", unix.ErrnoName(r.Errno), r.Errno)
+	case NAT64, Inet6:
+		found := x.prefix(r, d.Addr)
+		to, err := Translate(r, d.Addr, x.mappings, found)
+		if errors.Is(err, ErrNoPrefix) && x.foundErr != nil {
+			err = x.foundErr
+		}
+		if err != nil {
+			e.Connects = "nothing: " + err.Error()
+			e.Sees = "connect fails"
+			break
+		}
+		e.Connects = at(to, d) + how(r, d.Addr, x.mappings, found)
+		e.Sees = seesIPv4(d)
+	case UnixPath:
+		e.Connects = r.Target
+		switch {
+		case r.Target[0] == '@':
+			e.Connects += ", an abstract socket"
+		case r.TargetRoot:
+			e.Connects += ", from the root directory of the program"
+		}
+		if r.ProxyV2 {
+			e.Connects += "; first a PROXY v2 header says that it is for " + at(d.Addr, d)
+		}
+		e.Sees = seesIPv4(d)
+	}
+	if err := r.built(); err != nil {
+		e.Notes = append(e.Notes, fmt.Sprintf("%v: upconv run refuses this route", ErrNotBuilt))
+	}
+	if d.Proto == UDP && r.Kind != Direct {
+		e.Notes = append(e.Notes, "upconv does not handle UDP yet: it goes as it is")
+	}
+}
+
+// prefix returns the prefix that nat64:auto stands for, where it matters.
+func (x *Explainer) prefix(r *Route, addr netip.Addr) Prefix64 {
+	if _, fixed := r.Prefix64(); r.Kind != NAT64 || fixed || x.Prefixes == nil {
+		return Prefix64{}
+	}
+	if _, mapped := x.mappings.Of(addr); mapped {
+		return Prefix64{}
+	}
+	if !x.asked {
+		x.asked = true
+		var list []netip.Prefix
+		if list, x.foundErr = x.Prefixes(); len(list) > 0 {
+			x.found, x.foundErr = NewPrefix64(list[0])
+		}
+	}
+	return x.found
+}
+
+// how says where an IPv6 address comes from.
+func how(r *Route, addr netip.Addr, mappings *Mappings, found Prefix64) string {
+	if r.Kind == Inet6 {
+		return ""
+	}
+	if m, ok := mappings.Of(addr); ok {
+		return fmt.Sprintf(", as eam maps %s to %s", m.IPv4, m.IPv6)
+	}
+	if !found.IsValid() {
+		found, _ = r.Prefix64()
+	}
+	return fmt.Sprintf(", which is %s under %s", addr, found)
+}
+
+// at writes an address and the ports of a destination.
+func at(addr netip.Addr, d Destination) string {
+	switch {
+	case d.Low == d.High:
+		return netip.AddrPortFrom(addr, d.Low).String()
+	case addr.Is6():
+		return "[" + addr.String() + "]:PORT"
+	}
+	return addr.String() + ":PORT"
+}
+
+func seesIPv4(d Destination) string {
+	return fmt.Sprintf("an IPv4 socket: getpeername %s, getsockname an address of its namespace or else of %s", at(d.Addr, d), sharedBlock)
+}
+
+// DiscoverIn is Discover through the resolvers of a network namespace, which is named as for OpenNamespace; "" is the
+// one that upconv was started in. They are those of /etc/netns/NAME/resolv.conf, where ip-netns(8) has
+// them, and otherwise of /etc/resolv.conf.
+func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
+	path := "/etc/resolv.conf"
+	if netns != "" && netns != Host && netns[0] != '/' {
+		if own := "/etc/netns/" + netns + "/resolv.conf"; exists(own) {
+			path = own
+		}
+	}
+	conf, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoResolver, err)
+	}
+	dial := (&net.Dialer{}).DialContext
+	if netns != "" {
+		ns, err := OpenNamespace(netns)
+		if err != nil {
+			return nil, err
+		}
+		defer ns.Close()
+		dial = ns.DialContext
+	}
+	prefixes, _, err := Discover(ctx, dial, string(conf))
+	return prefixes, err
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

@@ -1,0 +1,228 @@
+package upconv
+
+import (
+	"cmp"
+	"math"
+	"net/netip"
+	"slices"
+)
+
+// lookup finds the first rule that is about a destination, in a time that hardly depends on how many there are.
+//
+// Rules with the same prefix make a node. Nodes form a tree, as prefixes contain each other or have nothing in
+// common. The whole address space is cut into intervals, each of which knows its innermost node: one
+// binary search finds that, and from there it goes up through the nodes around it, of which there are as many as
+// rules are nested. In each node the ports are cut into intervals that know their first rule.
+//
+// Rules about local destinations (localBlocks) are only those that lie within a block, and such rules are about
+// nothing else. So a block cuts the tree: its node has no parent.
+type lookup struct {
+	starts []uint32 // the first address of each interval
+	inner  []int32  // its node, or none
+	nodes  []lookupNode
+	ports  []uint16 // the first port of each interval, for all nodes
+	first  []int32  // index of its first rule, or noRule
+}
+
+type lookupNode struct {
+	parent   int32 // or none
+	least    int32 // of all the rules of this node and those around it
+	bits     int8
+	gap      bool // some addresses are in this node and in no inner one
+	tcp, udp portSpan
+}
+
+// portSpan is a part of lookup.ports and lookup.first. If not empty, its first interval starts at port 0.
+type portSpan struct{ from, to int32 }
+
+const (
+	none   = -1
+	noRule = math.MaxInt32
+)
+
+// newLookup also returns the node of each rule.
+func newLookup(rules []Rule) (l *lookup, of []int32) {
+	of = make([]int32, len(rules))
+	at := map[netip.Prefix][]int32{}
+	for _, block := range localBlocks {
+		at[block] = nil
+	}
+	for i := range rules {
+		dest := rules[i].Dest.Masked()
+		at[dest] = append(at[dest], int32(i))
+	}
+	prefixes := make([]netip.Prefix, 0, len(at))
+	for p := range at {
+		prefixes = append(prefixes, p)
+	}
+	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits())
+	})
+
+	l = &lookup{starts: []uint32{0}, inner: []int32{none}}
+	type open struct {
+		node int32
+		last uint32 // address
+	}
+	var stack []open // the nodes around the current address
+	begin := func(start uint32, node int32) {
+		if n := len(l.starts) - 1; l.starts[n] == start {
+			l.inner[n] = node
+			return
+		}
+		l.starts, l.inner = append(l.starts, start), append(l.inner, node)
+	}
+	leave := func() {
+		top := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if top.last == math.MaxUint32 {
+			return
+		}
+		around := int32(none)
+		if len(stack) > 0 {
+			around = stack[len(stack)-1].node
+		}
+		begin(top.last+1, around)
+	}
+	for _, prefix := range prefixes {
+		start := number4(prefix.Addr())
+		for len(stack) > 0 && stack[len(stack)-1].last < start {
+			leave()
+		}
+		node := lookupNode{parent: none, bits: int8(prefix.Bits()), least: noRule}
+		if len(stack) > 0 && !slices.Contains(localBlocks, prefix) {
+			node.parent = stack[len(stack)-1].node
+			node.least = l.nodes[node.parent].least
+		}
+		if mine := at[prefix]; len(mine) > 0 {
+			node.least = min(node.least, mine[0])
+			node.tcp = l.cutPorts(rules, mine, TCP, portSpan{})
+			node.udp = l.cutPorts(rules, mine, UDP, node.tcp)
+		}
+		n := int32(len(l.nodes))
+		l.nodes = append(l.nodes, node)
+		for _, i := range at[prefix] {
+			of[i] = n
+		}
+		begin(start, n)
+		stack = append(stack, open{n, start | ^mask4(prefix.Bits())})
+	}
+	for len(stack) > 0 {
+		leave()
+	}
+	for _, n := range l.inner {
+		if n != none {
+			l.nodes[n].gap = true
+		}
+	}
+	return l, of
+}
+
+// cutPorts appends the port intervals of the rules in mine, indexes in ascending order, that are about
+// proto. Where the result is the same as what is there already in twin, it returns that.
+func (l *lookup) cutPorts(rules []Rule, mine []int32, proto Proto, twin portSpan) portSpan {
+	cuts := []uint16{0}
+	for _, i := range mine {
+		if r := &rules[i]; r.Proto&proto != 0 {
+			cuts = append(cuts, r.LowPort)
+			if r.HiPort < math.MaxUint16 {
+				cuts = append(cuts, r.HiPort+1)
+			}
+		}
+	}
+	slices.Sort(cuts)
+	cuts = slices.Compact(cuts)
+	first := make([]int32, len(cuts))
+	free := make([]int32, len(cuts)+1) // the next interval that has no rule yet is there, or further on
+	for i := range free {
+		free[i] = int32(i)
+		if i < len(first) {
+			first[i] = noRule
+		}
+	}
+	next := func(i int32) int32 {
+		for free[i] != i {
+			free[i] = free[free[i]]
+			i = free[i]
+		}
+		return i
+	}
+	for _, i := range mine {
+		r := &rules[i]
+		if r.Proto&proto == 0 {
+			continue
+		}
+		k, _ := slices.BinarySearch(cuts, r.LowPort)
+		for j := next(int32(k)); int(j) < len(cuts) && cuts[j] <= r.HiPort; j = next(j) {
+			first[j], free[j] = i, j+1
+		}
+	}
+	span := portSpan{int32(len(l.ports)), int32(len(l.ports))}
+	for i, cut := range cuts {
+		if i == 0 || first[i] != first[i-1] {
+			l.ports, l.first = append(l.ports, cut), append(l.first, first[i])
+			span.to++
+		}
+	}
+	if slices.Equal(l.ports[span.from:], l.ports[twin.from:twin.to]) && slices.Equal(l.first[span.from:], l.first[twin.from:twin.to]) {
+		l.ports, l.first = l.ports[:span.from], l.first[:span.from]
+		return twin
+	}
+	return span
+}
+
+// find returns the index of the first rule about a destination, or noRule. With single it looks at
+// rules about that one address only.
+func (l *lookup) find(addr uint32, port uint16, proto Proto, single bool) int32 {
+	best := int32(noRule)
+	for n := l.innermost(addr); n != none; {
+		node := &l.nodes[n]
+		if node.least >= best || single && node.bits != 32 {
+			break
+		}
+		if proto&TCP != 0 {
+			best = min(best, l.firstAt(node.tcp, port))
+		}
+		if proto&UDP != 0 {
+			best = min(best, l.firstAt(node.udp, port))
+		}
+		if single {
+			break
+		}
+		n = node.parent
+	}
+	return best
+}
+
+func (l *lookup) firstAt(s portSpan, port uint16) int32 {
+	if s.from == s.to {
+		return noRule
+	}
+	return l.first[l.interval(s, port)]
+}
+
+// innermost returns the innermost node that an address is in, or none.
+func (l *lookup) innermost(addr uint32) int32 {
+	low, high := 0, len(l.starts)
+	for high-low > 1 {
+		if middle := int(uint(low+high) >> 1); l.starts[middle] <= addr {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return l.inner[low]
+}
+
+// interval returns the index of the interval of a span, which is not empty, that a port is in.
+func (l *lookup) interval(s portSpan, port uint16) int32 {
+	low, high := s.from, s.to
+	for high-low > 1 {
+		if middle := low + (high-low)/2; l.ports[middle] <= port {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return low
+}
