@@ -9,40 +9,6 @@ import (
 	"testing"
 )
 
-// differences returns the lines that are in only one of two texts, as "-line" and "+line", in their order.
-func differences(native, under string) (lines []string) {
-	a, b := strings.Split(native, "\n"), strings.Split(under, "\n")
-	only := func(these, those []string, sign string) {
-		n := count(those)
-		for _, line := range these {
-			if n[line]--; n[line] < 0 {
-				lines = append(lines, sign+line)
-			}
-		}
-	}
-	only(a, b, "-")
-	only(b, a, "+")
-	return lines
-}
-
-// sameOutput fails the test where a program said something else under upconv than natively.
-func sameOutput(t *testing.T, native, under string) {
-	t.Helper()
-	if native == under {
-		return
-	}
-	lines := differences(native, under)
-	if len(lines) == 0 {
-		t.Errorf("the same lines in another order\nnative:\n%s\nupconv:\n%s", native, under)
-	}
-	const most = 60
-	n := len(lines)
-	if n > most {
-		lines = append(slices.Clip(lines[:most/2]), append([]string{"..."}, lines[n-most/2:]...)...)
-	}
-	t.Errorf("%d lines differ (- native, + upconv)\n%s", n, strings.Join(lines, "\n"))
-}
-
 // hold accepts connections, reads what comes and says nothing, until the client is done.
 func hold(listener net.Listener) {
 	go func() {
