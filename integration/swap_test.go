@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -56,5 +58,53 @@ func TestSwapFile(t *testing.T) {
 		{args: []string{"many-numbers"}, want: "300 numbers: the same socket 300, FD_CLOEXEC as set 300, connected 300"},
 		{args: []string{"across-threads"}, want: "cookie the same; the lowest number: is free again"},
 		{args: []string{"owner"}, want: "mode 140777 uid 65534 gid 65534 size 0 nlink 1; fchown: 0 uid 4321 gid 5432"},
+	})
+}
+
+// echo sends back what it reads.
+func echo(listener net.Listener) {
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				io.Copy(conn, conn)
+			}()
+		}
+	}()
+}
+
+// TestSwapEpoll is about sockets that are in epoll sets before they are connected.
+func TestSwapEpoll(t *testing.T) {
+	o := newOutskirts(t)
+	o.tag(t)
+	listener := o.listen(serverAddr + ":0")
+	echo(listener)
+	const connected = "4 123456789abcdef0"
+	cases := []swapCase{
+		{args: []string{"elsewhere"}, want: "the parent sees: " + connected},
+		{args: []string{"crowd"}, want: "2000 others before, 2000 after, 2000 the same; all at once: 2000"},
+		{args: []string{"twice"}, want: "connected: 4 123456789abcdef1; connected: 4 123456789abcdef2"},
+		{args: []string{"waiting", "blocking", "edge", "3000"}, want: "the waiting thread sees 1: " + connected},
+		{args: []string{"waiting", "non-blocking", "edge", "3000"}, want: "the waiting thread sees 1: " + connected},
+	}
+	for _, how := range []string{"blocking", "non-blocking"} {
+		cases = append(cases,
+			swapCase{args: []string{"matrix", how}, want: "level, looked at before, by another number; connected: 4 123456789abcdef3; once more: none"},
+			swapCase{args: []string{"several", how}, want: "connected: " + connected},
+			swapCase{args: []string{"nested", how}, want: "outer: 1 123456789abcdef2; inner: 4 123456789abcdef0"},
+			swapCase{args: []string{"inherited", how}, want: "the parent sees: " + connected + "; the child sees: " + connected},
+			swapCase{name: "refused " + how, args: []string{"refused", how, o.closed},
+				want: map[string]string{"blocking": "connect: -1 ECONNREFUSED; connect elsewhere: 0", "non-blocking": "SO_ERROR: ECONNREFUSED"}[how]})
+	}
+	compareSwaps(t, o.lab, "swap_epoll.c", listener.Addr().String(), cases)
+	// Nobody answers here.
+	compareSwaps(t, o.lab, "swap_epoll.c", dropped+":80", []swapCase{
+		{name: "waiting for nothing, edge", args: []string{"waiting", "non-blocking", "edge", "100"}, want: "the waiting thread sees 0: 0 0; state: SYN_SENT"},
+		{name: "waiting for nothing, one-shot", args: []string{"waiting", "non-blocking", "one-shot", "100"}, want: "the waiting thread sees 0: 0 0"},
+		{name: "never early", args: []string{"never-early"}, want: "early: none; state: SYN_SENT"},
 	})
 }
