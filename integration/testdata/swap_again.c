@@ -48,7 +48,13 @@ static void steps(int argc, char **argv) {
 			}
 			i++;
 			// By each number in turn.
-			r = connect(i % 4 ? fd : other, inet6 ? (struct sockaddr *)&six : (struct sockaddr *)&four, inet6 ? sizeof six : sizeof four);
+			struct sockaddr *sa = inet6 ? (struct sockaddr *)&six : (struct sockaddr *)&four;
+			socklen_t length = inet6 ? sizeof six : sizeof four;
+			r = connect(i % 4 ? fd : other, sa, length);
+			if (r && errno == ECONNABORTED) { // the end of the attempt before, if that one did not wait
+				printf("connect: ECONNABORTED at first\n");
+				r = connect(fd, sa, length);
+			}
 			int e = errno;
 			if (r && e == EINPROGRESS) {
 				struct pollfd p = {fd, POLLOUT, 0};
@@ -58,6 +64,10 @@ static void steps(int argc, char **argv) {
 				}
 				e = get(fd, SOL_SOCKET, SO_ERROR);
 				r = e ? -1 : 0;
+				if (!e) { // fetches the result
+					r = connect(other, sa, length);
+					e = errno;
+				}
 			}
 			errno = e;
 			result("connect", r);
@@ -125,7 +135,7 @@ static void retry(const char *closed) {
 		}
 }
 
-// What shutdown(2) says and does before connect(2).
+// What shutdown(2) says and does before connect(2). The server reads, and is silent.
 static void shut(void) {
 	for (int how = SHUT_RD; how <= SHUT_RDWR; how++)
 		for (int nonblock = 0; nonblock < 2; nonblock++) {
@@ -133,20 +143,21 @@ static void shut(void) {
 			printf("shutdown %d\n", how);
 			result("shutdown", shutdown(fd, how));
 			int r = conn_to(fd, &dst);
-			printf("poll: %x\n", wait_for(fd, POLLOUT) & ~POLLIN);
-			if (r && errno == EINPROGRESS)
+			if (r && errno == EINPROGRESS) {
+				wait_for(fd, POLLOUT);
 				so_error(fd);
-			else
+			} else
 				result("connect", r);
+			printf("poll: %x\n", wait_for(fd, POLLIN | POLLOUT | POLLRDHUP));
 			printf("state: %s\n", tcp_state(fd));
-			result("send", send(fd, "x", 1, MSG_NOSIGNAL));
 			char c;
-			fcntl(fd, F_SETFL, 0);
-			result("recv", recv(fd, &c, 1, 0) > 0);
-			printf("poll: %x\n", wait_for(fd, POLLOUT | POLLRDHUP));
+			result("recv", recv(fd, &c, 1, MSG_DONTWAIT));
+			result("send", send(fd, "x", 1, MSG_NOSIGNAL));
 			close(fd);
 		}
-	// After a connection.
+}
+
+static void shut_connected(void) {
 	int fd = sock(0);
 	conn("connect", fd);
 	greeting(fd);
@@ -216,6 +227,8 @@ int main(int argc, char **argv) {
 		retry(argv[4]);
 	else if (!strcmp(what, "shutdown"))
 		shut();
+	else if (!strcmp(what, "shutdown-connected"))
+		shut_connected();
 	else if (!strcmp(what, "pending"))
 		pending(argv[4], argv[5]);
 	else if (!strcmp(what, "interrupted"))
