@@ -38,7 +38,7 @@ func TestSwapRaces(t *testing.T) {
 	probe := compileC(t, "swap_race.c", "gcc", "-static", "-pthread")
 	for _, how := range []string{"dup2", "close and open", "socket over it", "close", "registrations"} {
 		t.Run(how, func(t *testing.T) {
-			args := []string{probe, how, host, port, "700"}
+			args := []string{probe, how, host, port, "500"}
 			run := func(cmd *exec.Cmd) map[string]int {
 				_, out := status(t, cmd)
 				return numbersOf(t, out)

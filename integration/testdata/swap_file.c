@@ -161,7 +161,8 @@ static void async_one(enum owner owner, int nonblock, int sig, int before) {
 		}
 		if (owner == OTHER_THREAD)
 			pending_of(other_tid, sig);
-		collect("it", sig, fd, before && (owner == PROCESS || owner == THREAD || owner == GROUP || owner == GROUP_BY_SETOWN || owner == BY_IOCTL));
+		if (before) // else the greeting may have come before O_ASYNC, or after
+			collect("it", sig, fd, owner == PROCESS || owner == THREAD || owner == GROUP || owner == GROUP_BY_SETOWN || owner == BY_IOCTL);
 		greeting(fd);
 		fflush(stdout);
 		_exit(0);
