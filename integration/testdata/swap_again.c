@@ -192,6 +192,14 @@ static void pending(const char *host, const char *port) {
 	ends(fd);
 }
 
+static void elsewhere(const char *port) {
+	int fd = sock(0);
+	conn("connect", fd);
+	dst.sin_port = htons(atoi(port));
+	conn("connect elsewhere", fd);
+	greeting(fd);
+}
+
 static void on_signal(int sig) {}
 
 // interrupted: a blocking connect that a signal ends goes on by itself; poll tells how. The server is silent here.
@@ -231,6 +239,8 @@ int main(int argc, char **argv) {
 		shut_connected();
 	else if (!strcmp(what, "pending"))
 		pending(argv[4], argv[5]);
+	else if (!strcmp(what, "elsewhere"))
+		elsewhere(argv[4]);
 	else if (!strcmp(what, "interrupted"))
 		interrupted();
 	else

@@ -95,13 +95,16 @@ static void use(int fd, int ep) {
 
 // matrix: every mode, blocking and not, looked at before or not, and registered under which number.
 static void matrix(int nonblock) {
-	static const char *numbers[] = {"its number", "another number", "another number, closed", "its number, connected by another", "a number that is closed then"};
+	static const char *numbers[] = {"its number, while it has another", "another number", "another number, closed", "its number, connected by another",
+		"a number that is closed then", "its only number"};
 	for (size_t m = 0; m < sizeof modes / sizeof *modes; m++)
 		for (int looked = 0; looked < 2; looked++)
-			for (int number = 0; number < 5; number++) {
+			for (int number = 0; number < 6; number++) {
 				printf("%s, %s, by %s\n", modes[m].name, looked ? "looked at before" : "not looked at", numbers[number]);
 				int ep = epoll_create1(0), fd = sock(nonblock ? SOCK_NONBLOCK : 0), other = dup(fd);
 				int reg = number == 1 || number == 2 ? other : fd, by = number == 3 || number == 4 ? other : fd, use_it = by;
+				if (number == 5)
+					close(other);
 				ctl("ADD", ep, EPOLL_CTL_ADD, reg, modes[m].events, DATA + m);
 				if (looked)
 					events("before", ep, 0);
@@ -131,7 +134,7 @@ static void matrix(int nonblock) {
 				ctl("DEL again", ep, EPOLL_CTL_DEL, reg, 0, 0);
 				printf("left: %d\n", number_of(ep));
 				close(fd);
-				if (number != 2)
+				if (number != 2 && number != 5)
 					close(other);
 				events("closed", ep, 0);
 				printf("left: %d\n", number_of(ep));
