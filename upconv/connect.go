@@ -65,6 +65,23 @@ const maxRaces = 8
 // route looks at the socket and sends it on its way. raced is true where the descriptor has become
 // another one's meanwhile, and nothing has been done.
 func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, raced bool) {
+	route := e.decision.Route
+	seen := w.see(c)
+	if seen && w.sight.File == 0 {
+		return carryOn, false // EBADF; or the thread is gone
+	}
+	if seen && route.Kind == Direct && !w.s.inEgress(w.sight.NetNS) {
+		w.stays(e)
+		return carryOn, false
+	}
+	if seen && !w.idle(family) {
+		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+	}
+	if seen && route.Kind == Netns && w.untouched(family) {
+		w.socketInfo = socket{domain: family, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
+		return w.swap(c, e, -1, &w.socketInfo, w.s.egress[route.Target], sa)
+	}
+
 	old, errno := w.s.targets.getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
@@ -77,14 +94,13 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, false
 	}
 	w.done = append(w.done, old)
+	if seen && !w.saw(old) {
+		return carryOn, true
+	}
 	sock, origin := &w.socketInfo, w.s.origin
-	if e.decision.Route.Kind == Direct {
-		if cookie := netnsCookie(old); cookie == origin.cookie || !w.s.isEgress(cookie) {
-			if e.dst.Addr().Is4() {
-				w.s.events.record(e, 0)
-			}
-			return carryOn, false
-		}
+	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
+		w.stays(e)
+		return carryOn, false
 	}
 	if !examine(old, sock) || sock.domain != family {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
@@ -92,24 +108,35 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
-	switch e.decision.Route.Kind {
+	switch route.Kind {
 	case Reject:
-		w.s.events.record(e, e.decision.Route.Errno)
-		return answer(e.decision.Route.Errno), false
+		w.s.events.record(e, route.Errno)
+		return answer(route.Errno), false
 	case Direct:
 		return w.swap(c, e, old, sock, nil, sa)
 	}
-	egress := w.s.egress[e.decision.Route.Target]
+	egress := w.s.egress[route.Target]
 	if sock.netns == egress.cookie && sock.netns != origin.cookie {
 		return w.again(c, e, old, sock, sa), false
 	}
 	return w.swap(c, e, old, sock, egress, sa)
 }
 
-// swap replaces the target's socket old by one made in the egress, or in the origin where that is nil, and
-// connects that to sa.
+// stays records that a socket of the origin is left alone.
+func (w *worker) stays(e *event) {
+	if e.dst.Addr().Is4() { // others come here only to be looked at
+		w.s.events.record(e, 0)
+	}
+}
+
+// swap replaces the target's socket by one made in the egress, or in the origin where that is nil, and
+// connects that to sa. old is a copy of the target's socket, or -1 where it has been seen to be as good as new and
+// nobody else's.
 func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, sa []byte) (out outcome, raced bool) {
-	cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
+	cloexec, errno := w.sight.CloseOnExec, unix.Errno(0)
+	if !w.sighted {
+		cloexec, errno = w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
+	}
 	switch errno {
 	case 0:
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
@@ -131,46 +158,47 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	w.done = append(w.done, replacement)
 	w.used = sock.domain
-	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
-		e.add("not carried over: " + lost)
-	}
-	if unix.Fstat(old, &w.stat) == nil {
-		if lost := w.copyInode(replacement); lost != "" {
-			e.add("not carried over: " + lost)
+	if old >= 0 {
+		if errno := w.carryOver(e, old, replacement, sock); errno != 0 {
+			e.add("the port cannot be had in the egress")
+			w.s.events.record(e, errno)
+			return answer(errno), false
 		}
 	}
-	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie)
-	if errno != 0 {
-		return w.fail(e, "bind", errno), false
-	}
-	if anywhere && w.s.events != nil {
-		addr, _ := netip.AddrFromSlice(sock.address())
-		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
-	}
-	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
-		copyOwner(old, replacement)
+	if lost := w.copyInode(old, replacement); lost != "" {
+		e.add("not carried over: " + lost)
 	}
 	places := w.registrations(c, old)
 
-	witness := w.witness(old)
-	if w.replaced(c, old) {
-		w.acquit(old)
-		return carryOn, true
+	witness := false
+	if old >= 0 {
+		witness = !(w.sighted && w.sight.Single) && w.witness(old)
+		if w.replaced(c, old) {
+			w.acquit(old)
+			return carryOn, true
+		}
 	}
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
 	if errno := w.install(c, c.fd, replacement, cloexec); errno != 0 {
-		w.acquit(old)
+		if witness {
+			w.acquit(old)
+		}
 		if errno == unix.ENOENT || errno == unix.ESRCH {
 			return carryOn, false // the target is gone; nobody will read the answer
 		}
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
-	// All that is left of the old socket should be this copy.
-	w.closeNow(old)
-	if witness && w.alive() {
-		places = w.replaceCopies(c, e, replacement, places)
+	if old >= 0 && len(places) > 0 && !witness {
+		w.closeNow(old) // the last of it: no more events from its places in epoll sets
+	}
+	if witness {
+		// All that is left of the old socket should be this copy.
+		w.closeNow(old)
+		if w.alive() {
+			places = w.replaceCopies(c, e, replacement, places)
+		}
 	}
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
@@ -184,11 +212,38 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	return out, false
 }
 
+// carryOver gives the new socket what the program has done to the old one.
+func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Errno {
+	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+		e.add("not carried over: " + lost)
+	}
+	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, w.sighted && !w.sight.BoundPort)
+	if errno != 0 {
+		return errno
+	}
+	if anywhere && w.s.events != nil {
+		addr, _ := netip.AddrFromSlice(sock.address())
+		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
+	}
+	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
+		copyOwner(old, replacement)
+	}
+	if w.sighted && w.sight.Shutdown != 0 {
+		// Natively it fails with ENOTCONN, and yet the socket remembers.
+		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(replacement), uintptr(w.sight.Shutdown-1), 0)
+	}
+	return 0
+}
+
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has failed or
 // whose result is still to be fetched.
 func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
 	if sock.flags&unix.O_NONBLOCK == 0 {
 		setFlags(fd, sock.flags|unix.O_NONBLOCK) // until begin gives its flags back
+	}
+	// Fetching it has put it into upconv's own net_cls and net_prio cgroups; installing it brings it back.
+	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
+		w.install(c, c.fd, fd, cloexec)
 	}
 	return w.begin(c, e, fd, sock, sa)
 }

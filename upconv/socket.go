@@ -72,13 +72,17 @@ func addressIn(domain int, name *[sizeofSockaddrIn6]byte) []byte {
 }
 
 // bindLike binds the socket to as s, of which old is a copy, is bound. An address that the egress does not
-// have becomes any address, which is reported; the port is kept.
-func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix.Errno) {
+// have becomes any address, which is reported; the port is kept. chosen is true where the kernel has chosen the port: it
+// is then given up when a connect fails.
+func (s *socket) bindLike(old, to int, origin uint64, chosen bool) (anywhere bool, errno unix.Errno) {
 	// A socket that has been swapped before has a port of the kernel's choice, which means nothing now.
 	if !s.bound || s.netns != origin {
 		return false, 0
 	}
 	name := s.name
+	if chosen && s.port() != 0 && s.bindChosen(to) {
+		return false, 0
+	}
 	errno = bind(to, name[:s.nameLen])
 	if errno == unix.EADDRNOTAVAIL {
 		clear(addressIn(s.domain, &name))
@@ -93,6 +97,21 @@ func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix
 		errno = bindBeside(old, to, name[:s.nameLen])
 	}
 	return anywhere, errno
+}
+
+// bindChosen has the kernel choose the port that s has, out of a range of one (ip(7), IP_LOCAL_PORT_RANGE, Linux 6.3).
+func (s *socket) bindChosen(to int) bool {
+	var before uint32
+	one := uint32(s.port())<<16 | uint32(s.port())
+	if getsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4) != 0 ||
+		setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&one), 4) != 0 {
+		return false
+	}
+	name := s.name
+	name[2], name[3] = 0, 0 // sin_port
+	errno := bind(to, name[:s.nameLen])
+	setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4)
+	return errno == 0
 }
 
 // bindBeside binds the socket to to a name that old has and is about to lose.

@@ -32,7 +32,7 @@ func SupervisorMain() {
 	}
 	unix.CloseOnExec(fd)
 	control := os.NewFile(uintptr(fd), "front")
-	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control)}
+	p := &process{peeker: openPeeker(), control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control)}
 	if err = p.hear.Decode(&p.order); err == nil {
 		free.adopt(p.order.Reserved, p.order.Inherited)
 		p.order.Config.Args = os.Args[3:]
@@ -57,6 +57,7 @@ type process struct {
 	say       *gob.Encoder
 	hear      *gob.Decoder
 
+	peeker     opening
 	supervisor *Supervisor
 	workers    sync.WaitGroup
 	command    int // its pid
@@ -118,7 +119,11 @@ func (p *process) start() error {
 // launch starts the command under the filter. It is executed when everything else is in place.
 func (p *process) launch(events *os.File) (err error) {
 	cfg, s := &p.order.Config, p.supervisor
-	filter := Filter(len(s.egress) > 0)
+	look, swaps := <-p.peeker, len(s.egress) > 0
+	if look.err != nil {
+		s.log.Debug("sockets are looked at by system calls alone", "error", look.err)
+	}
+	filter := Filter(swaps, look.err == nil)
 	program, err := filter.Assemble()
 	if err != nil {
 		return failed(err)
@@ -218,6 +223,9 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	if events != nil {
 		s.events = newEvents(events, stat.Ino, func(err error) { s.log.Warn("events are lost", "error", err) })
+	}
+	if look.err == nil && swaps {
+		s.learnSights(look.peeker)
 	}
 	if err := s.start(&p.workers); err != nil {
 		return failed(err)

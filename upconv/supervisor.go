@@ -13,6 +13,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
 // Supervisor answers the notifications of one listener. Its workers are goroutines locked to OS
@@ -31,7 +32,8 @@ type Supervisor struct {
 	pid      int          // upconv's own
 	uid, gid int          // that of the sockets it makes
 	used     optionsUsed
-	swapped  atomic.Bool // some socket has been: so one that is to go direct may be one of an egress
+	sights   atomic.Pointer[sights] // nil: not permitted, or not yet
+	swapped  atomic.Bool            // some socket has been: so one that is to go direct may be one of an egress
 
 	busy    atomic.Int32 // workers that have a notification
 	workers int32
@@ -97,6 +99,11 @@ func (s *Supervisor) isEgress(cookie uint64) bool {
 	return false
 }
 
+// inEgress reports whether a socket that is to be connected in the origin is in an egress.
+func (s *Supervisor) inEgress(cookie uint64) bool {
+	return cookie != s.origin.cookie && s.isEgress(cookie)
+}
+
 // start lets workers loose on the listener and returns when all of them are ready. wg is done
 // when the last has ended, which is when nobody is left under the filter.
 func (s *Supervisor) start(wg *sync.WaitGroup) error {
@@ -131,8 +138,9 @@ type worker struct {
 	call         call
 	sockaddr     [sizeofSockaddrStorage]byte
 	socketInfo   socket
-	stat         unix.Stat_t // of the target's socket
-	scratch      [512]byte   // for names in /proc and what is read there
+	sight        peek.Sight // of the target's socket: all of it where sighted, else owner, mode and inode
+	sighted      bool
+	scratch      [512]byte // for names in /proc and what is read there
 
 	long []byte // for what is longer
 
