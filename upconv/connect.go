@@ -66,6 +66,9 @@ const maxRaces = 8
 // another one's meanwhile, and nothing has been done.
 func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, raced bool) {
 	route := e.decision.Route
+	if route.Kind == Netns {
+		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
+	}
 	seen := w.see(c)
 	if seen && w.sight.File == 0 {
 		return carryOn, false // EBADF; or the thread is gone
@@ -190,8 +193,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
-	if old >= 0 && len(places) > 0 && !witness {
-		w.closeNow(old) // the last of it: no more events from its places in epoll sets
+	if old >= 0 && len(places) > 0 {
+		w.unregister(c, places, old) // whoever has a copy: no more events from it
 	}
 	if witness {
 		// All that is left of the old socket should be this copy.

@@ -316,6 +316,22 @@ func (w *worker) register(c *call, places []registration, socket int) {
 	}
 }
 
+// unregister takes the old socket, which the target has no more, out of the sets that it is in.
+func (w *worker) unregister(c *call, places []registration, old int) {
+	for i := range places {
+		place := &places[i]
+		set, errno := w.s.targets.getfd(c.tid, place.epfd)
+		if errno != 0 {
+			continue
+		}
+		free.with(old, place.number, func() unix.Errno {
+			unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_DEL, uintptr(place.number), 0, 0, 0)
+			return 0
+		})
+		closeFD(set)
+	}
+}
+
 func (w *worker) registerOne(c *call, place *registration, socket int) unix.Errno {
 	set, errno := w.s.targets.getfd(c.tid, place.epfd)
 	if errno != 0 {

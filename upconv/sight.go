@@ -62,10 +62,11 @@ func (w *worker) saw(old int) bool {
 	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) == 0 && sight.File == w.sight.File
 }
 
-// idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or listening.
+// idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or listening. One whose
+// connect(2) has failed while nobody waited is not: the next one fetches the error.
 func (w *worker) idle(family int) bool {
 	s := &w.sight
-	if s.Mode&unix.S_IFMT != unix.S_IFSOCK || s.Family != family || s.Type != unix.SOCK_STREAM || s.State != tcpClose {
+	if s.Mode&unix.S_IFMT != unix.S_IFSOCK || s.Family != family || s.Type != unix.SOCK_STREAM || s.State != tcpClose || !s.Unconnected {
 		return false
 	}
 	return s.Protocol == unix.IPPROTO_TCP || s.Protocol == unix.IPPROTO_MPTCP

@@ -157,9 +157,10 @@ func (w *worker) socket(e *egress, domain, proto int) (int, unix.Errno) {
 
 func (w *worker) trySocket(e *egress, domain, proto int) (int, unix.Errno) {
 	if e == w.home {
-		if spare := w.spare(domain, proto); spare != nil && *spare >= 0 {
-			fd := *spare
-			*spare = -1
+		if spares := w.spares(domain, proto); spares != nil && len(*spares) > 0 {
+			last := len(*spares) - 1
+			fd := (*spares)[last]
+			*spares = (*spares)[:last]
 			return fd, 0
 		}
 		return newSocket(domain, proto)
@@ -185,19 +186,23 @@ func newSocket(domain, proto int) (int, unix.Errno) {
 	return int(fd), errno
 }
 
-// spare returns where the worker keeps a socket of this kind ready, or nil if it does not.
-func (w *worker) spare(domain, proto int) *int {
+// maxSpares is how many sockets are made in advance at a time: so most of the time the worker is back in RECV soon, and
+// until it is a signal can interrupt a call that natively none does.
+const maxSpares = 4
+
+// spares returns where the worker keeps sockets of this kind ready, or nil if it does not.
+func (w *worker) spares(domain, proto int) *[]int {
 	switch {
 	case proto != unix.IPPROTO_TCP:
 		return nil
 	case domain == unix.AF_INET:
-		return &w.spare4
+		return &w.spares4
 	}
-	return &w.spare6
+	return &w.spares6
 }
 
 // tidy does what need not be done while the target waits: it closes the sockets of the last swap and
-// makes the next one.
+// makes the next ones.
 func (w *worker) tidy() {
 	for _, fd := range w.done {
 		closeFD(fd)
@@ -207,9 +212,13 @@ func (w *worker) tidy() {
 	if w.used == 0 {
 		return
 	}
-	if spare := w.spare(w.used, unix.IPPROTO_TCP); *spare < 0 {
-		if fd, errno := newSocket(w.used, unix.IPPROTO_TCP); errno == 0 {
-			*spare = fd
+	if spares := w.spares(w.used, unix.IPPROTO_TCP); len(*spares) == 0 {
+		for range maxSpares {
+			fd, errno := newSocket(w.used, unix.IPPROTO_TCP)
+			if errno != 0 {
+				break
+			}
+			*spares = append(*spares, fd)
 		}
 	}
 	w.used = 0
@@ -227,11 +236,8 @@ func (w *worker) closeNow(fd int) {
 
 // install puts fd under a number of the target.
 //
-// The target itself does it, while this thread waits. The kernel would take the occasion to move this
-// thread to an idle processor, away from the target that it is in the middle of a conversation with;
-// waking up there costs more than all the rest. So it is made to stay until the target has its answer.
+// The target itself does it, while this thread waits.
 func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
-	w.pin(uint32(c.tid))
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	errno := errnoOf(err)
 	if errno == unix.EBADF && w.s.raiseLimit(c.tid, number, func() {
@@ -263,7 +269,9 @@ func (s *Supervisor) raiseLimit(tid, number int, do func()) bool {
 // stayPinned is for how many swaps of one thread in a row the processor is not looked up again.
 const stayPinned = 16
 
-// pin keeps this thread on the processor that it is on. A thread that connects again and again mostly stays
+// pin keeps this thread on the processor that it is on, until the target has its answer. While a descriptor is installed
+// the kernel would move it to an idle processor, away from the target that it is in the middle of a conversation with;
+// waking up there costs more than all the rest. A thread that connects again and again mostly stays
 // where it is, and so may this one.
 func (w *worker) pin(tid uint32) {
 	if !w.mayPin || w.settled {

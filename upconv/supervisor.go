@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,7 +114,7 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	s.workers = int32(n)
 	ready := make(chan error)
 	for i := range n {
-		w := &worker{s: s, home: s.home, index: i, extra: i > 0, spare4: -1, spare6: -1, witnesses: -1, done: make([]int, 0, 2)}
+		w := &worker{s: s, home: s.home, index: i, extra: i > 0, witnesses: -1, done: make([]int, 0, 2)}
 		wg.Go(func() { w.run(ready) })
 	}
 	var failed error
@@ -144,10 +145,10 @@ type worker struct {
 
 	long []byte // for what is longer
 
-	done           []int // sockets to close when the target has its answer
-	used           int   // the address family of the socket that was used, 0 for none
-	spare4, spare6 int   // sockets of home that are ready for use, or -1
-	witnesses      int   // an epoll set of its own, see witness; -1: none
+	done             []int // sockets to close when the target has its answer
+	used             int   // the address family of the socket that was used, 0 for none
+	spares4, spares6 []int // sockets of home that are ready for use
+	witnesses        int   // an epoll set of its own, see witness; -1: none
 
 	cpus      unix.CPUSet // where this thread may run
 	own       unix.CPUSet // the one processor where it runs while several workers are awake
@@ -193,7 +194,7 @@ func (w *worker) run(ready chan<- error) {
 	if !w.extra {
 		close(w.s.gone)
 	}
-	for _, fd := range []int{w.spare4, w.spare6, w.witnesses} {
+	for _, fd := range slices.Concat(w.spares4, w.spares6, []int{w.witnesses}) {
 		if fd >= 0 {
 			closeFD(fd)
 		}

@@ -113,7 +113,8 @@ static void list(int p, const char *own) {
 
 // pair: one port, two destinations.
 static void pair(int p, const char *other_port) {
-	for (int how = 0; how < 3; how++) {
+	// Without either option natively the second bind fails; under upconv it is the connect, since the port is free in the origin.
+	for (int how = 1; how < 3; how++) {
 		int fd[2];
 		struct sockaddr_in other = dst;
 		other.sin_port = htons(atoi(other_port));

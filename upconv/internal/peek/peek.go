@@ -45,6 +45,7 @@ const (
 	ctxWord     = 104
 	ctxSig      = 112
 	ctxLocks    = 92 // sock.sk_userlocks, a byte
+	ctxSocket   = 93 // socket.state, of which a byte is enough
 
 	// MaxWatched is how far places in epoll sets are counted.
 	MaxWatched = 4
@@ -68,6 +69,7 @@ type Sight struct {
 	// Of a socket:
 	Family, Type, Protocol int
 	State                  int   // TCP_CLOSE and so on
+	Unconnected            bool  // SS_UNCONNECTED: no connect(2) is under way, or has failed without its result being fetched
 	Shutdown               uint8 // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2
 	BoundPort              bool  // bind(2) was asked for the port that it has (SOCK_BINDPORT_LOCK)
 	// Signature is all of a TCP socket that socket options set and that a connect(2) starts from. Two sockets of one
@@ -225,6 +227,7 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 	a.readTo(ctxIno, 8, r9, at("inode", "i_ino"))
 	// Only a socket has the rest; the caller sees by the mode whether it is one. Reading is harmless if not.
 	a.follow(r8, r8, at("file", "private_data"), "done")
+	a.readTo(ctxSocket, 1, r8, at("socket", "state"))
 	a.follow(r8, r8, at("socket", "sk"), "done")
 	a.follow(r9, r8, at("sock", "__sk_common.skc_net.net"), "done")
 	a.readTo(ctxCookie, 8, r9, at("net", "net_cookie"))
@@ -282,6 +285,7 @@ func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 	s.File = order.Uint64(ctx[ctxFile:])
 	s.Single = order.Uint64(ctx[ctxRefs:]) == p.singleRef
 	s.Watched = int(ctx[ctxEpoll])
+	s.Unconnected = ctx[ctxSocket] == 1
 	s.BoundPort = ctx[ctxLocks]&8 != 0
 	s.Owned = order.Uint64(ctx[ctxOwner:]) != 0
 	s.CloseOnExec = ctx[ctxCloexec] != 0
