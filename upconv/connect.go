@@ -212,6 +212,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	out = w.begin(c, e, replacement, sock, sa)
 	// Only now: before, a poll of the socket would have said EPOLLHUP.
 	w.register(c, places, replacement)
+	if out.wait == nil {
+		w.closeNow(replacement) // before the target goes on: what it closes then shall be closed
+	}
 	return out, false
 }
 
@@ -248,7 +251,11 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
 		w.install(c, c.fd, fd, cloexec)
 	}
-	return w.begin(c, e, fd, sock, sa)
+	out := w.begin(c, e, fd, sock, sa)
+	if out.wait == nil {
+		w.closeNow(fd)
+	}
+	return out
 }
 
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags of the
