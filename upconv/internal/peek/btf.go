@@ -120,13 +120,9 @@ func parseTypes(data []byte, names []string) (*types, error) {
 	if !ok || !ok2 {
 		return nil, errBTF
 	}
-	wanted := map[byte][]string{} // by first letter: most names are none of these
+	var wanted [256][]string // by first letter: most names are none of these
 	for _, name := range names {
 		wanted[name[0]] = append(wanted[name[0]], name)
-	}
-	var first [256]bool
-	for letter := range wanted {
-		first[letter] = true
 	}
 	t.at = append(make([]uint32, 0, len(t.data)/24), 0)
 	all := t.data
@@ -151,7 +147,7 @@ func parseTypes(data []byte, names []string) (*types, error) {
 			return nil, fmt.Errorf("%w: kind %d", errBTF, kind)
 		}
 		if kind == kindFunc || kind == kindStruct && vlen > 0 {
-			if at := order.Uint32(all[offset:]); int(at) < len(t.strings) && first[t.strings[at]] {
+			if at := order.Uint32(all[offset:]); int(at) < len(t.strings) {
 				for _, name := range wanted[t.strings[at]] {
 					end := int(at) + len(name)
 					if end < len(t.strings) && t.strings[end] == 0 && string(t.strings[at:end]) == name && t.named[name] == 0 {
