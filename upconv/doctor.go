@@ -62,7 +62,7 @@ func Diagnose() []Check {
 		}
 		checks = append(checks, c)
 	}
-	return append(checks, checkPrivileges(), checkPtrace(), checkUserNamespaces(), checkBuild(), checkRoute())
+	return append(checks, checkPrivileges(), checkSights(), checkPtrace(), checkUserNamespaces(), checkBuild(), checkRoute())
 }
 
 func checkCookie() Check {

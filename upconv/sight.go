@@ -83,3 +83,16 @@ func (w *worker) untouched(family int) bool {
 	return sight.Mode == unix.S_IFSOCK|0o777 && sight.NetNS == w.s.origin.cookie && sight.Single && !sight.Owned &&
 		sight.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load() && sight.Signature == *fresh
 }
+
+func checkSights() Check {
+	c := Check{Name: "BPF", Found: "looks at sockets in the kernel (CAP_BPF, CAP_PERFMON, BTF, Linux 6.14)"}
+	peeker, err := peek.Open()
+	if err == nil {
+		peeker.Close()
+		c.OK = true
+		return c
+	}
+	c.Found = err.Error()
+	c.Cost = "each connect takes some microseconds longer, and a few rare things about a socket cannot be seen:\nsee docs/fidelity.md"
+	return c
+}
