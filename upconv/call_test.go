@@ -57,13 +57,14 @@ func FuzzDestination(f *testing.F) {
 
 // TestFilter runs the filter on calls as the kernel would.
 func TestFilter(t *testing.T) {
-	filter := Filter(true)
+	swapping := filter(needs{swaps: true})
+	filter := swapping
 	filter.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
 	program, err := filter.Assemble()
 	if err != nil {
 		t.Fatal(err)
 	}
-	arm := Filter(true)
+	arm := swapping
 	arm.Arches = []seccompx.Arch{seccompx.ARM64}
 	armProgram, err := arm.Assemble()
 	if err != nil {

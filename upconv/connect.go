@@ -78,7 +78,8 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	}
 	w.done = append(w.done, old)
 	sock, origin := &w.socketInfo, w.s.origin
-	if e.decision.Route.Kind == Direct {
+	crosses := w.s.needs.crosses()
+	if e.decision.Route.Kind == Direct && !crosses {
 		if cookie := netnsCookie(old); cookie == origin.cookie || !w.s.isEgress(cookie) {
 			if e.dst.Addr().Is4() {
 				w.s.events.record(e, 0)
@@ -86,7 +87,17 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 			return carryOn, false
 		}
 	}
-	if !examine(old, sock) || sock.domain != family {
+	idle, crossed := examine(old, sock), false
+	if crosses && (!idle || sock.domain == unix.AF_INET6) {
+		var busy bool
+		if crossed, busy = w.crossed(old, sock, idle); busy && crossed {
+			return answer(unix.EISCONN), false // a Unix socket, which would say something else
+		}
+	}
+	if !idle || sock.domain != family {
+		if crosses && e.decision.Route.Kind == Direct && e.dst.Addr().Is4() {
+			w.s.events.record(e, 0)
+		}
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
@@ -97,18 +108,26 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		w.s.events.record(e, e.decision.Route.Errno)
 		return answer(e.decision.Route.Errno), false
 	case Direct:
-		return w.swap(c, e, old, sock, nil, sa)
+		if !crossed && (sock.netns == origin.cookie || !w.s.isEgress(sock.netns)) {
+			if e.dst.Addr().Is4() {
+				w.s.events.record(e, 0)
+			}
+			return carryOn, false
+		}
+		return w.swap(c, e, old, sock, nil, nil, sa)
+	case NAT64, Inet6, UnixPath:
+		return w.cross(c, e, old, sock, crossed)
 	}
 	egress := w.s.egress[e.decision.Route.Target]
 	if sock.netns == egress.cookie && sock.netns != origin.cookie {
 		return w.again(c, e, old, sock, sa), false
 	}
-	return w.swap(c, e, old, sock, egress, sa)
+	return w.swap(c, e, old, sock, egress, nil, sa)
 }
 
 // swap replaces the target's socket old by one made in the egress, or in the origin where that is nil, and
-// connects that to sa.
-func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, sa []byte) (out outcome, raced bool) {
+// connects that to sa. If x is not nil it is one of another family, in the origin.
+func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
 	cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
 	switch errno {
 	case 0:
@@ -121,9 +140,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return carryOn, false
 	}
 	var replacement int
-	if egress == nil {
-		replacement, errno = w.s.origin.socket(c.tid, sock.domain, sock.proto)
-	} else {
+	switch {
+	case x != nil:
+		replacement, errno = x.make(w, c)
+	case egress == nil:
+		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.proto)
+	default:
 		replacement, errno = w.socket(egress, sock.domain, sock.proto)
 	}
 	if errno != 0 {
@@ -131,7 +153,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	w.done = append(w.done, replacement)
 	w.used = sock.domain
-	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+	if x != nil {
+		w.used = x.family()
+	}
+	if x != nil && x.family() == unix.AF_UNIX {
+		copyBuffers(nil, old, replacement)
+	} else if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
 		e.add("not carried over: " + lost)
 	}
 	if unix.Fstat(old, &w.stat) == nil {
@@ -139,7 +166,15 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("not carried over: " + lost)
 		}
 	}
-	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie)
+	var anywhere bool
+	if x != nil {
+		if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
+			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
+		}
+		errno = x.bind(e, sock, old, replacement, w.s.origin.cookie)
+	} else {
+		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie)
+	}
 	if errno != 0 {
 		return w.fail(e, "bind", errno), false
 	}
@@ -149,6 +184,14 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
+	}
+	if x != nil {
+		if x.family() == unix.AF_UNIX {
+			if out, done := w.connectUnix(c, e, x, replacement, sock); done {
+				return out, false
+			}
+		}
+		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	places := w.registrations(c, old)
 
@@ -178,7 +221,11 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}
-	out = w.begin(c, e, replacement, sock, sa)
+	if x != nil && x.family() == unix.AF_UNIX {
+		out = w.connected(c, e, replacement, sock)
+	} else {
+		out = w.begin(c, e, replacement, sock, sa)
+	}
 	// Only now: before, a poll of the socket would have said EPOLLHUP.
 	w.register(c, places, replacement)
 	return out, false

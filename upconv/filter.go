@@ -8,8 +8,11 @@ import (
 
 // The first argument of socketcall(2), linux/net.h.
 const (
-	sysConnect    = 3
-	sysSetsockopt = 14
+	sysConnect     = 3
+	sysGetsockname = 6
+	sysGetpeername = 7
+	sysSetsockopt  = 14
+	sysGetsockopt  = 15
 )
 
 // Commands of fcntl(2) and ioctl(2) that say who gets a descriptor's signals: asm-generic/fcntl.h,
@@ -30,7 +33,12 @@ const (
 //
 // The length is an int, which the kernel takes from the low half of the register. So only that half
 // is compared: a program could put anything into the other one.
-func Filter(swaps bool) seccompx.Filter {
+//
+// Where sockets are replaced by those of another address family, the calls that would tell are stopped too: those for the
+// names of sockets, and getsockopt(2) and setsockopt(2) for some options.
+func Filter(p *Policy) seccompx.Filter { return filter(p.needs()) }
+
+func filter(n needs) seccompx.Filter {
 	length := seccompx.Arg(2).Low32()
 	f := seccompx.Filter{
 		Rules: []seccompx.Rule{
@@ -48,14 +56,17 @@ func Filter(swaps bool) seccompx.Filter {
 		},
 		Default: seccompx.Allow,
 	}
-	if swaps {
-		f.Rules = append(f.Rules, swapRules()...)
+	if n.crosses() {
+		f.Rules = append(f.Rules, crossingRules(n)...)
+	}
+	if n.swaps {
+		f.Rules = append(f.Rules, swapRules(n)...)
 	}
 	return f
 }
 
 // swapRules stop what a swap must know about.
-func swapRules() []seccompx.Rule {
+func swapRules(n needs) []seccompx.Rule {
 	notify := func(call string, when ...seccompx.Cond) seccompx.Rule {
 		return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
 	}
@@ -80,7 +91,7 @@ func swapRules() []seccompx.Rule {
 		ofLevel := arg(1).Equal(uint64(level))
 		for _, options := range [][]sockopt{sockopts, passedOptions} {
 			for i := range options {
-				if row := &options[i]; row.level == level && (row.always || &options[0] == &passedOptions[0]) {
+				if row := &options[i]; row.level == level && !n.tells(row) && (row.always || &options[0] == &passedOptions[0]) {
 					rules = append(rules, seccompx.Rule{
 						Syscalls: []string{"setsockopt"},
 						When:     []seccompx.Cond{ofLevel, arg(2).Equal(uint64(row.name))},
@@ -90,6 +101,45 @@ func swapRules() []seccompx.Rule {
 			}
 		}
 		rules = append(rules, notify("setsockopt", ofLevel))
+	}
+	return rules
+}
+
+// tells reports whether a program that sets the option could find out that its socket is of another family.
+func (n needs) tells(row *sockopt) bool {
+	return n.unix && row.level != unix.SOL_SOCKET || n.inet6 && row.level == unix.IPPROTO_IPV6
+}
+
+// crossingRules stop what would tell a program that its socket is of another family.
+func crossingRules(n needs) []seccompx.Rule {
+	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
+	rules := []seccompx.Rule{{Syscalls: []string{"getpeername", "getsockname"}, Do: seccompx.UserNotify}}
+	for _, call := range []uint64{sysGetpeername, sysGetsockname, sysGetsockopt} {
+		rules = append(rules, seccompx.Rule{
+			Syscalls: []string{"socketcall"}, When: []seccompx.Cond{arg(0).Equal(call)}, Do: seccompx.UserNotify,
+		})
+	}
+	get := func(level int, names ...int) {
+		for _, name := range names {
+			rules = append(rules, seccompx.Rule{
+				Syscalls: []string{"getsockopt"}, When: []seccompx.Cond{arg(1).Equal(uint64(level)), arg(2).Equal(uint64(name))}, Do: seccompx.UserNotify,
+			})
+		}
+		if len(names) == 0 {
+			rules = append(rules, seccompx.Rule{
+				Syscalls: []string{"getsockopt"}, When: []seccompx.Cond{arg(1).Equal(uint64(level))}, Do: seccompx.UserNotify,
+			})
+		}
+	}
+	get(unix.SOL_SOCKET, unix.SO_DOMAIN, unix.SO_PROTOCOL, soPeerName)
+	get(unix.IPPROTO_IPV6)
+	if n.unix {
+		// SO_GET_FILTER is the number of SO_ATTACH_FILTER.
+		get(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unix.SO_LOCK_FILTER, unix.SO_PEERCRED, unix.SO_PEERSEC, unix.SO_PEERGROUPS, soPeerPidfd)
+		get(unix.IPPROTO_TCP)
+		get(unix.IPPROTO_IP)
+	} else {
+		get(unix.IPPROTO_IP, unix.IP_OPTIONS)
 	}
 	return rules
 }

@@ -102,22 +102,11 @@ func (r *Route) Addr() netip.Addr {
 // autoPrefix stands for the prefix that Discover finds.
 const autoPrefix = "auto"
 
-// ErrNotBuilt is wrapped by the errors for routes that are understood but do not work yet.
-var ErrNotBuilt = errors.New("not built yet")
-
-// built reports whether connections can be sent along the route; if not, an ErrNotBuilt.
-func (r Route) built() error {
-	switch r.Kind {
-	case Direct, Netns, Reject:
-		return nil
-	}
-	return fmt.Errorf("route %q: %w (routes that work: %s)", r, ErrNotBuilt, routesBuilt)
-}
-
 // defaultReject is what a plain "reject" answers: what connect(2) says where there is no IPv4.
 const defaultReject = unix.ENETUNREACH
 
-const routesBuilt = "direct, netns:NAME, netns:/PATH, netns:host, reject, reject:ERRNO"
+// routeForms are all that ParseRoute reads.
+const routeForms = "direct, nat64:auto, nat64:PREFIX/LEN, inet6:ADDR, unix:/PATH, unix:@NAME, netns:NAME, netns:/PATH, netns:host, reject, reject:ERRNO"
 
 // ParseRoute reads a route as written in flags and policies, for example "netns:blue" or
 // "reject:ECONNREFUSED". The error is a *SyntaxError that points at the part that is wrong.
@@ -263,7 +252,7 @@ func ParseRoute(s string) (Route, error) {
 		}
 		return route, nil
 	}
-	return fail(kind, "no such route; routes are %s", routesBuilt)
+	return fail(kind, "no such route; routes are %s", routeForms)
 }
 
 // maxUnixPath is how long a path may be: sun_path less the byte of zero that ends it, unix(7).

@@ -185,7 +185,8 @@ func (w *worker) tidy() {
 	}
 	w.done = w.done[:0]
 	w.unpin()
-	if w.used == 0 {
+	if w.used != unix.AF_INET && w.used != unix.AF_INET6 {
+		w.used = 0
 		return
 	}
 	if spare := w.spare(w.used, unix.IPPROTO_TCP); *spare < 0 {

@@ -107,7 +107,7 @@ var sockopts = []sockopt{
 
 	{level: unix.IPPROTO_IP, name: unix.IP_TOS, label: "IP_TOS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_TTL, label: "IP_TTL"},
-	{level: unix.IPPROTO_IP, name: unix.IP_OPTIONS, label: "IP_OPTIONS", carry: copyVariable},
+	{level: unix.IPPROTO_IP, name: unix.IP_OPTIONS, label: "IP_OPTIONS", carry: copyIPOptions},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVOPTS, label: "IP_RECVOPTS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RETOPTS, label: "IP_RETOPTS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_PKTINFO, label: "IP_PKTINFO"},
@@ -251,7 +251,7 @@ func (u *optionsUsed) setAll() {
 // and goes on.
 func (w *worker) setsockopt(c *call) outcome {
 	w.noteOption(int(int32(c.args[1])), int(int32(c.args[2])))
-	return carryOn
+	return w.setCrossed(c)
 }
 
 func (w *worker) noteOption(level, name int) {
