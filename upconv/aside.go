@@ -25,7 +25,9 @@ const maxAside = 512
 
 // aside takes a call from its worker. do may block.
 func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
-	return outcome{wait: &aside{s, *c, do}}
+	own := *c
+	own.since = time.Now()
+	return outcome{wait: &aside{s, own, do}}
 }
 
 func (a *aside) run() {

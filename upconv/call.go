@@ -3,6 +3,7 @@ package upconv
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,9 +19,10 @@ type call struct {
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr     uint64
 	addrLen  uint32
-	name     string   // for events
-	fastOpen fastOpen // of a send that connects
-	compat   bool     // made with the 32-bit structures of i386
+	name     string    // for events
+	fastOpen fastOpen  // of a send that connects
+	compat   bool      // made with the 32-bit structures of i386
+	since    time.Time // when it was taken up, if that is not now: see aside
 }
 
 // handler decides what becomes of a call. It does not touch the listener, except to install a descriptor.

@@ -19,6 +19,9 @@ func (w *worker) connect(c *call) outcome {
 		return carryOn
 	}
 	began := w.now()
+	if !c.since.IsZero() {
+		began = c.since
+	}
 
 	// One copy of the address decides and is what is connected to: the target's other threads can
 	// change the original at any time.

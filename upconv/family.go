@@ -38,7 +38,7 @@ func (p *Policy) needs() (n needs) {
 
 // discovers reports whether a route needs to know the prefix of a NAT64 that is not given.
 func (p *Policy) discovers() bool {
-	return slices.Contains(p.Routes(), Route{Kind: NAT64, Target: autoPrefix})
+	return slices.Contains(p.Routes(), Route{Kind: NAT64, Target: AutoPrefix})
 }
 
 // A crossing is a swap for a socket of another address family.

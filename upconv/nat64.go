@@ -17,7 +17,7 @@ var errStillLooking = errors.New("still looking for a NAT64 prefix")
 
 // translate returns the IPv6 address that is connected to for dst.
 func (s *Supervisor) translate(route *Route, dst netip.Addr) (netip.Addr, error) {
-	if route.Kind != NAT64 || route.Target != autoPrefix {
+	if route.Kind != NAT64 || route.Target != AutoPrefix {
 		return Translate(route, dst, s.mappings, Prefix64{})
 	}
 	if addr, ok := s.mappings.To6(dst); ok {
@@ -50,7 +50,6 @@ type discovery struct {
 	log   *slog.Logger
 	found atomic.Pointer[foundPrefixes] // nil: not known yet
 	known chan struct{}                 // closed when it is
-	hint  string                        // what to do if there is none
 }
 
 type foundPrefixes struct {
@@ -69,8 +68,8 @@ const (
 )
 
 // newDiscovery returns one that has not begun; see run.
-func newDiscovery(look func(context.Context) ([]netip.Prefix, time.Duration, error), log *slog.Logger, hint string) *discovery {
-	return &discovery{look: look, log: log, known: make(chan struct{}), hint: hint}
+func newDiscovery(look func(context.Context) ([]netip.Prefix, time.Duration, error), log *slog.Logger) *discovery {
+	return &discovery{look: look, log: log, known: make(chan struct{})}
 }
 
 // run looks until the context ends.
@@ -115,7 +114,8 @@ func (d *discovery) once(ctx context.Context) (use time.Duration) {
 		d.log.Warn("the NAT64 prefix could not be checked; it stays in use", "prefixes", before.prefixes, "error", err)
 	default:
 		if before == nil || before.err == nil || before.err.Error() != err.Error() {
-			d.log.Warn("no NAT64 prefix found: IPv4 destinations are unreachable"+d.hint, "error", err)
+			d.log.Warn("no NAT64 prefix found, so that IPv4 destinations are unreachable. Other ways out are --via nat64:PREFIX/LEN, "+
+				"--via netns:NAME, --via unix:/PATH and --config FILE: see upconv run --help", "error", err)
 		}
 		d.found.Store(&foundPrefixes{err: err})
 	}

@@ -78,7 +78,7 @@ func (r Route) options() string {
 // Prefix64 returns the prefix of a NAT64; ok is false if that is still to be found ("auto"), and for other
 // routes. It does not allocate.
 func (r *Route) Prefix64() (p Prefix64, ok bool) {
-	if r.Kind != NAT64 || r.Target == autoPrefix {
+	if r.Kind != NAT64 || r.Target == AutoPrefix {
 		return Prefix64{}, false
 	}
 	prefix, err := netip.ParsePrefix(r.Target)
@@ -99,8 +99,8 @@ func (r *Route) Addr() netip.Addr {
 	return addr
 }
 
-// autoPrefix stands for the prefix that Discover finds.
-const autoPrefix = "auto"
+// AutoPrefix stands for the prefix that Discover finds.
+const AutoPrefix = "auto"
 
 // defaultReject is what a plain "reject" answers: what connect(2) says where there is no IPv4.
 const defaultReject = unix.ENETUNREACH
@@ -159,7 +159,7 @@ func ParseRoute(s string) (Route, error) {
 			at = len(s)
 			return fail("", "nat64 needs a prefix: nat64:PREFIX/LEN or nat64:auto")
 		}
-		if target == autoPrefix {
+		if target == AutoPrefix {
 			return Route{Kind: NAT64, Target: target}, nil
 		}
 		prefix, err := netip.ParsePrefix(target)

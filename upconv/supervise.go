@@ -302,7 +302,7 @@ func (p *process) openOrigin() error {
 		s.origin.egress = s.home
 	}
 	if s.policy.discovers() {
-		s.discovery = newDiscovery(s.origin.discoverer(cfg.Netns, p.command), s.log, "")
+		s.discovery = newDiscovery(s.origin.discoverer(cfg.Netns, p.command), s.log)
 		go s.discovery.run(context.Background())
 	}
 	return nil
