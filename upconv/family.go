@@ -195,7 +195,12 @@ func (x *crossing) make(w *worker, c *call) (int, unix.Errno) {
 	case x.route.Target[0] == '@':
 		return w.inOrigin(c.tid, unix.AF_UNIX, 0)
 	}
-	return newSocket(unix.AF_UNIX, 0) // of no namespace that matters
+	// Of no namespace that matters.
+	if fd := w.spareUnix; fd >= 0 {
+		w.spareUnix = -1
+		return fd, 0
+	}
+	return newSocket(unix.AF_UNIX, 0)
 }
 
 // finish gives the socket to what copyOptions could not, and its passport.

@@ -119,27 +119,12 @@ func crossingRules(n needs) []seccompx.Rule {
 			Syscalls: []string{"socketcall"}, When: []seccompx.Cond{arg(0).Equal(call)}, Do: seccompx.UserNotify,
 		})
 	}
-	get := func(level int, names ...int) {
-		for _, name := range names {
-			rules = append(rules, seccompx.Rule{
-				Syscalls: []string{"getsockopt"}, When: []seccompx.Cond{arg(1).Equal(uint64(level)), arg(2).Equal(uint64(name))}, Do: seccompx.UserNotify,
-			})
+	for _, o := range n.asked() {
+		when := []seccompx.Cond{arg(1).Equal(uint64(o.level))}
+		if o.name != anyOption {
+			when = append(when, arg(2).Equal(uint64(o.name)))
 		}
-		if len(names) == 0 {
-			rules = append(rules, seccompx.Rule{
-				Syscalls: []string{"getsockopt"}, When: []seccompx.Cond{arg(1).Equal(uint64(level))}, Do: seccompx.UserNotify,
-			})
-		}
-	}
-	get(unix.SOL_SOCKET, unix.SO_DOMAIN, unix.SO_PROTOCOL, soPeerName)
-	get(unix.IPPROTO_IPV6)
-	if n.unix {
-		// SO_GET_FILTER is the number of SO_ATTACH_FILTER.
-		get(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unix.SO_LOCK_FILTER, unix.SO_PEERCRED, unix.SO_PEERSEC, unix.SO_PEERGROUPS, soPeerPidfd)
-		get(unix.IPPROTO_TCP)
-		get(unix.IPPROTO_IP)
-	} else {
-		get(unix.IPPROTO_IP, unix.IP_OPTIONS)
+		rules = append(rules, seccompx.Rule{Syscalls: []string{"getsockopt"}, When: when, Do: seccompx.UserNotify})
 	}
 	return rules
 }

@@ -3,6 +3,7 @@ package upconv
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -156,13 +157,14 @@ func (w *worker) getsockopt(c *call) outcome {
 	}
 	p := &w.crossing.pass
 	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
-	if family == unix.AF_INET6 && p.family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
+	asked := needs{inet6: family == unix.AF_INET6, unix: family == unix.AF_UNIX}
+	if !asked.asks(level, name) || family == unix.AF_INET6 && p.family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
 		return carryOn
 	}
 	optval, optlen := c.args[3], c.args[4]
 	var raw [4]byte
 	if readMemory(c.tid, optlen, raw[:]) != 0 {
-		return answer(unix.EFAULT)
+		return w.refusal(p, level, name)
 	}
 	room := int32(binary.NativeEndian.Uint32(raw[:]))
 
@@ -210,6 +212,54 @@ func (w *worker) getsockopt(c *call) outcome {
 		fillTCPInfo(value, connected)
 	}
 	return w.putOption(c, optval, optlen, value, length)
+}
+
+// refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is wrong with it first.
+func (w *worker) refusal(p *passport, level, name int) outcome {
+	like, errno := w.like(p)
+	if errno != 0 {
+		return answer(unix.EFAULT)
+	}
+	defer closeFD(like)
+	_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), 0, 0, 0)
+	return answer(errno)
+}
+
+// askedOption is a socket option that tells of the family of a socket when it is read.
+type askedOption struct{ level, name int }
+
+// anyOption stands for all options of a level.
+const anyOption = -1
+
+var (
+	askedOfInet6 = []askedOption{
+		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
+		{unix.IPPROTO_IP, unix.IP_OPTIONS}, {unix.IPPROTO_IPV6, anyOption},
+	}
+	askedOfUnix = []askedOption{
+		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
+		{unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, {unix.SOL_SOCKET, unix.SO_LOCK_FILTER}, // the first is SO_GET_FILTER too
+		{unix.SOL_SOCKET, unix.SO_PEERCRED}, {unix.SOL_SOCKET, unix.SO_PEERSEC}, {unix.SOL_SOCKET, unix.SO_PEERGROUPS}, {unix.SOL_SOCKET, soPeerPidfd},
+		{unix.IPPROTO_TCP, anyOption}, {unix.IPPROTO_IP, anyOption}, {unix.IPPROTO_IPV6, anyOption},
+	}
+)
+
+// asked returns the options that are stopped when they are read.
+func (n needs) asked() (list []askedOption) {
+	if n.inet6 {
+		list = append(list, askedOfInet6...)
+	}
+	if n.unix {
+		list = append(list, askedOfUnix...)
+	}
+	return list
+}
+
+// asks reports whether an option is one of them.
+func (n needs) asks(level, name int) bool {
+	return slices.ContainsFunc(n.asked(), func(o askedOption) bool {
+		return o.level == level && (o.name == name || o.name == anyOption)
+	})
 }
 
 // putOption gives the target the value of an option, and its length.
@@ -317,7 +367,7 @@ func (w *worker) setCrossed(c *call) outcome {
 	}
 	value := make([]byte, min(length, 4096))
 	if len(value) > 0 && readMemory(c.tid, c.args[3], value) != 0 {
-		return answer(unix.EFAULT)
+		return w.setNowhere(p, level, name, len(value))
 	}
 	if family == unix.AF_INET6 && level == unix.IPPROTO_IP && name != unix.IP_OPTIONS {
 		errno := set(fd, level, name, value)
@@ -335,10 +385,33 @@ func (w *worker) setCrossed(c *call) outcome {
 	if errno := set(like, level, name, value); errno != 0 || family == unix.AF_INET6 {
 		return answer(errno)
 	}
+	if level == unix.IPPROTO_IP && name == unix.IP_TOS { // which sets this too
+		copyOption(like, fd, unix.SOL_SOCKET, unix.SO_PRIORITY)
+	}
 	if !p.remember(level, name, value) || p.putOnUnix(fd) != 0 {
 		w.s.log.Debug("a socket option of a Unix socket is not remembered", "level", level, "option", name)
 	}
 	return answer(0)
+}
+
+// setNowhere is for a setsockopt(2) whose value cannot be read: EFAULT, unless something else is wrong with it first.
+func (w *worker) setNowhere(p *passport, level, name, length int) outcome {
+	like, errno := w.like(p)
+	if errno != 0 {
+		return answer(unix.EFAULT)
+	}
+	defer closeFD(like)
+	const nowhere = 8
+	_, _, errno = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), nowhere, uintptr(length), 0)
+	return answer(errno)
+}
+
+// copyOption copies an option that is an int.
+func copyOption(from, to, level, name int) {
+	var value int32
+	if getsockopt(from, level, name, unsafe.Pointer(&value), 4) == 0 {
+		setsockopt(to, level, name, unsafe.Pointer(&value), 4)
+	}
 }
 
 // mapOption has an IPv4 option that has just been set on an AF_INET6 socket take effect.

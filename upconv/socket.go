@@ -185,8 +185,13 @@ func (w *worker) tidy() {
 	}
 	w.done = w.done[:0]
 	w.unpin()
-	if w.used != unix.AF_INET && w.used != unix.AF_INET6 {
+	if w.used == unix.AF_UNIX {
+		if w.spareUnix < 0 {
+			w.spareUnix, _ = newSocket(unix.AF_UNIX, 0)
+		}
 		w.used = 0
+	}
+	if w.used == 0 {
 		return
 	}
 	if spare := w.spare(w.used, unix.IPPROTO_TCP); *spare < 0 {

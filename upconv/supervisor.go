@@ -152,6 +152,7 @@ type worker struct {
 	done           []int // sockets to close when the target has its answer
 	used           int   // the address family of the socket that was used, 0 for none
 	spare4, spare6 int   // sockets of home that are ready for use, or -1
+	spareUnix      int   // a Unix socket
 	witnesses      int   // an epoll set of its own, see witness; -1: none
 
 	crossing crossing
@@ -202,7 +203,7 @@ func (w *worker) run(ready chan<- error) {
 
 // newWorker returns one that takes no notifications.
 func (s *Supervisor) newWorker() *worker {
-	return &worker{s: s, home: s.home, alone: true, spare4: -1, spare6: -1, witnesses: -1, done: make([]int, 0, 2)}
+	return &worker{s: s, home: s.home, alone: true, spare4: -1, spare6: -1, spareUnix: -1, witnesses: -1, done: make([]int, 0, 2)}
 }
 
 // settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers live.
@@ -218,7 +219,7 @@ func (w *worker) settleIn() error {
 
 // end closes what the worker has.
 func (w *worker) end() {
-	for _, fd := range append(w.done, w.spare4, w.spare6, w.witnesses) {
+	for _, fd := range append(w.done, w.spare4, w.spare6, w.spareUnix, w.witnesses) {
 		if fd >= 0 {
 			closeFD(fd)
 		}

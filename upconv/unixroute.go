@@ -173,7 +173,7 @@ func (d *defaults) eachSet(used *optionsUsed, fd, domain int, do func(row *socko
 		if !row.always && !rare {
 			break
 		}
-		if row.domain != 0 && row.domain != domain || !row.always && !used.has(i) || row.notOnUnix() {
+		if row.domain != 0 && row.domain != domain || !row.always && !used.has(i) && !row.last || row.notOnUnix() {
 			continue
 		}
 		if row.carry != nil {
