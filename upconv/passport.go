@@ -86,11 +86,6 @@ func (p *passport) readFrom6(fd int) bool {
 	return errno == 0 && p.decode6(options[:length])
 }
 
-// dropFrom6 takes the passport away.
-func dropFrom6(fd int) {
-	setsockopt(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, nil, 0)
-}
-
 // The instructions of a passport: linux/filter.h.
 const (
 	bpfLoad  = unix.BPF_LD | unix.BPF_IMM
