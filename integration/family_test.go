@@ -530,7 +530,10 @@ func pipes(t testing.TB, cmd *exec.Cmd) (io.WriteCloser, *bufio.Scanner) {
 	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill() })
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
 	return in, bufio.NewScanner(out)
 }
 
@@ -564,7 +567,6 @@ except OSError as e: print(errno.errorcode[e.errno], time.monotonic() - began >=
 `, what)
 		_, out := pipes(t, cmd)
 		out.Scan()
-		t.Cleanup(func() { cmd.Wait() })
 		return cmd, out
 	}
 	line := func(out *bufio.Scanner) string {

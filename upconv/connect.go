@@ -82,8 +82,8 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	w.done = append(w.done, old)
 	sock, origin := &w.socketInfo, w.s.origin
 	crosses := w.s.needs.crosses()
-	if e.decision.Route.Kind == Direct && !crosses {
-		if cookie := netnsCookie(old); cookie == origin.cookie || !w.s.isEgress(cookie) {
+	if e.decision.Route.Kind == Direct {
+		if cookie := netnsCookie(old); (cookie == origin.cookie || !w.s.isEgress(cookie)) && !(crosses && w.hasPassport(old)) {
 			if e.dst.Addr().Is4() {
 				w.s.events.record(e, 0)
 			}
@@ -98,9 +98,6 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		}
 	}
 	if !idle || sock.domain != family {
-		if crosses && e.decision.Route.Kind == Direct && e.dst.Addr().Is4() {
-			w.s.events.record(e, 0)
-		}
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
@@ -111,12 +108,6 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		w.s.events.record(e, e.decision.Route.Errno)
 		return answer(e.decision.Route.Errno), false
 	case Direct:
-		if !crossed && (sock.netns == origin.cookie || !w.s.isEgress(sock.netns)) {
-			if e.dst.Addr().Is4() {
-				w.s.events.record(e, 0)
-			}
-			return carryOn, false
-		}
 		return w.swap(c, e, old, sock, nil, nil, sa)
 	case NAT64, Inet6, UnixPath:
 		return w.cross(c, e, old, sock, crossed)

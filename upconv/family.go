@@ -157,6 +157,17 @@ func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 	return true, false
 }
 
+// hasPassport reports whether old is a socket that took the place of one of another family.
+func (w *worker) hasPassport(old int) bool {
+	switch domainOf(old) {
+	case unix.AF_INET6:
+		return w.crossing.pass.readFrom6(old)
+	case unix.AF_UNIX:
+		return w.s.needs.unix && w.crossing.pass.readFromUnix(old)
+	}
+	return false
+}
+
 // asMade has s be what the program made.
 func (s *socket) asMade(p *passport) {
 	port := s.port()
@@ -255,6 +266,7 @@ var mappedOptions = []mappedOption{
 	{unix.IP_MTU_DISCOVER, unix.IPV6_MTU_DISCOVER},
 	{unix.IP_RECVERR, unix.IPV6_RECVERR},
 	{unix.IP_MINTTL, unix.IPV6_MINHOPCOUNT},
+	{unix.IP_UNICAST_IF, unix.IPV6_UNICAST_IF},
 }
 
 // copyMapped gives an AF_INET6 socket the counterparts of what has been set on an old one.

@@ -425,7 +425,10 @@ func copyFilter(_ *sockopt, from, to int) (lost bool) {
 
 // losesInterface is for options that name a network interface, by name or by index: elsewhere that is another one
 // or none. The socket does without it, as the routes of the egress decide.
-func losesInterface(row *sockopt, from, _ int) (lost bool) {
+func losesInterface(row *sockopt, from, to int) (lost bool) {
+	if sameNetns(from, to) {
+		return copyVariable(row, from, to)
+	}
 	var name [unix.IFNAMSIZ]byte
 	length := uint32(len(name))
 	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
