@@ -146,7 +146,6 @@ func TestBadInput(t *testing.T) {
 		{name: "rule with a bad route", flags: []string{"--rule", "192.0.2.1:80=netns:a/b"}, say: []string{`"a/b"`, "                   ^^^"}, lines: 3},
 		{name: "rule with a name", flags: []string{"--rule", "example.com=direct"}, say: []string{`"example.com"`}, lines: 3},
 		{name: "hidden rule", flags: []string{"--rule", "*=direct", "--rule", "192.0.2.1=reject"}, say: []string{"192.0.2.1=reject", "never applies"}},
-		{name: "route that is not built", flags: []string{"--via", "nat64:auto"}, say: []string{"nat64:auto", "not built yet"}},
 
 		{name: "kernel without WAIT_KILLABLE_RECV", feature: "WAIT_KILLABLE_RECV", flags: via, say: []string{"WAIT_KILLABLE_RECV", "5.19"}},
 		{name: "kernel without user notification", feature: "NEW_LISTENER", flags: via, say: []string{"seccomp user notification", "5.0"}},

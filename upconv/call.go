@@ -3,6 +3,7 @@ package upconv
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,9 +19,10 @@ type call struct {
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr     uint64
 	addrLen  uint32
-	name     string   // for events
-	fastOpen fastOpen // of a send that connects
-	compat   bool     // made with the 32-bit structures of i386
+	name     string    // for events
+	fastOpen fastOpen  // of a send that connects
+	compat   bool      // made with the 32-bit structures of i386
+	since    time.Time // when it was taken up, if that is not now: see aside
 }
 
 // handler decides what becomes of a call. It does not touch the listener, except to install a descriptor.
@@ -32,7 +34,7 @@ type outcome struct {
 	answered bool       // the call returns: with errno, or with value
 	errno    unix.Errno // 0 for success
 	value    int64      // what it returns then
-	wait     *wait      // not yet: the wait answers later, on a goroutine of its own
+	wait     waiter     // not yet: it answers later, on a goroutine of its own
 }
 
 var carryOn = outcome{}
@@ -46,6 +48,9 @@ var handlers = []struct {
 }{
 	{"connect", (*worker).connectCall},
 	{"setsockopt", (*worker).setsockopt},
+	{"getpeername", (*worker).getpeername},
+	{"getsockname", (*worker).getsockname},
+	{"getsockopt", (*worker).getsockopt},
 	{"socketcall", (*worker).socketcall},
 	{"epoll_create", (*worker).epollCreate},
 	{"epoll_create1", (*worker).epollCreate},
@@ -100,22 +105,33 @@ func (w *worker) connectCall(c *call) outcome {
 
 // socketcall is i386's socketcall(2): the arguments are in memory.
 func (w *worker) socketcall(c *call) outcome {
-	var raw [12]byte
-	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:])
-	word := func(i int) uint32 { return binary.LittleEndian.Uint32(raw[4*i:]) }
-	switch uint32(c.args[0]) {
-	case sysSetsockopt:
-		if errno != 0 {
+	what, count := uint32(c.args[0]), 3
+	if what == sysSetsockopt || what == sysGetsockopt {
+		count = 5
+	}
+	var raw [20]byte
+	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*count])
+	if errno != 0 {
+		if what == sysSetsockopt {
 			w.s.used.setAll()
 		}
-		w.noteOption(int(int32(word(1))), int(int32(word(2))))
-		return carryOn
+		return carryOn // the kernel will say EFAULT
+	}
+	for i := range count {
+		c.args[i] = uint64(binary.LittleEndian.Uint32(raw[4*i:]))
+	}
+	c.fd = int(int32(c.args[0]))
+	switch what {
+	case sysSetsockopt:
+		return w.setsockopt(c)
+	case sysGetsockopt:
+		return w.getsockopt(c)
+	case sysGetsockname:
+		return w.getsockname(c)
+	case sysGetpeername:
+		return w.getpeername(c)
 	case sysConnect:
-		if errno != 0 {
-			return carryOn // the kernel will say EFAULT
-		}
-		c.name, c.fd, c.addr, c.addrLen = "connect", int(int32(word(0))), uint64(word(1)), word(2)
-		return w.connect(c)
+		return w.connectCall(c)
 	}
 	return carryOn
 }

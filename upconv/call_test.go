@@ -55,15 +55,74 @@ func FuzzDestination(f *testing.F) {
 	})
 }
 
+// TestFilterOfFamilies is about what is stopped only where sockets are replaced by those of other families.
+func TestFilterOfFamilies(t *testing.T) {
+	assemble := func(n needs) seccompx.Program {
+		f := filter(n)
+		f.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
+		program, err := f.Assemble()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return program
+	}
+	none, netns := assemble(needs{}), assemble(needs{swaps: true})
+	inet6, unixes := assemble(needs{swaps: true, inet6: true}), assemble(needs{swaps: true, unix: true})
+	const stop, pass = seccompx.UserNotify, seccompx.Allow
+	for _, c := range []struct {
+		arch                       seccompx.Arch
+		call                       string
+		args                       [3]uint64
+		none, netns, inet6, unixes seccompx.Action
+	}{
+		{seccompx.AMD64, "getpeername", [3]uint64{3}, pass, pass, stop, stop},
+		{seccompx.AMD64, "getsockname", [3]uint64{3}, pass, pass, stop, stop},
+		{seccompx.I386, "getsockname", [3]uint64{3}, pass, pass, stop, stop},
+		{seccompx.I386, "socketcall", [3]uint64{sysGetsockname}, pass, pass, stop, stop},
+		{seccompx.I386, "socketcall", [3]uint64{sysGetpeername}, pass, pass, stop, stop},
+		{seccompx.I386, "socketcall", [3]uint64{sysGetsockopt}, pass, pass, stop, stop},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_ERROR}, pass, pass, pass, pass},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_TYPE}, pass, pass, pass, pass},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_DOMAIN}, pass, pass, stop, stop},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, soPeerName}, pass, pass, stop, stop},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_PEERCRED}, pass, pass, pass, stop},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.IPPROTO_IP, unix.IP_TOS}, pass, pass, pass, stop},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.IPPROTO_IP, unix.IP_OPTIONS}, pass, pass, stop, stop},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, pass, pass, stop, stop},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.IPPROTO_TCP, unix.TCP_INFO}, pass, pass, pass, stop},
+		{seccompx.AMD64, "setsockopt", [3]uint64{3, unix.IPPROTO_TCP, unix.TCP_NODELAY}, pass, pass, pass, stop},
+		{seccompx.AMD64, "setsockopt", [3]uint64{3, unix.IPPROTO_TCP, unix.TCP_SYNCNT}, pass, stop, stop, stop},
+		{seccompx.AMD64, "setsockopt", [3]uint64{3, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, pass, pass, stop, stop},
+		{seccompx.AMD64, "setsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_KEEPALIVE}, pass, pass, pass, pass},
+		{seccompx.AMD64, "setsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, pass, stop, stop, stop},
+		{seccompx.AMD64, "recvfrom", [3]uint64{3}, pass, pass, pass, pass},
+	} {
+		nr, ok := c.arch.Syscall(c.call)
+		if !ok {
+			t.Fatal(c.call)
+		}
+		for _, p := range []struct {
+			name    string
+			program seccompx.Program
+			want    seccompx.Action
+		}{{"none", none, c.none}, {"netns", netns, c.netns}, {"inet6", inet6, c.inet6}, {"unix", unixes, c.unixes}} {
+			if got := judge(t, p.program, c.arch, nr, [6]uint64{c.args[0], c.args[1], c.args[2]}); got != p.want {
+				t.Errorf("%s: %v %s(%d): %v, want %v", p.name, c.arch, c.call, c.args, got, p.want)
+			}
+		}
+	}
+}
+
 // TestFilter runs the filter on calls as the kernel would.
 func TestFilter(t *testing.T) {
-	filter := Filter(true, false)
+	swapping := filter(needs{swaps: true})
+	filter := swapping
 	filter.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
 	program, err := filter.Assemble()
 	if err != nil {
 		t.Fatal(err)
 	}
-	arm := Filter(true, false)
+	arm := swapping
 	arm.Arches = []seccompx.Arch{seccompx.ARM64}
 	armProgram, err := arm.Assemble()
 	if err != nil {
@@ -124,7 +183,7 @@ func TestFilter(t *testing.T) {
 // What a filter stops where sockets are swapped, beyond connect(2), and what must never be stopped.
 func TestFilterSwaps(t *testing.T) {
 	assemble := func(swaps, sees bool, arch seccompx.Arch) seccompx.Program {
-		f := Filter(swaps, sees)
+		f := filter(needs{swaps: swaps, sees: sees})
 		f.Arches = []seccompx.Arch{arch}
 		p, err := f.Assemble()
 		if err != nil {

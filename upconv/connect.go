@@ -19,6 +19,9 @@ func (w *worker) connect(c *call) outcome {
 		return carryOn
 	}
 	began := w.now()
+	if !c.since.IsZero() {
+		began = c.since
+	}
 
 	// One copy of the address decides and is what is connected to: the target's other threads can
 	// change the original at any time.
@@ -73,16 +76,22 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if seen && w.sight.File == 0 {
 		return carryOn, false // EBADF; or the thread is gone
 	}
-	if seen && route.Kind == Direct && !w.s.inEgress(w.sight.NetNS) {
+	crosses := w.s.needs.crosses()
+	// A socket of another family that took the place of the program's has its passport in what these are about.
+	plain := seen && !(crosses && w.s.anyCrossed.Load() && w.sight.Family != family)
+	if crosses && family == unix.AF_INET6 {
+		plain = seen && !w.s.anyCrossed.Load()
+	}
+	if plain && route.Kind == Direct && !w.s.inEgress(w.sight.NetNS) {
 		w.stays(e)
 		return carryOn, false
 	}
-	if seen && !w.idle(family) {
+	if plain && !w.idle(family) {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if seen && route.Kind == Netns && w.untouched(family) {
 		w.socketInfo = socket{domain: family, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
-		return w.swap(c, e, -1, &w.socketInfo, w.s.egress[route.Target], sa)
+		return w.swap(c, e, -1, &w.socketInfo, w.s.egress[route.Target], nil, sa)
 	}
 
 	old, errno := w.s.targets.getfd(c.tid, c.fd)
@@ -101,11 +110,18 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, true
 	}
 	sock, origin := &w.socketInfo, w.s.origin
-	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
+	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) && !(crosses && w.hasPassport(old)) {
 		w.stays(e)
 		return carryOn, false
 	}
-	if !examine(old, sock) || sock.domain != family {
+	idle, crossed := examine(old, sock), false
+	if crosses && (!idle || sock.domain == unix.AF_INET6) {
+		var busy bool
+		if crossed, busy = w.crossed(old, sock, idle); busy && crossed {
+			return answer(unix.EISCONN), false // a Unix socket, which would say something else
+		}
+	}
+	if !idle || sock.domain != family {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
@@ -116,13 +132,15 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		w.s.events.record(e, route.Errno)
 		return answer(route.Errno), false
 	case Direct:
-		return w.swap(c, e, old, sock, nil, sa)
+		return w.swap(c, e, old, sock, nil, nil, sa)
+	case NAT64, Inet6, UnixPath:
+		return w.cross(c, e, old, sock, crossed)
 	}
 	egress := w.s.egress[route.Target]
 	if sock.netns == egress.cookie && sock.netns != origin.cookie {
 		return w.again(c, e, old, sock, sa), false
 	}
-	return w.swap(c, e, old, sock, egress, sa)
+	return w.swap(c, e, old, sock, egress, nil, sa)
 }
 
 // stays records that a socket of the origin is left alone.
@@ -134,8 +152,8 @@ func (w *worker) stays(e *event) {
 
 // swap replaces the target's socket by one made in the egress, or in the origin where that is nil, and
 // connects that to sa. old is a copy of the target's socket, or -1 where it has been seen to be as good as new and
-// nobody else's.
-func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, sa []byte) (out outcome, raced bool) {
+// nobody else's. If x is not nil the new socket is one of another family, in the origin.
+func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
 	cloexec, errno := w.sight.CloseOnExec, unix.Errno(0)
 	if !w.sighted {
 		cloexec, errno = w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
@@ -151,9 +169,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return carryOn, false
 	}
 	var replacement int
-	if egress == nil {
-		replacement, errno = w.s.origin.socket(c.tid, sock.domain, sock.proto)
-	} else {
+	switch {
+	case x != nil:
+		replacement, errno = x.make(w, c)
+	case egress == nil:
+		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.proto)
+	default:
 		replacement, errno = w.socket(egress, sock.domain, sock.proto)
 	}
 	if errno != 0 {
@@ -161,7 +182,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	w.done = append(w.done, replacement)
 	w.used = sock.domain
-	if old >= 0 {
+	if x != nil {
+		w.used = x.family()
+		if errno := w.carryAcross(e, old, replacement, sock, x); errno != 0 {
+			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
+		}
+	} else if old >= 0 {
 		if errno := w.carryOver(e, old, replacement, sock); errno != 0 {
 			e.add("the port cannot be had in the egress")
 			w.s.events.record(e, errno)
@@ -170,6 +196,14 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	if lost := w.copyInode(old, replacement); lost != "" {
 		e.add("not carried over: " + lost)
+	}
+	if x != nil {
+		if x.family() == unix.AF_UNIX {
+			if out, done := w.connectUnix(c, e, x, replacement, sock); done {
+				return out, false
+			}
+		}
+		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	places := w.registrations(c, old)
 
@@ -209,7 +243,11 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}
-	out = w.begin(c, e, replacement, sock, sa)
+	if x != nil && x.family() == unix.AF_UNIX {
+		out = w.connected(c, e, replacement, sock)
+	} else {
+		out = w.begin(c, e, replacement, sock, sa)
+	}
 	// Only now: before, a poll of the socket would have said EPOLLHUP.
 	w.register(c, places, replacement)
 	if out.wait == nil {
@@ -239,6 +277,22 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Er
 		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(replacement), uintptr(w.sight.Shutdown-1), 0)
 	}
 	return 0
+}
+
+// carryAcross is carryOver for a socket of another family.
+func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing) unix.Errno {
+	if x.family() == unix.AF_UNIX {
+		copyBuffers(nil, old, replacement)
+	} else if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+		e.add("not carried over: " + lost)
+	}
+	if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
+		return errno
+	}
+	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
+		copyOwner(old, replacement)
+	}
+	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
 }
 
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has failed or

@@ -28,7 +28,7 @@ type Explainer struct {
 }
 
 // NewExplainer returns an explainer of the policy that Run would make of the rules, the mappings and the route of
-// everything else in cfg. Routes that do not work yet are explained too.
+// everything else in cfg.
 func NewExplainer(cfg *Config) (*Explainer, error) {
 	if hidden := hiddenRules(cfg.Rules); len(hidden) > 0 {
 		return nil, hidden[0]
@@ -206,9 +206,6 @@ func (x *Explainer) describe(e *Explanation) {
 		}
 		e.Sees = seesIPv4(d)
 	}
-	if err := r.built(); err != nil {
-		e.Notes = append(e.Notes, fmt.Sprintf("%v: upconv run refuses this route", ErrNotBuilt))
-	}
 	if d.Proto == UDP && r.Kind != Direct {
 		e.Notes = append(e.Notes, "upconv does not handle UDP yet: it goes as it is")
 	}
@@ -265,11 +262,9 @@ func seesIPv4(d Destination) string {
 // one that upconv was started in. They are those of /etc/netns/NAME/resolv.conf, where ip-netns(8) has
 // them, and otherwise of /etc/resolv.conf.
 func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
-	path := "/etc/resolv.conf"
-	if netns != "" && netns != Host && netns[0] != '/' {
-		if own := "/etc/netns/" + netns + "/resolv.conf"; exists(own) {
-			path = own
-		}
+	path := netnsResolvConf(netns)
+	if path == "" {
+		path = "/etc/resolv.conf"
 	}
 	conf, err := os.ReadFile(path)
 	if err != nil {

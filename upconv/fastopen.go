@@ -86,7 +86,7 @@ func (w *worker) sendMessage(c *call) outcome {
 }
 
 // open connects a non-blocking socket for a send that must not wait, with as much data in the SYN as goes. Without a
-// cookie for the destination that is none, and EINPROGRESS.
+// cookie for the destination that is none, and EINPROGRESS. Without an address it only sends.
 func (w *worker) open(c *call, fd int, sa []byte) outcome {
 	f := &c.fastOpen
 	length := 0
@@ -108,8 +108,13 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 		data = unsafe.Pointer(&w.long[0])
 	}
 	flags := f.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags),
-		uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
+	var to unsafe.Pointer
+	if len(sa) > 0 {
+		to = unsafe.Pointer(&sa[0])
+	} else {
+		flags &^= unix.MSG_FASTOPEN
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags), uintptr(to), uintptr(len(sa)))
 	if errno != 0 || f.result == 0 {
 		return outcome{answered: true, errno: errno, value: int64(n)}
 	}

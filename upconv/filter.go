@@ -8,8 +8,11 @@ import (
 
 // The first argument of socketcall(2), linux/net.h.
 const (
-	sysConnect    = 3
-	sysSetsockopt = 14
+	sysConnect     = 3
+	sysGetsockname = 6
+	sysGetpeername = 7
+	sysSetsockopt  = 14
+	sysGetsockopt  = 15
 )
 
 // Commands of fcntl(2) and ioctl(2) that say who gets a descriptor's signals: asm-generic/fcntl.h,
@@ -30,7 +33,12 @@ const (
 //
 // The length is an int, which the kernel takes from the low half of the register. So only that half
 // is compared: a program could put anything into the other one.
-func Filter(swaps, sees bool) seccompx.Filter {
+//
+// Where sockets are replaced by those of another address family, the calls that would tell are stopped too: those for the
+// names of sockets, and getsockopt(2) and setsockopt(2) for some options.
+func Filter(p *Policy) seccompx.Filter { return filter(p.needs()) }
+
+func filter(n needs) seccompx.Filter {
 	length := seccompx.Arg(2).Low32()
 	f := seccompx.Filter{
 		Rules: []seccompx.Rule{
@@ -48,9 +56,12 @@ func Filter(swaps, sees bool) seccompx.Filter {
 		},
 		Default: seccompx.Allow,
 	}
-	if swaps {
-		f.Rules = append(f.Rules, swapRules()...)
-		if !sees {
+	if n.crosses() {
+		f.Rules = append(f.Rules, crossingRules(n)...)
+	}
+	if n.swaps {
+		f.Rules = append(f.Rules, swapRules(n)...)
+		if !n.sees {
 			f.Rules = append(f.Rules, seccompx.Rule{Syscalls: []string{"epoll_create", "epoll_create1"}, Do: seccompx.UserNotify})
 		}
 	}
@@ -58,7 +69,7 @@ func Filter(swaps, sees bool) seccompx.Filter {
 }
 
 // swapRules stop what a swap must know about.
-func swapRules() []seccompx.Rule {
+func swapRules(n needs) []seccompx.Rule {
 	notify := func(call string, when ...seccompx.Cond) seccompx.Rule {
 		return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
 	}
@@ -81,7 +92,7 @@ func swapRules() []seccompx.Rule {
 		ofLevel := arg(1).Equal(uint64(level))
 		for _, options := range [][]sockopt{sockopts, passedOptions} {
 			for i := range options {
-				if row := &options[i]; row.level == level && (row.always || &options[0] == &passedOptions[0]) {
+				if row := &options[i]; row.level == level && !n.tells(row) && (row.always || &options[0] == &passedOptions[0]) {
 					rules = append(rules, seccompx.Rule{
 						Syscalls: []string{"setsockopt"},
 						When:     []seccompx.Cond{ofLevel, arg(2).Equal(uint64(row.name))},
@@ -91,6 +102,30 @@ func swapRules() []seccompx.Rule {
 			}
 		}
 		rules = append(rules, notify("setsockopt", ofLevel))
+	}
+	return rules
+}
+
+// tells reports whether a program that sets the option could find out that its socket is of another family.
+func (n needs) tells(row *sockopt) bool {
+	return n.unix && row.level != unix.SOL_SOCKET || n.inet6 && row.level == unix.IPPROTO_IPV6
+}
+
+// crossingRules stop what would tell a program that its socket is of another family.
+func crossingRules(n needs) []seccompx.Rule {
+	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
+	rules := []seccompx.Rule{{Syscalls: []string{"getpeername", "getsockname"}, Do: seccompx.UserNotify}}
+	for _, call := range []uint64{sysGetpeername, sysGetsockname, sysGetsockopt} {
+		rules = append(rules, seccompx.Rule{
+			Syscalls: []string{"socketcall"}, When: []seccompx.Cond{arg(0).Equal(call)}, Do: seccompx.UserNotify,
+		})
+	}
+	for _, o := range n.asked() {
+		when := []seccompx.Cond{arg(1).Equal(uint64(o.level))}
+		if o.name != anyOption {
+			when = append(when, arg(2).Equal(uint64(o.name)))
+		}
+		rules = append(rules, seccompx.Rule{Syscalls: []string{"getsockopt"}, When: when, Do: seccompx.UserNotify})
 	}
 	return rules
 }

@@ -23,6 +23,8 @@ type origin struct {
 	inet      defaults // of AF_INET sockets
 	inet6     defaults // of AF_INET6 sockets
 	addresses atomic.Pointer[map[netip.Addr]struct{}]
+	own       atomic.Pointer[netip.Addr] // the one that programs are told where there is no other reason to choose
+	egress    *egress                    // the same namespace as one to make sockets in; nil: it cannot be entered
 	netlink   *os.File
 	fd        int // its number
 	mu        sync.Mutex
@@ -183,6 +185,17 @@ func (o *origin) assigned(addr netip.Addr) bool {
 	return ok
 }
 
+// firstOwn returns the least address that is not of this host or link only; nil if there is none.
+func firstOwn(addresses map[netip.Addr]struct{}) *netip.Addr {
+	var first *netip.Addr
+	for a := range addresses {
+		if !a.IsLoopback() && !a.IsLinkLocalUnicast() && (first == nil || a.Less(*first)) {
+			first = &a
+		}
+	}
+	return first
+}
+
 // follow looks again whenever an address comes or goes, until close.
 func (o *origin) follow() {
 	buf := make([]byte, 64<<10)
@@ -239,6 +252,7 @@ again:
 				changed = true // a notification; or the dump says of itself that it missed something
 			case m.Header.Type == unix.NLMSG_DONE:
 				o.addresses.Store(&found)
+				o.own.Store(firstOwn(found))
 				return nil
 			case m.Header.Type == unix.NLMSG_ERROR:
 				if len(m.Data) >= 4 {

@@ -230,19 +230,13 @@ type Policy struct {
 
 // NewPolicy returns the policy that tries rules in their order and sends everything else that is
 // not local along fallback. Rules that are hidden completely by earlier ones of the same file, or by
-// earlier flags, are an error, and so are routes that do not work yet (ErrNotBuilt). That flags, which come
-// first, hide rules of a file is what they are for.
+// earlier flags, are an error. That flags, which come first, hide rules of a file is
+// what they are for.
 func NewPolicy(rules []Rule, fallback Route) (*Policy, error) {
 	for _, rule := range rules {
 		if !rule.Dest.Addr().Is4() || !rule.Dest.IsValid() {
 			return nil, fmt.Errorf("rule for %v: not an IPv4 prefix", rule.Dest)
 		}
-		if err := rule.Route.built(); err != nil {
-			return nil, fmt.Errorf("%s: %w", rule.name(), err)
-		}
-	}
-	if err := fallback.built(); err != nil {
-		return nil, err
 	}
 	if hidden := hiddenRules(rules); len(hidden) > 0 {
 		return nil, hidden[0]

@@ -265,17 +265,13 @@ func TestNewPolicyErrors(t *testing.T) {
 		{"*=direct 127.0.0.53=reject", ""}, // * leaves local destinations alone
 		{"127.0.0.0/8=direct 127.0.0.53=reject", "never applies"},
 		{"*=direct *=reject", "never applies"},
-		{"*=nat64:auto", "not built yet"},
-		{"*=inet6:2001:db8::1", "not built yet"},
-		{"*=unix:/run/s", "not built yet"},
+		{"*=nat64:auto", ""},
+		{"203.0.113.7=inet6:2001:db8::1 *=unix:/run/s", ""},
 	} {
 		_, err := NewPolicy(mustRules(t, strings.Fields(c.rules)...), Route{})
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%q: error %v, want %q", c.rules, err, c.want)
 		}
-	}
-	if _, err := NewPolicy(nil, Route{Kind: NAT64, Target: "auto"}); !errors.Is(err, ErrNotBuilt) {
-		t.Errorf("fallback: error %v, want ErrNotBuilt", err)
 	}
 }
 

@@ -80,11 +80,6 @@ func (f *PolicyFile) Routes() []Route {
 	return routes
 }
 
-// NotBuilt returns those of the routes that do not work yet, because of which Run refuses the file.
-func (f *PolicyFile) NotBuilt() []Route {
-	return slices.DeleteFunc(f.Routes(), func(r Route) bool { return r.built() == nil })
-}
-
 // ParsePolicyFile reads the text of a policy file; name is what errors call it. The format is YAML without
 // anchors, aliases and tags, in UTF-8:
 //

@@ -78,7 +78,7 @@ func (r Route) options() string {
 // Prefix64 returns the prefix of a NAT64; ok is false if that is still to be found ("auto"), and for other
 // routes. It does not allocate.
 func (r *Route) Prefix64() (p Prefix64, ok bool) {
-	if r.Kind != NAT64 || r.Target == autoPrefix {
+	if r.Kind != NAT64 || r.Target == AutoPrefix {
 		return Prefix64{}, false
 	}
 	prefix, err := netip.ParsePrefix(r.Target)
@@ -99,25 +99,14 @@ func (r *Route) Addr() netip.Addr {
 	return addr
 }
 
-// autoPrefix stands for the prefix that Discover finds.
-const autoPrefix = "auto"
-
-// ErrNotBuilt is wrapped by the errors for routes that are understood but do not work yet.
-var ErrNotBuilt = errors.New("not built yet")
-
-// built reports whether connections can be sent along the route; if not, an ErrNotBuilt.
-func (r Route) built() error {
-	switch r.Kind {
-	case Direct, Netns, Reject:
-		return nil
-	}
-	return fmt.Errorf("route %q: %w (routes that work: %s)", r, ErrNotBuilt, routesBuilt)
-}
+// AutoPrefix stands for the prefix that Discover finds.
+const AutoPrefix = "auto"
 
 // defaultReject is what a plain "reject" answers: what connect(2) says where there is no IPv4.
 const defaultReject = unix.ENETUNREACH
 
-const routesBuilt = "direct, netns:NAME, netns:/PATH, netns:host, reject, reject:ERRNO"
+// routeForms are all that ParseRoute reads.
+const routeForms = "direct, nat64:auto, nat64:PREFIX/LEN, inet6:ADDR, unix:/PATH, unix:@NAME, netns:NAME, netns:/PATH, netns:host, reject, reject:ERRNO"
 
 // ParseRoute reads a route as written in flags and policies, for example "netns:blue" or
 // "reject:ECONNREFUSED". The error is a *SyntaxError that points at the part that is wrong.
@@ -173,7 +162,7 @@ func ParseRoute(s string) (Route, error) {
 			at = len(s)
 			return fail("", "nat64 needs a prefix: nat64:PREFIX/LEN or nat64:auto")
 		}
-		if target == autoPrefix {
+		if target == AutoPrefix {
 			return Route{Kind: NAT64, Target: target}, nil
 		}
 		prefix, err := netip.ParsePrefix(target)
@@ -269,7 +258,7 @@ func ParseRoute(s string) (Route, error) {
 	if meant := closest(strings.ToLower(kind), []string{"direct", "netns", "nat64", "inet6", "unix", "reject"}); meant != "" {
 		return fail(kind, "no such route; did you mean %s?", meant)
 	}
-	return fail(kind, "no such route; routes are %s", routesBuilt)
+	return fail(kind, "no such route; routes are %s", routeForms)
 }
 
 // maxUnixPath is how long a path may be: sun_path less the byte of zero that ends it, unix(7).

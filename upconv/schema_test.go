@@ -124,7 +124,7 @@ func TestSchemaExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for r := range strings.SplitSeq(routesBuilt, ", ") {
+	for r := range strings.SplitSeq(routeForms, ", ") {
 		if !strings.Contains(string(text), r) {
 			t.Errorf("the schema does not say %q", r)
 		}

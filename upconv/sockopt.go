@@ -107,7 +107,7 @@ var sockopts = []sockopt{
 
 	{level: unix.IPPROTO_IP, name: unix.IP_TOS, label: "IP_TOS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_TTL, label: "IP_TTL"},
-	{level: unix.IPPROTO_IP, name: unix.IP_OPTIONS, label: "IP_OPTIONS", carry: copyVariable},
+	{level: unix.IPPROTO_IP, name: unix.IP_OPTIONS, label: "IP_OPTIONS", carry: copyIPOptions},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVOPTS, label: "IP_RECVOPTS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RETOPTS, label: "IP_RETOPTS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_PKTINFO, label: "IP_PKTINFO"},
@@ -251,7 +251,7 @@ func (u *optionsUsed) setAll() {
 // and goes on.
 func (w *worker) setsockopt(c *call) outcome {
 	w.noteOption(int(int32(c.args[1])), int(int32(c.args[2])))
-	return carryOn
+	return w.setCrossed(c)
 }
 
 func (w *worker) noteOption(level, name int) {
@@ -425,7 +425,10 @@ func copyFilter(_ *sockopt, from, to int) (lost bool) {
 
 // losesInterface is for options that name a network interface, by name or by index: elsewhere that is another one
 // or none. The socket does without it, as the routes of the egress decide.
-func losesInterface(row *sockopt, from, _ int) (lost bool) {
+func losesInterface(row *sockopt, from, to int) (lost bool) {
+	if sameNetns(from, to) {
+		return copyVariable(row, from, to)
+	}
 	var name [unix.IFNAMSIZ]byte
 	length := uint32(len(name))
 	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),

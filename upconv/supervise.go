@@ -2,6 +2,7 @@ package upconv
 
 import (
 	"bytes"
+	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -89,7 +90,11 @@ func (p *process) start() error {
 	if p.canary, err = startCanary(signalMask(passedSignals())); err != nil {
 		return failed(err)
 	}
-	s := &Supervisor{policy: policy, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
+	mappings, err := NewMappings(cfg.Mappings)
+	if err != nil {
+		return failed(err)
+	}
+	s := &Supervisor{policy: policy, mappings: mappings, needs: policy.needs(), log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
 	p.supervisor = s
 	if s.egress, s.home, err = openEgress(policy); err != nil {
 		return failed(err)
@@ -119,11 +124,12 @@ func (p *process) start() error {
 // launch starts the command under the filter. It is executed when everything else is in place.
 func (p *process) launch(events *os.File) (err error) {
 	cfg, s := &p.order.Config, p.supervisor
-	look, swaps := <-p.peeker, len(s.egress) > 0
+	look := <-p.peeker
 	if look.err != nil {
 		s.log.Debug("sockets are looked at by system calls alone", "error", look.err)
 	}
-	filter := Filter(swaps, look.err == nil)
+	s.needs.sees = look.err == nil
+	filter := filter(s.needs)
 	program, err := filter.Assemble()
 	if err != nil {
 		return failed(err)
@@ -221,10 +227,13 @@ func (p *process) launch(events *os.File) (err error) {
 	if s.origin, err = newOrigin(originSockets{int(shared.inet), int(shared.inet6), int(shared.netlink)}, stat.Ino); err != nil {
 		return failed(err)
 	}
+	if err := p.openOrigin(); err != nil {
+		return failed(err)
+	}
 	if events != nil {
 		s.events = newEvents(events, stat.Ino, func(err error) { s.log.Warn("events are lost", "error", err) })
 	}
-	if look.err == nil && swaps {
+	if look.err == nil && s.needs.swaps {
 		s.learnSights(look.peeker)
 	}
 	if err := s.start(&p.workers); err != nil {
@@ -267,6 +276,44 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	free.keep(p.order.Reserved, p.order.Inherited)
 	nullify(0, 1)
+	return nil
+}
+
+// openOrigin opens the namespace of the command, for sockets of other families. Where that cannot be entered, upconv does
+// without: see origin.socket.
+func (p *process) openOrigin() error {
+	s, cfg := p.supervisor, &p.order.Config
+	if !s.needs.crosses() {
+		return nil
+	}
+	here, err := nsdial.OpenCurrent()
+	if err != nil {
+		return err
+	}
+	cookie, err := here.Cookie()
+	switch {
+	case err == nil && cookie == s.origin.cookie:
+		s.origin.egress = &egress{ns: here, cookie: cookie}
+	case hasCapability(unix.CAP_SYS_ADMIN):
+		here.Close()
+		ns, err := nsdial.OpenPID(p.command)
+		if err != nil {
+			return fmt.Errorf("the command's network namespace: %w", err)
+		}
+		s.origin.egress = &egress{ns: ns, cookie: s.origin.cookie}
+	default:
+		here.Close()
+	}
+	if e := s.origin.egress; e != nil && (s.home == nil || s.policy.fallback.Kind != Netns) {
+		s.home = e // where most sockets are made
+	} else if e != nil && s.home.cookie == e.cookie {
+		e.ns.Close()
+		s.origin.egress = s.home
+	}
+	if s.policy.discovers() {
+		s.discovery = newDiscovery(s.origin.discoverer(cfg.Netns, p.command), s.log)
+		go s.discovery.run(context.Background())
+	}
 	return nil
 }
 

@@ -33,8 +33,15 @@ type Supervisor struct {
 	pid      int          // upconv's own
 	uid, gid int          // that of the sockets it makes
 	used     optionsUsed
-	sights   atomic.Pointer[sights] // nil: not permitted, or not yet
-	swapped  atomic.Bool            // some socket has been: so one that is to go direct may be one of an egress
+	sights   atomic.Pointer[sights] // nil: not permitted, or not needed
+	needs    needs
+	mappings *Mappings
+	// discovery is of the prefix for nat64:auto; nil where no route needs it.
+	discovery  *discovery
+	anyCrossed atomic.Bool   // some socket has been replaced by one of another family
+	nextPort   atomic.Uint32 // see anyPort
+	threads    chan struct{} // of calls that are decided aside, as many as there may be yet
+	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
 
 	busy    atomic.Int32 // workers that have a notification
 	workers int32
@@ -113,8 +120,13 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	s.awake.Store(int32(n))
 	s.workers = int32(n)
 	ready := make(chan error)
+	s.threads = make(chan struct{}, maxAside)
+	for range maxAside {
+		s.threads <- struct{}{}
+	}
 	for i := range n {
-		w := &worker{s: s, home: s.home, index: i, extra: i > 0, witnesses: -1, done: make([]int, 0, 2)}
+		w := s.newWorker()
+		w.index, w.extra, w.alone = i, i > 0, false
 		wg.Go(func() { w.run(ready) })
 	}
 	var failed error
@@ -134,6 +146,7 @@ type worker struct {
 	s            *Supervisor
 	index        int
 	extra        bool    // not the first
+	alone        bool    // it has one call to decide, and may block: see aside
 	home         *egress // the namespace that this thread lives in
 	notification seccompx.Notification
 	call         call
@@ -148,7 +161,10 @@ type worker struct {
 	done             []int // sockets to close when the target has its answer
 	used             int   // the address family of the socket that was used, 0 for none
 	spares4, spares6 []int // sockets of home that are ready for use
+	spareUnix        int   // a Unix socket
 	witnesses        int   // an epoll set of its own, see witness; -1: none
+
+	crossing crossing
 
 	cpus      unix.CPUSet // where this thread may run
 	own       unix.CPUSet // the one processor where it runs while several workers are awake
@@ -173,15 +189,12 @@ const (
 func (w *worker) run(ready chan<- error) {
 	// Never unlocked: the thread lives in another namespace from here on, and ends with this goroutine.
 	runtime.LockOSThread()
-	if w.home != nil {
-		if err := w.home.ns.Enter(); err != nil {
-			ready <- err
-			return
-		}
+	if err := w.settleIn(); err != nil {
+		ready <- err
+		return
 	}
 	w.mayPin = unix.SchedGetaffinity(0, &w.cpus) == nil && w.cpus.Count() > 1
 	w.own = nth(&w.cpus, w.index)
-	w.newWitnesses()
 	ready <- nil
 	for !w.extra || w.sleep() {
 		if err := w.serve(); err != nil {
@@ -194,7 +207,28 @@ func (w *worker) run(ready chan<- error) {
 	if !w.extra {
 		close(w.s.gone)
 	}
-	for _, fd := range slices.Concat(w.spares4, w.spares6, []int{w.witnesses}) {
+	w.end()
+}
+
+// newWorker returns one that takes no notifications.
+func (s *Supervisor) newWorker() *worker {
+	return &worker{s: s, home: s.home, alone: true, spareUnix: -1, witnesses: -1, done: make([]int, 0, 2)}
+}
+
+// settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers live.
+func (w *worker) settleIn() error {
+	if w.home != nil {
+		if err := w.home.ns.Enter(); err != nil {
+			return err
+		}
+	}
+	w.newWitnesses()
+	return nil
+}
+
+// end closes what the worker has.
+func (w *worker) end() {
+	for _, fd := range slices.Concat(w.done, w.spares4, w.spares6, []int{w.spareUnix, w.witnesses}) {
 		if fd >= 0 {
 			closeFD(fd)
 		}

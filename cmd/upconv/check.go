@@ -81,9 +81,6 @@ func summarize(out io.Writer, file *upconv.PolicyFile) {
 		fmt.Fprintf(out, "; routes %s", some(routes))
 	}
 	fmt.Fprintln(out)
-	if missing := file.NotBuilt(); len(missing) > 0 {
-		fmt.Fprintf(out, "%s: %v, so that upconv run refuses the file: %s\n", file.Name, upconv.ErrNotBuilt, some(missing))
-	}
 }
 
 func count(n int, what string) string {

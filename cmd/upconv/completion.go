@@ -26,7 +26,7 @@ func completeNamespaces(prefix string) cobra.CompletionFunc {
 
 func completeRoutes(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	names, _ := completeNamespaces("netns:")(cmd, args, toComplete)
-	for _, route := range []string{"direct", "netns:host", "reject", "reject:ECONNREFUSED"} {
+	for _, route := range []string{"direct", "nat64:auto", "nat64:", "inet6:", "unix:/", "unix:@", "netns:host", "reject", "reject:ECONNREFUSED"} {
 		if strings.HasPrefix(route, toComplete) {
 			names = append(names, route)
 		}

@@ -60,19 +60,20 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 			if cmd.Flags().Changed("netns") && cfg.Netns == "" {
 				return errNoNamespace
 			}
-			x, err := upconv.NewExplainer(&cfg)
-			if err != nil {
-				return err
-			}
 			if !routed(cmd) {
 				native, err := upconv.HasIPv4DefaultRoute(cfg.Netns)
 				if err != nil {
 					return err
 				}
-				if !native {
-					return errNoRoute
+				if native {
+					fmt.Fprintln(cmd.OutOrStdout(), "no --rule, --via or --config, and there is an IPv4 default route: upconv run has nothing to do here")
+				} else {
+					cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: upconv.AutoPrefix}
 				}
-				fmt.Fprintln(cmd.OutOrStdout(), "no --rule, --via or --config, and there is an IPv4 default route: upconv run has nothing to do here")
+			}
+			x, err := upconv.NewExplainer(&cfg)
+			if err != nil {
+				return err
 			}
 			if x.Assigned, err = upconv.OwnAddresses(cfg.Netns); err != nil {
 				return err

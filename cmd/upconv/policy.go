@@ -57,10 +57,4 @@ func readRoutes(cmd *cobra.Command, cfg *upconv.Config, rules []string, via, fil
 	return nil
 }
 
-var (
-	errNoNamespace = errors.New("--netns: no namespace given; it is a name of ip-netns(8) or a path")
-	errNoRoute     = errors.New(`no route given, and there is no IPv4 default route here. Say where IPv4 destinations go:
-  --via netns:NAME    through a network namespace that has IPv4 (ip netns list)
-  --config FILE       as a policy file says (upconv check --help)
-  --isolate           try it out: CMD gets a namespace without network, and this one is the way out`)
-)
+var errNoNamespace = errors.New("--netns: no namespace given; it is a name of ip-netns(8) or a path")

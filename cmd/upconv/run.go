@@ -26,21 +26,34 @@ that does; what no rule matches takes the route of --via. Local destinations (0.
 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 and the addresses of CMD's own network namespace) are left
 alone unless a rule names just them.
 
+Without --rule, --via and --config all IPv4 destinations take nat64:auto, unless CMD's network namespace has an
+IPv4 default route: then there is nothing to do and CMD is run as it is.
+
 DEST is ADDR, CIDR or *, then optionally :PORT or :LO-HI, then optionally /tcp or /udp.
 ROUTE is one of
-  direct          leave it alone
-  netns:NAME      through the network namespace NAME of ip-netns(8)
-  netns:/PATH     through the network namespace at PATH, for example /proc/PID/ns/net
-  netns:host      through the network namespace that upconv was started in
-  reject          fail at once with ENETUNREACH
-  reject:ERRNO    fail at once with ERRNO, for example ECONNREFUSED
+  direct            leave it alone
+  nat64:auto        over IPv6 through the NAT64 that CMD's resolvers tell of (RFC 7050)
+  nat64:PREFIX/LEN  over IPv6 through the NAT64 of this prefix, for example 2001:db8:64::/96 (RFC 6052)
+  inet6:ADDR        to this IPv6 address instead, same port
+  unix:/PATH        to this Unix socket instead; PATH?proxy=v2 has it begin with a PROXY v2 header that carries the
+                    original addresses, PATH?root=target looks PATH up as CMD sees it
+  unix:@NAME        to this abstract Unix socket instead; also with ?proxy=v2
+  netns:NAME        through the network namespace NAME of ip-netns(8)
+  netns:/PATH       through the network namespace at PATH, for example /proc/PID/ns/net
+  netns:host        through the network namespace that upconv was started in
+  reject            fail at once with ENETUNREACH
+  reject:ERRNO      fail at once with ERRNO, for example ECONNREFUSED
+CMD goes on seeing IPv4 sockets, whatever is in their place.
 
 The exit status is CMD's own; 128+N if signal N ended it; 125 if upconv failed before CMD ran; 126 if
 CMD could not be executed; 127 if it was not found.
 
 If upconv dies, CMD is killed with it. When CMD ends so does upconv, and a supervisor stays in the
 background as long as descendants of CMD live on.`,
-		Example: `  # No privileges: curl starts where there is no network at all, and reaches 203.0.113.10 through here
+		Example: `  # No privileges: on a host without IPv4, through the network's NAT64
+  upconv run -- curl http://203.0.113.10/
+
+  # No privileges: curl starts where there is no network at all, and reaches 203.0.113.10 through here
   upconv run --isolate -- curl http://203.0.113.10/
 
   # A service in the namespace "v6only"; IPv4 goes out through the namespace "dualstack"
@@ -78,11 +91,7 @@ background as long as descendants of CMD live on.`,
 			if err := readRoutes(cmd, &cfg, rules, via, file); err != nil {
 				return err
 			}
-			status, err := upconv.Run(&cfg)
-			if err != nil {
-				return &upconv.Error{Status: status, Err: err}
-			}
-			return exitStatus(status)
+			return run(&cfg)
 		},
 	}
 	flags := cmd.Flags()
@@ -100,6 +109,15 @@ background as long as descendants of CMD live on.`,
 	return cmd
 }
 
+// run runs the command and returns its exit status as an error.
+func run(cfg *upconv.Config) error {
+	status, err := upconv.Run(cfg)
+	if err != nil {
+		return &upconv.Error{Status: status, Err: err}
+	}
+	return exitStatus(status)
+}
+
 // runUnrouted is for a command line without any route.
 func runUnrouted(cfg *upconv.Config) error {
 	native, err := upconv.HasIPv4DefaultRoute(cfg.Netns)
@@ -107,7 +125,8 @@ func runUnrouted(cfg *upconv.Config) error {
 		return err
 	}
 	if !native {
-		return errNoRoute
+		cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: upconv.AutoPrefix}
+		return run(cfg)
 	}
 	log, err := upconv.NewLogger(cfg.LogLevel, cfg.LogFormat)
 	if err != nil {

@@ -1,0 +1,112 @@
+package upconv
+
+import (
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// waiter answers a call later, on a goroutine of its own.
+type waiter interface{ run() }
+
+// aside is a call that cannot be decided at once, and that no worker may be held up by. It has a thread to itself, which is a
+// worker in everything but that it receives no notifications.
+type aside struct {
+	s  *Supervisor
+	c  call
+	do func(*worker, *call) outcome
+}
+
+// maxAside is how many calls may have a thread at a time. The Go runtime does not survive 10,000 of them.
+const maxAside = 512
+
+// aside takes a call from its worker. do may block.
+func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
+	own := *c
+	own.since = time.Now()
+	return outcome{wait: &aside{s, own, do}}
+}
+
+func (a *aside) run() {
+	s := a.s
+	if errno := s.await(&a.c, s.threads); errno != 0 {
+		a.answer(answer(errno))
+		return
+	}
+	runtime.LockOSThread() // and never unlocked: it may be in another namespace
+	w := s.newWorker()
+	err := w.settleIn()
+	var out outcome
+	if err != nil {
+		s.warn("the call goes on natively", "tid", a.c.tid, "error", err)
+	} else {
+		out = a.do(w, &a.c)
+	}
+	if out.wait == nil {
+		a.answer(out)
+	}
+	w.end()
+	s.threads <- struct{}{}
+	if out.wait != nil {
+		out.wait.run()
+	}
+}
+
+func (a *aside) answer(out outcome) {
+	if err := a.s.respond(a.c.id, out); err != nil {
+		a.s.log.Debug("answer", "tid", a.c.tid, "error", err)
+	}
+}
+
+// await waits until something can be received from ready, or something ends the wait of the target's call: then it returns the
+// errno to answer.
+func (s *Supervisor) await(c *call, ready <-chan struct{}) unix.Errno {
+	select {
+	case <-ready:
+		return 0
+	default:
+	}
+	tick := time.NewTicker(sampling)
+	defer tick.Stop()
+	var watch interruption
+	for {
+		select {
+		case <-ready:
+			return 0
+		case <-tick.C:
+			if errno := watch.look(s, c); errno != 0 {
+				return errno
+			}
+		}
+	}
+}
+
+// interruption watches for what ends a connect(2) that upconv itself waits for.
+type interruption struct {
+	shared int // looks in a row that saw a signal which any thread of the process may take
+}
+
+// look returns 0, or the errno to answer: ERESTARTSYS, which has the kernel do whatever the signal's handler asks for, or
+// EINTR.
+func (i *interruption) look(s *Supervisor, c *call) unix.Errno {
+	if s.listener.Valid(c.id) != nil {
+		return unix.EINTR // the target is gone; nobody will read the answer
+	}
+	own, any := pendingSignals(c.tid)
+	switch {
+	case own:
+		return seccompx.ERestartSys
+	case !any:
+		i.shared = 0
+	default:
+		// The kernel may have chosen another thread for it, and ERESTARTSYS is only for one that has a signal. One that
+		// stays has been left for this one.
+		if i.shared++; i.shared >= 3 {
+			return unix.EINTR
+		}
+	}
+	return 0
+}

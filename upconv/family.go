@@ -1,0 +1,296 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
+type needs struct {
+	swaps bool // other sockets take their place
+	inet6 bool // of the family AF_INET6
+	unix  bool // of the family AF_UNIX
+	sees  bool // and they are looked at in the kernel, see sight.go
+}
+
+// crosses reports whether sockets are replaced by those of another family.
+func (n needs) crosses() bool { return n.inet6 || n.unix }
+
+// needs returns what the routes of the policy have upconv do.
+func (p *Policy) needs() (n needs) {
+	for _, r := range p.Routes() {
+		switch r.Kind {
+		case Netns:
+			n.swaps = true
+		case NAT64, Inet6:
+			n.swaps, n.inet6 = true, true
+		case UnixPath:
+			n.swaps, n.unix = true, true
+		}
+	}
+	return n
+}
+
+// discovers reports whether a route needs to know the prefix of a NAT64 that is not given.
+func (p *Policy) discovers() bool {
+	return slices.Contains(p.Routes(), Route{Kind: NAT64, Target: AutoPrefix})
+}
+
+// A crossing is a swap for a socket of another address family.
+type crossing struct {
+	route *Route
+	pass  passport
+	to    [sizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
+	zone  string                  // and where that is, if it is link-local
+	path  unixPath                // of a Unix socket
+}
+
+// dummyLocal is the address that a program is told as its own where its namespace has no IPv4 address: one of
+// 192.0.0.0/29, which is for such things (RFC 7335), and the one that a customer's end of DS-Lite has (RFC 6333).
+var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
+
+var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// prepare fills in what a destination is replaced by. The error is one of Translate.
+func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
+	dst := e.dst
+	x.route = e.decision.Route
+	x.pass = passport{family: sock.domain, proto: sock.proto, peer: dst, local: w.localFor(sock, dst.Addr())}
+	if x.route.Kind == UnixPath {
+		return nil
+	}
+	addr, err := w.s.translate(x.route, dst.Addr())
+	if err != nil {
+		return err
+	}
+	x.to = [sizeofSockaddrIn6]byte{}
+	binary.NativeEndian.PutUint16(x.to[:], unix.AF_INET6)
+	binary.BigEndian.PutUint16(x.to[2:], dst.Port())
+	bytes := addr.As16()
+	copy(x.to[8:], bytes[:])
+	x.zone = addr.Zone()
+	return nil
+}
+
+// localFor returns the address that the program is told as its own: what it has bound the socket to, or what its
+// namespace has.
+func (w *worker) localFor(sock *socket, dst netip.Addr) netip.Addr {
+	if sock.bound {
+		if addr, ok := netip.AddrFromSlice(sock.address()); ok {
+			if addr = addr.Unmap(); addr.Is4() && !addr.IsUnspecified() {
+				return addr
+			}
+		}
+	}
+	if dst.IsLoopback() {
+		return loopback4
+	}
+	if own := w.s.origin.own.Load(); own != nil {
+		return *own
+	}
+	return dummyLocal
+}
+
+// scope gives an address its interface, which is one of the namespace of the socket fd.
+func (x *crossing) scope(fd int) unix.Errno {
+	if x.zone == "" {
+		return 0
+	}
+	index, err := strconv.ParseUint(x.zone, 10, 32)
+	if err != nil {
+		request, err := unix.NewIfreq(x.zone)
+		if err != nil {
+			return unix.ENODEV
+		}
+		if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request); err != nil {
+			return errnoOf(err)
+		}
+		index = uint64(request.Uint32())
+	}
+	binary.NativeEndian.PutUint32(x.to[24:], uint32(index))
+	return 0
+}
+
+// cross sends a connect(2) along a route to another family. again is true where the socket is an AF_INET6 one
+// already, from an earlier one.
+func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (out outcome, raced bool) {
+	x := &w.crossing
+	switch err := w.prepare(x, e, sock); {
+	case errors.Is(err, errStillLooking):
+		return w.s.whenFound(c), false
+	case err != nil:
+		e.add(err.Error())
+		w.s.events.record(e, unix.ENETUNREACH)
+		return answer(unix.ENETUNREACH), false
+	}
+	if x.route.Kind == UnixPath || !again {
+		return w.swap(c, e, old, sock, nil, x, x.to[:])
+	}
+	if errno := x.scope(old); errno != 0 {
+		return w.fail(e, "interface "+x.zone, errno), false
+	}
+	if errno := x.pass.putOn6(old); errno != 0 {
+		return w.fail(e, "setsockopt IP_OPTIONS", errno), false
+	}
+	return w.again(c, e, old, sock, x.to[:]), false
+}
+
+// crossed tells whether old is a socket that took the place of one of another family in an earlier connect(2). If it
+// can be connected again, sock then says what the program thinks it is; busy is true where it cannot.
+func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
+	p := &w.crossing.pass
+	if !idle {
+		if !w.s.needs.unix || domainOf(old) != unix.AF_UNIX {
+			return false, false
+		}
+		return p.readFromUnix(old), true
+	}
+	if sock.domain != unix.AF_INET6 || !p.readFrom6(old) {
+		return false, false
+	}
+	sock.asMade(p)
+	return true, false
+}
+
+// hasPassport reports whether old is a socket that took the place of one of another family.
+func (w *worker) hasPassport(old int) bool {
+	switch domainOf(old) {
+	case unix.AF_INET6:
+		return w.crossing.pass.readFrom6(old)
+	case unix.AF_UNIX:
+		return w.s.needs.unix && w.crossing.pass.readFromUnix(old)
+	}
+	return false
+}
+
+// asMade has s be what the program made.
+func (s *socket) asMade(p *passport) {
+	port := s.port()
+	if p.family == unix.AF_INET {
+		s.name = [sizeofSockaddrIn6]byte{}
+		binary.NativeEndian.PutUint16(s.name[:], unix.AF_INET)
+		binary.BigEndian.PutUint16(s.name[2:], port)
+		s.nameLen = sizeofSockaddrIn
+	}
+	s.domain, s.proto, s.bound = p.family, p.proto, port != 0
+}
+
+func domainOf(fd int) int {
+	var domain int32
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4)
+	return int(domain)
+}
+
+// inOrigin makes a non-blocking stream socket in the origin, where the thread tid is; the caller owns it.
+func (w *worker) inOrigin(tid, domain, proto int) (int, unix.Errno) {
+	o := w.s.origin
+	if o.egress != nil {
+		fd, errno := w.socket(o.egress, domain, proto)
+		if errno != unix.EPERM {
+			return fd, errno
+		}
+	}
+	return o.socket(tid, domain, proto)
+}
+
+// make makes the socket of a crossing.
+func (x *crossing) make(w *worker, c *call) (int, unix.Errno) {
+	switch {
+	case x.route.Kind != UnixPath:
+		return w.inOrigin(c.tid, unix.AF_INET6, unix.IPPROTO_TCP)
+	case x.route.Target[0] == '@':
+		return w.inOrigin(c.tid, unix.AF_UNIX, 0)
+	}
+	// Of no namespace that matters.
+	if fd := w.spareUnix; fd >= 0 {
+		w.spareUnix = -1
+		return fd, 0
+	}
+	return newSocket(unix.AF_UNIX, 0)
+}
+
+// finish gives the socket to what copyOptions could not, and its passport.
+func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.Errno {
+	if x.pass.proto != unix.IPPROTO_TCP {
+		e.add("TCP instead of MPTCP")
+	}
+	if x.route.Kind == UnixPath {
+		return x.finishUnix(w, old, to, sock)
+	}
+	w.s.copyMapped(old, to, sock.domain)
+	if errno := x.scope(to); errno != 0 {
+		return errno
+	}
+	return x.pass.putOn6(to)
+}
+
+// bind binds the AF_INET6 socket to as the program has bound its own: to the port, if there is one.
+func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix.Errno {
+	if !sock.bound || sock.netns != origin {
+		return 0
+	}
+	name := [sizeofSockaddrIn6]byte{}
+	binary.NativeEndian.PutUint16(name[:], unix.AF_INET6)
+	binary.BigEndian.PutUint16(name[2:], sock.port())
+	if addr, _ := netip.AddrFromSlice(sock.address()); addr.Is6() && !addr.Is4In6() {
+		copy(name[8:24], sock.address())
+	} else if !addr.Unmap().IsUnspecified() {
+		e.add("bound to any address: " + addr.Unmap().String() + " is an IPv4 one")
+	}
+	if sock.port() == 0 && allZero(name[8:24]) {
+		return 0
+	}
+	if sock.domain == unix.AF_INET {
+		one := int32(1) // the port of the AF_INET6 socket then has nothing to do with that of the old one
+		setsockopt(to, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
+	}
+	errno := bind(to, name[:])
+	if errno == unix.EADDRINUSE {
+		errno = bindBeside(old, to, name[:])
+	}
+	return errno
+}
+
+// mappedOption is an IPv4 option that has a counterpart of IPv6, which is what then has an effect. An AF_INET6
+// socket takes the IPv4 one too, so that a program reads what it has set.
+type mappedOption struct{ inet, inet6 int }
+
+var mappedOptions = []mappedOption{
+	{unix.IP_TOS, unix.IPV6_TCLASS},
+	{unix.IP_TTL, unix.IPV6_UNICAST_HOPS},
+	{unix.IP_MTU_DISCOVER, unix.IPV6_MTU_DISCOVER},
+	{unix.IP_RECVERR, unix.IPV6_RECVERR},
+	{unix.IP_MINTTL, unix.IPV6_MINHOPCOUNT},
+	{unix.IP_UNICAST_IF, unix.IPV6_UNICAST_IF},
+}
+
+// copyMapped gives an AF_INET6 socket the counterparts of what has been set on an old one.
+func (s *Supervisor) copyMapped(old, to, domain int) {
+	if domain != unix.AF_INET || !s.used.any.Load() {
+		return
+	}
+	defaults := s.origin.defaultsOf(domain)
+	for _, m := range mappedOptions {
+		row := rowOf(unix.IPPROTO_IP, m.inet)
+		var value [maxSockopt]byte
+		if !s.used.has(row) || getsockopt(old, unix.IPPROTO_IP, m.inet, unsafe.Pointer(&value), 4) != 0 ||
+			[4]byte(value[:4]) == [4]byte(defaults.values[row][:4]) {
+			continue
+		}
+		setsockopt(to, unix.IPPROTO_IPV6, m.inet6, unsafe.Pointer(&value), 4)
+	}
+}
+
+// family returns the address family of the new socket.
+func (x *crossing) family() int {
+	if x.route.Kind == UnixPath {
+		return unix.AF_UNIX
+	}
+	return unix.AF_INET6
+}

@@ -1,0 +1,242 @@
+package upconv
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// passport is what a program is told of a socket of its own that has been replaced by one of another address family. It
+// is on the socket itself, so that it comes along with dup, fork and SCM_RIGHTS, is there for a supervisor that
+// has been started anew, and is gone with the socket.
+//
+// An AF_INET6 socket has it in its IP_OPTIONS: every such socket can have IPv4 options, which do nothing as long
+// as the peer is an IPv6 one, and setting them takes no privilege. It is a "record route" option that is
+// full, whose contents the kernel does not look at. A Unix socket has it in a classic filter that starts with
+// loading constants, takes everything, and is never run.
+type passport struct {
+	family int // the address family of the program's socket: AF_INET, or AF_INET6 and the peer is IPv4-mapped
+	proto  int // its protocol: IPPROTO_TCP or IPPROTO_MPTCP
+	peer   netip.AddrPort
+	local  netip.Addr
+
+	// Of Unix sockets only:
+	localPort uint16
+	options   []remembered      // what the program has set, in this order
+	filter    []unix.SockFilter // the program's own
+	locked    bool              // it has set SO_LOCK_FILTER
+}
+
+// remembered is a socket option that a Unix socket does not have.
+type remembered struct {
+	level, name int
+	value       []byte
+}
+
+const (
+	passportMagic   = 0x75706376 // "upcv"
+	passportVersion = 1
+	ipoptRR         = 7  // IPOPT_RR, linux/ip.h
+	passport6Size   = 24 // a multiple of 4: what is missing the kernel fills up
+
+	passportLocked = 1 // flags
+	passportFilter = 2
+)
+
+// encode6 writes the passport as IPv4 options.
+func (p *passport) encode6(to *[passport6Size]byte) {
+	*to = [passport6Size]byte{ipoptRR, passport6Size, passport6Size + 1} // the pointer is behind the end: full
+	binary.BigEndian.PutUint32(to[3:], passportMagic)
+	to[7], to[8] = passportVersion, byte(p.family)
+	binary.BigEndian.PutUint16(to[9:], uint16(p.proto))
+	peer, local := p.peer.Addr().As4(), p.local.As4()
+	copy(to[11:], peer[:])
+	binary.BigEndian.PutUint16(to[15:], p.peer.Port())
+	copy(to[17:], local[:])
+}
+
+// decode6 is the reverse. It is false for other options.
+func (p *passport) decode6(from []byte) bool {
+	if len(from) != passport6Size || from[0] != ipoptRR || binary.BigEndian.Uint32(from[3:]) != passportMagic || from[7] != passportVersion {
+		return false
+	}
+	p.family, p.proto = int(from[8]), int(binary.BigEndian.Uint16(from[9:]))
+	p.peer = netip.AddrPortFrom(netip.AddrFrom4([4]byte(from[11:15])), binary.BigEndian.Uint16(from[15:]))
+	p.local = netip.AddrFrom4([4]byte(from[17:21]))
+	return true
+}
+
+// putOn6 gives the passport to an AF_INET6 socket.
+func (p *passport) putOn6(fd int) unix.Errno {
+	var options [passport6Size]byte
+	p.encode6(&options)
+	return setsockopt(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, unsafe.Pointer(&options), passport6Size)
+}
+
+// readFrom6 reads the passport of an AF_INET6 socket. It is false if that has none.
+func (p *passport) readFrom6(fd int) bool {
+	var options [40]byte
+	length := uint32(len(options))
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_IP, unix.IP_OPTIONS,
+		uintptr(unsafe.Pointer(&options)), uintptr(unsafe.Pointer(&length)), 0)
+	return errno == 0 && p.decode6(options[:length])
+}
+
+// The instructions of a passport: linux/filter.h.
+const (
+	bpfLoad  = unix.BPF_LD | unix.BPF_IMM
+	bpfLoadX = unix.BPF_LDX | unix.BPF_IMM
+	bpfRet   = unix.BPF_RET | unix.BPF_K
+
+	passportTail    = 2 // instructions that clear A and X again
+	maxInstructions = 4096
+)
+
+// encodeUnix writes the passport as a filter, in front of the program's own. ok is false where that is too long.
+func (p *passport) encodeUnix() (program []unix.SockFilter, ok bool) {
+	load := func(k uint32) { program = append(program, unix.SockFilter{Code: bpfLoad, K: k}) }
+	peer, local := p.peer.Addr().As4(), p.local.As4()
+	load(passportMagic)
+	load(0) // how many words, when that is known
+	flags := uint32(0)
+	if p.locked {
+		flags |= passportLocked
+	}
+	if len(p.filter) > 0 {
+		flags |= passportFilter
+	}
+	load(passportVersion<<24 | flags<<16 | uint32(p.family)<<8)
+	load(uint32(p.proto))
+	load(binary.BigEndian.Uint32(peer[:]))
+	load(binary.BigEndian.Uint32(local[:]))
+	load(uint32(p.peer.Port())<<16 | uint32(p.localPort))
+	for _, o := range p.options {
+		load(uint32(o.level)<<24 | uint32(o.name&0xffff)<<8 | uint32(len(o.value)))
+		for value := o.value; len(value) > 0; {
+			var word [4]byte
+			value = value[copy(word[:], value):]
+			load(binary.BigEndian.Uint32(word[:]))
+		}
+	}
+	program[1].K = uint32(len(program))
+	// What a program starts with: nothing in either register.
+	program = append(program, unix.SockFilter{Code: bpfLoad}, unix.SockFilter{Code: bpfLoadX})
+	if len(p.filter) > 0 {
+		program = append(program, p.filter...)
+	} else {
+		program = append(program, unix.SockFilter{Code: bpfRet, K: ^uint32(0)})
+	}
+	return program, len(program) <= maxInstructions
+}
+
+// decodeUnix is the reverse. It is false for other filters. What it returns refers to none of program's memory.
+func (p *passport) decodeUnix(program []unix.SockFilter) bool {
+	const header = 7
+	if len(program) < header+passportTail+1 || program[0] != (unix.SockFilter{Code: bpfLoad, K: passportMagic}) {
+		return false
+	}
+	count := int(program[1].K)
+	if count < header || count+passportTail >= len(program) {
+		return false
+	}
+	words := make([]uint32, count)
+	for i := range words {
+		if program[i].Code != bpfLoad {
+			return false
+		}
+		words[i] = program[i].K
+	}
+	if words[2]>>24 != passportVersion {
+		return false
+	}
+	var peer, local [4]byte
+	flags := words[2] >> 16
+	p.locked, p.family, p.proto = flags&passportLocked != 0, int(words[2]>>8&0xff), int(words[3])
+	binary.BigEndian.PutUint32(peer[:], words[4])
+	binary.BigEndian.PutUint32(local[:], words[5])
+	p.peer, p.local = netip.AddrPortFrom(netip.AddrFrom4(peer), uint16(words[6]>>16)), netip.AddrFrom4(local)
+	p.localPort = uint16(words[6])
+	p.options = nil
+	for rest := words[header:]; len(rest) > 0; {
+		o := remembered{level: int(rest[0] >> 24), name: int(rest[0] >> 8 & 0xffff), value: make([]byte, rest[0]&0xff)}
+		rest = rest[1:]
+		for at := 0; at < len(o.value); at += 4 {
+			if len(rest) == 0 {
+				return false
+			}
+			var word [4]byte
+			binary.BigEndian.PutUint32(word[:], rest[0])
+			copy(o.value[at:], word[:])
+			rest = rest[1:]
+		}
+		p.options = append(p.options, o)
+	}
+	p.filter = nil
+	if flags&passportFilter != 0 {
+		p.filter = slices.Clone(program[count+passportTail:])
+	}
+	return true
+}
+
+// remember adds an option, or replaces it. It is false where the value is too long.
+func (p *passport) remember(level, name int, value []byte) bool {
+	if len(value) > 0xff || name != name&0xffff || level != level&0xff {
+		return false
+	}
+	for i := range p.options {
+		if o := &p.options[i]; o.level == level && o.name == name {
+			o.value = bytes.Clone(value)
+			return true
+		}
+	}
+	p.options = append(p.options, remembered{level, name, bytes.Clone(value)})
+	return true
+}
+
+// putOnUnix gives the passport to a Unix socket, in the place of an older one.
+func (p *passport) putOnUnix(fd int) unix.Errno {
+	program, ok := p.encodeUnix()
+	if !ok {
+		return unix.ENOMEM
+	}
+	return attachFilter(fd, program)
+}
+
+// readFromUnix reads the passport of a Unix socket. It is false if that has none.
+func (p *passport) readFromUnix(fd int) bool {
+	program, errno := attachedFilter(fd)
+	return errno == 0 && p.decodeUnix(program)
+}
+
+func attachFilter(fd int, program []unix.SockFilter) unix.Errno {
+	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	return setsockopt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unsafe.Pointer(&fprog), unsafe.Sizeof(fprog))
+}
+
+// attachedFilter returns the classic filter of a socket.
+func attachedFilter(fd int) ([]unix.SockFilter, unix.Errno) {
+	var length uint32                       // in instructions, both ways; 0 asks how many there are
+	const getFilter = unix.SO_ATTACH_FILTER // SO_GET_FILTER is the same number
+	get := func(at unsafe.Pointer) unix.Errno {
+		_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, getFilter, uintptr(at), uintptr(unsafe.Pointer(&length)), 0)
+		return errno
+	}
+	if errno := get(nil); errno != 0 || length == 0 {
+		return nil, errno
+	}
+	program := make([]unix.SockFilter, length)
+	if errno := get(unsafe.Pointer(&program[0])); errno != 0 || int(length) > len(program) {
+		return nil, errno
+	}
+	return program[:length], 0
+}
+
+// copyIPOptions copies the program's IPv4 options, which a passport is not.
+func copyIPOptions(row *sockopt, from, to int) (lost bool) {
+	var p passport
+	return !p.readFrom6(from) && copyVariable(row, from, to)
+}

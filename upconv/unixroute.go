@@ -1,0 +1,204 @@
+package upconv
+
+import (
+	"fmt"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// unixPath is a struct sockaddr_un.
+type unixPath struct {
+	raw    [2 + maxUnixPath + 1]byte
+	length int
+	file   int // the socket file, where the name goes through a descriptor; or -1
+}
+
+func (p *unixPath) sa() []byte { return p.raw[:p.length] }
+
+func (p *unixPath) set(name string) {
+	p.raw, p.file = [2 + maxUnixPath + 1]byte{}, -1
+	*(*uint16)(unsafe.Pointer(&p.raw)) = unix.AF_UNIX
+	p.length = 2 + copy(p.raw[2:], name)
+	if name[0] == '@' {
+		p.raw[2] = 0
+	} else {
+		p.length++ // the byte of zero
+	}
+}
+
+// open finds the socket of a route. What it opens, close closes.
+func (p *unixPath) open(route *Route, tid int) unix.Errno {
+	p.set(route.Target)
+	if !route.TargetRoot {
+		return 0
+	}
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", tid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errnoOf(err)
+	}
+	defer unix.Close(root)
+	// Symbolic links, absolute ones too, must not lead out of there.
+	file, err := unix.Openat2(root, route.Target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return errnoOf(err)
+	}
+	p.set(fmt.Sprintf("/proc/thread-self/fd/%d", file))
+	p.file = file
+	return 0
+}
+
+func (p *unixPath) close() {
+	if p.file >= 0 {
+		closeFD(p.file)
+		p.file = -1
+	}
+}
+
+// connectUnix connects the socket fd, which is not installed yet: where that fails, the target keeps the one it has. done is
+// true where the call has its outcome.
+func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socket) (out outcome, done bool) {
+	errno := x.path.open(x.route, c.tid)
+	if errno == 0 {
+		errno = connect(fd, x.path.sa())
+		if errno == unix.EAGAIN && w.patient(c, sock) {
+			if !w.alone {
+				x.path.close()
+				return w.s.aside(c, (*worker).connect), true
+			}
+			errno = w.waitForRoom(c, fd, x, sendTimeout(fd))
+		}
+	}
+	x.path.close()
+	switch errno {
+	case 0:
+	case unix.EAGAIN:
+		// A TCP server with a full backlog that does not just let clients wait (tcp_abort_on_overflow) refuses. EINPROGRESS
+		// would promise what nobody works on.
+		e.add("the backlog of " + x.route.Target + " is full")
+		errno = unix.ECONNREFUSED
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
+		e.add(x.route.Target + ": " + errnoName(errno))
+		errno = unix.ECONNREFUSED
+	case unix.EACCES, unix.EPERM:
+		e.add(x.route.Target + ": " + errnoName(errno) + " for upconv")
+		errno = unix.EACCES
+	}
+	if errno != 0 {
+		w.s.events.record(e, underWay(errno))
+		return answer(errno), true
+	}
+	if x.route.ProxyV2 {
+		header := proxyHeader(x.pass.local, x.pass.localPort, x.pass.peer)
+		if _, err := unix.Write(fd, header[:]); err != nil {
+			e.add("PROXY header: " + err.Error()) // the server has hung up, as the program will see
+		}
+	}
+	return outcome{}, false
+}
+
+// patient reports whether the target's call is one that waits.
+func (w *worker) patient(c *call, sock *socket) bool {
+	return sock.flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)
+}
+
+// waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread. The kernel's own wait is
+// cut into slices, to look after the target in between.
+func (w *worker) waitForRoom(c *call, fd int, x *crossing, timeout time.Duration) unix.Errno {
+	var before unix.Timeval
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
+	slice := unix.NsecToTimeval(int64(sampling))
+	setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&slice), unsafe.Sizeof(slice))
+	setFlags(fd, 0)
+	defer func() {
+		setFlags(fd, unix.O_NONBLOCK)
+		setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
+	}()
+	began := time.Now()
+	var watch interruption
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.path.raw)), uintptr(x.path.length))
+		if errno != unix.EAGAIN && errno != unix.EINTR {
+			return errno
+		}
+		if errno := watch.look(w.s, c); errno != 0 {
+			if timeout != 0 && errno == seccompx.ERestartSys {
+				errno = unix.EINTR // signal(7): with a timeout set, never restarted
+			}
+			return errno
+		}
+		if timeout != 0 && time.Since(began) >= timeout {
+			return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
+		}
+	}
+}
+
+// finishUnix gives the Unix socket to its passport, with the options that it does not have itself.
+func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
+	p := &x.pass
+	if p.localPort = sock.port(); p.localPort == 0 {
+		p.localPort = w.s.anyPort()
+	}
+	p.options, p.filter, p.locked = nil, nil, false
+	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock.domain, func(row *sockopt, value []byte) {
+		switch {
+		case row.level != unix.SOL_SOCKET:
+			p.remember(row.level, row.name, value)
+		case row.name == unix.SO_LOCK_FILTER:
+			p.locked = true
+		default:
+			setsockopt(to, row.level, row.name, unsafe.Pointer(&value[0]), uintptr(len(value)))
+		}
+	})
+	if w.s.used.has(rowOf(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER)) {
+		p.filter, _ = attachedFilter(old)
+	}
+	return p.putOnUnix(to)
+}
+
+// anyPort returns a port as the kernel would choose one, for sockets that have none.
+func (s *Supervisor) anyPort() uint16 {
+	const first, last = 32768, 60999 // ip_local_port_range, ip(7)
+	return uint16(first + s.nextPort.Add(1)*7919%(last-first+1))
+}
+
+// eachSet calls do for each option of a socket that differs from what a fresh one has.
+func (d *defaults) eachSet(used *optionsUsed, fd, domain int, do func(row *sockopt, value []byte)) {
+	rare := used.any.Load()
+	for i := range sockopts {
+		row := &sockopts[i]
+		if !row.always && !rare {
+			break
+		}
+		if row.domain != 0 && row.domain != domain || !row.always && !used.has(i) && !row.last || row.notOnUnix() {
+			continue
+		}
+		if row.carry != nil {
+			continue
+		}
+		var value [maxSockopt]byte
+		if getsockopt(fd, row.level, row.name, unsafe.Pointer(&value), row.size) == 0 && !(d.known.Load() && [maxSockopt]byte(value) == d.values[i]) {
+			do(row, value[:row.size])
+		}
+	}
+}
+
+// notOnUnix reports whether an option has quite another meaning for a Unix socket.
+func (row *sockopt) notOnUnix() bool {
+	return row.level == unix.SOL_SOCKET && (row.name == unix.SO_PASSCRED || row.name == unix.SO_PASSSEC)
+}
+
+// connected gives a Unix socket, which is connected and the target's, its status flags, and says what the target is to see.
+func (w *worker) connected(c *call, e *event, fd int, sock *socket) outcome {
+	e.local = fd
+	out := answer(0)
+	if c.fastOpen.on {
+		out = w.open(c, fd, nil)
+	}
+	setFlags(fd, sock.flags)
+	w.s.events.record(e, underWay(out.errno))
+	return out
+}
