@@ -40,7 +40,7 @@ func main() {
 func compareAll() (ok bool, err error) {
 	binary := flag.String("upconv", os.Getenv("UPCONV_BIN"), "the upconv to test; default $UPCONV_BIN")
 	only := flag.String("run", "", "only suites whose name matches this regular expression")
-	parallel := flag.Int("j", runtime.NumCPU(), "suites at a time, each in a network namespace of its own")
+	parallel := flag.Int("j", runtime.NumCPU()+1, "suites at a time, which mostly wait, each in a network namespace of its own")
 	keep := flag.String("keep", "", "keep all that the suites wrote, and the events, in this directory")
 	list := flag.Bool("list", false, "list the suites and what they need, and run nothing")
 	flag.Parse()

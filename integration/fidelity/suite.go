@@ -80,7 +80,7 @@ func (r *run) add(recs []record) {
 // What a run may cost at most. A start of a suite needs far less than suiteLimit, and suites that crash more than
 // maxDeaths times are not worth the time: what has not run by then is absent.
 const (
-	suiteLimit = 150 * time.Second
+	suiteLimit = 240 * time.Second
 	maxDeaths  = 5
 )
 

@@ -13,7 +13,9 @@ func suites(scratch string) []suite {
 	}
 	const cpython = "CPython's tests: libpython3.11-testsuite (or a Python that comes with its tests)"
 	// First, since it takes longest. The modules without connections would take minutes more.
-	python("python asyncio", cpython, nil,
+	python("python asyncio", cpython, []string{
+		".PollEventLoopTests", // those with select and epoll are run: poll keeps no registrations either
+	},
 		"test.test_asyncio.test_base_events", "test.test_asyncio.test_buffered_proto", "test.test_asyncio.test_events",
 		"test.test_asyncio.test_sendfile", "test.test_asyncio.test_server", "test.test_asyncio.test_sock_lowlevel",
 		"test.test_asyncio.test_ssl", "test.test_asyncio.test_sslproto", "test.test_asyncio.test_streams",
