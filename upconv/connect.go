@@ -230,12 +230,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if old >= 0 && len(places) > 0 {
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 	}
-	if witness {
+	if old >= 0 {
 		// All that is left of the old socket should be this copy.
 		w.closeNow(old)
-		if w.alive() {
-			places = w.replaceCopies(c, e, replacement, places)
-		}
+	}
+	if witness && w.alive() {
+		places = w.replaceCopies(c, e, replacement, places)
 	}
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
