@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -208,6 +209,59 @@ func TestFamilyLooks(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// TestFamilyConnect compares connect(2) natively, where there is IPv4, with what it is like over other families. What
+// differs is only the program's own address; and a Unix socket is connected at once.
+func TestFamilyConnect(t *testing.T) {
+	n := newNAT64(t)
+	host, port := split(t, n.greet())
+	closed := n.listen(serverAddr + ":0")
+	_, closedPort := split(t, closed.Addr().String())
+	closed.Close()
+	output(t, command(t, "ip", "-n", n.serverName, "route", "add", "blackhole", dropped))
+	path := unixServer(t, func(conn net.Conn) {
+		defer conn.Close()
+		fmt.Fprintf(conn, "hello peer\n")
+		conn.(*net.UnixConn).CloseWrite()
+		io.Copy(io.Discard, conn)
+	})
+	address := regexp.MustCompile(`192\.0\.[02]\.[12]|hello \S+`)
+	probe := compileC(t, "connect_probe.c", "gcc", "-static", "-pthread")
+	bound := 21000
+	for _, test := range []struct {
+		args string
+		unix bool
+	}{
+		{"blocking SERVER OPEN", true}, {"blocking SERVER CLOSED", false}, {"blocking " + dropped + " 80 syncnt", false},
+		{"flags SERVER CLOSED", false}, {"nonblocking SERVER OPEN poll", false}, {"nonblocking SERVER OPEN select", false},
+		{"nonblocking SERVER OPEN epoll", false}, {"nonblocking SERVER CLOSED epoll", false}, {"result-by-connect SERVER OPEN", false},
+		{"result-by-connect SERVER CLOSED", false}, {"pending " + dropped + " 80", false}, {"epoll-before SERVER OPEN", false},
+		{"epoll-before SERVER CLOSED", false}, {"signal " + dropped + " 80 restart 0 thread", false}, {"signal " + dropped + " 80 no 0 thread", false},
+		{"signal " + dropped + " 80 no 5000 single", false}, {"sndtimeo " + dropped + " 80 300", false}, {"sndtimeo SERVER OPEN 5000", true},
+		{"bad SERVER OPEN", true}, {"inet6 SERVER OPEN", true}, {"connected SERVER OPEN", false}, {"then SERVER CLOSED OPEN", false},
+		{"options SERVER OPEN", false}, {"bound SERVER OPEN BOUND", true}, {"fastopen SERVER OPEN", false}, {"garbage SERVER OPEN", true},
+		{"int80 SERVER OPEN", true},
+	} {
+		for _, route := range []string{"nat64:" + nat64Prefix, "unix:" + path} {
+			if route[0] == 'u' && !test.unix {
+				continue
+			}
+			bound += 10
+			own := fmt.Sprint(bound)
+			t.Run(test.args+"/"+route[:5], func(t *testing.T) {
+				t.Parallel()
+				line := strings.NewReplacer("SERVER", host, "OPEN", port, "CLOSED", closedPort, "BOUND", own).Replace(test.args)
+				args := append([]string{probe}, strings.Fields(line)...)
+				native := address.ReplaceAllString(output(t, n.in(n.egress, args...)), "ADDRESS")
+				cmd := upconv(t, append([]string{"run", "--netns", n.origin, "--via", route, "--"}, args...)...)
+				under := address.ReplaceAllString(output(t, cmd), "ADDRESS")
+				if !strings.HasSuffix(native, "end\n") || native != under {
+					t.Errorf("native:\n%s\nupconv:\n%s", native, under)
+				}
+			})
 		}
 	}
 }

@@ -119,6 +119,10 @@ func (x *crossing) scope(fd int) unix.Errno {
 // cross sends a connect(2) along a route to another family. again is true where the socket is an AF_INET6 one
 // already, from an earlier one.
 func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (out outcome, raced bool) {
+	var only int32
+	if sock.domain == unix.AF_INET6 && getsockopt(old, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0 {
+		return carryOn, false // ENETUNREACH: such a socket takes no IPv4-mapped destination
+	}
 	x := &w.crossing
 	switch err := w.prepare(x, e, sock); {
 	case errors.Is(err, errStillLooking):
@@ -229,9 +233,9 @@ func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.E
 	return x.pass.putOn6(to)
 }
 
-// bind binds the AF_INET6 socket to as the program has bound its own: to the port, if there is one.
+// bind binds the socket to, if it is an AF_INET6 one, as the program has bound its own: to the port, if there is one.
 func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix.Errno {
-	if !sock.bound || sock.netns != origin {
+	if !sock.bound || sock.netns != origin || x.family() == unix.AF_UNIX {
 		return 0
 	}
 	name := [sizeofSockaddrIn6]byte{}
