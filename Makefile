@@ -15,8 +15,10 @@ FLOOR   ?= $(wildcard ../shared/floor)
 FUZZTIME ?= 30s
 COUNT   ?= 1
 BINARY  ?= bin/upconv
+# Which suites make fidelity runs, a regular expression.
+SUITES  ?= .
 
-.PHONY: help build install demo test test-unit test-integration lint bench fuzz clean
+.PHONY: help build install demo test test-unit test-integration fidelity lint bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +39,9 @@ test-unit: ## tests of the packages, with the race detector
 
 test-integration: build ## whole programs in real namespaces
 	UPCONV_BIN=$(abspath $(BINARY)) $(GO) test -count=$(COUNT) -timeout 15m ./integration/...
+
+fidelity: build ## others' test suites with every connection swapped for its like, against native; needs root (SUITES=)
+	UPCONV_BIN=$(abspath $(BINARY)) $(GO) run ./integration/fidelity -run '$(SUITES)'
 
 lint: ## gofmt, vet (amd64 and arm64), staticcheck, cross-build
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }

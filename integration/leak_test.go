@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -233,9 +234,9 @@ func usageOf(pid int) (u usage) {
 	return u
 }
 
-// spares is how many sockets more than at the start the supervisor may hold: each of its two workers
-// keeps one ready.
-const spares = 2
+// spares is how many sockets more than at the start the supervisor may hold: each of its workers keeps up to four of
+// each address family ready.
+var spares = 2 * 4 * max(2, runtime.NumCPU())
 
 // within reports whether a process holds no descriptor that it did not hold at the start, but for the spares.
 func (u usage) within(start usage) bool {

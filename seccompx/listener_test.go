@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -268,6 +270,41 @@ func TestSignals(t *testing.T) {
 				t.Errorf("the call returned %v", r)
 			}
 		})
+	}
+}
+
+// TestInterruptedBeforeReceive pins what no flag helps against: before the notification is received, a signal whose handler
+// does not restart calls ends the call with EINTR, and the notification is gone.
+func TestInterruptedBeforeReceive(t *testing.T) {
+	if !inSubprocess(t) {
+		return
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGUSR2)
+	var action struct{ handler, flags, restorer, mask uint64 } // struct sigaction of the kernel
+	sigaction := func(set, get unsafe.Pointer) {
+		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGUSR2), uintptr(set), uintptr(get), 8, 0, 0); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	sigaction(nil, unsafe.Pointer(&action))
+	action.flags &^= 0x10000000 // SA_RESTART
+	sigaction(unsafe.Pointer(&action), nil)
+
+	tg := newTarget(t, notifyStopped, withListener, false)
+	out := tg.syscall(stopped)
+	pending := func(timeout int) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: tg.fd.Load(), Events: unix.POLLIN}}, timeout)
+		return err == nil && n == 1
+	}
+	for !pending(100) {
+	}
+	if err := unix.Tgkill(unix.Getpid(), tg.tid, unix.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	wantErrno(t, "the call", <-out, unix.EINTR)
+	if pending(0) {
+		t.Error("there is still a notification")
 	}
 }
 

@@ -106,7 +106,7 @@ func TestFilterOfFamilies(t *testing.T) {
 			program seccompx.Program
 			want    seccompx.Action
 		}{{"none", none, c.none}, {"netns", netns, c.netns}, {"inet6", inet6, c.inet6}, {"unix", unixes, c.unixes}} {
-			if got := judge(t, p.program, c.arch, nr, c.args); got != p.want {
+			if got := judge(t, p.program, c.arch, nr, [6]uint64{c.args[0], c.args[1], c.args[2]}); got != p.want {
 				t.Errorf("%s: %v %s(%d): %v, want %v", p.name, c.arch, c.call, c.args, got, p.want)
 			}
 		}
@@ -170,19 +170,89 @@ func TestFilter(t *testing.T) {
 		if !ok {
 			t.Fatalf("%v has no %s", c.arch, c.call)
 		}
-		if got := judge(t, c.program, c.arch, nr, c.args); got != c.want {
+		if got := judge(t, c.program, c.arch, nr, [6]uint64{c.args[0], c.args[1], c.args[2]}); got != c.want {
 			t.Errorf("%v %s%#x: %v, want %v", c.arch, c.call, c.args, got, c.want)
 		}
 	}
 	connect, _ := seccompx.AMD64.Syscall("connect")
-	if got := judge(t, program, seccompx.AMD64, connect|0x40000000, [3]uint64{3, 0x1000, 16}); got == seccompx.Allow {
+	if got := judge(t, program, seccompx.AMD64, connect|0x40000000, [6]uint64{3, 0x1000, 16}); got == seccompx.Allow {
 		t.Errorf("connect by its x32 number is let through")
+	}
+}
+
+// What a filter stops where sockets are swapped, beyond connect(2), and what must never be stopped.
+func TestFilterSwaps(t *testing.T) {
+	assemble := func(swaps, sees bool, arch seccompx.Arch) seccompx.Program {
+		f := filter(needs{swaps: swaps, sees: sees})
+		f.Arches = []seccompx.Arch{arch}
+		p, err := f.Assemble()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const dirty = 0xdeadbeef_00000000
+	for _, arch := range []seccompx.Arch{seccompx.AMD64, seccompx.ARM64, seccompx.I386} {
+		blind, sees, none := assemble(true, false, arch), assemble(true, true, arch), assemble(false, false, arch)
+		check := func(p seccompx.Program, want seccompx.Action, call string, args ...uint64) {
+			t.Helper()
+			nr, ok := arch.Syscall(call)
+			if !ok {
+				return
+			}
+			var all [6]uint64
+			copy(all[:], args)
+			if got := judge(t, p, arch, nr, all); got != want {
+				t.Errorf("%v %s%#x: %v, want %v", arch, call, args, got, want)
+			}
+		}
+		for i := range sockopts {
+			row := &sockopts[i]
+			want := seccompx.UserNotify
+			if row.always {
+				want = seccompx.Allow
+			}
+			check(blind, want, "setsockopt", 3, uint64(row.level), uint64(row.name))
+			check(blind, want, "setsockopt", 3, dirty|uint64(row.level), dirty|uint64(row.name))
+			check(none, seccompx.Allow, "setsockopt", 3, uint64(row.level), uint64(row.name))
+		}
+		for _, row := range passedOptions {
+			check(blind, seccompx.Allow, "setsockopt", 3, uint64(row.level), uint64(row.name))
+		}
+		check(blind, seccompx.UserNotify, "setsockopt", 3, unix.IPPROTO_TCP, 9999) // a new kernel's
+		check(blind, seccompx.Allow, "setsockopt", 3, unix.IPPROTO_UDP, 103)
+		check(blind, seccompx.Allow, "setsockopt", 3, unix.SOL_NETLINK, 1)
+		check(blind, seccompx.Allow, "getsockopt", 3, unix.SOL_SOCKET, unix.SO_PRIORITY)
+		for _, call := range []string{"fcntl", "fcntl64"} {
+			check(blind, seccompx.UserNotify, call, 3, unix.F_SETOWN)
+			check(blind, seccompx.UserNotify, call, 3, unix.F_SETOWN_EX)
+			check(blind, seccompx.UserNotify, call, 3, unix.F_SETSIG)
+			check(blind, seccompx.Allow, call, 3, unix.F_SETFL)
+			check(blind, seccompx.Allow, call, 3, unix.F_DUPFD_CLOEXEC)
+			check(none, seccompx.Allow, call, 3, unix.F_SETOWN)
+		}
+		check(blind, seccompx.UserNotify, "ioctl", 3, fioSetOwn)
+		check(blind, seccompx.UserNotify, "ioctl", 3, siocSPGrp)
+		check(blind, seccompx.Allow, "ioctl", 3, unix.TIOCINQ)
+		check(blind, seccompx.UserNotify, "sendto", 3, 0x1000, 5, unix.MSG_FASTOPEN|unix.MSG_DONTWAIT, 0x2000, 16)
+		check(blind, seccompx.Allow, "sendto", 3, 0x1000, 5, unix.MSG_FASTOPEN, 0, 0)
+		check(blind, seccompx.Allow, "sendto", 3, 0x1000, 5, unix.MSG_NOSIGNAL, 0x2000, 16)
+		check(blind, seccompx.UserNotify, "sendmsg", 3, 0x1000, unix.MSG_FASTOPEN)
+		check(blind, seccompx.Allow, "sendmsg", 3, 0x1000, unix.MSG_NOSIGNAL)
+		check(blind, seccompx.UserNotify, "sendmmsg", 3, 0x1000, 2, unix.MSG_FASTOPEN)
+		check(blind, seccompx.Allow, "sendmmsg", 3, 0x1000, unix.MSG_FASTOPEN, 0)
+		check(none, seccompx.Allow, "sendto", 3, 0x1000, 5, unix.MSG_FASTOPEN, 0x2000, 16)
+		check(blind, seccompx.UserNotify, "epoll_create1", 0)
+		check(sees, seccompx.Allow, "epoll_create1", 0)
+		for _, call := range []string{"close", "dup", "dup2", "dup3", "socket", "bind", "listen", "shutdown", "epoll_ctl", "epoll_wait", "read", "write", "getsockname", "getpeername"} {
+			check(blind, seccompx.Allow, call, 3, 1, 1, 1, 1, 1)
+		}
 	}
 }
 
 // judge runs a filter on a struct seccomp_data. The bpf package loads big-endian words, the
 // kernel those of the machine.
-func judge(t *testing.T, p seccompx.Program, arch seccompx.Arch, nr uint32, args [3]uint64) seccompx.Action {
+func judge(t *testing.T, p seccompx.Program, arch seccompx.Arch, nr uint32, args [6]uint64) seccompx.Action {
 	t.Helper()
 	var data [64]byte
 	put := func(at int, v uint32) {

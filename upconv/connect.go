@@ -68,6 +68,32 @@ const maxRaces = 8
 // route looks at the socket and sends it on its way. raced is true where the descriptor has become
 // another one's meanwhile, and nothing has been done.
 func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, raced bool) {
+	route := e.decision.Route
+	if route.Kind == Netns {
+		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
+	}
+	seen := w.see(c)
+	if seen && w.sight.File == 0 {
+		return carryOn, false // EBADF; or the thread is gone
+	}
+	crosses := w.s.needs.crosses()
+	// A socket of another family that took the place of the program's has its passport in what these are about.
+	plain := seen && !(crosses && w.s.anyCrossed.Load() && w.sight.Family != family)
+	if crosses && family == unix.AF_INET6 {
+		plain = seen && !w.s.anyCrossed.Load()
+	}
+	if plain && route.Kind == Direct && !w.s.inEgress(w.sight.NetNS) {
+		w.stays(e)
+		return carryOn, false
+	}
+	if plain && !w.idle(family) {
+		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+	}
+	if seen && route.Kind == Netns && w.untouched(family) {
+		w.socketInfo = socket{domain: family, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
+		return w.swap(c, e, -1, &w.socketInfo, w.s.egress[route.Target], nil, sa)
+	}
+
 	old, errno := w.s.targets.getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
@@ -80,15 +106,13 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, false
 	}
 	w.done = append(w.done, old)
+	if seen && !w.saw(old) {
+		return carryOn, true
+	}
 	sock, origin := &w.socketInfo, w.s.origin
-	crosses := w.s.needs.crosses()
-	if e.decision.Route.Kind == Direct {
-		if cookie := netnsCookie(old); (cookie == origin.cookie || !w.s.isEgress(cookie)) && !(crosses && w.hasPassport(old)) {
-			if e.dst.Addr().Is4() {
-				w.s.events.record(e, 0)
-			}
-			return carryOn, false
-		}
+	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) && !(crosses && w.hasPassport(old)) {
+		w.stays(e)
+		return carryOn, false
 	}
 	idle, crossed := examine(old, sock), false
 	if crosses && (!idle || sock.domain == unix.AF_INET6) {
@@ -103,26 +127,37 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
-	switch e.decision.Route.Kind {
+	switch route.Kind {
 	case Reject:
-		w.s.events.record(e, e.decision.Route.Errno)
-		return answer(e.decision.Route.Errno), false
+		w.s.events.record(e, route.Errno)
+		return answer(route.Errno), false
 	case Direct:
 		return w.swap(c, e, old, sock, nil, nil, sa)
 	case NAT64, Inet6, UnixPath:
 		return w.cross(c, e, old, sock, crossed)
 	}
-	egress := w.s.egress[e.decision.Route.Target]
+	egress := w.s.egress[route.Target]
 	if sock.netns == egress.cookie && sock.netns != origin.cookie {
 		return w.again(c, e, old, sock, sa), false
 	}
 	return w.swap(c, e, old, sock, egress, nil, sa)
 }
 
-// swap replaces the target's socket old by one made in the egress, or in the origin where that is nil, and
-// connects that to sa. If x is not nil it is one of another family, in the origin.
+// stays records that a socket of the origin is left alone.
+func (w *worker) stays(e *event) {
+	if e.dst.Addr().Is4() { // others come here only to be looked at
+		w.s.events.record(e, 0)
+	}
+}
+
+// swap replaces the target's socket by one made in the egress, or in the origin where that is nil, and
+// connects that to sa. old is a copy of the target's socket, or -1 where it has been seen to be as good as new and
+// nobody else's. If x is not nil the new socket is one of another family, in the origin.
 func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
-	cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
+	cloexec, errno := w.sight.CloseOnExec, unix.Errno(0)
+	if !w.sighted {
+		cloexec, errno = w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
+	}
 	switch errno {
 	case 0:
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
@@ -149,35 +184,18 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	w.used = sock.domain
 	if x != nil {
 		w.used = x.family()
-	}
-	if x != nil && x.family() == unix.AF_UNIX {
-		copyBuffers(nil, old, replacement)
-	} else if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
-		e.add("not carried over: " + lost)
-	}
-	if unix.Fstat(old, &w.stat) == nil {
-		if lost := w.copyInode(replacement); lost != "" {
-			e.add("not carried over: " + lost)
-		}
-	}
-	var anywhere bool
-	if x != nil {
-		if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
+		if errno := w.carryAcross(e, old, replacement, sock, x); errno != 0 {
 			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
 		}
-		errno = x.bind(e, sock, old, replacement, w.s.origin.cookie)
-	} else {
-		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie)
+	} else if old >= 0 {
+		if errno := w.carryOver(e, old, replacement, sock); errno != 0 {
+			e.add("the port cannot be had in the egress")
+			w.s.events.record(e, errno)
+			return answer(errno), false
+		}
 	}
-	if errno != 0 {
-		return w.fail(e, "bind", errno), false
-	}
-	if anywhere && w.s.events != nil {
-		addr, _ := netip.AddrFromSlice(sock.address())
-		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
-	}
-	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
-		copyOwner(old, replacement)
+	if lost := w.copyInode(old, replacement); lost != "" {
+		e.add("not carried over: " + lost)
 	}
 	if x != nil {
 		if x.family() == unix.AF_UNIX {
@@ -189,25 +207,35 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	places := w.registrations(c, old)
 
-	witness := w.witness(old)
-	if w.replaced(c, old) {
-		w.acquit(old)
-		return carryOn, true
+	witness := false
+	if old >= 0 {
+		witness = !(w.sighted && w.sight.Single) && w.witness(old)
+		if w.replaced(c, old) {
+			w.acquit(old)
+			return carryOn, true
+		}
 	}
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
 	if errno := w.install(c, c.fd, replacement, cloexec); errno != 0 {
-		w.acquit(old)
+		if witness {
+			w.acquit(old)
+		}
 		if errno == unix.ENOENT || errno == unix.ESRCH {
 			return carryOn, false // the target is gone; nobody will read the answer
 		}
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
-	// All that is left of the old socket should be this copy.
-	w.closeNow(old)
-	if witness && w.alive() {
-		places = w.replaceCopies(c, e, replacement, places)
+	if old >= 0 && len(places) > 0 {
+		w.unregister(c, places, old) // whoever has a copy: no more events from it
+	}
+	if witness {
+		// All that is left of the old socket should be this copy.
+		w.closeNow(old)
+		if w.alive() {
+			places = w.replaceCopies(c, e, replacement, places)
+		}
 	}
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
@@ -222,7 +250,49 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	// Only now: before, a poll of the socket would have said EPOLLHUP.
 	w.register(c, places, replacement)
+	if out.wait == nil {
+		w.closeNow(replacement) // before the target goes on: what it closes then shall be closed
+	}
 	return out, false
+}
+
+// carryOver gives the new socket what the program has done to the old one.
+func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Errno {
+	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+		e.add("not carried over: " + lost)
+	}
+	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, w.sighted && !w.sight.BoundPort)
+	if errno != 0 {
+		return errno
+	}
+	if anywhere && w.s.events != nil {
+		addr, _ := netip.AddrFromSlice(sock.address())
+		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
+	}
+	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
+		copyOwner(old, replacement)
+	}
+	if w.sighted && w.sight.Shutdown != 0 {
+		// Natively it fails with ENOTCONN, and yet the socket remembers.
+		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(replacement), uintptr(w.sight.Shutdown-1), 0)
+	}
+	return 0
+}
+
+// carryAcross is carryOver for a socket of another family.
+func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing) unix.Errno {
+	if x.family() == unix.AF_UNIX {
+		copyBuffers(nil, old, replacement)
+	} else if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+		e.add("not carried over: " + lost)
+	}
+	if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
+		return errno
+	}
+	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
+		copyOwner(old, replacement)
+	}
+	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
 }
 
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has failed or
@@ -231,7 +301,15 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if sock.flags&unix.O_NONBLOCK == 0 {
 		setFlags(fd, sock.flags|unix.O_NONBLOCK) // until begin gives its flags back
 	}
-	return w.begin(c, e, fd, sock, sa)
+	// Fetching it has put it into upconv's own net_cls and net_prio cgroups; installing it brings it back.
+	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
+		w.install(c, c.fd, fd, cloexec)
+	}
+	out := w.begin(c, e, fd, sock, sa)
+	if out.wait == nil {
+		w.closeNow(fd)
+	}
+	return out
 }
 
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags of the

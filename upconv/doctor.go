@@ -65,7 +65,7 @@ func Diagnose() []Check {
 		}
 		checks = append(checks, c)
 	}
-	checks = append(checks, checkPrivileges(), checkPtrace(), checkUserNamespaces(), checkBuild())
+	checks = append(checks, checkPrivileges(), checkSights(), checkPtrace(), checkUserNamespaces(), checkBuild())
 	return append(checks, checkRoutes()...)
 }
 

@@ -10,13 +10,16 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
 // epolls knows which descriptors of which process are epoll sets. A socket that a program has put into
 // such a set before it connects would be lost to the set in a swap: a registration belongs to the open file.
 //
 // A process is looked through once, and again when it has made another set: epoll_create(2) is
-// stopped for that alone. As long as nobody has made any, nothing is looked at.
+// stopped for that alone. As long as nobody has made any, nothing is looked at. Where upconv can look at a socket in the
+// kernel (see sight.go) that is not needed: it says whether there is anything to be found.
 type epolls struct {
 	any  atomic.Bool // somebody may have a set
 	mu   sync.Mutex
@@ -128,6 +131,9 @@ const kcmpEpollTFD = 7
 // epoll sets. It costs nothing where there are no sets.
 func (w *worker) registrations(c *call, old int) (found []registration) {
 	all := &w.s.epolls
+	if w.sighted {
+		return w.registrationsSeen(c)
+	}
 	if !all.any.Load() {
 		return nil
 	}
@@ -137,7 +143,7 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 		if large[epfd] {
 			if is, ok := w.inLargeSet(c, epfd, old); ok {
 				if is {
-					found = append(found, w.registrationsIn(c.tid, epfd, w.stat.Ino, []int{c.fd})...)
+					found = append(found, w.registrationsIn(c.tid, epfd, w.sight.Ino, []int{c.fd})...)
 				}
 				continue
 			}
@@ -153,7 +159,7 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 				break
 			}
 			if order == 0 {
-				found = append(found, w.registrationsIn(c.tid, epfd, w.stat.Ino, []int{c.fd})...)
+				found = append(found, w.registrationsIn(c.tid, epfd, w.sight.Ino, []int{c.fd})...)
 				break
 			}
 			slot[2]++ // another file that was registered under this number
@@ -161,6 +167,20 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 		if time.Since(began) > longSearch {
 			all.isLarge(files, epfd)
 		}
+	}
+	return found
+}
+
+// registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How many there are is
+// known; should some be missing, there are sets that have not been noticed yet.
+func (w *worker) registrationsSeen(c *call) []registration {
+	if w.sight.Watched == 0 {
+		return nil
+	}
+	found := w.registrationsByInode(c, w.sight.Ino, nil)
+	if len(found) < w.sight.Watched || w.sight.Watched == peek.MaxWatched {
+		w.s.epolls.forget(w.files(c.tid))
+		found = w.registrationsByInode(c, w.sight.Ino, nil)
 	}
 	return found
 }
@@ -194,11 +214,9 @@ func (w *worker) inLargeSet(c *call, epfd, old int) (is, ok bool) {
 	return errno == unix.EEXIST, errno == unix.EEXIST || errno == 0
 }
 
-// registrationsByInode finds a socket in all sets, under any of some numbers.
+// registrationsByInode finds a socket in all sets, under any of some numbers; nil: under any number at all, also one that
+// has been closed since.
 func (w *worker) registrationsByInode(c *call, ino uint64, numbers []int) (found []registration) {
-	if !w.s.epolls.any.Load() {
-		return nil
-	}
 	fds, _ := w.s.epolls.list(w.files(c.tid), c.tid)
 	for _, epfd := range fds {
 		found = append(found, w.registrationsIn(c.tid, epfd, ino, numbers)...)
@@ -210,7 +228,7 @@ func (w *worker) registrationsByInode(c *call, ino uint64, numbers []int) (found
 func (w *worker) registrationsIn(tid, epfd int, ino uint64, numbers []int) (found []registration) {
 	for line := range bytes.Lines(w.readFdinfo(tid, epfd)) {
 		tfd, r, of, ok := parseRegistration(line)
-		if ok && slices.Contains(numbers, tfd) && (of == 0 || of == ino) {
+		if ok && (numbers == nil || slices.Contains(numbers, tfd)) && (of == 0 || of == ino) {
 			r.epfd, r.number = epfd, tfd
 			found = append(found, r)
 		}
@@ -295,6 +313,22 @@ func (w *worker) register(c *call, places []registration, socket int) {
 		if errno != 0 && errno != unix.EEXIST {
 			w.s.warn("connect: the socket is lost to an epoll set", "tid", c.tid, "fd", c.fd, "error", errno)
 		}
+	}
+}
+
+// unregister takes the old socket, which the target has no more, out of the sets that it is in.
+func (w *worker) unregister(c *call, places []registration, old int) {
+	for i := range places {
+		place := &places[i]
+		set, errno := w.s.targets.getfd(c.tid, place.epfd)
+		if errno != 0 {
+			continue
+		}
+		free.with(old, place.number, func() unix.Errno {
+			unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_DEL, uintptr(place.number), 0, 0, 0)
+			return 0
+		})
+		closeFD(set)
 	}
 }
 

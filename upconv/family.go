@@ -16,6 +16,7 @@ type needs struct {
 	swaps bool // other sockets take their place
 	inet6 bool // of the family AF_INET6
 	unix  bool // of the family AF_UNIX
+	sees  bool // and they are looked at in the kernel, see sight.go
 }
 
 // crosses reports whether sockets are replaced by those of another family.

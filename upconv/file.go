@@ -30,15 +30,22 @@ func copyOwner(from, to int) {
 	}
 }
 
-// copyInode gives the socket to the owner and mode of the target's socket, which has just been looked at. That is
-// also the user that packet filters and routing rules (skuid, uidrange) see.
-func (w *worker) copyInode(to int) (lost string) {
-	if int(w.stat.Uid) != w.s.uid || int(w.stat.Gid) != w.s.gid {
-		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(to), uintptr(w.stat.Uid), uintptr(w.stat.Gid)); errno != 0 {
+// copyInode gives the socket to the owner and mode of the target's socket, of which old is a copy unless it has been
+// seen. That is also the user that packet filters and routing rules (skuid, uidrange) see.
+func (w *worker) copyInode(old, to int) (lost string) {
+	if !w.sighted {
+		var stat unix.Stat_t
+		if unix.Fstat(old, &stat) != nil {
+			return "its owner"
+		}
+		w.sight.UID, w.sight.GID, w.sight.Mode, w.sight.Ino = int(stat.Uid), int(stat.Gid), stat.Mode, stat.Ino
+	}
+	if w.sight.UID != w.s.uid || w.sight.GID != w.s.gid {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(to), uintptr(w.sight.UID), uintptr(w.sight.GID)); errno != 0 {
 			lost = "its owner"
 		}
 	}
-	if mode := w.stat.Mode &^ unix.S_IFMT; mode != 0o777 {
+	if mode := w.sight.Mode &^ unix.S_IFMT; mode != 0o777 {
 		unix.RawSyscall(unix.SYS_FCHMOD, uintptr(to), uintptr(mode), 0)
 	}
 	return lost
@@ -84,9 +91,9 @@ func (w *worker) alive() bool {
 // replaceCopies puts the socket under every other number of the target that refers to the old one, and returns
 // the places in epoll sets that these have, after those given.
 func (w *worker) replaceCopies(c *call, e *event, socket int, places []registration) []registration {
-	ino := w.stat.Ino
+	ino := w.sight.Ino
 	numbers := fdsOf(c.tid, "socket:["+strconv.FormatUint(ino, 10)+"]")
-	if len(numbers) > 0 {
+	if len(numbers) > 0 && !w.sighted && w.s.epolls.any.Load() { // else they are known already
 		places = append(places, w.registrationsByInode(c, ino, numbers)...)
 	}
 	for _, number := range numbers {

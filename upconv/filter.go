@@ -28,7 +28,7 @@ const (
 // call; programs fall back. Everything else runs at full speed.
 //
 // Where sockets are swapped, some more calls are stopped: sends with MSG_FASTOPEN, which connect;
-// epoll_create(2), to know who has epoll sets; and, only to know that it is done at all, the setting of
+// epoll_create(2), to know who has epoll sets, unless upconv sees whether a socket is in one (see sight.go); and, only to know that it is done at all, the setting of
 // socket options that hardly any program sets (see optionsUsed).
 //
 // The length is an int, which the kernel takes from the low half of the register. So only that half
@@ -61,6 +61,9 @@ func filter(n needs) seccompx.Filter {
 	}
 	if n.swaps {
 		f.Rules = append(f.Rules, swapRules(n)...)
+		if !n.sees {
+			f.Rules = append(f.Rules, seccompx.Rule{Syscalls: []string{"epoll_create", "epoll_create1"}, Do: seccompx.UserNotify})
+		}
 	}
 	return f
 }
@@ -72,8 +75,6 @@ func swapRules(n needs) []seccompx.Rule {
 	}
 	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
 	rules := []seccompx.Rule{
-		notify("epoll_create"),
-		notify("epoll_create1"),
 		notify("sendto", arg(3).HasAny(unix.MSG_FASTOPEN), arg(5).AtLeast(sizeofSockaddrIn), arg(5).AtMost(sizeofSockaddrStorage)),
 		notify("sendmsg", arg(2).HasAny(unix.MSG_FASTOPEN)),
 		notify("sendmmsg", arg(3).HasAny(unix.MSG_FASTOPEN)),

@@ -162,6 +162,14 @@ func (o *origin) close() {
 	o.closeSeeds()
 }
 
+// seed returns a socket of the origin that nobody has touched; it stays the origin's.
+func (o *origin) seed(domain int) (fd int, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	fd, ok = o.seeds[domain]
+	return fd, ok
+}
+
 func (o *origin) closeSeeds() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -89,6 +89,17 @@ func TestParseRouteErrors(t *testing.T) {
 	}
 }
 
+func TestDidYouMean(t *testing.T) {
+	for in, say := range map[string]string{
+		"nat46:auto": "did you mean nat64?", "Netns:blue": "did you mean netns?", "dirct": "did you mean direct?", "rejekt": "did you mean reject?",
+		"bogus": "routes are direct", "reject:ECONREFUSED": "did you mean ECONNREFUSED?", "reject:econnrefused": "did you mean ECONNREFUSED?", "reject:nothing": "such as ECONNREFUSED",
+	} {
+		if _, err := ParseRoute(in); err == nil || !strings.Contains(err.Error(), say) {
+			t.Errorf("%q: error %v, want %q", in, err, say)
+		}
+	}
+}
+
 func TestParseRule(t *testing.T) {
 	any4 := netip.MustParsePrefix("0.0.0.0/0")
 	blue := Route{Kind: Netns, Target: "blue"}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 const designExample = `version: 1
@@ -166,7 +167,7 @@ func TestPolicyFileErrors(t *testing.T) {
 			if got := fmt.Sprintf("%d:%d+%d", e.Line, e.Column, e.Width); got != place || !strings.Contains(e.Msg, part) {
 				t.Errorf("%q: error %s %s, want %s", short, got, e.Msg, c.want[i])
 			}
-			if strings.ContainsAny(e.Error()+strings.Replace(e.Caret(), "\n", "", 1), "\n\x1b\xff") {
+			if shown := e.Error() + strings.Replace(e.Caret(), "\n", "", 1); strings.ContainsAny(shown, "\n\x1b") || !utf8.ValidString(shown) {
 				t.Errorf("%q: not for a terminal: %q, %q", short, e.Error(), e.Caret())
 			}
 		}

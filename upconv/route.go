@@ -151,6 +151,9 @@ func ParseRoute(s string) (Route, error) {
 		}
 		errno, ok := errnoByName(target)
 		if !ok {
+			if meant := closest(strings.ToUpper(target), errnoNames()); meant != "" {
+				return fail(target, "not the name of an errno; did you mean %s?", meant)
+			}
 			return fail(target, "not the name of an errno such as ECONNREFUSED")
 		}
 		return Route{Kind: Reject, Errno: errno}, nil
@@ -252,6 +255,9 @@ func ParseRoute(s string) (Route, error) {
 		}
 		return route, nil
 	}
+	if meant := closest(strings.ToLower(kind), []string{"direct", "netns", "nat64", "inet6", "unix", "reject"}); meant != "" {
+		return fail(kind, "no such route; did you mean %s?", meant)
+	}
 	return fail(kind, "no such route; routes are %s", routeForms)
 }
 
@@ -268,7 +274,7 @@ func errnoByName(name string) (unix.Errno, bool) {
 	if !strings.HasPrefix(name, "E") {
 		return 0, false
 	}
-	for e := unix.Errno(1); e < 134; e++ { // EHWPOISON, 133, is the last one
+	for e := unix.Errno(1); e <= lastErrno; e++ {
 		if unix.ErrnoName(e) == name {
 			return e, true
 		}
@@ -283,6 +289,17 @@ func errnoByName(name string) (unix.Errno, bool) {
 		return unix.EOPNOTSUPP, true
 	}
 	return 0, false
+}
+
+const lastErrno = unix.EHWPOISON
+
+func errnoNames() (names []string) {
+	for e := unix.Errno(1); e <= lastErrno; e++ {
+		if name := unix.ErrnoName(e); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // SyntaxError says what is wrong with a piece of text and where.

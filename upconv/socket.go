@@ -72,13 +72,17 @@ func addressIn(domain int, name *[sizeofSockaddrIn6]byte) []byte {
 }
 
 // bindLike binds the socket to as s, of which old is a copy, is bound. An address that the egress does not
-// have becomes any address, which is reported; the port is kept.
-func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix.Errno) {
+// have becomes any address, which is reported; the port is kept. chosen is true where the kernel has chosen the port: it
+// is then given up when a connect fails.
+func (s *socket) bindLike(old, to int, origin uint64, chosen bool) (anywhere bool, errno unix.Errno) {
 	// A socket that has been swapped before has a port of the kernel's choice, which means nothing now.
 	if !s.bound || s.netns != origin {
 		return false, 0
 	}
 	name := s.name
+	if chosen && s.port() != 0 && s.bindChosen(to) {
+		return false, 0
+	}
 	errno = bind(to, name[:s.nameLen])
 	if errno == unix.EADDRNOTAVAIL {
 		clear(addressIn(s.domain, &name))
@@ -93,6 +97,21 @@ func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix
 		errno = bindBeside(old, to, name[:s.nameLen])
 	}
 	return anywhere, errno
+}
+
+// bindChosen has the kernel choose the port that s has, out of a range of one (ip(7), IP_LOCAL_PORT_RANGE, Linux 6.3).
+func (s *socket) bindChosen(to int) bool {
+	var before uint32
+	one := uint32(s.port())<<16 | uint32(s.port())
+	if getsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4) != 0 ||
+		setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&one), 4) != 0 {
+		return false
+	}
+	name := s.name
+	name[2], name[3] = 0, 0 // sin_port
+	errno := bind(to, name[:s.nameLen])
+	setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4)
+	return errno == 0
 }
 
 // bindBeside binds the socket to to a name that old has and is about to lose.
@@ -138,9 +157,10 @@ func (w *worker) socket(e *egress, domain, proto int) (int, unix.Errno) {
 
 func (w *worker) trySocket(e *egress, domain, proto int) (int, unix.Errno) {
 	if e == w.home {
-		if spare := w.spare(domain, proto); spare != nil && *spare >= 0 {
-			fd := *spare
-			*spare = -1
+		if spares := w.spares(domain, proto); spares != nil && len(*spares) > 0 {
+			last := len(*spares) - 1
+			fd := (*spares)[last]
+			*spares = (*spares)[:last]
 			return fd, 0
 		}
 		return newSocket(domain, proto)
@@ -166,19 +186,23 @@ func newSocket(domain, proto int) (int, unix.Errno) {
 	return int(fd), errno
 }
 
-// spare returns where the worker keeps a socket of this kind ready, or nil if it does not.
-func (w *worker) spare(domain, proto int) *int {
+// maxSpares is how many sockets are made in advance at a time: so most of the time the worker is back in RECV soon, and
+// until it is a signal can interrupt a call that natively none does.
+const maxSpares = 4
+
+// spares returns where the worker keeps sockets of this kind ready, or nil if it does not.
+func (w *worker) spares(domain, proto int) *[]int {
 	switch {
 	case proto != unix.IPPROTO_TCP:
 		return nil
 	case domain == unix.AF_INET:
-		return &w.spare4
+		return &w.spares4
 	}
-	return &w.spare6
+	return &w.spares6
 }
 
 // tidy does what need not be done while the target waits: it closes the sockets of the last swap and
-// makes the next one.
+// makes the next ones.
 func (w *worker) tidy() {
 	for _, fd := range w.done {
 		closeFD(fd)
@@ -194,9 +218,13 @@ func (w *worker) tidy() {
 	if w.used == 0 {
 		return
 	}
-	if spare := w.spare(w.used, unix.IPPROTO_TCP); *spare < 0 {
-		if fd, errno := newSocket(w.used, unix.IPPROTO_TCP); errno == 0 {
-			*spare = fd
+	if spares := w.spares(w.used, unix.IPPROTO_TCP); len(*spares) == 0 {
+		for range maxSpares {
+			fd, errno := newSocket(w.used, unix.IPPROTO_TCP)
+			if errno != 0 {
+				break
+			}
+			*spares = append(*spares, fd)
 		}
 	}
 	w.used = 0
@@ -214,11 +242,8 @@ func (w *worker) closeNow(fd int) {
 
 // install puts fd under a number of the target.
 //
-// The target itself does it, while this thread waits. The kernel would take the occasion to move this
-// thread to an idle processor, away from the target that it is in the middle of a conversation with;
-// waking up there costs more than all the rest. So it is made to stay until the target has its answer.
+// The target itself does it, while this thread waits.
 func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
-	w.pin(uint32(c.tid))
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	errno := errnoOf(err)
 	if errno == unix.EBADF && w.s.raiseLimit(c.tid, number, func() {
@@ -250,7 +275,9 @@ func (s *Supervisor) raiseLimit(tid, number int, do func()) bool {
 // stayPinned is for how many swaps of one thread in a row the processor is not looked up again.
 const stayPinned = 16
 
-// pin keeps this thread on the processor that it is on. A thread that connects again and again mostly stays
+// pin keeps this thread on the processor that it is on, until the target has its answer. While a descriptor is installed
+// the kernel would move it to an idle processor, away from the target that it is in the middle of a conversation with;
+// waking up there costs more than all the rest. A thread that connects again and again mostly stays
 // where it is, and so may this one.
 func (w *worker) pin(tid uint32) {
 	if !w.mayPin || w.settled {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
 // Supervisor answers the notifications of one listener. Its workers are goroutines locked to OS
@@ -31,6 +33,7 @@ type Supervisor struct {
 	pid      int          // upconv's own
 	uid, gid int          // that of the sockets it makes
 	used     optionsUsed
+	sights   atomic.Pointer[sights] // nil: not permitted, or not needed
 	needs    needs
 	mappings *Mappings
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
@@ -104,6 +107,11 @@ func (s *Supervisor) isEgress(cookie uint64) bool {
 	return false
 }
 
+// inEgress reports whether a socket that is to be connected in the origin is in an egress.
+func (s *Supervisor) inEgress(cookie uint64) bool {
+	return cookie != s.origin.cookie && s.isEgress(cookie)
+}
+
 // start lets workers loose on the listener and returns when all of them are ready. wg is done
 // when the last has ended, which is when nobody is left under the filter.
 func (s *Supervisor) start(wg *sync.WaitGroup) error {
@@ -144,16 +152,17 @@ type worker struct {
 	call         call
 	sockaddr     [sizeofSockaddrStorage]byte
 	socketInfo   socket
-	stat         unix.Stat_t // of the target's socket
-	scratch      [512]byte   // for names in /proc and what is read there
+	sight        peek.Sight // of the target's socket: all of it where sighted, else owner, mode and inode
+	sighted      bool
+	scratch      [512]byte // for names in /proc and what is read there
 
 	long []byte // for what is longer
 
-	done           []int // sockets to close when the target has its answer
-	used           int   // the address family of the socket that was used, 0 for none
-	spare4, spare6 int   // sockets of home that are ready for use, or -1
-	spareUnix      int   // a Unix socket
-	witnesses      int   // an epoll set of its own, see witness; -1: none
+	done             []int // sockets to close when the target has its answer
+	used             int   // the address family of the socket that was used, 0 for none
+	spares4, spares6 []int // sockets of home that are ready for use
+	spareUnix        int   // a Unix socket
+	witnesses        int   // an epoll set of its own, see witness; -1: none
 
 	crossing crossing
 
@@ -203,7 +212,7 @@ func (w *worker) run(ready chan<- error) {
 
 // newWorker returns one that takes no notifications.
 func (s *Supervisor) newWorker() *worker {
-	return &worker{s: s, home: s.home, alone: true, spare4: -1, spare6: -1, spareUnix: -1, witnesses: -1, done: make([]int, 0, 2)}
+	return &worker{s: s, home: s.home, alone: true, spareUnix: -1, witnesses: -1, done: make([]int, 0, 2)}
 }
 
 // settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers live.
@@ -219,7 +228,7 @@ func (w *worker) settleIn() error {
 
 // end closes what the worker has.
 func (w *worker) end() {
-	for _, fd := range append(w.done, w.spare4, w.spare6, w.spareUnix, w.witnesses) {
+	for _, fd := range slices.Concat(w.done, w.spares4, w.spares6, []int{w.spareUnix, w.witnesses}) {
 		if fd >= 0 {
 			closeFD(fd)
 		}

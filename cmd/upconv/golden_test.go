@@ -64,5 +64,5 @@ func TestExplain(t *testing.T) {
 	testGolden(t, "testdata/explain.golden")
 }
 
-// What run refuses before it runs anything.
+// What run refuses. Nothing in the file may get as far as upconv.Run, which would take the test's process over.
 func TestRunErrors(t *testing.T) { testGolden(t, "testdata/run.golden") }
