@@ -41,7 +41,7 @@ const (
 func newNAT64(t testing.TB) *nat64Lab {
 	t.Helper()
 	needRoot(t)
-	tayga := needProgram(t, "tayga")
+	needProgram(t, "tayga")
 	tag := fmt.Sprintf("uc%d-%d", os.Getpid(), labs.Add(1))
 	n := &nat64Lab{lab: &lab{t: t, origin: tag + "o", egress: tag + "n", serverName: tag + "s"}}
 	for _, name := range []string{n.origin, n.egress, n.serverName} {
@@ -67,23 +67,15 @@ func newNAT64(t testing.TB) *nat64Lab {
 	}
 	n.server, n.middle = open(n.serverName), open(n.egress)
 
-	dir := t.TempDir()
-	conf := filepath.Join(dir, "tayga.conf")
-	text := "tun-device nat64\nipv4-addr 198.51.100.1\nipv6-addr 2001:db8:1:ffff::1\nprefix " + nat64Prefix + "\ndynamic-pool 198.51.100.0/24\ndata-dir " + dir + "\n"
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	n.tayga(n.egress, "nat64", "tun-device nat64\nipv4-addr 198.51.100.1\nipv6-addr 2001:db8:1:ffff::1\nprefix "+nat64Prefix+"\ndynamic-pool 198.51.100.0/24\n")
 	for _, line := range []string{
 		"ip route add 203.0.113.0/24 via 192.0.2.2",
-		tayga + " -c " + conf + " --mktun",
-		"ip link set nat64 up",
 		"ip route add 198.51.100.0/24 dev nat64",
 		"ip route add " + nat64Prefix + " dev nat64",
 		"sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
 	} {
 		output(t, n.in(n.egress, strings.Fields(line)...))
 	}
-	n.start(n.egress, tayga, "-c", conf, "-d")
 	probe := n.listen(serverAddr + ":0")
 	say(probe, "hello")
 	_, port := split(t, probe.Addr().String())
@@ -100,6 +92,20 @@ func newNAT64(t testing.TB) *nat64Lab {
 		t.Fatal("the NAT64 does not work")
 	}
 	return n
+}
+
+// tayga starts a translator in a namespace, with its interface.
+func (n *nat64Lab) tayga(where, device, text string) {
+	n.t.Helper()
+	dir := n.t.TempDir()
+	conf := filepath.Join(dir, "tayga.conf")
+	if err := os.WriteFile(conf, []byte(text+"data-dir "+dir+"\n"), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	program := needProgram(n.t, "tayga")
+	output(n.t, n.in(where, program, "-c", conf, "--mktun"))
+	output(n.t, n.in(where, "ip", "link", "set", device, "up"))
+	n.start(where, program, "-c", conf, "-d")
 }
 
 // start starts a program in a namespace, which ends with the test.

@@ -22,6 +22,9 @@ type needs struct {
 // crosses reports whether sockets are replaced by those of another family.
 func (n needs) crosses() bool { return n.inet6 || n.unix }
 
+// crosses reports whether the route leads to sockets of another family.
+func (r *Route) crosses() bool { return r.Kind == NAT64 || r.Kind == Inet6 || r.Kind == UnixPath }
+
 // needs returns what the routes of the policy have upconv do.
 func (p *Policy) needs() (n needs) {
 	for _, r := range p.Routes() {
@@ -117,7 +120,7 @@ func (x *crossing) scope(fd int) unix.Errno {
 	return 0
 }
 
-// cross sends a connect(2) along a route to another family. again is true where the socket is an AF_INET6 one
+// cross sends a connect(2) along a route to another family. old is as for swap. again is true where the socket is an AF_INET6 one
 // already, from an earlier one.
 func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (out outcome, raced bool) {
 	var only int32
