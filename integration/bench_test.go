@@ -37,10 +37,7 @@ type figure struct {
 // Every value is the median over the rounds of the ratio (or difference) within a round.
 func BenchmarkFigures(b *testing.B) {
 	l := newLab(b)
-	rounds := 15
-	if n, err := strconv.Atoi(os.Getenv("UPCONV_BENCH_ROUNDS")); err == nil && n > 0 {
-		rounds = n
-	}
+	rounds := benchRounds()
 	client := compileC(b, "bench_connect.c", "gcc", "-O2", "-static", "-pthread")
 	var figures []figure
 	for range b.N {
@@ -49,6 +46,7 @@ func BenchmarkFigures(b *testing.B) {
 		figures = append(figures, benchDirect(b, l, client, rounds)...)
 		figures = append(figures, benchProcesses(b, l, client, rounds)...)
 		figures = append(figures, benchThroughput(b, l, max(3, rounds*2/3)))
+		figures = append(figures, benchFamilies(b, client, rounds)...)
 		figures = append(figures, benchStart(b, l, 3*rounds), benchMemory(b, l))
 		figures = append(figures, benchGrowth(b, l, client)...)
 	}
@@ -77,6 +75,14 @@ func BenchmarkFigures(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// benchRounds is how often everything is measured.
+func benchRounds() int {
+	if n, err := strconv.Atoi(os.Getenv("UPCONV_BENCH_ROUNDS")); err == nil && n > 0 {
+		return n
+	}
+	return 15
 }
 
 func kernelRelease() string {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -40,7 +41,7 @@ const (
 func newNAT64(t testing.TB) *nat64Lab {
 	t.Helper()
 	needRoot(t)
-	tayga := needProgram(t, "tayga")
+	needProgram(t, "tayga")
 	tag := fmt.Sprintf("uc%d-%d", os.Getpid(), labs.Add(1))
 	n := &nat64Lab{lab: &lab{t: t, origin: tag + "o", egress: tag + "n", serverName: tag + "s"}}
 	for _, name := range []string{n.origin, n.egress, n.serverName} {
@@ -66,23 +67,15 @@ func newNAT64(t testing.TB) *nat64Lab {
 	}
 	n.server, n.middle = open(n.serverName), open(n.egress)
 
-	dir := t.TempDir()
-	conf := filepath.Join(dir, "tayga.conf")
-	text := "tun-device nat64\nipv4-addr 198.51.100.1\nipv6-addr 2001:db8:1:ffff::1\nprefix " + nat64Prefix + "\ndynamic-pool 198.51.100.0/24\ndata-dir " + dir + "\n"
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	n.tayga(n.egress, "nat64", "tun-device nat64\nipv4-addr 198.51.100.1\nipv6-addr 2001:db8:1:ffff::1\nprefix "+nat64Prefix+"\ndynamic-pool 198.51.100.0/24\n")
 	for _, line := range []string{
 		"ip route add 203.0.113.0/24 via 192.0.2.2",
-		tayga + " -c " + conf + " --mktun",
-		"ip link set nat64 up",
 		"ip route add 198.51.100.0/24 dev nat64",
 		"ip route add " + nat64Prefix + " dev nat64",
 		"sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
 	} {
 		output(t, n.in(n.egress, strings.Fields(line)...))
 	}
-	n.start(n.egress, tayga, "-c", conf, "-d")
 	probe := n.listen(serverAddr + ":0")
 	say(probe, "hello")
 	_, port := split(t, probe.Addr().String())
@@ -99,6 +92,20 @@ func newNAT64(t testing.TB) *nat64Lab {
 		t.Fatal("the NAT64 does not work")
 	}
 	return n
+}
+
+// tayga starts a translator in a namespace, with its interface.
+func (n *nat64Lab) tayga(where, device, text string) {
+	n.t.Helper()
+	dir := n.t.TempDir()
+	conf := filepath.Join(dir, "tayga.conf")
+	if err := os.WriteFile(conf, []byte(text+"data-dir "+dir+"\n"), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	program := needProgram(n.t, "tayga")
+	output(n.t, n.in(where, program, "-c", conf, "--mktun"))
+	output(n.t, n.in(where, "ip", "link", "set", device, "up"))
+	n.start(where, program, "-c", conf, "-d")
 }
 
 // start starts a program in a namespace, which ends with the test.
@@ -208,6 +215,59 @@ func TestFamilyLooks(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// TestFamilyConnect compares connect(2) natively, where there is IPv4, with what it is like over other families. What
+// differs is only the program's own address; and a Unix socket is connected at once.
+func TestFamilyConnect(t *testing.T) {
+	n := newNAT64(t)
+	host, port := split(t, n.greet())
+	closed := n.listen(serverAddr + ":0")
+	_, closedPort := split(t, closed.Addr().String())
+	closed.Close()
+	output(t, command(t, "ip", "-n", n.serverName, "route", "add", "blackhole", dropped))
+	path := unixServer(t, func(conn net.Conn) {
+		defer conn.Close()
+		fmt.Fprintf(conn, "hello peer\n")
+		conn.(*net.UnixConn).CloseWrite()
+		io.Copy(io.Discard, conn)
+	})
+	address := regexp.MustCompile(`192\.0\.[02]\.[12]|hello \S+`)
+	probe := compileC(t, "connect_probe.c", "gcc", "-static", "-pthread")
+	bound := 21000
+	for _, test := range []struct {
+		args string
+		unix bool
+	}{
+		{"blocking SERVER OPEN", true}, {"blocking SERVER CLOSED", false}, {"blocking " + dropped + " 80 syncnt", false},
+		{"flags SERVER CLOSED", false}, {"nonblocking SERVER OPEN poll", false}, {"nonblocking SERVER OPEN select", false},
+		{"nonblocking SERVER OPEN epoll", false}, {"nonblocking SERVER CLOSED epoll", false}, {"result-by-connect SERVER OPEN", false},
+		{"result-by-connect SERVER CLOSED", false}, {"pending " + dropped + " 80", false}, {"epoll-before SERVER OPEN", false},
+		{"epoll-before SERVER CLOSED", false}, {"signal " + dropped + " 80 restart 0 thread", false}, {"signal " + dropped + " 80 no 0 thread", false},
+		{"signal " + dropped + " 80 no 5000 single", false}, {"sndtimeo " + dropped + " 80 300", false}, {"sndtimeo SERVER OPEN 5000", true},
+		{"bad SERVER OPEN", true}, {"inet6 SERVER OPEN", true}, {"connected SERVER OPEN", false}, {"then SERVER CLOSED OPEN", false},
+		{"options SERVER OPEN", false}, {"bound SERVER OPEN BOUND", true}, {"fastopen SERVER OPEN", false}, {"garbage SERVER OPEN", true},
+		{"int80 SERVER OPEN", true},
+	} {
+		for _, route := range []string{"nat64:" + nat64Prefix, "unix:" + path} {
+			if route[0] == 'u' && !test.unix {
+				continue
+			}
+			bound += 10
+			own := fmt.Sprint(bound)
+			t.Run(test.args+"/"+route[:5], func(t *testing.T) {
+				t.Parallel()
+				line := strings.NewReplacer("SERVER", host, "OPEN", port, "CLOSED", closedPort, "BOUND", own).Replace(test.args)
+				args := append([]string{probe}, strings.Fields(line)...)
+				native := address.ReplaceAllString(output(t, n.in(n.egress, args...)), "ADDRESS")
+				cmd := upconv(t, append([]string{"run", "--netns", n.origin, "--via", route, "--"}, args...)...)
+				under := address.ReplaceAllString(output(t, cmd), "ADDRESS")
+				if !strings.HasSuffix(native, "end\n") || native != under {
+					t.Errorf("native:\n%s\nupconv:\n%s", native, under)
+				}
+			})
 		}
 	}
 }

@@ -69,7 +69,7 @@ const maxRaces = 8
 // another one's meanwhile, and nothing has been done.
 func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, raced bool) {
 	route := e.decision.Route
-	if route.Kind == Netns {
+	if route.Kind != Direct && route.Kind != Reject && !w.alone {
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
 	}
 	seen := w.see(c)
@@ -89,9 +89,12 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if plain && !w.idle(family) {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	if seen && route.Kind == Netns && w.untouched(family) {
+	if seen && (route.Kind == Netns || route.crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
 		w.socketInfo = socket{domain: family, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
-		return w.swap(c, e, -1, &w.socketInfo, w.s.egress[route.Target], nil, sa)
+		if route.Kind == Netns {
+			return w.swap(c, e, -1, &w.socketInfo, w.s.egress[route.Target], nil, sa)
+		}
+		return w.cross(c, e, -1, &w.socketInfo, false)
 	}
 
 	old, errno := w.s.targets.getfd(c.tid, c.fd)
@@ -279,17 +282,21 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Er
 	return 0
 }
 
-// carryAcross is carryOver for a socket of another family.
+// carryAcross is carryOver for a socket of another family. old may be -1, as for swap.
 func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing) unix.Errno {
-	if x.family() == unix.AF_UNIX {
+	switch {
+	case old < 0: // nothing has been done to it
+	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
-	} else if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
-		e.add("not carried over: " + lost)
+	default:
+		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+			e.add("not carried over: " + lost)
+		}
 	}
 	if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
 		return errno
 	}
-	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
+	if old >= 0 && (w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0) {
 		copyOwner(old, replacement)
 	}
 	return x.bind(e, sock, old, replacement, w.s.origin.cookie)

@@ -22,6 +22,9 @@ type needs struct {
 // crosses reports whether sockets are replaced by those of another family.
 func (n needs) crosses() bool { return n.inet6 || n.unix }
 
+// crosses reports whether the route leads to sockets of another family.
+func (r *Route) crosses() bool { return r.Kind == NAT64 || r.Kind == Inet6 || r.Kind == UnixPath }
+
 // needs returns what the routes of the policy have upconv do.
 func (p *Policy) needs() (n needs) {
 	for _, r := range p.Routes() {
@@ -117,9 +120,13 @@ func (x *crossing) scope(fd int) unix.Errno {
 	return 0
 }
 
-// cross sends a connect(2) along a route to another family. again is true where the socket is an AF_INET6 one
+// cross sends a connect(2) along a route to another family. old is as for swap. again is true where the socket is an AF_INET6 one
 // already, from an earlier one.
 func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (out outcome, raced bool) {
+	var only int32
+	if sock.domain == unix.AF_INET6 && getsockopt(old, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0 {
+		return carryOn, false // ENETUNREACH: such a socket takes no IPv4-mapped destination
+	}
 	x := &w.crossing
 	switch err := w.prepare(x, e, sock); {
 	case errors.Is(err, errStillLooking):
@@ -230,9 +237,9 @@ func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.E
 	return x.pass.putOn6(to)
 }
 
-// bind binds the AF_INET6 socket to as the program has bound its own: to the port, if there is one.
+// bind binds the socket to, if it is an AF_INET6 one, as the program has bound its own: to the port, if there is one.
 func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix.Errno {
-	if !sock.bound || sock.netns != origin {
+	if !sock.bound || sock.netns != origin || x.family() == unix.AF_UNIX {
 		return 0
 	}
 	name := [sizeofSockaddrIn6]byte{}

@@ -143,6 +143,9 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 		p.localPort = w.s.anyPort()
 	}
 	p.options, p.filter, p.locked = nil, nil, false
+	if old < 0 { // nothing has been done to it
+		return p.putOnUnix(to)
+	}
 	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock.domain, func(row *sockopt, value []byte) {
 		switch {
 		case row.level != unix.SOL_SOCKET:

@@ -5,13 +5,15 @@
  * bench_connect epoll ADDR PORT N
  * bench_connect many DESCRIPTORS REGISTRATIONS ADDR PORT N
  * bench_connect threads COUNT ADDR PORT N
+ * bench_connect names ADDR PORT N
  *
  * N times: socket, connect, close (with a reset, so that no port waits in TIME_WAIT). Prints, in
  * microseconds, the mean of the whole cycle and percentiles of connect(2) alone. "trap" connects a
  * descriptor that does not exist: what it costs that the call is stopped at all. "epoll" registers a
  * non-blocking socket before it connects, and times until it is reported writable. "many" is "tcp" in a
  * process with many other descriptors and an epoll set of many others. "threads" is "tcp" in several threads
- * at once; the cycle is the time in which one of them gets one done.
+ * at once; the cycle is the time in which one of them gets one done. "names" connects once, and times
+ * getpeername(2).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -45,10 +47,11 @@ static int by_value(const void *a, const void *b)
 static union {
 	struct sockaddr any;
 	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
 	struct sockaddr_un un;
 } to;
 static socklen_t len;
-static int n, trap, set = -1;
+static int n, trap, names, set = -1;
 
 static void crowd(int descriptors, int registrations)
 {
@@ -87,6 +90,15 @@ static void *run(void *arg)
 		if (set >= 0)
 			epoll_ctl(set, EPOLL_CTL_ADD, s, &event);
 		double t = now_us();
+		if (names && i > 0) {
+			struct sockaddr_storage name;
+			socklen_t size = sizeof name;
+			close(s);
+			t = now_us();
+			r->failed += getpeername(names, (struct sockaddr *)&name, &size) != 0;
+			r->took[i] = now_us() - t;
+			continue;
+		}
 		int rc = connect(s, &to.any, len);
 		if (set >= 0) {
 			int error = 0;
@@ -99,7 +111,11 @@ static void *run(void *arg)
 		if (trap)
 			continue;
 		r->failed += rc != 0;
-		if (to.any.sa_family == AF_INET)
+		if (names) {
+			names = s;
+			continue;
+		}
+		if (to.any.sa_family != AF_UNIX)
 			setsockopt(s, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
 		close(s);
 	}
@@ -108,6 +124,13 @@ static void *run(void *arg)
 
 static void inet(const char *addr, const char *port)
 {
+	if (strchr(addr, ':')) {
+		to.in6.sin6_family = AF_INET6;
+		to.in6.sin6_port = htons(atoi(port));
+		inet_pton(AF_INET6, addr, &to.in6.sin6_addr);
+		len = sizeof to.in6;
+		return;
+	}
 	to.in.sin_family = AF_INET;
 	to.in.sin_port = htons(atoi(port));
 	inet_aton(addr, &to.in.sin_addr);
@@ -120,6 +143,9 @@ int main(int argc, char **argv)
 
 	if (argc == 5 && !strcmp(argv[1], "tcp")) {
 		inet(argv[2], argv[3]);
+	} else if (argc == 5 && !strcmp(argv[1], "names")) {
+		inet(argv[2], argv[3]);
+		names = 1;
 	} else if (argc == 5 && !strcmp(argv[1], "epoll")) {
 		inet(argv[2], argv[3]);
 		set = epoll_create1(EPOLL_CLOEXEC);
