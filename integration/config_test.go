@@ -55,18 +55,6 @@ egress:
 		}
 	}
 
-	// A file with routes that do not work yet is good to check, and run refuses it.
-	later := filepath.Join(dir, "later.yaml")
-	if err := os.WriteFile(later, []byte("version: 1\negress:\n  - {to: '*', via: unix:/run/mesh}\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if code, out := status(t, upconv(t, "run", "--netns", l.origin, "--config", later, "--", "true")); code != 125 || !strings.Contains(out, later+":3:") || !strings.Contains(out, "not built yet") {
-		t.Errorf("a route that is not built: exit status %d, %s", code, out)
-	}
-	if got := output(t, upconv(t, "check", later)); !strings.Contains(got, "1 rule;") || !strings.Contains(got, "not built yet") {
-		t.Errorf("a route that is not built: %s", got)
-	}
-
 	// explain says what run does, of the namespace that run starts commands in.
 	explain := func(dst string) string {
 		return output(t, upconv(t, "explain", "--netns", l.origin, "--config", file, dst))
