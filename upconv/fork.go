@@ -42,6 +42,7 @@ type forkPlan struct {
 	netns      int  // namespace to enter, or -1
 
 	keep    int    // a descriptor that is to survive execve(2), or -1
+	keepAt  int    // under this number
 	null    int    // /dev/null, which is to have all numbers from 3 up to
 	reserve int    // this one that execve(2) leaves free; see numbers.go
 	ignored uint64 // signals to ignore, bit N-1 for signal N
@@ -179,7 +180,12 @@ func (p *forkPlan) fork() (pid int, err error) {
 	}
 	if p.keep >= 0 {
 		report.step = stepFD
-		if _, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, uintptr(p.keep), unix.F_SETFD, 0); errno != 0 {
+		if p.keep == p.keepAt {
+			_, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, uintptr(p.keep), unix.F_SETFD, 0)
+		} else {
+			_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.keep), uintptr(p.keepAt), 0)
+		}
+		if errno != 0 {
 			goto fail
 		}
 	}

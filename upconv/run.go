@@ -309,14 +309,11 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	}
 	defer unix.Close(null)
 	reserve := reserveLimit()
-	// Out of the way of those.
-	control, err := unix.FcntlInt(uintptr(pair[1]), unix.F_DUPFD_CLOEXEC, reserve)
-	if err != nil {
-		return os.NewSyscallError("fcntl", err)
-	}
-	defer unix.Close(control)
+	// The child moves it there, out of the way of those. Here, where threads share the descriptor table, growing that
+	// would take the kernel some milliseconds.
+	control := max(reserve, pair[1])
 	plan := &forkPlan{
-		netns: -1, keep: control, null: null, reserve: reserve, parent: os.Getpid(),
+		netns: -1, keep: pair[1], keepAt: control, null: null, reserve: reserve, parent: os.Getpid(),
 		blocked: signalMask(passedSignals()), report: shared,
 	}
 	argv := append([]string{"upconv", superviseArg, strconv.Itoa(control)}, cfg.Args...)
