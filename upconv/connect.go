@@ -36,7 +36,7 @@ func (w *worker) connect(c *call) outcome {
 	var decision Decision
 	switch {
 	case ok:
-		decision = w.s.policy.Decide(dst, TCP, w.s.origin.assigned)
+		decision = w.s.rules.Load().policy.Decide(dst, TCP, w.s.origin.assigned)
 	case family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min && w.s.swapped.Load():
 		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2) to one.
 		dst, decision = inet6Destination(sa), Decision{"default", &Route{Kind: Direct}}
@@ -92,7 +92,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if seen && (route.Kind == Netns || route.crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
 		w.socketInfo = socket{domain: family, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
 		if route.Kind == Netns {
-			return w.swap(c, e, -1, &w.socketInfo, w.s.egress[route.Target], nil, sa)
+			return w.swap(c, e, -1, &w.socketInfo, w.s.egressOf(route), nil, sa)
 		}
 		return w.cross(c, e, -1, &w.socketInfo, false)
 	}
@@ -139,7 +139,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	case NAT64, Inet6, UnixPath:
 		return w.cross(c, e, old, sock, crossed)
 	}
-	egress := w.s.egress[route.Target]
+	egress := w.s.egressOf(route)
 	if sock.netns == egress.cookie && sock.netns != origin.cookie {
 		return w.again(c, e, old, sock, sa), false
 	}

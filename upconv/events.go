@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -169,6 +170,23 @@ func (e *events) record(ev *event, errno unix.Errno) {
 		line.Local = localName(ev.local)
 	}
 	line.Duration = time.Since(ev.began).Microseconds()
+	select {
+	case e.queue <- line:
+	default:
+		e.dropped.Add(1)
+	}
+}
+
+// recordReload queues that the policy file was read again.
+func (e *events) recordReload(began time.Time, errno unix.Errno, note string) {
+	if e == nil {
+		return
+	}
+	line := Event{Time: began, Call: "reload", PID: os.Getpid(), Netns: e.netns, FD: -1, Result: "ok", Note: note}
+	if errno != 0 {
+		line.Result = errnoName(errno)
+	}
+	line.Duration = time.Since(began).Microseconds()
 	select {
 	case e.queue <- line:
 	default:

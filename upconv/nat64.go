@@ -18,9 +18,9 @@ var errStillLooking = errors.New("still looking for a NAT64 prefix")
 // translate returns the IPv6 address that is connected to for dst.
 func (s *Supervisor) translate(route *Route, dst netip.Addr) (netip.Addr, error) {
 	if route.Kind != NAT64 || route.Target != AutoPrefix {
-		return Translate(route, dst, s.mappings, Prefix64{})
+		return Translate(route, dst, s.rules.Load().mappings, Prefix64{})
 	}
-	if addr, ok := s.mappings.To6(dst); ok {
+	if addr, ok := s.rules.Load().mappings.To6(dst); ok {
 		return addr, nil
 	}
 	if s.discovery == nil {

@@ -94,11 +94,14 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	s := &Supervisor{policy: policy, mappings: mappings, needs: policy.needs(), log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
+	s := &Supervisor{needs: policy.needs(), log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
 	p.supervisor = s
-	if s.egress, s.home, err = openEgress(policy); err != nil {
+	egress, home, err := openEgress(policy, nil)
+	if err != nil {
 		return failed(err)
 	}
+	s.home = home
+	s.rules.Store(&ruleset{policy, mappings, egress})
 	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, s.epolls.forget); err != nil {
 		return failed(err)
 	}
@@ -304,13 +307,13 @@ func (p *process) openOrigin() error {
 	default:
 		here.Close()
 	}
-	if e := s.origin.egress; e != nil && (s.home == nil || s.policy.fallback.Kind != Netns) {
+	if e := s.origin.egress; e != nil && (s.home == nil || s.rules.Load().policy.fallback.Kind != Netns) {
 		s.home = e // where most sockets are made
 	} else if e != nil && s.home.cookie == e.cookie {
 		e.ns.Close()
 		s.origin.egress = s.home
 	}
-	if s.policy.discovers() {
+	if s.rules.Load().policy.discovers() {
 		s.discovery = newDiscovery(s.origin.discoverer(cfg.Netns, p.command), s.log)
 		go s.discovery.run(context.Background())
 	}
@@ -510,9 +513,14 @@ func (p *process) listen(heard chan<- struct{}) {
 		if sig == unix.SIGCONT && p.swallowed() {
 			continue
 		}
-		if !p.toTheGroup(sig) {
-			p.kill(sig)
+		if p.toTheGroup(sig) {
+			continue
 		}
+		if sig == unix.SIGHUP && p.order.Config.File != "" {
+			p.reload()
+			continue
+		}
+		p.kill(sig)
 	}
 }
 

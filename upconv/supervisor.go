@@ -21,10 +21,9 @@ import (
 // threads that live in the policy's first egress, so that a socket there costs no hand-over.
 type Supervisor struct {
 	listener *seccompx.Listener
-	policy   *Policy
+	rules    atomic.Pointer[ruleset]
 	origin   *origin
-	egress   map[string]*egress // by the target of a netns route
-	home     *egress            // where the workers live; nil: where upconv was started
+	home     *egress // where the workers live; nil: where upconv was started
 	targets  *targets
 	epolls   epolls
 	events   *events
@@ -35,7 +34,6 @@ type Supervisor struct {
 	used     optionsUsed
 	sights   atomic.Pointer[sights] // nil: not permitted, or not needed
 	needs    needs
-	mappings *Mappings
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
 	discovery  *discovery
 	anyCrossed atomic.Bool   // some socket has been replaced by one of another family
@@ -56,34 +54,49 @@ type egress struct {
 	cookie uint64 // SO_NETNS_COOKIE
 }
 
-// openEgress opens every namespace that the policy names. cwd-independent: targets are names, absolute
-// paths or Host, which is the namespace of the calling thread.
-func openEgress(p *Policy) (map[string]*egress, *egress, error) {
-	all := map[string]*egress{}
-	var home *egress
+// ruleset is a policy and what it takes. It is replaced as a whole.
+type ruleset struct {
+	policy   *Policy
+	mappings *Mappings
+	egress   map[string]*egress // by the target of a netns route; and those of earlier policies, under other keys
+}
+
+// openEgress opens every namespace that the policy names, but for those that are among known. cwd-independent: targets
+// are names, absolute paths or Host, which is the namespace of the calling thread.
+func openEgress(p *Policy, known map[string]*egress) (all map[string]*egress, home *egress, err error) {
+	all = map[string]*egress{}
+	var opened []*egress
+	defer func() {
+		if err != nil {
+			for _, e := range opened {
+				e.ns.Close()
+			}
+		}
+	}()
 	for _, target := range p.Namespaces() {
 		ns, err := OpenNamespace(target)
 		if err != nil {
-			closeEgress(all)
 			return nil, nil, err
 		}
 		e := &egress{ns: ns}
-		all[target] = e
+		opened = append(opened, e)
 		if e.cookie, err = ns.Cookie(); err != nil {
-			closeEgress(all)
 			return nil, nil, err
 		}
+		for _, other := range known {
+			if other.cookie == e.cookie {
+				ns.Close()
+				opened = opened[:len(opened)-1]
+				e = other
+				break
+			}
+		}
+		all[target] = e
 		if home == nil {
 			home = e
 		}
 	}
 	return all, home, nil
-}
-
-func closeEgress(all map[string]*egress) {
-	for _, e := range all {
-		e.ns.Close()
-	}
 }
 
 // OpenNamespace opens a network namespace as routes and --netns name it: a name of ip-netns(8), an
@@ -98,8 +111,11 @@ func OpenNamespace(target string) (*nsdial.Namespace, error) {
 	return nsdial.OpenName(target)
 }
 
+// egressOf returns the namespace of a netns route.
+func (s *Supervisor) egressOf(route *Route) *egress { return s.rules.Load().egress[route.Target] }
+
 func (s *Supervisor) isEgress(cookie uint64) bool {
-	for _, e := range s.egress {
+	for _, e := range s.rules.Load().egress {
 		if e.cookie == cookie {
 			return true
 		}

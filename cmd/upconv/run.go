@@ -48,6 +48,9 @@ CMD goes on seeing IPv4 sockets, whatever is in their place.
 The exit status is CMD's own; 128+N if signal N ended it; 125 if upconv failed before CMD ran; 126 if
 CMD could not be executed; 127 if it was not found.
 
+With --config, SIGHUP to upconv reads the file again, and is not passed on to CMD. If something is wrong with the
+file, or it needs what CMD was not started for (a route to another address family), the policy in force stays.
+
 If upconv dies, CMD is killed with it. When CMD ends so does upconv, and a supervisor stays in the
 background as long as descendants of CMD live on.`,
 		Example: `  # No privileges: on a host without IPv4, through the network's NAT64

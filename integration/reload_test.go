@@ -1,0 +1,105 @@
+package integration
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestReload changes the policy file under a program that goes on running.
+func TestReload(t *testing.T) {
+	l := newLab(t)
+	python := needProgram(t, "python3")
+	dir := t.TempDir()
+	file, events := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "events")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("version: 1\n"+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	through := fmt.Sprintf("egress:\n  - {to: 203.0.113.0/24, via: netns:%s}\n", l.egress)
+	write(through)
+	host, port := split(t, l.greet())
+	cmd := upconv(t, "run", "--netns", l.origin, "--config", file, "--rule", "198.51.100.7=reject:EPERM", "--events", events, "--", python, "-uc", `
+import socket, sys
+for line in sys.stdin:
+    try:
+        s = socket.create_connection((line.split()[0], int(sys.argv[1])), 10); print(s.makefile().read().split()[0]); s.close()
+    except OSError as e: print(e.errno)
+`, port)
+	var complaints buffer
+	cmd.Stderr = &complaints
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	lines := bufio.NewScanner(stdout)
+	ask := func(addr, want string) {
+		t.Helper()
+		fmt.Fprintln(stdin, addr)
+		if !lines.Scan() || lines.Text() != want {
+			t.Fatalf("%s: %q, want %q\n%s", addr, lines.Text(), want, complaints.String())
+		}
+	}
+	reloads := 0
+	reload := func(result string) {
+		t.Helper()
+		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		reloads++
+		var text []byte
+		if !soon(func() bool {
+			text, _ = os.ReadFile(events)
+			return strings.Count(string(text), `"call":"reload"`) == reloads
+		}) {
+			t.Fatalf("no event\n%s\n%s", text, complaints.String())
+		}
+		all := strings.Split(strings.TrimSpace(string(text)), "\n")
+		if last := all[len(all)-1]; !strings.Contains(last, `"result":"`+result+`"`) {
+			t.Errorf("%s, want %s", last, result)
+		}
+	}
+
+	ask(host, "hello")
+	write("egress:\n  - {to: 203.0.113.0/24, via: reject:EHOSTUNREACH}\n")
+	ask(host, "hello") // nobody has said anything yet
+	reload("ok")
+	ask(host, fmt.Sprint(int(syscall.EHOSTUNREACH)))
+
+	write("egress:\n  - {to: 203.0.113.0/33, via: direct}\n")
+	reload("EINVAL")
+	ask(host, fmt.Sprint(int(syscall.EHOSTUNREACH)))
+	if !strings.Contains(complaints.String(), "policy.yaml:3:") {
+		t.Errorf("it does not say what is wrong and where: %s", complaints.String())
+	}
+	write("egress:\n  - {to: 203.0.113.0/24, via: 'netns:no-such-namespace'}\n")
+	reload("EINVAL")
+	write("egress:\n  - {to: 203.0.113.0/24, via: 'nat64:2001:db8:64::/96'}\n")
+	reload("EINVAL") // the filter is not made for it
+	os.Remove(file)
+	reload("EINVAL")
+	ask(host, fmt.Sprint(int(syscall.EHOSTUNREACH)))
+
+	write(through)
+	reload("ok")
+	ask(host, "hello")
+	ask("198.51.100.7", fmt.Sprint(int(syscall.EPERM))) // a flag's rule stays
+	stdin.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, complaints.String())
+	}
+}

@@ -1,0 +1,72 @@
+package upconv
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// reload reads the policy file again. If anything is wrong with it, or it needs what the command was not started for, the
+// policy in force stays.
+func (p *process) reload() {
+	began := time.Now()
+	s := p.supervisor
+	rules, err := p.reread()
+	result := unix.Errno(0)
+	note := ""
+	if err == nil {
+		s.rules.Store(rules)
+		note = "policy reloaded"
+		s.log.Info("policy reloaded", "file", p.order.Config.File)
+	} else {
+		result, note = unix.EINVAL, err.Error()
+		s.log.Warn("policy not reloaded, the one in force stays", "file", p.order.Config.File, "error", err)
+	}
+	const enough = 1000 // a file can be wrong in many places
+	if len(note) > enough {
+		note = note[:enough] + "..."
+	}
+	s.events.recordReload(began, result, note)
+}
+
+func (p *process) reread() (*ruleset, error) {
+	s, cfg := p.supervisor, &p.order.Config
+	file, err := ReadPolicyFile(cfg.File)
+	if err != nil {
+		return nil, err
+	}
+	fromFlags := slices.DeleteFunc(slices.Clone(cfg.Rules), func(r Rule) bool { return r.From.File != "" })
+	policy, err := NewPolicy(append(fromFlags, file.Rules...), cfg.Via)
+	if err != nil {
+		return nil, err
+	}
+	mappings, err := NewMappings(file.Mappings)
+	if err != nil {
+		return nil, err
+	}
+	// The filter that the program runs under cannot be changed any more.
+	switch n := policy.needs(); {
+	case n.swaps && !s.needs.swaps:
+		return nil, errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")
+	case n.inet6 && !s.needs.inet6 || n.unix && !s.needs.unix:
+		return nil, errors.New("it has routes to an address family that the one which the command was started with had none to: start it again")
+	case policy.discovers() && s.discovery == nil:
+		return nil, errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
+	}
+	before := s.rules.Load().egress
+	egress, _, err := openEgress(policy, before)
+	if err != nil {
+		return nil, err
+	}
+	// Sockets that are in an egress of an earlier policy are still known to be.
+	for e := range maps.Values(before) {
+		if !slices.Contains(slices.Collect(maps.Values(egress)), e) {
+			egress[fmt.Sprintf("/earlier/%d", e.cookie)] = e
+		}
+	}
+	return &ruleset{policy, mappings, egress}, nil
+}
