@@ -230,7 +230,9 @@ func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.E
 	if x.route.Kind == UnixPath {
 		return x.finishUnix(w, old, to, sock)
 	}
-	w.s.copyMapped(old, to, sock.domain)
+	if old >= 0 {
+		w.s.copyMapped(old, to, sock.domain)
+	}
 	if errno := x.scope(to); errno != 0 {
 		return errno
 	}

@@ -248,7 +248,6 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 		a.readTo(ctxSig+length, f.size, r8, at(f.of, f.path))
 		length += f.size
 	}
-	p.signature = length
 
 	a.label("done")
 	a.move(r1, r7)
