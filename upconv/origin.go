@@ -36,16 +36,17 @@ type origin struct {
 // no such family.
 type originSockets struct {
 	inet, inet6, netlink int
-	partner, partner6    int // AF_INET and AF_INET6 once more
+	partner, partner6    int // AF_INET and AF_INET6 once more, where the origin cannot be entered; else -1
 }
 
 // newOrigin takes ownership of the sockets, also on error.
 func newOrigin(socks originSockets, inode uint64) (*origin, error) {
-	o := &origin{inode: inode, seeds: map[int]int{}, partners: map[int]int{unix.AF_INET: socks.partner}}
-	unix.SetNonblock(socks.partner, true)
-	if socks.partner6 >= 0 {
-		unix.SetNonblock(socks.partner6, true)
-		o.partners[unix.AF_INET6] = socks.partner6
+	o := &origin{inode: inode, seeds: map[int]int{}, partners: map[int]int{}}
+	for domain, fd := range map[int]int{unix.AF_INET: socks.partner, unix.AF_INET6: socks.partner6} {
+		if fd >= 0 {
+			unix.SetNonblock(fd, true)
+			o.partners[domain] = fd
+		}
 	}
 	for domain, fd := range map[int]int{unix.AF_INET: socks.inet, unix.AF_INET6: socks.inet6} {
 		if fd < 0 {
@@ -104,10 +105,11 @@ func (o *origin) socket(tid, domain, proto int) (fd int, errno unix.Errno) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		if _, _, errno = unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0); errno != 0 {
-			return
+		_, _, entered := unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0)
+		if fd, errno = newSocket(domain, proto); errno == 0 && entered != 0 && netnsCookie(fd) != o.cookie { // not there already
+			closeFD(fd)
+			fd, errno = -1, entered
 		}
-		fd, errno = newSocket(domain, proto)
 	}()
 	<-done
 	if errno == unix.EPERM && proto == unix.IPPROTO_TCP {

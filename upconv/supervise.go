@@ -143,7 +143,7 @@ func (p *process) launch(events *os.File) (err error) {
 		return failed(err)
 	}
 	defer unmap()
-	shared.inet6, shared.partner6 = -1, -1
+	shared.inet6, shared.partner, shared.partner6 = -1, -1, -1
 
 	var ready, goOn [2]int
 	if err := errors.Join(unix.Pipe2(ready[:], unix.O_CLOEXEC), unix.Pipe2(goOn[:], unix.O_CLOEXEC)); err != nil {
@@ -167,6 +167,7 @@ func (p *process) launch(events *os.File) (err error) {
 		plan.loopback = true
 		plan.cloneFlags |= unix.CLONE_NEWNET
 		if !privileged {
+			plan.partners = true
 			uid, gid := os.Geteuid(), os.Getegid()
 			plan.cloneFlags |= unix.CLONE_NEWUSER
 			plan.uidMap = fmt.Appendf(nil, "%d %d 1\n", uid, uid)
