@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -383,6 +385,80 @@ func TestNAT64Redis(t *testing.T) {
 	cmd, _ := n.via("nat64:"+nat64Prefix, needProgram(t, "redis-cli"), "-h", serverAddr, "client", "list")
 	if out := output(t, cmd); !strings.Contains(out, "laddr="+serverAddr+":6379") {
 		t.Errorf("redis-cli: %s", out)
+	}
+}
+
+// TestNAT64SSH logs in with ssh, which says whom it has authenticated to.
+func TestNAT64SSH(t *testing.T) {
+	n := newNAT64(t)
+	dir := t.TempDir()
+	for _, name := range []string{"host", "user"} {
+		output(t, command(t, needProgram(t, "ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, name)))
+	}
+	if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.serve(serverAddr+":2222", needProgram(t, "sshd"), "-D", "-e", "-f", "/dev/null", "-h", dir+"/host", "-p", "2222", "-o", "ListenAddress="+serverAddr,
+		"-o", "PidFile=none", "-o", "AuthorizedKeysFile="+dir+"/user.pub", "-o", "StrictModes=no", "-o", "UsePAM=no")
+	cmd, _ := n.via("nat64:"+nat64Prefix, needProgram(t, "ssh"), "-v", "-F", "none", "-i", dir+"/user", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+		"-o", "BatchMode=yes", "-p", "2222", "root@"+serverAddr, "echo $SSH_CONNECTION")
+	status, out := status(t, cmd)
+	saysAll(t, status, out, "Authenticated to "+serverAddr+" (["+serverAddr+"]:2222)\n "+serverAddr+" 2222\n198.51.100.")
+}
+
+// TestNAT64Postgres asks a PostgreSQL server whom it is, and psql whom it is connected to.
+func TestNAT64Postgres(t *testing.T) {
+	n := newNAT64(t)
+	psql := needProgram(t, "psql")
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	if len(found) == 0 {
+		skip(t, "needs a PostgreSQL server")
+	}
+	owner, err := user.Lookup("postgres")
+	if err != nil {
+		skip(t, "needs the user postgres: %v", err)
+	}
+	dir := filepath.Join(scratch, "postgres")
+	uid, _ := strconv.Atoi(owner.Uid)
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, uid, -1)); err != nil {
+		t.Fatal(err)
+	}
+	as := []string{"setpriv", "--reuid", owner.Uid, "--regid", owner.Gid, "--clear-groups"}
+	run := func(args ...string) *exec.Cmd { return command(t, as[0], append(as[1:len(as):len(as)], args...)...) }
+	output(t, run(found[0]+"/initdb", "-D", dir, "-A", "trust", "--no-sync", "--no-instructions"))
+	access, err := os.OpenFile(dir+"/pg_hba.conf", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(access, "host all all 0.0.0.0/0 trust")
+	access.Close()
+	n.serve(serverAddr+":5432", append(as, found[0]+"/postgres", "-D", dir, "-h", serverAddr, "-k", dir, "-F")...)
+	cmd, _ := n.via("nat64:"+nat64Prefix, psql, "-h", serverAddr, "-U", "postgres", "-At", "-c", "select inet_server_addr(), inet_client_addr()", "-c", `\conninfo`)
+	status, out := status(t, cmd)
+	saysAll(t, status, out, serverAddr+"|198.51.100.\n"+`on host "`+serverAddr+`"`)
+}
+
+// TestFamilyIsolated is in a namespace that only root can enter from outside.
+func TestFamilyIsolated(t *testing.T) {
+	script := `import socket
+l = socket.socket(socket.AF_INET6); l.bind(("::1", 0)); l.listen(5)
+port = l.getsockname()[1]
+for family, addr in (socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "::ffff:203.0.113.1"):
+	for _ in range(3):
+		s = socket.socket(family); s.settimeout(20); s.connect((addr, port)); print(s.getpeername()[0], l.accept()[1][0])
+s.close(); s = socket.socket(socket.AF_INET6); s.settimeout(20); s.connect(("::1", port)); print(s.getpeername()[0])
+`
+	want := strings.Repeat("203.0.113.1 ::1\n", 3) + strings.Repeat("::ffff:203.0.113.1 ::1\n", 3) + "::1\n"
+	for name, as := range map[string]func(*exec.Cmd) *exec.Cmd{"root": func(cmd *exec.Cmd) *exec.Cmd { return cmd }, "user": asNobody} {
+		t.Run(name, func(t *testing.T) {
+			needRoot(t)
+			for _, flags := range [][]string{{"--via", "inet6:::1"}, {"--rule", "203.0.113.1=inet6:::1", "--via", "netns:host"}} {
+				cmd := as(upconv(t, append(append([]string{"run", "--isolate"}, flags...), "--", needProgram(t, python), "-c", script)...))
+				if out := output(t, cmd); out != want {
+					t.Errorf("%v: %s", flags, out)
+				}
+			}
+		})
 	}
 }
 

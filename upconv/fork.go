@@ -52,6 +52,7 @@ type forkPlan struct {
 	parent  int   // die with this process (PR_SET_PDEATHSIG); 0: do not
 
 	supervised  bool // install the filter, make the origin's sockets, wait for the word to go on
+	partners    bool // make them twice: see origin.grow
 	noNewPrivs  bool
 	filter      *unix.SockFprog
 	flags       uintptr // of seccomp(2)
@@ -65,6 +66,7 @@ type forkReport struct {
 	step                           int32 // what it was doing
 	errno                          int32
 	listener, inet, inet6, netlink int32
+	partner, partner6              int32 // AF_INET and AF_INET6 once more
 }
 
 // The steps of a child, for errors.
@@ -223,6 +225,15 @@ func (p *forkPlan) fork() (pid int, err error) {
 		report.inet = int32(r1)
 		if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno == 0 {
 			report.inet6 = int32(r1) // else: a kernel without IPv6
+		}
+		if p.partners {
+			if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno != 0 {
+				goto fail
+			}
+			report.partner = int32(r1)
+			if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno == 0 {
+				report.partner6 = int32(r1)
+			}
 		}
 
 		if p.noNewPrivs {

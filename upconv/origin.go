@@ -29,17 +29,25 @@ type origin struct {
 	fd        int // its number
 	mu        sync.Mutex
 	seeds     map[int]int // by address family: a socket each, to make others of; held with mu
+	partners  map[int]int // and one that connects to it
 }
 
 // originSockets are made in the origin and owned by whoever holds the struct; -1 where the kernel has
 // no such family.
 type originSockets struct {
 	inet, inet6, netlink int
+	partner, partner6    int // AF_INET and AF_INET6 once more, where the origin cannot be entered; else -1
 }
 
 // newOrigin takes ownership of the sockets, also on error.
 func newOrigin(socks originSockets, inode uint64) (*origin, error) {
-	o := &origin{inode: inode, seeds: map[int]int{}}
+	o := &origin{inode: inode, seeds: map[int]int{}, partners: map[int]int{}}
+	for domain, fd := range map[int]int{unix.AF_INET: socks.partner, unix.AF_INET6: socks.partner6} {
+		if fd >= 0 {
+			unix.SetNonblock(fd, true)
+			o.partners[domain] = fd
+		}
+	}
 	for domain, fd := range map[int]int{unix.AF_INET: socks.inet, unix.AF_INET6: socks.inet6} {
 		if fd < 0 {
 			continue
@@ -97,10 +105,11 @@ func (o *origin) socket(tid, domain, proto int) (fd int, errno unix.Errno) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		if _, _, errno = unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0); errno != 0 {
-			return
+		_, _, entered := unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0)
+		if fd, errno = newSocket(domain, proto); errno == 0 && entered != 0 && netnsCookie(fd) != o.cookie { // not there already
+			closeFD(fd)
+			fd, errno = -1, entered
 		}
-		fd, errno = newSocket(domain, proto)
 	}()
 	<-done
 	if errno == unix.EPERM && proto == unix.IPPROTO_TCP {
@@ -110,13 +119,13 @@ func (o *origin) socket(tid, domain, proto int) (fd int, errno unix.Errno) {
 }
 
 // grow makes a TCP socket in the origin without entering it, which takes a privilege: a socket that is accepted is
-// one of the namespace of the listening one. The two seeds connect to each other over loopback, and are disconnected
+// one of the namespace of the listening one. A partner connects to the seed over loopback, and both are disconnected
 // again (connect(2) with AF_UNSPEC), as is what was accepted.
 func (o *origin) grow(domain int) (int, unix.Errno) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	listener, ok := o.seeds[domain]
-	client, ok2 := o.seeds[unix.AF_INET+unix.AF_INET6-domain]
+	client, ok2 := o.partners[domain]
 	if !ok || !ok2 {
 		return -1, unix.EAFNOSUPPORT
 	}
@@ -125,19 +134,16 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 		return -1, errnoOf(err)
 	}
 	defer disconnect(listener)
-	var port int
-	name, err := unix.Getsockname(listener)
+	to, err := unix.Getsockname(listener)
 	if err != nil {
 		return -1, errnoOf(err)
 	}
-	var to unix.Sockaddr
-	switch name := name.(type) {
+	// Of its own family: an AF_INET6 socket that has been connected to an IPv4 address can never be to an IPv6 one again.
+	switch to := to.(type) {
 	case *unix.SockaddrInet4:
-		port = name.Port
-		to = &unix.SockaddrInet6{Port: port, Addr: netip.AddrFrom4([4]byte{127, 0, 0, 1}).As16()}
+		to.Addr = [4]byte{127, 0, 0, 1}
 	case *unix.SockaddrInet6:
-		port = name.Port
-		to = &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}
+		to.Addr = netip.IPv6Loopback().As16()
 	}
 	if err := unix.Connect(client, to); err != nil && err != unix.EINPROGRESS {
 		return -1, errnoOf(err)
@@ -173,10 +179,12 @@ func (o *origin) seed(domain int) (fd int, ok bool) {
 func (o *origin) closeSeeds() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, fd := range o.seeds {
-		closeFD(fd)
+	for _, sockets := range []map[int]int{o.seeds, o.partners} {
+		for _, fd := range sockets {
+			closeFD(fd)
+		}
+		clear(sockets)
 	}
-	clear(o.seeds)
 }
 
 // assigned reports whether an IPv4 address is one of the origin's own.

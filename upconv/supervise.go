@@ -146,7 +146,7 @@ func (p *process) launch(events *os.File) (err error) {
 		return failed(err)
 	}
 	defer unmap()
-	shared.inet6 = -1
+	shared.inet6, shared.partner, shared.partner6 = -1, -1, -1
 
 	var ready, goOn [2]int
 	if err := errors.Join(unix.Pipe2(ready[:], unix.O_CLOEXEC), unix.Pipe2(goOn[:], unix.O_CLOEXEC)); err != nil {
@@ -170,6 +170,7 @@ func (p *process) launch(events *os.File) (err error) {
 		plan.loopback = true
 		plan.cloneFlags |= unix.CLONE_NEWNET
 		if !privileged {
+			plan.partners = true
 			uid, gid := os.Geteuid(), os.Getegid()
 			plan.cloneFlags |= unix.CLONE_NEWUSER
 			plan.uidMap = fmt.Appendf(nil, "%d %d 1\n", uid, uid)
@@ -227,7 +228,7 @@ func (p *process) launch(events *os.File) (err error) {
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.command), &stat); err != nil {
 		return failed(fmt.Errorf("the command's network namespace: %w", err))
 	}
-	if s.origin, err = newOrigin(originSockets{int(shared.inet), int(shared.inet6), int(shared.netlink)}, stat.Ino); err != nil {
+	if s.origin, err = newOrigin(originSockets{int(shared.inet), int(shared.inet6), int(shared.netlink), int(shared.partner), int(shared.partner6)}, stat.Ino); err != nil {
 		return failed(err)
 	}
 	if err := p.openOrigin(); err != nil {
