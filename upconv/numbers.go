@@ -43,17 +43,20 @@ func (n *numbers) adopt(limit int, inUse []int) {
 		return
 	}
 	n.null = fd
-	used := map[int]bool{}
-	for _, fd := range inUse {
-		used[fd] = true
+	end := min(limit, maxReserved)
+	for fd := 3; fd < end; fd++ {
+		n.reserved[fd] = fd != n.null
 	}
-	for fd := 3; fd < min(limit, maxReserved); fd++ {
-		if used[fd] || fd == n.null {
-			continue
-		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+	const setCloseOnExec = 4 // CLOSE_RANGE_CLOEXEC, linux/close_range.h (Linux 5.11)
+	if end > 3 && unix.CloseRange(3, uint(end-1), setCloseOnExec) != nil {
+		for fd := 3; fd < end; fd++ {
 			unix.CloseOnExec(fd)
-			n.reserved[fd] = true
+		}
+	}
+	for _, fd := range inUse {
+		unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0) // execve(2) is to pass these on
+		if fd < maxReserved {
+			n.reserved[fd] = false
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package upconv
 
 import (
+	"os"
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/peek"
@@ -16,25 +19,26 @@ type sights struct {
 	fresh6 [peek.MaxSignature]byte // of an AF_INET6 one
 }
 
-// opening is the program on its way to being loaded, which takes some milliseconds: meanwhile the command is got ready.
-type opening chan opened
-
-type opened struct {
-	peeker *peek.Peeker
-	err    error
+// maySee reports whether loading the program is likely to be permitted.
+func maySee() bool {
+	_, err := os.Stat("/sys/kernel/btf/vmlinux")
+	return err == nil && (hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON))
 }
 
-func openPeeker() opening {
-	o := make(opening, 1)
-	go func() {
-		peeker, err := peek.Open()
-		o <- opened{peeker, err}
-	}()
-	return o
-}
+// settleSights is how long after the command was started it is time to get ready to look, if nobody has connected before.
+const settleSights = 30 * time.Millisecond
 
-// learnSights gets ready to look.
-func (s *Supervisor) learnSights(peeker *peek.Peeker) {
+// openSights gets ready to look, once. It takes some milliseconds, so it is not done before the command is started, and
+// many a command has ended before it is done. A call that needs it waits.
+func (s *Supervisor) openSights() { s.open.Do(s.loadSights) }
+
+func (s *Supervisor) loadSights() {
+	peeker, err := peek.Open()
+	if err != nil {
+		s.log.Debug("sockets are looked at by system calls alone", "error", err)
+		s.epolls.blind() // the filter does not tell who makes sets
+		return
+	}
 	all := &sights{peeker: peeker}
 	for domain, fresh := range map[int]*[peek.MaxSignature]byte{unix.AF_INET: &all.fresh4, unix.AF_INET6: &all.fresh6} {
 		var sight peek.Sight
@@ -44,6 +48,7 @@ func (s *Supervisor) learnSights(peeker *peek.Peeker) {
 	}
 	if all.fresh4 == [peek.MaxSignature]byte{} {
 		peeker.Close()
+		s.epolls.blind()
 		return
 	}
 	s.sights.Store(all)
@@ -52,6 +57,10 @@ func (s *Supervisor) learnSights(peeker *peek.Peeker) {
 // see looks at the target's descriptor. It reports whether it could.
 func (w *worker) see(c *call) bool {
 	all := w.s.sights.Load()
+	if all == nil && w.s.needs.sees {
+		w.s.openSights()
+		all = w.s.sights.Load()
+	}
 	w.sighted = all != nil && all.peeker.Look(c.tid, c.fd, &w.sight) == 0
 	return w.sighted
 }

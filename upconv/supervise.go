@@ -33,7 +33,7 @@ func SupervisorMain() {
 	}
 	unix.CloseOnExec(fd)
 	control := os.NewFile(uintptr(fd), "front")
-	p := &process{peeker: openPeeker(), control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control)}
+	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control)}
 	if err = p.hear.Decode(&p.order); err == nil {
 		free.adopt(p.order.Reserved, p.order.Inherited)
 		p.order.Config.Args = os.Args[3:]
@@ -58,7 +58,6 @@ type process struct {
 	say       *gob.Encoder
 	hear      *gob.Decoder
 
-	peeker     opening
 	supervisor *Supervisor
 	workers    sync.WaitGroup
 	command    int // its pid
@@ -127,11 +126,7 @@ func (p *process) start() error {
 // launch starts the command under the filter. It is executed when everything else is in place.
 func (p *process) launch(events *os.File) (err error) {
 	cfg, s := &p.order.Config, p.supervisor
-	look := <-p.peeker
-	if look.err != nil {
-		s.log.Debug("sockets are looked at by system calls alone", "error", look.err)
-	}
-	s.needs.sees = look.err == nil
+	s.needs.sees = s.needs.swaps && maySee()
 	filter := filter(s.needs)
 	program, err := filter.Assemble()
 	if err != nil {
@@ -237,9 +232,6 @@ func (p *process) launch(events *os.File) (err error) {
 	if events != nil {
 		s.events = newEvents(events, stat.Ino, func(err error) { s.log.Warn("events are lost", "error", err) })
 	}
-	if look.err == nil && s.needs.swaps {
-		s.learnSights(look.peeker)
-	}
 	if err := s.start(&p.workers); err != nil {
 		return failed(err)
 	}
@@ -277,6 +269,9 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	if shared.errno != 0 {
 		return failed(explain(shared, plan))
+	}
+	if s.needs.sees {
+		time.AfterFunc(settleSights, s.openSights)
 	}
 	free.keep(p.order.Reserved, p.order.Inherited)
 	nullify(0, 1)

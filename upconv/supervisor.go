@@ -32,7 +32,8 @@ type Supervisor struct {
 	pid      int          // upconv's own
 	uid, gid int          // that of the sockets it makes
 	used     optionsUsed
-	sights   atomic.Pointer[sights] // nil: not permitted, or not needed
+	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
+	open     sync.Once              // has it become clear which
 	needs    needs
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
 	discovery  *discovery

@@ -77,6 +77,7 @@ func withKernelTypes(names []string, use func(*types) error) error {
 		}
 	}
 	defer unix.Munmap(memory)
+	unix.Madvise(memory, unix.MADV_DONTFORK) // a fork meanwhile need not copy it
 	t, err := parseTypes(memory[:length], names)
 	if err != nil {
 		return fmt.Errorf("%s: %w", btfPath, err)
