@@ -15,10 +15,8 @@ import (
 
 // Peeker is the loaded program. Its methods may be called at the same time.
 type Peeker struct {
-	fd         int
-	signature  int // bytes of it
-	singleRef  uint64
-	ownerKnown bool
+	fd        int
+	singleRef uint64 // what the counter of references says of one
 }
 
 // Layout of the program's context: what it is asked, what it found, and the signature.
