@@ -6,7 +6,7 @@ import "testing"
 // loopback connections for others of the same namespace, so that one program is both ends.
 func TestClosed(t *testing.T) {
 	l := newLab(t)
-	python := needProgram(t, "python3")
+	python3 := needProgram(t, python)
 	const program = `
 import socket, struct, sys
 listener = socket.socket(); listener.bind(("127.0.0.1", 0)); listener.listen(128)
@@ -29,10 +29,10 @@ for i in range(200):
 print(closed, reset, free)
 `
 	const want = "100 100 200\n"
-	if got := output(t, l.plain(python, "-c", program)); got != want {
+	if got := output(t, l.plain(python3, "-c", program)); got != want {
 		t.Fatalf("natively %q, not %q: this test cannot tell anything", got, want)
 	}
-	got := output(t, upconv(t, "run", "--netns", l.origin, "--rule", "127.0.0.0/8=netns:"+l.origin, "--", python, "-c", program))
+	got := output(t, upconv(t, "run", "--netns", l.origin, "--rule", "127.0.0.0/8=netns:"+l.origin, "--", python3, "-c", program))
 	if got != want {
 		t.Errorf("closed, reset, closed without waiting: %q, want %q", got, want)
 	}

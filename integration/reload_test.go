@@ -13,7 +13,7 @@ import (
 // TestReload changes the policy file under a program that goes on running.
 func TestReload(t *testing.T) {
 	l := newLab(t)
-	python := needProgram(t, "python3")
+	python3 := needProgram(t, python)
 	dir := t.TempDir()
 	file, events := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "events")
 	write := func(text string) {
@@ -25,7 +25,7 @@ func TestReload(t *testing.T) {
 	through := fmt.Sprintf("egress:\n  - {to: 203.0.113.0/24, via: netns:%s}\n", l.egress)
 	write(through)
 	host, port := split(t, l.greet())
-	cmd := upconv(t, "run", "--netns", l.origin, "--config", file, "--rule", "198.51.100.7=reject:EPERM", "--events", events, "--", python, "-uc", `
+	cmd := upconv(t, "run", "--netns", l.origin, "--config", file, "--rule", "198.51.100.7=reject:EPERM", "--events", events, "--", python3, "-uc", `
 import socket, sys
 for line in sys.stdin:
     try:
