@@ -2,6 +2,7 @@ package upconv
 
 import (
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,10 +20,17 @@ type sights struct {
 	fresh6 [peek.MaxSignature]byte // of an AF_INET6 one
 }
 
-// maySee reports whether loading the program is likely to be permitted.
+// maySee reports whether loading the program is likely to be permitted: capabilities in a user namespace of one's own do
+// not do.
 func maySee() bool {
-	_, err := os.Stat("/sys/kernel/btf/vmlinux")
-	return err == nil && (hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON))
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return false
+	}
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil || strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295" {
+		return false
+	}
+	return hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON)
 }
 
 // settleSights is how long after the command was started it is time to get ready to look, if nobody has connected before.
