@@ -1,9 +1,7 @@
 package integration
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -43,7 +41,7 @@ func benchFamilies(b *testing.B, client string, rounds int) []figure {
 	n.clat()
 	rate := func(cmd *exec.Cmd) float64 { return n.throughput(b, cmd) }
 	iperf := needProgram(b, "iperf3")
-	args := func(addr string) []string { return []string{iperf, "-c", addr, "-p", "5202", "-t", "2", "-J"} }
+	args := func(addr string) []string { return []string{iperf, "-c", addr, "-p", iperfPort, "-t", "2", "-J"} }
 	var natives, upconvs, clats, overNative, overCLAT []float64
 	for round := range max(3, rounds/3) {
 		var rates [3]float64
@@ -80,33 +78,6 @@ func (n *nat64Lab) clat() {
 			output(n.t, n.in(where, strings.Fields(line)...))
 		}
 	}
-}
-
-// throughput returns what an iperf3 client has measured, in Gbit/s.
-func (n *nat64Lab) throughput(b *testing.B, client *exec.Cmd) float64 {
-	b.Helper()
-	server := n.in(n.serverName, needProgram(b, "iperf3"), "-s", "-1", "-B", serverAddr, "-p", "5202", "--forceflush")
-	stdout, err := server.StdoutPipe()
-	if err == nil {
-		err = server.Start()
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
-	waitFor(b, stdout, "Server listening")
-	go io.Copy(io.Discard, stdout)
-	var report struct {
-		End struct {
-			Received struct {
-				BitsPerSecond float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		} `json:"end"`
-	}
-	if err := json.Unmarshal([]byte(output(b, client)), &report); err != nil {
-		b.Fatal(err)
-	}
-	server.Wait()
-	return report.End.Received.BitsPerSecond / 1e9
 }
 
 // BenchmarkFamilies is benchFamilies alone.

@@ -309,42 +309,46 @@ func benchDirect(b *testing.B, l *lab, client string, rounds int) []figure {
 	return figures
 }
 
+const iperfPort = "5201"
+
+// throughput returns what an iperf3 client, which connects to the server's iperfPort, has measured, in Gbit/s.
+func (l *lab) throughput(b *testing.B, client *exec.Cmd) float64 {
+	b.Helper()
+	server := l.in(l.serverName, needProgram(b, "iperf3"), "-s", "-1", "-B", serverAddr, "-p", iperfPort, "--forceflush")
+	stdout, err := server.StdoutPipe()
+	if err == nil {
+		err = server.Start()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	waitFor(b, stdout, "Server listening")
+	go io.Copy(io.Discard, stdout)
+	var report struct {
+		End struct {
+			Received struct {
+				BitsPerSecond float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	if err := json.Unmarshal([]byte(output(b, client)), &report); err != nil {
+		b.Fatal(err)
+	}
+	server.Wait()
+	return report.End.Received.BitsPerSecond / 1e9
+}
+
 // benchThroughput is the rate of one TCP connection, in Gbit/s.
 func benchThroughput(b *testing.B, l *lab, rounds int) figure {
-	iperf := needProgram(b, "iperf3")
-	measure := func(run func(args ...string) *exec.Cmd) float64 {
-		server := l.in(l.serverName, iperf, "-s", "-1", "-B", serverAddr, "-p", "5201", "--forceflush")
-		stdout, err := server.StdoutPipe()
-		if err == nil {
-			err = server.Start()
-		}
-		if err != nil {
-			b.Fatal(err)
-		}
-		waitFor(b, stdout, "Server listening")
-		go io.Copy(io.Discard, stdout)
-		var report struct {
-			End struct {
-				Received struct {
-					BitsPerSecond float64 `json:"bits_per_second"`
-				} `json:"sum_received"`
-			} `json:"end"`
-		}
-		text := output(b, run(iperf, "-c", serverAddr, "-p", "5201", "-t", "2", "-J"))
-		if err := json.Unmarshal([]byte(text), &report); err != nil {
-			b.Fatal(err)
-		}
-		server.Wait()
-		return report.End.Received.BitsPerSecond / 1e9
-	}
+	args := []string{needProgram(b, "iperf3"), "-c", serverAddr, "-p", iperfPort, "-t", "2", "-J"}
 	var ratios, natives, upconvs []float64
 	for round := range rounds {
 		var native, upconv float64
 		for turn := range 2 {
 			if (round+turn)%2 == 0 {
-				native = measure(func(args ...string) *exec.Cmd { return l.in(l.egress, args...) })
+				native = l.throughput(b, l.in(l.egress, args...))
 			} else {
-				upconv = measure(l.under)
+				upconv = l.throughput(b, l.under(args...))
 			}
 		}
 		natives, upconvs, ratios = append(natives, native), append(upconvs, upconv), append(ratios, upconv/native)

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// hold accepts connections, reads what comes and says nothing, until the client is done.
-func hold(listener net.Listener) {
+// each serves the connections of a listener, and closes them afterwards.
+func each(listener net.Listener, serve func(net.Conn)) {
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -19,10 +19,15 @@ func hold(listener net.Listener) {
 			}
 			go func() {
 				defer conn.Close()
-				io.Copy(io.Discard, conn)
+				serve(conn)
 			}()
 		}
 	}()
+}
+
+// hold accepts connections, reads what comes and says nothing, until the client is done.
+func hold(listener net.Listener) {
+	each(listener, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 }
 
 // TestOptions sets every option there is, one by one and all at once, and sees that every option reads as it does

@@ -63,18 +63,7 @@ func TestSwapFile(t *testing.T) {
 
 // echo sends back what it reads.
 func echo(listener net.Listener) {
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				io.Copy(conn, conn)
-			}()
-		}
-	}()
+	each(listener, func(conn net.Conn) { io.Copy(conn, conn) })
 }
 
 // TestSwapEpoll is about sockets that are in epoll sets before they are connected.

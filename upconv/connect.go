@@ -113,9 +113,15 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, true
 	}
 	sock, origin := &w.socketInfo, w.s.origin
-	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) && !(crosses && w.hasPassport(old)) {
-		w.stays(e)
-		return carryOn, false
+	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
+		crossed := false
+		if crosses {
+			_, crossed = w.hasPassport(old)
+		}
+		if !crossed {
+			w.stays(e)
+			return carryOn, false
+		}
 	}
 	idle, crossed := examine(old, sock), false
 	if crosses && (!idle || sock.domain == unix.AF_INET6) {
@@ -214,7 +220,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if old >= 0 {
 		witness = !(w.sighted && w.sight.Single) && w.witness(old)
 		if w.replaced(c, old) {
-			w.acquit(old)
+			if witness {
+				w.acquit(old)
+			}
 			return carryOn, true
 		}
 	}
@@ -230,10 +238,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
-	if old >= 0 && len(places) > 0 {
-		w.unregister(c, places, old) // whoever has a copy: no more events from it
-	}
 	if old >= 0 {
+		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
 		w.closeNow(old)
 	}

@@ -165,15 +165,16 @@ func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 	return true, false
 }
 
-// hasPassport reports whether old is a socket that took the place of one of another family.
-func (w *worker) hasPassport(old int) bool {
-	switch domainOf(old) {
+// hasPassport reports whether a socket took the place of one of another family; its passport is then in w.crossing.pass. family
+// is what it is now.
+func (w *worker) hasPassport(fd int) (family int, ok bool) {
+	switch family = domainOf(fd); family {
 	case unix.AF_INET6:
-		return w.crossing.pass.readFrom6(old)
+		ok = w.crossing.pass.readFrom6(fd)
 	case unix.AF_UNIX:
-		return w.s.needs.unix && w.crossing.pass.readFromUnix(old)
+		ok = w.s.needs.unix && w.crossing.pass.readFromUnix(fd)
 	}
-	return false
+	return family, ok
 }
 
 // asMade has s be what the program made.

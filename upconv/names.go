@@ -45,12 +45,7 @@ func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
 		return -1, 0, false
 	}
 	w.done = append(w.done, fd)
-	switch family = domainOf(fd); family {
-	case unix.AF_INET6:
-		ok = w.crossing.pass.readFrom6(fd)
-	case unix.AF_UNIX:
-		ok = w.s.needs.unix && w.crossing.pass.readFromUnix(fd)
-	}
+	family, ok = w.hasPassport(fd)
 	return fd, family, ok
 }
 

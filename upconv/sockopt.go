@@ -210,7 +210,7 @@ var passedOptions = []sockopt{
 // sockoptLevels are the levels whose options a TCP socket can have.
 var sockoptLevels = []int{unix.SOL_SOCKET, unix.IPPROTO_IP, unix.IPPROTO_IPV6, unix.IPPROTO_TCP}
 
-// row returns the index of an option in sockopts, or -1.
+// rowOf returns the index of an option in sockopts, or -1.
 func rowOf(level, name int) int {
 	for i := range sockopts {
 		if sockopts[i].level == level && sockopts[i].name == name {
@@ -408,19 +408,11 @@ func copyVariable(row *sockopt, from, to int) (lost bool) {
 
 // copyFilter copies an attached classic filter. An eBPF one cannot be read back.
 func copyFilter(_ *sockopt, from, to int) (lost bool) {
-	var instructions [4096]unix.SockFilter  // BPF_MAXINSNS
-	length := uint32(len(instructions))     // in instructions, both ways
-	const getFilter = unix.SO_ATTACH_FILTER // SO_GET_FILTER is the same number
-	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), unix.SOL_SOCKET, getFilter,
-		uintptr(unsafe.Pointer(&instructions)), uintptr(unsafe.Pointer(&length)), 0)
-	if errno == unix.EACCES {
-		return true
+	program, errno := attachedFilter(from)
+	if errno != 0 || len(program) == 0 {
+		return errno == unix.EACCES
 	}
-	if errno != 0 || length == 0 {
-		return false
-	}
-	program := unix.SockFprog{Len: uint16(length), Filter: &instructions[0]}
-	return setsockopt(to, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unsafe.Pointer(&program), unsafe.Sizeof(program)) != 0
+	return attachFilter(to, program) != 0
 }
 
 // losesInterface is for options that name a network interface, by name or by index: elsewhere that is another one
