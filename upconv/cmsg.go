@@ -186,6 +186,9 @@ type controls struct {
 	truncated bool    // MSG_CTRUNC
 	bytes     []byte  // what is to be written of all pieces, one behind the other
 	pieces    []piece // the messages
+	// direct, if it is not nil, writes a message n bytes behind the beginning of the program's buffer at once. One that cannot be
+	// written leaves no trace.
+	direct func(n int, message []byte) unix.Errno
 }
 
 // piece is a control message within controls.bytes. The bytes behind it, up to where the next one begins, are the program's.
@@ -220,6 +223,7 @@ func (to *controls) put(level, name int, data []byte) {
 		length = to.room
 	}
 	space = min(space, to.room)
+	start := len(to.bytes)
 	if to.compat {
 		to.bytes = binary.NativeEndian.AppendUint32(to.bytes, uint32(length))
 	} else {
@@ -228,6 +232,10 @@ func (to *controls) put(level, name int, data []byte) {
 	to.bytes = binary.NativeEndian.AppendUint32(to.bytes, uint32(level))
 	to.bytes = binary.NativeEndian.AppendUint32(to.bytes, uint32(name))
 	to.bytes = append(to.bytes, data[:length-header]...)
+	if to.direct != nil && to.direct(to.used(), to.bytes[start:]) != 0 {
+		to.bytes = to.bytes[:start]
+		return
+	}
 	to.pieces = append(to.pieces, piece{length, space})
 	to.room -= space
 }
@@ -238,6 +246,14 @@ func (to *controls) used() (n int) {
 		n += p.space
 	}
 	return n
+}
+
+// flag returns MSG_CTRUNC if something has not found room.
+func (to *controls) flag() uint32 {
+	if to.truncated {
+		return unix.MSG_CTRUNC
+	}
+	return 0
 }
 
 // pktinfoTo4 makes a struct in_pktinfo of a struct in6_pktinfo: the interface holds, and the address is local.

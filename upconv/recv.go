@@ -338,7 +338,7 @@ func (r *reception) step(b *receiveBuffers) (out outcome, state receptionState) 
 		if r.flags&unix.MSG_WAITFORONE != 0 {
 			r.flags |= unix.MSG_DONTWAIT
 		}
-		if r.done == r.count || r.timeout.passed() || flags&unix.MSG_OOB != 0 {
+		if r.timeout.passed() || r.done == r.count || flags&unix.MSG_OOB != 0 {
 			return r.end(0), received
 		}
 	}
@@ -429,27 +429,36 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 	if !end {
 		name, ipv4, mapped = r.source(b, int(header.Namelen))
 	}
+	came := arrival{control: b.control[:header.Controllen], ipv4: ipv4, mapped: mapped, flags: flags}
 	if r.kind != receivesFrom {
-		room := 0
-		if m.control != 0 {
-			room = int(min(m.controlLen, 1<<30))
-		}
-		b.out.reset(r.c.compat, room)
-		r.translate(&b.out, b.control[:header.Controllen], ipv4, mapped)
-		flags &^= unix.MSG_CMSG_CLOEXEC
+		came.flags = flags&^unix.MSG_CMSG_CLOEXEC | r.flags&unix.MSG_CMSG_CLOEXEC
 		if r.family == unix.AF_UNIX {
-			flags &^= unix.MSG_CTRUNC // of what an AF_INET socket does not give
+			came.flags &^= unix.MSG_CTRUNC // of what an AF_INET socket does not give
+			dropDescriptors(came.control)
 		}
-		if b.out.truncated {
-			flags |= unix.MSG_CTRUNC
-		}
-		flags |= r.flags & unix.MSG_CMSG_CLOEXEC
+		b.out.reset(r.c.compat, m.controlRoom())
+		r.translate(&b.out, &came)
 	}
-	errno = r.deliver(b, data, name, flags, n)
+	errno = r.deliver(b, data, name, &came, n)
 	if len(b.data) > 4*maxDatagram {
 		b.data = nil // datagrams like that are rare
 	}
 	return n, flags, errno
+}
+
+// arrival is what has come with a datagram.
+type arrival struct {
+	control      []byte // as the kernel has given it
+	flags        uint32 // msg_flags, without MSG_CTRUNC for what the program does not take
+	ipv4, mapped bool   // see source
+}
+
+// controlRoom returns how much room there is for control messages.
+func (m *message) controlRoom() int {
+	if m.control == 0 {
+		return 0
+	}
+	return int(min(m.controlLen, 1<<30))
 }
 
 // told returns what an AF_INET socket says for an error of another one's.
@@ -500,23 +509,25 @@ func (r *reception) connected() bool {
 }
 
 // translate makes of the control messages that have come with a datagram those of the socket that the program thinks it has.
-// ipv4 and mapped are those of source.
-func (r *reception) translate(to *controls, from []byte, ipv4, mapped bool) {
+func (r *reception) translate(to *controls, came *arrival) {
+	from := came.control
+	asIPv6 := r.pass.family == unix.AF_INET6 && (came.mapped || !came.ipv4)
 	for {
 		m, rest, ok, _ := takeControl(from, false)
 		if !ok {
 			return
 		}
 		from = rest
-		asIPv6 := r.pass.family == unix.AF_INET6 && (mapped || !ipv4)
 		switch {
 		case r.family == unix.AF_UNIX:
-			putUnixControl(to, m)
+			if m.level == unix.SOL_SOCKET && !ofUnix(m.name) {
+				to.put(m.level, m.name, m.data) // a timestamp
+			}
 		case m.level != unix.IPPROTO_IPV6 || asIPv6:
 			to.put(m.level, m.name, m.data)
 		case m.name == unix.IPV6_RECVERR:
-			r.putError(to, m.data, mapped)
-		case mapped: // then the kernel has given the IPv4 ones too
+			r.putError(to, m.data, came.mapped)
+		case came.mapped: // then the kernel has given the IPv4 ones too
 		case r.pass.family == unix.AF_INET6:
 			r.putMapped(to, m)
 		default:
@@ -525,23 +536,33 @@ func (r *reception) translate(to *controls, from []byte, ipv4, mapped bool) {
 	}
 }
 
-// putUnixControl is for what comes with a datagram of a Unix socket. The program knows nothing of descriptors and
-// credentials.
-func putUnixControl(to *controls, m control) {
-	const pidfd = 4 // SCM_PIDFD, linux/socket.h
-	if m.level != unix.SOL_SOCKET {
-		return
+// scmPidfd is SCM_PIDFD, linux/socket.h.
+const scmPidfd = 4
+
+// ofUnix reports whether a control message of SOL_SOCKET is one that only Unix sockets give: descriptors and credentials.
+func ofUnix(name int) bool {
+	switch name {
+	case unix.SCM_RIGHTS, unix.SCM_CREDENTIALS, unix.SCM_SECURITY, scmPidfd:
+		return true
 	}
-	switch m.name {
-	case unix.SCM_RIGHTS, pidfd:
-		for ; len(m.data) >= 4; m.data = m.data[4:] {
-			if fd := int32(binary.NativeEndian.Uint32(m.data)); fd >= 0 {
-				closeFD(int(fd))
+	return false
+}
+
+// dropDescriptors closes what has come with a datagram, since the program knows nothing of descriptors in datagrams.
+func dropDescriptors(from []byte) {
+	for {
+		m, rest, ok, _ := takeControl(from, false)
+		if !ok {
+			return
+		}
+		from = rest
+		if m.level == unix.SOL_SOCKET && (m.name == unix.SCM_RIGHTS || m.name == scmPidfd) {
+			for ; len(m.data) >= 4; m.data = m.data[4:] {
+				if fd := int32(binary.NativeEndian.Uint32(m.data)); fd >= 0 {
+					closeFD(int(fd))
+				}
 			}
 		}
-	case unix.SCM_CREDENTIALS, unix.SCM_SECURITY:
-	default: // timestamps
-		to.put(m.level, m.name, m.data)
 	}
 }
 
@@ -551,6 +572,9 @@ func (r *reception) putIPv4(to *controls, m control, data []byte) {
 	case unix.IPV6_PKTINFO:
 		if len(data) >= sizeofIn6Pktinfo {
 			info := pktinfoTo4(data, r.pass.local)
+			if r.flags&unix.MSG_ERRQUEUE != 0 {
+				clear(info[4:8]) // nobody has looked up ipi_spec_dst
+			}
 			to.put(unix.IPPROTO_IP, unix.IP_PKTINFO, info[:])
 		}
 	case unix.IPV6_HOPLIMIT:
@@ -629,7 +653,7 @@ func (r *reception) putError(to *controls, data []byte, mapped bool) {
 }
 
 // deliver writes to the target's memory: all at once if that goes, or else as far as the kernel comes.
-func (r *reception) deliver(b *receiveBuffers, data, name []byte, flags uint32, n int) unix.Errno {
+func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival, n int) unix.Errno {
 	m := &r.message
 	tid := r.c.tid
 	b.remote, b.rest = b.remote[:0], b.rest[:0]
@@ -701,7 +725,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, flags uint32, 
 		} else {
 			binary.NativeEndian.PutUint64(tail[:], uint64(b.out.used()))
 		}
-		binary.NativeEndian.PutUint32(tail[word:], flags)
+		binary.NativeEndian.PutUint32(tail[word:], came.flags|b.out.flag())
 		tailLen = int(word) + 4
 		put(tailAt, tail[:tailLen])
 		if r.kind == receivesMessages {
@@ -721,22 +745,17 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, flags uint32, 
 	if wrote < len(data) {
 		return unix.EFAULT
 	}
-	return r.deliverPieces(b, short, length, lengthAt, flags, n, nameErrno)
+	return r.deliverPieces(b, short, length, lengthAt, came, n, nameErrno)
 }
 
 // deliverPieces is for a target whose memory cannot be written everywhere: one piece after the other, as the kernel does it.
-func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte, lengthAt uint64, flags uint32, n int, nameErrno unix.Errno) unix.Errno {
+func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte, lengthAt uint64, came *arrival, n int, nameErrno unix.Errno) unix.Errno {
 	m := &r.message
 	tid := r.c.tid
-	used := uint64(0)
 	if r.kind != receivesFrom {
-		bytes := b.out.bytes
-		for _, p := range b.out.pieces { // what cannot be written is left out: put_cmsg fails, and nobody asks
-			if writeMemory(tid, m.control+used, bytes[:p.length]) == 0 {
-				used += uint64(p.space)
-			}
-			bytes = bytes[p.length:]
-		}
+		b.out.reset(r.c.compat, m.controlRoom())
+		b.out.direct = func(n int, message []byte) unix.Errno { return writeMemory(tid, m.control+uint64(n), message) }
+		r.translate(&b.out, came)
 	}
 	put := func(at uint64, bytes []byte) bool { return len(bytes) == 0 || writeMemory(tid, at, bytes) == 0 }
 	if nameErrno != 0 {
@@ -761,11 +780,11 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	if r.c.compat {
 		word = 4
 	}
-	binary.NativeEndian.PutUint32(value[:], flags)
+	binary.NativeEndian.PutUint32(value[:], came.flags|b.out.flag())
 	if !put(m.at+6*word, value[:4]) {
 		return unix.EFAULT
 	}
-	binary.NativeEndian.PutUint64(value[:], used) // i386 is little-endian
+	binary.NativeEndian.PutUint64(value[:], uint64(b.out.used())) // i386 is little-endian
 	if !put(m.at+5*word, value[:word]) {
 		return unix.EFAULT
 	}
