@@ -60,7 +60,16 @@ func newFiltered(t *testing.T, s *Supervisor) *filtered {
 	}
 	t.Cleanup(func() {
 		close(th.do)
-		<-ended
+		for waiting := true; waiting; {
+			select {
+			case <-ended:
+				waiting = false
+			case <-time.After(time.Second): // after a failure
+				for _, p := range s.receivers.list(nil) {
+					p.endWith(unix.EINTR)
+				}
+			}
+		}
 		workers.Wait()
 		s.listener.Close()
 	})
@@ -95,7 +104,7 @@ func (th *filtered) result(out <-chan recvResult) recvResult {
 	select {
 	case r := <-out:
 		return r
-	case <-time.After(20 * time.Second):
+	case <-time.After(10 * time.Second):
 		th.t.Fatal("the call does not return")
 		return recvResult{}
 	}
