@@ -73,6 +73,9 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
 	}
 	seen := w.see(c)
+	if route.Kind == Reject {
+		return w.reject(c, e, family, seen, sa), false
+	}
 	if seen && w.sight.File == 0 {
 		return carryOn, false // EBADF; or the thread is gone
 	}
@@ -137,9 +140,6 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
-	case Reject:
-		w.s.events.record(e, route.Errno)
-		return answer(route.Errno), false
 	case Direct:
 		return w.swap(c, e, old, sock, nil, nil, sa)
 	case NAT64, Inet6, UnixPath:

@@ -13,10 +13,11 @@ import (
 
 // What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
 type needs struct {
-	swaps bool // other sockets take their place
-	inet6 bool // of the family AF_INET6
-	unix  bool // of the family AF_UNIX
-	sees  bool // and they are looked at in the kernel, see sight.go
+	swaps   bool // other sockets take their place
+	inet6   bool // of the family AF_INET6
+	unix    bool // of the family AF_UNIX
+	sees    bool // and they are looked at in the kernel, see sight.go
+	rejects bool // some destinations are refused
 }
 
 // crosses reports whether sockets are replaced by those of another family.
@@ -35,6 +36,8 @@ func (p *Policy) needs() (n needs) {
 			n.swaps, n.inet6 = true, true
 		case UnixPath:
 			n.swaps, n.unix = true, true
+		case Reject:
+			n.rejects = true
 		}
 	}
 	return n

@@ -64,7 +64,7 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 	errno := x.path.open(x.route, c.tid)
 	if errno == 0 {
 		errno = connect(fd, x.path.sa())
-		if errno == unix.EAGAIN && w.patient(c, sock) {
+		if errno == unix.EAGAIN && w.patient(c, sock.flags) {
 			if !w.alone {
 				x.path.close()
 				return w.s.aside(c, (*worker).connect), true
@@ -100,9 +100,9 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 	return outcome{}, false
 }
 
-// patient reports whether the target's call is one that waits.
-func (w *worker) patient(c *call, sock *socket) bool {
-	return sock.flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)
+// patient reports whether the target's call is one that waits, on a file with these status flags.
+func (w *worker) patient(c *call, flags int) bool {
+	return flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)
 }
 
 // waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread. The kernel's own wait is
