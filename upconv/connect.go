@@ -136,6 +136,12 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if !idle || sock.domain != family {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
+	if crossed {
+		// It may have failed while nobody waited. This fetches the error, or does nothing.
+		if errno, idle := probeConnect(old, unix.AF_INET6); !idle {
+			return answer(inetErrno(errno)), false
+		}
+	}
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
@@ -352,7 +358,9 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if errno == unix.EINPROGRESS {
 		// Over a fast network the handshake may be over. Then a second connect fetches its result and
 		// leaves the socket as a blocking connect would have.
-		errno = connect(fd, sa)
+		if errno = connect(fd, sa); e.decision.Route.crosses() {
+			errno = inetErrno(errno)
+		}
 	}
 	if errno == unix.EALREADY {
 		if timeout := sendTimeout(fd); timeout != 0 {

@@ -53,11 +53,12 @@ func (w *worker) reject(c *call, e *event, family int, seen bool, sa []byte) out
 	}
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4)
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4)
-	made := int(domain) // by the program
+	made, crossed := int(domain), false // by the program
 	if w.s.needs.crosses() {
-		if now, ok := w.hasPassport(fd); ok && now == unix.AF_UNIX {
+		var now int
+		if now, crossed = w.hasPassport(fd); crossed && now == unix.AF_UNIX {
 			return answer(unix.EISCONN)
-		} else if ok {
+		} else if crossed {
 			made = w.crossing.pass.family
 		}
 	}
@@ -72,6 +73,9 @@ func (w *worker) reject(c *call, e *event, family int, seen bool, sa []byte) out
 		return w.refuse(e)
 	}
 	if out, connects := w.wouldConnect(c, fd, int(domain)); !connects {
+		if crossed {
+			out.errno = inetErrno(out.errno)
+		}
 		return out
 	}
 	var only int32
