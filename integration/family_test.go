@@ -478,12 +478,12 @@ func TestNAT64Errors(t *testing.T) {
 	run(n.serverName, "route", "add", "unreachable", "203.0.113.78")
 	output(t, n.in(n.serverName, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0"))
 	for name, test := range map[string]struct{ dst, route, errno, note string }{
-		"well-known prefix": {"", "nat64:64:ff9b::/96", "ENETUNREACH", "not global"},
-		"no route":          {"", "inet6:2001:db8:99::1", "ENETUNREACH", ""},
-		"prohibited":        {"", "inet6:2001:db8:98::1", "EACCES", ""},
-		"unreachable":       {"", "inet6:2001:db8:97::1", "EHOSTUNREACH", ""},
-		"no neighbour":      {"", "inet6:2001:db8:1::77", "EHOSTUNREACH", ""},
-		"refused":           {"", "nat64:" + nat64Prefix, "ECONNREFUSED", ""},
+		"well-known prefix":   {"", "nat64:64:ff9b::/96", "ENETUNREACH", "not global"},
+		"no route":            {"", "inet6:2001:db8:99::1", "ENETUNREACH", ""},
+		"prohibited":          {"", "inet6:2001:db8:98::1", "EACCES", ""},
+		"unreachable":         {"", "inet6:2001:db8:97::1", "EHOSTUNREACH", ""},
+		"no neighbour":        {"", "inet6:2001:db8:1::77", "EHOSTUNREACH", ""},
+		"refused":             {"", "nat64:" + nat64Prefix, "ECONNREFUSED", ""},
 		"unreachable by ICMP": {"203.0.113.78", "nat64:" + nat64Prefix, "EHOSTUNREACH", ""},
 		"no such interface":   {"", "inet6:fe80::1%nonesuch", "ENODEV", "inet6"},
 		"no such socket":      {"", "unix:/nonexistent/socket", "ECONNREFUSED", "ENOENT"},
