@@ -86,7 +86,7 @@ func Run(cfg *Config) (status int, err error) {
 	if err != nil {
 		return statusOf(err), err
 	}
-	if _, err := NewPolicy(cfg.Rules, cfg.Via); err != nil {
+	if err := checkRules(cfg.Rules); err != nil {
 		return ExitFailed, failed(err)
 	}
 

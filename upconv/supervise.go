@@ -79,10 +79,7 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	policy, err := NewPolicy(cfg.Rules, cfg.Via)
-	if err != nil {
-		return failed(err)
-	}
+	policy := compile(cfg.Rules, cfg.Via) // Run has checked the rules
 	// This process is in the caller's process group, and is not what signals to that mean. It was started with
 	// all of them blocked; these are the ones that the Go runtime does not leave blocked.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGSTKFLT)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +49,10 @@ func readRoutes(cmd *cobra.Command, cfg *upconv.Config, rules []string, via, fil
 	if file == "" {
 		return errors.New("--config: no file given")
 	}
+	// What a long file is parsed into is many small things, all of them in use until the end: there is little garbage to collect.
+	before := debug.SetGCPercent(400)
 	policy, err := upconv.ReadPolicyFile(file)
+	debug.SetGCPercent(before)
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
