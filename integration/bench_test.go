@@ -334,8 +334,9 @@ func benchRules(b *testing.B, l *lab, client string, rounds int) []figure {
 }
 
 // longPolicy writes a policy file, the last of whose rules is the first that takes serverAddr at a port above 4096, and sends it
-// through the egress. The others are about hosts and networks of many sizes, some within others, with and without ports; one in
-// a hundred about the server itself.
+// through the egress. The kinds of routes are the same however many rules there are: what the filter stops depends on
+// them. The others are about hosts and networks of many sizes, some within others, with and without ports; one in a
+// hundred about the server itself.
 func longPolicy(b *testing.B, l *lab, rules int) (path string) {
 	b.Helper()
 	var text strings.Builder
@@ -355,7 +356,7 @@ func longPolicy(b *testing.B, l *lab, rules int) (path string) {
 		case 0:
 			fmt.Fprintf(&text, "  - {to: %s, via: direct}\n", host)
 		case 1:
-			fmt.Fprintf(&text, "  - {to: %s, ports: '443, 8000-8999', proto: tcp, via: 'unix:/run/mesh/%d.sock'}\n", host, i)
+			fmt.Fprintf(&text, "  - {to: %s, ports: '443, 8000-8999', proto: tcp, via: 'netns:%s'}\n", host, l.egress)
 		case 2:
 			fmt.Fprintf(&text, "  - {to: '10.%d.%d.%d/26', ports: 53, proto: udp, via: reject}\n", i>>10, i>>2&0xff, i&3*64)
 		case 3:
