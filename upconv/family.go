@@ -55,6 +55,7 @@ type crossing struct {
 	to    [sizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
 	zone  string                  // and where that is, if it is link-local
 	path  unixPath                // of a Unix socket
+	has   uint16                  // it has its passport already, with this port; or 0
 }
 
 // dummyLocal is the address that a program is told as its own where its namespace has no IPv4 address: one of
@@ -211,7 +212,8 @@ func (w *worker) inOrigin(tid, domain, proto int) (int, unix.Errno) {
 }
 
 // make makes the socket of a crossing.
-func (x *crossing) make(w *worker, c *call) (int, unix.Errno) {
+func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
+	x.has = 0
 	switch {
 	case x.route.Kind != UnixPath:
 		return w.inOrigin(c.tid, unix.AF_INET6, unix.IPPROTO_TCP)
@@ -219,8 +221,8 @@ func (x *crossing) make(w *worker, c *call) (int, unix.Errno) {
 		return w.inOrigin(c.tid, unix.AF_UNIX, 0)
 	}
 	// Of no namespace that matters.
-	if fd := w.spareUnix; fd >= 0 {
-		w.spareUnix = -1
+	var ok bool
+	if fd, x.has, ok = w.unixSpares.take(&x.pass); ok {
 		return fd, 0
 	}
 	return newSocket(unix.AF_UNIX, 0)

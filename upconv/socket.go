@@ -210,9 +210,7 @@ func (w *worker) tidy() {
 	w.done = w.done[:0]
 	w.unpin()
 	if w.used == unix.AF_UNIX {
-		if w.spareUnix < 0 {
-			w.spareUnix, _ = newSocket(unix.AF_UNIX, 0)
-		}
+		w.unixSpares.refill(w, &w.crossing.pass)
 		w.used = 0
 	}
 	if w.used == 0 {

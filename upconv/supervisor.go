@@ -178,8 +178,8 @@ type worker struct {
 	done             []int // sockets to close when the target has its answer
 	used             int   // the address family of the socket that was used, 0 for none
 	spares4, spares6 []int // sockets of home that are ready for use
-	spareUnix        int   // a Unix socket
-	witnesses        int   // an epoll set of its own, see witness; -1: none
+	unixSpares       unixSpares
+	witnesses        int // an epoll set of its own, see witness; -1: none
 
 	crossing crossing
 
@@ -229,7 +229,7 @@ func (w *worker) run(ready chan<- error) {
 
 // newWorker returns one that takes no notifications.
 func (s *Supervisor) newWorker() *worker {
-	return &worker{s: s, home: s.home, alone: true, spareUnix: -1, witnesses: -1, done: make([]int, 0, 2)}
+	return &worker{s: s, home: s.home, alone: true, witnesses: -1, done: make([]int, 0, 2)}
 }
 
 // settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers live.
@@ -245,7 +245,7 @@ func (w *worker) settleIn() error {
 
 // end closes what the worker has.
 func (w *worker) end() {
-	for _, fd := range slices.Concat(w.done, w.spares4, w.spares6, []int{w.spareUnix, w.witnesses}) {
+	for _, fd := range slices.Concat(w.done, w.spares4, w.spares6, w.unixSpares.fds, []int{w.witnesses}) {
 		if fd >= 0 {
 			closeFD(fd)
 		}

@@ -136,6 +136,59 @@ func (w *worker) waitForRoom(c *call, fd int, x *crossing, timeout time.Duration
 	}
 }
 
+// unixSpares are Unix sockets that a worker keeps ready. To give one its passport takes longer than to make it, since the kernel
+// compiles the filter. So where a program connects to one destination again and again they have that already. The passport on
+// the socket is what counts: what is here can be dropped at any time.
+type unixSpares struct {
+	fds   []int
+	ports []uint16 // passport.localPort of each; 0 for one that has no passport, or another one
+	pass  passport // of those that have one, but for that
+}
+
+// take returns one of them, which the caller owns. If it has the passport p already, but for the port, then port is that.
+func (s *unixSpares) take(p *passport) (fd int, port uint16, ok bool) {
+	last := len(s.fds) - 1
+	if last < 0 {
+		return -1, 0, false
+	}
+	if fd = s.fds[last]; s.pass.resembles(p) {
+		port = s.ports[last]
+	}
+	s.fds, s.ports = s.fds[:last], s.ports[:last]
+	return fd, port, true
+}
+
+// resembles reports whether two passports of sockets that nothing has been done to are the same but for that port.
+func (p *passport) resembles(other *passport) bool {
+	return p.family == other.family && p.proto == other.proto && p.peer == other.peer && p.local == other.local
+}
+
+// refill makes new ones where there are none, after a socket was given the passport pass. They get it too if the one before had the
+// same.
+func (s *unixSpares) refill(w *worker, pass *passport) {
+	again := s.pass.resembles(pass)
+	if !again {
+		s.pass = passport{family: pass.family, proto: pass.proto, peer: pass.peer, local: pass.local}
+		clear(s.ports)
+	}
+	if len(s.fds) > 0 {
+		return
+	}
+	for range maxSpares {
+		fd, errno := newSocket(unix.AF_UNIX, 0)
+		if errno != 0 {
+			return
+		}
+		port := uint16(0)
+		if again {
+			if s.pass.localPort = w.s.anyPort(); s.pass.putOnUnix(fd) == 0 {
+				port = s.pass.localPort
+			}
+		}
+		s.fds, s.ports = append(s.fds, fd), append(s.ports, port)
+	}
+}
+
 // finishUnix gives the Unix socket to its passport, with the options that it does not have itself.
 func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 	p := &x.pass
@@ -144,6 +197,10 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 	}
 	p.options, p.filter, p.locked = nil, nil, false
 	if old < 0 { // nothing has been done to it
+		if x.has != 0 {
+			p.localPort = x.has
+			return 0
+		}
 		return p.putOnUnix(to)
 	}
 	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock.domain, func(row *sockopt, value []byte) {
