@@ -82,7 +82,7 @@ func TestSchemaExamples(t *testing.T) {
 		"to: '*', via: direct", "to: [10.0.0.0/8, 192.0.2.1], via: reject", "to: '10.0.0.0/8 , 192.0.2.1', via: reject:ECONNREFUSED",
 		"to: 0.0.0.0/0, ports: 0, via: netns:blue", "to: '*', ports: 65535, via: netns:/proc/1/ns/net", "to: '*', ports: [1, 2-3, '4'], via: netns:host",
 		"to: '*', ports: '1, 2-3,4', via: nat64:auto", "to: '*', proto: udp, via: nat64:2001:db8::/40", "to: '*', via: inet6:fe80::1%eth0",
-		"to: '*', via: unix:/run/a b?proxy=v2&root=target", "to: '*', via: unix:@mesh", "to: '*', via: inet6:::1", "to: '*', proto: tcp, via: unix:/a?b?",
+		"to: '*', via: unix:/run/a b?proxy=v2&root=target", "to: '*', via: unix:@mesh", "to: '*', via: unix:/", "to: '*', via: inet6:::1", "to: '*', proto: tcp, via: unix:/a?b?",
 	} {
 		good = append(good, rule(s))
 	}
