@@ -48,6 +48,12 @@ func (p *process) reread() (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := cfg.sameModes(file); err != nil {
+		return nil, err
+	}
+	if err := policy.CheckSwapAt(cfg.SwapAt); err != nil {
+		return nil, err
+	}
 	// The filter that the program runs under cannot be changed any more.
 	switch n := policy.needs(); {
 	case n.swaps && !s.needs.swaps:
@@ -71,4 +77,16 @@ func (p *process) reread() (*ruleset, error) {
 		}
 	}
 	return &ruleset{policy, mappings, egress}, nil
+}
+
+// sameModes returns an error if a policy file that has been read again says something else of when and which sockets are
+// replaced than what the command was started with. What a flag has said does not depend on the file.
+func (cfg *Config) sameModes(file *PolicyFile) error {
+	switch {
+	case file.UDP != cfg.UDP && !cfg.UDPFixed:
+		return fmt.Errorf("its udp is %s, and the command was started with %s: start it again", file.UDP, cfg.UDP)
+	case file.SwapAt != cfg.SwapAt && !cfg.SwapAtFixed:
+		return fmt.Errorf("its swapAt is %s, and the command was started with %s: start it again", file.SwapAt, cfg.SwapAt)
+	}
+	return nil
 }

@@ -90,7 +90,9 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	s := &Supervisor{needs: policy.needs(), log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
+	s := &Supervisor{
+		needs: policy.needs(), udp: cfg.UDP, swapAt: cfg.SwapAt, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(),
+	}
 	p.supervisor = s
 	egress, home, err := openEgress(policy, nil)
 	if err != nil {

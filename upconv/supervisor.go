@@ -35,6 +35,8 @@ type Supervisor struct {
 	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
 	open     sync.Once              // has it become clear which
 	needs    needs
+	udp      UDPMode
+	swapAt   SwapAt
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
 	discovery  *discovery
 	anyCrossed atomic.Bool   // some socket has been replaced by one of another family
