@@ -35,6 +35,7 @@ type outcome struct {
 	errno    unix.Errno // 0 for success
 	value    int64      // what it returns then
 	wait     waiter     // not yet: it answers later, on a goroutine of its own
+	later    bool       // not yet: somebody else answers, or has already
 }
 
 var carryOn = outcome{}
@@ -51,6 +52,10 @@ var handlers = []struct {
 	{"getpeername", (*worker).getpeername},
 	{"getsockname", (*worker).getsockname},
 	{"getsockopt", (*worker).getsockopt},
+	{"recvmsg", (*worker).recvmsg},
+	{"recvfrom", (*worker).recvfrom},
+	{"recvmmsg", (*worker).recvmmsg},
+	{"recvmmsg_time64", (*worker).recvmmsgTime64},
 	{"socketcall", (*worker).socketcall},
 	{"epoll_create", (*worker).epollCreate},
 	{"epoll_create1", (*worker).epollCreate},
@@ -106,10 +111,13 @@ func (w *worker) connectCall(c *call) outcome {
 // socketcall is i386's socketcall(2): the arguments are in memory.
 func (w *worker) socketcall(c *call) outcome {
 	what, count := uint32(c.args[0]), 3
-	if what == sysSetsockopt || what == sysGetsockopt {
+	switch what {
+	case sysSetsockopt, sysGetsockopt, sysRecvmmsg:
 		count = 5
+	case sysRecvfrom:
+		count = 6
 	}
-	var raw [20]byte
+	var raw [24]byte
 	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*count])
 	if errno != 0 {
 		if what == sysSetsockopt {
@@ -130,6 +138,12 @@ func (w *worker) socketcall(c *call) outcome {
 		return w.getsockname(c)
 	case sysGetpeername:
 		return w.getpeername(c)
+	case sysRecvfrom:
+		return w.recvfrom(c)
+	case sysRecvmsg:
+		return w.recvmsg(c)
+	case sysRecvmmsg:
+		return w.recvmmsg(c)
 	case sysConnect:
 		return w.connectCall(c)
 	}

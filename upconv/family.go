@@ -283,6 +283,13 @@ var mappedOptions = []mappedOption{
 	{unix.IP_RECVERR, unix.IPV6_RECVERR},
 	{unix.IP_MINTTL, unix.IPV6_MINHOPCOUNT},
 	{unix.IP_UNICAST_IF, unix.IPV6_UNICAST_IF},
+	{unix.IP_RECVERR_RFC4884, unix.IPV6_RECVERR_RFC4884},
+	// What comes with datagrams: recv.go makes IPv4 control messages of it again.
+	{unix.IP_PKTINFO, unix.IPV6_RECVPKTINFO},
+	{unix.IP_RECVTTL, unix.IPV6_RECVHOPLIMIT},
+	{unix.IP_RECVTOS, unix.IPV6_RECVTCLASS},
+	{unix.IP_RECVORIGDSTADDR, ipv6OrigDstAddr},
+	{unix.IP_RECVFRAGSIZE, ipv6RecvFragSize},
 }
 
 // copyMapped gives an AF_INET6 socket the counterparts of what has been set on an old one.

@@ -44,6 +44,9 @@ type Supervisor struct {
 	threads    chan struct{} // of calls that are decided aside, as many as there may be yet
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
 
+	back      atomic.Pointer[backward] // see originalAddr
+	receivers receivers                // calls that wait for a datagram
+
 	busy    atomic.Int32 // workers that have a notification
 	workers int32
 	awake   atomic.Int32  // workers that do not sleep
@@ -177,6 +180,10 @@ type worker struct {
 
 	long []byte // for what is longer
 
+	control []byte          // see sendControl
+	receive *receiveBuffers // nil: not needed yet
+	reading reception
+
 	done             []int // sockets to close when the target has its answer
 	used             int   // the address family of the socket that was used, 0 for none
 	spares4, spares6 []int // sockets of home that are ready for use
@@ -293,7 +300,9 @@ func (w *worker) serve() error {
 		w.settle(s.awake.Load() > 1)
 
 		out := w.handle(n)
-		if out.wait != nil {
+		if out.later {
+			// somebody has taken it over
+		} else if out.wait != nil {
 			go out.wait.run()
 		} else if err := s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
 			s.warn("answer", "tid", n.PID, "error", err)

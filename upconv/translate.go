@@ -3,6 +3,9 @@ package upconv
 import (
 	"errors"
 	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrNoPrefix is what Translate answers for nat64:auto as long as no prefix has been found.
@@ -25,4 +28,124 @@ func Translate(route *Route, dst netip.Addr, mappings *Mappings, found Prefix64)
 		return netip.Addr{}, ErrNoPrefix
 	}
 	return found.Embed(dst)
+}
+
+// dummyAddr is what stands for an IPv6 address that no IPv4 address stands for: RFC 7600 section 4.8, of IPv4 packets whose
+// source has none.
+var dummyAddr = netip.AddrFrom4([4]byte{192, 0, 0, 8})
+
+// original returns what a program is told of a peer of its socket, whose passport is p: the IPv4 address that addr, an
+// IPv6 one, has been translated from, or IPv4-mapped. The port stays. Where there is none it is 192.0.0.8.
+func (s *Supervisor) original(addr netip.AddrPort, p *passport) netip.AddrPort {
+	v4, ok := s.originalAddr(addr.Addr(), p)
+	if !ok {
+		v4 = dummyAddr
+	}
+	return netip.AddrPortFrom(v4, addr.Port())
+}
+
+// originalAddr is original without a port; ok is false where addr is not the translation of anything.
+func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, ok bool) {
+	addr = addr.WithZone("")
+	if v4 = addr.Unmap(); v4.Is4() {
+		return v4, true
+	}
+	rules := s.rules.Load()
+	b := s.backward(rules)
+	only, fixed := b.fixed[addr]
+	if fixed {
+		proto := UDP
+		if p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP {
+			proto = TCP
+		}
+		switch route := rules.policy.Decide(p.peer, proto, nil).Route; {
+		case route.Kind == Inet6 && route.Addr().WithZone("") == addr:
+			return p.peer.Addr(), true
+		case only.IsValid():
+			return only, true
+		}
+	}
+	if v4, ok = rules.mappings.To4(addr); ok {
+		return v4, true
+	}
+	for _, prefix := range b.prefixes {
+		if v4, ok = prefix.embedded(addr); ok {
+			return v4, true
+		}
+	}
+	if s.discovery != nil {
+		if found := s.discovery.found.Load(); found != nil {
+			for _, prefix := range found.prefixes {
+				if v4, ok = prefix.embedded(addr); ok {
+					return v4, true
+				}
+			}
+		}
+	}
+	return p.peer.Addr(), fixed
+}
+
+// embedded is Extract, and takes addresses under WellKnownPrefix that are not global for what they say.
+func (p Prefix64) embedded(addr netip.Addr) (netip.Addr, bool) {
+	v4, err := p.Extract(addr)
+	if notGlobal, ok := err.(*NotGlobalError); ok {
+		return notGlobal.Addr, true
+	}
+	return v4, err == nil
+}
+
+// backward is what a policy translates to. It is for the way back.
+type backward struct {
+	of       *ruleset
+	prefixes []Prefix64 // the longest first
+	// fixed are the addresses of inet6 routes, each with the one IPv4 address that it is for; the zero Addr if there are several.
+	fixed map[netip.Addr]netip.Addr
+}
+
+// backward returns that of the policy in force and, behind it, of those before: there are sockets from then.
+func (s *Supervisor) backward(rules *ruleset) *backward {
+	before := s.back.Load()
+	if before != nil && before.of == rules {
+		return before
+	}
+	b := &backward{of: rules, fixed: map[netip.Addr]netip.Addr{}}
+	add := func(prefix Prefix64) {
+		if !slices.Contains(b.prefixes, prefix) {
+			b.prefixes = append(b.prefixes, prefix)
+		}
+	}
+	note := func(route *Route, only netip.Addr) {
+		switch prefix, ok := route.Prefix64(); {
+		case ok:
+			add(prefix)
+		case route.Kind == Inet6:
+			addr := route.Addr().WithZone("")
+			if other, seen := b.fixed[addr]; seen && other != only {
+				only = netip.Addr{}
+			}
+			b.fixed[addr] = only
+		}
+	}
+	for i := range rules.policy.rules {
+		rule := &rules.policy.rules[i]
+		only := netip.Addr{}
+		if rule.Dest.IsSingleIP() {
+			only = rule.Dest.Addr()
+		}
+		note(&rule.Route, only)
+	}
+	note(&rules.policy.fallback, netip.Addr{})
+	slices.SortStableFunc(b.prefixes, func(p, q Prefix64) int { return int(q.bits) - int(p.bits) })
+	if before != nil {
+		for _, prefix := range before.prefixes {
+			add(prefix)
+		}
+		for addr, only := range before.fixed {
+			if _, ok := b.fixed[addr]; !ok {
+				b.fixed[addr] = only
+			}
+		}
+	}
+	s.back.Store(b)
+	return b
 }

@@ -100,6 +100,11 @@ func pendingSignals(tid int) (own, any bool) {
 	if err != nil {
 		return false, false
 	}
+	return signalsIn(status)
+}
+
+// signalsIn is pendingSignals for a proc_pid_status(5) text.
+func signalsIn(status []byte) (own, any bool) {
 	blocked := statusField(status, "SigBlk:", 16)
 	own = statusField(status, "SigPnd:", 16)&^blocked != 0
 	any = statusField(status, "ShdPnd:", 16)&^blocked != 0

@@ -1,0 +1,334 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// Control messages, cmsg(3), of sockets that have been replaced by ones of another family: what the program sends as on an
+// AF_INET socket must go out on an AF_INET6 one, and what comes with a datagram the other way round. And i386 programs
+// have a layout of their own.
+
+// control is one control message.
+type control struct {
+	level, name int
+	data        []byte
+}
+
+// controlLayout returns the size of a struct cmsghdr, and what everything is aligned to.
+func controlLayout(compat bool) (header, align int) {
+	if compat {
+		return 12, 4 // struct compat_cmsghdr, net/compat.h
+	}
+	return unix.SizeofCmsghdr, 8
+}
+
+func aligned(n, align int) int { return (n + align - 1) &^ (align - 1) }
+
+// takeControl returns the first control message of a buffer, and what is behind it. ok is false at the end. The errno is
+// EINVAL for a length that cannot be: CMSG_OK in linux/socket.h.
+func takeControl(from []byte, compat bool) (m control, rest []byte, ok bool, errno unix.Errno) {
+	header, align := controlLayout(compat)
+	if len(from) < header {
+		return control{}, nil, false, 0
+	}
+	length := uint64(binary.NativeEndian.Uint32(from))
+	if !compat {
+		length = binary.NativeEndian.Uint64(from)
+	}
+	if length < uint64(header) || length > uint64(len(from)) {
+		return control{}, nil, false, unix.EINVAL
+	}
+	m.level = int(int32(binary.NativeEndian.Uint32(from[header-8:])))
+	m.name = int(int32(binary.NativeEndian.Uint32(from[header-4:])))
+	m.data = from[header:length]
+	return m, from[min(aligned(int(length), align), len(from)):], true, 0
+}
+
+// appendControl appends a control message in the layout of this machine.
+func appendControl(to []byte, level, name int, data []byte) []byte {
+	header, align := controlLayout(false)
+	to = binary.NativeEndian.AppendUint64(to, uint64(header+len(data)))
+	to = binary.NativeEndian.AppendUint32(to, uint32(level))
+	to = binary.NativeEndian.AppendUint32(to, uint32(name))
+	to = append(to, data...)
+	return append(to, make([]byte, aligned(len(data), align)-len(data))...)
+}
+
+// sendControl makes of the control messages that a program sends, in its layout, those to send on its socket; to6 is for an
+// AF_INET6 socket in the place of one that the program sends to an IPv4 destination with. Where there is nothing to change the
+// result is raw. Else it is valid until the next call. The errno is what sendmsg(2) says to such messages.
+func (w *worker) sendControl(raw []byte, compat, to6 bool) ([]byte, unix.Errno) {
+	if len(raw) == 0 || !compat && !(to6 && mentionsIP(raw)) {
+		return raw, 0
+	}
+	out, errno := controlToSend(w.control[:0], raw, compat, to6)
+	if out != nil {
+		w.control = out
+	}
+	return out, errno
+}
+
+// mentionsIP reports whether a control message of IPv4 or IPv6 is among some.
+func mentionsIP(raw []byte) bool {
+	for {
+		m, rest, ok, _ := takeControl(raw, false)
+		if !ok {
+			return false
+		}
+		if m.level == unix.IPPROTO_IP || m.level == unix.IPPROTO_IPV6 {
+			return true
+		}
+		raw = rest
+	}
+}
+
+// controlToSend is sendControl, and appends to out.
+func controlToSend(out, raw []byte, compat, to6 bool) ([]byte, unix.Errno) {
+	if header, _ := controlLayout(compat); compat && len(raw) < header {
+		return nil, unix.EINVAL // cmsghdr_from_user_compat_to_kern in net/compat.c; natively it is as good as none
+	}
+	for {
+		m, rest, ok, errno := takeControl(raw, compat)
+		switch {
+		case errno != 0:
+			return nil, errno
+		case !ok:
+			return out, 0
+		case to6:
+			out, errno = appendControl6(out, m)
+		default:
+			out = appendControl(out, m.level, m.name, m.data)
+		}
+		if errno != 0 {
+			return nil, errno
+		}
+		raw = rest
+	}
+}
+
+const (
+	ipProtocol       = 52 // IP_PROTOCOL, linux/in.h
+	sizeofInPktinfo  = 12 // struct in_pktinfo
+	sizeofIn6Pktinfo = 20 // struct in6_pktinfo
+)
+
+// appendControl6 appends what a control message of an AF_INET socket is on an AF_INET6 one. What is wrong with it is what
+// ip_cmsg_send in net/ipv4/ip_sockglue.c says.
+func appendControl6(out []byte, m control) ([]byte, unix.Errno) {
+	var value [sizeofIn6Pktinfo]byte
+	integer := func(low, high int32, bytes int) unix.Errno {
+		var v int32
+		switch {
+		case len(m.data) == 4:
+			v = int32(binary.NativeEndian.Uint32(m.data))
+		case len(m.data) == bytes:
+			v = int32(m.data[0])
+		default:
+			return unix.EINVAL
+		}
+		if v < low || v > high {
+			return unix.EINVAL
+		}
+		binary.NativeEndian.PutUint32(value[:], uint32(v))
+		return 0
+	}
+	switch m.level {
+	case unix.IPPROTO_IPV6:
+		if m.name == unix.IPV6_PKTINFO { // of a program that has an AF_INET6 socket itself
+			if len(m.data) < sizeofIn6Pktinfo || !netip.AddrFrom16([16]byte(m.data[:16])).Is4In6() {
+				return out, unix.EINVAL
+			}
+			copy(value[16:], m.data[16:20])
+			out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, value[:])
+		}
+		return out, 0 // the others are not looked at
+	case unix.IPPROTO_IP:
+	default:
+		return appendControl(out, m.level, m.name, m.data), 0
+	}
+	switch m.name {
+	case unix.IP_RETOPTS: // there are no such options in IPv6
+	case unix.IP_PKTINFO:
+		if len(m.data) != sizeofInPktinfo {
+			return out, unix.EINVAL
+		}
+		// The interface holds; the address is one of IPv4, in whose place is whatever the kernel chooses.
+		copy(value[16:], m.data[:4])
+		out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, value[:])
+	case unix.IP_TTL:
+		if errno := integer(1, 255, 4); errno != 0 {
+			return out, errno
+		}
+		out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, value[:4])
+	case unix.IP_TOS:
+		if errno := integer(0, 255, 1); errno != 0 {
+			return out, errno
+		}
+		out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, value[:4])
+	case ipProtocol: // of raw sockets
+		if errno := integer(1, 255, 4); errno != 0 {
+			return out, errno
+		}
+	default:
+		return out, unix.EINVAL
+	}
+	return out, 0
+}
+
+// controls are the control messages that a program is given, as put_cmsg in net/core/scm.c and put_cmsg_compat in net/compat.c
+// lay them out.
+type controls struct {
+	compat    bool
+	room      int     // what is left of the program's buffer
+	truncated bool    // MSG_CTRUNC
+	bytes     []byte  // what is to be written of all pieces, one behind the other
+	pieces    []piece // the messages
+	// direct, if it is not nil, writes a message n bytes behind the beginning of the program's buffer at once. One that cannot be
+	// written leaves no trace.
+	direct func(n int, message []byte) unix.Errno
+}
+
+// piece is a control message within controls.bytes. The bytes behind it, up to where the next one begins, are the program's.
+type piece struct{ length, space int }
+
+func (to *controls) reset(compat bool, room int) {
+	*to = controls{compat: compat, room: room, bytes: to.bytes[:0], pieces: to.pieces[:0]}
+}
+
+// put adds a message.
+func (to *controls) put(level, name int, data []byte) {
+	header, align := controlLayout(to.compat)
+	if to.room < header {
+		to.truncated = true
+		return
+	}
+	var old [24]byte
+	if to.compat && level == unix.SOL_SOCKET {
+		// struct timeval and timespec, once or three times, are of 32-bit numbers there.
+		switch n := len(data) / 8; name {
+		case unix.SO_TIMESTAMP, unix.SO_TIMESTAMPNS, unix.SO_TIMESTAMPING:
+			n = min(n, len(old)/4)
+			for i := range n {
+				binary.NativeEndian.PutUint32(old[4*i:], uint32(binary.NativeEndian.Uint64(data[8*i:])))
+			}
+			data = old[:4*n]
+		}
+	}
+	length, space := header+len(data), header+aligned(len(data), align)
+	if to.room < length {
+		to.truncated = true
+		length = to.room
+	}
+	space = min(space, to.room)
+	start := len(to.bytes)
+	if to.compat {
+		to.bytes = binary.NativeEndian.AppendUint32(to.bytes, uint32(length))
+	} else {
+		to.bytes = binary.NativeEndian.AppendUint64(to.bytes, uint64(length))
+	}
+	to.bytes = binary.NativeEndian.AppendUint32(to.bytes, uint32(level))
+	to.bytes = binary.NativeEndian.AppendUint32(to.bytes, uint32(name))
+	to.bytes = append(to.bytes, data[:length-header]...)
+	if to.direct != nil && to.direct(to.used(), to.bytes[start:]) != 0 {
+		to.bytes = to.bytes[:start]
+		return
+	}
+	to.pieces = append(to.pieces, piece{length, space})
+	to.room -= space
+}
+
+// used returns how much of the program's buffer they take: msg_controllen.
+func (to *controls) used() (n int) {
+	for _, p := range to.pieces {
+		n += p.space
+	}
+	return n
+}
+
+// flag returns MSG_CTRUNC if something has not found room.
+func (to *controls) flag() uint32 {
+	if to.truncated {
+		return unix.MSG_CTRUNC
+	}
+	return 0
+}
+
+// pktinfoTo4 makes a struct in_pktinfo of a struct in6_pktinfo: the interface holds, and the address is local.
+func pktinfoTo4(info []byte, local netip.Addr) (to [sizeofInPktinfo]byte) {
+	copy(to[:4], info[16:sizeofIn6Pktinfo])
+	addr := local.As4()
+	copy(to[4:], addr[:]) // ipi_spec_dst
+	copy(to[8:], addr[:]) // ipi_addr
+	return to
+}
+
+// Origins of an error: linux/errqueue.h.
+const (
+	sizeofExtendedErr = 16 // struct sock_extended_err
+	originLocal       = 1  // SO_EE_ORIGIN_LOCAL
+	originICMP        = 2
+	originICMP6       = 3
+
+	// The header of IPv6 is so much longer than that of IPv4, and so much shorter is an IPv4 packet than what becomes of it.
+	headerGrowth = 20
+	minMTU       = 68 // RFC 791
+)
+
+// errorTo4 makes a struct sock_extended_err of ICMPv6 one of ICMP: RFC 7915 section 5.2, and for errno and info what
+// icmp_err_convert in net/ipv4/icmp.c has.
+func errorTo4(from [sizeofExtendedErr]byte) [sizeofExtendedErr]byte {
+	errno, info := unix.Errno(binary.NativeEndian.Uint32(from[:])), binary.NativeEndian.Uint32(from[8:])
+	origin, kind, code := from[4], from[5], from[6]
+	to := from
+	set := func(kind, code byte, errno unix.Errno, info uint32) {
+		binary.NativeEndian.PutUint32(to[:], uint32(errno))
+		to[4], to[5], to[6] = originICMP, kind, code
+		binary.NativeEndian.PutUint32(to[8:], info)
+	}
+	narrower := func() uint32 { return max(info, minMTU+headerGrowth) - headerGrowth }
+	const unreachable, timeExceeded, parameterProblem = 3, 11, 12 // RFC 792
+	switch {
+	case origin == originLocal && errno == unix.EMSGSIZE:
+		binary.NativeEndian.PutUint32(to[8:], narrower())
+	case origin != originICMP6:
+	case kind == 1 && code == 4: // port unreachable
+		set(unreachable, 3, unix.ECONNREFUSED, 0)
+	case kind == 1 && (code == 1 || code == 5 || code == 6): // administratively prohibited
+		set(unreachable, 10, unix.EHOSTUNREACH, 0)
+	case kind == 1:
+		set(unreachable, 1, unix.EHOSTUNREACH, 0)
+	case kind == 2: // packet too big
+		set(unreachable, 4, unix.EMSGSIZE, narrower())
+	case kind == 3:
+		set(timeExceeded, code, unix.EHOSTUNREACH, 0)
+	case kind == 4 && code == 1: // unrecognized next header
+		set(unreachable, 2, unix.ENOPROTOOPT, 0)
+	case kind == 4:
+		set(parameterProblem, 0, unix.EPROTO, pointerTo4(info))
+	default:
+		set(unreachable, 1, errno, 0)
+	}
+	return to
+}
+
+// pointerTo4 returns where in an IPv4 header is what is at pointer in an IPv6 one: RFC 7915 section 5.2, figure 6.
+func pointerTo4(pointer uint32) uint32 {
+	switch {
+	case pointer <= 1:
+		return pointer // version and traffic class
+	case pointer == 4, pointer == 5:
+		return 2 // the length
+	case pointer == 6:
+		return 9 // the protocol
+	case pointer == 7:
+		return 8 // the hop limit
+	case pointer >= 8 && pointer <= 23:
+		return 12 // the source
+	case pointer >= 24 && pointer <= 39:
+		return 16 // the destination
+	}
+	return 0
+}

@@ -1,0 +1,364 @@
+package upconv
+
+import (
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// receivers are the calls that wait for a datagram, as many as there may be. One goroutine waits for all of their sockets, in
+// an epoll set of its own, and receives for them; another one looks now and then whether their targets have signals to
+// take. (The runtime's poller takes only files that are O_NONBLOCK, which these must not become: they are the program's.)
+type receivers struct {
+	open sync.Once
+	epfd int // the set; -1: it could not be made
+
+	mu       sync.Mutex
+	waiting  map[uint64]*receiver // by what the set knows them by
+	last     uint64               // of those
+	sweeping bool
+}
+
+// receiver is one of them.
+type receiver struct {
+	mu sync.Mutex // held while anything is done for it
+	reception
+	id      uint64
+	over    bool          // it has its answer
+	limit   time.Duration // SO_RCVTIMEO; 0: none
+	expiry  time.Time
+	timer   *time.Timer
+	began   time.Time
+	checked time.Time // when it was last made sure that the target still waits
+
+	// Only for sweep:
+	status int // the thread's proc_pid_status(5), open; -1: not yet
+	shared int // looks in a row that saw a signal which any thread of the process may take
+	pid    int
+}
+
+// wait has a call wait for a datagram, on the socket that is its own from now on.
+func (all *receivers) wait(r *reception, state receptionState) outcome {
+	s := r.s
+	p := &receiver{reception: *r, status: -1, began: time.Now()}
+	p.keep()
+	p.checked = p.began
+	if state == interrupted {
+		go p.goOn(false)
+		return outcome{later: true}
+	}
+	if errno := p.register(); errno != 0 {
+		closeFD(p.fd)
+		s.warn(r.c.name+": it cannot wait for a datagram; the program sees the error", "tid", r.c.tid, "error", errno)
+		return answer(unix.ENOMEM)
+	}
+	return outcome{later: true}
+}
+
+// keep has what the message refers to be its own.
+func (p *receiver) keep() { p.message.vector = slices.Clone(p.message.vector) }
+
+// register has the goroutines know of it.
+func (p *receiver) register() unix.Errno {
+	all := &p.s.receivers
+	all.open.Do(func() {
+		var err error
+		if all.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+			all.epfd = -1
+			return
+		}
+		go all.poll()
+	})
+	if all.epfd < 0 {
+		return unix.EMFILE
+	}
+	var timeout unix.Timeval
+	getsockopt(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
+	p.limit = time.Duration(timeout.Nano())
+
+	p.mu.Lock() // it is nobody's turn before all is in place
+	defer p.mu.Unlock()
+	all.mu.Lock()
+	all.last++
+	p.id = all.last
+	if all.waiting == nil {
+		all.waiting = map[uint64]*receiver{}
+	}
+	all.waiting[p.id] = p
+	if !all.sweeping {
+		all.sweeping = true
+		go all.sweep(p.s)
+	}
+	all.mu.Unlock()
+	// Edges, and not levels: an error queue that nobody empties would be ready all the time. What is there already counts
+	// as one.
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(p.id)), Pad: int32(uint32(p.id >> 32))}
+	if errno := epollAdd(all.epfd, p.fd, &event); errno != 0 {
+		p.over = true
+		all.mu.Lock()
+		delete(all.waiting, p.id)
+		all.mu.Unlock()
+		return errno
+	}
+	if p.limit > 0 {
+		p.expiry = time.Now().Add(p.limit)
+		p.timer = time.AfterFunc(p.limit, p.expire)
+	}
+	return 0
+}
+
+// poll receives for those whose sockets have something.
+func (all *receivers) poll() {
+	var b receiveBuffers
+	events := make([]unix.EpollEvent, 64)
+	for {
+		n, err := unix.EpollWait(all.epfd, events, -1)
+		if err != nil && err != unix.EINTR {
+			return
+		}
+		for i := range max(n, 0) {
+			e := &events[i]
+			all.mu.Lock()
+			p := all.waiting[uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32]
+			all.mu.Unlock()
+			if p == nil { // it has its answer
+				continue
+			}
+			p.mu.Lock()
+			p.ready(&b, e.Events)
+			p.mu.Unlock()
+		}
+	}
+}
+
+// ready is for when something has happened to its socket. The caller holds mu.
+func (p *receiver) ready(b *receiveBuffers, events uint32) {
+	if p.over {
+		return
+	}
+	if events&unix.EPOLLRDHUP != 0 {
+		p.shutdown = true
+	}
+	if events&unix.EPOLLERR != 0 && p.done > 0 {
+		p.finish(p.end(0)) // the error stays for the next call, as natively
+		return
+	}
+	before := p.done
+	switch out, state := p.step(b); state {
+	case received:
+		p.finish(out)
+	case interrupted:
+		go p.goOn(true)
+	case nothingYet:
+		p.keep()
+		if p.done != before && p.timer != nil { // each datagram may take that long
+			p.expiry = time.Now().Add(p.limit)
+			p.timer.Reset(p.limit)
+		}
+	}
+}
+
+// goOn receives more, for a call that has received much already.
+func (p *receiver) goOn(registered bool) {
+	var b receiveBuffers
+	for {
+		p.mu.Lock()
+		if p.over {
+			p.mu.Unlock()
+			return
+		}
+		out, state := p.step(&b)
+		if state == received {
+			p.finish(out)
+		} else {
+			p.keep()
+		}
+		p.mu.Unlock()
+		switch {
+		case state == interrupted:
+			if p.s.listener.Valid(p.c.id) == nil {
+				continue
+			}
+			p.endWith(unix.EINTR)
+		case state == nothingYet && !registered:
+			if p.register() != 0 {
+				p.mu.Lock()
+				p.over = false
+				p.finish(p.end(unix.ENOMEM))
+				p.mu.Unlock()
+			}
+		}
+		return
+	}
+}
+
+// expire is for the end of SO_RCVTIMEO.
+func (p *receiver) expire() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return
+	}
+	if rest := time.Until(p.expiry); rest > 0 { // a datagram came in between
+		p.timer.Reset(rest)
+		return
+	}
+	p.finish(p.end(unix.EAGAIN))
+}
+
+// endWith ends the wait with an errno.
+func (p *receiver) endWith(errno unix.Errno) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.finish(p.end(errno))
+	}
+}
+
+// finish answers. The caller holds mu.
+func (p *receiver) finish(out outcome) {
+	all := &p.s.receivers
+	p.over = true
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	if p.id != 0 {
+		all.mu.Lock()
+		delete(all.waiting, p.id)
+		all.mu.Unlock()
+		// The target has the file too, so that closing it would not take it out of the set.
+		unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(all.epfd), unix.EPOLL_CTL_DEL, uintptr(p.fd), 0, 0, 0)
+	}
+	if p.status >= 0 {
+		closeFD(p.status)
+	}
+	closeFD(p.fd) // before the target goes on: what it closes then shall be closed
+	if err := p.s.respond(p.c.id, out); err != nil {
+		p.s.log.Debug("answer", "tid", p.c.tid, "error", err)
+	}
+}
+
+// How often those that wait are looked at, for signals that a native wait would end at: as often as that takes hardly any of
+// the machine's time.
+const (
+	sweepShare    = 25 // one part of so many
+	maxSampling   = time.Second
+	checkInterval = time.Second
+)
+
+// sweep looks at those that wait, again and again, until there are none.
+func (all *receivers) sweep(s *Supervisor) {
+	interval := sampling
+	var list []*receiver
+	var scratch [4096]byte
+	for {
+		time.Sleep(interval)
+		all.mu.Lock()
+		clear(list)
+		list = list[:0]
+		for _, p := range all.waiting {
+			list = append(list, p)
+		}
+		if len(list) == 0 {
+			all.sweeping = false
+			all.mu.Unlock()
+			return
+		}
+		all.mu.Unlock()
+		began := time.Now()
+		var torn []*receiver // each may be the one of its process that a signal is for
+		for _, p := range list {
+			if began.Sub(p.began) < sampling { // most do not wait for long
+				continue
+			}
+			if p.look(scratch[:], began) {
+				torn = append(torn, p)
+			}
+		}
+		for i, p := range torn {
+			// One of a process at a time, and the first thread before others, as the kernel would choose.
+			first := !slices.ContainsFunc(torn[:i], func(q *receiver) bool { return q.pid == p.pid })
+			if !first {
+				continue
+			}
+			for _, q := range torn[i:] {
+				if q.pid == p.pid && q.c.tid == q.pid {
+					p = q
+				}
+			}
+			p.endWith(unix.EINTR)
+			for _, q := range torn {
+				if q.pid == p.pid {
+					q.shared = 0
+				}
+			}
+		}
+		interval = min(max(sampling, sweepShare*time.Since(began)), maxSampling)
+	}
+}
+
+// look looks at the target for what ends its wait. torn is true if it may be the one of several threads that a signal is for.
+func (p *receiver) look(scratch []byte, now time.Time) (torn bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return false
+	}
+	opened := p.status < 0
+	if opened {
+		if p.status = openStatus(p.c.tid, scratch); p.status < 0 {
+			if p.s.listener.Valid(p.c.id) != nil {
+				p.finish(p.end(unix.EINTR)) // nobody will read it
+			}
+			return false
+		}
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(p.status), uintptr(unsafe.Pointer(&scratch[0])), uintptr(len(scratch)), 0, 0, 0)
+	if opened || errno != 0 || now.Sub(p.checked) > checkInterval {
+		p.checked = now
+		if p.s.listener.Valid(p.c.id) != nil {
+			p.finish(p.end(unix.EINTR))
+			return false
+		}
+	}
+	if errno != 0 {
+		return false
+	}
+	status := scratch[:n]
+	switch own, any := signalsIn(status); {
+	case own:
+		errno := unix.Errno(seccompx.ERestartSys)
+		if p.limit > 0 {
+			errno = unix.EINTR // signal(7): with a timeout set, never restarted
+		}
+		p.finish(p.end(errno))
+	case !any:
+		p.shared = 0
+	default:
+		// The kernel may have chosen another thread for it, and ERESTARTSYS is only for one that has a signal. One that
+		// stays has been left for one of those that are held.
+		p.shared++
+		p.pid = statusField(status, "Tgid:", 10)
+		return p.shared >= 3
+	}
+	return false
+}
+
+// openStatus opens a thread's proc_pid_status(5). It returns -1 where that cannot be. scratch is for the name.
+func openStatus(tid int, scratch []byte) int {
+	path := append(scratch[:0], "/proc/"...)
+	path = strconv.AppendInt(path, int64(tid), 10)
+	path = append(path, "/status\x00"...)
+	at := unix.AT_FDCWD
+	file, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
+	if errno != 0 {
+		return -1
+	}
+	return int(file)
+}

@@ -1,0 +1,875 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// Receiving on sockets that have been replaced by ones of another family. Where a program could notice, because it asks for
+// the source or for control messages, upconv receives for it, on the copy of the socket that it has fetched, and gives it what
+// an AF_INET socket would have. Everything else goes on as it stands: recv(2) and read(2) never stop.
+//
+// What is done with the target's memory, in which order, and which errors come before and which after the datagram is gone
+// from the queue, is as in net/socket.c.
+
+// More of the first argument of socketcall(2), linux/net.h.
+const (
+	sysRecvfrom = 12
+	sysRecvmsg  = 17
+	sysRecvmmsg = 19
+)
+
+// receiveRules stop the calls that receive with more than the data: those with a source address or control messages, which
+// for the ones with a struct msghdr a filter cannot see. Without datagrams those of the error queue are all there is.
+func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
+	if !n.crosses() {
+		return nil
+	}
+	notify := func(call string, when ...seccompx.Cond) {
+		rules = append(rules, seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify})
+	}
+	errorQueue := func(flags int) seccompx.Cond { return seccompx.Arg(flags).Low32().HasAny(unix.MSG_ERRQUEUE) }
+	for _, call := range []struct {
+		name  string
+		flags int
+	}{{"recvfrom", 3}, {"recvmsg", 2}, {"recvmmsg", 3}, {"recvmmsg_time64", 3}} {
+		switch {
+		case !datagrams:
+			notify(call.name, errorQueue(call.flags))
+		case call.name == "recvfrom":
+			notify(call.name, seccompx.Arg(4).NotEqual(0))
+			notify(call.name, errorQueue(call.flags))
+		default:
+			notify(call.name)
+		}
+	}
+	for _, call := range []uint64{sysRecvfrom, sysRecvmsg, sysRecvmmsg} { // their flags are in memory
+		notify("socketcall", seccompx.Arg(0).Low32().Equal(call))
+	}
+	return rules
+}
+
+// reception is a call that receives on a socket of another family than the program thinks it has.
+type reception struct {
+	s       *Supervisor
+	c       call
+	kind    receptionKind
+	fd      int // the socket
+	family  int // what it is
+	pass    passport
+	flags   uint32 // of the call
+	message message
+
+	patient  bool // it waits for a datagram if need be
+	shutdown bool // nothing comes any more: shutdown(2)
+
+	// Of recvmmsg(2):
+	at, count, done uint64 // where the messages are, how many there are, and have been received
+	parsed          bool   // message is the one that done counts to
+	timeout         timeout
+}
+
+type receptionKind uint8
+
+const (
+	receivesFrom receptionKind = iota
+	receivesMessage
+	receivesMessages
+)
+
+// message is where a datagram is to go, in the target's memory.
+type message struct {
+	at         uint64 // the struct msghdr, if there is one
+	name       uint64 // 0: nobody wants to know
+	nameLen    int32
+	control    uint64
+	controlLen uint64
+	vector     []unix.RemoteIovec
+	room       int // what the vector has in all
+
+	vectorAt    uint64 // the array of struct iovec
+	vectorCount int
+}
+
+// receiveBuffers are what a datagram is received into.
+type receiveBuffers struct {
+	data    []byte
+	name    [sizeofSockaddrStorage]byte
+	control [8 << 10]byte // more than extension headers can be
+	out     controls
+	vector  []unix.RemoteIovec // of the message
+	raw     []byte             // the same as the target has it
+	rest    []byte             // what is to be written besides the data
+	remote  []unix.RemoteIovec // where all of it goes
+	told    [sizeofSockaddrIn6]byte
+}
+
+const (
+	// maxDatagram is more than any UDP or ICMP datagram has, or several that UDP_GRO has joined.
+	maxDatagram = 64 << 10
+	maxVector   = 1024       // UIO_MAXIOV
+	maxTransfer = 0x7ffff000 // MAX_RW_COUNT
+)
+
+// buffers returns the worker's own.
+func (w *worker) buffers() *receiveBuffers {
+	if w.receive == nil {
+		w.receive = &receiveBuffers{}
+	}
+	return w.receive
+}
+
+// recvfrom handles a stopped recvfrom(2).
+func (w *worker) recvfrom(c *call) outcome {
+	flags := uint32(c.args[3])
+	if c.args[4] == 0 && flags&unix.MSG_ERRQUEUE == 0 {
+		return carryOn
+	}
+	r, ok := w.reception(c, receivesFrom, flags)
+	size := min(c.args[2], maxTransfer)
+	if !ok || !inUserSpace(c.args[1], size) {
+		return carryOn
+	}
+	b := w.buffers()
+	b.vector = append(b.vector[:0], unix.RemoteIovec{Base: uintptr(c.args[1]), Len: int(size)})
+	r.message = message{name: c.args[4], vector: b.vector, room: int(size)}
+	return w.receiveNow(r)
+}
+
+// recvmsg handles a stopped recvmsg(2).
+func (w *worker) recvmsg(c *call) outcome {
+	flags := uint32(c.args[2])
+	if !w.s.anyCrossed.Load() || flags&msgCompat != 0 {
+		return carryOn
+	}
+	b := w.buffers()
+	var m message
+	if errno := m.readHeader(c, c.args[1]); errno != 0 || m.name == 0 && (m.control == 0 || m.controlLen == 0) && flags&unix.MSG_ERRQUEUE == 0 {
+		return carryOn
+	}
+	r, ok := w.reception(c, receivesMessage, flags)
+	if !ok || m.readVector(c, b) != 0 {
+		return carryOn
+	}
+	r.message = m
+	return w.receiveNow(r)
+}
+
+// recvmmsg handles a stopped recvmmsg(2).
+func (w *worker) recvmmsg(c *call) outcome { return w.receiveMany(c, !c.compat) }
+
+// recvmmsgTime64 handles a stopped recvmmsg_time64(2) of i386.
+func (w *worker) recvmmsgTime64(c *call) outcome { return w.receiveMany(c, true) }
+
+func (w *worker) receiveMany(c *call, time64 bool) outcome {
+	flags := uint32(c.args[3])
+	count := uint64(uint32(c.args[2]))
+	if !w.s.anyCrossed.Load() || flags&msgCompat != 0 || count == 0 {
+		return carryOn
+	}
+	limit := timeout{at: c.args[4], time64: time64}
+	if limit.at != 0 && !limit.read(c) {
+		return carryOn // EFAULT or EINVAL
+	}
+	r, ok := w.reception(c, receivesMessages, flags)
+	if !ok {
+		return carryOn
+	}
+	r.at, r.count, r.timeout = c.args[1], count, limit
+	if r.parse(w.buffers()) != 0 {
+		return carryOn // and the kernel says so
+	}
+	return w.receiveNow(r)
+}
+
+// msgCompat is MSG_CMSG_COMPAT, which only the kernel itself may give: linux/socket.h.
+const msgCompat = 1 << 31
+
+// inUserSpace reports whether memory can be the program's: access_ok.
+func inUserSpace(at, size uint64) bool { return at+size >= at && at+size < 1<<63 }
+
+// reception begins one, on a copy of the target's socket that tidy closes. ok is false where the call can go on as it stands.
+func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *reception, ok bool) {
+	fd, family, ok := w.crossedFD(c)
+	if !ok {
+		return nil, false
+	}
+	p := &w.crossing.pass
+	if stream := p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP; stream && flags&unix.MSG_ERRQUEUE == 0 {
+		return nil, false // it tells nothing of its peer
+	}
+	r = &w.reading
+	*r = reception{s: w.s, c: *c, kind: kind, fd: fd, family: family, pass: *p, flags: flags}
+	return r, true
+}
+
+// receiveNow receives what is there. Where there is nothing yet, it leaves the call to those that wait.
+func (w *worker) receiveNow(r *reception) outcome {
+	out, state := r.step(w.buffers())
+	if state == received {
+		return out
+	}
+	for i, fd := range w.done { // the one who waits owns it
+		if fd == r.fd {
+			w.done = append(w.done[:i], w.done[i+1:]...)
+		}
+	}
+	return w.s.receivers.wait(r, state)
+}
+
+// readHeader reads a struct msghdr: __copy_msghdr.
+func (m *message) readHeader(c *call, at uint64) unix.Errno {
+	var raw [48]byte
+	size, word := 48, 8
+	if c.compat {
+		size, word = 24, 4
+	}
+	if readMemory(c.tid, at, raw[:size]) != 0 {
+		return unix.EFAULT
+	}
+	get := func(i int) uint64 { return targetWord(raw[:], i, c.compat) }
+	*m = message{at: at, name: get(0), nameLen: int32(binary.NativeEndian.Uint32(raw[word:])), control: get(4), controlLen: get(5)}
+	m.vector, m.room = nil, 0
+	if m.name != 0 && m.nameLen < 0 {
+		return unix.EINVAL
+	}
+	count := get(3)
+	if count > maxVector {
+		return unix.EMSGSIZE
+	}
+	m.vectorAt, m.vectorCount = get(2), int(count)
+	return 0
+}
+
+// readVector reads its struct iovec: import_iovec.
+func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
+	word := 8
+	if c.compat {
+		word = 4
+	}
+	size := 2 * word * m.vectorCount
+	if len(b.raw) < size {
+		b.raw = make([]byte, max(size, 2*8*8))
+	}
+	if size > 0 && readMemory(c.tid, m.vectorAt, b.raw[:size]) != 0 {
+		return unix.EFAULT
+	}
+	m.vector, m.room = b.vector[:0], 0
+	for i := range m.vectorCount {
+		base, length := targetWord(b.raw, 2*i, c.compat), targetWord(b.raw, 2*i+1, c.compat)
+		if c.compat && int32(length) < 0 || int64(length) < 0 {
+			return unix.EINVAL
+		}
+		length = min(length, uint64(maxTransfer-m.room))
+		if !inUserSpace(base, length) {
+			return unix.EFAULT
+		}
+		m.vector = append(m.vector, unix.RemoteIovec{Base: uintptr(base), Len: int(length)})
+		m.room += int(length)
+	}
+	b.vector = m.vector
+	return 0
+}
+
+// targetWord returns the i-th of the target's longs or pointers.
+func targetWord(raw []byte, i int, compat bool) uint64 {
+	if compat {
+		return uint64(binary.NativeEndian.Uint32(raw[4*i:]))
+	}
+	return binary.NativeEndian.Uint64(raw[8*i:])
+}
+
+// parse reads the message that is next, for recvmmsg(2).
+func (r *reception) parse(b *receiveBuffers) unix.Errno {
+	size := uint64(64) // struct mmsghdr
+	if r.c.compat {
+		size = 32
+	}
+	if errno := r.message.readHeader(&r.c, r.at+r.done*size); errno != 0 {
+		return errno
+	}
+	errno := r.message.readVector(&r.c, b)
+	r.parsed = errno == 0
+	return errno
+}
+
+// receptionState says how far a reception is.
+type receptionState uint8
+
+const (
+	received    receptionState = iota // it has its outcome
+	nothingYet                        // it waits for a datagram
+	interrupted                       // it has done much at a time, and can go on
+)
+
+// maxInOneGo is how many datagrams are received before others get their turn.
+const maxInOneGo = 128
+
+// step receives what there is.
+func (r *reception) step(b *receiveBuffers) (out outcome, state receptionState) {
+	if r.kind != receivesMessages {
+		n, _, errno := r.one(b)
+		if errno == unix.EAGAIN && r.waits() {
+			return outcome{}, nothingYet
+		}
+		return outcome{answered: true, errno: errno, value: int64(n)}, received
+	}
+	for range maxInOneGo {
+		if !r.parsed {
+			if errno := r.parse(b); errno != 0 {
+				return r.end(errno), received
+			}
+		}
+		_, flags, errno := r.one(b)
+		if errno == unix.EAGAIN && r.waits() {
+			return outcome{}, nothingYet
+		}
+		if errno != 0 {
+			return r.end(errno), received
+		}
+		r.done++
+		r.parsed = false
+		if r.flags&unix.MSG_WAITFORONE != 0 {
+			r.flags |= unix.MSG_DONTWAIT
+		}
+		if r.timeout.passed() || r.done == r.count || flags&unix.MSG_OOB != 0 {
+			return r.end(0), received
+		}
+	}
+	return outcome{}, interrupted
+}
+
+// end is the outcome when an error, or nothing, ends it. A part of recvmmsg(2) that has succeeded counts. Natively an error
+// behind it is then kept for the next call, which only the kernel can do.
+func (r *reception) end(errno unix.Errno) outcome {
+	if r.done == 0 {
+		return answer(errno)
+	}
+	if r.timeout.at != 0 && !r.timeout.write(&r.c) {
+		return answer(unix.EFAULT)
+	}
+	return outcome{answered: true, value: int64(r.done)}
+}
+
+// waits reports whether the call waits for a datagram if there is none.
+func (r *reception) waits() bool {
+	if r.flags&(unix.MSG_DONTWAIT|unix.MSG_ERRQUEUE) != 0 || r.shutdown {
+		return false
+	}
+	if !r.patient {
+		flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(r.fd), unix.F_GETFL, 0)
+		r.patient = errno == 0 && flags&unix.O_NONBLOCK == 0
+	}
+	return r.patient
+}
+
+// one receives one datagram and gives it to the target. n is what the call returns, and flags what is in msg_flags.
+func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errno) {
+	m := &r.message
+	if r.family == unix.AF_UNIX && r.flags&unix.MSG_ERRQUEUE != 0 {
+		return 0, 0, unix.EAGAIN // it has none, and would give a datagram
+	}
+	// All of an ICMP message is needed for its checksum.
+	ping := r.family == unix.AF_INET6 && r.pass.proto == unix.IPPROTO_ICMP
+	size := min(m.room, maxDatagram)
+	switch {
+	case ping:
+		size = maxDatagram
+	case m.room > maxDatagram && r.family == unix.AF_UNIX: // which can have longer ones
+		var next int32
+		unix.RawSyscall(unix.SYS_IOCTL, uintptr(r.fd), unix.SIOCINQ, uintptr(unsafe.Pointer(&next)))
+		size = min(m.room, max(maxDatagram, int(next)))
+	}
+	if len(b.data) < size {
+		b.data = make([]byte, max(size, maxDatagram))
+	}
+	const meant = msgCompat | unix.MSG_WAITFORONE | unix.MSG_CMSG_CLOEXEC // for others than the protocol
+	ask := r.flags&^meant | unix.MSG_DONTWAIT | unix.MSG_CMSG_CLOEXEC
+	if r.family == unix.AF_UNIX {
+		ask &^= unix.MSG_OOB // which UDP takes no notice of
+	}
+	header := unix.Msghdr{Name: &b.name[0], Namelen: uint32(len(b.name)), Iovlen: 1}
+	vector := unix.Iovec{}
+	if size > 0 {
+		vector.Base = &b.data[0]
+		vector.SetLen(size)
+	}
+	header.Iov = &vector
+	if r.kind != receivesFrom {
+		header.Control = &b.control[0]
+		header.SetControllen(len(b.control))
+	}
+	got, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&header)), uintptr(ask))
+	flags = uint32(header.Flags)
+	// Who waits is told of the end; who does not, is not: __skb_wait_for_more_packets in net/core/datagram.c.
+	end := errno == unix.EAGAIN && r.shutdown && r.flags&unix.MSG_DONTWAIT == 0
+	switch {
+	case end:
+		got, header.Controllen, flags = 0, 0, 0
+	case errno != 0:
+		return 0, 0, r.told(errno)
+	}
+	n = int(got)
+	data := b.data[:min(n, size)]
+	if ping {
+		icmp6to4(data)
+		if n > m.room { // whatever MSG_TRUNC asks for: ping_recvmsg in net/ipv4/ping.c
+			n, flags = m.room, flags|unix.MSG_TRUNC
+		}
+		data = data[:min(len(data), m.room)]
+	}
+	var name []byte
+	var ipv4, mapped bool
+	if !end {
+		name, ipv4, mapped = r.source(b, int(header.Namelen))
+	}
+	came := arrival{control: b.control[:header.Controllen], ipv4: ipv4, mapped: mapped, flags: flags}
+	if r.kind != receivesFrom {
+		came.flags = flags&^unix.MSG_CMSG_CLOEXEC | r.flags&unix.MSG_CMSG_CLOEXEC
+		if r.family == unix.AF_UNIX {
+			came.flags &^= unix.MSG_CTRUNC // of what an AF_INET socket does not give
+			dropDescriptors(came.control)
+		}
+		b.out.reset(r.c.compat, m.controlRoom())
+		r.translate(&b.out, &came)
+	}
+	errno = r.deliver(b, data, name, &came, n)
+	if len(b.data) > 4*maxDatagram {
+		b.data = nil // datagrams like that are rare
+	}
+	return n, flags, errno
+}
+
+// arrival is what has come with a datagram.
+type arrival struct {
+	control      []byte // as the kernel has given it
+	flags        uint32 // msg_flags, without MSG_CTRUNC for what the program does not take
+	ipv4, mapped bool   // see source
+}
+
+// controlRoom returns how much room there is for control messages.
+func (m *message) controlRoom() int {
+	if m.control == 0 {
+		return 0
+	}
+	return int(min(m.controlLen, 1<<30))
+}
+
+// told returns what an AF_INET socket says for an error of another one's.
+func (r *reception) told(errno unix.Errno) unix.Errno {
+	switch {
+	case r.family == unix.AF_INET6 && errno == unix.EACCES: // administratively prohibited
+		return unix.EHOSTUNREACH
+	case r.family == unix.AF_UNIX && errno == unix.ECONNRESET: // the peer wants to hear from somebody else
+		return unix.ECONNREFUSED
+	}
+	return errno
+}
+
+// source returns what the program is told as the source of a datagram, whose own is the first length bytes of b.name. ipv4 is
+// whether that is an IPv4 address for it, and mapped whether the datagram has really been one of IPv4.
+func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, mapped bool) {
+	p := &r.pass
+	var from netip.AddrPort
+	switch {
+	case r.family == unix.AF_UNIX:
+		from = p.peer
+	case length < sizeofSockaddrIn6:
+		return nil, p.family == unix.AF_INET, false // none, as with what is not an error in the error queue
+	default:
+		real := inet6Destination(b.name[:])
+		mapped = real.Addr().Is4In6()
+		v4, ok := r.s.originalAddr(real.Addr(), p)
+		switch {
+		case ok:
+		case p.family == unix.AF_INET6: // it may also hear from those that have no IPv4 address
+			return b.name[:sizeofSockaddrIn6], false, false
+		case r.connected():
+			v4 = p.peer.Addr()
+		default:
+			v4 = dummyAddr
+		}
+		from = netip.AddrPortFrom(v4, real.Port())
+	}
+	return b.told[:p.sockaddr(from, &b.told)], true, mapped
+}
+
+// connected reports whether the socket has a peer.
+func (r *reception) connected() bool {
+	var name [sizeofSockaddrIn6]byte
+	length := uint32(len(name))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(r.fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
+	return errno == 0
+}
+
+// translate makes of the control messages that have come with a datagram those of the socket that the program thinks it has.
+func (r *reception) translate(to *controls, came *arrival) {
+	from := came.control
+	asIPv6 := r.pass.family == unix.AF_INET6 && (came.mapped || !came.ipv4)
+	for {
+		m, rest, ok, _ := takeControl(from, false)
+		if !ok {
+			return
+		}
+		from = rest
+		switch {
+		case r.family == unix.AF_UNIX:
+			if m.level == unix.SOL_SOCKET && !ofUnix(m.name) {
+				to.put(m.level, m.name, m.data) // a timestamp
+			}
+		case m.level != unix.IPPROTO_IPV6 || asIPv6:
+			to.put(m.level, m.name, m.data)
+		case m.name == unix.IPV6_RECVERR:
+			r.putError(to, m.data, came.mapped)
+		case came.mapped: // then the kernel has given the IPv4 ones too
+		case r.pass.family == unix.AF_INET6:
+			r.putMapped(to, m)
+		default:
+			r.putIPv4(to, m, m.data)
+		}
+	}
+}
+
+// scmPidfd is SCM_PIDFD, linux/socket.h.
+const scmPidfd = 4
+
+// ofUnix reports whether a control message of SOL_SOCKET is one that only Unix sockets give: descriptors and credentials.
+func ofUnix(name int) bool {
+	switch name {
+	case unix.SCM_RIGHTS, unix.SCM_CREDENTIALS, unix.SCM_SECURITY, scmPidfd:
+		return true
+	}
+	return false
+}
+
+// dropDescriptors closes what has come with a datagram, since the program knows nothing of descriptors in datagrams.
+func dropDescriptors(from []byte) {
+	for {
+		m, rest, ok, _ := takeControl(from, false)
+		if !ok {
+			return
+		}
+		from = rest
+		if m.level == unix.SOL_SOCKET && (m.name == unix.SCM_RIGHTS || m.name == scmPidfd) {
+			for ; len(m.data) >= 4; m.data = m.data[4:] {
+				if fd := int32(binary.NativeEndian.Uint32(m.data)); fd >= 0 {
+					closeFD(int(fd))
+				}
+			}
+		}
+	}
+}
+
+// putIPv4 gives the program the IPv4 control message that one of IPv6 stands for, if there is one. data is its content.
+func (r *reception) putIPv4(to *controls, m control, data []byte) {
+	switch m.name {
+	case unix.IPV6_PKTINFO:
+		if len(data) >= sizeofIn6Pktinfo {
+			info := pktinfoTo4(data, r.pass.local)
+			if r.flags&unix.MSG_ERRQUEUE != 0 {
+				clear(info[4:8]) // nobody has looked up ipi_spec_dst
+			}
+			to.put(unix.IPPROTO_IP, unix.IP_PKTINFO, info[:])
+		}
+	case unix.IPV6_HOPLIMIT:
+		to.put(unix.IPPROTO_IP, unix.IP_TTL, data)
+	case unix.IPV6_TCLASS:
+		if len(data) >= 4 {
+			to.put(unix.IPPROTO_IP, unix.IP_TOS, []byte{byte(binary.NativeEndian.Uint32(data))})
+		}
+	case ipv6OrigDstAddr:
+		if len(data) >= 4 {
+			var name [sizeofSockaddrIn6]byte
+			own := passport{family: unix.AF_INET}
+			own.sockaddr(netip.AddrPortFrom(r.pass.local, binary.BigEndian.Uint16(data[2:])), &name)
+			to.put(unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR, name[:sizeofSockaddrIn])
+		}
+	case ipv6RecvFragSize:
+		to.put(unix.IPPROTO_IP, unix.IP_RECVFRAGSIZE, data)
+	}
+}
+
+// putMapped is putIPv4 for a program that has an AF_INET6 socket, on which IPv4 datagrams come with the control messages
+// of IPv4 that it has asked for, and with IPV6_PKTINFO.
+func (r *reception) putMapped(to *controls, m control) {
+	var option int
+	switch m.name {
+	case unix.IPV6_PKTINFO:
+		if len(m.data) < sizeofIn6Pktinfo {
+			return
+		}
+		var info [sizeofIn6Pktinfo]byte
+		addr := netip.AddrFrom16(r.pass.local.As16()).As16()
+		copy(info[:], addr[:])
+		copy(info[16:], m.data[16:])
+		to.put(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info[:])
+		option = unix.IP_PKTINFO
+	case unix.IPV6_HOPLIMIT:
+		option = unix.IP_RECVTTL
+	case unix.IPV6_TCLASS:
+		option = unix.IP_RECVTOS
+	case ipv6OrigDstAddr:
+		option = unix.IP_RECVORIGDSTADDR
+	case ipv6RecvFragSize:
+		option = unix.IP_RECVFRAGSIZE
+	default:
+		return
+	}
+	var on int32
+	if getsockopt(r.fd, unix.IPPROTO_IP, option, unsafe.Pointer(&on), 4) == 0 && on != 0 {
+		r.putIPv4(to, m, m.data)
+	}
+}
+
+// putError gives the program an error of the error queue: ip_recv_error in net/ipv4/ip_sockglue.c and ipv6_recv_error in
+// net/ipv6/datagram.c.
+func (r *reception) putError(to *controls, data []byte, mapped bool) {
+	if len(data) < sizeofExtendedErr+sizeofSockaddrIn6 {
+		return
+	}
+	var value [sizeofExtendedErr + sizeofSockaddrIn6]byte
+	ee := [sizeofExtendedErr]byte(data)
+	if !mapped {
+		ee = errorTo4(ee)
+	}
+	copy(value[:], ee[:])
+	if offender := data[sizeofExtendedErr:]; binary.NativeEndian.Uint16(offender) == unix.AF_INET6 {
+		addr := r.s.original(inet6Destination(offender), &r.pass)
+		var name [sizeofSockaddrIn6]byte
+		r.pass.sockaddr(addr, &name)
+		copy(value[sizeofExtendedErr:], name[:])
+	}
+	if r.pass.family == unix.AF_INET6 {
+		to.put(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, value[:])
+	} else {
+		to.put(unix.IPPROTO_IP, unix.IP_RECVERR, value[:sizeofExtendedErr+sizeofSockaddrIn])
+	}
+}
+
+// deliver writes to the target's memory: all at once if that goes, or else as far as the kernel comes.
+func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival, n int) unix.Errno {
+	m := &r.message
+	tid := r.c.tid
+	b.remote, b.rest = b.remote[:0], b.rest[:0]
+	left := len(data)
+	for _, v := range m.vector {
+		if part := min(v.Len, left); part > 0 {
+			b.remote = append(b.remote, unix.RemoteIovec{Base: v.Base, Len: part})
+			left -= part
+		}
+	}
+	const others = 64
+	if len(b.remote) > maxVector-others {
+		if transfer(tid, data, nil, b.remote) != len(data) {
+			return unix.EFAULT
+		}
+		data, b.remote = nil, b.remote[:0]
+	}
+	put := func(at uint64, bytes []byte) {
+		if len(bytes) > 0 {
+			b.remote = append(b.remote, unix.RemoteIovec{Base: uintptr(at), Len: len(bytes)})
+			b.rest = append(b.rest, bytes...)
+		}
+	}
+	word := uint64(8)
+	if r.c.compat {
+		word = 4
+	}
+	var nameErrno unix.Errno
+	if r.kind != receivesFrom {
+		at := m.control
+		bytes := b.out.bytes
+		for _, p := range b.out.pieces {
+			put(at, bytes[:p.length])
+			at, bytes = at+uint64(p.space), bytes[p.length:]
+		}
+	}
+	lengthAt, room := m.at+word, m.nameLen
+	if r.kind == receivesFrom {
+		lengthAt = r.c.args[5]
+		var raw [4]byte
+		switch {
+		case m.name == 0:
+		case readMemory(tid, lengthAt, raw[:]) != 0:
+			nameErrno = unix.EFAULT
+		default:
+			if room = int32(binary.NativeEndian.Uint32(raw[:])); room < 0 {
+				nameErrno = unix.EINVAL
+			}
+		}
+	}
+	var length [4]byte
+	binary.NativeEndian.PutUint32(length[:], uint32(len(name)))
+	short := name[:max(0, min(int(room), len(name)))]
+	if m.name != 0 && nameErrno == 0 {
+		if lengthFirst() {
+			put(lengthAt, length[:])
+			put(m.name, short)
+		} else {
+			put(m.name, short)
+			put(lengthAt, length[:])
+		}
+	}
+	var tail [16]byte
+	tailAt, tailLen := m.at+5*word, 0
+	if r.kind != receivesFrom {
+		// msg_controllen, msg_flags and, of a struct mmsghdr, msg_len.
+		if r.c.compat {
+			binary.NativeEndian.PutUint32(tail[:], uint32(b.out.used()))
+		} else {
+			binary.NativeEndian.PutUint64(tail[:], uint64(b.out.used()))
+		}
+		binary.NativeEndian.PutUint32(tail[word:], came.flags|b.out.flag())
+		tailLen = int(word) + 4
+		put(tailAt, tail[:tailLen])
+		if r.kind == receivesMessages {
+			var value [4]byte
+			binary.NativeEndian.PutUint32(value[:], uint32(n))
+			put(m.at+7*word, value[:])
+		}
+	}
+	total := len(data) + len(b.rest)
+	wrote := 0
+	if total > 0 {
+		wrote = transfer(tid, data, b.rest, b.remote)
+	}
+	if wrote == total {
+		return nameErrno
+	}
+	if wrote < len(data) {
+		return unix.EFAULT
+	}
+	return r.deliverPieces(b, short, length, lengthAt, came, n, nameErrno)
+}
+
+// deliverPieces is for a target whose memory cannot be written everywhere: one piece after the other, as the kernel does it.
+func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte, lengthAt uint64, came *arrival, n int, nameErrno unix.Errno) unix.Errno {
+	m := &r.message
+	tid := r.c.tid
+	if r.kind != receivesFrom {
+		b.out.reset(r.c.compat, m.controlRoom())
+		b.out.direct = func(n int, message []byte) unix.Errno { return writeMemory(tid, m.control+uint64(n), message) }
+		r.translate(&b.out, came)
+	}
+	put := func(at uint64, bytes []byte) bool { return len(bytes) == 0 || writeMemory(tid, at, bytes) == 0 }
+	if nameErrno != 0 {
+		return nameErrno
+	}
+	if m.name != 0 {
+		ok := false
+		if lengthFirst() {
+			ok = put(lengthAt, length[:]) && put(m.name, name)
+		} else {
+			ok = put(m.name, name) && put(lengthAt, length[:])
+		}
+		if !ok {
+			return unix.EFAULT
+		}
+	}
+	if r.kind == receivesFrom {
+		return 0
+	}
+	word := uint64(8)
+	var value [8]byte
+	if r.c.compat {
+		word = 4
+	}
+	binary.NativeEndian.PutUint32(value[:], came.flags|b.out.flag())
+	if !put(m.at+6*word, value[:4]) {
+		return unix.EFAULT
+	}
+	binary.NativeEndian.PutUint64(value[:], uint64(b.out.used())) // i386 is little-endian
+	if !put(m.at+5*word, value[:word]) {
+		return unix.EFAULT
+	}
+	binary.NativeEndian.PutUint32(value[:], uint32(n))
+	if r.kind == receivesMessages && !put(m.at+7*word, value[:4]) {
+		return unix.EFAULT
+	}
+	return 0
+}
+
+// transfer writes data, and rest behind it, to places in the target's memory. It returns how much of it could be.
+func transfer(tid int, data, rest []byte, to []unix.RemoteIovec) int {
+	var local [2]unix.Iovec
+	count := 0
+	for _, part := range [2][]byte{data, rest} {
+		if len(part) > 0 {
+			local[count].Base = &part[0]
+			local[count].SetLen(len(part))
+			count++
+		}
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(tid), uintptr(unsafe.Pointer(&local)), uintptr(count),
+		uintptr(unsafe.Pointer(&to[0])), uintptr(len(to)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+// timeout is that of recvmmsg(2): looked at after each datagram, and at the end what is left of it is told.
+type timeout struct {
+	at        uint64 // the struct timespec; 0: none
+	time64    bool   // with 64-bit numbers
+	sec, nsec int64
+	began     time.Time
+
+	leftSec, leftNsec int64
+}
+
+// read is false where there is no valid one.
+func (t *timeout) read(c *call) bool {
+	var raw [16]byte
+	if t.time64 {
+		if readMemory(c.tid, t.at, raw[:]) != 0 {
+			return false
+		}
+		t.sec, t.nsec = int64(binary.NativeEndian.Uint64(raw[:])), int64(binary.NativeEndian.Uint64(raw[8:]))
+		if c.compat {
+			t.nsec = int64(uint32(t.nsec)) // the upper half is padding
+		}
+	} else {
+		if readMemory(c.tid, t.at, raw[:8]) != 0 {
+			return false
+		}
+		t.sec, t.nsec = int64(int32(binary.NativeEndian.Uint32(raw[:]))), int64(int32(binary.NativeEndian.Uint32(raw[4:])))
+	}
+	t.began = time.Now()
+	return t.sec >= 0 && t.nsec >= 0 && t.nsec < 1e9
+}
+
+// passed notes what is left, and reports whether that is nothing.
+func (t *timeout) passed() bool {
+	if t.at == 0 {
+		return false
+	}
+	elapsed := time.Since(t.began)
+	t.leftSec, t.leftNsec = t.sec-int64(elapsed/time.Second), t.nsec-int64(elapsed%time.Second)
+	if t.leftNsec < 0 {
+		t.leftSec, t.leftNsec = t.leftSec-1, t.leftNsec+1e9
+	}
+	if t.leftSec < 0 {
+		t.leftSec, t.leftNsec = 0, 0
+	}
+	return t.leftSec == 0 && t.leftNsec == 0
+}
+
+// write tells what is left.
+func (t *timeout) write(c *call) bool {
+	var raw [16]byte
+	if t.time64 {
+		binary.NativeEndian.PutUint64(raw[:], uint64(t.leftSec))
+		binary.NativeEndian.PutUint64(raw[8:], uint64(t.leftNsec))
+		return writeMemory(c.tid, t.at, raw[:]) == 0
+	}
+	binary.NativeEndian.PutUint32(raw[:], uint32(t.leftSec))
+	binary.NativeEndian.PutUint32(raw[4:], uint32(t.leftNsec))
+	return writeMemory(c.tid, t.at, raw[:8]) == 0
+}
