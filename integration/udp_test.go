@@ -84,11 +84,13 @@ type udpEcho struct {
 	seen []netip.AddrPort
 }
 
-// has reports whether a datagram has come from addr.
+// has reports whether a datagram has come from an address; 0.0.0.0 is that of a socket that is not connected.
 func (s *udpEcho) has(addr string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.ContainsFunc(s.seen, func(a netip.AddrPort) bool { return a.String() == addr })
+	return slices.ContainsFunc(s.seen, func(a netip.AddrPort) bool {
+		return addr == a.String() || addr == netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()).String()
+	})
 }
 
 func (s *udpEcho) start(t testing.TB, conn, other *net.UDPConn) {
@@ -330,6 +332,33 @@ func TestUDPAtBest(t *testing.T) {
 				u.compare(t, route, nil, compileC(t, "udp_probe.c", udpABIs["amd64"]...), c)
 			})
 		}
+	}
+	u.lab.t = t
+}
+
+// TestUDPEvents compares what the events say with what the server knows.
+func TestUDPEvents(t *testing.T) {
+	u := newUDPLab(t)
+	for name, script := range map[string]string{
+		"sendto":  `s.sendto(b"echo", to); s.sendto(b"echo", to); s.recvfrom(10)`,
+		"sendmsg": `s.sendmsg([b"echo"], [], 0, to); s.sendmsg([b"echo"], [], 0, to); s.recvfrom(10)`,
+		"connect": `s.connect(to); s.send(b"echo"); s.recv(10); s.send(b"echo")`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			u.lab.t = t
+			cmd, events := u.via("netns:"+u.egress, needProgram(t, python), "-c",
+				"import socket, sys; to = (sys.argv[1], int(sys.argv[2])); s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"+script, serverAddr, u.port)
+			output(t, cmd)
+			got := events()
+			if len(got) != 1 {
+				t.Fatalf("events %+v, want one, of the swap", got)
+			}
+			e := got[0]
+			if e.Call != name || e.Proto != "udp" || e.Dst != net.JoinHostPort(serverAddr, u.port) || e.Rule != "default" || e.Route != "netns:"+u.egress ||
+				e.Result != "ok" || !u.echo.has(e.Local) {
+				t.Errorf("event %+v; the server has seen %v", e, u.echo.seen)
+			}
+		})
 	}
 	u.lab.t = t
 }
