@@ -119,6 +119,7 @@ for i in range(5):
 	for _ in range(10): # until socat is there
 		try: s.send(text); print(s.recv(100)); break
 		except OSError: time.sleep(0.1)
+	else: break
 `}
 			native := u.start(u.egress, relay...)
 			want := output(t, u.in(u.egress, talk...))

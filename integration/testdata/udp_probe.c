@@ -94,13 +94,25 @@ static long saying(int fd, struct sockaddr_in *sa, const char *text) {
 	return result(what, to(fd, sa, text));
 }
 
-// got prints what comes, or that nothing does. It gives it five seconds.
+// comes waits for something to receive, for three seconds. Whoever waits in vain too often gives up.
+static int comes(int fd) {
+	static int vain;
+	struct pollfd p = {fd, POLLIN, 0};
+	if (poll(&p, 1, 3000) > 0)
+		return 1;
+	if (++vain == 3) {
+		puts("gives up");
+		exit(3);
+	}
+	return 0;
+}
+
+// got prints what comes, or that nothing does.
 static int got(const char *what, int fd) {
 	static char data[70000];
 	struct sockaddr_storage from;
 	socklen_t length = sizeof from;
-	struct pollfd p = {fd, POLLIN, 0};
-	if (poll(&p, 1, 5000) <= 0) {
+	if (!comes(fd)) {
 		printf("%s: nothing comes\n", what);
 		return -1;
 	}
@@ -122,8 +134,7 @@ static void gather(const char *what, int fd, int count) {
 		char data[50];
 		struct sockaddr_storage from;
 		socklen_t length = sizeof from;
-		struct pollfd p = {fd, POLLIN, 0};
-		if (poll(&p, 1, 5000) <= 0)
+		if (!comes(fd))
 			break;
 		long size = recvfrom(fd, data, sizeof data, MSG_DONTWAIT, (struct sockaddr *)&from, &length);
 		snprintf(lines[n], sizeof lines[n], "  \"%.*s\" from %s", size < 0 ? 0 : (int)size, data, who(&from, length));
@@ -191,8 +202,7 @@ static void bounce(int fd, const char *text) {
 	struct sockaddr_in from;
 	socklen_t length = sizeof from;
 	char data[100];
-	struct pollfd p = {fd, POLLIN, 0};
-	if (poll(&p, 1, 5000) <= 0) {
+	if (!comes(fd)) {
 		printf("at 127.0.0.1: nothing comes\n");
 		return;
 	}
@@ -470,8 +480,7 @@ static void segments(int fd, int count) {
 	long sizes[1000] = {0};
 	for (int i = 0; i < count; i++) {
 		char data[100] = "";
-		struct pollfd p = {fd, POLLIN, 0};
-		if (poll(&p, 1, 5000) <= 0 || recv(fd, data, sizeof data - 1, 0) < 0) {
+		if (!comes(fd) || recv(fd, data, sizeof data - 1, 0) < 0) {
 			printf("only %d came\n", i);
 			return;
 		}
@@ -539,9 +548,8 @@ static void segment(void) {
 // ttl has the server tell what it has seen. It is printed relative to the first: there are hops between.
 static int ttl(int fd) {
 	char data[50] = "";
-	struct pollfd p = {fd, POLLIN, 0};
 	int value = -1;
-	if (poll(&p, 1, 5000) > 0 && recv(fd, data, sizeof data - 1, 0) > 0)
+	if (comes(fd) && recv(fd, data, sizeof data - 1, 0) > 0)
 		sscanf(data, "ttl %d", &value);
 	return value;
 }
