@@ -110,10 +110,10 @@ func (n *nat64Lab) tayga(where, device, text string) {
 	n.start(where, program, "-c", conf, "-d")
 }
 
-// start starts a program in a namespace, which ends with the test.
+// start starts a program in a namespace, which ends with the test, however long that takes.
 func (n *nat64Lab) start(where string, args ...string) *exec.Cmd {
 	n.t.Helper()
-	cmd := n.in(where, args...)
+	cmd := exec.Command("ip", append([]string{"netns", "exec", where}, args...)...)
 	var out buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
