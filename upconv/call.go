@@ -21,6 +21,7 @@ type call struct {
 	addrLen  uint32
 	name     string    // for events
 	fastOpen fastOpen  // of a send that connects
+	sends    bool      // it is a send of datagrams, which are in worker.out
 	compat   bool      // made with the 32-bit structures of i386
 	since    time.Time // when it was taken up, if that is not now: see aside
 }
@@ -106,10 +107,15 @@ func (w *worker) connectCall(c *call) outcome {
 // socketcall is i386's socketcall(2): the arguments are in memory.
 func (w *worker) socketcall(c *call) outcome {
 	what, count := uint32(c.args[0]), 3
-	if what == sysSetsockopt || what == sysGetsockopt {
+	switch what {
+	case sysSetsockopt, sysGetsockopt:
 		count = 5
+	case sysSendto:
+		count = 6
+	case sysSendmmsg:
+		count = 4
 	}
-	var raw [20]byte
+	var raw [24]byte
 	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*count])
 	if errno != 0 {
 		if what == sysSetsockopt {
@@ -132,6 +138,12 @@ func (w *worker) socketcall(c *call) outcome {
 		return w.getpeername(c)
 	case sysConnect:
 		return w.connectCall(c)
+	case sysSendto:
+		return w.sendto(c)
+	case sysSendmsg:
+		return w.sendmsg(c)
+	case sysSendmmsg:
+		return w.sendmmsg(c)
 	}
 	return carryOn
 }

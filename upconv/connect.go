@@ -44,7 +44,7 @@ func (w *worker) connect(c *call) outcome {
 		return carryOn
 	}
 	e := event{began: began, c: c, dst: dst, proto: TCP, decision: decision}
-	if decision.Route.Kind == Direct && !w.s.swapped.Load() {
+	if decision.Route.Kind == Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
 		w.s.events.record(&e, 0)
@@ -76,6 +76,9 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if seen && w.sight.File == 0 {
 		return carryOn, false // EBADF; or the thread is gone
 	}
+	if seen && w.sight.Mode&unix.S_IFMT == unix.S_IFSOCK && w.sight.Type != unix.SOCK_STREAM && w.s.needs.udp {
+		return w.datagram(c, e, family, sa, -1)
+	}
 	crosses := w.s.needs.crosses()
 	// A socket of another family that took the place of the program's has its passport in what these are about.
 	plain := seen && !(crosses && w.s.anyCrossed.Load() && w.sight.Family != family)
@@ -90,27 +93,24 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if seen && (route.Kind == Netns || route.crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
-		w.socketInfo = socket{domain: family, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
+		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
 		if route.Kind == Netns {
 			return w.swap(c, e, -1, &w.socketInfo, w.s.egressOf(route), nil, sa)
 		}
 		return w.cross(c, e, -1, &w.socketInfo, false)
 	}
 
-	old, errno := w.s.targets.getfd(c.tid, c.fd)
-	switch errno {
-	case 0:
-	case unix.EPERM:
-		w.unserved(e, "its descriptors cannot be fetched", errno)
-		return carryOn, false
-	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(e, "pidfd_getfd", errno), false
-	default: // EBADF; or ESRCH, and nobody will read the answer
-		return carryOn, false
+	old, out, ok := w.fetch(c, e)
+	if !ok {
+		return out, false
 	}
-	w.done = append(w.done, old)
 	if seen && !w.saw(old) {
 		return carryOn, true
+	}
+	if !seen && w.s.needs.udp {
+		if kind := typeOf(old); kind == unix.SOCK_DGRAM || kind == unix.SOCK_RAW {
+			return w.datagram(c, e, family, sa, old)
+		}
 	}
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
@@ -182,17 +182,22 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	case x != nil:
 		replacement, errno = x.make(w, c)
 	case egress == nil:
-		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.proto)
+		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.kind, sock.proto)
 	default:
-		replacement, errno = w.socket(egress, sock.domain, sock.proto)
+		replacement, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
 	}
 	if errno != 0 {
 		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
 	}
 	w.done = append(w.done, replacement)
-	w.used = sock.domain
+	w.used = 0
+	if sock.kind == unix.SOCK_STREAM {
+		w.used = sock.domain
+	}
 	if x != nil {
-		w.used = x.family()
+		if w.used != 0 {
+			w.used = x.family()
+		}
 		if errno := w.carryAcross(e, old, replacement, sock, x); errno != 0 {
 			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
 		}
@@ -207,7 +212,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		e.add("not carried over: " + lost)
 	}
 	if x != nil {
-		if x.family() == unix.AF_UNIX {
+		if x.family() == unix.AF_UNIX && sock.kind == unix.SOCK_STREAM {
 			if out, done := w.connectUnix(c, e, x, replacement, sock); done {
 				return out, false
 			}
@@ -238,6 +243,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
+	if sock.kind != unix.SOCK_STREAM {
+		w.noteMoved(e, replacement, sock)
+	}
 	if old >= 0 {
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
@@ -252,7 +260,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}
-	if x != nil && x.family() == unix.AF_UNIX {
+	if sock.kind != unix.SOCK_STREAM {
+		out = w.act(c, e, replacement, sock, x, sa)
+	} else if x != nil && x.family() == unix.AF_UNIX {
 		out = w.connected(c, e, replacement, sock)
 	} else {
 		out = w.begin(c, e, replacement, sock, sa)
@@ -267,7 +277,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 
 // carryOver gives the new socket what the program has done to the old one.
 func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Errno {
-	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
 		e.add("not carried over: " + lost)
 	}
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, w.sighted && !w.sight.BoundPort)
@@ -295,7 +305,7 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
 			e.add("not carried over: " + lost)
 		}
 	}

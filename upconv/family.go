@@ -195,37 +195,44 @@ func domainOf(fd int) int {
 	return int(domain)
 }
 
-// inOrigin makes a non-blocking stream socket in the origin, where the thread tid is; the caller owns it.
-func (w *worker) inOrigin(tid, domain, proto int) (int, unix.Errno) {
+// inOrigin makes a non-blocking socket in the origin, where the thread tid is; the caller owns it.
+func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 	o := w.s.origin
 	if o.egress != nil {
-		fd, errno := w.socket(o.egress, domain, proto)
+		fd, errno := w.socket(o.egress, domain, kind, proto)
 		if errno != unix.EPERM {
 			return fd, errno
 		}
 	}
-	return o.socket(tid, domain, proto)
+	return o.socket(tid, domain, kind, proto)
 }
 
 // make makes the socket of a crossing.
 func (x *crossing) make(w *worker, c *call) (int, unix.Errno) {
+	kind, proto := kindOf(x.pass.proto), x.pass.proto
 	switch {
 	case x.route.Kind != UnixPath:
-		return w.inOrigin(c.tid, unix.AF_INET6, unix.IPPROTO_TCP)
+		switch proto {
+		case unix.IPPROTO_MPTCP:
+			proto = unix.IPPROTO_TCP
+		case unix.IPPROTO_ICMP:
+			proto = unix.IPPROTO_ICMPV6
+		}
+		return w.inOrigin(c.tid, unix.AF_INET6, kind, proto)
 	case x.route.Target[0] == '@':
-		return w.inOrigin(c.tid, unix.AF_UNIX, 0)
+		return w.inOrigin(c.tid, unix.AF_UNIX, kind, 0)
 	}
 	// Of no namespace that matters.
-	if fd := w.spareUnix; fd >= 0 {
+	if fd := w.spareUnix; fd >= 0 && kind == unix.SOCK_STREAM {
 		w.spareUnix = -1
 		return fd, 0
 	}
-	return newSocket(unix.AF_UNIX, 0)
+	return newSocket(unix.AF_UNIX, kind, 0)
 }
 
 // finish gives the socket to what copyOptions could not, and its passport.
 func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.Errno {
-	if x.pass.proto != unix.IPPROTO_TCP {
+	if x.pass.proto == unix.IPPROTO_MPTCP {
 		e.add("TCP instead of MPTCP")
 	}
 	if x.route.Kind == UnixPath {

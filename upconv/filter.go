@@ -56,6 +56,9 @@ func filter(n needs) seccompx.Filter {
 		},
 		Default: seccompx.Allow,
 	}
+	if n.sends {
+		f.Rules = append(f.Rules, sendRules()...)
+	}
 	if n.crosses() {
 		f.Rules = append(f.Rules, crossingRules(n)...)
 	}

@@ -41,6 +41,10 @@ type Supervisor struct {
 	nextPort   atomic.Uint32 // see anyPort
 	threads    chan struct{} // of calls that are decided aside, as many as there may be yet
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
+	moved      atomic.Bool   // and some datagram socket
+	made       madeSockets
+	tags       bool                             // there are net_cls or net_prio cgroups
+	sends      [256]atomic.Pointer[sendKey]     // see recordSend
 
 	busy    atomic.Int32 // workers that have a notification
 	workers int32
@@ -174,6 +178,10 @@ type worker struct {
 	scratch      [512]byte // for names in /proc and what is read there
 
 	long []byte // for what is longer
+	out  outgoing
+
+	watch        interruption // of the one call that it waits for
+	sendDeadline time.Time    // until when that may send
 
 	done             []int // sockets to close when the target has its answer
 	used             int   // the address family of the socket that was used, 0 for none
