@@ -123,7 +123,7 @@ func TestFilterOfRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := Filter(policy)
+	f := Filter(policy, UDPOff)
 	f.Arches = []seccompx.Arch{seccompx.AMD64}
 	program, err := f.Assemble()
 	if err != nil {

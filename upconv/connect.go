@@ -44,7 +44,7 @@ func (w *worker) connect(c *call) outcome {
 		return carryOn
 	}
 	e := event{began: began, c: c, dst: dst, proto: TCP, decision: decision}
-	if decision.Route.Kind == Direct && !w.s.swapped.Load() {
+	if decision.Route.Kind == Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
 		w.s.events.record(&e, 0)
@@ -73,6 +73,11 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
 	}
 	seen := w.see(c)
+	if w.s.needs.udp {
+		if fd, is := w.sendsDatagrams(c, seen, route.Kind == Reject); is {
+			return w.datagram(c, e, family, sa, fd)
+		}
+	}
 	if route.Kind == Reject {
 		return w.reject(c, e, family, seen, sa), false
 	}
@@ -93,27 +98,22 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if seen && (route.Kind == Netns || route.crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
-		w.socketInfo = socket{domain: family, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
+		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
 		if route.Kind == Netns {
 			return w.swap(c, e, -1, &w.socketInfo, w.s.egressOf(route), nil, sa)
 		}
 		return w.cross(c, e, -1, &w.socketInfo, false)
 	}
 
-	old, errno := w.s.targets.getfd(c.tid, c.fd)
-	switch errno {
-	case 0:
-	case unix.EPERM:
-		w.unserved(e, "its descriptors cannot be fetched", errno)
-		return carryOn, false
-	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(e, "pidfd_getfd", errno), false
-	default: // EBADF; or ESRCH, and nobody will read the answer
-		return carryOn, false
+	old, out, ok := w.fetch(c, e)
+	if !ok {
+		return out, false
 	}
-	w.done = append(w.done, old)
 	if seen && !w.saw(old) {
 		return carryOn, true
+	}
+	if !seen && w.s.needs.udp && isDatagramType(typeOf(old)) {
+		return w.datagram(c, e, family, sa, old)
 	}
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
@@ -188,17 +188,22 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	case x != nil:
 		replacement, errno = x.make(w, c)
 	case egress == nil:
-		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.proto)
+		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.kind, sock.proto)
 	default:
-		replacement, errno = w.socket(egress, sock.domain, sock.proto)
+		replacement, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
 	}
 	if errno != 0 {
 		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
 	}
 	w.done = append(w.done, replacement)
-	w.used = sock.domain
+	w.used = 0
+	if sock.kind == unix.SOCK_STREAM {
+		w.used = sock.domain
+	}
 	if x != nil {
-		w.used = x.family()
+		if w.used != 0 {
+			w.used = x.family()
+		}
 		if errno := w.carryAcross(e, old, replacement, sock, x); errno != 0 {
 			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
 		}
@@ -213,7 +218,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		e.add("not carried over: " + lost)
 	}
 	if x != nil {
-		if x.family() == unix.AF_UNIX {
+		if x.family() == unix.AF_UNIX && sock.kind == unix.SOCK_STREAM {
 			if out, done := w.connectUnix(c, e, x, replacement, sock); done {
 				return out, false
 			}
@@ -244,6 +249,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
+	if sock.kind != unix.SOCK_STREAM {
+		w.noteMoved(e, replacement, sock)
+	}
 	if old >= 0 {
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
@@ -258,7 +266,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}
-	if x != nil && x.family() == unix.AF_UNIX {
+	if sock.kind != unix.SOCK_STREAM {
+		out = w.act(c, e, replacement, sock, x, sa)
+	} else if x != nil && x.family() == unix.AF_UNIX {
 		out = w.connected(c, e, replacement, sock)
 	} else {
 		out = w.begin(c, e, replacement, sock, sa)
@@ -273,7 +283,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 
 // carryOver gives the new socket what the program has done to the old one.
 func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Errno {
-	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
 		e.add("not carried over: " + lost)
 	}
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, w.sighted && !w.sight.BoundPort)
@@ -301,7 +311,7 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
 			e.add("not carried over: " + lost)
 		}
 	}

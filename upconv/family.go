@@ -18,6 +18,10 @@ type needs struct {
 	unix    bool // of the family AF_UNIX
 	sees    bool // and they are looked at in the kernel, see sight.go
 	rejects bool // some destinations are refused
+
+	udp      bool // datagram sockets follow the policy
+	sends    bool // and so does what is sent to an address
+	receives bool // and some get sockets of another address family
 }
 
 // crosses reports whether sockets are replaced by those of another family.
@@ -27,7 +31,19 @@ func (n needs) crosses() bool { return n.inet6 || n.unix }
 func (r *Route) crosses() bool { return r.Kind == NAT64 || r.Kind == Inet6 || r.Kind == UnixPath }
 
 // needs returns what the routes of the policy have upconv do.
-func (p *Policy) needs() (n needs) {
+func (p *Policy) needs(udp UDPMode) (n needs) {
+	datagrams := func(r *Route) {
+		if r.Kind != Direct && udp != UDPOff {
+			n.udp, n.sends = true, udp == UDPFull
+			n.receives = n.receives || r.crosses()
+		}
+	}
+	for i := range p.rules {
+		if p.rules[i].Proto&UDP != 0 {
+			datagrams(&p.rules[i].Route)
+		}
+	}
+	datagrams(&p.fallback)
 	for _, r := range p.Routes() {
 		switch r.Kind {
 		case Netns:
@@ -199,38 +215,47 @@ func domainOf(fd int) int {
 	return int(domain)
 }
 
-// inOrigin makes a non-blocking stream socket in the origin, where the thread tid is; the caller owns it.
-func (w *worker) inOrigin(tid, domain, proto int) (int, unix.Errno) {
+// inOrigin makes a non-blocking socket in the origin, where the thread tid is; the caller owns it.
+func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 	o := w.s.origin
 	if o.egress != nil {
-		fd, errno := w.socket(o.egress, domain, proto)
+		fd, errno := w.socket(o.egress, domain, kind, proto)
 		if errno != unix.EPERM {
 			return fd, errno
 		}
 	}
-	return o.socket(tid, domain, proto)
+	return o.socket(tid, domain, kind, proto)
 }
 
 // make makes the socket of a crossing.
 func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 	x.has = 0
+	kind, proto := kindOf(x.pass.proto), x.pass.proto
 	switch {
 	case x.route.Kind != UnixPath:
-		return w.inOrigin(c.tid, unix.AF_INET6, unix.IPPROTO_TCP)
+		switch proto {
+		case unix.IPPROTO_MPTCP:
+			proto = unix.IPPROTO_TCP
+		case unix.IPPROTO_ICMP:
+			proto = unix.IPPROTO_ICMPV6
+		}
+		return w.inOrigin(c.tid, unix.AF_INET6, kind, proto)
 	case x.route.Target[0] == '@':
-		return w.inOrigin(c.tid, unix.AF_UNIX, 0)
+		return w.inOrigin(c.tid, unix.AF_UNIX, kind, 0)
 	}
 	// Of no namespace that matters.
-	var ok bool
-	if fd, x.has, ok = w.unixSpares.take(&x.pass); ok {
-		return fd, 0
+	if kind == unix.SOCK_STREAM {
+		var ok bool
+		if fd, x.has, ok = w.unixSpares.take(&x.pass); ok {
+			return fd, 0
+		}
 	}
-	return newSocket(unix.AF_UNIX, 0)
+	return newSocket(unix.AF_UNIX, kind, 0)
 }
 
 // finish gives the socket to what copyOptions could not, and its passport.
 func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.Errno {
-	if x.pass.proto != unix.IPPROTO_TCP {
+	if x.pass.proto == unix.IPPROTO_MPTCP {
 		e.add("TCP instead of MPTCP")
 	}
 	if x.route.Kind == UnixPath {

@@ -32,12 +32,15 @@ const (
 // (see sight.go); and, only to know that it is done at all, the setting of socket options that hardly any program sets (see
 // optionsUsed).
 //
+// Sends of datagrams to an address are stopped if the policy has routes for them; receiving them, only if some of those are to
+// another address family.
+//
 // The length is an int, which the kernel takes from the low half of the register. So only that half
 // is compared: a program could put anything into the other one.
 //
 // Where sockets are replaced by those of another address family, the calls that would tell are stopped too: those for the
 // names of sockets, and getsockopt(2) and setsockopt(2) for some options.
-func Filter(p *Policy) seccompx.Filter { return filter(p.needs()) }
+func Filter(p *Policy, udp UDPMode) seccompx.Filter { return filter(p.needs(udp)) }
 
 func filter(n needs) seccompx.Filter {
 	length := seccompx.Arg(2).Low32()
@@ -57,8 +60,12 @@ func filter(n needs) seccompx.Filter {
 		},
 		Default: seccompx.Allow,
 	}
+	if n.sends {
+		f.Rules = append(f.Rules, sendRules()...)
+	}
 	if n.crosses() {
 		f.Rules = append(f.Rules, crossingRules(n)...)
+		f.Rules = append(f.Rules, receiveRules(n, n.receives)...)
 	}
 	if n.swaps || n.rejects {
 		f.Rules = append(f.Rules, fastOpenRules()...)

@@ -329,7 +329,7 @@ func (w *worker) putOption(c *call, optval, optlen uint64, value []byte, length 
 
 // like makes a socket of the kind that the program thinks it has, with the options that it has set.
 func (w *worker) like(p *passport) (int, unix.Errno) {
-	fd, errno := newSocket(p.family, p.proto)
+	fd, errno := newSocket(p.family, kindOf(p.proto), p.proto)
 	if errno != 0 {
 		return -1, errno
 	}

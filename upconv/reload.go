@@ -55,13 +55,15 @@ func (p *process) reread() (*ruleset, error) {
 		return nil, err
 	}
 	// The filter that the program runs under cannot be changed any more.
-	switch n := policy.needs(); {
+	switch n := policy.needs(cfg.UDP); {
 	case n.swaps && !s.needs.swaps:
 		return nil, errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")
 	case n.rejects && !s.needs.rejects && !s.needs.swaps: // a send with MSG_FASTOPEN would get past it
 		return nil, errors.New("it has routes that refuse, and the one that the command was started with only had direct: start it again")
 	case n.inet6 && !s.needs.inet6 || n.unix && !s.needs.unix:
 		return nil, errors.New("it has routes to an address family that the one which the command was started with had none to: start it again")
+	case n.udp && !s.needs.udp || n.sends && !s.needs.sends || n.receives && !s.needs.receives:
+		return nil, errors.New("it has routes for datagrams, and the one that the command was started with had none like that: start it again")
 	case policy.discovers() && s.discovery == nil:
 		return nil, errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
 	}

@@ -91,7 +91,7 @@ func (p *process) start() error {
 		return failed(err)
 	}
 	s := &Supervisor{
-		needs: policy.needs(), udp: cfg.UDP, swapAt: cfg.SwapAt, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(),
+		needs: policy.needs(cfg.UDP), udp: cfg.UDP, swapAt: cfg.SwapAt, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(),
 	}
 	p.supervisor = s
 	egress, home, err := openEgress(policy, nil)

@@ -43,6 +43,10 @@ type Supervisor struct {
 	nextPort   atomic.Uint32 // see anyPort
 	threads    chan struct{} // of calls that are decided aside, as many as there may be yet
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
+	moved      atomic.Bool   // and some datagram socket
+	made       madeSockets
+	tags       bool                         // there are net_cls or net_prio cgroups
+	sends      [256]atomic.Pointer[sendKey] // see recordSend
 
 	back      atomic.Pointer[backward] // see originalAddr
 	receivers receivers                // calls that wait for a datagram
@@ -179,6 +183,10 @@ type worker struct {
 	scratch      [512]byte // for names in /proc and what is read there
 
 	long []byte // for what is longer
+	out  outgoing
+
+	watch        interruption // of the one call that it waits for
+	sendDeadline time.Time    // until when that may send
 
 	control []byte          // see sendControl
 	receive *receiveBuffers // nil: not needed yet

@@ -73,21 +73,13 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 		}
 	}
 	x.path.close()
-	switch errno {
-	case 0:
-	case unix.EAGAIN:
+	if errno == unix.EAGAIN {
 		// A TCP server with a full backlog that does not just let clients wait (tcp_abort_on_overflow) refuses. EINPROGRESS
 		// would promise what nobody works on.
 		e.add("the backlog of " + x.route.Target + " is full")
 		errno = unix.ECONNREFUSED
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
-		e.add(x.route.Target + ": " + errnoName(errno))
-		errno = unix.ECONNREFUSED
-	case unix.EACCES, unix.EPERM:
-		e.add(x.route.Target + ": " + errnoName(errno) + " for upconv")
-		errno = unix.EACCES
 	}
-	if errno != 0 {
+	if errno = x.asInet(e, errno); errno != 0 {
 		w.s.events.record(e, underWay(errno))
 		return answer(errno), true
 	}
@@ -98,6 +90,19 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 		}
 	}
 	return outcome{}, false
+}
+
+// asInet turns what is wrong with a path into what a program expects that knows no paths.
+func (x *crossing) asInet(e *event, errno unix.Errno) unix.Errno {
+	switch errno {
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
+		e.add(x.route.Target + ": " + errnoName(errno))
+		return unix.ECONNREFUSED
+	case unix.EACCES, unix.EPERM:
+		e.add(x.route.Target + ": " + errnoName(errno) + " for upconv")
+		return unix.EACCES
+	}
+	return errno
 }
 
 // patient reports whether the target's call is one that waits, on a file with these status flags.
@@ -175,7 +180,7 @@ func (s *unixSpares) refill(w *worker, pass *passport) {
 		return
 	}
 	for range maxSpares {
-		fd, errno := newSocket(unix.AF_UNIX, 0)
+		fd, errno := newSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			return
 		}
@@ -196,6 +201,9 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 		p.localPort = w.s.anyPort()
 	}
 	p.options, p.filter, p.locked = nil, nil, false
+	if sock.kind == unix.SOCK_DGRAM {
+		bind(to, []byte{unix.AF_UNIX, 0}) // a name of the kernel's choice, unix(7), so that there is somebody to reply to
+	}
 	if old < 0 { // nothing has been done to it
 		if x.has != 0 {
 			p.localPort = x.has
@@ -203,7 +211,7 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 		}
 		return p.putOnUnix(to)
 	}
-	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock.domain, func(row *sockopt, value []byte) {
+	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock, func(row *sockopt, value []byte) {
 		switch {
 		case row.level != unix.SOL_SOCKET:
 			p.remember(row.level, row.name, value)
@@ -226,14 +234,14 @@ func (s *Supervisor) anyPort() uint16 {
 }
 
 // eachSet calls do for each option of a socket that differs from what a fresh one has.
-func (d *defaults) eachSet(used *optionsUsed, fd, domain int, do func(row *sockopt, value []byte)) {
+func (d *defaults) eachSet(used *optionsUsed, fd int, sock *socket, do func(row *sockopt, value []byte)) {
 	rare := used.any.Load()
 	for i := range sockopts {
 		row := &sockopts[i]
 		if !row.always && !rare {
 			break
 		}
-		if row.domain != 0 && row.domain != domain || !row.always && !used.has(i) && !row.last || row.notOnUnix() {
+		if !row.isOf(sock) || !row.always && !used.has(i) && !row.last || row.notOnUnix() {
 			continue
 		}
 		if row.carry != nil {
