@@ -50,6 +50,7 @@ var handlers = []struct {
 }{
 	{"connect", (*worker).connectCall},
 	{"setsockopt", (*worker).setsockopt},
+	{"bind", (*worker).bind},
 	{"getpeername", (*worker).getpeername},
 	{"getsockname", (*worker).getsockname},
 	{"getsockopt", (*worker).getsockopt},
@@ -149,6 +150,8 @@ func (w *worker) socketcall(c *call) outcome {
 		return w.recvmmsg(c)
 	case sysConnect:
 		return w.connectCall(c)
+	case sysBind:
+		return w.bind(c)
 	case sysSendto:
 		return w.sendto(c)
 	case sysSendmsg:

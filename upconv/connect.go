@@ -2,6 +2,7 @@ package upconv
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 	"unsafe"
 
@@ -184,7 +185,16 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return carryOn, false
 	}
 	var replacement int
+	kept := false // it is one that the target had there before
+	if sock.kind != unix.SOCK_STREAM && x == nil {
+		to := w.s.origin.cookie
+		if egress != nil {
+			to = egress.cookie
+		}
+		replacement, kept = w.s.companions.take(old, to)
+	}
 	switch {
+	case kept:
 	case x != nil:
 		replacement, errno = x.make(w, c)
 	case egress == nil:
@@ -208,7 +218,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
 		}
 	} else if old >= 0 {
-		if errno := w.carryOver(e, old, replacement, sock); errno != 0 {
+		if errno := w.carryOver(e, old, replacement, sock, kept); errno != 0 {
 			e.add("the port cannot be had in the egress")
 			w.s.events.record(e, errno)
 			return answer(errno), false
@@ -252,10 +262,13 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if sock.kind != unix.SOCK_STREAM {
 		w.noteMoved(e, replacement, sock)
 	}
+	aside := old >= 0 && w.keeps(old, sock, x)
 	if old >= 0 {
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
-		w.closeNow(old)
+		if !aside {
+			w.closeNow(old)
+		}
 	}
 	if witness && w.alive() {
 		places = w.replaceCopies(c, e, replacement, places)
@@ -275,6 +288,10 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	// Only now: before, a poll of the socket would have said EPOLLHUP.
 	w.register(c, places, replacement)
+	if aside {
+		w.disown(old)
+		w.setAside(c, old, replacement, sock, egress)
+	}
 	if out.wait == nil {
 		w.closeNow(replacement) // before the target goes on: what it closes then shall be closed
 	}
@@ -282,17 +299,20 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 }
 
 // carryOver gives the new socket what the program has done to the old one.
-func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Errno {
+// kept is whether that is one that has been in use before.
+func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bool) unix.Errno {
 	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
 		e.add("not carried over: " + lost)
 	}
-	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, w.sighted && !w.sight.BoundPort)
-	if errno != 0 {
-		return errno
-	}
-	if anywhere && w.s.events != nil {
-		addr, _ := netip.AddrFromSlice(sock.address())
-		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
+	switch {
+	case kept: // and bound
+		if isConnected(replacement) {
+			connect(replacement, make([]byte, sizeofSockaddrIn)) // AF_UNSPEC: not any more
+		}
+	default:
+		if errno := w.bindOver(e, old, replacement, sock); errno != 0 {
+			return errno
+		}
 	}
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
@@ -302,6 +322,23 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Er
 		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(replacement), uintptr(w.sight.Shutdown-1), 0)
 	}
 	return 0
+}
+
+// bindOver binds the new socket as the old one is bound.
+func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
+	chosen := w.sighted && !w.sight.BoundPort
+	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)
+	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
+		// A send does not fail for want of a port.
+		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is taken in the egress")
+		clear(sock.name[2:4])
+		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie, false)
+	}
+	if errno == 0 && anywhere && w.s.events != nil {
+		addr, _ := netip.AddrFromSlice(sock.address())
+		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
+	}
+	return errno
 }
 
 // carryAcross is carryOver for a socket of another family. old may be -1, as for swap.

@@ -152,6 +152,11 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	switch {
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
 		return carryOn, false // whatever it is, and whatever the kernel says of it
+	case family == unix.AF_UNSPEC && sock.domain == unix.AF_INET6: // where it stands for no address
+		for i := range w.out.run {
+			w.out.messages[i].name = nil
+		}
+		return w.sendAsIs(c, e, old), false
 	case family == unix.AF_INET6 && sock.domain == unix.AF_INET:
 		return answer(unix.EAFNOSUPPORT), false
 	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
@@ -162,6 +167,9 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	}
 	switch route.Kind {
 	case Direct:
+		if crossed && c.sends && domainOf(old) == unix.AF_INET6 && e.dst.Addr().Is4() && !e.dst.Addr().IsMulticast() && e.dst.Addr() != broadcast4 {
+			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
+		}
 		if !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW) {
 			return w.stay(c, e, old, sock, nil, sa), false
 		}
@@ -175,6 +183,23 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	}
 	return w.crossDatagram(c, e, old, sock, crossed)
 }
+
+// mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped addresses, as those can do it.
+func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
+	x := &w.crossing
+	x.route, x.mapped = mappedRoute, true
+	x.to = [sizeofSockaddrIn6]byte{}
+	binary.NativeEndian.PutUint16(x.to[:], unix.AF_INET6)
+	binary.BigEndian.PutUint16(x.to[2:], dst.Port())
+	bytes := dst.Addr().As16()
+	copy(x.to[8:], bytes[:])
+	return x
+}
+
+var (
+	mappedRoute = &Route{Kind: Inet6}
+	broadcast4  = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+)
 
 // unixSocket fills in what there is to know of a Unix socket that took the place of another.
 func (w *worker) unixSocket(fd int, s *socket) bool {
@@ -192,6 +217,14 @@ func (w *worker) unixSocket(fd int, s *socket) bool {
 
 // move replaces the target's datagram socket, of which old is a copy, by one made where e.dst is reached.
 func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
+	if sock.bound && isConnected(old) {
+		// Its address is not one that the program has chosen, unless it has chosen that too, which the kernel does not tell.
+		addr, _ := netip.AddrFromSlice(sock.address())
+		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != Direct {
+			return answer(unix.EINVAL), false // as from there nothing else is reached
+		}
+		clear(sock.address())
+	}
 	if !w.alone {
 		w.pin(uint32(c.tid))
 	}
@@ -280,6 +313,13 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 		}
 	}
 	return w.stay(c, e, old, sock, x, x.to[:]), false
+}
+
+// keeps reports whether a datagram socket that has been replaced, x is as for swap, is of use yet: it has a port, and so there
+// may be answers on their way to it.
+func (w *worker) keeps(old int, sock *socket, x *crossing) bool {
+	return sock.kind == unix.SOCK_DGRAM && sock.proto == unix.IPPROTO_UDP && x == nil && sock.bound && netnsCookie(old) != 0 &&
+		!(sock.domain == unix.AF_INET && domainOf(old) != unix.AF_INET)
 }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not been used yet.

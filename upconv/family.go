@@ -66,12 +66,13 @@ func (p *Policy) discovers() bool {
 
 // A crossing is a swap for a socket of another address family.
 type crossing struct {
-	route *Route
-	pass  passport
-	to    [sizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
-	zone  string                  // and where that is, if it is link-local
-	path  unixPath                // of a Unix socket
-	has   uint16                  // it has its passport already, with this port; or 0
+	route  *Route
+	mapped bool // a send to the origin after all: to an IPv4-mapped address
+	pass   passport
+	to     [sizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
+	zone   string                  // and where that is, if it is link-local
+	path   unixPath                // of a Unix socket
+	has    uint16                  // it has its passport already, with this port; or 0
 }
 
 // dummyLocal is the address that a program is told as its own where its namespace has no IPv4 address: one of
@@ -83,7 +84,7 @@ var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 // prepare fills in what a destination is replaced by. The error is one of Translate.
 func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	dst := e.dst
-	x.route = e.decision.Route
+	x.route, x.mapped = e.decision.Route, false
 	x.pass = passport{family: sock.domain, proto: sock.proto, peer: dst, local: w.localFor(sock, dst.Addr())}
 	if x.route.Kind == UnixPath {
 		return nil
@@ -286,7 +287,7 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	if sock.port() == 0 && allZero(name[8:24]) {
 		return 0
 	}
-	if sock.domain == unix.AF_INET {
+	if sock.domain == unix.AF_INET && sock.kind == unix.SOCK_STREAM {
 		one := int32(1) // the port of the AF_INET6 socket then has nothing to do with that of the old one
 		setsockopt(to, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
 	}

@@ -62,6 +62,7 @@ func filter(n needs) seccompx.Filter {
 	}
 	if n.sends {
 		f.Rules = append(f.Rules, sendRules()...)
+		f.Rules = append(f.Rules, bindRules()...)
 	}
 	if n.crosses() {
 		f.Rules = append(f.Rules, crossingRules(n)...)

@@ -60,6 +60,7 @@ const (
 	maxIovecs    = 1024    // UIO_MAXIOV, linux/uio.h
 	maxControl   = 1 << 16 // far more than net.core.optmem_max usually lets pass
 	maxLength    = 0xffff  // what fits into the length of a packet
+	maxPayload4  = 0xffff - ipv4Header - udpHeader // IPv6 would take more
 	maxTogether  = 1 << 20 // of payload, read at once
 	sizeofMsghdr = 56      // struct msghdr of user space
 	compatMsghdr = 28      // and that of i386
@@ -133,13 +134,13 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 	case length > maxLength:
 		m.tooLong = true
 	case n < len(buffer):
-		return w.unreadable(c, unix.EFAULT)
+		return w.badData(c, unix.EFAULT)
 	case length > together:
 		buffer = o.room(int(c.addrLen) + int(length))
 		m.name = append(buffer[:0:len(buffer)], m.name...)
 		m.payload = buffer[c.addrLen:]
 		if errno := readMemory(c.tid, c.args[1], m.payload); errno != 0 {
-			return w.unreadable(c, errno)
+			return w.badData(c, errno)
 		}
 	}
 	return w.sendAll(c)
@@ -308,13 +309,18 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 	}
 
 	// What is to be sent.
+	o.messages = nil
 	o.vectors = o.vectors[:0]
 	total = 0
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
 		p.payload = 0
-		for v := p.vectors; len(v) > 0 && p.payload <= maxLength; v = v[2*word:] {
-			p.payload += int(min(get(v[word:]), maxLength+1))
+		for v := p.vectors; len(v) > 0; v = v[2*word:] {
+			length := get(v[word:])
+			if length >= 1<<(8*word-1) && i == 0 { // a negative ssize_t: import_iovec in lib/iov_iter.c
+				return answer(unix.EINVAL)
+			}
+			p.payload += int(min(length, maxLength+1))
 		}
 		if m.tooLong = p.payload > maxLength; m.tooLong {
 			p.payload, p.vectors = 0, nil
@@ -329,9 +335,7 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 		}
 	}
 	payload := o.room(total)
-	if got, errno = readVectors(c.tid, payload, o.vectors); errno == unix.EPERM {
-		return w.unreadable(c, errno)
-	}
+	got, errno = readVectors(c.tid, payload, o.vectors)
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
 		if p.payload > got {
@@ -343,7 +347,7 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 	}
 	o.messages = o.all[:n]
 	if n == 0 {
-		return w.unreadable(c, unix.EFAULT)
+		return w.badData(c, errno)
 	}
 	return carryOn
 }
@@ -375,13 +379,13 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 		return out, is
 	}
 	for i := range o.messages {
-		if _, dst, ok := destination(o.messages[i].name); ok && w.decideDatagram(dst).Route.Kind != Direct {
+		if _, dst, ok := sendDestination(o.messages[i].name); ok && w.decideDatagram(dst).Route.Kind != Direct {
 			return out, false
 		}
 	}
 	if w.s.events != nil {
 		for i := range o.messages {
-			if _, dst, ok := destination(o.messages[i].name); ok {
+			if _, dst, ok := sendDestination(o.messages[i].name); ok {
 				e := event{began: w.now(), c: c, dst: dst, proto: UDP, decision: w.decideDatagram(dst)}
 				w.recordSend(&e, 0)
 			}
@@ -405,13 +409,24 @@ func (w *worker) unreadable(c *call, errno unix.Errno) outcome {
 	return carryOn
 }
 
+// badData is for what is to be sent elsewhere and cannot be read.
+func (w *worker) badData(c *call, errno unix.Errno) outcome {
+	if errno == unix.EPERM {
+		return w.unreadable(c, errno)
+	}
+	if stream, out := w.isStream(c); stream {
+		return out
+	}
+	return answer(unix.EFAULT)
+}
+
 // sendAll sends o.messages, as far as it gets. For sendmmsg(2) o.sent is how many have been.
 func (w *worker) sendAll(c *call) outcome {
 	o := &w.out
 	c.sends = true
 	for {
 		m := &o.messages[0]
-		family, dst, ok := destination(m.name)
+		family, dst, ok := sendDestination(m.name)
 		e := event{began: w.now(), c: c, dst: dst, proto: UDP, decision: Decision{RuleDefault, directRoute}}
 		switch {
 		case ok:
@@ -422,8 +437,8 @@ func (w *worker) sendAll(c *call) outcome {
 		// As many as go the same way.
 		o.run = 1
 		for o.run < len(o.messages) && e.decision.Route.Kind != Reject {
-			_, next, is := destination(o.messages[o.run].name)
-			if is != ok || len(o.messages[o.run].name) == 0 != (len(m.name) == 0) || is && w.decideDatagram(next).Route != e.decision.Route || o.messages[o.run].tooLong {
+			as, next, is := sendDestination(o.messages[o.run].name)
+			if is != ok || as != family || len(o.messages[o.run].name) == 0 != (len(m.name) == 0) || is && w.decideDatagram(next).Route != e.decision.Route || o.messages[o.run].tooLong {
 				break
 			}
 			o.run++
@@ -437,6 +452,14 @@ func (w *worker) sendAll(c *call) outcome {
 			return out
 		}
 	}
+}
+
+// sendDestination is destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg in net/ipv4/udp.c.
+func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
+	if len(name) >= sizeofSockaddrIn && binary.NativeEndian.Uint16(name) == unix.AF_UNSPEC {
+		return unix.AF_UNSPEC, netip.AddrPortFrom(netip.AddrFrom4([4]byte(name[4:8])), binary.BigEndian.Uint16(name[2:])), true
+	}
+	return destination(name)
 }
 
 // sendRun sends the first o.run messages, which go the same way.
@@ -474,10 +497,14 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 	known := examineDatagram(old, sock)
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
 		if family, crossed := w.hasPassport(old); crossed && kindOf(w.crossing.pass.proto) == unix.SOCK_DGRAM {
-			if len(o.messages[0].name) > 0 {
+			switch n := len(o.messages[0].name); {
+			case n > 0 && n < sizeofSockaddrIn:
+				return answer(unix.EINVAL)
+			case n > 0:
 				return answer(unix.EAFNOSUPPORT)
 			}
 			known, x = true, &w.crossing
+			x.mapped = false
 			x.route = &Route{Kind: Inet6}
 			if family == unix.AF_UNIX {
 				x.route = &Route{Kind: UnixPath}
@@ -494,8 +521,11 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another family.
 func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	o := &w.out
-	if o.messages[0].tooLong {
+	if m := &o.messages[0]; m.tooLong || x != nil && len(m.payload) > maxPayload4 {
 		return answer(unix.EMSGSIZE)
+	}
+	if x != nil && o.flags&unix.MSG_OOB != 0 {
+		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
 	}
 	onUnix := x != nil && x.family() == unix.AF_UNIX
 	n := 0
@@ -513,6 +543,8 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 				defer x.path.close()
 			}
 			name = x.path.sa()
+		case x != nil && len(m.payload) > maxPayload4:
+			o.run = n // n is not 0
 		case x != nil:
 			if n == 0 {
 				m.to = x.to
@@ -539,9 +571,13 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 			h.Iov, h.Iovlen = &o.locals[n], 1
 		}
 		if len(m.control) > 0 {
-			control, errno := w.sendControl(m.control, c.compat, x != nil && !onUnix)
-			if errno == 0 && w.lacksPrivilege(c, control) {
+			control, errno := w.sendControl(m.control, c.compat, x != nil && !onUnix && !x.mapped)
+			switch {
+			case errno != 0:
+			case w.lacksPrivilege(c, control):
 				errno = unix.EPERM
+			case x != nil && !x.mapped && w.fromForeign(m.control, c.compat, x):
+				errno = unix.ENETUNREACH
 			}
 			if errno != 0 {
 				if n == 0 {
@@ -594,6 +630,22 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	o.sent += int(value)
 	w.tellLengths(c, int(value))
 	return answer(0)
+}
+
+// fromForeign reports whether control messages ask for a source address that the program has not got (IP_PKTINFO).
+func (w *worker) fromForeign(control []byte, compat bool, x *crossing) bool {
+	for {
+		m, rest, ok, _ := takeControl(control, compat)
+		if !ok {
+			return false
+		}
+		if m.level == unix.IPPROTO_IP && m.name == unix.IP_PKTINFO && len(m.data) >= unix.SizeofInet4Pktinfo {
+			if source := netip.AddrFrom4([4]byte(m.data[4:8])); !source.IsUnspecified() && source != x.pass.local && !w.s.origin.assigned(source) {
+				return true
+			}
+		}
+		control = rest
+	}
 }
 
 // tellLengths gives the target msg_len of the first n messages.
@@ -665,8 +717,11 @@ func (w *worker) waitToSend(c *call, fd int, onUnix bool) unix.Errno {
 
 // translateMessage puts where a message goes along x into m.to.
 func (w *worker) translateMessage(x *crossing, m *parcel) bool {
-	_, dst, _ := destination(m.name)
-	addr, err := w.s.translate(x.route, dst.Addr())
+	_, dst, _ := sendDestination(m.name)
+	addr, err := dst.Addr(), error(nil)
+	if !x.mapped {
+		addr, err = w.s.translate(x.route, dst.Addr())
+	}
 	if err != nil {
 		return false
 	}

@@ -3,6 +3,7 @@ package upconv
 import (
 	"encoding/binary"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -236,6 +237,11 @@ func (w *worker) closeNow(fd int) {
 		}
 	}
 	closeFD(fd)
+}
+
+// disown has tidy leave a descriptor alone.
+func (w *worker) disown(fd int) {
+	w.done = slices.DeleteFunc(w.done, func(other int) bool { return other == fd })
 }
 
 // install puts fd under a number of the target.

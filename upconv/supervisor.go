@@ -45,6 +45,7 @@ type Supervisor struct {
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
 	moved      atomic.Bool   // and some datagram socket
 	made       madeSockets
+	companions companions
 	tags       bool                         // there are net_cls or net_prio cgroups
 	sends      [256]atomic.Pointer[sendKey] // see recordSend
 
