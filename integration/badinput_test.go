@@ -147,6 +147,13 @@ func TestBadInput(t *testing.T) {
 		{name: "rule with a name", flags: []string{"--rule", "example.com=direct"}, say: []string{`"example.com"`}, lines: 3},
 		{name: "hidden rule", flags: []string{"--rule", "*=direct", "--rule", "192.0.2.1=reject"}, say: []string{"192.0.2.1=reject", "never applies"}},
 
+		{name: "unknown UDP mode", flags: append(via, "--udp", "sometimes"), say: []string{"--udp", "full, connected or off", "^^^^^^^^^"}, lines: 3},
+		{name: "unknown call to swap at", flags: append(via, "--swap-at", "sockte"), say: []string{"--swap-at", "did you mean socket?", "^^^^^^"}, lines: 3},
+		{name: "swap at socket to another family", flags: []string{"--swap-at", "socket", "--via", "nat64:2001:db8:64::/96"}, say: []string{"socket(2)", "nat64:2001:db8:64::/96", "family"}},
+		{name: "swap at socket to a Unix socket", flags: append(via, "--swap-at", "socket", "--rule", "192.0.2.1=unix:/a"), say: []string{"rule 1", "192.0.2.1=unix:/a", "family"}},
+		{name: "swap at socket to two namespaces", flags: append(via, "--swap-at", "socket", "--rule", "192.0.2.1=netns:host"), say: []string{"a second namespace after host"}},
+		{name: "swap at socket to nowhere", flags: []string{"--swap-at", "socket", "--via", "reject"}, say: []string{"no route is to a network namespace"}},
+
 		{name: "kernel without WAIT_KILLABLE_RECV", feature: "WAIT_KILLABLE_RECV", flags: via, say: []string{"WAIT_KILLABLE_RECV", "5.19"}},
 		{name: "kernel without user notification", feature: "NEW_LISTENER", flags: via, say: []string{"seccomp user notification", "5.0"}},
 		{name: "kernel without seccomp", feature: "seccomp", flags: via, say: []string{"seccomp"}},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,9 +45,11 @@ func BenchmarkFigures(b *testing.B) {
 		figures = nil
 		figures = append(figures, benchConnect(b, l, client, rounds)...)
 		figures = append(figures, benchDirect(b, l, client, rounds)...)
+		figures = append(figures, benchRules(b, l, client, rounds)...)
 		figures = append(figures, benchProcesses(b, l, client, rounds)...)
 		figures = append(figures, benchThroughput(b, l, max(3, rounds*2/3)))
 		figures = append(figures, benchFamilies(b, client, rounds)...)
+		figures = append(figures, benchUDP(b, rounds)...)
 		figures = append(figures, benchStart(b, l, 3*rounds), benchMemory(b, l))
 		figures = append(figures, benchGrowth(b, l, client)...)
 	}
@@ -309,6 +312,77 @@ func benchDirect(b *testing.B, l *lab, client string, rounds int) []figure {
 	return figures
 }
 
+// benchRules is what a long policy costs: a connect whose destination only the last of 10,000 rules is for, and the start.
+func benchRules(b *testing.B, l *lab, client string, rounds int) []figure {
+	const port, many = "9005", 10_000
+	acceptAndClose(b, l, l.serverName, "tcp", serverAddr, port)
+	under := func(file string, args ...string) *exec.Cmd {
+		return upconv(b, append([]string{"run", "--netns", l.origin, "--config", file, "--"}, args...)...)
+	}
+	one, all := longPolicy(b, l, 1), longPolicy(b, l, many)
+	args := []string{client, "tcp", serverAddr, port, "3000"}
+	timings := alternate(b, rounds,
+		func() *exec.Cmd { return under(one, args...) },
+		func() *exec.Cmd { return under(all, args...) })
+	value, ours, other := over(timings[1], timings[0], p50, ratio)
+	start, long, short := startOver(b, rounds,
+		func() *exec.Cmd { return under(one, "/bin/true") },
+		func() *exec.Cmd { return under(all, "/bin/true") })
+	return []figure{
+		{What: "connect p50 with 10,000 rules, against one (us)", Value: value, Unit: "x", Bound: 1.2, Native: other, Upconv: ours},
+		{What: "start with 10,000 rules, over one (ms)", Value: start, Unit: "ms", Bound: 200, Native: short, Upconv: long},
+	}
+}
+
+// longPolicy writes a policy file, the last of whose rules is the first that takes serverAddr at a port above 4096, and sends it
+// through the egress. The kinds of routes are the same however many rules there are: what the filter stops depends on
+// them. The others are about hosts and networks of many sizes, some within others, with and without ports; one in a
+// hundred about the server itself.
+func longPolicy(b *testing.B, l *lab, rules int) (path string) {
+	b.Helper()
+	var text strings.Builder
+	text.WriteString("version: 1\negress:\n")
+	for i := range rules - 1 {
+		host := fmt.Sprintf("10.%d.%d.%d", i>>10, i>>2&0xff, i&3*64+1)
+		switch i % 100 {
+		case 0:
+			fmt.Fprintf(&text, "  - {to: %s, ports: %d, via: reject}\n", serverAddr, 1+i/100)
+			continue
+		case 50:
+			around, _ := netip.MustParseAddr(serverAddr).Prefix(16 + i/100%8)
+			fmt.Fprintf(&text, "  - {to: %s, ports: %d-%d, via: direct}\n", around, 200+i/10, 205+i/10)
+			continue
+		}
+		switch i % 4 {
+		case 0:
+			fmt.Fprintf(&text, "  - {to: %s, via: direct}\n", host)
+		case 1:
+			fmt.Fprintf(&text, "  - {to: %s, ports: '443, 8000-8999', proto: tcp, via: 'netns:%s'}\n", host, l.egress)
+		case 2:
+			fmt.Fprintf(&text, "  - {to: '10.%d.%d.%d/26', ports: 53, proto: udp, via: reject}\n", i>>10, i>>2&0xff, i&3*64)
+		case 3:
+			fmt.Fprintf(&text, "  - {to: 10.%d.%d.0/24, via: 'reject:EACCES'}\n", i>>10, i>>2&0xff)
+		}
+	}
+	fmt.Fprintf(&text, "  - {to: 203.0.113.0/24, via: 'netns:%s'}\n", l.egress)
+	path = filepath.Join(b.TempDir(), "policy.yaml")
+	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	return path
+}
+
+// BenchmarkRules is benchRules alone.
+func BenchmarkRules(b *testing.B) {
+	l := newLab(b)
+	client := compileC(b, "bench_connect.c", "gcc", "-O2", "-static", "-pthread")
+	for range b.N {
+		for _, f := range benchRules(b, l, client, benchRounds()) {
+			fmt.Printf("%-52s %7.2f %-2s %12.2f %12.2f\n", f.What, f.Value, f.Unit, f.Native, f.Upconv)
+		}
+	}
+}
+
 const iperfPort = "5201"
 
 // throughput returns what an iperf3 client, which connects to the server's iperfPort, has measured, in Gbit/s.
@@ -373,19 +447,26 @@ func waitFor(b *testing.B, r io.Reader, text string) {
 
 // benchStart is what upconv adds to the start of a command, in milliseconds.
 func benchStart(b *testing.B, l *lab, rounds int) figure {
+	value, ours, other := startOver(b, rounds,
+		func() *exec.Cmd { return command(b, "/bin/true") },
+		func() *exec.Cmd { return upconv(b, "run", "--via", "netns:"+l.egress, "--", "/bin/true") })
+	return figure{What: "upconv run -- true, over true (ms)", Value: value, Unit: "ms", Bound: 15, Native: other, Upconv: ours}
+}
+
+// startOver returns how much longer the second command takes from start to end than the first, and how long each does, in
+// milliseconds.
+func startOver(b *testing.B, rounds int, first, second func() *exec.Cmd) (value, medianSecond, medianFirst float64) {
 	took := func(cmd *exec.Cmd) float64 {
 		began := time.Now()
 		output(b, cmd)
 		return float64(time.Since(began).Microseconds()) / 1000
 	}
-	var differences, natives, upconvs []float64
+	var differences, firsts, seconds []float64
 	for range rounds {
-		native := took(command(b, "/bin/true"))
-		upconv := took(upconv(b, "run", "--via", "netns:"+l.egress, "--", "/bin/true"))
-		natives, upconvs, differences = append(natives, native), append(upconvs, upconv), append(differences, upconv-native)
+		a, c := took(first()), took(second())
+		firsts, seconds, differences = append(firsts, a), append(seconds, c), append(differences, c-a)
 	}
-	return figure{What: "upconv run -- true, over true (ms)", Value: median(differences), Unit: "ms", Bound: 15,
-		Native: median(natives), Upconv: median(upconvs)}
+	return median(differences), median(seconds), median(firsts)
 }
 
 // benchMemory is the resident memory of the supervisor while one target sleeps, in MB; that of the front process is printed.

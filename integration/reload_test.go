@@ -90,11 +90,18 @@ for line in sys.stdin:
 	reload("EINVAL")
 	write("egress:\n  - {to: 203.0.113.0/24, via: 'nat64:2001:db8:64::/96'}\n")
 	reload("EINVAL") // the filter is not made for it
+	write("udp: connected\n" + through)
+	reload("EINVAL") // nor for this
+	write("swapAt: socket\n" + through)
+	reload("EINVAL")
+	if text := complaints.String(); !strings.Contains(text, "its udp is connected") || !strings.Contains(text, "its swapAt is socket") {
+		t.Errorf("it does not say what cannot be changed: %s", text)
+	}
 	os.Remove(file)
 	reload("EINVAL")
 	ask(host, fmt.Sprint(int(syscall.EHOSTUNREACH)))
 
-	write(through)
+	write("udp: full\n" + through)
 	reload("ok")
 	ask(host, "hello")
 	ask("198.51.100.7", fmt.Sprint(int(syscall.EPERM))) // a flag's rule stays

@@ -21,6 +21,7 @@ type call struct {
 	addrLen  uint32
 	name     string    // for events
 	fastOpen fastOpen  // of a send that connects
+	sends    bool      // it is a send of datagrams, which are in worker.out
 	compat   bool      // made with the 32-bit structures of i386
 	since    time.Time // when it was taken up, if that is not now: see aside
 }
@@ -49,6 +50,7 @@ var handlers = []struct {
 }{
 	{"connect", (*worker).connectCall},
 	{"setsockopt", (*worker).setsockopt},
+	{"bind", (*worker).bind},
 	{"getpeername", (*worker).getpeername},
 	{"getsockname", (*worker).getsockname},
 	{"getsockopt", (*worker).getsockopt},
@@ -114,8 +116,10 @@ func (w *worker) socketcall(c *call) outcome {
 	switch what {
 	case sysSetsockopt, sysGetsockopt, sysRecvmmsg:
 		count = 5
-	case sysRecvfrom:
+	case sysRecvfrom, sysSendto:
 		count = 6
+	case sysSendmmsg:
+		count = 4
 	}
 	var raw [24]byte
 	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*count])
@@ -146,6 +150,14 @@ func (w *worker) socketcall(c *call) outcome {
 		return w.recvmmsg(c)
 	case sysConnect:
 		return w.connectCall(c)
+	case sysBind:
+		return w.bind(c)
+	case sysSendto:
+		return w.sendto(c)
+	case sysSendmsg:
+		return w.sendmsg(c)
+	case sysSendmmsg:
+		return w.sendmmsg(c)
 	}
 	return carryOn
 }

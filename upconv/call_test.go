@@ -81,7 +81,8 @@ func TestFilterOfFamilies(t *testing.T) {
 		{seccompx.I386, "socketcall", [3]uint64{sysGetsockname}, pass, pass, stop, stop},
 		{seccompx.I386, "socketcall", [3]uint64{sysGetpeername}, pass, pass, stop, stop},
 		{seccompx.I386, "socketcall", [3]uint64{sysGetsockopt}, pass, pass, stop, stop},
-		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_ERROR}, pass, pass, pass, pass},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_ERROR}, pass, pass, stop, pass},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.IPPROTO_IP, unix.IP_MTU}, pass, pass, stop, stop},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_TYPE}, pass, pass, pass, pass},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_DOMAIN}, pass, pass, stop, stop},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, soPeerName}, pass, pass, stop, stop},
@@ -96,6 +97,9 @@ func TestFilterOfFamilies(t *testing.T) {
 		{seccompx.AMD64, "setsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_KEEPALIVE}, pass, pass, pass, pass},
 		{seccompx.AMD64, "setsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, pass, stop, stop, stop},
 		{seccompx.AMD64, "recvfrom", [3]uint64{3}, pass, pass, pass, pass},
+		{seccompx.AMD64, "sendmsg", [3]uint64{3, 1, unix.MSG_FASTOPEN}, pass, stop, stop, stop},
+		{seccompx.I386, "sendmsg", [3]uint64{3, 1, unix.MSG_FASTOPEN}, pass, stop, stop, stop},
+		{seccompx.AMD64, "sendmsg", [3]uint64{3, 1}, pass, pass, pass, pass},
 	} {
 		nr, ok := c.arch.Syscall(c.call)
 		if !ok {
@@ -109,6 +113,40 @@ func TestFilterOfFamilies(t *testing.T) {
 			if got := judge(t, p.program, c.arch, nr, [6]uint64{c.args[0], c.args[1], c.args[2]}); got != p.want {
 				t.Errorf("%s: %v %s(%d): %v, want %v", p.name, c.arch, c.call, c.args, got, p.want)
 			}
+		}
+	}
+}
+
+// TestFilterOfRefusals is about what is stopped where destinations are refused and nothing else is done: all that connects.
+func TestFilterOfRefusals(t *testing.T) {
+	policy, err := NewPolicy(mustRules(t, "192.0.2.0/24=reject"), Route{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := Filter(policy, UDPOff)
+	f.Arches = []seccompx.Arch{seccompx.AMD64}
+	program, err := f.Assemble()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const stop, pass = seccompx.UserNotify, seccompx.Allow
+	for _, c := range []struct {
+		call string
+		args [6]uint64
+		want seccompx.Action
+	}{
+		{"connect", [6]uint64{3, 1, 16}, stop},
+		{"sendto", [6]uint64{3, 1, 1, unix.MSG_FASTOPEN, 1, 16}, stop},
+		{"sendto", [6]uint64{3, 1, 1, 0, 1, 16}, pass},
+		{"sendmsg", [6]uint64{3, 1, unix.MSG_FASTOPEN}, stop},
+		{"sendmsg", [6]uint64{3, 1}, pass},
+		{"sendmmsg", [6]uint64{3, 1, 1, unix.MSG_FASTOPEN}, stop},
+		{"setsockopt", [6]uint64{3, unix.IPPROTO_TCP, unix.TCP_SYNCNT}, pass},
+		{"epoll_create1", [6]uint64{}, pass},
+	} {
+		nr, _ := seccompx.AMD64.Syscall(c.call)
+		if got := judge(t, program, seccompx.AMD64, nr, c.args); got != c.want {
+			t.Errorf("%s%v: %v, want %v", c.call, c.args, got, c.want)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package upconv
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 	"unsafe"
 
@@ -44,7 +45,7 @@ func (w *worker) connect(c *call) outcome {
 		return carryOn
 	}
 	e := event{began: began, c: c, dst: dst, proto: TCP, decision: decision}
-	if decision.Route.Kind == Direct && !w.s.swapped.Load() {
+	if decision.Route.Kind == Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
 		w.s.events.record(&e, 0)
@@ -73,6 +74,14 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
 	}
 	seen := w.see(c)
+	if w.s.needs.udp {
+		if fd, is := w.sendsDatagrams(c, seen, route.Kind == Reject); is {
+			return w.datagram(c, e, family, sa, fd)
+		}
+	}
+	if route.Kind == Reject {
+		return w.reject(c, e, family, seen, sa), false
+	}
 	if seen && w.sight.File == 0 {
 		return carryOn, false // EBADF; or the thread is gone
 	}
@@ -90,27 +99,22 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if seen && (route.Kind == Netns || route.crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
-		w.socketInfo = socket{domain: family, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
+		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
 		if route.Kind == Netns {
 			return w.swap(c, e, -1, &w.socketInfo, w.s.egressOf(route), nil, sa)
 		}
 		return w.cross(c, e, -1, &w.socketInfo, false)
 	}
 
-	old, errno := w.s.targets.getfd(c.tid, c.fd)
-	switch errno {
-	case 0:
-	case unix.EPERM:
-		w.unserved(e, "its descriptors cannot be fetched", errno)
-		return carryOn, false
-	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(e, "pidfd_getfd", errno), false
-	default: // EBADF; or ESRCH, and nobody will read the answer
-		return carryOn, false
+	old, out, ok := w.fetch(c, e)
+	if !ok {
+		return out, false
 	}
-	w.done = append(w.done, old)
 	if seen && !w.saw(old) {
 		return carryOn, true
+	}
+	if !seen && w.s.needs.udp && isDatagramType(typeOf(old)) {
+		return w.datagram(c, e, family, sa, old)
 	}
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
@@ -133,13 +137,16 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if !idle || sock.domain != family {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
+	if crossed {
+		// It may have failed while nobody waited. This fetches the error, or does nothing.
+		if errno, idle := probeConnect(old, unix.AF_INET6); !idle {
+			return answer(inetErrno(errno)), false
+		}
+	}
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
-	case Reject:
-		w.s.events.record(e, route.Errno)
-		return answer(route.Errno), false
 	case Direct:
 		return w.swap(c, e, old, sock, nil, nil, sa)
 	case NAT64, Inet6, UnixPath:
@@ -178,26 +185,40 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return carryOn, false
 	}
 	var replacement int
+	kept := false // it is one that the target had there before
+	if sock.kind != unix.SOCK_STREAM && x == nil {
+		to := w.s.origin.cookie
+		if egress != nil {
+			to = egress.cookie
+		}
+		replacement, kept = w.s.companions.take(old, to)
+	}
 	switch {
+	case kept:
 	case x != nil:
 		replacement, errno = x.make(w, c)
 	case egress == nil:
-		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.proto)
+		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.kind, sock.proto)
 	default:
-		replacement, errno = w.socket(egress, sock.domain, sock.proto)
+		replacement, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
 	}
 	if errno != 0 {
 		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
 	}
 	w.done = append(w.done, replacement)
-	w.used = sock.domain
+	w.used = 0
+	if sock.kind == unix.SOCK_STREAM {
+		w.used = sock.domain
+	}
 	if x != nil {
-		w.used = x.family()
+		if w.used != 0 {
+			w.used = x.family()
+		}
 		if errno := w.carryAcross(e, old, replacement, sock, x); errno != 0 {
 			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
 		}
 	} else if old >= 0 {
-		if errno := w.carryOver(e, old, replacement, sock); errno != 0 {
+		if errno := w.carryOver(e, old, replacement, sock, kept); errno != 0 {
 			e.add("the port cannot be had in the egress")
 			w.s.events.record(e, errno)
 			return answer(errno), false
@@ -207,7 +228,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		e.add("not carried over: " + lost)
 	}
 	if x != nil {
-		if x.family() == unix.AF_UNIX {
+		if x.family() == unix.AF_UNIX && sock.kind == unix.SOCK_STREAM {
 			if out, done := w.connectUnix(c, e, x, replacement, sock); done {
 				return out, false
 			}
@@ -238,10 +259,16 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
+	if sock.kind != unix.SOCK_STREAM {
+		w.noteMoved(e, replacement, sock)
+	}
+	aside := old >= 0 && w.keeps(old, sock, x)
 	if old >= 0 {
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
-		w.closeNow(old)
+		if !aside {
+			w.closeNow(old)
+		}
 	}
 	if witness && w.alive() {
 		places = w.replaceCopies(c, e, replacement, places)
@@ -252,13 +279,19 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}
-	if x != nil && x.family() == unix.AF_UNIX {
+	if sock.kind != unix.SOCK_STREAM {
+		out = w.act(c, e, replacement, sock, x, sa)
+	} else if x != nil && x.family() == unix.AF_UNIX {
 		out = w.connected(c, e, replacement, sock)
 	} else {
 		out = w.begin(c, e, replacement, sock, sa)
 	}
 	// Only now: before, a poll of the socket would have said EPOLLHUP.
 	w.register(c, places, replacement)
+	if aside {
+		w.disown(old)
+		w.setAside(c, old, replacement, sock, egress)
+	}
 	if out.wait == nil {
 		w.closeNow(replacement) // before the target goes on: what it closes then shall be closed
 	}
@@ -266,17 +299,20 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 }
 
 // carryOver gives the new socket what the program has done to the old one.
-func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Errno {
-	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+// kept is whether that is one that has been in use before.
+func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bool) unix.Errno {
+	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
 		e.add("not carried over: " + lost)
 	}
-	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, w.sighted && !w.sight.BoundPort)
-	if errno != 0 {
-		return errno
-	}
-	if anywhere && w.s.events != nil {
-		addr, _ := netip.AddrFromSlice(sock.address())
-		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
+	switch {
+	case kept: // and bound
+		if isConnected(replacement) {
+			connect(replacement, make([]byte, sizeofSockaddrIn)) // AF_UNSPEC: not any more
+		}
+	default:
+		if errno := w.bindOver(e, old, replacement, sock); errno != 0 {
+			return errno
+		}
 	}
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
@@ -288,6 +324,23 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket) unix.Er
 	return 0
 }
 
+// bindOver binds the new socket as the old one is bound.
+func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
+	chosen := w.sighted && !w.sight.BoundPort
+	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)
+	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
+		// A send does not fail for want of a port.
+		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is taken in the egress")
+		clear(sock.name[2:4])
+		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie, false)
+	}
+	if errno == 0 && anywhere && w.s.events != nil {
+		addr, _ := netip.AddrFromSlice(sock.address())
+		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
+	}
+	return errno
+}
+
 // carryAcross is carryOver for a socket of another family. old may be -1, as for swap.
 func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing) unix.Errno {
 	switch {
@@ -295,7 +348,7 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock.domain); lost != "" {
+		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
 			e.add("not carried over: " + lost)
 		}
 	}
@@ -352,7 +405,9 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if errno == unix.EINPROGRESS {
 		// Over a fast network the handshake may be over. Then a second connect fetches its result and
 		// leaves the socket as a blocking connect would have.
-		errno = connect(fd, sa)
+		if errno = connect(fd, sa); e.decision.Route.crosses() {
+			errno = inetErrno(errno)
+		}
 	}
 	if errno == unix.EALREADY {
 		if timeout := sendTimeout(fd); timeout != 0 {

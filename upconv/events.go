@@ -15,14 +15,14 @@ import (
 // Event is one decision, as one line of JSON. The keys are stable.
 type Event struct {
 	Time   time.Time `json:"time"`   // when the call was taken up, RFC 3339 with nanoseconds
-	Call   string    `json:"call"`   // the system call: "connect"; "sendto" or "sendmsg" with MSG_FASTOPEN
+	Call   string    `json:"call"`   // the system call: "connect", "sendto", "sendmsg" or "sendmmsg"; or "reload"
 	PID    int       `json:"pid"`    // the process, in upconv's pid namespace
 	TID    int       `json:"tid"`    // the thread
 	Comm   string    `json:"comm"`   // its name, proc_pid_comm(5)
 	Cgroup string    `json:"cgroup"` // its cgroup v2 path, or the first v1 one where there is no v2
 	Netns  uint64    `json:"netns"`  // inode of the origin
 	FD     int       `json:"fd"`     // the descriptor in the process
-	Proto  string    `json:"proto"`  // "tcp"
+	Proto  string    `json:"proto"`  // "tcp" or "udp"; for ICMP too it is "udp"
 	Dst    string    `json:"dst"`    // address:port that the program asked for
 	Rule   string    `json:"rule"`   // "1" for the first rule, "local" or "default"
 	Route  string    `json:"route"`  // as ParseRoute reads it
@@ -44,7 +44,8 @@ type event struct {
 	dst      netip.AddrPort
 	proto    Proto
 	decision Decision
-	local    int // the new socket, still open; 0: none
+	local    int  // the new socket, still open; 0: none
+	moved    bool // a datagram socket has been replaced for it
 	note     string
 }
 

@@ -17,6 +17,8 @@ import (
 type Explainer struct {
 	policy   *Policy
 	mappings *Mappings
+	udp      UDPMode
+	swapAt   SwapAt
 	// Assigned reports whether an address is one of the origin's own; nil: it has none.
 	Assigned func(netip.Addr) bool
 	// Prefixes finds the prefixes for nat64:auto. It is called only where they matter, and once.
@@ -27,8 +29,8 @@ type Explainer struct {
 	asked    bool
 }
 
-// NewExplainer returns an explainer of the policy that Run would make of the rules, the mappings and the route of
-// everything else in cfg.
+// NewExplainer returns an explainer of the policy that Run would make of the rules, the mappings, the route of
+// everything else and the modes in cfg.
 func NewExplainer(cfg *Config) (*Explainer, error) {
 	if hidden := hiddenRules(cfg.Rules); len(hidden) > 0 {
 		return nil, hidden[0]
@@ -37,7 +39,11 @@ func NewExplainer(cfg *Config) (*Explainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Explainer{policy: compile(cfg.Rules, cfg.Via), mappings: mappings}, nil
+	policy := compile(cfg.Rules, cfg.Via)
+	if err := policy.CheckSwapAt(cfg.SwapAt); err != nil {
+		return nil, err
+	}
+	return &Explainer{policy: policy, mappings: mappings, udp: cfg.UDP, swapAt: cfg.SwapAt}, nil
 }
 
 // Destination is what a program might ask for: an IPv4 address, a range of ports, a protocol.
@@ -170,16 +176,54 @@ const sharedBlock = "192.0.0.0/29 (RFC 7335)"
 
 func (x *Explainer) describe(e *Explanation) {
 	d, r := e.Destination, &e.Route
-	switch r.Kind {
-	case Direct:
+	asItIs := d.Proto == UDP && x.udp == UDPOff
+	switch {
+	case asItIs || r.Kind == Direct:
 		e.Connects = at(d.Addr, d) + ", in the program's own namespace"
 		e.Sees = "what the kernel says"
+	default:
+		x.describeRoute(e)
+	}
+	if asItIs {
+		if r.Kind != Direct {
+			e.Notes = append(e.Notes, "with --udp off datagram sockets are left alone, whatever their route")
+		}
+		return
+	}
+	if d.Proto == UDP && r.Kind != Direct {
+		switch x.udp {
+		case UDPFull:
+			e.Notes = append(e.Notes, "connect(2) takes this route, and so does each send with an address")
+		case UDPConnected:
+			e.Notes = append(e.Notes, "with --udp connected only after connect(2): a send with an address goes as it is, in the program's own namespace")
+		}
+	}
+	if x.swapAt == SwapAtSocket && (d.Proto == TCP || x.udp == UDPFull) {
+		namespace := x.policy.Namespaces()[0]
+		switch r.Kind {
+		case Netns:
+			e.Notes = append(e.Notes, "with --swap-at socket it is a socket of this namespace from socket(2) on")
+		case Direct:
+			e.Notes = append(e.Notes, "with --swap-at socket it is a socket of the network namespace "+namespace+" until this destination is known")
+		}
+	}
+}
+
+// describeRoute says what is connected to along a route that is not direct.
+func (x *Explainer) describeRoute(e *Explanation) {
+	d, r := e.Destination, &e.Route
+	fails, peer := "connect fails", "getpeername"
+	if d.Proto == UDP && x.udp == UDPFull {
+		fails, peer = "connect, or a send with the address, fails", "datagrams from"
+	}
+	seesIPv4 := fmt.Sprintf("an IPv4 socket: %s %s, getsockname an address of its namespace or else of %s", peer, at(d.Addr, d), sharedBlock)
+	switch r.Kind {
 	case Netns:
 		e.Connects = at(d.Addr, d) + ", in the network namespace " + r.Target
-		e.Sees = "getpeername " + at(d.Addr, d) + ", getsockname an address of that namespace"
+		e.Sees = peer + " " + at(d.Addr, d) + ", getsockname an address of that namespace"
 	case Reject:
 		e.Connects = "nothing"
-		e.Sees = fmt.Sprintf("connect fails at once with %s, %s", unix.ErrnoName(r.Errno), r.Errno)
+		e.Sees = fmt.Sprintf("%s at once with %s, %s", fails, unix.ErrnoName(r.Errno), r.Errno)
 	case NAT64, Inet6:
 		found := x.prefix(r, d.Addr)
 		to, err := Translate(r, d.Addr, x.mappings, found)
@@ -188,11 +232,11 @@ func (x *Explainer) describe(e *Explanation) {
 		}
 		if err != nil {
 			e.Connects = "nothing: " + err.Error()
-			e.Sees = "connect fails"
+			e.Sees = fails
 			break
 		}
 		e.Connects = at(to, d) + how(r, d.Addr, x.mappings, found)
-		e.Sees = seesIPv4(d)
+		e.Sees = seesIPv4
 	case UnixPath:
 		e.Connects = r.Target
 		switch {
@@ -201,13 +245,16 @@ func (x *Explainer) describe(e *Explanation) {
 		case r.TargetRoot:
 			e.Connects += ", from the root directory of the program"
 		}
-		if r.ProxyV2 {
+		switch {
+		case d.Proto == UDP:
+			e.Connects += ", as SOCK_DGRAM"
+			if r.ProxyV2 {
+				e.Notes = append(e.Notes, "datagrams carry no PROXY header")
+			}
+		case r.ProxyV2:
 			e.Connects += "; first a PROXY v2 header says that it is for " + at(d.Addr, d)
 		}
-		e.Sees = seesIPv4(d)
-	}
-	if d.Proto == UDP && r.Kind != Direct {
-		e.Notes = append(e.Notes, "upconv does not handle UDP yet: it goes as it is")
+		e.Sees = seesIPv4
 	}
 }
 
@@ -252,10 +299,6 @@ func at(addr netip.Addr, d Destination) string {
 		return "[" + addr.String() + "]:PORT"
 	}
 	return addr.String() + ":PORT"
-}
-
-func seesIPv4(d Destination) string {
-	return fmt.Sprintf("an IPv4 socket: getpeername %s, getsockname an address of its namespace or else of %s", at(d.Addr, d), sharedBlock)
 }
 
 // DiscoverIn is Discover through the resolvers of a network namespace, which is named as for OpenNamespace; "" is the

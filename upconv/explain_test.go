@@ -116,6 +116,69 @@ func TestExplainPrefixes(t *testing.T) {
 	}
 }
 
+// What becomes of a datagram depends on the modes.
+func TestExplainDatagrams(t *testing.T) {
+	const (
+		full      = "connect(2) takes this route, and so does each send with an address"
+		connected = "with --udp connected only after connect(2): a send with an address goes as it is, in the program's own namespace"
+		off       = "with --udp off datagram sockets are left alone, whatever their route"
+		asItIs    = "192.0.2.1:53, in the program's own namespace"
+		isOf      = "with --swap-at socket it is a socket of this namespace from socket(2) on"
+		wasOf     = "with --swap-at socket it is a socket of the network namespace blue until this destination is known"
+		inBlue    = "192.0.2.1:53, in the network namespace blue"
+		v4        = ", getsockname an address of its namespace or else of 192.0.0.0/29 (RFC 7335)"
+	)
+	for _, c := range []struct {
+		route, via            string
+		udp                   UDPMode
+		swapAt                SwapAt
+		proto                 Proto
+		connects, sees, notes string
+	}{
+		{"netns:blue", "direct", UDPFull, SwapAtConnect, UDP, inBlue, "datagrams from 192.0.2.1:53, getsockname an address of that namespace", full},
+		{"netns:blue", "direct", UDPConnected, SwapAtConnect, UDP, inBlue, "getpeername 192.0.2.1:53, getsockname an address of that namespace", connected},
+		{"netns:blue", "direct", UDPOff, SwapAtConnect, UDP, asItIs, "what the kernel says", off},
+		{"netns:blue", "direct", UDPOff, SwapAtConnect, TCP, inBlue, "getpeername 192.0.2.1:53, getsockname an address of that namespace", ""},
+		{"nat64:2001:db8::/96", "direct", UDPFull, SwapAtConnect, UDP, "[2001:db8::c000:201]:53, which is 192.0.2.1 under 2001:db8::/96", "an IPv4 socket: datagrams from 192.0.2.1:53" + v4, full},
+		{"nat64:2001:db8::/96", "direct", UDPOff, SwapAtConnect, UDP, asItIs, "what the kernel says", off},
+		{"nat64:auto", "direct", UDPFull, SwapAtConnect, UDP, "nothing: no NAT64 prefix found", "connect, or a send with the address, fails", full},
+		{"nat64:auto", "direct", UDPConnected, SwapAtConnect, UDP, "nothing: no NAT64 prefix found", "connect fails", connected},
+		{"inet6:2001:db8::1", "direct", UDPConnected, SwapAtConnect, UDP, "[2001:db8::1]:53", "an IPv4 socket: getpeername 192.0.2.1:53" + v4, connected},
+		{"unix:/run/a", "direct", UDPFull, SwapAtConnect, UDP, "/run/a, as SOCK_DGRAM", "an IPv4 socket: datagrams from 192.0.2.1:53" + v4, full},
+		{"unix:@a?proxy=v2", "direct", UDPFull, SwapAtConnect, UDP, "@a, an abstract socket, as SOCK_DGRAM", "an IPv4 socket: datagrams from 192.0.2.1:53" + v4, "datagrams carry no PROXY header; " + full},
+		{"reject", "direct", UDPFull, SwapAtConnect, UDP, "nothing", "connect, or a send with the address, fails at once with ENETUNREACH, network is unreachable", full},
+		{"reject", "direct", UDPConnected, SwapAtConnect, UDP, "nothing", "connect fails at once with ENETUNREACH, network is unreachable", connected},
+		{"reject", "direct", UDPFull, SwapAtConnect, TCP, "nothing", "connect fails at once with ENETUNREACH, network is unreachable", ""},
+		{"direct", "netns:blue", UDPFull, SwapAtConnect, UDP, asItIs, "what the kernel says", ""},
+		{"direct", "netns:blue", UDPOff, SwapAtConnect, UDP, asItIs, "what the kernel says", ""},
+		{"direct", "netns:blue", UDPFull, SwapAtSocket, UDP, asItIs, "what the kernel says", wasOf},
+		{"direct", "netns:blue", UDPConnected, SwapAtSocket, UDP, asItIs, "what the kernel says", ""},
+		{"direct", "netns:blue", UDPConnected, SwapAtSocket, TCP, asItIs, "what the kernel says", wasOf},
+		{"netns:blue", "direct", UDPFull, SwapAtSocket, UDP, inBlue, "datagrams from 192.0.2.1:53, getsockname an address of that namespace", full + "; " + isOf},
+		{"netns:blue", "direct", UDPConnected, SwapAtSocket, UDP, inBlue, "getpeername 192.0.2.1:53, getsockname an address of that namespace", connected},
+		{"netns:blue", "direct", UDPOff, SwapAtSocket, UDP, asItIs, "what the kernel says", off},
+		{"netns:blue", "direct", UDPOff, SwapAtSocket, TCP, inBlue, "getpeername 192.0.2.1:53, getsockname an address of that namespace", isOf},
+		{"reject", "netns:blue", UDPFull, SwapAtSocket, TCP, "nothing", "connect fails at once with ENETUNREACH, network is unreachable", ""},
+	} {
+		via, err := ParseRoute(c.via)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := NewExplainer(&Config{Rules: mustRules(t, "192.0.2.1="+c.route), Via: via, UDP: c.udp, SwapAt: c.swapAt})
+		if err != nil {
+			t.Errorf("%s, %s: %v", c.route, c.swapAt, err)
+			continue
+		}
+		e := x.Explain(Destination{addr("192.0.2.1"), 53, 53, c.proto})[0]
+		if notes := strings.Join(e.Notes, "; "); e.Connects != c.connects || e.Sees != c.sees || notes != c.notes {
+			t.Errorf("%s, --udp %s, --swap-at %s, %s:\n%q\n%q\n%q, want\n%q\n%q\n%q", c.route, c.udp, c.swapAt, c.proto, e.Connects, e.Sees, notes, c.connects, c.sees, c.notes)
+		}
+	}
+	if _, err := NewExplainer(&Config{Via: Route{Kind: NAT64, Target: AutoPrefix}, SwapAt: SwapAtSocket}); err == nil {
+		t.Error("explains what Run refuses")
+	}
+}
+
 func TestOwnAddresses(t *testing.T) {
 	assigned, err := OwnAddresses("")
 	if err != nil {

@@ -13,10 +13,15 @@ import (
 
 // What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
 type needs struct {
-	swaps bool // other sockets take their place
-	inet6 bool // of the family AF_INET6
-	unix  bool // of the family AF_UNIX
-	sees  bool // and they are looked at in the kernel, see sight.go
+	swaps   bool // other sockets take their place
+	inet6   bool // of the family AF_INET6
+	unix    bool // of the family AF_UNIX
+	sees    bool // and they are looked at in the kernel, see sight.go
+	rejects bool // some destinations are refused
+
+	udp      bool // datagram sockets follow the policy
+	sends    bool // and so does what is sent to an address
+	receives bool // and some get sockets of another address family
 }
 
 // crosses reports whether sockets are replaced by those of another family.
@@ -26,7 +31,19 @@ func (n needs) crosses() bool { return n.inet6 || n.unix }
 func (r *Route) crosses() bool { return r.Kind == NAT64 || r.Kind == Inet6 || r.Kind == UnixPath }
 
 // needs returns what the routes of the policy have upconv do.
-func (p *Policy) needs() (n needs) {
+func (p *Policy) needs(udp UDPMode) (n needs) {
+	datagrams := func(r *Route) {
+		if r.Kind != Direct && udp != UDPOff {
+			n.udp, n.sends = true, udp == UDPFull
+			n.receives = n.receives || r.crosses()
+		}
+	}
+	for i := range p.rules {
+		if p.rules[i].Proto&UDP != 0 {
+			datagrams(&p.rules[i].Route)
+		}
+	}
+	datagrams(&p.fallback)
 	for _, r := range p.Routes() {
 		switch r.Kind {
 		case Netns:
@@ -35,6 +52,8 @@ func (p *Policy) needs() (n needs) {
 			n.swaps, n.inet6 = true, true
 		case UnixPath:
 			n.swaps, n.unix = true, true
+		case Reject:
+			n.rejects = true
 		}
 	}
 	return n
@@ -47,11 +66,13 @@ func (p *Policy) discovers() bool {
 
 // A crossing is a swap for a socket of another address family.
 type crossing struct {
-	route *Route
-	pass  passport
-	to    [sizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
-	zone  string                  // and where that is, if it is link-local
-	path  unixPath                // of a Unix socket
+	route  *Route
+	mapped bool // a send to the origin after all: to an IPv4-mapped address
+	pass   passport
+	to     [sizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
+	zone   string                  // and where that is, if it is link-local
+	path   unixPath                // of a Unix socket
+	has    uint16                  // it has its passport already, with this port; or 0
 }
 
 // dummyLocal is the address that a program is told as its own where its namespace has no IPv4 address: one of
@@ -63,7 +84,7 @@ var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 // prepare fills in what a destination is replaced by. The error is one of Translate.
 func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	dst := e.dst
-	x.route = e.decision.Route
+	x.route, x.mapped = e.decision.Route, false
 	x.pass = passport{family: sock.domain, proto: sock.proto, peer: dst, local: w.localFor(sock, dst.Addr())}
 	if x.route.Kind == UnixPath {
 		return nil
@@ -195,37 +216,47 @@ func domainOf(fd int) int {
 	return int(domain)
 }
 
-// inOrigin makes a non-blocking stream socket in the origin, where the thread tid is; the caller owns it.
-func (w *worker) inOrigin(tid, domain, proto int) (int, unix.Errno) {
+// inOrigin makes a non-blocking socket in the origin, where the thread tid is; the caller owns it.
+func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 	o := w.s.origin
 	if o.egress != nil {
-		fd, errno := w.socket(o.egress, domain, proto)
+		fd, errno := w.socket(o.egress, domain, kind, proto)
 		if errno != unix.EPERM {
 			return fd, errno
 		}
 	}
-	return o.socket(tid, domain, proto)
+	return o.socket(tid, domain, kind, proto)
 }
 
 // make makes the socket of a crossing.
-func (x *crossing) make(w *worker, c *call) (int, unix.Errno) {
+func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
+	x.has = 0
+	kind, proto := kindOf(x.pass.proto), x.pass.proto
 	switch {
 	case x.route.Kind != UnixPath:
-		return w.inOrigin(c.tid, unix.AF_INET6, unix.IPPROTO_TCP)
+		switch proto {
+		case unix.IPPROTO_MPTCP:
+			proto = unix.IPPROTO_TCP
+		case unix.IPPROTO_ICMP:
+			proto = unix.IPPROTO_ICMPV6
+		}
+		return w.inOrigin(c.tid, unix.AF_INET6, kind, proto)
 	case x.route.Target[0] == '@':
-		return w.inOrigin(c.tid, unix.AF_UNIX, 0)
+		return w.inOrigin(c.tid, unix.AF_UNIX, kind, 0)
 	}
 	// Of no namespace that matters.
-	if fd := w.spareUnix; fd >= 0 {
-		w.spareUnix = -1
-		return fd, 0
+	if kind == unix.SOCK_STREAM {
+		var ok bool
+		if fd, x.has, ok = w.unixSpares.take(&x.pass); ok {
+			return fd, 0
+		}
 	}
-	return newSocket(unix.AF_UNIX, 0)
+	return newSocket(unix.AF_UNIX, kind, 0)
 }
 
 // finish gives the socket to what copyOptions could not, and its passport.
 func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.Errno {
-	if x.pass.proto != unix.IPPROTO_TCP {
+	if x.pass.proto == unix.IPPROTO_MPTCP {
 		e.add("TCP instead of MPTCP")
 	}
 	if x.route.Kind == UnixPath {
@@ -256,7 +287,7 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	if sock.port() == 0 && allZero(name[8:24]) {
 		return 0
 	}
-	if sock.domain == unix.AF_INET {
+	if sock.domain == unix.AF_INET && sock.kind == unix.SOCK_STREAM {
 		one := int32(1) // the port of the AF_INET6 socket then has nothing to do with that of the old one
 		setsockopt(to, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
 	}

@@ -21,42 +21,15 @@ type fastOpen struct {
 // maxFastOpen is more than a SYN can carry.
 const maxFastOpen = 64 << 10
 
-// sendto handles a stopped sendto(2) with MSG_FASTOPEN.
-func (w *worker) sendto(c *call) outcome {
-	c.name, c.addr, c.addrLen = "sendto", c.args[4], uint32(c.args[5])
-	c.fastOpen = fastOpen{on: true, flags: uint32(c.args[3])}
-	if c.args[2] > 0 {
-		c.fastOpen.vector = []unix.RemoteIovec{{Base: uintptr(c.args[1]), Len: int(min(c.args[2], maxFastOpen))}}
+// sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter the first message connects,
+// and is all that is sent.
+func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
+	c.fastOpen = fastOpen{on: true, flags: flags}
+	if stride > 0 {
+		c.fastOpen.result = c.args[1] + uint64(c.headerSize()) // msg_len of struct mmsghdr
 	}
-	return w.connect(c)
-}
-
-// sendmsg handles a stopped sendmsg(2) with MSG_FASTOPEN.
-func (w *worker) sendmsg(c *call) outcome {
-	c.fastOpen = fastOpen{on: true, flags: uint32(c.args[2])}
-	return w.sendMessage(c)
-}
-
-// sendmmsg handles a stopped sendmmsg(2) with MSG_FASTOPEN: the first message connects, and is all that is sent.
-func (w *worker) sendmmsg(c *call) outcome {
-	c.fastOpen = fastOpen{on: true, flags: uint32(c.args[3])}
-	if uint32(c.args[2]) == 0 {
-		return carryOn
-	}
-	c.fastOpen.result = c.args[1] + 56 // msg_len of struct mmsghdr
-	if c.compat {
-		c.fastOpen.result = c.args[1] + 28
-	}
-	return w.sendMessage(c)
-}
-
-func (w *worker) sendMessage(c *call) outcome {
-	c.name = "sendmsg"
-	word, size := 8, 56 // struct msghdr
-	if c.compat {
-		word, size = 4, 28
-	}
-	var header [56]byte
+	word, size := c.wordSize(), c.headerSize()
+	var header [sizeofMsghdr]byte
 	if readMemory(c.tid, c.args[1], header[:size]) != 0 {
 		return carryOn // the kernel will say EFAULT
 	}

@@ -62,7 +62,7 @@ func (w *worker) async(c *call, socket, flags int) unix.Errno {
 // witness puts old into an epoll set of this worker's own, which does not keep it alive: should it still be
 // there when its last known copy has been closed, there are others. It reports whether that can be told.
 func (w *worker) witness(old int) bool {
-	return epollAdd(w.witnesses, old, &unix.EpollEvent{}) == 0
+	return epollAdd(w.witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
 }
 
 // newWitnesses makes the set, after the first time without whatever is in it.
@@ -81,7 +81,7 @@ func (w *worker) acquit(old int) {
 	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
 }
 
-// alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready with EPOLLHUP.
+// alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready for writing.
 func (w *worker) alive() bool {
 	var event unix.EpollEvent
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)

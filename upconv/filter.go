@@ -27,16 +27,20 @@ const (
 // to take it. io_uring_setup(2) fails with ENOSYS, since io_uring connects without a system
 // call; programs fall back. Everything else runs at full speed.
 //
-// Where sockets are swapped, some more calls are stopped: sends with MSG_FASTOPEN, which connect;
-// epoll_create(2), to know who has epoll sets, unless upconv sees whether a socket is in one (see sight.go); and, only to know that it is done at all, the setting of
-// socket options that hardly any program sets (see optionsUsed).
+// Where sockets are swapped or destinations refused, sends with MSG_FASTOPEN are stopped too: they connect. Where sockets are
+// swapped, so are some more calls: epoll_create(2), to know who has epoll sets, unless upconv sees whether a socket is in one
+// (see sight.go); and, only to know that it is done at all, the setting of socket options that hardly any program sets (see
+// optionsUsed).
+//
+// Sends of datagrams to an address are stopped if the policy has routes for them; receiving them, only if some of those are to
+// another address family.
 //
 // The length is an int, which the kernel takes from the low half of the register. So only that half
 // is compared: a program could put anything into the other one.
 //
 // Where sockets are replaced by those of another address family, the calls that would tell are stopped too: those for the
 // names of sockets, and getsockopt(2) and setsockopt(2) for some options.
-func Filter(p *Policy) seccompx.Filter { return filter(p.needs()) }
+func Filter(p *Policy, udp UDPMode) seccompx.Filter { return filter(p.needs(udp)) }
 
 func filter(n needs) seccompx.Filter {
 	length := seccompx.Arg(2).Low32()
@@ -56,8 +60,16 @@ func filter(n needs) seccompx.Filter {
 		},
 		Default: seccompx.Allow,
 	}
+	if n.sends {
+		f.Rules = append(f.Rules, sendRules()...)
+		f.Rules = append(f.Rules, bindRules()...)
+	}
 	if n.crosses() {
 		f.Rules = append(f.Rules, crossingRules(n)...)
+		f.Rules = append(f.Rules, receiveRules(n, n.receives)...)
+	}
+	if n.swaps || n.rejects {
+		f.Rules = append(f.Rules, fastOpenRules()...)
 	}
 	if n.swaps {
 		f.Rules = append(f.Rules, swapRules(n)...)
@@ -68,18 +80,27 @@ func filter(n needs) seccompx.Filter {
 	return f
 }
 
+// fastOpenRules stop the other calls that connect.
+func fastOpenRules() []seccompx.Rule {
+	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
+	return []seccompx.Rule{
+		{
+			Syscalls: []string{"sendto"},
+			When:     []seccompx.Cond{arg(3).HasAny(unix.MSG_FASTOPEN), arg(5).AtLeast(sizeofSockaddrIn), arg(5).AtMost(sizeofSockaddrStorage)},
+			Do:       seccompx.UserNotify,
+		},
+		{Syscalls: []string{"sendmsg"}, When: []seccompx.Cond{arg(2).HasAny(unix.MSG_FASTOPEN)}, Do: seccompx.UserNotify},
+		{Syscalls: []string{"sendmmsg"}, When: []seccompx.Cond{arg(3).HasAny(unix.MSG_FASTOPEN)}, Do: seccompx.UserNotify},
+	}
+}
+
 // swapRules stop what a swap must know about.
 func swapRules(n needs) []seccompx.Rule {
 	notify := func(call string, when ...seccompx.Cond) seccompx.Rule {
 		return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
 	}
 	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
-	rules := []seccompx.Rule{
-		notify("sendto", arg(3).HasAny(unix.MSG_FASTOPEN), arg(5).AtLeast(sizeofSockaddrIn), arg(5).AtMost(sizeofSockaddrStorage)),
-		notify("sendmsg", arg(2).HasAny(unix.MSG_FASTOPEN)),
-		notify("sendmmsg", arg(3).HasAny(unix.MSG_FASTOPEN)),
-		notify("socketcall", arg(0).Equal(sysSetsockopt)),
-	}
+	rules := []seccompx.Rule{notify("socketcall", arg(0).Equal(sysSetsockopt))}
 	for _, call := range []string{"fcntl", "fcntl64"} {
 		for _, command := range []uint64{unix.F_SETOWN, unix.F_SETSIG, unix.F_SETOWN_EX} {
 			rules = append(rules, notify(call, arg(1).Equal(command)))

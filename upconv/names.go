@@ -153,6 +153,9 @@ func (w *worker) getsockopt(c *call) outcome {
 	p := &w.crossing.pass
 	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
 	asked := needs{inet6: family == unix.AF_INET6, unix: family == unix.AF_UNIX}
+	if family == unix.AF_INET6 && p.differs(level, name) {
+		return w.tellInt(c, fd, level, name)
+	}
 	if !asked.asks(level, name) || family == unix.AF_INET6 && p.family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
 		return carryOn
 	}
@@ -209,6 +212,60 @@ func (w *worker) getsockopt(c *call) outcome {
 	return w.putOption(c, optval, optlen, value, length)
 }
 
+// inetErrno returns what an IPv4 program expects to be told of a connection, given what the kernel says of one over IPv6. ICMPv6 knows
+// "no route" and "prohibited", which are ENETUNREACH and EACCES, where a translator makes "host unreachable" and "host
+// prohibited" of them (RFC 7915 section 5.2): both are EHOSTUNREACH. It is not for what the origin's own routing
+// table says: that would say the same of IPv4.
+func inetErrno(errno unix.Errno) unix.Errno {
+	if errno == unix.ENETUNREACH || errno == unix.EACCES {
+		return unix.EHOSTUNREACH
+	}
+	return errno
+}
+
+// ipv6HeaderMore is how much longer an IPv6 header is than an IPv4 one.
+const ipv6HeaderMore = 20
+
+// differs reports whether an option is an int that an AF_INET6 socket itself has, but not quite the one of IPv4.
+func (p *passport) differs(level, name int) bool {
+	switch level {
+	case unix.SOL_SOCKET:
+		return name == unix.SO_ERROR
+	case unix.IPPROTO_IP:
+		return name == unix.IP_MTU
+	case unix.IPPROTO_IPV6:
+		return name == unix.IPV6_MTU && p.family == unix.AF_INET6
+	}
+	return false
+}
+
+// tellInt answers for such an option. Only the socket itself knows SO_ERROR, and no more once it
+// has been read: so it is read when all else is in order.
+func (w *worker) tellInt(c *call, fd, level, name int) outcome {
+	optval, optlen := c.args[3], c.args[4]
+	var raw, value [4]byte
+	if readMemory(c.tid, optlen, raw[:]) != 0 {
+		return answer(unix.EFAULT)
+	}
+	room := int32(binary.NativeEndian.Uint32(raw[:]))
+	if room < 0 {
+		return answer(unix.EINVAL)
+	}
+	if errno := getsockopt(fd, level, name, unsafe.Pointer(&value), 4); errno != 0 {
+		return answer(errno)
+	}
+	n := binary.NativeEndian.Uint32(value[:])
+	switch {
+	case name == unix.SO_ERROR && level == unix.SOL_SOCKET:
+		n = uint32(inetErrno(unix.Errno(n)))
+	case n > ipv6HeaderMore:
+		n -= ipv6HeaderMore
+	}
+	binary.NativeEndian.PutUint32(value[:], n)
+	length := min(room, 4)
+	return w.putOption(c, optval, optlen, value[:length], uint32(length))
+}
+
 // refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is wrong with it first.
 func (w *worker) refusal(p *passport, level, name int) outcome {
 	like, errno := w.like(p)
@@ -229,7 +286,7 @@ const anyOption = -1
 var (
 	askedOfInet6 = []askedOption{
 		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
-		{unix.IPPROTO_IP, unix.IP_OPTIONS}, {unix.IPPROTO_IPV6, anyOption},
+		{unix.IPPROTO_IP, unix.IP_OPTIONS}, {unix.IPPROTO_IPV6, anyOption}, {unix.SOL_SOCKET, unix.SO_ERROR}, {unix.IPPROTO_IP, unix.IP_MTU},
 	}
 	askedOfUnix = []askedOption{
 		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
@@ -272,7 +329,7 @@ func (w *worker) putOption(c *call, optval, optlen uint64, value []byte, length 
 
 // like makes a socket of the kind that the program thinks it has, with the options that it has set.
 func (w *worker) like(p *passport) (int, unix.Errno) {
-	fd, errno := newSocket(p.family, p.proto)
+	fd, errno := newSocket(p.family, kindOf(p.proto), p.proto)
 	if errno != 0 {
 		return -1, errno
 	}

@@ -93,8 +93,8 @@ func (o *origin) defaultsOf(domain int) *defaults {
 	return &o.inet
 }
 
-// socket makes a non-blocking stream socket in the origin, which is where the thread tid is; the caller owns it.
-func (o *origin) socket(tid, domain, proto int) (fd int, errno unix.Errno) {
+// socket makes a non-blocking socket in the origin, which is where the thread tid is; the caller owns it.
+func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno) {
 	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, errnoOf(err)
@@ -106,7 +106,7 @@ func (o *origin) socket(tid, domain, proto int) (fd int, errno unix.Errno) {
 		defer close(done)
 		runtime.LockOSThread()
 		_, _, entered := unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0)
-		if fd, errno = newSocket(domain, proto); errno == 0 && entered != 0 && netnsCookie(fd) != o.cookie { // not there already
+		if fd, errno = newSocket(domain, kind, proto); errno == 0 && entered != 0 && netnsCookie(fd) != o.cookie { // not there already
 			closeFD(fd)
 			fd, errno = -1, entered
 		}

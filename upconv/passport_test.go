@@ -17,7 +17,7 @@ func testPassport(family int) passport {
 // TestPassport6 puts passports on real sockets; it needs no privilege.
 func TestPassport6(t *testing.T) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		fd, errno := newSocket(unix.AF_INET6, unix.IPPROTO_TCP)
+		fd, errno := newSocket(unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
@@ -56,7 +56,7 @@ func TestPassportUnix(t *testing.T) {
 		want := testPassport(unix.AF_INET)
 		want.localPort = 40000
 		change(&want)
-		fd, errno := newSocket(unix.AF_UNIX, 0)
+		fd, errno := newSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
@@ -142,7 +142,7 @@ func TestMappedOptions(t *testing.T) {
 	var s Supervisor
 	s.origin = &origin{}
 	freshOf := func(domain int) int {
-		fd, errno := newSocket(domain, unix.IPPROTO_TCP)
+		fd, errno := newSocket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 		if errno != 0 {
 			t.Fatal(errno)
 		}

@@ -233,15 +233,23 @@ type Policy struct {
 // earlier flags, are an error. That flags, which come first, hide rules of a file is
 // what they are for.
 func NewPolicy(rules []Rule, fallback Route) (*Policy, error) {
-	for _, rule := range rules {
-		if !rule.Dest.Addr().Is4() || !rule.Dest.IsValid() {
-			return nil, fmt.Errorf("rule for %v: not an IPv4 prefix", rule.Dest)
+	if err := checkRules(rules); err != nil {
+		return nil, err
+	}
+	return compile(rules, fallback), nil
+}
+
+// checkRules returns what is wrong with rules, if anything is.
+func checkRules(rules []Rule) error {
+	for i := range rules {
+		if dest := &rules[i].Dest; !dest.IsValid() || !dest.Addr().Is4() {
+			return fmt.Errorf("rule for %v: not an IPv4 prefix", *dest)
 		}
 	}
 	if hidden := hiddenRules(rules); len(hidden) > 0 {
-		return nil, hidden[0]
+		return hidden[0]
 	}
-	return compile(rules, fallback), nil
+	return nil
 }
 
 // compile is NewPolicy without its checks.
@@ -277,7 +285,7 @@ func (e *HiddenError) Error() string { return e.text }
 
 // hiddenRules returns an error for each rule that never applies.
 func hiddenRules(rules []Rule) (errs []*HiddenError) {
-	number := positions(rules)
+	var number []string
 	for start := 0; start < len(rules); {
 		end := start + 1
 		for end < len(rules) && rules[end].From.File == rules[start].From.File {
@@ -285,6 +293,13 @@ func hiddenRules(rules []Rule) (errs []*HiddenError) {
 		}
 		part := rules[start:end]
 		hidden := hiddenIn(part)
+		if len(hidden) == 0 {
+			start = end
+			continue
+		}
+		if number == nil {
+			number = positions(rules)
+		}
 		whole := map[string]int{} // how many of the rules that were written as one are not hidden
 		for i := range part {
 			whole[number[start+i]]++

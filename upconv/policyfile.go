@@ -18,6 +18,8 @@ type PolicyFile struct {
 	Rules    []Rule    // their From says where; one that was written as one may be several
 	Mappings []Mapping // for destinations whose route is nat64
 	Written  int       // how many rules the file has
+	UDP      UDPMode   // UDPFull where the file says nothing
+	SwapAt   SwapAt    // SwapAtConnect where the file says nothing
 }
 
 // The limits of a policy file.
@@ -40,6 +42,8 @@ var (
 		{"version", true, "version: 1", nil},
 		{"egress", false, `egress: [{to: "*", via: reject}]`, []string{"rules", "rule", "routes", "policy"}},
 		{"eam", false, "eam: [{ipv4: 192.0.2.0/24, ipv6: 2001:db8:aaaa::/120}]", []string{"mappings", "eamt", "map"}},
+		{"udp", false, "udp: connected", []string{"datagrams", "datagram", "udp-mode", "udp_mode", "udpmode"}},
+		{"swapAt", false, "swapAt: socket", []string{"swap-at", "swap_at", "swapat", "swap"}},
 	}
 	ruleKeys = []fileKey{
 		{"to", true, `to: 192.0.2.0/24, or to: "*"`, []string{"dest", "dst", "destination", "cidr", "addr", "address", "match"}},
@@ -91,6 +95,8 @@ func (f *PolicyFile) Routes() []Route {
 //	    via: netns:blue
 //	eam:
 //	  - {ipv4: 192.0.2.0/24, ipv6: 2001:db8:aaaa::/120}
+//	udp: connected                         # full, connected or off; full if left out
+//	swapAt: connect                        # connect or socket; connect if left out
 //
 // The error is FileErrors, which has all that is wrong; of more than a thousand errors it has the first
 // thousand found, and how many more there are.
@@ -132,6 +138,7 @@ type fileParser struct {
 type fileItem struct {
 	node      *yaml.Node
 	to, ports []fileText
+	via       fileText
 	first     int // index of its first Rule
 }
 
@@ -157,7 +164,39 @@ func (p *fileParser) top(root *yaml.Node) {
 	if n := values["eam"]; n != nil {
 		p.mappings(p.sequence(n, topKeys[2], "of mappings"))
 	}
+	if n := values["udp"]; n != nil {
+		p.choice(n, topKeys[3], func(s string) (err error) { p.file.UDP, err = ParseUDPMode(s); return err })
+	}
+	if n := values["swapAt"]; n != nil {
+		p.choice(n, topKeys[4], func(s string) (err error) { p.file.SwapAt, err = ParseSwapAt(s); return err })
+	}
 	p.hidden()
+	p.swaps()
+}
+
+// choice reads a value that is one of a few words.
+func (p *fileParser) choice(n *yaml.Node, key fileKey, parse func(string) error) {
+	t, ok := p.scalar(n, key)
+	if !ok {
+		return
+	}
+	if err := parse(t.text); err != nil {
+		p.failAt(n, "not a value of %s; %s", key.name, err.(*SyntaxError).Msg)
+	}
+}
+
+// swaps notes the routes that swapAt does not allow. That there is no namespace at all is not an error here: flags
+// may have a route to one.
+func (p *fileParser) swaps() {
+	if p.file.SwapAt != SwapAtSocket {
+		return
+	}
+	namespace := ""
+	for _, item := range p.items {
+		if wrong := notAtSocket(&p.file.Rules[item.first].Route, &namespace); wrong != "" {
+			p.failIn(item.via, 0, len(item.via.text), "not with swapAt: socket: %s", wrong)
+		}
+	}
 }
 
 func (p *fileParser) rule(n *yaml.Node) {
@@ -214,6 +253,7 @@ func (p *fileParser) rule(n *yaml.Node) {
 		if n.Kind == yaml.MappingNode {
 			p.failAt(n, "a route is written without a space behind its colon, as in via: netns:blue")
 		} else if t, ok := p.scalar(n, ruleKeys[3]); ok {
+			item.via = t
 			var err error
 			if route, err = ParseRoute(t.text); err != nil {
 				wrong := err.(*SyntaxError)

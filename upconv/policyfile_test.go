@@ -68,6 +68,23 @@ func TestParsePolicyFile(t *testing.T) {
 	}
 }
 
+func TestPolicyFileModes(t *testing.T) {
+	for text, want := range map[string]PolicyFile{
+		"":                                  {},
+		"udp: full\n":                       {},
+		"udp: off\n":                        {UDP: UDPOff},
+		"udp: 'off'\n":                      {UDP: UDPOff},
+		"udp: connected\nswapAt: connect\n": {UDP: UDPConnected},
+		"swapAt: socket\negress: [{to: '*', via: netns:blue}]\n":   {SwapAt: SwapAtSocket},
+		"swapAt: socket\negress: [{to: 192.0.2.1, via: direct}]\n": {SwapAt: SwapAtSocket}, // a flag may have the namespace
+	} {
+		f, err := ParsePolicyFile("p.yaml", []byte("version: 1\n"+text))
+		if err != nil || f.UDP != want.UDP || f.SwapAt != want.SwapAt {
+			t.Errorf("%q: %+v, %v", text, f, err)
+		}
+	}
+}
+
 // Each error is LINE:COLUMN+WIDTH and a part of what it says.
 func TestPolicyFileErrors(t *testing.T) {
 	rule := func(lines string) string { return "version: 1\negress:\n" + lines }
@@ -148,6 +165,16 @@ func TestPolicyFileErrors(t *testing.T) {
 		{"version: 1\neam:\n- {ipv4: 192.0.2.1/24, ipv6: 2001:db8::/120}\n- {ipv4: 2001:db8::1, ipv6: 192.0.2.1}\n", []string{"3:10+12 meant 192.0.2.0/24?", "4:10+11 not an IPv4 prefix", "4:29+9 not an IPv6 prefix"}},
 		{"version: 1\neam:\n- {ipv4: 192.0.2.1, ipv6: 2001:db8::1}\n- {ipv4: 192.0.2.1/32, ipv6: 2001:db8::2}\n- {ipv4: 192.0.2.3, ipv6: 2001:db8::1}\n", []string{"4:10+12 mapped already, on line 3", "5:27+11 mapped already, on line 3"}},
 		{"version: 1\neam:\n- {v4: 192.0.2.1, ipv6: 2001:db8::1}\n- x\n", []string{`3:4+2 did you mean "ipv4"?`, "4:3+1 a mapping of eam is a mapping, with the keys ipv4, ipv6"}},
+
+		{"version: 1\nudp: ful\n", []string{"2:6+3 not a value of udp; did you mean full?"}},
+		{"version: 1\nudp: 'sometimes'\nswapAt: bind\n", []string{"2:6+11 not a value of udp; it is full, connected or off", "3:9+4 not a value of swapAt; it is connect or socket"}},
+		{"version: 1\nudp: [off]\nswapAt:\n", []string{"2:6+1 udp is one value; for example udp: connected", "3:8+1 swapAt has no value; for example swapAt: socket"}},
+		{"version: 1\nudp: false\nudp: off\n", []string{"2:6+5 did you mean off?", `3:1+3 "udp" is there already, on line 2`}},
+		{"version: 1\nswap-at: socket\nswap_at: socket\nswapat: socket\nswapTo: socket\nUDP: off\n",
+			[]string{`2:1+7 did you mean "swapAt"?`, `3:1+7 did you mean "swapAt"?`, `4:1+6 did you mean "swapAt"?`, `5:1+6 did you mean "swapAt"?`, `6:1+3 did you mean "udp"?`}},
+		{"version: 1\nswapAt: socket\negress:\n- {to: 192.0.2.1, via: netns:a}\n- {to: 192.0.2.2, via: 'netns:b'}\n- to: '*'\n  via: nat64:auto\n",
+			[]string{"5:25+7 not with swapAt: socket: a second namespace after a", "7:8+10 not with swapAt: socket: a socket of another family"}},
+		{"version: 1\negress: [{to: '*', via: unix:/a}]\nswapAt: socket\n", []string{"2:25+7 not with swapAt: socket: a socket of another family"}},
 		{"version: 1\n" + strings.Repeat("#", maxPolicyFile), []string{"1:1+1 longer than the 4 MiB"}},
 		{rule("- to: [" + strings.Repeat("'*',", 400) + "]\n  ports: [" + strings.Repeat("1,", 400) + "]\n  via: direct\n"), []string{"3:3+1 more than 100000 combinations"}},
 	} {
@@ -241,6 +268,7 @@ func FuzzParsePolicyFile(f *testing.F) {
 	f.Add([]byte(designExample))
 	f.Add([]byte("version: 1\neam:\n- {ipv4: 192.0.2.0/24, ipv6: 2001:db8:aaaa::/120}\n"))
 	f.Add([]byte("version: 1\negress:\n- {to: ['*', 10.0.0.0/8], ports: '1,2', via: unix:@a?proxy=v2}\n- {to: 10.0.0.0/33, via: x}\n"))
+	f.Add([]byte("version: 1\nudp: off\nswapAt: socket\negress: [{to: '*', via: netns:a}, {to: 10.0.0.0/8, via: inet6:::1}]\n"))
 	f.Add([]byte("version: 1\n---\na: &a [*a, !!str x]\n"))
 	f.Add([]byte("\ufeff{version: 1, egress: [{to: \"\\x2a\", via: 'reject'}]}\r\n# é\r"))
 	f.Fuzz(func(t *testing.T, text []byte) {

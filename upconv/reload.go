@@ -48,12 +48,22 @@ func (p *process) reread() (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := cfg.sameModes(file); err != nil {
+		return nil, err
+	}
+	if err := policy.CheckSwapAt(cfg.SwapAt); err != nil {
+		return nil, err
+	}
 	// The filter that the program runs under cannot be changed any more.
-	switch n := policy.needs(); {
+	switch n := policy.needs(cfg.UDP); {
 	case n.swaps && !s.needs.swaps:
 		return nil, errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")
+	case n.rejects && !s.needs.rejects && !s.needs.swaps: // a send with MSG_FASTOPEN would get past it
+		return nil, errors.New("it has routes that refuse, and the one that the command was started with only had direct: start it again")
 	case n.inet6 && !s.needs.inet6 || n.unix && !s.needs.unix:
 		return nil, errors.New("it has routes to an address family that the one which the command was started with had none to: start it again")
+	case n.udp && !s.needs.udp || n.sends && !s.needs.sends || n.receives && !s.needs.receives:
+		return nil, errors.New("it has routes for datagrams, and the one that the command was started with had none like that: start it again")
 	case policy.discovers() && s.discovery == nil:
 		return nil, errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
 	}
@@ -69,4 +79,16 @@ func (p *process) reread() (*ruleset, error) {
 		}
 	}
 	return &ruleset{policy, mappings, egress}, nil
+}
+
+// sameModes returns an error if a policy file that has been read again says something else of when and which sockets are
+// replaced than what the command was started with. What a flag has said does not depend on the file.
+func (cfg *Config) sameModes(file *PolicyFile) error {
+	switch {
+	case file.UDP != cfg.UDP && !cfg.UDPFixed:
+		return fmt.Errorf("its udp is %s, and the command was started with %s: start it again", file.UDP, cfg.UDP)
+	case file.SwapAt != cfg.SwapAt && !cfg.SwapAtFixed:
+		return fmt.Errorf("its swapAt is %s, and the command was started with %s: start it again", file.SwapAt, cfg.SwapAt)
+	}
+	return nil
 }

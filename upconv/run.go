@@ -39,6 +39,12 @@ type Config struct {
 	Netns    string    // where the command starts: as OpenNamespace takes it; "" for where upconv was started
 	Isolate  bool      // start the command in a new namespace with only loopback
 
+	UDP    UDPMode // which calls on datagram sockets follow the policy
+	SwapAt SwapAt  // when sockets are replaced
+	// UDPFixed and SwapAtFixed say that the two do not come from File. Otherwise a File that is read again must say
+	// the same of them as before: the filter that the command runs under is made for it.
+	UDPFixed, SwapAtFixed bool
+
 	Events    string // file to append events to; "-" for standard error; "" for none
 	LogLevel  string // debug, info, warn or error; "" for warn
 	LogFormat string // text or json; "" for text
@@ -86,7 +92,11 @@ func Run(cfg *Config) (status int, err error) {
 	if err != nil {
 		return statusOf(err), err
 	}
-	if _, err := NewPolicy(cfg.Rules, cfg.Via); err != nil {
+	err = checkRules(cfg.Rules)
+	if err == nil && cfg.SwapAt == SwapAtSocket {
+		err = compile(cfg.Rules, cfg.Via).CheckSwapAt(cfg.SwapAt)
+	}
+	if err != nil {
 		return ExitFailed, failed(err)
 	}
 

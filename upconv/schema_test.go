@@ -82,14 +82,22 @@ func TestSchemaExamples(t *testing.T) {
 		"to: '*', via: direct", "to: [10.0.0.0/8, 192.0.2.1], via: reject", "to: '10.0.0.0/8 , 192.0.2.1', via: reject:ECONNREFUSED",
 		"to: 0.0.0.0/0, ports: 0, via: netns:blue", "to: '*', ports: 65535, via: netns:/proc/1/ns/net", "to: '*', ports: [1, 2-3, '4'], via: netns:host",
 		"to: '*', ports: '1, 2-3,4', via: nat64:auto", "to: '*', proto: udp, via: nat64:2001:db8::/40", "to: '*', via: inet6:fe80::1%eth0",
-		"to: '*', via: unix:/run/a b?proxy=v2&root=target", "to: '*', via: unix:@mesh", "to: '*', via: inet6:::1", "to: '*', proto: tcp, via: unix:/a?b?",
+		"to: '*', via: unix:/run/a b?proxy=v2&root=target", "to: '*', via: unix:@mesh", "to: '*', via: unix:/", "to: '*', via: inet6:::1", "to: '*', proto: tcp, via: unix:/a?b?",
 	} {
 		good = append(good, rule(s))
 	}
 	for _, s := range []string{"ipv4: 192.0.2.0/24, ipv6: 2001:db8::/120", "ipv4: 192.0.2.1, ipv6: 2001:db8::1", "ipv4: 0.0.0.0/0, ipv6: 2001:db8::/32"} {
 		good = append(good, "version: 1\neam:\n- {"+s+"}\n")
 	}
-	bad := []string{"{}\n", "[]\n", "version: 2\n", "version: '1'\n", "version: [1]\n", "version: 1\nfoo: 1\n", "version: 1\negress: {}\n", "version: 1\neam: 1\n", "version: 1\negress: [1]\n"}
+	for _, s := range []string{
+		"udp: full", "udp: connected", "udp: off", "udp: 'off'", "swapAt: connect", "swapAt: socket", "swapAt: connect\negress: [{to: '*', via: unix:/a}]",
+		"swapAt: socket\nudp: off\negress: [{to: 192.0.2.1, via: direct}, {to: 192.0.2.2, via: reject:EPERM}, {to: '*', via: netns:blue}]",
+	} {
+		good = append(good, "version: 1\n"+s+"\n")
+	}
+	bad := []string{"{}\n", "[]\n", "version: 2\n", "version: '1'\n", "version: [1]\n", "version: 1\nfoo: 1\n", "version: 1\negress: {}\n", "version: 1\neam: 1\n", "version: 1\negress: [1]\n",
+		"version: 1\nudp: Off\n", "version: 1\nudp: false\n", "version: 1\nudp:\n", "version: 1\nudp: [off]\n", "version: 1\nswapAt: bind\n", "version: 1\nswap-at: socket\n",
+		"version: 1\nswapAt: socket\negress: [{to: '*', via: nat64:auto}]\n", "version: 1\nswapAt: socket\negress: [{to: '*', via: unix:/a}]\n", "version: 1\nswapAt: socket\negress: [{to: '*', via: inet6:::1}]\n"}
 	for _, s := range []string{
 		"to: '*'", "via: direct", "to: [], via: direct", "to: '', via: direct", "to: 10.0.0.0/33, via: direct", "to: 10.0.0, via: direct", "to: 256.0.0.1, via: direct",
 		"to: 010.0.0.1, via: direct", "to: example.com, via: direct", "to: '10.0.0.1:80', via: direct", "to: 2001:db8::1, via: direct", "to: 1, via: direct", "to: {}, via: direct",

@@ -3,6 +3,7 @@ package upconv
 import (
 	"encoding/binary"
 	"os"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,7 @@ const tcpClose = 7
 // socket is what a swap needs to know of the target's socket.
 type socket struct {
 	domain, proto int
+	kind          int    // SOCK_STREAM, SOCK_DGRAM or SOCK_RAW
 	netns         uint64 // SO_NETNS_COOKIE
 	flags         int    // file status flags, F_GETFL
 	// name is its struct sockaddr_in or sockaddr_in6, getsockname(2); bound is whether it has one.
@@ -35,7 +37,7 @@ func examine(fd int, s *socket) (idle bool) {
 	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 || kind != unix.SOCK_STREAM {
 		return false // a raw socket for TCP
 	}
-	s.proto = int(proto)
+	s.proto, s.kind = int(proto), unix.SOCK_STREAM
 	s.nameLen = uint32(len(s.name))
 	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
 	if errno != 0 || s.nameLen < sizeofSockaddrIn {
@@ -146,16 +148,16 @@ func bind(fd int, sa []byte) unix.Errno {
 	return errno
 }
 
-// socket makes a non-blocking stream socket in the egress; the caller owns it.
-func (w *worker) socket(e *egress, domain, proto int) (int, unix.Errno) {
-	fd, errno := w.trySocket(e, domain, proto)
+// socket makes a non-blocking socket in the egress; the caller owns it.
+func (w *worker) socket(e *egress, domain, kind, proto int) (int, unix.Errno) {
+	fd, errno := w.trySocket(e, domain, kind, proto)
 	if w.s.targets.makeRoom(errno) {
-		fd, errno = w.trySocket(e, domain, proto)
+		fd, errno = w.trySocket(e, domain, kind, proto)
 	}
 	return fd, errno
 }
 
-func (w *worker) trySocket(e *egress, domain, proto int) (int, unix.Errno) {
+func (w *worker) trySocket(e *egress, domain, kind, proto int) (int, unix.Errno) {
 	if e == w.home {
 		if spares := w.spares(domain, proto); spares != nil && len(*spares) > 0 {
 			last := len(*spares) - 1
@@ -163,13 +165,13 @@ func (w *worker) trySocket(e *egress, domain, proto int) (int, unix.Errno) {
 			*spares = (*spares)[:last]
 			return fd, 0
 		}
-		return newSocket(domain, proto)
+		return newSocket(domain, kind, proto)
 	}
 	// Going there and back costs a tenth of handing the work to a thread that lives there.
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(e.ns.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
 		return -1, errno
 	}
-	fd, errno := newSocket(domain, proto)
+	fd, errno := newSocket(domain, kind, proto)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(w.home.ns.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
 		// This thread's next sockets would be made in the wrong namespace. Better none: without its
 		// supervisor the command is killed.
@@ -179,10 +181,9 @@ func (w *worker) trySocket(e *egress, domain, proto int) (int, unix.Errno) {
 	return fd, errno
 }
 
-const streamType = unix.SOCK_STREAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
-
-func newSocket(domain, proto int) (int, unix.Errno) {
-	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(domain), streamType, uintptr(proto))
+func newSocket(domain, kind, proto int) (int, unix.Errno) {
+	kind |= unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
+	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(domain), uintptr(kind), uintptr(proto))
 	return int(fd), errno
 }
 
@@ -210,9 +211,7 @@ func (w *worker) tidy() {
 	w.done = w.done[:0]
 	w.unpin()
 	if w.used == unix.AF_UNIX {
-		if w.spareUnix < 0 {
-			w.spareUnix, _ = newSocket(unix.AF_UNIX, 0)
-		}
+		w.unixSpares.refill(w, &w.crossing.pass)
 		w.used = 0
 	}
 	if w.used == 0 {
@@ -220,7 +219,7 @@ func (w *worker) tidy() {
 	}
 	if spares := w.spares(w.used, unix.IPPROTO_TCP); len(*spares) == 0 {
 		for range maxSpares {
-			fd, errno := newSocket(w.used, unix.IPPROTO_TCP)
+			fd, errno := newSocket(w.used, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 			if errno != 0 {
 				break
 			}
@@ -238,6 +237,11 @@ func (w *worker) closeNow(fd int) {
 		}
 	}
 	closeFD(fd)
+}
+
+// disown has tidy leave a descriptor alone.
+func (w *worker) disown(fd int) {
+	w.done = slices.DeleteFunc(w.done, func(other int) bool { return other == fd })
 }
 
 // install puts fd under a number of the target.

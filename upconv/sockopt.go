@@ -37,6 +37,10 @@ const (
 	ipv6FlowInfoSend  = 33
 	ipv6OrigDstAddr   = 74
 	ipv6RecvFragSize  = 77
+	udpCork           = 1
+	udpNoCheck6TX     = 101
+	udpNoCheck6RX     = 102
+	icmpFilter        = 1
 	tcpAOAddKey       = 38
 	tcpAOInfo         = 40
 	tcpRTOMaxMS       = 44
@@ -66,6 +70,12 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPINTVL, label: "TCP_KEEPINTVL", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPCNT, label: "TCP_KEEPCNT", always: true},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_V6ONLY, label: "IPV6_V6ONLY", domain: unix.AF_INET6, always: true},
+	{level: unix.IPPROTO_UDP, name: udpCork, label: "UDP_CORK", always: true},
+	{level: unix.IPPROTO_UDP, name: udpNoCheck6TX, label: "UDP_NO_CHECK6_TX", always: true},
+	{level: unix.IPPROTO_UDP, name: udpNoCheck6RX, label: "UDP_NO_CHECK6_RX", always: true},
+	{level: unix.IPPROTO_UDP, name: unix.UDP_SEGMENT, label: "UDP_SEGMENT", always: true},
+	{level: unix.IPPROTO_UDP, name: unix.UDP_GRO, label: "UDP_GRO", always: true},
+	{level: unix.SOL_RAW, name: icmpFilter, label: "ICMP_FILTER", always: true},
 
 	{level: unix.SOL_SOCKET, name: unix.SO_DEBUG, label: "SO_DEBUG"},
 	{level: unix.SOL_SOCKET, name: unix.SO_DONTROUTE, label: "SO_DONTROUTE"},
@@ -124,6 +134,7 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IP, name: unix.IP_BIND_ADDRESS_NO_PORT, label: "IP_BIND_ADDRESS_NO_PORT"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVFRAGSIZE, label: "IP_RECVFRAGSIZE"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR_RFC4884, label: "IP_RECVERR_RFC4884"},
+	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_TTL, label: "IP_MULTICAST_TTL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_LOOP, label: "IP_MULTICAST_LOOP"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_ALL, label: "IP_MULTICAST_ALL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_UNICAST_IF, label: "IP_UNICAST_IF", carry: losesInterface},
@@ -131,6 +142,7 @@ var sockopts = []sockopt{
 
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TCLASS, label: "IPV6_TCLASS", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_UNICAST_HOPS, label: "IPV6_UNICAST_HOPS", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MULTICAST_HOPS, label: "IPV6_MULTICAST_HOPS", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MULTICAST_LOOP, label: "IPV6_MULTICAST_LOOP", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MULTICAST_ALL, label: "IPV6_MULTICAST_ALL", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MTU_DISCOVER, label: "IPV6_MTU_DISCOVER", domain: unix.AF_INET6},
@@ -209,6 +221,22 @@ var passedOptions = []sockopt{
 
 // sockoptLevels are the levels whose options a TCP socket can have.
 var sockoptLevels = []int{unix.SOL_SOCKET, unix.IPPROTO_IP, unix.IPPROTO_IPV6, unix.IPPROTO_TCP}
+
+// isOf reports whether a socket can have the option.
+func (row *sockopt) isOf(s *socket) bool {
+	if row.domain != 0 && row.domain != s.domain {
+		return false
+	}
+	switch row.level {
+	case unix.IPPROTO_TCP:
+		return s.kind == unix.SOCK_STREAM
+	case unix.IPPROTO_UDP:
+		return s.kind == unix.SOCK_DGRAM
+	case unix.SOL_RAW:
+		return s.kind == unix.SOCK_RAW
+	}
+	return true
+}
 
 // rowOf returns the index of an option in sockopts, or -1.
 func rowOf(level, name int) int {
@@ -301,7 +329,7 @@ func (d *defaults) learn(fresh, domain int) {
 // copyOptions gives the socket to the options that the socket from has and that differ from d. lost names
 // those that could not be copied: they need a privilege that the target had and upconv has not, or mean nothing
 // elsewhere. A connection without them is better than none.
-func (d *defaults) copyOptions(used *optionsUsed, from, to, domain int) (lost string) {
+func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket) (lost string) {
 	var value, now [maxSockopt]byte
 	var without []string
 	rare := used.any.Load()
@@ -310,7 +338,7 @@ func (d *defaults) copyOptions(used *optionsUsed, from, to, domain int) (lost st
 		if !row.always && !rare {
 			break // these come behind those that are always read
 		}
-		if row.domain != 0 && row.domain != domain || !row.always && !used.has(i) && !row.last {
+		if !row.isOf(sock) || !row.always && !used.has(i) && !row.last {
 			continue
 		}
 		if row.carry != nil {

@@ -79,10 +79,7 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	policy, err := NewPolicy(cfg.Rules, cfg.Via)
-	if err != nil {
-		return failed(err)
-	}
+	policy := compile(cfg.Rules, cfg.Via) // Run has checked the rules
 	// This process is in the caller's process group, and is not what signals to that mean. It was started with
 	// all of them blocked; these are the ones that the Go runtime does not leave blocked.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGSTKFLT)
@@ -93,8 +90,12 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	s := &Supervisor{needs: policy.needs(), log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
+	s := &Supervisor{
+		needs: policy.needs(cfg.UDP), udp: cfg.UDP, swapAt: cfg.SwapAt, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(),
+	}
 	p.supervisor = s
+	cgroups, _ := os.ReadFile("/proc/self/cgroup")
+	s.tags = bytes.Contains(cgroups, []byte("net_cls")) || bytes.Contains(cgroups, []byte("net_prio"))
 	egress, home, err := openEgress(policy, nil)
 	if err != nil {
 		return failed(err)

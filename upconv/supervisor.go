@@ -35,12 +35,19 @@ type Supervisor struct {
 	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
 	open     sync.Once              // has it become clear which
 	needs    needs
+	udp      UDPMode
+	swapAt   SwapAt
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
 	discovery  *discovery
 	anyCrossed atomic.Bool   // some socket has been replaced by one of another family
 	nextPort   atomic.Uint32 // see anyPort
 	threads    chan struct{} // of calls that are decided aside, as many as there may be yet
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
+	moved      atomic.Bool   // and some datagram socket
+	made       madeSockets
+	companions companions
+	tags       bool                         // there are net_cls or net_prio cgroups
+	sends      [256]atomic.Pointer[sendKey] // see recordSend
 
 	back      atomic.Pointer[backward] // see originalAddr
 	receivers receivers                // calls that wait for a datagram
@@ -177,6 +184,10 @@ type worker struct {
 	scratch      [512]byte // for names in /proc and what is read there
 
 	long []byte // for what is longer
+	out  outgoing
+
+	watch        interruption // of the one call that it waits for
+	sendDeadline time.Time    // until when that may send
 
 	control []byte          // see sendControl
 	receive *receiveBuffers // nil: not needed yet
@@ -185,8 +196,8 @@ type worker struct {
 	done             []int // sockets to close when the target has its answer
 	used             int   // the address family of the socket that was used, 0 for none
 	spares4, spares6 []int // sockets of home that are ready for use
-	spareUnix        int   // a Unix socket
-	witnesses        int   // an epoll set of its own, see witness; -1: none
+	unixSpares       unixSpares
+	witnesses        int // an epoll set of its own, see witness; -1: none
 
 	crossing crossing
 
@@ -236,7 +247,7 @@ func (w *worker) run(ready chan<- error) {
 
 // newWorker returns one that takes no notifications.
 func (s *Supervisor) newWorker() *worker {
-	return &worker{s: s, home: s.home, alone: true, spareUnix: -1, witnesses: -1, done: make([]int, 0, 2)}
+	return &worker{s: s, home: s.home, alone: true, witnesses: -1, done: make([]int, 0, 2)}
 }
 
 // settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers live.
@@ -252,7 +263,7 @@ func (w *worker) settleIn() error {
 
 // end closes what the worker has.
 func (w *worker) end() {
-	for _, fd := range slices.Concat(w.done, w.spares4, w.spares6, []int{w.spareUnix, w.witnesses}) {
+	for _, fd := range slices.Concat(w.done, w.spares4, w.spares6, w.unixSpares.fds, []int{w.witnesses}) {
 		if fd >= 0 {
 			closeFD(fd)
 		}

@@ -64,7 +64,7 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 	errno := x.path.open(x.route, c.tid)
 	if errno == 0 {
 		errno = connect(fd, x.path.sa())
-		if errno == unix.EAGAIN && w.patient(c, sock) {
+		if errno == unix.EAGAIN && w.patient(c, sock.flags) {
 			if !w.alone {
 				x.path.close()
 				return w.s.aside(c, (*worker).connect), true
@@ -73,21 +73,13 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 		}
 	}
 	x.path.close()
-	switch errno {
-	case 0:
-	case unix.EAGAIN:
+	if errno == unix.EAGAIN {
 		// A TCP server with a full backlog that does not just let clients wait (tcp_abort_on_overflow) refuses. EINPROGRESS
 		// would promise what nobody works on.
 		e.add("the backlog of " + x.route.Target + " is full")
 		errno = unix.ECONNREFUSED
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
-		e.add(x.route.Target + ": " + errnoName(errno))
-		errno = unix.ECONNREFUSED
-	case unix.EACCES, unix.EPERM:
-		e.add(x.route.Target + ": " + errnoName(errno) + " for upconv")
-		errno = unix.EACCES
 	}
-	if errno != 0 {
+	if errno = x.asInet(e, errno); errno != 0 {
 		w.s.events.record(e, underWay(errno))
 		return answer(errno), true
 	}
@@ -100,9 +92,22 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 	return outcome{}, false
 }
 
-// patient reports whether the target's call is one that waits.
-func (w *worker) patient(c *call, sock *socket) bool {
-	return sock.flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)
+// asInet turns what is wrong with a path into what a program expects that knows no paths.
+func (x *crossing) asInet(e *event, errno unix.Errno) unix.Errno {
+	switch errno {
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
+		e.add(x.route.Target + ": " + errnoName(errno))
+		return unix.ECONNREFUSED
+	case unix.EACCES, unix.EPERM:
+		e.add(x.route.Target + ": " + errnoName(errno) + " for upconv")
+		return unix.EACCES
+	}
+	return errno
+}
+
+// patient reports whether the target's call is one that waits, on a file with these status flags.
+func (w *worker) patient(c *call, flags int) bool {
+	return flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)
 }
 
 // waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread. The kernel's own wait is
@@ -136,6 +141,59 @@ func (w *worker) waitForRoom(c *call, fd int, x *crossing, timeout time.Duration
 	}
 }
 
+// unixSpares are Unix sockets that a worker keeps ready. To give one its passport takes longer than to make it, since the kernel
+// compiles the filter. So where a program connects to one destination again and again they have that already. The passport on
+// the socket is what counts: what is here can be dropped at any time.
+type unixSpares struct {
+	fds   []int
+	ports []uint16 // passport.localPort of each; 0 for one that has no passport, or another one
+	pass  passport // of those that have one, but for that
+}
+
+// take returns one of them, which the caller owns. If it has the passport p already, but for the port, then port is that.
+func (s *unixSpares) take(p *passport) (fd int, port uint16, ok bool) {
+	last := len(s.fds) - 1
+	if last < 0 {
+		return -1, 0, false
+	}
+	if fd = s.fds[last]; s.pass.resembles(p) {
+		port = s.ports[last]
+	}
+	s.fds, s.ports = s.fds[:last], s.ports[:last]
+	return fd, port, true
+}
+
+// resembles reports whether two passports of sockets that nothing has been done to are the same but for that port.
+func (p *passport) resembles(other *passport) bool {
+	return p.family == other.family && p.proto == other.proto && p.peer == other.peer && p.local == other.local
+}
+
+// refill makes new ones where there are none, after a socket was given the passport pass. They get it too if the one before had the
+// same.
+func (s *unixSpares) refill(w *worker, pass *passport) {
+	again := s.pass.resembles(pass)
+	if !again {
+		s.pass = passport{family: pass.family, proto: pass.proto, peer: pass.peer, local: pass.local}
+		clear(s.ports)
+	}
+	if len(s.fds) > 0 {
+		return
+	}
+	for range maxSpares {
+		fd, errno := newSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if errno != 0 {
+			return
+		}
+		port := uint16(0)
+		if again {
+			if s.pass.localPort = w.s.anyPort(); s.pass.putOnUnix(fd) == 0 {
+				port = s.pass.localPort
+			}
+		}
+		s.fds, s.ports = append(s.fds, fd), append(s.ports, port)
+	}
+}
+
 // finishUnix gives the Unix socket to its passport, with the options that it does not have itself.
 func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 	p := &x.pass
@@ -143,10 +201,17 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 		p.localPort = w.s.anyPort()
 	}
 	p.options, p.filter, p.locked = nil, nil, false
+	if sock.kind == unix.SOCK_DGRAM {
+		bind(to, []byte{unix.AF_UNIX, 0}) // a name of the kernel's choice, unix(7), so that there is somebody to reply to
+	}
 	if old < 0 { // nothing has been done to it
+		if x.has != 0 {
+			p.localPort = x.has
+			return 0
+		}
 		return p.putOnUnix(to)
 	}
-	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock.domain, func(row *sockopt, value []byte) {
+	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock, func(row *sockopt, value []byte) {
 		switch {
 		case row.level != unix.SOL_SOCKET:
 			p.remember(row.level, row.name, value)
@@ -169,14 +234,14 @@ func (s *Supervisor) anyPort() uint16 {
 }
 
 // eachSet calls do for each option of a socket that differs from what a fresh one has.
-func (d *defaults) eachSet(used *optionsUsed, fd, domain int, do func(row *sockopt, value []byte)) {
+func (d *defaults) eachSet(used *optionsUsed, fd int, sock *socket, do func(row *sockopt, value []byte)) {
 	rare := used.any.Load()
 	for i := range sockopts {
 		row := &sockopts[i]
 		if !row.always && !rare {
 			break
 		}
-		if row.domain != 0 && row.domain != domain || !row.always && !used.has(i) && !row.last || row.notOnUnix() {
+		if !row.isOf(sock) || !row.always && !used.has(i) && !row.last || row.notOnUnix() {
 			continue
 		}
 		if row.carry != nil {

@@ -70,6 +70,9 @@ func (w *wait) result(file *os.File) unix.Errno {
 			return errno != unix.EALREADY
 		})
 		if errno != unix.EALREADY {
+			if w.event.decision.Route.crosses() {
+				errno = inetErrno(errno)
+			}
 			return errno
 		}
 		if w.s.listener.Valid(w.id) != nil {

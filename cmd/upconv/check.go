@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,14 @@ take all of their destinations are errors.
 
   eam:
     - {ipv4: 192.0.2.0/24, ipv6: 2001:db8:aaaa::/120}
+
+"udp" (full, connected or off) and "swapAt" (connect or socket), beside "egress" too, are the flags --udp and --swap-at of
+upconv run, which win over the file:
+
+  udp: connected
+  swapAt: connect
+
+With swapAt: socket all routes must be direct, reject or to one and the same netns.
 
 The exit status is 0 if all files are good, and otherwise 125.`,
 		Example: `  upconv check policy.yaml
@@ -77,8 +86,18 @@ func summarize(out io.Writer, file *upconv.PolicyFile) {
 	if n := len(file.Mappings); n > 0 {
 		fmt.Fprintf(out, ", %s", count(n, "eam mapping"))
 	}
-	if routes := file.Routes(); len(routes) > 0 {
+	routes := file.Routes()
+	if len(routes) > 0 {
 		fmt.Fprintf(out, "; routes %s", some(routes))
+	}
+	if file.UDP != upconv.UDPFull {
+		fmt.Fprintf(out, "; udp %s", file.UDP)
+	}
+	if file.SwapAt != upconv.SwapAtConnect {
+		fmt.Fprintf(out, "; swapAt %s", file.SwapAt)
+		if !slices.ContainsFunc(routes, func(r upconv.Route) bool { return r.Kind == upconv.Netns }) {
+			fmt.Fprint(out, ", which needs a netns route from --rule or --via")
+		}
 	}
 	fmt.Fprintln(out)
 }

@@ -22,10 +22,12 @@ var discover = func(netns string) ([]netip.Prefix, error) {
 
 func newExplain() *cobra.Command {
 	var (
-		cfg   upconv.Config
-		rules []string
-		via   string
-		file  string
+		cfg    upconv.Config
+		rules  []string
+		via    string
+		file   string
+		udp    string
+		swapAt string
 	)
 	cmd := &cobra.Command{
 		Use:   "explain [flags] DEST[:PORT][/udp]",
@@ -39,6 +41,10 @@ they differ each range of its own.
 
 The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 		Example: `  upconv explain --config policy.yaml 203.0.113.7:443
+
+  # A datagram, and what becomes of it in another mode
+  upconv explain --config policy.yaml 203.0.113.7:53/udp
+  upconv explain --config policy.yaml --udp connected 203.0.113.7:53/udp
 
   # As a service would see it that is started in the namespace "v6only"
   upconv explain --netns v6only --rule '*:25=reject' --via netns:dualstack 198.51.100.1`,
@@ -54,6 +60,9 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 			if err != nil {
 				return err
 			}
+			if err := readModes(cmd, &cfg, udp, swapAt); err != nil {
+				return err
+			}
 			if err := readRoutes(cmd, &cfg, rules, via, file); err != nil {
 				return err
 			}
@@ -67,6 +76,7 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 				}
 				if native {
 					fmt.Fprintln(cmd.OutOrStdout(), "no --rule, --via or --config, and there is an IPv4 default route: upconv run has nothing to do here")
+					cfg.SwapAt = upconv.SwapAtConnect // nor has it sockets to answer socket(2) with
 				} else {
 					cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: upconv.AutoPrefix}
 				}
@@ -87,7 +97,7 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	routeFlags(cmd, &rules, &via, &file)
+	routeFlags(cmd, &rules, &via, &file, &udp, &swapAt)
 	flags.StringVar(&cfg.Netns, "netns", "", "as if the program were started in this network namespace: `NAME` of ip-netns(8) or /PATH")
 	cmd.RegisterFlagCompletionFunc("netns", completeNamespaces(""))
 	return cmd

@@ -50,7 +50,7 @@ func newRoot() *cobra.Command {
 		Short: "Let programs that only know IPv4 work where there is no IPv4",
 		Long: `upconv runs a program whose network namespace has no IPv4, and lets it use IPv4 all the same.
 
-It stops the program's connect(2) with a seccomp filter, makes an equivalent socket where the
+It stops the program's connect(2), and its sends of datagrams, with a seccomp filter, makes an equivalent socket where the
 destination is reachable, and swaps it in under the same descriptor. The kernel moves the data:
 no proxy, no preload, no change to the program, native throughput.`,
 		SilenceErrors: true,

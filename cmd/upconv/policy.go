@@ -3,21 +3,38 @@ package main
 import (
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/upconv/upconv/upconv"
 )
 
-// routeFlags adds the flags that say where destinations go.
-func routeFlags(cmd *cobra.Command, rules *[]string, via, file *string) {
+// routeFlags adds the flags that say where destinations go, and which calls follow that.
+func routeFlags(cmd *cobra.Command, rules *[]string, via, file, udp, swapAt *string) {
 	flags := cmd.Flags()
 	flags.StringVar(via, "via", "", "`ROUTE` of every IPv4 destination that is not local and no rule matches")
 	flags.StringArrayVar(rules, "rule", nil, "`DEST=ROUTE`; may be given several times, the first that matches wins")
 	flags.StringVar(file, "config", "", "policy `FILE`, whose rules come after those of --rule (see upconv check --help)")
+	flags.StringVar(udp, "udp", "full", "datagrams: `MODE` is full (connect(2) and sends with an address), connected\n(connect(2) only) or off")
+	flags.StringVar(swapAt, "swap-at", "connect", "replace sockets when their destination is known, or already at socket(2): `CALL`\nis connect or socket")
 	cmd.RegisterFlagCompletionFunc("via", completeRoutes)
 	cmd.RegisterFlagCompletionFunc("rule", cobra.NoFileCompletions)
 	cmd.RegisterFlagCompletionFunc("config", completePolicyFiles)
+	cmd.RegisterFlagCompletionFunc("udp", cobra.FixedCompletions([]string{"full", "connected", "off"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("swap-at", cobra.FixedCompletions([]string{"connect", "socket"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// readModes puts what --udp and --swap-at say into cfg.
+func readModes(cmd *cobra.Command, cfg *upconv.Config, udp, swapAt string) (err error) {
+	if cfg.UDP, err = upconv.ParseUDPMode(udp); err != nil {
+		return fmt.Errorf("--udp: %w", err)
+	}
+	if cfg.SwapAt, err = upconv.ParseSwapAt(swapAt); err != nil {
+		return fmt.Errorf("--swap-at: %w", err)
+	}
+	cfg.UDPFixed, cfg.SwapAtFixed = cmd.Flags().Changed("udp"), cmd.Flags().Changed("swap-at")
+	return nil
 }
 
 // routed reports whether any of the flags is given.
@@ -26,7 +43,8 @@ func routed(cmd *cobra.Command) bool {
 	return flags.Changed("via") || flags.Changed("rule") || flags.Changed("config")
 }
 
-// readRoutes puts what the flags say into cfg. A via without its flag is one that another flag stands for.
+// readRoutes puts what the flags say into cfg, and what the policy file says and no flag does. A via without its flag is one
+// that another flag stands for.
 func readRoutes(cmd *cobra.Command, cfg *upconv.Config, rules []string, via, file string) error {
 	for _, text := range rules {
 		rule, err := upconv.ParseRule(text)
@@ -48,12 +66,21 @@ func readRoutes(cmd *cobra.Command, cfg *upconv.Config, rules []string, via, fil
 	if file == "" {
 		return errors.New("--config: no file given")
 	}
+	// What a long file is parsed into is many small things, all of them in use until the end: there is little garbage to collect.
+	before := debug.SetGCPercent(400)
 	policy, err := upconv.ReadPolicyFile(file)
+	debug.SetGCPercent(before)
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
 	cfg.Rules = append(cfg.Rules, policy.Rules...)
 	cfg.Mappings, cfg.File = policy.Mappings, policy.Name
+	if !cfg.UDPFixed {
+		cfg.UDP = policy.UDP
+	}
+	if !cfg.SwapAtFixed {
+		cfg.SwapAt = policy.SwapAt
+	}
 	return nil
 }
 

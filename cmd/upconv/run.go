@@ -11,15 +11,17 @@ import (
 
 func newRun() *cobra.Command {
 	var (
-		cfg   upconv.Config
-		rules []string
-		via   string
-		file  string
+		cfg    upconv.Config
+		rules  []string
+		via    string
+		file   string
+		udp    string
+		swapAt string
 	)
 	cmd := &cobra.Command{
 		Use:   "run [flags] -- CMD [ARG...]",
 		Short: "Run a command that may use IPv4 where there is none",
-		Long: `Run CMD and send its IPv4 TCP connections where they can be made.
+		Long: `Run CMD and send its IPv4 connections and datagrams where they can go.
 
 The first --rule that matches a destination decides its route, or else the first rule of the --config file
 that does; what no rule matches takes the route of --via. Local destinations (0.0.0.0/8, 127.0.0.0/8,
@@ -43,13 +45,25 @@ ROUTE is one of
   netns:host        through the network namespace that upconv was started in
   reject            fail at once with ENETUNREACH
   reject:ERRNO      fail at once with ERRNO, for example ECONNREFUSED
-CMD goes on seeing IPv4 sockets, whatever is in their place.
+CMD goes on seeing IPv4 sockets, whatever is in their place. TCP and UDP take all of these; unix: then is a socket of
+the type SOCK_STREAM or SOCK_DGRAM.
+
+--udp says what of datagrams follows the rules. With full it is connect(2) on a datagram socket and each sendto(2),
+sendmsg(2) and sendmmsg(2) with an address. A filter cannot see what a sendmsg(2) is for, so that those of TCP and Unix
+sockets are stopped for a moment too. With connected it is connect(2) only: nothing is stopped where something is
+sent, and a send with an address on a socket that is not connected goes as without upconv. With off datagram sockets are left alone.
+
+--swap-at says when a socket of CMD is replaced. With connect that is when its destination is known. With socket already
+socket(2) returns one of the network namespace that the routes lead to, and a connect, bind or first send that is local
+brings it back: for programs that send datagrams to many addresses, or set options that must be on the final
+socket. All routes must be direct, reject or to one and the same netns. Datagram sockets take part with --udp full only.
 
 The exit status is CMD's own; 128+N if signal N ended it; 125 if upconv failed before CMD ran; 126 if
 CMD could not be executed; 127 if it was not found.
 
 With --config, SIGHUP to upconv reads the file again, and is not passed on to CMD. If something is wrong with the
-file, or it needs what CMD was not started for (a route to another address family), the policy in force stays.
+file, or it needs what CMD was not started for (a route to another address family, another udp or swapAt), the
+policy in force stays.
 
 If upconv dies, CMD is killed with it. When CMD ends so does upconv, and a supervisor stays in the
 background as long as descendants of CMD live on.`,
@@ -67,7 +81,13 @@ background as long as descendants of CMD live on.`,
       --via netns:dualstack --events decisions.jsonl -- ./service
 
   # The rules from a file
-  upconv run --config policy.yaml -- ./service`,
+  upconv run --config policy.yaml -- ./service
+
+  # A service that connects its datagram sockets, and sends much by sendmsg(2) over TCP
+  upconv run --udp connected --via netns:dualstack -- ./service
+
+  # One that sends datagrams to many peers from one socket
+  upconv run --swap-at socket --via netns:dualstack -- ./service`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("no command given: upconv run [flags] -- CMD [ARG...] (try 'upconv run --help')")
@@ -79,6 +99,9 @@ background as long as descendants of CMD live on.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg.Args = args
+			if err := readModes(cmd, &cfg, udp, swapAt); err != nil {
+				return err
+			}
 			switch {
 			case cfg.Isolate && cfg.Netns != "":
 				return errors.New("--isolate and --netns both say where the command starts; choose one")
@@ -100,7 +123,7 @@ background as long as descendants of CMD live on.`,
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // flags behind CMD are CMD's
 	flags.SortFlags = false
-	routeFlags(cmd, &rules, &via, &file)
+	routeFlags(cmd, &rules, &via, &file, &udp, &swapAt)
 	flags.StringVar(&cfg.Netns, "netns", "", "start CMD in this network namespace: `NAME` of ip-netns(8) or /PATH")
 	flags.BoolVar(&cfg.Isolate, "isolate", false, "start CMD in a new network namespace with only loopback; no privileges\nneeded; --via is then netns:host unless given")
 	flags.StringVar(&cfg.Events, "events", "", "append one JSON object per decision to `FILE`; - is standard error")

@@ -1,0 +1,541 @@
+package integration
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/nsdial"
+)
+
+// A udpLab is a nat64Lab whose server answers datagrams. Its egress has IPv4 natively and is a NAT64, so that one lab
+// serves both routes.
+type udpLab struct {
+	*nat64Lab
+	port, other, closed string
+	echo                *udpEcho
+}
+
+func newUDPLab(t *testing.T) *udpLab {
+	t.Helper()
+	u := &udpLab{nat64Lab: newNAT64(t)}
+	u.tag(t)
+	// Every datagram to a closed port is answered, also if there are many.
+	output(t, u.in(u.serverName, "sysctl", "-q", "-w", "net.ipv4.icmp_ratelimit=0", "net.ipv4.icmp_ratemask=0"))
+	u.port, u.other, u.echo = u.serveUDP(serverAddr)
+	closed := u.packets(u.server, serverAddr+":0")
+	_, u.closed = split(t, closed.LocalAddr().String())
+	closed.Close()
+	return u
+}
+
+// packets opens a UDP socket in a namespace, which is closed with the test.
+func (n *nat64Lab) packets(namespace *nsdial.Namespace, addr string) *net.UDPConn {
+	n.t.Helper()
+	conn, err := namespace.ListenPacket(context.Background(), "udp", addr)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { conn.Close() })
+	return conn.(*net.UDPConn)
+}
+
+// serveUDP starts a udpEcho at an address of the server, on two ports of the kernel's choice.
+func (n *nat64Lab) serveUDP(addr string) (port, other string, echo *udpEcho) {
+	n.t.Helper()
+	echo = &udpEcho{}
+	first, second := n.packets(n.server, net.JoinHostPort(addr, "0")), n.packets(n.server, net.JoinHostPort(addr, "0"))
+	echo.start(n.t, first, second)
+	echo.start(n.t, second, first)
+	_, port = split(n.t, first.LocalAddr().String())
+	_, other = split(n.t, second.LocalAddr().String())
+	return port, other, echo
+}
+
+// A udpEcho answers datagrams according to their first letters:
+//
+//	who        the address it sees
+//	port       the port it sees
+//	len        "len N sum S", the length and a sum of what came
+//	tos, ttl   the type of service, the time to live
+//	mark       "marked", with a type of service of 0x28 and a time to live of 77
+//	elsewhere  "from elsewhere", from the other port
+//	delay N    "delayed", after N milliseconds
+//	log        nothing, but it is kept for report
+//	report N   what was kept since the last report, once it is so many, in the order of the alphabet
+//
+// and everything else, first of all "echo", with the same.
+type udpEcho struct {
+	mu   sync.Mutex
+	kept []string
+	seen []netip.AddrPort
+}
+
+// has reports whether a datagram has come from an address; 0.0.0.0 is that of a socket that is not connected.
+func (s *udpEcho) has(addr string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.seen, func(a netip.AddrPort) bool {
+		return addr == a.String() || addr == netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port()).String()
+	})
+}
+
+func (s *udpEcho) start(t testing.TB, conn, other *net.UDPConn) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		for _, option := range []int{unix.IP_RECVTOS, unix.IP_RECVTTL} {
+			if e := unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, option, 1); e != nil {
+				err = e
+			}
+		}
+	})
+	conn.SetReadBuffer(4 << 20)
+	conn.SetWriteBuffer(4 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		data, control := make([]byte, 1<<16), make([]byte, 256)
+		for {
+			n, size, _, from, err := conn.ReadMsgUDPAddrPort(data, control)
+			if err != nil {
+				return
+			}
+			s.answer(conn, other, data[:n], control[:size], from)
+		}
+	}()
+}
+
+func (s *udpEcho) answer(conn, other *net.UDPConn, data, control []byte, from netip.AddrPort) {
+	var tos, ttl int
+	messages, _ := unix.ParseSocketControlMessage(control)
+	for _, m := range messages {
+		switch m.Header.Type {
+		case unix.IP_TOS:
+			tos = int(m.Data[0])
+		case unix.IP_TTL:
+			ttl = int(m.Data[0])
+		}
+	}
+	s.mu.Lock()
+	s.seen = append(s.seen, from)
+	s.mu.Unlock()
+	text, out := string(data), ""
+	begins := func(word string) bool { return strings.HasPrefix(text, word) }
+	switch {
+	case begins("who"):
+		out = "you are " + from.Addr().String()
+	case begins("port"):
+		out = fmt.Sprintf("port %d", from.Port())
+	case begins("len"):
+		out = length(data)
+	case begins("tos"):
+		out = fmt.Sprintf("tos %x", tos)
+	case begins("ttl"):
+		out = fmt.Sprintf("ttl %d", ttl)
+	case begins("mark"):
+		oob := slices.Concat(number(unix.IP_TOS, 0x28), number(unix.IP_TTL, 77))
+		conn.WriteMsgUDPAddrPort([]byte("marked"), oob, from)
+		return
+	case begins("elsewhere"):
+		other.WriteToUDPAddrPort([]byte("from elsewhere"), from)
+		return
+	case begins("delay"):
+		var ms int
+		fmt.Sscanf(text, "delay %d", &ms)
+		time.AfterFunc(time.Duration(ms)*time.Millisecond, func() { conn.WriteToUDPAddrPort([]byte("delayed"), from) })
+		return
+	case begins("log"):
+		s.mu.Lock()
+		s.kept = append(s.kept, text)
+		s.mu.Unlock()
+		return
+	case begins("report"):
+		want := 0
+		fmt.Sscanf(text, "report %d", &want)
+		soon(func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.kept) >= want
+		})
+		s.mu.Lock()
+		slices.Sort(s.kept)
+		out = fmt.Sprintf("%d kept: %s", len(s.kept), strings.Join(slices.Compact(s.kept), ", "))
+		s.kept = nil
+		s.mu.Unlock()
+	default:
+		out = text
+	}
+	conn.WriteToUDPAddrPort([]byte(out), from)
+}
+
+func length(data []byte) string {
+	sum := 0
+	for _, c := range data {
+		sum = (sum*31 + int(c)) % 1000003
+	}
+	return fmt.Sprintf("len %d sum %d", len(data), sum)
+}
+
+// number is a control message of IP with an int.
+func number(kind int, value int32) []byte {
+	message := make([]byte, unix.CmsgSpace(4))
+	header := (*unix.Cmsghdr)(unsafe.Pointer(&message[0]))
+	header.Level, header.Type = unix.IPPROTO_IP, int32(kind)
+	header.SetLen(unix.CmsgLen(4))
+	binary.NativeEndian.PutUint32(message[unix.CmsgLen(0):], uint32(value))
+	return message
+}
+
+// A udpCase is a case of udp_probe.c.
+type udpCase struct {
+	args []string
+	// want are lines that it must print natively, or the test cannot tell anything; separated by "; ".
+	want string
+	// routes are those that can carry it, all if there are none.
+	routes []string
+}
+
+// routes are the ways that datagrams of another address family, or namespace, can take.
+func (u *udpLab) routes() map[string]string {
+	return map[string]string{"netns": "netns:" + u.egress, "nat64": "nat64:" + nat64Prefix}
+}
+
+// own matches the addresses that a program finds to be its own: natively that of the egress, and RFC 7335's with another
+// family. The server sees that of the NAT64.
+var own = regexp.MustCompile(`192\.0\.2\.1|192\.0\.0\.2|198\.51\.100\.\d+`)
+
+// compare runs a probe natively, in the egress, and in the origin under upconv: it must print the same.
+func (u *udpLab) compare(t *testing.T, route string, flags []string, probe string, c udpCase) {
+	t.Helper()
+	u.lab.t = t
+	u.echo.mu.Lock()
+	u.echo.kept = nil
+	u.echo.mu.Unlock()
+	args := append([]string{probe, c.args[0], serverAddr, u.port, u.other, u.closed}, c.args[1:]...)
+	_, native := status(t, u.in(u.egress, args...))
+	for line := range strings.SplitSeq(c.want, "; ") {
+		if line != "" && !strings.Contains("\n"+native, "\n"+line+"\n") {
+			t.Errorf("natively it did not say %q: this test cannot tell anything", line)
+		}
+	}
+	if !strings.HasSuffix(native, "end\n") {
+		t.Fatalf("natively it did not come to an end\n%s", native)
+	}
+	u.echo.mu.Lock()
+	u.echo.kept = nil
+	u.echo.mu.Unlock()
+	cmd, _ := u.flags(append([]string{"--netns", u.origin, "--via", route}, flags...), args...)
+	_, under := status(t, cmd)
+	if os.Getenv("UPCONV_TEST_PRINT") != "" {
+		t.Logf("natively:\n%s", native)
+	}
+	sameOutput(t, own.ReplaceAllString(native, "OWN"), own.ReplaceAllString(under, "OWN"))
+}
+
+var udpCases = []udpCase{
+	{args: []string{"connected"}, want: `recv: echo 1; read: echo 2; recvfrom: 6 bytes from 203.0.113.10 the server: "echo 4"; getpeername: 203.0.113.10 the other`},
+	{args: []string{"unconnected"}, want: `recvfrom: "echo 1" from 203.0.113.10 the server; recvfrom: 6 bytes from 203.0.113.10 the other: "echo 2"; recvfrom: 14 bytes from 203.0.113.10 the other: "from elsewhere"; getpeername: -1 ENOTCONN`},
+	{args: []string{"nonblocking"}, want: "and then: -1 EAGAIN; F_GETFL 4002 F_GETFD 1; MSG_DONTWAIT: 6"},
+	{args: []string{"iovecs"}, want: "1 parts: 3; 1024 parts: 3072; 1025 parts: -1 EMSGSIZE; an empty part: 6; a bad part: -1 EFAULT; a name of 15: -1 EINVAL; a name of 128: 9; a name of negative length: -1 EINVAL"},
+	{args: []string{"several"}, want: "sendmmsg: 4; msg_len 10; with a bad pointer: -1 EFAULT; with a bad pointer: 2; with a short name: 1; without a name: 2; UIO_MAXIOV and more: 1024; here and there: 4; connected: 4"},
+	{args: []string{"more"}, want: `MSG_MORE: 4; recvfrom: 17 bytes from 203.0.113.10 the server: "len 12 sum 776021"; recvfrom: 8 bytes from 203.0.113.10 the server: "0 kept: "`},
+	{args: []string{"segment"}, want: "UDP_SEGMENT: 1200; 2 of 500 bytes; 1 of 200 bytes; sendto: 2100; 64 segments: 6400; 64 of 100 bytes"},
+	{args: []string{"controls"}, want: `IP_TOS: 3; recvfrom: 6 bytes from 203.0.113.10 the server: "tos 28"; recvfrom: 6 bytes from 203.0.113.10 the server: "tos b8"; that is less by 31; that is less by 42; a bad IP_TTL: -1 EINVAL`},
+	{args: []string{"own-source"}, want: "IP_PKTINFO: 3; bind: 0", routes: []string{"netns"}},
+	{args: []string{"infos"}, want: `all: "marked" from 203.0.113.10 the server flags 0;   level 0 type  1 length 1: 28;   level 0 type  2 length 4: 77 less some hops`},
+	{args: []string{"empty"}, want: "send nothing: 0; received: 0; from 203.0.113.10 the server"},
+	{args: []string{"sizes"}, want: "65507 bytes: 65507; 65508 bytes: -1 EMSGSIZE; 70000 bytes: -1 EMSGSIZE; 3000 bytes in one packet: -1 EMSGSIZE; send: 20000"},
+	{args: []string{"refused"}, want: "recv: -1 ECONNREFUSED; SO_ERROR: ECONNREFUSED; send tells: -1 ECONNREFUSED"},
+	{args: []string{"recverr"}, want: `queue: "log queue" from 203.0.113.10 the closed port flags 2000; recv: -1 ECONNREFUSED`},
+	{args: []string{"bad"}, want: `send: -1 EDESTADDRREQ; a short address: -1 EINVAL; a bad address: -1 EFAULT; bad data: -1 EFAULT; AF_UNSPEC: 11; port 0: -1 EINVAL; send "log": -1 EPIPE; recv again: 0`},
+	{args: []string{"bound", "23456"}, want: "the server has seen that port; bind another to it: -1 EADDRINUSE; bind another to it after: 0"},
+	{args: []string{"bound-to-loopback"}, routes: []string{"netns"}, want: `send "log": -1 EINVAL`},
+	{args: []string{"reuseport", "23457"}, want: "8 answers, 8 with the port"},
+	{args: []string{"mapped"}, want: `recvfrom: 6 bytes from ::ffff:203.0.113.10 the server: "echo 1"; IPV6_V6ONLY: -1 ENETUNREACH; recv: -1 ECONNREFUSED`},
+	{args: []string{"dissolve"}, want: `send: -1 EDESTADDRREQ; recvfrom: 16 bytes from 203.0.113.10 the server: "echo unconnected"`},
+	{args: []string{"ready", "poll"}, want: "poll: 1"},
+	{args: []string{"ready", "select"}, want: "select: 1"},
+	{args: []string{"ready", "epoll"}, want: "epoll_wait: 1; events 1 data 123456789abcdef0; EPOLL_CTL_DEL: 0"},
+	{args: []string{"ready", "edge"}, want: "epoll_wait: 1; events 1 data 123456789abcdef0; EPOLL_CTL_DEL: 0"},
+	{args: []string{"duplicates"}, want: `the same socket: 1 1, F_GETFD 0 0 1; the copy: 6 bytes from 203.0.113.10 the server: "echo 4"`},
+	{args: []string{"forked"}, want: `the child: 19 bytes from 203.0.113.10 the server: "echo from the child"; the parent: 19 bytes from 203.0.113.10 the server: "echo for the parent"`},
+	{args: []string{"threads"}, want: "each with a socket: 400 answers; with one socket: 200 answers"},
+	{args: []string{"here-and-there"}, want: `at 127.0.0.1: "to 127.0.0.1" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
+	{args: []string{"multicast", "23458"}, want: `at 127.0.0.1: "to the group" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
+	{args: []string{"peeks"}, want: "FIONREAD: 0; MSG_PEEK | MSG_TRUNC, short: 15; length 16, after it aa; short: 4; a bad address: -1 EFAULT; recvmsg: 8"},
+	{args: []string{"receive-several"}, want: "recvmmsg of 4: 4; of 8, MSG_DONTWAIT: 4; of 8, MSG_WAITFORONE: 4; of 2, twice: 2"},
+	{args: []string{"blocked"}, want: "a signal: -1 EINTR; signals: 2, in time; SO_RCVTIMEO: -1 EAGAIN; within SO_RCVTIMEO: 23; a signal before SO_RCVTIMEO: -1 EINTR"},
+	{args: []string{"spray"}, want: "300 answers"},
+	{args: []string{"untouched"}, want: "SCM_RIGHTS: 6; SCM_CREDENTIALS twice: 2; netlink answers: 1"},
+	{args: []string{"waiting", "poll", "used"}, want: "poll in the thread: 1 events 1"},
+	{args: []string{"waiting", "receive", "used"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},
+}
+
+// udpAtBest are cases in which one socket cannot be all that it natively is; see docs/fidelity.md for what is.
+var udpAtBest = []udpCase{
+	{args: []string{"forked-before"}, want: `the parent: 19 bytes from 203.0.113.10 the server: "echo for the parent"`},
+	{args: []string{"both-at-once"}, want: "answers: 2 of 2"},
+	{args: []string{"late"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
+	{args: []string{"one-port"}, want: "the same port for both"},
+	{args: []string{"waiting", "poll", "bound"}, want: "poll in the thread: 1 events 1"},
+	{args: []string{"waiting", "receive", "bound"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},
+}
+
+// TestUDP compares datagrams natively with those under upconv: on each route, and as a 32-bit program makes its calls.
+func TestUDP(t *testing.T) {
+	u := newUDPLab(t)
+	for _, c := range udpCases {
+		for name, route := range u.routes() {
+			if c.routes != nil && !slices.Contains(c.routes, name) {
+				continue
+			}
+			for abi, flags := range udpABIs {
+				t.Run(strings.Join(c.args, " ")+"/"+name+"/"+abi, func(t *testing.T) {
+					u.compare(t, route, nil, compileC(t, "udp_probe.c", flags...), c)
+				})
+			}
+		}
+	}
+	u.lab.t = t
+}
+
+var udpABIs = map[string][]string{
+	"amd64":      {"gcc", "-static", "-pthread"},
+	"i386":       {"gcc", "-static", "-pthread", "-m32"},
+	"socketcall": {"gcc", "-static", "-pthread", "-m32", "-DSOCKETCALL"},
+}
+
+// TestUDPAtBest is about several destinations of one socket at a time, and several processes and threads with one.
+func TestUDPAtBest(t *testing.T) {
+	u := newUDPLab(t)
+	for _, c := range udpAtBest {
+		for name, route := range u.routes() {
+			t.Run(strings.Join(c.args, " ")+"/"+name, func(t *testing.T) {
+				u.compare(t, route, nil, compileC(t, "udp_probe.c", udpABIs["amd64"]...), c)
+			})
+		}
+	}
+	u.lab.t = t
+}
+
+// TestUDPEvents compares what the events say with what the server knows.
+func TestUDPEvents(t *testing.T) {
+	u := newUDPLab(t)
+	for name, script := range map[string]string{
+		"sendto":  `s.sendto(b"echo", to); s.sendto(b"echo", to); s.recvfrom(10)`,
+		"sendmsg": `s.sendmsg([b"echo"], [], 0, to); s.sendmsg([b"echo"], [], 0, to); s.recvfrom(10)`,
+		"connect": `s.connect(to); s.send(b"echo"); s.recv(10); s.send(b"echo")`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			u.lab.t = t
+			cmd, events := u.via("netns:"+u.egress, needProgram(t, python), "-c",
+				"import socket, sys; to = (sys.argv[1], int(sys.argv[2])); s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"+script, serverAddr, u.port)
+			output(t, cmd)
+			got := events()
+			if len(got) != 1 {
+				t.Fatalf("events %+v, want one, of the swap", got)
+			}
+			e := got[0]
+			if e.Call != name || e.Proto != "udp" || e.Dst != net.JoinHostPort(serverAddr, u.port) || e.Rule != "default" || e.Route != "netns:"+u.egress ||
+				e.Result != "ok" || !u.echo.has(e.Local) {
+				t.Errorf("event %+v; the server has seen %v", e, u.echo.seen)
+			}
+		})
+	}
+	u.lab.t = t
+}
+
+// TestUDPInet6 sends datagrams to one IPv6 address.
+func TestUDPInet6(t *testing.T) {
+	u := newUDPLab(t)
+	for _, c := range udpCases {
+		if !slices.Contains([]string{"connected", "unconnected", "several", "refused", "recverr", "mapped", "here-and-there", "infos"}, c.args[0]) {
+			continue
+		}
+		t.Run(c.args[0], func(t *testing.T) {
+			u.compare(t, "inet6:2001:db8:64::cb00:710a", nil, compileC(t, "udp_probe.c", udpABIs["amd64"]...), c)
+		})
+	}
+	u.lab.t = t
+}
+
+// TestUDPUnix sends datagrams to a Unix socket.
+func TestUDPUnix(t *testing.T) {
+	u := newUDPLab(t)
+	name := fmt.Sprintf("@%s-datagrams", u.origin)
+	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
+	inNamespace(t, u.origin, func() error { // in which abstract names live
+		for _, name := range []string{name, path} {
+			conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { conn.Close() })
+			conn.SetReadBuffer(1 << 20)
+			go func() {
+				for data := make([]byte, 1<<16); ; {
+					n, from, err := conn.ReadFrom(data)
+					if err != nil {
+						return
+					}
+					out := data[:n]
+					if strings.HasPrefix(string(out), "len") {
+						out = []byte(length(out))
+					}
+					conn.WriteTo(out, from)
+				}
+			}()
+		}
+		return nil
+	})
+	for _, route := range []string{"unix:" + name, "unix:" + path} {
+		for abi, flags := range udpABIs {
+			t.Run(route[:6]+"/"+abi, func(t *testing.T) {
+				u.compare(t, route, nil, compileC(t, "udp_probe.c", flags...), udpCase{
+					args: []string{"simple"}, want: `getpeername: 203.0.113.10 the server; sendmmsg: 2; nothing: 0; sendto: 65507; too much: -1 EMSGSIZE`})
+			})
+		}
+	}
+	u.lab.t = t
+}
+
+// TestUDPReject has a rule say what natively a route says.
+func TestUDPReject(t *testing.T) {
+	const unwanted = "203.0.113.77"
+	u := newUDPLab(t)
+	output(t, command(t, "ip", "-n", u.egress, "route", "add", "unreachable", unwanted))
+	for name, route := range u.routes() {
+		for abi, flags := range udpABIs {
+			t.Run(name+"/"+abi, func(t *testing.T) {
+				u.compare(t, route, []string{"--rule", unwanted + "/udp=reject:EHOSTUNREACH"}, compileC(t, "udp_probe.c", flags...), udpCase{
+					args: []string{"rejected", unwanted},
+					want: `send "log": -1 EHOSTUNREACH; sendmsg: -1 EHOSTUNREACH; sendmmsg, the first: -1 EHOSTUNREACH; sendmmsg, the second: 1; connect: -1 EHOSTUNREACH`,
+				})
+			})
+		}
+	}
+	u.lab.t = t
+}
+
+// TestUDPModes is about --udp.
+func TestUDPModes(t *testing.T) {
+	u := newUDPLab(t)
+	probe := compileC(t, "udp_probe.c", udpABIs["amd64"]...)
+	const (
+		from      = ` bytes from 203.0.113.10 the server: "echo`
+		nowhere   = "send \"echo unconnected\": -1 ENETUNREACH\nsendmsg: -1 ENETUNREACH\nsendmmsg: -1 ENETUNREACH\n"
+		sent      = "send \"echo unconnected\": 16\nsendmsg: 4\nsendmmsg: 1\nrecvfrom: 16" + from + " unconnected\"\nrecvfrom: 4" + from + "\"\nrecvfrom: 4" + from + "\"\n"
+		connected = "connect: 0\nsend: 4\nrecv: 4" + from + "\"\nsend \"echo with an address\": 20\nrecv: 20" + from + " with an address\"\n"
+		tcp       = "TCP: -1 ECONNREFUSED\nend\n" // and not ENETUNREACH
+	)
+	for mode, want := range map[string]string{"": sent + connected + tcp, "full": sent + connected + tcp, "connected": nowhere + connected + tcp, "off": nowhere + "connect: -1 ENETUNREACH\n" + tcp} {
+		for name, route := range u.routes() {
+			t.Run(name+"/"+mode, func(t *testing.T) {
+				u.lab.t = t
+				flags := []string{"--netns", u.origin, "--via", route}
+				if mode != "" {
+					flags = append(flags, "--udp", mode)
+				}
+				cmd, _ := u.flags(flags, probe, "modes", serverAddr, u.port, u.other, u.closed)
+				_, got := status(t, cmd)
+				if got != want {
+					t.Errorf("not as wanted (- wanted, + upconv)\n%s", strings.Join(differences(want, got), "\n"))
+				}
+			})
+		}
+	}
+	u.lab.t = t
+}
+
+// TestUDPSwapAtSocket has every case again with sockets that are swapped as soon as they are made. And one that is made
+// for the interfaces sees those of the origin.
+func TestUDPSwapAtSocket(t *testing.T) {
+	u := newUDPLab(t)
+	route := u.routes()["netns"]
+	for _, mode := range []string{"full", "connected"} {
+		for _, c := range append(slices.Clip(udpCases), udpAtBest...) {
+			if mode == "connected" && !slices.Contains([]string{"connected", "unconnected", "several", "refused", "ready"}, c.args[0]) {
+				continue
+			}
+			t.Run(mode+"/"+strings.Join(c.args, " "), func(t *testing.T) {
+				u.compare(t, route, []string{"--swap-at", "socket", "--udp", mode}, compileC(t, "udp_probe.c", udpABIs["amd64"]...), c)
+			})
+		}
+		t.Run(mode+"/interfaces", func(t *testing.T) {
+			u.lab.t = t
+			for abi, flags := range udpABIs {
+				args := []string{compileC(t, "udp_probe.c", flags...), "interfaces", serverAddr, u.port, u.other, u.closed}
+				native := output(t, u.lab.plain(args...))
+				if strings.Count(native, "SIOCGIFFLAGS: 0") < 2 || strings.Contains(native, egressAddr) {
+					t.Fatalf("natively it said\n%s", native)
+				}
+				cmd, _ := u.flags([]string{"--netns", u.origin, "--via", route, "--swap-at", "socket", "--udp", mode}, args...)
+				if _, under := status(t, cmd); native != under {
+					t.Errorf("%s:", abi)
+					sameOutput(t, native, under)
+				}
+			}
+		})
+	}
+	u.lab.t = t
+}
+
+// TestUDPBroadcast sees that broadcast and multicast go nowhere else than without upconv.
+func TestUDPBroadcast(t *testing.T) {
+	u := newUDPLab(t)
+	probe := compileC(t, "udp_probe.c", udpABIs["amd64"]...)
+	everybody := u.packets(u.server, "0.0.0.0:0")
+	_, port := split(t, everybody.LocalAddr().String())
+	args := []string{probe, "broadcast", serverAddr, port, u.other, u.closed}
+	want := output(t, u.lab.plain(args...))
+	if !strings.Contains(want, `send "log broadcast": -1 ENETUNREACH`) {
+		t.Fatalf("in the origin it said\n%s", want)
+	}
+	for name, route := range u.routes() {
+		t.Run(name, func(t *testing.T) {
+			u.lab.t = t
+			cmd, _ := u.via(route, args...)
+			sameOutput(t, want, output(t, cmd))
+		})
+	}
+	u.lab.t = t
+	// One that is let out does come to the server: the last but one of what has come there.
+	output(t, u.in(u.egress, "ip", "route", "add", "default", "via", "192.0.2.2"))
+	output(t, u.in(u.egress, args...))
+	fence, err := u.middle.DialContext(context.Background(), "udp", net.JoinHostPort(serverAddr, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fence.Close()
+	fmt.Fprint(fence, "the end")
+	everybody.SetReadDeadline(time.Now().Add(patience))
+	var came []string
+	for data := make([]byte, 100); !slices.Contains(came, "the end"); {
+		n, _, err := everybody.ReadFrom(data)
+		if err != nil {
+			t.Fatalf("%q: %v", came, err)
+		}
+		came = append(came, string(data[:n]))
+	}
+	if !slices.Equal(came, []string{"log broadcast", "the end"}) {
+		t.Errorf("to the server came %q", came)
+	}
+}

@@ -1,0 +1,313 @@
+package upconv
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// A program may send to the origin and to an egress through one and the same datagram socket. Under its descriptor is then
+// always the socket of where it has sent last; the other one, its companion, is kept by upconv, with its port and what has
+// come for it, and is put back when the program sends there again. What comes for it meanwhile is handed on to the one in
+// use, as a packet on the loopback of its namespace with the address of who has really sent it; that takes CAP_NET_RAW
+// there, and without it waits.
+//
+// This is state that is not in the kernel: should it be lost, so are the replies to what was sent the other way.
+
+// companions are all that are kept.
+type companions struct {
+	mu     sync.Mutex
+	groups map[uint64]*group // by the cookie of the socket in use
+	count  int               // of kept sockets
+
+	// users is an epoll set of the sockets in use, which does not keep them: when the last program has closed one it is no
+	// longer in there. The data of each is its group's id.
+	users  int
+	lastID uint32
+	// inbox is an epoll set of the sockets that are kept and whose datagrams can be handed on.
+	inbox int
+	kept  map[int32]*group // by the descriptor in inbox
+	raw   map[uint64]int   // by namespace: a socket to hand on through; -1: not permitted
+}
+
+// group is a socket in use and its companions, one a namespace.
+type group struct {
+	id    uint32
+	netns uint64 // of the one in use
+	name  netip.AddrPort
+	kept  []companion
+}
+
+type companion struct {
+	fd    int
+	netns uint64
+}
+
+const (
+	maxCompanions = 4096
+	// sweeping is how often it is looked whether the sockets in use are still there. bind(2) does not wait for it.
+	sweeping = 50 * time.Millisecond
+)
+
+// bindRules stop bind(2), so that the port of a companion is free when the program has closed its socket.
+func bindRules() []seccompx.Rule {
+	return []seccompx.Rule{
+		{Syscalls: []string{"bind"}, When: []seccompx.Cond{seccompx.Arg(2).Low32().AtLeast(sizeofSockaddrIn)}, Do: seccompx.UserNotify},
+		{Syscalls: []string{"socketcall"}, When: []seccompx.Cond{seccompx.Arg(0).Low32().Equal(sysBind)}, Do: seccompx.UserNotify},
+	}
+}
+
+const sysBind = 2 // of socketcall(2), linux/net.h
+
+// bind handles a stopped bind(2).
+func (w *worker) bind(*call) outcome {
+	w.s.companions.sweep()
+	return carryOn
+}
+
+// take returns the companion that the socket of which old is a copy has in a namespace. It is the caller's then.
+func (k *companions) take(old int, netns uint64) (fd int, ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.groups) == 0 {
+		return -1, false
+	}
+	g := k.groups[cookieOf(old)]
+	if g == nil {
+		return -1, false
+	}
+	for i, c := range g.kept {
+		if c.netns == netns {
+			g.kept = append(g.kept[:i], g.kept[i+1:]...)
+			k.release(c.fd)
+			return c.fd, true
+		}
+	}
+	return -1, false
+}
+
+// release forgets a kept descriptor, which is the caller's then.
+func (k *companions) release(fd int) {
+	unix.EpollCtl(k.inbox, unix.EPOLL_CTL_DEL, fd, nil)
+	delete(k.kept, int32(fd))
+	k.count--
+}
+
+// keep keeps old, which the target's descriptor has just been taken from, as the companion of the socket in its place. It
+// takes ownership of old; raw is a socket to hand on through to the namespace of the new one, or -1.
+func (k *companions) keep(old, current int, sock *socket, raw int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.groups == nil {
+		if !k.open() {
+			closeFD(old)
+			return
+		}
+	}
+	before := cookieOf(old)
+	g := k.groups[before]
+	if g == nil {
+		g = &group{}
+	}
+	delete(k.groups, before)
+	k.lastID++
+	g.id, g.netns = k.lastID, netnsCookie(current)
+	var now socket
+	if examineDatagram(current, &now) {
+		if addr, ok := netip.AddrFromSlice(now.address()); ok {
+			g.name = netip.AddrPortFrom(addr.Unmap(), now.port())
+		}
+	}
+	k.groups[cookieOf(current)] = g
+	unix.EpollCtl(k.users, unix.EPOLL_CTL_ADD, current, &unix.EpollEvent{Fd: int32(g.id)})
+	if k.count >= maxCompanions {
+		closeFD(old)
+		return
+	}
+	g.kept = append(g.kept, companion{old, sock.netns})
+	k.count++
+	k.kept[int32(old)] = g
+	if raw >= 0 {
+		unix.EpollCtl(k.inbox, unix.EPOLL_CTL_ADD, old, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(old)})
+	}
+	for _, c := range g.kept { // whose datagrams now go elsewhere
+		k.kept[int32(c.fd)] = g
+	}
+}
+
+// open makes what is needed for the first one.
+func (k *companions) open() bool {
+	var err error
+	if k.users, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return false
+	}
+	if k.inbox, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		closeFD(k.users)
+		return false
+	}
+	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]int{}
+	go k.handOn()
+	go func() {
+		for range time.Tick(sweeping) {
+			k.sweep()
+		}
+	}()
+	return true
+}
+
+// sweep closes the companions of sockets that nobody has any more.
+func (k *companions) sweep() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.groups) == 0 {
+		return
+	}
+	text, err := os.ReadFile("/proc/thread-self/fdinfo/" + strconv.Itoa(k.users))
+	if err != nil {
+		return
+	}
+	used := map[uint32]bool{}
+	for line := range bytes.Lines(text) {
+		if _, r, _, ok := parseRegistration(line); ok {
+			used[uint32(r.event.Fd)] = true
+		}
+	}
+	for cookie, g := range k.groups {
+		if used[g.id] {
+			continue
+		}
+		for _, c := range g.kept {
+			k.release(c.fd)
+			closeFD(c.fd)
+		}
+		delete(k.groups, cookie)
+	}
+}
+
+// handOn hands on what comes for companions, for ever.
+func (k *companions) handOn() {
+	events := make([]unix.EpollEvent, 16)
+	packet := make([]byte, ipv4Header+udpHeader+maxLength)
+	for {
+		n, err := unix.EpollWait(k.inbox, events, -1)
+		if err != nil && err != unix.EINTR {
+			return
+		}
+		for _, e := range events[:max(n, 0)] {
+			k.mu.Lock()
+			if g := k.kept[e.Fd]; g != nil {
+				k.drain(int(e.Fd), g.netns, g.name, packet)
+			}
+			k.mu.Unlock()
+		}
+	}
+}
+
+const (
+	ipv4Header = 20
+	udpHeader  = 8
+)
+
+// drain hands on what has come for a socket to the one with a name in a namespace.
+func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byte) {
+	raw, ok := k.raw[netns]
+	if !ok || raw < 0 || to.Port() == 0 {
+		return
+	}
+	dst := to.Addr()
+	if !dst.Is4() || dst.IsUnspecified() {
+		dst = loopback4
+	}
+	for range 64 { // at a time
+		n, from, err := unix.Recvfrom(fd, packet[ipv4Header+udpHeader:], unix.MSG_DONTWAIT)
+		if err != nil {
+			return // nothing more; or an error of the socket, which this has fetched
+		}
+		var src netip.AddrPort
+		switch from := from.(type) {
+		case *unix.SockaddrInet4:
+			src = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port))
+		case *unix.SockaddrInet6:
+			src = netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
+		}
+		length := ipv4Header + udpHeader + n
+		if !src.Addr().Is4() || length > maxLength {
+			continue
+		}
+		// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
+		h := packet[:ipv4Header+udpHeader]
+		clear(h)
+		h[0], h[8], h[9] = 4<<4|ipv4Header/4, 64, unix.IPPROTO_UDP
+		binary.BigEndian.PutUint16(h[2:], uint16(length))
+		s4, d4 := src.Addr().As4(), dst.As4()
+		copy(h[12:], s4[:])
+		copy(h[16:], d4[:])
+		binary.BigEndian.PutUint16(h[20:], src.Port())
+		binary.BigEndian.PutUint16(h[22:], to.Port())
+		binary.BigEndian.PutUint16(h[24:], uint16(udpHeader+n))
+		unix.Sendto(raw, packet[:length], unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
+	}
+}
+
+// outbox returns a socket to hand on through in the namespace of the socket in use, or -1.
+func (w *worker) outbox(c *call, current int, egress *egress) int {
+	k, netns := &w.s.companions, netnsCookie(current)
+	k.mu.Lock()
+	raw, ok := k.raw[netns]
+	k.mu.Unlock()
+	if ok {
+		return raw
+	}
+	var errno unix.Errno
+	if egress == nil {
+		raw, errno = w.inOrigin(c.tid, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	} else {
+		raw, errno = w.socket(egress, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	}
+	if errno != 0 {
+		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
+		raw = -1
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.groups == nil && !k.open() {
+		if raw >= 0 {
+			closeFD(raw)
+		}
+		return -1
+	}
+	if other, ok := k.raw[netns]; ok { // another worker was faster
+		if raw >= 0 {
+			closeFD(raw)
+		}
+		return other
+	}
+	k.raw[netns] = raw
+	return raw
+}
+
+// setAside takes ownership of old, in whose place current has been put: to keep it, or if both are in one namespace, where
+// they cannot both have the port, to hand on what has come for it.
+func (w *worker) setAside(c *call, old, current int, sock *socket, egress *egress) {
+	raw := w.outbox(c, current, egress)
+	if netnsCookie(current) != sock.netns {
+		w.s.companions.keep(old, current, sock, raw)
+		return
+	}
+	if raw >= 0 && sock.kind == unix.SOCK_DGRAM {
+		k := &w.s.companions
+		k.mu.Lock()
+		addr, _ := netip.AddrFromSlice(sock.address())
+		k.drain(old, sock.netns, netip.AddrPortFrom(addr.Unmap(), sock.port()), make([]byte, ipv4Header+udpHeader+maxLength))
+		k.mu.Unlock()
+	}
+	closeFD(old)
+}

@@ -1,0 +1,361 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Datagram sockets: UDP, UDP-Lite and ICMP echo. A socket goes where its datagram goes: connect(2) and every send with an
+// address put it into the namespace and the family of that destination, if it is not there yet.
+//
+// A socket that is in an egress may not be connected, and then a program could use it to reach whatever is there: its
+// loopback, say. So calls that have an address are never left to the kernel once any datagram socket has been
+// moved: upconv makes them itself, with its own copy of the address and of what is to be sent.
+
+// examineDatagram reads what a swap needs to know. ok is false where fd is no socket that datagrams are moved for: another
+// protocol, or a raw socket, but for ICMP's, with which ping(8) and traceroute(8) work.
+func examineDatagram(fd int, s *socket) (ok bool) {
+	var proto, kind, header int32
+	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 ||
+		getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 {
+		return false
+	}
+	switch {
+	case kind == unix.SOCK_DGRAM && (proto == unix.IPPROTO_UDP || proto == unix.IPPROTO_UDPLITE || proto == unix.IPPROTO_ICMP):
+	case kind == unix.SOCK_DGRAM && proto == unix.IPPROTO_ICMPV6: // so is one that took the place of an ICMP socket
+	case kind == unix.SOCK_RAW && proto == unix.IPPROTO_ICMP:
+		// With headers of its own making it could say that it is anybody.
+		if getsockopt(fd, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&header), 4) != 0 || header != 0 {
+			return false
+		}
+	default:
+		return false
+	}
+	s.proto, s.kind = int(proto), int(kind)
+	s.nameLen = uint32(len(s.name))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
+	if errno != 0 || s.nameLen < sizeofSockaddrIn {
+		return false
+	}
+	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
+	if s.kind == unix.SOCK_RAW { // the "port" of a raw socket is its protocol
+		s.name[2], s.name[3] = 0, 0
+	}
+	s.bound = s.port() != 0 || !allZero(s.address())
+	if s.netns = netnsCookie(fd); s.netns == 0 {
+		return false
+	}
+	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
+	s.flags = int(flags)
+	return errno == 0
+}
+
+// kindOf returns the type of the sockets of a protocol.
+func kindOf(proto int) int {
+	switch proto {
+	case unix.IPPROTO_TCP, unix.IPPROTO_MPTCP:
+		return unix.SOCK_STREAM
+	}
+	return unix.SOCK_DGRAM
+}
+
+func typeOf(fd int) int {
+	var kind int32
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4)
+	return int(kind)
+}
+
+func isDatagramType(kind int) bool { return kind == unix.SOCK_DGRAM || kind == unix.SOCK_RAW }
+
+// sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen, it says so only if asked to
+// fetch it; then fd is a copy, else -1.
+func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
+	switch {
+	case seen:
+		return -1, w.sight.Mode&unix.S_IFMT == unix.S_IFSOCK && isDatagramType(w.sight.Type)
+	case !fetch:
+		return -1, false
+	}
+	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	if errno != 0 {
+		return -1, false // as whoever fetches it next will say
+	}
+	if w.done = append(w.done, fd); !isDatagramType(typeOf(fd)) {
+		w.closeNow(fd)
+		return -1, false
+	}
+	return fd, true
+}
+
+// decideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those are left alone.
+func (w *worker) decideDatagram(dst netip.AddrPort) Decision {
+	if !dst.Addr().Is4() {
+		return Decision{RuleDefault, directRoute}
+	}
+	return w.s.rules.Load().policy.Decide(dst, UDP, w.s.origin.assigned)
+}
+
+// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, ok is false and out is what becomes of the call.
+func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
+	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	switch errno {
+	case 0:
+		w.done = append(w.done, fd)
+		return fd, out, true
+	case unix.EPERM:
+		w.unserved(e, "its descriptors cannot be fetched", errno)
+	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
+		return -1, w.fail(e, "pidfd_getfd", errno), false
+	}
+	return -1, carryOn, false // EBADF; or ESRCH, and nobody will read the answer
+}
+
+// datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a copy of it, or -1.
+func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
+	if c.fastOpen.on { // a flag that means nothing to it
+		c.fastOpen = fastOpen{}
+		return w.resend(c), false
+	}
+	if old < 0 {
+		var ok bool
+		if old, out, ok = w.fetch(c, e); !ok {
+			return out, false
+		}
+	}
+	e.proto, e.decision = UDP, w.decideDatagram(e.dst)
+	return w.place(c, e, family, sa, old)
+}
+
+// place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the call: connects it to sa,
+// or sends w.out. raced is as for route.
+func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
+	route, sock := e.decision.Route, &w.socketInfo
+	known := examineDatagram(old, sock)
+	crossed := false
+	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
+		if _, crossed = w.hasPassport(old); crossed {
+			if !known && !w.unixSocket(old, sock) {
+				return carryOn, false
+			}
+			if p := &w.crossing.pass; p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP {
+				return carryOn, false
+			}
+			sock.asMade(&w.crossing.pass)
+		}
+	}
+	origin := w.s.origin
+	switch {
+	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
+		return carryOn, false // whatever it is, and whatever the kernel says of it
+	case family == unix.AF_UNSPEC && sock.domain == unix.AF_INET6: // where it stands for no address
+		for i := range w.out.run {
+			w.out.messages[i].name = nil
+		}
+		return w.sendAsIs(c, e, old), false
+	case family == unix.AF_INET6 && sock.domain == unix.AF_INET:
+		return answer(unix.EAFNOSUPPORT), false
+	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
+		return carryOn, false // the target went to a namespace of its own: not ours there
+	case route.Kind == Reject:
+		w.s.events.record(e, route.Errno)
+		return answer(route.Errno), false
+	}
+	switch route.Kind {
+	case Direct:
+		if crossed && c.sends && domainOf(old) == unix.AF_INET6 && e.dst.Addr().Is4() && !e.dst.Addr().IsMulticast() && e.dst.Addr() != broadcast4 {
+			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
+		}
+		if !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW) {
+			return w.stay(c, e, old, sock, nil, sa), false
+		}
+		return w.move(c, e, old, sock, nil, nil, sa)
+	case Netns:
+		egress := w.s.egressOf(route)
+		if !crossed && sock.netns == egress.cookie && (sock.netns != origin.cookie || w.s.made.has(old)) {
+			return w.stay(c, e, old, sock, nil, sa), false
+		}
+		return w.move(c, e, old, sock, egress, nil, sa)
+	}
+	return w.crossDatagram(c, e, old, sock, crossed)
+}
+
+// mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped addresses, as those can do it.
+func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
+	x := &w.crossing
+	x.route, x.mapped = mappedRoute, true
+	x.to = [sizeofSockaddrIn6]byte{}
+	binary.NativeEndian.PutUint16(x.to[:], unix.AF_INET6)
+	binary.BigEndian.PutUint16(x.to[2:], dst.Port())
+	bytes := dst.Addr().As16()
+	copy(x.to[8:], bytes[:])
+	return x
+}
+
+var (
+	mappedRoute = &Route{Kind: Inet6}
+	broadcast4  = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+)
+
+// unixSocket fills in what there is to know of a Unix socket that took the place of another.
+func (w *worker) unixSocket(fd int, s *socket) bool {
+	if domainOf(fd) != unix.AF_UNIX {
+		return false
+	}
+	p := &w.crossing.pass
+	*s = socket{domain: unix.AF_INET, kind: kindOf(p.proto), proto: p.proto, netns: w.s.origin.cookie}
+	binary.NativeEndian.PutUint16(s.name[:], unix.AF_INET)
+	binary.BigEndian.PutUint16(s.name[2:], p.localPort)
+	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
+	s.flags = int(flags)
+	return errno == 0
+}
+
+// move replaces the target's datagram socket, of which old is a copy, by one made where e.dst is reached.
+func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
+	if sock.bound && isConnected(old) {
+		// Its address is not one that the program has chosen, unless it has chosen that too, which the kernel does not tell.
+		addr, _ := netip.AddrFromSlice(sock.address())
+		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != Direct {
+			return answer(unix.EINVAL), false // as from there nothing else is reached
+		}
+		clear(sock.address())
+	}
+	if !w.alone {
+		w.pin(uint32(c.tid))
+	}
+	if w.see(c) && !w.saw(old) {
+		return carryOn, true
+	}
+	return w.swap(c, e, old, sock, egress, x, sa)
+}
+
+// act makes the target's call, with a socket that is where it should be. x is not nil if it is one of another family.
+func (w *worker) act(c *call, e *event, fd int, sock *socket, x *crossing, sa []byte) outcome {
+	e.local = fd
+	if c.sends {
+		return w.transmit(c, e, fd, x)
+	}
+	if x != nil && x.family() == unix.AF_UNIX {
+		errno := x.path.open(x.route, c.tid)
+		if errno == 0 {
+			errno = connect(fd, x.path.sa())
+		}
+		x.path.close()
+		return w.finished(e, x.asInet(e, errno))
+	}
+	return w.finished(e, connect(fd, sa))
+}
+
+// stay makes the target's call with the target's own socket, of which fd is a copy.
+func (w *worker) stay(c *call, e *event, fd int, sock *socket, x *crossing, sa []byte) outcome {
+	w.retag(c, fd)
+	out := w.act(c, e, fd, sock, x, sa)
+	if out.wait == nil {
+		w.closeNow(fd) // before the target goes on: what it closes then shall be closed
+	}
+	return out
+}
+
+func (w *worker) finished(e *event, errno unix.Errno) outcome {
+	w.s.events.record(e, errno)
+	return answer(errno)
+}
+
+// retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it into upconv's own.
+func (w *worker) retag(c *call, fd int) {
+	if !w.s.tags {
+		return
+	}
+	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
+		w.install(c, c.fd, fd, cloexec)
+	}
+}
+
+// crossDatagram is place for a route to another family. crossed is whether the socket is of another one than the program's
+// already; its passport is then in w.crossing.pass.
+func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed bool) (out outcome, raced bool) {
+	var only int32
+	if !crossed && sock.domain == unix.AF_INET6 && getsockopt(old, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0 {
+		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
+	}
+	x := &w.crossing
+	had := x.pass
+	switch err := w.prepare(x, e, sock); {
+	case errors.Is(err, errStillLooking):
+		return w.s.whenFound(c), false
+	case err != nil:
+		e.add(err.Error())
+		return w.finished(e, unix.ENETUNREACH), false
+	case sock.kind == unix.SOCK_RAW, sock.proto == unix.IPPROTO_ICMP && (x.route.Kind == UnixPath || !c.sends):
+		e.add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
+		return w.finished(e, unix.ENETUNREACH), false
+	}
+	if !crossed || domainOf(old) != x.family() {
+		return w.move(c, e, old, sock, nil, x, x.to[:])
+	}
+	if errno := x.scope(old); errno != 0 {
+		return w.fail(e, "interface "+x.zone, errno), false
+	}
+	if had.peer != x.pass.peer && (!c.sends || x.route.Kind != NAT64 && !isConnected(old)) {
+		// Whom what is received is from, where that cannot be told from its address.
+		had.peer, had.local = x.pass.peer, x.pass.local
+		put := had.putOn6
+		if x.family() == unix.AF_UNIX {
+			put = had.putOnUnix
+		}
+		if errno := put(old); errno != 0 {
+			return w.fail(e, "the passport of the socket", errno), false
+		}
+	}
+	return w.stay(c, e, old, sock, x, x.to[:]), false
+}
+
+// keeps reports whether a datagram socket that has been replaced, x is as for swap, is of use yet: it has a port, and so there
+// may be answers on their way to it.
+func (w *worker) keeps(old int, sock *socket, x *crossing) bool {
+	return sock.kind == unix.SOCK_DGRAM && sock.proto == unix.IPPROTO_UDP && x == nil && sock.bound && netnsCookie(old) != 0 &&
+		!(sock.domain == unix.AF_INET && domainOf(old) != unix.AF_INET)
+}
+
+// noteMoved is for a datagram socket that has just been put into the place of another, and has not been used yet.
+func (w *worker) noteMoved(e *event, replacement int, sock *socket) {
+	setFlags(replacement, sock.flags)
+	w.s.moved.Store(true)
+	e.moved = true
+	for _, egress := range w.s.rules.Load().egress {
+		if egress.cookie == w.s.origin.cookie {
+			w.s.made.add(replacement)
+		}
+	}
+}
+
+func isConnected(fd int) bool {
+	var name [sizeofSockaddrStorage]byte
+	length := uint32(len(name))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
+	return errno == 0
+}
+
+// madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of others. It is for
+// policies whose egress is the origin, where nothing else tells. It may forget.
+type madeSockets [1024]atomic.Uint64
+
+func cookieOf(fd int) (cookie uint64) {
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_COOKIE, unsafe.Pointer(&cookie), 8)
+	return cookie
+}
+
+func (m *madeSockets) add(fd int) {
+	cookie := cookieOf(fd)
+	m[cookie%uint64(len(m))].Store(cookie)
+}
+
+func (m *madeSockets) has(fd int) bool {
+	cookie := cookieOf(fd)
+	return m[cookie%uint64(len(m))].Load() == cookie
+}
