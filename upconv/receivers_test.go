@@ -545,19 +545,38 @@ func TestReceiveOthers(t *testing.T) {
 // envReceivers has this program be the child of TestReceiveManyWait.
 const envReceivers = "UPCONV_TEST_RECEIVERS" // how many
 
-// manyWait is a program whose threads each wait for a datagram on one of the sockets that it is given, which are the
-// descriptors from 3 on.
+// manyWait is a program whose threads each wait on one of the sockets that it is given, which are the descriptors from 3 on: every
+// other one for a datagram, and the rest for two.
 func manyWait(count int) {
 	var done sync.WaitGroup
 	for i := range count {
 		done.Go(func() {
-			var data [16]byte
-			var name [32]byte
-			length := uint32(len(name))
-			n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(3+i), uintptr(unsafe.Pointer(&data)), uintptr(len(data)), 0,
-				uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
-			if errno != 0 || string(data[:n]) != "datagram" || length != sizeofSockaddrIn || name[0] != unix.AF_INET {
-				fmt.Printf("%d: %v, %q, %x\n", i, errno, data[:n], name[:length])
+			var name [2][32]byte
+			var data [2][16]byte
+			if i%2 == 0 {
+				length := uint32(len(name[0]))
+				n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(3+i), uintptr(unsafe.Pointer(&data[0])), uintptr(len(data[0])), 0,
+					uintptr(unsafe.Pointer(&name[0])), uintptr(unsafe.Pointer(&length)))
+				if errno != 0 || string(data[0][:n]) != "datagram" || length != sizeofSockaddrIn || name[0][0] != unix.AF_INET {
+					fmt.Printf("%d: %v, %q, %x\n", i, errno, data[0][:n], name[0][:length])
+				}
+				return
+			}
+			var vectors [2]unix.Iovec
+			var messages [2]struct {
+				unix.Msghdr
+				length uint32
+			}
+			for k := range messages {
+				vectors[k].Base = &data[k][0]
+				vectors[k].SetLen(len(data[k]))
+				messages[k].Msghdr = unix.Msghdr{Name: &name[k][0], Namelen: uint32(len(name[k])), Iov: &vectors[k], Iovlen: 1}
+			}
+			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(3+i), uintptr(unsafe.Pointer(&messages)), 2, 0, 0, 0)
+			for k, want := range []string{"datagram", "another"} {
+				if errno != 0 || n != 2 || string(data[k][:messages[k].length]) != want || messages[k].Namelen != sizeofSockaddrIn || name[k][0] != unix.AF_INET {
+					fmt.Printf("%d: %v, %d, %q, %x\n", i, errno, n, data[k], name[k])
+				}
 			}
 		})
 	}
@@ -636,6 +655,15 @@ func TestReceiveManyWait(t *testing.T) {
 		began := time.Now()
 		for _, port := range ports {
 			rawSendto(t, sender, []byte("datagram"), sockaddrLoopback(unix.AF_INET6, port))
+		}
+		th.waiting(count / 2)
+		until(t, "all have the first one", func() bool {
+			return len(th.s.receivers.list(func(r *receiver) bool { return r.done == 1 })) == count/2
+		})
+		for i, port := range ports {
+			if i%2 == 1 {
+				rawSendto(t, sender, []byte("another"), sockaddrLoopback(unix.AF_INET6, port))
+			}
 		}
 		if err := child.Wait(); err != nil || out.String() != "end\n" {
 			t.Errorf("%v\n%s", err, out.String())
