@@ -61,7 +61,7 @@ const page = 4096
 func newArena(t testing.TB) *arena {
 	t.Helper()
 	const pages = 48
-	all, err := unix.Mmap(-1, 0, (pages+2)*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_32BIT)
+	all, err := unix.Mmap(-1, 0, (pages+2)*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|0x40 /* MAP_32BIT */)
 	if err != nil {
 		t.Fatal(err)
 	}
