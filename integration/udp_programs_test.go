@@ -409,7 +409,7 @@ func TestPing(t *testing.T) {
 		routes []string
 	}{
 		"echo":        {[]string{"-n", "-c", "3", "-i", "0.2", "-W", "5", serverAddr}, "64 bytes from " + serverAddr + ": icmp_seq=3 … …\n3 packets transmitted, 3 received, 0% packet loss", nil},
-		"large":       {[]string{"-n", "-c", "2", "-i", "0.2", "-W", "5", "-s", "3000", serverAddr}, "3008 bytes from " + serverAddr + ": icmp_seq=2", nil},
+		"large":       {[]string{"-n", "-c", "2", "-i", "0.2", "-W", "5", "-s", "3000", serverAddr}, "3008 bytes from " + serverAddr + ": icmp_seq=2", []string{"netns"}}, // tayga does not translate fragments of ICMP
 		"options":     {[]string{"-n", "-c", "2", "-i", "0.2", "-W", "5", "-Q", "0x28", "-t", "33", "-p", "ab", serverAddr}, "64 bytes from " + serverAddr + ": icmp_seq=2", nil},
 		"unreachable": {[]string{"-n", "-c", "1", "-W", "2", "203.0.113.78"}, "Destination Host Unreachable", []string{"netns"}},
 		"loopback":    {[]string{"-n", "-c", "1", "127.0.0.1"}, "64 bytes from 127.0.0.1", nil},

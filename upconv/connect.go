@@ -270,6 +270,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			w.closeNow(old)
 		}
 	}
+	if sock.kind != unix.SOCK_STREAM && !(w.sighted && w.sight.Single) {
+		w.nudge(c, replacement)
+	}
 	if witness && w.alive() {
 		places = w.replaceCopies(c, e, replacement, places)
 	}
@@ -317,11 +320,15 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
 	}
-	if w.sighted && w.sight.Shutdown != 0 {
-		// Natively it fails with ENOTCONN, and yet the socket remembers.
-		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(replacement), uintptr(w.sight.Shutdown-1), 0)
-	}
+	w.shutLike(replacement)
 	return 0
+}
+
+// shutLike has a socket remember a shutdown(2) from before it was connected: that fails with ENOTCONN, and yet has its effect.
+func (w *worker) shutLike(fd int) {
+	if w.sighted && w.sight.Shutdown != 0 {
+		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(w.sight.Shutdown-1), 0)
+	}
 }
 
 // bindOver binds the new socket as the old one is bound.
@@ -357,6 +364,9 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	}
 	if old >= 0 && (w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0) {
 		copyOwner(old, replacement)
+	}
+	if x.family() == unix.AF_INET6 {
+		w.shutLike(replacement)
 	}
 	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
 }

@@ -228,6 +228,10 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 	if !w.alone {
 		w.pin(uint32(c.tid))
 	}
+	// One at a time: what has been sent through the first one's socket would be answered there.
+	moving := &w.s.moving[cookieOf(old)%uint64(len(w.s.moving))]
+	moving.Lock()
+	defer moving.Unlock()
 	if w.see(c) && !w.saw(old) {
 		return carryOn, true
 	}

@@ -109,6 +109,9 @@ func swapRules(n needs) []seccompx.Rule {
 	for _, command := range []uint64{fioSetOwn, siocSPGrp} {
 		rules = append(rules, notify("ioctl", arg(1).Equal(command)))
 	}
+	if n.unix && n.udp {
+		rules = append(rules, notify("setsockopt", arg(1).Equal(unix.IPPROTO_UDP)))
+	}
 	for _, level := range sockoptLevels {
 		ofLevel := arg(1).Equal(uint64(level))
 		for _, options := range [][]sockopt{sockopts, passedOptions} {

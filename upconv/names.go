@@ -65,6 +65,9 @@ func (p *passport) name(fd, family int, peer bool, to *[sizeofSockaddrIn6]byte) 
 	if !peer {
 		port := p.localPort
 		local := p.local
+		if family == unix.AF_UNIX && kindOf(p.proto) == unix.SOCK_DGRAM && !isConnected(fd) {
+			local = netip.IPv4Unspecified()
+		}
 		if family == unix.AF_INET6 {
 			port = binary.BigEndian.Uint16(real[2:])
 			if allZero(real[8:24]) { // not connected
@@ -292,7 +295,7 @@ var (
 		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
 		{unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, {unix.SOL_SOCKET, unix.SO_LOCK_FILTER}, // the first is SO_GET_FILTER too
 		{unix.SOL_SOCKET, unix.SO_PEERCRED}, {unix.SOL_SOCKET, unix.SO_PEERSEC}, {unix.SOL_SOCKET, unix.SO_PEERGROUPS}, {unix.SOL_SOCKET, soPeerPidfd},
-		{unix.IPPROTO_TCP, anyOption}, {unix.IPPROTO_IP, anyOption}, {unix.IPPROTO_IPV6, anyOption},
+		{unix.IPPROTO_TCP, anyOption}, {unix.IPPROTO_UDP, anyOption}, {unix.IPPROTO_IP, anyOption}, {unix.IPPROTO_IPV6, anyOption},
 	}
 )
 
@@ -410,7 +413,7 @@ func (w *worker) setCrossed(c *call) outcome {
 		}
 		return carryOn
 	}
-	if family == unix.AF_INET6 && (p.family == unix.AF_INET6 || level == unix.IPPROTO_TCP) {
+	if family == unix.AF_INET6 && (p.family == unix.AF_INET6 || level != unix.IPPROTO_IP && level != unix.IPPROTO_IPV6) {
 		return carryOn
 	}
 	length := int32(c.args[4])

@@ -62,7 +62,7 @@ func newArena(t testing.TB) *arena { return newArenaOf(t, 48) }
 
 func newArenaOf(t testing.TB, pages int) *arena {
 	t.Helper()
-	all, err := unix.Mmap(-1, 0, (pages+2)*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_32BIT)
+	all, err := unix.Mmap(-1, 0, (pages+2)*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|0x40 /* MAP_32BIT */)
 	if err != nil {
 		t.Fatal(err)
 	}

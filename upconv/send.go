@@ -57,13 +57,13 @@ type mmsghdr struct {
 
 const (
 	maxBatch     = 64
-	maxIovecs    = 1024    // UIO_MAXIOV, linux/uio.h
-	maxControl   = 1 << 16 // far more than net.core.optmem_max usually lets pass
-	maxLength    = 0xffff  // what fits into the length of a packet
+	maxIovecs    = 1024                            // UIO_MAXIOV, linux/uio.h
+	maxControl   = 1 << 16                         // far more than net.core.optmem_max usually lets pass
+	maxLength    = 0xffff                          // what fits into the length of a packet
 	maxPayload4  = 0xffff - ipv4Header - udpHeader // IPv6 would take more
-	maxTogether  = 1 << 20 // of payload, read at once
-	sizeofMsghdr = 56      // struct msghdr of user space
-	compatMsghdr = 28      // and that of i386
+	maxTogether  = 1 << 20                         // of payload, read at once
+	sizeofMsghdr = 56                              // struct msghdr of user space
+	compatMsghdr = 28                              // and that of i386
 )
 
 // The first argument of socketcall(2) for sends: linux/net.h.

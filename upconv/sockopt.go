@@ -134,6 +134,7 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IP, name: unix.IP_BIND_ADDRESS_NO_PORT, label: "IP_BIND_ADDRESS_NO_PORT"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVFRAGSIZE, label: "IP_RECVFRAGSIZE"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR_RFC4884, label: "IP_RECVERR_RFC4884"},
+	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_IF, label: "IP_MULTICAST_IF"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_TTL, label: "IP_MULTICAST_TTL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_LOOP, label: "IP_MULTICAST_LOOP"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_ALL, label: "IP_MULTICAST_ALL"},

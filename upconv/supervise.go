@@ -442,12 +442,13 @@ func (p *process) reap() int {
 			p.canary.wake()
 			continue
 		}
-		if int(info.pid) != p.command {
-			unix.Wait4(int(info.pid), nil, unix.WNOHANG|unix.WUNTRACED|unix.WCONTINUED, nil) // an orphan
+		if int(info.pid) != p.command || info.code == cldTrapped {
+			// An orphan; or a thread that this process is about to let go again, see nudge.
+			unix.Wait4(int(info.pid), nil, unix.WNOHANG|unix.WUNTRACED|unix.WCONTINUED, nil)
 			continue
 		}
 		switch info.code {
-		case cldStopped, cldTrapped:
+		case cldStopped:
 			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WUNTRACED, nil)
 			p.absorb()
 			p.commandStopped.Store(true)

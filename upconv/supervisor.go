@@ -45,6 +45,7 @@ type Supervisor struct {
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
 	moved      atomic.Bool   // and some datagram socket
 	made       madeSockets
+	moving     [16]sync.Mutex // held while a datagram socket is moved, by its cookie
 	companions companions
 	tags       bool                         // there are net_cls or net_prio cgroups
 	sends      [256]atomic.Pointer[sendKey] // see recordSend
