@@ -263,6 +263,10 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		w.noteMoved(e, replacement, sock)
 	}
 	aside := old >= 0 && w.keeps(old, sock, x)
+	waitedFor := uint64(0)
+	if sock.kind != unix.SOCK_STREAM {
+		waitedFor = w.s.receivers.on(old)
+	}
 	if old >= 0 {
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
@@ -271,10 +275,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 	}
 	if sock.kind != unix.SOCK_STREAM && !(w.sighted && w.sight.Single) {
+		w.s.receivers.follow(w.s, waitedFor, replacement)
 		w.nudge(c, replacement)
 	}
 	if witness && w.alive() {
 		places = w.replaceCopies(c, e, replacement, places)
+		w.s.receivers.follow(w.s, waitedFor, replacement) // those that know it by another number
 	}
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.

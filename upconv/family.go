@@ -189,13 +189,8 @@ func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 // hasPassport reports whether a socket took the place of one of another family; its passport is then in w.crossing.pass. family
 // is what it is now.
 func (w *worker) hasPassport(fd int) (family int, ok bool) {
-	switch family = domainOf(fd); family {
-	case unix.AF_INET6:
-		ok = w.crossing.pass.readFrom6(fd)
-	case unix.AF_UNIX:
-		ok = w.s.needs.unix && w.crossing.pass.readFromUnix(fd)
-	}
-	return family, ok
+	family = domainOf(fd)
+	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.readFrom(fd, family)
 }
 
 // asMade has s be what the program made.

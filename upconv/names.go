@@ -45,6 +45,7 @@ func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
 		return -1, 0, false
 	}
 	w.done = append(w.done, fd)
+	w.retag(c, fd)
 	family, ok = w.hasPassport(fd)
 	return fd, family, ok
 }

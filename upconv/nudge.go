@@ -31,12 +31,13 @@ func (w *worker) nudge(c *call, old int) {
 	}
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
+	held := w.s.receivers.holds() // those follow
 	for _, name := range names {
 		tid, err := strconv.Atoi(name)
-		if err != nil || tid == c.tid || !waitsFor(tid, c.fd, timeout != unix.Timeval{}) {
+		if err != nil || tid == c.tid || held[tid] || !waitsFor(tid, c.fd, timeout != unix.Timeval{}) {
 			continue
 		}
-		interrupt(tid)
+		w.interrupt(tid)
 	}
 }
 
@@ -68,7 +69,7 @@ func waitsFor(tid, fd int, timed bool) bool {
 }
 
 // interrupt makes a thread begin its call anew. The calling goroutine must be locked to its thread.
-func interrupt(tid int) {
+func (w *worker) interrupt(tid int) {
 	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
 		return
 	}
@@ -81,5 +82,6 @@ func interrupt(tid int) {
 		if _, err := os.Stat("/proc/" + strconv.Itoa(tid)); err != nil {
 			return
 		}
+		w.s.receivers.restart(tid) // should its call have been stopped meanwhile, and wait
 	}
 }

@@ -206,6 +206,17 @@ func (p *passport) putOnUnix(fd int) unix.Errno {
 	return attachFilter(fd, program)
 }
 
+// readFrom reads the passport of a socket, of any family. It is false if that has none.
+func (p *passport) readFrom(fd, family int) bool {
+	switch family {
+	case unix.AF_INET6:
+		return p.readFrom6(fd)
+	case unix.AF_UNIX:
+		return p.readFromUnix(fd)
+	}
+	return false
+}
+
 // readFromUnix reads the passport of a Unix socket. It is false if that has none.
 func (p *passport) readFromUnix(fd int) bool {
 	program, errno := attachedFilter(fd)

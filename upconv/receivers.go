@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -23,6 +24,8 @@ type receivers struct {
 	waiting  map[uint64]*receiver // by what the set knows them by
 	last     uint64               // of those
 	sweeping bool
+
+	moves atomic.Uint64 // of sockets that may be waited for
 }
 
 // receiver is one of them.
@@ -96,10 +99,7 @@ func (p *receiver) register() unix.Errno {
 		go all.sweep(p.s)
 	}
 	all.mu.Unlock()
-	// Edges, and not levels: an error queue that nobody empties would be ready all the time. What is there already counts
-	// as one.
-	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(p.id)), Pad: int32(uint32(p.id >> 32))}
-	if errno := epollAdd(all.epfd, p.fd, &event); errno != 0 {
+	if errno := p.watch(); errno != 0 {
 		p.over = true
 		all.mu.Lock()
 		delete(all.waiting, p.id)
@@ -109,6 +109,15 @@ func (p *receiver) register() unix.Errno {
 	if p.limit > 0 {
 		p.expiry = time.Now().Add(p.limit)
 		p.timer = time.AfterFunc(p.limit, p.expire)
+	}
+	if all.moves.Load() != p.moves { // follow may have looked before it was there
+		if fd, errno := p.s.targets.getfd(p.c.tid, p.c.fd); errno == 0 {
+			now := cookieOf(fd)
+			closeFD(fd)
+			if now != cookieOf(p.fd) {
+				p.moveTo(now)
+			}
+		}
 	}
 	return 0
 }
@@ -218,6 +227,106 @@ func (p *receiver) endWith(errno unix.Errno) {
 	defer p.mu.Unlock()
 	if !p.over {
 		p.finish(p.end(errno))
+	}
+}
+
+// on returns what the socket fd, which another has just taken the place of, is known by; 0 if nobody waits for datagrams.
+func (all *receivers) on(fd int) (cookie uint64) {
+	all.moves.Add(1)
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if len(all.waiting) == 0 || fd < 0 {
+		return 0
+	}
+	return cookieOf(fd)
+}
+
+// follow is for a socket that another one has taken the place of in the target: those that wait for the old one, which is known by
+// its cookie, wait for the new one from now on. If that is one of the program's own family, the kernel waits.
+func (all *receivers) follow(s *Supervisor, cookie uint64, replacement int) {
+	if cookie == 0 {
+		return
+	}
+	all.mu.Lock()
+	list := make([]*receiver, 0, len(all.waiting))
+	for _, p := range all.waiting {
+		list = append(list, p)
+	}
+	all.mu.Unlock()
+	now := cookieOf(replacement)
+	for _, p := range list {
+		p.mu.Lock()
+		if !p.over && cookieOf(p.fd) == cookie {
+			p.moveTo(now)
+		}
+		p.mu.Unlock()
+	}
+}
+
+// moveTo has it wait for the socket that its descriptor is now, if that is the one with the cookie. The caller holds mu.
+func (p *receiver) moveTo(cookie uint64) {
+	all := &p.s.receivers
+	fd, errno := p.s.targets.getfd(p.c.tid, p.c.fd)
+	if errno != 0 {
+		return
+	}
+	if cookieOf(fd) != cookie { // the old one, in another process
+		closeFD(fd)
+		return
+	}
+	var pass passport
+	family := domainOf(fd)
+	if !pass.readFrom(fd, family) {
+		closeFD(fd)
+		if p.done > 0 {
+			p.finish(p.end(0))
+		} else {
+			p.finish(carryOn)
+		}
+		return
+	}
+	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(all.epfd), unix.EPOLL_CTL_DEL, uintptr(p.fd), 0, 0, 0)
+	closeFD(p.fd)
+	p.fd, p.family, p.pass, p.shutdown = fd, family, pass, false
+	if p.watch() != 0 {
+		p.finish(p.end(unix.ENOMEM))
+	}
+}
+
+// watch puts the socket into the set.
+func (p *receiver) watch() unix.Errno {
+	// Edges, and not levels: an error queue that nobody empties would be ready all the time. What is there already counts
+	// as one.
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(p.id)), Pad: int32(uint32(p.id >> 32))}
+	return epollAdd(p.s.receivers.epfd, p.fd, &event)
+}
+
+// holds returns the threads whose calls wait.
+func (all *receivers) holds() map[int]bool {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if len(all.waiting) == 0 {
+		return nil
+	}
+	tids := map[int]bool{}
+	for _, p := range all.waiting {
+		tids[p.c.tid] = true
+	}
+	return tids
+}
+
+// restart has a thread that is about to be interrupted begin its call anew, if that waits.
+func (all *receivers) restart(tid int) {
+	var held *receiver
+	all.mu.Lock()
+	for _, p := range all.waiting {
+		if p.c.tid == tid {
+			held = p
+		}
+	}
+	all.mu.Unlock()
+	if held != nil {
+		held.endWith(seccompx.ERestartSys)
 	}
 }
 

@@ -380,6 +380,90 @@ func testReceiveWaits(t *testing.T) {
 	}
 }
 
+// TestReceiveFollows puts other sockets into the place of one that is waited for.
+func TestReceiveFollows(t *testing.T) {
+	s := receiveSupervisor(t)
+	th := newFiltered(t, s)
+	a := newArena(t)
+	first, second := newPair(t, unix.AF_INET), newPair(t, unix.AF_INET)
+	fd, err := unix.FcntlInt(uintptr(first.six), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	other, err := unix.FcntlInt(uintptr(second.six), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(other)
+	swap := func(to int) {
+		t.Helper()
+		old, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(old)
+		if err := unix.Dup3(to, fd, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		cookie := s.receivers.on(old)
+		s.receivers.follow(s, cookie, to)
+		s.receivers.follow(s, cookie, to) // again, for nothing
+	}
+	from := func(p *pair, got recvResult) {
+		t.Helper()
+		if got.errno != 0 || got.n != 4 || !bytes.Equal(a.good[namesAt:namesAt+16], sockaddrLoopback(unix.AF_INET, p.peer)) {
+			t.Errorf("%+v from %x", got, a.good[namesAt:namesAt+16])
+		}
+	}
+	send := func(p *pair) {
+		rawSendto(t, p.to6, []byte("data"), sockaddrLoopback(unix.AF_INET6, p.own))
+	}
+
+	out := th.recvfrom(a, fd, 0)
+	th.waiting(1)
+	swap(second.six)
+	th.waiting(1)
+	send(first) // to nobody
+	send(second)
+	from(second, th.result(out))
+
+	send(second) // is there before anybody looks
+	swap(first.six)
+	first.drain()
+	out = th.recvfrom(a, fd, 0)
+	th.waiting(1)
+	swap(second.six)
+	from(second, th.result(out))
+
+	// One of the program's own family: the kernel takes over.
+	out = th.recvfrom(a, fd, 0)
+	th.waiting(1)
+	swap(first.four)
+	th.waiting(0)
+	rawSendto(t, first.to4, []byte("data"), sockaddrLoopback(unix.AF_INET, first.own))
+	from(first, th.result(out))
+
+	// Another one is nobody's business.
+	swap(first.six)
+	out = th.recvfrom(a, fd, 0)
+	th.waiting(1)
+	s.receivers.follow(s, s.receivers.on(first.to6), second.six)
+	send(first)
+	from(first, th.result(out))
+
+	// A swap while the call is being taken up, and has the old socket already.
+	for range 200 {
+		swap(first.six)
+		first.drain()
+		second.drain()
+		out = th.recvfrom(a, fd, 0)
+		swap(second.six)
+		send(second)
+		from(second, th.result(out))
+	}
+}
+
 // list returns the calls that wait, or those of them for which condition is true.
 func (all *receivers) list(condition func(*receiver) bool) (list []*receiver) {
 	all.mu.Lock()

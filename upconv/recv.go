@@ -66,8 +66,9 @@ type reception struct {
 	flags   uint32 // of the call
 	message message
 
-	patient  bool // it waits for a datagram if need be
-	shutdown bool // nothing comes any more: shutdown(2)
+	moves    uint64 // see receivers
+	patient  bool   // it waits for a datagram if need be
+	shutdown bool   // nothing comes any more: shutdown(2)
 
 	// Of recvmmsg(2):
 	at, count, done uint64 // where the messages are, how many there are, and have been received
@@ -196,6 +197,7 @@ func inUserSpace(at, size uint64) bool { return at+size >= at && at+size < 1<<63
 
 // reception begins one, on a copy of the target's socket that tidy closes. ok is false where the call can go on as it stands.
 func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *reception, ok bool) {
+	moves := w.s.receivers.moves.Load() // first
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
 		return nil, false
@@ -205,7 +207,7 @@ func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *recept
 		return nil, false // it tells nothing of its peer
 	}
 	r = &w.reading
-	*r = reception{s: w.s, c: *c, kind: kind, fd: fd, family: family, pass: *p, flags: flags}
+	*r = reception{s: w.s, c: *c, kind: kind, fd: fd, family: family, pass: *p, flags: flags, moves: moves}
 	return r, true
 }
 
@@ -464,8 +466,8 @@ func (m *message) controlRoom() int {
 // told returns what an AF_INET socket says for an error of another one's.
 func (r *reception) told(errno unix.Errno) unix.Errno {
 	switch {
-	case r.family == unix.AF_INET6 && errno == unix.EACCES: // administratively prohibited
-		return unix.EHOSTUNREACH
+	case r.family == unix.AF_INET6:
+		return inetErrno(errno)
 	case r.family == unix.AF_UNIX && errno == unix.ECONNRESET: // the peer wants to hear from somebody else
 		return unix.ECONNREFUSED
 	}
