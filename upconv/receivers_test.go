@@ -452,16 +452,21 @@ func TestReceiveFollows(t *testing.T) {
 	send(first)
 	from(first, th.result(out))
 
-	// A swap while the call is being taken up, and has the old socket already.
-	for range 200 {
-		swap(first.six)
-		first.drain()
-		second.drain()
-		out = th.recvfrom(a, fd, 0)
-		swap(second.six)
-		send(second)
-		from(second, th.result(out))
+	// A swap while the call is being taken up, when it has a copy of the old socket already and does not wait yet.
+	swap(first.six)
+	r := reception{s: s, c: call{id: 1 << 60, tid: th.tid, fd: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.receivers.moves.Load()}
+	var errno unix.Errno
+	if r.fd, errno = s.targets.getfd(th.tid, fd); errno != 0 {
+		t.Fatal(errno)
 	}
+	second.drain()
+	swap(second.six)
+	s.receivers.wait(&r, nothingYet)
+	list := s.receivers.list(nil)
+	if len(list) != 1 || cookieOf(list[0].fd) != cookieOf(second.six) {
+		t.Fatalf("%d wait, and not for the new socket", len(list))
+	}
+	list[0].endWith(unix.EINTR)
 }
 
 // list returns the calls that wait, or those of them for which condition is true.
