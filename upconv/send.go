@@ -252,22 +252,24 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 			p.name = 0
 		}
 		p.name = min(p.name, sizeofSockaddrStorage)
-		if p.name < 0 || count > maxIovecs || length > maxControl || iovecs+int(count) > maxIovecs || control == 0 && length > 0 {
+		if p.name < 0 || count > maxIovecs || length > maxControl || iovecs+int(count) > maxIovecs {
 			if i > 0 {
 				n = i // as far as that; then it is the first
 				break
 			}
-			switch {
-			case !w.s.moved.Load():
+			if !w.s.moved.Load() {
 				return carryOn
+			}
+			if stream, out := w.isStream(c); stream {
+				return out
+			}
+			switch {
 			case p.name < 0:
 				return answer(unix.EINVAL)
 			case count > maxIovecs:
 				return answer(unix.EMSGSIZE)
-			case length > maxControl:
-				return answer(unix.ENOBUFS)
 			}
-			length = 0
+			return answer(unix.ENOBUFS)
 		}
 		p.iovecs, p.control = int(count), int(length)
 		iovecs += p.iovecs
