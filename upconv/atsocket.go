@@ -200,6 +200,9 @@ func (w *worker) bindAtSocket(c *call) outcome {
 			w.closeNow(old)
 			return answer(errno)
 		}
+		if w.socketInfo.port() != 0 {
+			return answer(unix.EINVAL) // as it is bound already
+		}
 		if out, raced := w.bringBack(c, old, dst); !raced {
 			return out
 		}
@@ -299,15 +302,14 @@ func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, r
 
 // bindBack binds the socket to, in the origin, to the port that the socket of the egress has which it takes the place of: the
 // program may know it. If somebody has it in the origin, it gets another one.
-func (s *socket) bindBack(to int) {
-	if s.port() == 0 {
+// chosen is as for bindLike.
+func (s *socket) bindBack(to int, chosen bool) {
+	if s.port() == 0 || chosen && s.bindChosen(to) {
 		return
 	}
 	name := s.name
 	clear(addressIn(s.domain, &name))
-	if !s.bindChosen(to) { // of the kernel's choice, as the other is
-		bind(to, name[:s.nameLen])
-	}
+	bind(to, name[:s.nameLen])
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.
@@ -388,29 +390,37 @@ func (t *targets) inNamespace(tid int, inode uint64, scratch []byte) (uid, gid i
 	slot := t.slot(tid)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	for fresh := range 2 {
-		if slot.dirTID != tid || fresh > 0 {
-			slot.dropDir()
-			dir, errno := openDir(tid, scratch)
-			if errno != 0 {
-				return 0, 0, false
-			}
-			slot.dir, slot.dirTID = dir, tid
+	if slot.dirTID == tid {
+		if uid, gid, ok = isInNamespace(slot.dir, inode, scratch); ok {
+			return uid, gid, true
 		}
-		n, _, errno := unix.RawSyscall6(unix.SYS_READLINKAT, uintptr(slot.dir), uintptr(unsafe.Pointer(&nsNet[0])),
-			uintptr(unsafe.Pointer(&scratch[0])), 64, 0, 0)
-		if errno != 0 {
-			continue
-		}
-		var expected [32]byte
-		name := append(strconv.AppendUint(append(expected[:0], "net:["...), inode, 10), ']')
-		var stat unix.Stat_t
-		if string(scratch[:n]) != string(name) || unix.Fstat(slot.dir, &stat) != nil {
-			return 0, 0, false
-		}
-		return int(stat.Uid), int(stat.Gid), true
 	}
-	return 0, 0, false
+	slot.dropDir()
+	dir, errno := openDir(tid, scratch)
+	if errno != 0 {
+		return 0, 0, false
+	}
+	if slot.tid == tid { // so that there is a pidfd, which tells when to close it
+		slot.dir, slot.dirTID = dir, tid
+	} else {
+		defer closeFD(dir)
+	}
+	return isInNamespace(dir, inode, scratch)
+}
+
+func isInNamespace(dir int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(&nsNet[0])),
+		uintptr(unsafe.Pointer(&scratch[0])), 64, 0, 0)
+	if errno != 0 {
+		return 0, 0, false
+	}
+	var expected [32]byte
+	name := append(strconv.AppendUint(append(expected[:0], "net:["...), inode, 10), ']')
+	var stat unix.Stat_t
+	if string(scratch[:n]) != string(name) || unix.Fstat(dir, &stat) != nil {
+		return 0, 0, false
+	}
+	return int(stat.Uid), int(stat.Gid), true
 }
 
 var nsNet = [...]byte{'n', 's', '/', 'n', 'e', 't', 0}

@@ -344,11 +344,11 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 
 // bindOver binds the new socket as the old one is bound.
 func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
+	chosen := w.sighted && !w.sight.BoundPort
 	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
-		sock.bindBack(replacement)
+		sock.bindBack(replacement, chosen)
 		return 0
 	}
-	chosen := w.sighted && !w.sight.BoundPort
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)
 	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
 		// A send does not fail for want of a port.
