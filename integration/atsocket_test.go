@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ func TestSwapAtSocket(t *testing.T) {
 		name string
 		home bool // compare with the origin, instead of the egress
 		port string
+		udp  string // --udp
 		want string // lines that there must be natively, separated by "; "
 	}{
 		{name: "flags", want: "the lowest: 1 F_GETFL 2 F_GETFD 0 mode 140777 owner 0 0; the lowest: 1 F_GETFL 802 F_GETFD 1 mode 140777 owner 0 0; owner 12346 12345"},
@@ -48,11 +50,13 @@ func TestSwapAtSocket(t *testing.T) {
 		{name: "binds", home: true, want: "192.0.2.1: -1 EADDRNOTAVAIL; 198.51.100.77: 0; AF_INET6: -1 EAFNOSUPPORT; AF_UNSPEC: 0; again: -1 EINVAL; bad: -1 EFAULT"},
 		{name: "interfaces", home: true, want: "SIOCGIFCONF: 0; SIOCGIFADDR: 0; SO_BINDTODEVICE: 0; SO_BINDTODEVICE: -1 ENODEV; here: 1"},
 		{name: "refused", home: true, port: only, want: "loopback: -1 ECONNREFUSED; any: -1 ECONNREFUSED; bad: -1 EFAULT; mapped: -1 EAFNOSUPPORT; here: 1"},
+		{name: "refused", home: true, port: only, udp: "off", want: "MSG_FASTOPEN: -1 ECONNREFUSED"},
+		{name: "changing", home: true, port: only, want: "connected: 0"},
 		{name: "unshared", home: true, want: "unshare: 0; here: 1"},
 	} {
 		for _, abi := range []string{"amd64", "i386", "socketcall"} {
 			for _, sees := range []bool{true, false} {
-				name := c.name + "/" + abi
+				name := c.name + c.udp + "/" + abi
 				if !sees {
 					name += "/by system calls"
 				}
@@ -71,7 +75,7 @@ func TestSwapAtSocket(t *testing.T) {
 							t.Errorf("natively it did not say %q: this test cannot tell anything\n%s", line, want)
 						}
 					}
-					run := []string{bin, "run", "--netns", l.origin, "--via", "netns:" + l.egress, "--swap-at", "socket", "--"}
+					run := []string{bin, "run", "--udp", cmp.Or(c.udp, "full"), "--netns", l.origin, "--via", "netns:" + l.egress, "--swap-at", "socket", "--"}
 					if !sees {
 						run = append([]string{needProgram(t, "unshare"), "-m", "sh", "-c", `mount -t tmpfs none /sys/kernel/btf && exec "$@"`, "sh"}, run...)
 					}

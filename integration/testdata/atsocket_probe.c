@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -319,6 +320,35 @@ static void refused(void) {
 	here(fd);
 }
 
+static struct sockaddr_in shared;
+static volatile int stop;
+
+static void *change(void *unused) {
+	volatile sa_family_t *family = &shared.sin_family;
+	while (!stop) {
+		*family = AF_INET6;
+		*family = AF_INET;
+	}
+	return NULL;
+}
+
+/* changing: nor when another thread changes the address. */
+static void changing(void) {
+	pthread_t other;
+	int in = 0;
+	shared = dst;
+	shared.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	pthread_create(&other, NULL, change, NULL);
+	for (int i = 0; i < 3000; i++) {
+		int fd = socket(AF_INET, SOCK_STREAM, 0);
+		in += connect(fd, (struct sockaddr *)&shared, sizeof shared) == 0;
+		close(fd);
+	}
+	stop = 1;
+	pthread_join(other, NULL);
+	printf("connected: %d\n", in);
+}
+
 static void outside(int type) {
 	int fd = socket(AF_INET, type, 0), from = fd;
 	struct sockaddr_in any = at("0.0.0.0", 23997), peer;
@@ -357,7 +387,7 @@ int main(int argc, char **argv) {
 			const char *name;
 			void (*run)(void);
 		} all[] = {{"flags", flags}, {"limit", limit}, {"protocols", protocols}, {"client", client}, {"server", server},
-			{"binds", binds}, {"interfaces", interfaces}, {"refused", refused}, {"unshared", unshared}, {"stream", stream}, {"datagram", datagram}};
+			{"binds", binds}, {"interfaces", interfaces}, {"refused", refused}, {"unshared", unshared}, {"changing", changing}, {"stream", stream}, {"datagram", datagram}};
 		for (int i = 0; i < (int)(sizeof all / sizeof *all); i++)
 			if (!strcmp(argv[1], all[i].name))
 				all[i].run();
