@@ -159,6 +159,7 @@ func (p *receiver) ready(b *receiveBuffers, events uint32) {
 		return
 	}
 	before := p.done
+	b.ahead.count = 0 // another one's, or of long ago
 	switch out, state := p.step(b); state {
 	case received:
 		p.finish(out)
@@ -182,6 +183,7 @@ func (p *receiver) goOn(registered bool) {
 			p.mu.Unlock()
 			return
 		}
+		b.ahead.count = 0
 		out, state := p.step(&b)
 		if state == received {
 			p.finish(out)

@@ -106,6 +106,7 @@ type receiveBuffers struct {
 	out     controls
 	vector  []unix.RemoteIovec // of the message
 	raw     []byte             // the same as the target has it
+	ahead   ahead
 	rest    []byte             // what is to be written besides the data
 	remote  []unix.RemoteIovec // where all of it goes
 	told    [sizeofSockaddrIn6]byte
@@ -183,7 +184,9 @@ func (w *worker) receiveMany(c *call, time64 bool) outcome {
 		return carryOn
 	}
 	r.at, r.count, r.timeout = c.args[1], count, limit
-	if r.parse(w.buffers()) != 0 {
+	b := w.buffers()
+	b.ahead.count = 0
+	if r.parse(b) != 0 {
 		return carryOn // and the kernel says so
 	}
 	return w.receiveNow(r)
@@ -225,19 +228,30 @@ func (w *worker) receiveNow(r *reception) outcome {
 	return w.s.receivers.wait(r, state)
 }
 
-// readHeader reads a struct msghdr: __copy_msghdr.
+// readHeader reads a struct msghdr.
 func (m *message) readHeader(c *call, at uint64) unix.Errno {
-	var raw [48]byte
-	size, word := 48, 8
+	var raw [msghdrRead]byte
+	size := msghdrRead
 	if c.compat {
-		size, word = 24, 4
+		size = msghdrRead / 2
 	}
 	if readMemory(c.tid, at, raw[:size]) != 0 {
 		return unix.EFAULT
 	}
-	get := func(i int) uint64 { return targetWord(raw[:], i, c.compat) }
-	*m = message{at: at, name: get(0), nameLen: int32(binary.NativeEndian.Uint32(raw[word:])), control: get(4), controlLen: get(5)}
-	m.vector, m.room = nil, 0
+	return m.decodeHeader(c, at, raw[:])
+}
+
+// msghdrRead is how much of a struct msghdr is of interest; for i386 it is the half of it.
+const msghdrRead = 48
+
+// decodeHeader takes what is in a struct msghdr: __copy_msghdr.
+func (m *message) decodeHeader(c *call, at uint64, raw []byte) unix.Errno {
+	word := 8
+	if c.compat {
+		word = 4
+	}
+	get := func(i int) uint64 { return targetWord(raw, i, c.compat) }
+	*m = message{at: at, name: get(0), nameLen: int32(binary.NativeEndian.Uint32(raw[word:])), control: get(4), controlLen: get(5), vectorAt: get(2)}
 	if m.name != 0 && m.nameLen < 0 {
 		return unix.EINVAL
 	}
@@ -245,26 +259,35 @@ func (m *message) readHeader(c *call, at uint64) unix.Errno {
 	if count > maxVector {
 		return unix.EMSGSIZE
 	}
-	m.vectorAt, m.vectorCount = get(2), int(count)
+	m.vectorCount = int(count)
 	return 0
 }
 
-// readVector reads its struct iovec: import_iovec.
+// readVector reads its array of struct iovec.
 func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
-	word := 8
-	if c.compat {
-		word = 4
-	}
-	size := 2 * word * m.vectorCount
+	size := vectorSize(m.vectorCount, c.compat)
 	if len(b.raw) < size {
-		b.raw = make([]byte, max(size, 2*8*8))
+		b.raw = make([]byte, max(size, 256))
 	}
 	if size > 0 && readMemory(c.tid, m.vectorAt, b.raw[:size]) != 0 {
 		return unix.EFAULT
 	}
+	return m.decodeVector(c, b, b.raw)
+}
+
+// vectorSize returns the size of an array of struct iovec.
+func vectorSize(count int, compat bool) int {
+	if compat {
+		return 8 * count
+	}
+	return 16 * count
+}
+
+// decodeVector takes what is in the array of struct iovec: import_iovec.
+func (m *message) decodeVector(c *call, b *receiveBuffers, raw []byte) unix.Errno {
 	m.vector, m.room = b.vector[:0], 0
 	for i := range m.vectorCount {
-		base, length := targetWord(b.raw, 2*i, c.compat), targetWord(b.raw, 2*i+1, c.compat)
+		base, length := targetWord(raw, 2*i, c.compat), targetWord(raw, 2*i+1, c.compat)
 		if c.compat && int32(length) < 0 || int64(length) < 0 {
 			return unix.EINVAL
 		}
@@ -287,18 +310,80 @@ func targetWord(raw []byte, i int, compat bool) uint64 {
 	return binary.NativeEndian.Uint64(raw[8*i:])
 }
 
+// ahead is what recvmmsg(2) has read of the messages that come next: at once, where that goes.
+type ahead struct {
+	first, count uint64 // which
+	headers      [64 * readAhead]byte
+	vectors      []byte
+	at           [readAhead]int // where the vector of each is; -1: it has not been read
+}
+
+const (
+	readAhead       = 32
+	vectorReadAhead = 4 // of a message that has no more
+)
+
 // parse reads the message that is next, for recvmmsg(2).
 func (r *reception) parse(b *receiveBuffers) unix.Errno {
 	size := uint64(64) // struct mmsghdr
 	if r.c.compat {
 		size = 32
 	}
-	if errno := r.message.readHeader(&r.c, r.at+r.done*size); errno != 0 {
-		return errno
+	a := &b.ahead
+	if r.done < a.first || r.done >= a.first+a.count {
+		r.readAhead(b, size)
 	}
-	errno := r.message.readVector(&r.c, b)
+	m := &r.message
+	if a.count == 0 {
+		return unix.EFAULT
+	}
+	i := r.done - a.first
+	errno := m.decodeHeader(&r.c, r.at+r.done*size, a.headers[i*size:(i+1)*size])
+	if errno == 0 && a.at[i] >= 0 {
+		errno = m.decodeVector(&r.c, b, a.vectors[a.at[i]:])
+	} else if errno == 0 {
+		errno = m.readVector(&r.c, b)
+	}
 	r.parsed = errno == 0
 	return errno
+}
+
+// readAhead reads the messages from the next one on: at least that one, unless it cannot be read.
+func (r *reception) readAhead(b *receiveBuffers, size uint64) {
+	a := &b.ahead
+	a.first, a.count = r.done, min(r.count-r.done, readAhead)
+	if readMemory(r.c.tid, r.at+r.done*size, a.headers[:a.count*size]) != 0 {
+		if a.count = 1; readMemory(r.c.tid, r.at+r.done*size, a.headers[:size]) != 0 {
+			a.count = 0
+			return
+		}
+	}
+	total := 0
+	var where [readAhead]unix.RemoteIovec
+	n := 0
+	for i := range a.count {
+		a.at[i] = -1
+		var m message
+		if m.decodeHeader(&r.c, 0, a.headers[i*size:(i+1)*size]) != 0 || m.vectorCount > vectorReadAhead || m.vectorCount == 0 {
+			continue
+		}
+		length := vectorSize(m.vectorCount, r.c.compat)
+		where[n] = unix.RemoteIovec{Base: uintptr(m.vectorAt), Len: length}
+		n++
+		a.at[i] = total
+		total += length
+	}
+	if n == 0 {
+		return
+	}
+	if a.vectors == nil {
+		a.vectors = make([]byte, 16*vectorReadAhead*readAhead)
+	}
+	if got, errno := readVectors(r.c.tid, a.vectors[:total], where[:n]); errno != 0 || got != total {
+		for i := range a.at {
+			a.at[i] = -1
+		}
+	}
 }
 
 // receptionState says how far a reception is.
