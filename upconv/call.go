@@ -23,6 +23,8 @@ type call struct {
 	fastOpen fastOpen  // of a send that connects
 	sends    bool      // it is a send of datagrams, which are in worker.out
 	compat   bool      // made with the 32-bit structures of i386
+	back     bool      // its socket is brought back to the origin, and the kernel makes it: see bringBack
+	made     bool      // upconv has made it, or begun to
 	since    time.Time // when it was taken up, if that is not now: see aside
 }
 
@@ -49,6 +51,7 @@ var handlers = []struct {
 	handle handler
 }{
 	{"connect", (*worker).connectCall},
+	{"socket", (*worker).socketCall},
 	{"setsockopt", (*worker).setsockopt},
 	{"bind", (*worker).bind},
 	{"getpeername", (*worker).getpeername},
@@ -63,10 +66,11 @@ var handlers = []struct {
 	{"epoll_create1", (*worker).epollCreate},
 	{"fcntl", (*worker).setOwner},
 	{"fcntl64", (*worker).setOwner},
-	{"ioctl", (*worker).setOwner},
+	{"ioctl", (*worker).ioctl},
 	{"sendto", (*worker).sendto},
 	{"sendmsg", (*worker).sendmsg},
 	{"sendmmsg", (*worker).sendmmsg},
+	{"listen", (*worker).listen},
 }
 
 // numbered is a handler with the number of its call in one architecture.
@@ -120,12 +124,17 @@ func (w *worker) socketcall(c *call) outcome {
 		count = 6
 	case sysSendmmsg:
 		count = 4
+	case sysListen:
+		count = 2
 	}
 	var raw [24]byte
 	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*count])
 	if errno != 0 {
 		if what == sysSetsockopt {
 			w.s.used.setAll()
+		}
+		if w.s.needs.atSocket() {
+			return answer(unix.EFAULT) // for they could be read the next time
 		}
 		return carryOn // the kernel will say EFAULT
 	}
@@ -152,6 +161,10 @@ func (w *worker) socketcall(c *call) outcome {
 		return w.connectCall(c)
 	case sysBind:
 		return w.bind(c)
+	case sysSocket:
+		return w.socketCall(c)
+	case sysListen:
+		return w.listen(c)
 	case sysSendto:
 		return w.sendto(c)
 	case sysSendmsg:

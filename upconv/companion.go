@@ -68,8 +68,11 @@ func bindRules() []seccompx.Rule {
 const sysBind = 2 // of socketcall(2), linux/net.h
 
 // bind handles a stopped bind(2).
-func (w *worker) bind(*call) outcome {
+func (w *worker) bind(c *call) outcome {
 	w.s.companions.sweep()
+	if w.s.needs.atSocket() {
+		return w.bindAtSocket(c)
+	}
 	return carryOn
 }
 

@@ -16,6 +16,16 @@ import (
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
+	w.sighted = false
+	out := w.connectAnywhere(c)
+	if w.s.needs.atSocket() && !c.made && !out.answered && !out.later && out.wait == nil {
+		return w.guard(c)
+	}
+	return out
+}
+
+// connectAnywhere is connect, but for sockets that were made in the egress.
+func (w *worker) connectAnywhere(c *call) outcome {
 	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
 		return carryOn
 	}
@@ -98,12 +108,16 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if plain && !w.idle(family) {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	if seen && (route.Kind == Netns || route.crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
+	if seen && (route.Kind == Netns && !w.s.mayBeMade(route) || route.crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
 		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
 		if route.Kind == Netns {
 			return w.swap(c, e, -1, &w.socketInfo, w.s.egressOf(route), nil, sa)
 		}
 		return w.cross(c, e, -1, &w.socketInfo, false)
+	}
+
+	if seen && w.s.needs.streams && route.Kind == Netns && w.s.inEgress(w.sight.NetNS) && w.sight.NetNS == w.s.egressOf(route).cookie {
+		return w.there(c, e, sa)
 	}
 
 	old, out, ok := w.fetch(c, e)
@@ -153,7 +167,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return w.cross(c, e, old, sock, crossed)
 	}
 	egress := w.s.egressOf(route)
-	if sock.netns == egress.cookie && sock.netns != origin.cookie {
+	if sock.netns == egress.cookie && (sock.netns != origin.cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
 		return w.again(c, e, old, sock, sa), false
 	}
 	return w.swap(c, e, old, sock, egress, nil, sa)
@@ -288,11 +302,15 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}
-	if sock.kind != unix.SOCK_STREAM {
+	switch {
+	case c.back:
+		setFlags(replacement, sock.flags)
+		out = carryOn
+	case sock.kind != unix.SOCK_STREAM:
 		out = w.act(c, e, replacement, sock, x, sa)
-	} else if x != nil && x.family() == unix.AF_UNIX {
+	case x != nil && x.family() == unix.AF_UNIX:
 		out = w.connected(c, e, replacement, sock)
-	} else {
+	default:
 		out = w.begin(c, e, replacement, sock, sa)
 	}
 	// Only now: before, a poll of the socket would have said EPOLLHUP.
@@ -340,6 +358,10 @@ func (w *worker) shutLike(fd int) {
 // bindOver binds the new socket as the old one is bound.
 func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
 	chosen := w.sighted && !w.sight.BoundPort
+	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
+		sock.bindBack(replacement, chosen)
+		return 0
+	}
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)
 	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
 		// A send does not fail for want of a port.
@@ -383,10 +405,7 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if sock.flags&unix.O_NONBLOCK == 0 {
 		setFlags(fd, sock.flags|unix.O_NONBLOCK) // until begin gives its flags back
 	}
-	// Fetching it has put it into upconv's own net_cls and net_prio cgroups; installing it brings it back.
-	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
-		w.install(c, c.fd, fd, cloexec)
-	}
+	w.retag(c, fd)
 	out := w.begin(c, e, fd, sock, sa)
 	if out.wait == nil {
 		w.closeNow(fd)
@@ -397,7 +416,7 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags of the
 // target's socket, and says what the target is to see.
 func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
-	e.local = fd
+	e.local, c.made = fd, true
 	waits := sock.flags&unix.O_NONBLOCK == 0
 	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
 		out := w.open(c, fd, sa)

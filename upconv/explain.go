@@ -195,10 +195,14 @@ func (x *Explainer) describe(e *Explanation) {
 		case UDPFull:
 			e.Notes = append(e.Notes, "connect(2) takes this route, and so does each send with an address")
 		case UDPConnected:
-			e.Notes = append(e.Notes, "with --udp connected only after connect(2): a send with an address goes as it is, in the program's own namespace")
+			where := "in the program's own namespace"
+			if x.swapAt == SwapAtSocket {
+				where = "in the namespace that the socket was made in"
+			}
+			e.Notes = append(e.Notes, "with --udp connected only after connect(2): a send with an address goes as it is, "+where)
 		}
 	}
-	if x.swapAt == SwapAtSocket && (d.Proto == TCP || x.udp == UDPFull) {
+	if x.swapAt == SwapAtSocket && (d.Proto == TCP || x.udp != UDPOff) {
 		namespace := x.policy.Namespaces()[0]
 		switch r.Kind {
 		case Netns:

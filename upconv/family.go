@@ -22,6 +22,8 @@ type needs struct {
 	udp      bool // datagram sockets follow the policy
 	sends    bool // and so does what is sent to an address
 	receives bool // and some get sockets of another address family
+
+	streams, datagrams bool // are made in the egress at socket(2), see atsocket.go
 }
 
 // crosses reports whether sockets are replaced by those of another family.

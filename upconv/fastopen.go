@@ -31,6 +31,9 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 	word, size := c.wordSize(), c.headerSize()
 	var header [sizeofMsghdr]byte
 	if readMemory(c.tid, c.args[1], header[:size]) != 0 {
+		if w.s.needs.atSocket() {
+			return w.guard(c)
+		}
 		return carryOn // the kernel will say EFAULT
 	}
 	get := func(from []byte, i int) uint64 {

@@ -60,6 +60,9 @@ func filter(n needs) seccompx.Filter {
 		},
 		Default: seccompx.Allow,
 	}
+	if n.atSocket() {
+		f.Rules = append(f.Rules, atSocketRules(n)...)
+	}
 	if n.sends {
 		f.Rules = append(f.Rules, sendRules()...)
 		f.Rules = append(f.Rules, bindRules()...)

@@ -41,8 +41,8 @@ const (
 	SwapAtConnect SwapAt = iota
 	// SwapAtSocket: socket(2) itself is answered with a socket of the egress. A connect, bind or first send that
 	// turns out to be local swaps back. Only for policies whose routes are direct, reject and those to one namespace, see
-	// Policy.CheckSwapAt. In the modes UDPConnected and UDPOff it is for stream sockets only, as a send must then not
-	// leave the origin.
+	// Policy.CheckSwapAt. In the mode UDPConnected a datagram socket that is not connected stays one of the egress, whatever is
+	// sent through it: a send to a local address then arrives at the egress itself. In UDPOff it is for stream sockets only.
 	SwapAtSocket
 )
 

@@ -31,8 +31,9 @@ type outgoing struct {
 	all      [maxBatch]parcel
 	sent     int // of sendmmsg(2): how many are
 
-	run int // how many of messages go the same way
-	fd  int // a copy of the target's socket, if there is one yet; else -1
+	run   int  // how many of messages go the same way
+	fd    int  // a copy of the target's socket, if there is one yet; else -1
+	known bool // that it is a datagram socket
 
 	parts   [maxBatch]parts
 	headers [maxBatch]mmsghdr
@@ -251,22 +252,24 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 			p.name = 0
 		}
 		p.name = min(p.name, sizeofSockaddrStorage)
-		if p.name < 0 || count > maxIovecs || length > maxControl || iovecs+int(count) > maxIovecs || control == 0 && length > 0 {
+		if p.name < 0 || count > maxIovecs || length > maxControl || iovecs+int(count) > maxIovecs {
 			if i > 0 {
 				n = i // as far as that; then it is the first
 				break
 			}
-			switch {
-			case !w.s.moved.Load():
+			if !w.s.moved.Load() {
 				return carryOn
+			}
+			if stream, out := w.isStream(c); stream {
+				return out
+			}
+			switch {
 			case p.name < 0:
 				return answer(unix.EINVAL)
 			case count > maxIovecs:
 				return answer(unix.EMSGSIZE)
-			case length > maxControl:
-				return answer(unix.ENOBUFS)
 			}
-			length = 0
+			return answer(unix.ENOBUFS)
 		}
 		p.iovecs, p.control = int(count), int(length)
 		iovecs += p.iovecs
@@ -362,11 +365,12 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 		}
 		o.fd = fd
 	}
-	if !isDatagramType(typeOf(o.fd)) {
+	if !o.known && !isDatagramType(typeOf(o.fd)) {
 		w.closeNow(o.fd)
 		o.fd = -1
 		return true, carryOn
 	}
+	o.known = true
 	return false, out
 }
 
@@ -468,13 +472,17 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 	for range maxRaces {
 		old := o.fd
 		if o.fd = -1; old < 0 {
+			o.known = false
 			var is bool
 			if old, out, is = w.fetch(c, e); !is {
 				return out
 			}
 		}
-		if !isDatagramType(typeOf(old)) {
+		if !w.out.known && !isDatagramType(typeOf(old)) {
 			return carryOn // a stream is not sent elsewhere by a send
+		}
+		if w.isThere(e.decision.Route, old) {
+			return w.stay(c, e, old, &w.socketInfo, nil, o.messages[0].name)
 		}
 		raced := false
 		if !ok && family != unix.AF_INET6 {
@@ -488,6 +496,15 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 		e.note = ""
 	}
 	return answer(unix.EBADF)
+}
+
+// isThere reports, for most datagrams of a program that sends many, whether the socket is where its destination is reached.
+func (w *worker) isThere(route *Route, fd int) bool {
+	if route.Kind != Netns {
+		return false
+	}
+	cookie := w.s.egressOf(route).cookie
+	return cookie != w.s.origin.cookie && netnsCookie(fd) == cookie
 }
 
 // sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
@@ -761,7 +778,7 @@ type sendKey struct {
 
 // begin empties o.
 func (o *outgoing) begin(flags uint32) {
-	o.flags, o.messages, o.sent, o.fd = flags, nil, 0, -1
+	o.flags, o.messages, o.sent, o.fd, o.known = flags, nil, 0, -1, false
 }
 
 // room returns n bytes, which the next room overwrites.

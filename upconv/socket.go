@@ -194,6 +194,8 @@ const maxSpares = 4
 // spares returns where the worker keeps sockets of this kind ready, or nil if it does not.
 func (w *worker) spares(domain, proto int) *[]int {
 	switch {
+	case proto == unix.IPPROTO_UDP && domain == unix.AF_INET:
+		return &w.sparesUDP
 	case proto != unix.IPPROTO_TCP:
 		return nil
 	case domain == unix.AF_INET:
@@ -210,6 +212,7 @@ func (w *worker) tidy() {
 	}
 	w.done = w.done[:0]
 	w.unpin()
+	w.refillDatagrams()
 	if w.used == unix.AF_UNIX {
 		w.unixSpares.refill(w, &w.crossing.pass)
 		w.used = 0

@@ -279,7 +279,12 @@ func (u *optionsUsed) setAll() {
 // setsockopt handles a stopped setsockopt(2): one of the options that are not read at every swap. It is noted
 // and goes on.
 func (w *worker) setsockopt(c *call) outcome {
-	w.noteOption(int(int32(c.args[1])), int(int32(c.args[2])))
+	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
+	w.noteOption(level, name)
+	if w.s.needs.atSocket() && namesInterface(level, name) {
+		c.name = "setsockopt"
+		return w.toOrigin(c)
+	}
 	return w.setCrossed(c)
 }
 

@@ -128,6 +128,7 @@ func (p *process) start() error {
 func (p *process) launch(events *os.File) (err error) {
 	cfg, s := &p.order.Config, p.supervisor
 	s.needs.sees = s.needs.swaps && maySee()
+	s.needs.makeAtSocket(s.rules.Load().policy, s.swapAt, hasCapability(unix.CAP_SYS_ADMIN))
 	filter := filter(s.needs)
 	program, err := filter.Assemble()
 	if err != nil {
@@ -279,11 +280,11 @@ func (p *process) launch(events *os.File) (err error) {
 	return nil
 }
 
-// openOrigin opens the namespace of the command, for sockets of other families. Where that cannot be entered, upconv does
+// openOrigin opens the namespace of the command, for sockets of other families and those that are brought back to it. Where that cannot be entered, upconv does
 // without: see origin.socket.
 func (p *process) openOrigin() error {
 	s, cfg := p.supervisor, &p.order.Config
-	if !s.needs.crosses() {
+	if !s.needs.crosses() && !s.needs.atSocket() {
 		return nil
 	}
 	here, err := nsdial.OpenCurrent()
@@ -304,7 +305,7 @@ func (p *process) openOrigin() error {
 	default:
 		here.Close()
 	}
-	if e := s.origin.egress; e != nil && (s.home == nil || s.rules.Load().policy.fallback.Kind != Netns) {
+	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || s.rules.Load().policy.fallback.Kind != Netns) {
 		s.home = e // where most sockets are made
 	} else if e != nil && s.home.cookie == e.cookie {
 		e.ns.Close()

@@ -36,6 +36,7 @@ type targetSlot struct {
 	// info is the thread's fdinfo file of descriptor infoFD, open where infoFD >= 0. Reading it again costs a
 	// fifth of opening it, and it tells of whatever has that number now.
 	info, infoFD int
+	dir, dirTID  int // the directory of the thread dirTID in /proc, which is not always tid; 0: none. See inNamespace
 }
 
 func newTargets(thread bool, ended func(tid int)) (*targets, error) {
@@ -113,6 +114,7 @@ func (s *targetSlot) drop() {
 		s.tid = 0
 	}
 	s.dropInfo()
+	s.dropDir()
 }
 
 func (s *targetSlot) dropInfo() {

@@ -56,7 +56,9 @@ sent, and a send with an address on a socket that is not connected goes as witho
 --swap-at says when a socket of CMD is replaced. With connect that is when its destination is known. With socket already
 socket(2) returns one of the network namespace that the routes lead to, and a connect, bind or first send that is local
 brings it back: for programs that send datagrams to many addresses, or set options that must be on the final
-socket. All routes must be direct, reject or to one and the same netns. Datagram sockets take part with --udp full only.
+socket. All routes must be direct, reject or to one and the same netns. With --udp connected nothing looks at
+what is sent without connect(2): it is at full speed, all of it leaves from that namespace, and what is for 127.0.0.1 arrives
+at that namespace's own. So that is for programs that can be trusted not to.
 
 The exit status is CMD's own; 128+N if signal N ended it; 125 if upconv failed before CMD ran; 126 if
 CMD could not be executed; 127 if it was not found.

@@ -12,6 +12,7 @@ import (
 // swaps counts upconv's decisions: proof that something was swapped, and of how much was not.
 type swaps struct {
 	swapped int            // a socket of ours was put in the place of the program's
+	udp     int            // of these, for datagrams: connects, and sends to somewhere new
 	direct  int            // an IPv4 destination that was left alone; the identity policy has none
 	failed  map[string]int // no socket, or one that could not connect, at once, by errno
 	dropped int            // events that upconv did not write
@@ -26,8 +27,8 @@ func countSwaps(events string) (swaps, error) {
 	defer f.Close()
 	for d := json.NewDecoder(f); ; {
 		var e struct {
-			Route, Local, Result string
-			Dropped              int
+			Proto, Route, Local, Result string
+			Dropped                     int
 		}
 		switch err := d.Decode(&e); {
 		case errors.Is(err, io.EOF):
@@ -40,6 +41,9 @@ func countSwaps(events string) (swaps, error) {
 			s.direct++
 		case strings.HasPrefix(e.Route, "netns:") && e.Local != "":
 			s.swapped++
+			if e.Proto == "udp" {
+				s.udp++ // the socket is a new one: see proof
+			}
 		default:
 			s.failed[e.Result]++
 		}

@@ -64,6 +64,15 @@ func TestNothingSwappedIsNotOK(t *testing.T) {
 	if text.Reset(); !write(&text, []*report{r}) {
 		t.Errorf("a suite like the native one does not pass:\n%s", &text)
 	}
+	// Where datagrams are sent, connections alone prove nothing.
+	r.datagrams = true
+	if text.Reset(); write(&text, []*report{r}) || !strings.Contains(text.String(), "no datagram socket was swapped") {
+		t.Errorf("a suite with datagrams passes without any of them swapped:\n%s", &text)
+	}
+	r.upconv.swaps.udp = 1
+	if text.Reset(); !write(&text, []*report{r}) {
+		t.Errorf("a suite with datagrams, like the native one, does not pass:\n%s", &text)
+	}
 	r.err = errors.New("incomplete")
 	if text.Reset(); write(&text, []*report{r}) {
 		t.Errorf("a suite that could not be compared passes:\n%s", &text)
@@ -75,10 +84,12 @@ func TestCountSwaps(t *testing.T) {
 	os.WriteFile(file, []byte(`{"call":"connect","route":"netns:/proc/1/fd/3","local":"127.0.0.1:40000","result":"ok"}
 {"call":"connect","route":"netns:/proc/1/fd/3","local":"","result":"EADDRINUSE"}
 {"call":"connect","route":"direct","local":"","result":"ok"}
+{"call":"sendto","proto":"udp","route":"netns:/proc/1/fd/3","local":"127.0.0.1:40001","result":"ok"}
+{"call":"sendto","proto":"udp","route":"netns:/proc/1/fd/3","result":"EPERM"}
 {"time":"2026-01-01T00:00:00Z","dropped":3}
 `), 0o644)
 	s, err := countSwaps(file)
-	if err != nil || s.swapped != 1 || s.direct != 1 || s.dropped != 3 || s.failed["EADDRINUSE"] != 1 {
+	if err != nil || s.swapped != 2 || s.udp != 1 || s.direct != 1 || s.dropped != 3 || s.failed["EADDRINUSE"] != 1 {
 		t.Errorf("%+v, %v", s, err)
 	}
 }

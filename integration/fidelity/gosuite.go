@@ -7,38 +7,54 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 )
 
-// goSuite is the tests of a package of Go's standard library.
-type goSuite struct{ pkg, binary string }
+// goSuite is the tests of a Go package: of the standard library, or of a module that this one needs.
+type goSuite struct {
+	title, pkg, binary string
+	dir                string         // the package's, found by prepare
+	only               *regexp.Regexp // which of its tests; nil: all
+	udp, long          bool           // it sends datagrams; it is run without -test.short
+}
 
-func (g *goSuite) name() string { return "go " + g.pkg }
+func (g *goSuite) name() string {
+	if g.title != "" {
+		return g.title
+	}
+	return "go " + g.pkg
+}
+
+func (g *goSuite) datagrams() bool { return g.udp }
 
 func (g *goSuite) needs() string { return "Go with its sources" }
 
 func (g *goSuite) prepare() error {
-	// Tests of the standard library find their testdata in the directory of their package.
 	build := exec.Command("go", "test", "-c", "-o", g.binary, g.pkg)
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", build, err, out)
 	}
-	return nil
+	dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", g.pkg).Output()
+	g.dir = strings.TrimSpace(string(dir))
+	return err
 }
 
 func (g *goSuite) command(mode mode, only []string, _ string) ([]string, string, []string) {
-	dir := filepath.Join(goroot(), "src", g.pkg)
+	// Tests find their testdata in the directory of their package.
 	if mode == listing {
-		return []string{g.binary, "-test.list=^(Test|Example|Fuzz)"}, dir, nil
+		return []string{g.binary, "-test.list=^(Test|Example|Fuzz)"}, g.dir, nil
 	}
-	return []string{g.binary, "-test.short", "-test.v=test2json", "-test.timeout=100s",
-		"-test.run=^(" + strings.Join(only, "|") + ")$"}, dir, nil
+	return []string{g.binary, fmt.Sprintf("-test.short=%t", !g.long), "-test.v=test2json", "-test.timeout=100s",
+		"-test.run=^(" + strings.Join(only, "|") + ")$"}, g.dir, nil
 }
 
 func (g *goSuite) list(log string) ([]string, error) {
 	text, err := os.ReadFile(log)
-	return strings.Fields(string(text)), err
+	return slices.DeleteFunc(strings.Fields(string(text)), func(test string) bool {
+		return g.only != nil && !g.only.MatchString(test)
+	}), err
 }
 
 func (g *goSuite) unit(test string) string {
@@ -110,10 +126,4 @@ func parseTest2JSON(text []byte) ([]record, error) {
 		}
 	}
 	return all, nil
-}
-
-// goroot is where Go's sources are.
-func goroot() string {
-	out, _ := exec.Command("go", "env", "GOROOT").Output()
-	return strings.TrimSpace(string(out))
 }

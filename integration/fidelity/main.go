@@ -9,7 +9,8 @@
 //	go run ./integration/fidelity [-upconv FILE] [-run REGEXP] [-j N] [-keep DIR] [-list]
 //
 // It prints a table, and each test whose result differs with what that test printed. The exit status is 0 if
-// all results are the same and every suite had connections swapped, 1 if not, 2 if it could not find out.
+// all results are the same and every suite had connections swapped, and datagrams where it sends any, 1 if not,
+// 2 if it could not find out.
 package main
 
 import (
@@ -20,10 +21,19 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"sync"
 )
 
 func main() {
+	if os.Getenv(probing) != "" {
+		result, err := probe()
+		if err != nil {
+			result = err.Error()
+		}
+		fmt.Println(result)
+		return
+	}
 	os.Exit(func() int {
 		ok, err := compareAll()
 		if err != nil {
@@ -104,6 +114,11 @@ func compareAll() (ok bool, err error) {
 		return false, errors.Join(wanting...)
 	}
 
+	if slices.ContainsFunc(chosen, suite.datagrams) {
+		if err := lab.proof(); err != nil {
+			return false, err
+		}
+	}
 	reports := make([]*report, len(chosen))
 	turns := make(chan struct{}, *parallel)
 	var all sync.WaitGroup

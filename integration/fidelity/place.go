@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -13,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A place is a network namespace with only loopback, 127.0.0.1 and ::1, and a thread that is in it. Nothing
-// can leave it. It has no name and goes away with its last user.
+// A place is a network namespace with loopback, 127.0.0.1 and ::1, and an interface into a void for multicast, and a thread that
+// is in it. Nothing can leave it. It has no name and goes away with its last user.
 type place struct {
 	fd   int
 	jobs chan func()
@@ -36,6 +37,9 @@ func newPlace() (*place, error) {
 		if err == nil {
 			err = netlink.LinkSetUp(lo)
 		}
+		if err == nil {
+			err = multicast()
+		}
 		made <- err
 		for job := range p.jobs {
 			job()
@@ -46,6 +50,40 @@ func newPlace() (*place, error) {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
 	return p, nil
+}
+
+// multicast makes an interface for that: one end of a pair, of which nobody listens at the other.
+func multicast() error {
+	const near, far = "multi0", "multi1"
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: near}, PeerName: far}); err != nil {
+		return err
+	}
+	for _, name := range []string{near, far} {
+		// Addresses that come by themselves would come in the middle of some test.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName(name)
+		if err == nil && name == near {
+			err = netlink.AddrAdd(link, &netlink.Addr{IPNet: prefix("192.0.2.1/24")})
+		}
+		if err == nil {
+			err = netlink.LinkSetUp(link)
+		}
+		if err == nil && name == near {
+			err = netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: prefix("224.0.0.0/4"), Scope: netlink.SCOPE_LINK})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func prefix(s string) *net.IPNet {
+	addr, p, _ := net.ParseCIDR(s)
+	p.IP = addr
+	return p
 }
 
 // close ends the thread of the place and with it whatever start has started.

@@ -24,9 +24,12 @@ type pySuite struct {
 	without         []string // parts of the names of tests that cannot be run: see suites
 	scratch         string
 	python          string // found by prepare
+	udp             bool   // it sends datagrams
 }
 
 func (p *pySuite) name() string { return p.title }
+
+func (p *pySuite) datagrams() bool { return p.udp }
 
 func (p *pySuite) needs() string { return p.packages }
 

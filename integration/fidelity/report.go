@@ -15,8 +15,8 @@ func write(w io.Writer, reports []*report) (ok bool) {
 		details(w, r)
 	}
 	// Natively: how many there are, how many of them are not skipped, and how many of those fail.
-	fmt.Fprintf(w, "\n%-20s %6s %6s %6s %6s %9s %8s %8s %6s %8s %8s\n",
-		"suite", "tests", "run", "fail", "same", "different", "repeated", "swapped", "direct", "native s", "upconv s")
+	fmt.Fprintf(w, "\n%-20s %6s %6s %6s %6s %9s %8s %8s %6s %6s %8s %8s\n",
+		"suite", "tests", "run", "fail", "same", "different", "repeated", "swapped", "udp", "direct", "native s", "upconv s")
 	for _, r := range reports {
 		ok = ok && r.ok()
 		if r.err != nil {
@@ -33,8 +33,9 @@ func write(w io.Writer, reports []*report) (ok bool) {
 			}
 		}
 		tests, different := len(r.native.records), len(r.different())
-		fmt.Fprintf(w, "%-20s %6d %6d %6d %6d %9d %8d %8d %6d %8.1f %8.1f\n", r.suite, tests, ran, failing,
-			tests-different, different, len(r.repeated), r.upconv.swaps.swapped, r.upconv.swaps.direct, r.native.took.Seconds(), r.upconv.took.Seconds())
+		fmt.Fprintf(w, "%-20s %6d %6d %6d %6d %9d %8d %8d %6d %6d %8.1f %8.1f\n", r.suite, tests, ran, failing,
+			tests-different, different, len(r.repeated), r.upconv.swaps.swapped, r.upconv.swaps.udp, r.upconv.swaps.direct,
+			r.native.took.Seconds(), r.upconv.took.Seconds())
 	}
 	return ok
 }
@@ -47,6 +48,8 @@ func details(w io.Writer, r *report) {
 	}
 	if s := r.upconv.swaps; s.swapped == 0 {
 		fmt.Fprintf(w, "\n%s: nothing was swapped, so nothing was tested\n", r.suite)
+	} else if r.datagrams && s.udp == 0 {
+		fmt.Fprintf(w, "\n%s: no datagram socket was swapped, so no datagrams were tested\n", r.suite)
 	} else if len(s.failed)+s.dropped > 0 {
 		fmt.Fprintf(w, "\n%s: connections that failed at once:", r.suite)
 		for _, errno := range slices.Sorted(maps.Keys(s.failed)) {

@@ -24,6 +24,8 @@ type suite interface {
 	parse(out, log string) ([]record, error)
 	// unit names the member of list that the test is or is part of.
 	unit(test string) string
+	// datagrams says whether the suite sends datagrams over IPv4, and so must have had such sockets swapped.
+	datagrams() bool
 }
 
 type mode int

@@ -1,0 +1,442 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// Swapping at socket(2): the program is given a socket of the egress to begin with, so that in a connect(2) that goes there
+// nothing is swapped any more. What turns out to be about the origin takes the socket back there before the kernel makes
+// the call: bind(2) to anything that means a server or an address of one's own, listen(2), an interface.
+//
+// A socket of the egress that is not connected could reach whatever is there, its loopback, say. So no call that has an
+// address is left to the kernel while it is about such a socket: see guard, and datagram.go. The exception is what the user has chosen with UDPConnected: that nothing is stopped where datagrams
+// are sent.
+
+// atSocket reports whether any sockets are made in the egress at socket(2).
+func (n *needs) atSocket() bool { return n.streams || n.datagrams }
+
+// makeAtSocket notes which sockets are. Datagram sockets are where upconv can enter the origin too, to make others there.
+func (n *needs) makeAtSocket(p *Policy, at SwapAt, enters bool) {
+	if at != SwapAtSocket {
+		return
+	}
+	note := func(r *Route, proto Proto) {
+		if r.Kind == Netns {
+			n.streams = n.streams || proto&TCP != 0
+			n.datagrams = n.datagrams || proto&UDP != 0 && n.udp && enters
+		}
+	}
+	for i := range p.rules {
+		note(&p.rules[i].Route, p.rules[i].Proto)
+	}
+	note(&p.fallback, TCP|UDP)
+}
+
+// theNamespace returns a route to the one namespace that sockets are made in; nil where there is none.
+func (p *Policy) theNamespace() *Route {
+	if p.fallback.Kind == Netns {
+		return &p.fallback
+	}
+	for i := range p.rules {
+		if p.rules[i].Route.Kind == Netns {
+			return &p.rules[i].Route
+		}
+	}
+	return nil
+}
+
+// The first argument of socketcall(2) for these, linux/net.h.
+const (
+	sysSocket = 1
+	sysListen = 4
+)
+
+// sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
+const sockTypeMask = 0xf
+
+// Requests of ioctl(2) about interfaces, routes and neighbours: linux/sockios.h, linux/wireless.h. In between is one that is about
+// a connection, and that programs make often.
+const (
+	siocAddRT     = 0x890b
+	siocLast      = 0x89ff
+	siocOutQNSD   = 0x894b
+	siocIWFirst   = 0x8b00
+	siocIWLast    = 0x8bff
+	mcastJoin     = 42 // MCAST_JOIN_GROUP and the like up to MCAST_MSFILTER, linux/in.h
+	mcastMSFilter = 48
+)
+
+// atSocketRules stop socket(2), and what can turn out to be about the origin.
+func atSocketRules(n needs) []seccompx.Rule {
+	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
+	notify := func(call string, when ...seccompx.Cond) seccompx.Rule {
+		return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
+	}
+	var rules []seccompx.Rule
+	made := func(kind uint64) {
+		rules = append(rules, notify("socket", arg(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask).Equal(kind)))
+	}
+	if n.streams {
+		made(unix.SOCK_STREAM)
+	}
+	if n.datagrams {
+		made(unix.SOCK_DGRAM)
+	}
+	rules = append(rules,
+		notify("bind", arg(2).AtLeast(sizeofSockaddrIn)),
+		notify("listen"),
+		seccompx.Rule{Syscalls: []string{"ioctl"}, When: []seccompx.Cond{arg(1).Equal(siocOutQNSD)}, Do: seccompx.Allow},
+		notify("ioctl", arg(1).AtLeast(siocAddRT), arg(1).AtMost(siocLast)),
+		notify("ioctl", arg(1).AtLeast(siocIWFirst), arg(1).AtMost(siocIWLast)),
+	)
+	// Sends too: one with MSG_FASTOPEN connects.
+	for _, call := range []uint64{sysSocket, sysBind, sysListen, sysSendto, sysSendmsg, sysSendmmsg} {
+		rules = append(rules, notify("socketcall", arg(0).Equal(call)))
+	}
+	return rules
+}
+
+// socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left to the kernel: the policy is
+// then followed at connect(2).
+func (w *worker) socketCall(c *call) outcome {
+	c.name = "socket"
+	kind, proto := int(int32(c.args[1])), int(int32(c.args[2]))
+	flags := kind &^ sockTypeMask
+	kind &= sockTypeMask
+	switch {
+	case int32(c.args[0]) != unix.AF_INET || flags&^(unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC) != 0:
+		return carryOn
+	case kind == unix.SOCK_STREAM && w.s.needs.streams:
+		if proto == 0 {
+			proto = unix.IPPROTO_TCP
+		}
+		if proto != unix.IPPROTO_TCP && !(proto == unix.IPPROTO_MPTCP && w.s.origin.egress != nil) {
+			return carryOn
+		}
+	case kind == unix.SOCK_DGRAM && w.s.needs.datagrams && w.s.origin.egress != nil:
+		if proto == 0 {
+			proto = unix.IPPROTO_UDP
+		}
+		if proto != unix.IPPROTO_UDP && proto != unix.IPPROTO_UDPLITE {
+			return carryOn
+		}
+	default:
+		return carryOn
+	}
+	rules := w.s.rules.Load()
+	route := rules.policy.theNamespace()
+	if route == nil {
+		return carryOn
+	}
+	egress := rules.egress[route.Target]
+	if !w.alone {
+		w.pin(uint32(c.tid))
+	}
+	uid, gid, ok := w.s.targets.inNamespace(c.tid, w.s.origin.inode, w.scratch[:])
+	if !ok {
+		return carryOn // the target went to a namespace of its own: not ours there
+	}
+	fd, errno := w.socket(egress, unix.AF_INET, kind, proto)
+	if errno != 0 {
+		return carryOn
+	}
+	w.done = append(w.done, fd)
+	if kind == unix.SOCK_STREAM {
+		w.used = unix.AF_INET
+	} else {
+		w.usedDatagram = true
+	}
+	if uid != w.s.uid || gid != w.s.gid {
+		unix.RawSyscall(unix.SYS_FCHOWN, uintptr(fd), uintptr(uid), uintptr(gid))
+	}
+	if flags&unix.SOCK_NONBLOCK == 0 {
+		setFlags(fd, unix.O_RDWR)
+	}
+	// Before the program can do anything with it.
+	w.s.swapped.Store(true)
+	if kind == unix.SOCK_DGRAM {
+		w.s.moved.Store(true)
+	}
+	if egress.cookie == w.s.origin.cookie {
+		w.s.made.add(fd)
+	}
+	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, CloseOnExec: flags&unix.SOCK_CLOEXEC != 0, Send: true})
+	w.closeNow(fd)
+	switch errno := errnoOf(err); errno {
+	case 0:
+		return outcome{later: true} // the number is the answer
+	case unix.ENOENT, unix.ESRCH:
+		return carryOn // the target is gone; nobody will read the answer
+	default: // EMFILE
+		return answer(errno)
+	}
+}
+
+// bindAtSocket is bind(2).
+func (w *worker) bindAtSocket(c *call) outcome {
+	c.name, c.addr, c.addrLen = "bind", c.args[1], uint32(c.args[2])
+	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
+		return carryOn // EINVAL
+	}
+	for range maxRaces {
+		old, ok := w.idleInEgress(c)
+		if !ok {
+			return carryOn
+		}
+		sa := w.sockaddr[:c.addrLen]
+		if readMemory(c.tid, c.addr, sa) != 0 {
+			return answer(unix.EFAULT) // for it could be read the next time
+		}
+		family, dst, ok := sendDestination(sa)
+		if !ok || family == unix.AF_UNSPEC && !dst.Addr().IsUnspecified() || dst.Addr().IsUnspecified() && dst.Port() == 0 {
+			// To no address that it could be bound to; or to any port, of which nobody knows yet.
+			errno := bind(old, sa)
+			w.closeNow(old)
+			return answer(errno)
+		}
+		if w.socketInfo.port() != 0 {
+			return answer(unix.EINVAL) // as it is bound already
+		}
+		if out, raced := w.bringBack(c, old, dst); !raced {
+			return out
+		}
+	}
+	return answer(unix.EBADF)
+}
+
+// toOrigin has a call made by the kernel, on a socket of the origin.
+func (w *worker) toOrigin(c *call) outcome {
+	for range maxRaces {
+		old, ok := w.idleInEgress(c)
+		if !ok {
+			return carryOn
+		}
+		if out, raced := w.bringBack(c, old, netip.AddrPort{}); !raced {
+			return out
+		}
+	}
+	return answer(unix.EBADF)
+}
+
+// listen handles a stopped listen(2).
+func (w *worker) listen(c *call) outcome {
+	c.name = "listen"
+	return w.toOrigin(c)
+}
+
+// ioctl handles a stopped ioctl(2).
+func (w *worker) ioctl(c *call) outcome {
+	switch request := uint32(c.args[1]); request {
+	case fioSetOwn, siocSPGrp:
+		return w.setOwner(c)
+	}
+	c.name = "ioctl"
+	return w.toOrigin(c)
+}
+
+// namesInterface reports whether a socket option is about interfaces, which are those of the origin.
+func namesInterface(level, name int) bool {
+	switch level {
+	case unix.SOL_SOCKET:
+		return name == unix.SO_BINDTODEVICE || name == unix.SO_BINDTOIFINDEX
+	case unix.IPPROTO_IP:
+		switch name {
+		case unix.IP_UNICAST_IF, unix.IP_MULTICAST_IF, unix.IP_ADD_MEMBERSHIP, unix.IP_DROP_MEMBERSHIP, unix.IP_ADD_SOURCE_MEMBERSHIP,
+			unix.IP_DROP_SOURCE_MEMBERSHIP, unix.IP_BLOCK_SOURCE, unix.IP_UNBLOCK_SOURCE, unix.IP_MSFILTER:
+			return true
+		}
+		return name >= mcastJoin && name <= mcastMSFilter
+	}
+	return false
+}
+
+// idleInEgress returns a copy of the target's socket, which tidy closes, if it is an AF_INET one of the egress that is not
+// connected. What it is, is then in w.socketInfo.
+func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
+	if !w.s.swapped.Load() {
+		return -1, false
+	}
+	if !w.alone {
+		w.pin(uint32(c.tid)) // see route
+	}
+	seen := w.see(c)
+	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || w.sight.Family != unix.AF_INET || !w.s.inEgress(w.sight.NetNS)) {
+		return -1, false
+	}
+	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	if errno != 0 {
+		return -1, false
+	}
+	w.done = append(w.done, fd)
+	sock := &w.socketInfo
+	switch {
+	case seen && !w.saw(fd), !w.s.inEgress(netnsCookie(fd)):
+	case typeOf(fd) == unix.SOCK_STREAM:
+		ok = examine(fd, sock) && sock.domain == unix.AF_INET
+	default:
+		ok = examineDatagram(fd, sock) && sock.domain == unix.AF_INET && sock.proto != unix.IPPROTO_ICMP && !isConnected(fd)
+	}
+	if !ok {
+		w.closeNow(fd)
+		return -1, false
+	}
+	return fd, true
+}
+
+// bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of the origin. The target's
+// call then goes on.
+func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, raced bool) {
+	c.back = true
+	e := event{began: w.now(), c: c, dst: dst, proto: TCP, decision: Decision{RuleLocal, directRoute}}
+	if w.socketInfo.kind != unix.SOCK_STREAM {
+		e.proto = UDP
+	}
+	return w.swap(c, &e, old, &w.socketInfo, nil, nil, nil)
+}
+
+// bindBack binds the socket to, in the origin, to the port that the socket of the egress has which it takes the place of: the
+// program may know it. If somebody has it in the origin, it gets another one.
+// chosen is as for bindLike.
+func (s *socket) bindBack(to int, chosen bool) {
+	if s.port() == 0 || chosen && s.bindChosen(to) {
+		return
+	}
+	name := s.name
+	clear(addressIn(s.domain, &name))
+	bind(to, name[:s.nameLen])
+}
+
+// there connects a socket that has been seen to be one of the egress and idle.
+func (w *worker) there(c *call, e *event, sa []byte) (out outcome, raced bool) {
+	fd, out, ok := w.fetch(c, e)
+	if !ok {
+		return out, false
+	}
+	if !w.saw(fd) {
+		w.closeNow(fd)
+		return carryOn, true
+	}
+	w.socketInfo = socket{domain: w.sight.Family, kind: unix.SOCK_STREAM, proto: w.sight.Protocol, netns: w.sight.NetNS, flags: w.sight.Flags}
+	return w.again(c, e, fd, &w.socketInfo, sa), false
+}
+
+// mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which nothing but made tells.
+func (s *Supervisor) mayBeMade(route *Route) bool {
+	return s.needs.streams && s.egressOf(route).cookie == s.origin.cookie
+}
+
+// guard is for a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say about: the kernel would read
+// the address anew. If the socket could be connected with it, and within the egress, upconv makes the call.
+func (w *worker) guard(c *call) outcome {
+	if !w.s.swapped.Load() || w.sighted && !w.s.inEgress(w.sight.NetNS) {
+		return carryOn
+	}
+	fd, ok := w.idleInEgress(c)
+	if !ok {
+		return carryOn
+	}
+	if c.addrLen > sizeofSockaddrStorage || c.fastOpen.on && c.addrLen < sizeofSockaddrIn {
+		return answer(unix.EINVAL)
+	}
+	sa := w.sockaddr[:c.addrLen]
+	if len(sa) == 0 || readMemory(c.tid, c.addr, sa) != 0 {
+		return answer(unix.EFAULT)
+	}
+	if _, _, ok := destination(sa); ok && binary.NativeEndian.Uint16(sa) == unix.AF_INET {
+		// It has become one meanwhile, or the socket is one that has an error to tell.
+		errno, idle := probeConnect(fd, unix.AF_INET)
+		if idle {
+			errno = unix.ECONNABORTED
+		}
+		return answer(errno)
+	}
+	if c.fastOpen.on {
+		return w.open(c, fd, sa)
+	}
+	errno := connect(fd, sa)
+	w.closeNow(fd)
+	return answer(errno)
+}
+
+// refillDatagrams makes datagram sockets of home in advance.
+func (w *worker) refillDatagrams() {
+	if !w.usedDatagram {
+		return
+	}
+	w.usedDatagram = false
+	if len(w.sparesUDP) > 0 {
+		return
+	}
+	for range maxSpares {
+		fd, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+		if errno != 0 {
+			break
+		}
+		w.sparesUDP = append(w.sparesUDP, fd)
+	}
+}
+
+// inNamespace reports whether a thread is in the network namespace with an inode number, and whose the sockets are that it
+// makes. scratch is for names.
+//
+// The directory in /proc is kept open, as pidfds are. It goes bad with the thread, also when another one gets its number.
+func (t *targets) inNamespace(tid int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
+	slot := t.slot(tid)
+	slot.mu.Lock()
+	defer slot.mu.Unlock()
+	if slot.dirTID == tid {
+		if uid, gid, ok = isInNamespace(slot.dir, inode, scratch); ok {
+			return uid, gid, true
+		}
+	}
+	slot.dropDir()
+	dir, errno := openDir(tid, scratch)
+	if errno != 0 {
+		return 0, 0, false
+	}
+	if slot.tid == tid { // so that there is a pidfd, which tells when to close it
+		slot.dir, slot.dirTID = dir, tid
+	} else {
+		defer closeFD(dir)
+	}
+	return isInNamespace(dir, inode, scratch)
+}
+
+func isInNamespace(dir int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(&nsNet[0])),
+		uintptr(unsafe.Pointer(&scratch[0])), 64, 0, 0)
+	if errno != 0 {
+		return 0, 0, false
+	}
+	var expected [32]byte
+	name := append(strconv.AppendUint(append(expected[:0], "net:["...), inode, 10), ']')
+	var stat unix.Stat_t
+	if string(scratch[:n]) != string(name) || unix.Fstat(dir, &stat) != nil {
+		return 0, 0, false
+	}
+	return int(stat.Uid), int(stat.Gid), true
+}
+
+var nsNet = [...]byte{'n', 's', '/', 'n', 'e', 't', 0}
+
+func openDir(tid int, scratch []byte) (int, unix.Errno) {
+	path := append(strconv.AppendInt(append(scratch[:0], "/proc/"...), int64(tid), 10), 0)
+	at := unix.AT_FDCWD
+	dir, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0, 0, 0)
+	return int(dir), errno
+}
+
+// dropDir closes the directory of the slot's thread.
+func (s *targetSlot) dropDir() {
+	if s.dirTID != 0 {
+		unix.Close(s.dir)
+		s.dirTID = 0
+	}
+}
