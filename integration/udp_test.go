@@ -564,7 +564,7 @@ func TestUDPBlocked(t *testing.T) {
 		var before, with, after float64
 		var n, early int
 		if _, err := fmt.Sscanf(out, "connect: %f us, with %d that wait %f us, %f s after their start; %d answers", &before, &n, &with, &after, &early); err != nil ||
-			status != 0 || early != 0 || !strings.HasSuffix(out, fmt.Sprintf("\nanswers: %d\n", count)) {
+			status != 0 || early != 0 || !strings.HasSuffix(out, fmt.Sprintf("\nanswers: %d, lost: 0, not seen: 0\n", count)) {
 			t.Errorf("%s: status %d\n%s", name, status, out)
 		}
 		if with > 2*before+100 {
