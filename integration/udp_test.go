@@ -572,3 +572,25 @@ func TestUDPBlocked(t *testing.T) {
 		}
 	}
 }
+
+// TestUDPSignals has signals come to a thread that waits for datagrams. A handler with SA_RESTART is not noticed.
+func TestUDPSignals(t *testing.T) {
+	u := newUDPLab(t)
+	probe := compileC(t, "udp_signals.c", "gcc", "-static", "-pthread")
+	for _, restart := range []string{"0", "1"} {
+		for _, directed := range []string{"0", "1"} {
+			t.Run("restart "+restart+", directed "+directed, func(t *testing.T) {
+				u.lab.t = t
+				cmd, _ := u.via("nat64:"+nat64Prefix, probe, restart, directed, serverAddr, u.port)
+				status, out := status(t, cmd)
+				var sent, answers, signals, handled, interrupted, wrong int
+				_, err := fmt.Sscanf(out, "sent %d answers %d signals %d handled %d interrupted %d wrong %d\n", &sent, &answers, &signals, &handled, &interrupted, &wrong)
+				if err != nil || status != 0 || wrong != 0 || handled < 100 || answers < sent*9/10 || (restart == "1") != (interrupted == 0) {
+					t.Errorf("status %d: %s", status, out)
+				}
+				t.Log(out)
+			})
+		}
+	}
+	u.lab.t = t
+}
