@@ -548,7 +548,8 @@ func TestUDPBroadcast(t *testing.T) {
 	}
 }
 
-// TestUDPBlocked has a thousand threads wait for datagrams at a time. A connect takes no longer for it.
+// TestUDPBlocked has a thousand threads wait for datagrams at a time. None of them holds up a connect; though the kernel goes
+// through all stopped calls, one after the other, to find one.
 func TestUDPBlocked(t *testing.T) {
 	u := newUDPLab(t)
 	const count = 1000
@@ -567,7 +568,7 @@ func TestUDPBlocked(t *testing.T) {
 			status != 0 || early != 0 || !strings.HasSuffix(out, fmt.Sprintf("\nanswers: %d, lost: 0, not seen: 0\n", count)) {
 			t.Errorf("%s: status %d\n%s", name, status, out)
 		}
-		if with > 2*before+100 {
+		if with > 4*before+300 {
 			t.Errorf("%s: a connect takes %.0f us, and %.0f us with %d that wait", name, before, with, count)
 		}
 	}
