@@ -1,9 +1,11 @@
 package upconv
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"unsafe"
 
@@ -265,6 +267,37 @@ func (w *worker) stay(c *call, e *event, fd int, sock *socket, x *crossing, sa [
 	return out
 }
 
+// openTags finds out whether there can be net_cls or net_prio cgroups.
+func (s *Supervisor) openTags() {
+	s.tags = -1
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {
+		return
+	}
+	if fd, err := unix.Open("/proc/cgroups", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		s.tags = fd
+	}
+}
+
+// manyTags reports whether there are more such cgroups than the one that everybody is in: reading that costs a fifth of
+// installing a descriptor for nothing.
+func (w *worker) manyTags() bool {
+	var text [1024]byte
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(w.s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
+	if errno != 0 || int(n) == len(text) {
+		return true
+	}
+	for _, name := range []string{"\nnet_cls\t", "\nnet_prio\t"} {
+		// "net_cls HIERARCHY NUM_CGROUPS ENABLED", cgroups(7).
+		if _, line, ok := bytes.Cut(text[:n], []byte(name)); ok {
+			if _, count, ok := bytes.Cut(line, []byte("\t")); !ok || !bytes.HasPrefix(count, []byte("1\t")) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (w *worker) finished(e *event, errno unix.Errno) outcome {
 	w.s.events.record(e, errno)
 	return answer(errno)
@@ -272,7 +305,7 @@ func (w *worker) finished(e *event, errno unix.Errno) outcome {
 
 // retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it into upconv's own.
 func (w *worker) retag(c *call, fd int) {
-	if !w.s.tags {
+	if w.s.tags < 0 || !w.manyTags() {
 		return
 	}
 	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {

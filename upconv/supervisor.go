@@ -47,7 +47,7 @@ type Supervisor struct {
 	made       madeSockets
 	moving     [16]sync.Mutex // held while a datagram socket is moved, by its cookie
 	companions companions
-	tags       bool                         // there are net_cls or net_prio cgroups
+	tags       int                          // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
 	sends      [256]atomic.Pointer[sendKey] // see recordSend
 
 	back      atomic.Pointer[backward] // see originalAddr
