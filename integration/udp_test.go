@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -544,5 +545,30 @@ func TestUDPBroadcast(t *testing.T) {
 	}
 	if !slices.Equal(came, []string{"log broadcast", "the end"}) {
 		t.Errorf("to the server came %q", came)
+	}
+}
+
+// TestUDPBlocked has a thousand threads wait for datagrams at a time. A connect takes no longer for it.
+func TestUDPBlocked(t *testing.T) {
+	u := newUDPLab(t)
+	const count = 1000
+	listener := u.listen(serverAddr + ":0")
+	go keep(listener, func(conn net.Conn) { conn.Close() })
+	_, port := split(t, listener.Addr().String())
+	probe := compileC(t, "udp_blocked.c", "gcc", "-static", "-pthread")
+	args := []string{probe, fmt.Sprint(count), serverAddr, u.port, port}
+	cmd, _ := u.via("nat64:"+nat64Prefix, args...)
+	for name, cmd := range map[string]*exec.Cmd{"native": u.in(u.egress, args...), "nat64": cmd} {
+		status, out := status(t, cmd)
+		t.Logf("%s: %s", name, out)
+		var before, with, after float64
+		var n, early int
+		if _, err := fmt.Sscanf(out, "connect: %f us, with %d that wait %f us, %f s after their start; %d answers", &before, &n, &with, &after, &early); err != nil ||
+			status != 0 || early != 0 || !strings.HasSuffix(out, fmt.Sprintf("\nanswers: %d\n", count)) {
+			t.Errorf("%s: status %d\n%s", name, status, out)
+		}
+		if with > 2*before+100 {
+			t.Errorf("%s: a connect takes %.0f us, and %.0f us with %d that wait", name, before, with, count)
+		}
 	}
 }

@@ -288,7 +288,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			w.closeNow(old)
 		}
 	}
-	if sock.kind != unix.SOCK_STREAM && !(w.sighted && w.sight.Single) {
+	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
+	if sock.kind != unix.SOCK_STREAM && !(w.sighted && w.sight.Single) && (aside || !witness || w.alive()) {
 		w.s.receivers.follow(w.s, waitedFor, replacement)
 		w.nudge(c, replacement)
 	}
