@@ -152,7 +152,12 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	}
 	origin := w.s.origin
 	switch {
+	case !c.sends && !isDatagramType(typeOf(old)):
+		return carryOn, true // another file by now
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
+		if route.Kind == Reject && !c.sends {
+			return answer(connect(old, sa)), false // never a call that the kernel would make with another file, see reject
+		}
 		return carryOn, false // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.domain == unix.AF_INET6: // where it stands for no address
 		for i := range w.out.run {
@@ -161,11 +166,11 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		return w.sendAsIs(c, e, old), false
 	case family == unix.AF_INET6 && sock.domain == unix.AF_INET:
 		return answer(unix.EAFNOSUPPORT), false
-	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
-		return carryOn, false // the target went to a namespace of its own: not ours there
 	case route.Kind == Reject:
 		w.s.events.record(e, route.Errno)
 		return answer(route.Errno), false
+	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
+		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
 	case Direct:
