@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -284,11 +285,21 @@ func (s *Supervisor) openTags() {
 	}
 }
 
-// manyTags reports whether there are more such cgroups than the one that everybody is in: reading that costs a fifth of
-// installing a descriptor for nothing.
+// tagsFor is for how long what manyTags has found holds. Nobody who moves a program to another cgroup expects it to be in effect
+// for every packet in the same moment.
+const tagsFor = 20 * time.Millisecond
+
+// manyTags reports whether there are more such cgroups than the one that everybody is in.
 func (w *worker) manyTags() bool {
+	if now := time.Now(); now.Sub(w.tagged) > tagsFor {
+		w.tagged, w.tags = now, w.s.manyTags()
+	}
+	return w.tags
+}
+
+func (s *Supervisor) manyTags() bool {
 	var text [1024]byte
-	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(w.s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
 	if errno != 0 || int(n) == len(text) {
 		return true
 	}

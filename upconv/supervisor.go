@@ -187,6 +187,9 @@ type worker struct {
 	long []byte // for what is longer
 	out  outgoing
 
+	tagged time.Time // when it was last looked whether there are many net_cls cgroups
+	tags   bool      // there are
+
 	watch        interruption // of the one call that it waits for
 	sendDeadline time.Time    // until when that may send
 
