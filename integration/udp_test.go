@@ -564,11 +564,33 @@ func TestUDPBlocked(t *testing.T) {
 		var before, with, after float64
 		var n, early int
 		if _, err := fmt.Sscanf(out, "connect: %f us, with %d that wait %f us, %f s after their start; %d answers", &before, &n, &with, &after, &early); err != nil ||
-			status != 0 || early != 0 || !strings.HasSuffix(out, fmt.Sprintf("\nanswers: %d\n", count)) {
+			status != 0 || early != 0 || !strings.HasSuffix(out, fmt.Sprintf("\nanswers: %d, lost: 0, not seen: 0\n", count)) {
 			t.Errorf("%s: status %d\n%s", name, status, out)
 		}
 		if with > 2*before+100 {
 			t.Errorf("%s: a connect takes %.0f us, and %.0f us with %d that wait", name, before, with, count)
 		}
 	}
+}
+
+// TestUDPSignals has signals come to a thread that waits for datagrams. A handler with SA_RESTART is not noticed.
+func TestUDPSignals(t *testing.T) {
+	u := newUDPLab(t)
+	probe := compileC(t, "udp_signals.c", "gcc", "-static", "-pthread")
+	for _, restart := range []string{"0", "1"} {
+		for _, directed := range []string{"0", "1"} {
+			t.Run("restart "+restart+", directed "+directed, func(t *testing.T) {
+				u.lab.t = t
+				cmd, _ := u.via("nat64:"+nat64Prefix, probe, restart, directed, serverAddr, u.port)
+				status, out := status(t, cmd)
+				var sent, answers, signals, handled, interrupted, wrong int
+				_, err := fmt.Sscanf(out, "sent %d answers %d signals %d handled %d interrupted %d wrong %d\n", &sent, &answers, &signals, &handled, &interrupted, &wrong)
+				if err != nil || status != 0 || wrong != 0 || handled < 100 || answers < sent*9/10 || (restart == "1") != (interrupted == 0) {
+					t.Errorf("status %d: %s", status, out)
+				}
+				t.Log(out)
+			})
+		}
+	}
+	u.lab.t = t
 }

@@ -1,6 +1,8 @@
 package upconv
 
 import (
+	"bytes"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -444,11 +446,7 @@ func (p *receiver) look(scratch []byte, now time.Time) (torn bool) {
 	status := scratch[:n]
 	switch own, any := signalsIn(status); {
 	case own:
-		errno := unix.Errno(seccompx.ERestartSys)
-		if p.limit > 0 {
-			errno = unix.EINTR // signal(7): with a timeout set, never restarted
-		}
-		p.finish(p.end(errno))
+		p.interrupt()
 	case !any:
 		p.shared = 0
 	default:
@@ -456,9 +454,49 @@ func (p *receiver) look(scratch []byte, now time.Time) (torn bool) {
 		// stays has been left for one of those that are held.
 		p.shared++
 		p.pid = statusField(status, "Tgid:", 10)
+		if p.shared == 1 && statusField(status, "Threads:", 10) <= fewThreads && onlyTaker(p.c.tid, p.pid, status) {
+			p.interrupt()
+			return false
+		}
 		return p.shared >= 3
 	}
 	return false
+}
+
+// interrupt ends the wait of a thread that certainly has a signal. The caller holds mu.
+func (p *receiver) interrupt() {
+	errno := unix.Errno(seccompx.ERestartSys)
+	if p.limit > 0 {
+		errno = unix.EINTR // signal(7): with a timeout set, never restarted
+	}
+	p.finish(p.end(errno))
+}
+
+// fewThreads is how many are looked at to find out whom a signal is for.
+const fewThreads = 64
+
+// onlyTaker reports whether a pending signal of a process can be for no other thread than this one, whose proc_pid_status(5)
+// is given: all others block it.
+func onlyTaker(tid, pid int, status []byte) bool {
+	pending := statusField(status, "ShdPnd:", 16) &^ statusField(status, "SigBlk:", 16)
+	tasks := "/proc/" + strconv.Itoa(pid) + "/task/"
+	names, err := os.ReadDir(tasks)
+	if err != nil {
+		return false
+	}
+	for _, entry := range names {
+		if entry.Name() == strconv.Itoa(tid) {
+			continue
+		}
+		other, err := os.ReadFile(tasks + entry.Name() + "/status")
+		if err != nil || bytes.Contains(other, []byte("\nState:\tZ")) || bytes.Contains(other, []byte("\nState:\tX")) {
+			continue // it has ended
+		}
+		if pending &= statusField(other, "SigBlk:", 16); pending == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // openStatus opens a thread's proc_pid_status(5). It returns -1 where that cannot be. scratch is for the name.

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@
 #include <unistd.h>
 
 static struct sockaddr_in udp, tcp;
-static int sent, good;
+static int sent, good, *fds;
 
 static double now(void)
 {
@@ -51,8 +52,10 @@ static double connects(void)
 
 static void *wait_for_it(void *arg)
 {
-	int fd = socket(AF_INET, SOCK_DGRAM, 0);
-	const char *ask = "delay 5000";
+	long i = (long)arg;
+	int fd = fds[i] = socket(AF_INET, SOCK_DGRAM, 0);
+	char ask[20];
+	sprintf(ask, "delay %ld", 4000 + 2 * i); /* so many answers at a time would be too much for a NAT64 */
 	if (sendto(fd, ask, strlen(ask), 0, (struct sockaddr *)&udp, sizeof udp) < 0)
 		printf("sendto: %s\n", strerrorname_np(errno));
 	__atomic_add_fetch(&sent, 1, __ATOMIC_SEQ_CST);
@@ -60,14 +63,14 @@ static void *wait_for_it(void *arg)
 	struct sockaddr_in from = {0};
 	socklen_t length = sizeof from;
 	struct timeval limit = {20, 0};
-	if ((long)arg % 2)
+	if (i % 2)
 		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 	long n = recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
 	if (n == 7 && memcmp(data, "delayed", 7) == 0 && from.sin_family == AF_INET && from.sin_addr.s_addr == udp.sin_addr.s_addr && from.sin_port == udp.sin_port)
 		__atomic_add_fetch(&good, 1, __ATOMIC_SEQ_CST);
 	else
 		printf("recvfrom: %ld %s\n", n, n < 0 ? strerrorname_np(errno) : data);
-	close(fd);
+	fds[i] = -1;
 	return NULL;
 }
 
@@ -83,6 +86,7 @@ int main(int argc, char **argv)
 	udp.sin_port = htons(atoi(argv[3]));
 	tcp.sin_port = htons(atoi(argv[4]));
 	double before = connects();
+	fds = calloc(count, sizeof *fds);
 	pthread_t *ids = calloc(count, sizeof *ids);
 	pthread_attr_t small;
 	pthread_attr_init(&small);
@@ -98,8 +102,16 @@ int main(int argc, char **argv)
 	usleep(100000);
 	double with = connects();
 	printf("connect: %.0f us, with %d that wait %.0f us, %.1f s after their start; %d answers\n", before, count, with, (now() - began) / 1e6, good);
+	struct timespec end;
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_sec += 30;
+	int stuck = 0, lost = 0;
 	for (int i = 0; i < count; i++)
-		pthread_join(ids[i], NULL);
-	printf("answers: %d\n", good);
+		if (pthread_timedjoin_np(ids[i], NULL, &end)) {
+			struct pollfd p = { fds[i], POLLIN };
+			stuck += poll(&p, 1, 0) == 1; /* there is an answer, and the thread does not see it */
+			lost += p.revents == 0;
+		}
+	printf("answers: %d, lost: %d, not seen: %d\n", good, lost, stuck);
 	return 0;
 }
