@@ -263,9 +263,6 @@ func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 	if !w.s.swapped.Load() {
 		return -1, false
 	}
-	if !w.alone {
-		w.pin(uint32(c.tid)) // see route
-	}
 	seen := w.see(c)
 	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || w.sight.Family != unix.AF_INET || !w.s.inEgress(w.sight.NetNS)) {
 		return -1, false
@@ -286,6 +283,9 @@ func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 	if !ok {
 		w.closeNow(fd)
 		return -1, false
+	}
+	if !w.alone {
+		w.pin(uint32(c.tid))
 	}
 	return fd, true
 }

@@ -1,10 +1,13 @@
 package upconv
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"os"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -150,7 +153,12 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	}
 	origin := w.s.origin
 	switch {
+	case !c.sends && !isDatagramType(typeOf(old)):
+		return carryOn, true // another file by now
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
+		if route.Kind == Reject && !c.sends {
+			return answer(connect(old, sa)), false // never a call that the kernel would make with another file, see reject
+		}
 		return carryOn, false // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.domain == unix.AF_INET6: // where it stands for no address
 		for i := range w.out.run {
@@ -159,11 +167,11 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		return w.sendAsIs(c, e, old), false
 	case family == unix.AF_INET6 && sock.domain == unix.AF_INET:
 		return answer(unix.EAFNOSUPPORT), false
-	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
-		return carryOn, false // the target went to a namespace of its own: not ours there
 	case route.Kind == Reject:
 		w.s.events.record(e, route.Errno)
 		return answer(route.Errno), false
+	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
+		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
 	case Direct:
@@ -265,6 +273,47 @@ func (w *worker) stay(c *call, e *event, fd int, sock *socket, x *crossing, sa [
 	return out
 }
 
+// openTags finds out whether there can be net_cls or net_prio cgroups.
+func (s *Supervisor) openTags() {
+	s.tags = -1
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {
+		return
+	}
+	if fd, err := unix.Open("/proc/cgroups", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		s.tags = fd
+	}
+}
+
+// tagsFor is for how long what manyTags has found holds. Nobody who moves a program to another cgroup expects it to be in effect
+// for every packet in the same moment.
+const tagsFor = 20 * time.Millisecond
+
+// manyTags reports whether there are more such cgroups than the one that everybody is in.
+func (w *worker) manyTags() bool {
+	if now := time.Now(); now.Sub(w.tagged) > tagsFor {
+		w.tagged, w.tags = now, w.s.manyTags()
+	}
+	return w.tags
+}
+
+func (s *Supervisor) manyTags() bool {
+	var text [1024]byte
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
+	if errno != 0 || int(n) == len(text) {
+		return true
+	}
+	for _, name := range []string{"\nnet_cls\t", "\nnet_prio\t"} {
+		// "net_cls HIERARCHY NUM_CGROUPS ENABLED", cgroups(7).
+		if _, line, ok := bytes.Cut(text[:n], []byte(name)); ok {
+			if _, count, ok := bytes.Cut(line, []byte("\t")); !ok || !bytes.HasPrefix(count, []byte("1\t")) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (w *worker) finished(e *event, errno unix.Errno) outcome {
 	w.s.events.record(e, errno)
 	return answer(errno)
@@ -272,7 +321,7 @@ func (w *worker) finished(e *event, errno unix.Errno) outcome {
 
 // retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it into upconv's own.
 func (w *worker) retag(c *call, fd int) {
-	if !w.s.tags {
+	if w.s.tags < 0 || !w.manyTags() {
 		return
 	}
 	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {

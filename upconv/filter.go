@@ -135,7 +135,7 @@ func swapRules(n needs) []seccompx.Rule {
 
 // tells reports whether a program that sets the option could find out that its socket is of another family.
 func (n needs) tells(row *sockopt) bool {
-	return n.unix && row.level != unix.SOL_SOCKET || n.inet6 && row.level == unix.IPPROTO_IPV6
+	return n.unix && row.level != unix.SOL_SOCKET || n.inet6 && (row.level == unix.IPPROTO_IPV6 || row.level == unix.IPPROTO_IP)
 }
 
 // crossingRules stop what would tell a program that its socket is of another family.

@@ -97,11 +97,10 @@ func (a *arena) put32(offset int, v uint32) { binary.NativeEndian.PutUint32(a.go
 
 // pair is an AF_INET socket and an AF_INET6 one in its place, each with somebody who sends to it, all at the same ports.
 type pair struct {
-	four, six       int
-	to4, to6        int // who sends
-	own, peer       uint16
-	passFamily      int
-	connected, ping bool
+	four, six  int
+	to4, to6   int // who sends
+	own, peer  uint16
+	passFamily int
 }
 
 func sockaddrLoopback(family int, port uint16) []byte {
@@ -324,7 +323,6 @@ type scenario struct {
 	count int
 	each  []scenarioMessage
 	size  int
-	at    uint64
 	name  int // 0: none; 1: good, 2: nowhere, 3: read-only, 4: at the end of the page
 	room  int32
 	where int // of the length: 0: good, 1: NULL, 2: read-only

@@ -96,7 +96,7 @@ func sendRules() []seccompx.Rule {
 func (w *worker) sendto(c *call) outcome {
 	c.name, c.addr, c.addrLen = "sendto", c.args[4], uint32(c.args[5])
 	flags := uint32(c.args[3])
-	if flags&unix.MSG_FASTOPEN != 0 {
+	if flags&unix.MSG_FASTOPEN != 0 && !w.meansNothing(c) {
 		c.fastOpen = fastOpen{on: true, flags: flags}
 		if c.args[2] > 0 {
 			c.fastOpen.vector = []unix.RemoteIovec{{Base: uintptr(c.args[1]), Len: int(min(c.args[2], maxFastOpen))}}
@@ -180,7 +180,7 @@ func (w *worker) sendMessages(c *call, flags uint32, count, stride int) outcome 
 	switch {
 	case count == 0:
 		return carryOn
-	case flags&unix.MSG_FASTOPEN != 0:
+	case flags&unix.MSG_FASTOPEN != 0 && !w.meansNothing(c):
 		return w.sendFastOpen(c, flags, stride)
 	case !w.s.needs.sends:
 		return carryOn
@@ -353,6 +353,16 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 		return w.badData(c, errno)
 	}
 	return carryOn
+}
+
+// meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and some of those have been moved.
+func (w *worker) meansNothing(c *call) bool {
+	if !w.s.needs.sends || !w.s.moved.Load() {
+		return false
+	}
+	w.out.begin(0)
+	stream, _ := w.isStream(c)
+	return !stream
 }
 
 // isStream reports whether the call is about something that is not a datagram socket. If not, a copy of that is in w.out.fd.

@@ -70,6 +70,8 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPINTVL, label: "TCP_KEEPINTVL", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPCNT, label: "TCP_KEEPCNT", always: true},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_V6ONLY, label: "IPV6_V6ONLY", domain: unix.AF_INET6, always: true},
+	// The C library sets it on every socket that it asks for names with.
+	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR, label: "IP_RECVERR", always: true},
 	{level: unix.IPPROTO_UDP, name: udpCork, label: "UDP_CORK", always: true},
 	{level: unix.IPPROTO_UDP, name: udpNoCheck6TX, label: "UDP_NO_CHECK6_TX", always: true},
 	{level: unix.IPPROTO_UDP, name: udpNoCheck6RX, label: "UDP_NO_CHECK6_RX", always: true},
@@ -122,7 +124,6 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IP, name: unix.IP_RETOPTS, label: "IP_RETOPTS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_PKTINFO, label: "IP_PKTINFO"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MTU_DISCOVER, label: "IP_MTU_DISCOVER"},
-	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR, label: "IP_RECVERR"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVTTL, label: "IP_RECVTTL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVTOS, label: "IP_RECVTOS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_FREEBIND, label: "IP_FREEBIND"},

@@ -94,8 +94,7 @@ func (p *process) start() error {
 		needs: policy.needs(cfg.UDP), udp: cfg.UDP, swapAt: cfg.SwapAt, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(),
 	}
 	p.supervisor = s
-	cgroups, _ := os.ReadFile("/proc/self/cgroup")
-	s.tags = bytes.Contains(cgroups, []byte("net_cls")) || bytes.Contains(cgroups, []byte("net_prio"))
+	s.openTags()
 	egress, home, err := openEgress(policy, nil)
 	if err != nil {
 		return failed(err)

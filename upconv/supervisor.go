@@ -47,7 +47,7 @@ type Supervisor struct {
 	made       madeSockets
 	moving     [16]sync.Mutex // held while a datagram socket is moved, by its cookie
 	companions companions
-	tags       bool                         // there are net_cls or net_prio cgroups
+	tags       int                          // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
 	sends      [256]atomic.Pointer[sendKey] // see recordSend
 
 	back      atomic.Pointer[backward] // see originalAddr
@@ -186,6 +186,9 @@ type worker struct {
 
 	long []byte // for what is longer
 	out  outgoing
+
+	tagged time.Time // when it was last looked whether there are many net_cls cgroups
+	tags   bool      // there are
 
 	watch        interruption // of the one call that it waits for
 	sendDeadline time.Time    // until when that may send
