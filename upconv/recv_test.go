@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -600,5 +601,53 @@ func TestReceiveRules(t *testing.T) {
 			check(false, "socketcall", 10, 0x1000) // recv
 			check(false, "read", 3)
 		}
+	}
+}
+
+// TestReceiveTimeout reads the timeouts of recvmmsg(2) in each layout, and writes what is left of them.
+func TestReceiveTimeout(t *testing.T) {
+	a := newArena(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	at := a.at(0)
+	for _, c := range []struct {
+		what           string
+		compat, time64 bool
+		words          []uint32
+		sec, nsec      int64
+		ok             bool
+	}{
+		{"native", false, true, []uint32{5, 1, 7, 0}, 5 + 1<<32, 7, true},
+		{"native, dirty", false, true, []uint32{5, 0, 7, 1}, 5, 7 + 1<<32, false},
+		{"i386, recvmmsg_time64", true, true, []uint32{5, 1, 7, 0xaaaaaaaa}, 5 + 1<<32, 7, true},
+		{"i386, recvmmsg", true, false, []uint32{5, 7}, 5, 7, true},
+		{"i386, negative", true, false, []uint32{0xffffffff, 7}, -1, 7, false},
+		{"i386, nanoseconds", true, false, []uint32{1, 1e9}, 1, 1e9, false},
+	} {
+		a.fill()
+		for i, w := range c.words {
+			a.put32(4*i, w)
+		}
+		before := bytes.Clone(a.good[:32])
+		target := &call{tid: unix.Gettid(), compat: c.compat}
+		limit := timeout{at: at, time64: c.time64}
+		if ok := limit.read(target); ok != c.ok || limit.sec != c.sec || limit.nsec != c.nsec {
+			t.Errorf("%s: %d s, %d ns, %v", c.what, limit.sec, limit.nsec, ok)
+		}
+		limit.leftSec, limit.leftNsec = c.sec, c.nsec
+		if c.compat && c.time64 {
+			copy(before[12:], []byte{0, 0, 0, 0})
+		}
+		if !limit.write(target) || !bytes.Equal(a.good[:32], before) {
+			t.Errorf("%s: %x, want %x", c.what, a.good[:32], before)
+		}
+	}
+	limit := timeout{at: 1, sec: 3, nsec: 0, began: time.Now().Add(-time.Second - time.Millisecond)}
+	if limit.passed() || limit.leftSec != 1 || limit.leftNsec < 9e8 {
+		t.Errorf("%d s, %d ns are left", limit.leftSec, limit.leftNsec)
+	}
+	limit = timeout{at: 1, sec: 1, nsec: 0, began: time.Now().Add(-time.Second)}
+	if !limit.passed() || limit.leftSec != 0 || limit.leftNsec != 0 {
+		t.Errorf("%d s, %d ns are left", limit.leftSec, limit.leftNsec)
 	}
 }
