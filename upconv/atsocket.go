@@ -16,8 +16,8 @@ import (
 // the call: bind(2) to anything that means a server or an address of one's own, listen(2), an interface.
 //
 // A socket of the egress that is not connected could reach whatever is there, its loopback, say. So no call that has an
-// address is left to the kernel while it is about such a socket: see guard, and datagram.go. The exception is what the user has chosen with UDPConnected: that nothing is stopped where datagrams
-// are sent.
+// address is left to the kernel while it is about such a socket: see guard, and datagram.go. The exception is what the user has
+// chosen with UDPConnected: that nothing is stopped where datagrams are sent.
 
 // atSocket reports whether any sockets are made in the egress at socket(2).
 func (n *needs) atSocket() bool { return n.streams || n.datagrams }

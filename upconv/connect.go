@@ -332,15 +332,12 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
 		e.add("not carried over: " + lost)
 	}
-	switch {
-	case kept: // and bound
-		if isConnected(replacement) {
-			connect(replacement, make([]byte, sizeofSockaddrIn)) // AF_UNSPEC: not any more
-		}
-	default:
+	if !kept {
 		if errno := w.bindOver(e, old, replacement, sock); errno != 0 {
 			return errno
 		}
+	} else if isConnected(replacement) {
+		disconnect(replacement)
 	}
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
@@ -484,6 +481,9 @@ func underWay(errno unix.Errno) unix.Errno {
 	}
 	return errno
 }
+
+// disconnect has a socket be connected no more: connect(2) with AF_UNSPEC.
+func disconnect(fd int) { connect(fd, make([]byte, sizeofSockaddrIn)) }
 
 func connect(fd int, sa []byte) unix.Errno {
 	for {

@@ -332,8 +332,7 @@ func (w *worker) retag(c *call, fd int) {
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another one than the program's
 // already; its passport is then in w.crossing.pass.
 func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed bool) (out outcome, raced bool) {
-	var only int32
-	if !crossed && sock.domain == unix.AF_INET6 && getsockopt(old, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0 {
+	if !crossed && sock.domain == unix.AF_INET6 && onlyIPv6(old) {
 		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
 	}
 	x := &w.crossing

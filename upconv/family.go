@@ -146,8 +146,7 @@ func (x *crossing) scope(fd int) unix.Errno {
 // cross sends a connect(2) along a route to another family. old is as for swap. again is true where the socket is an AF_INET6 one
 // already, from an earlier one.
 func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (out outcome, raced bool) {
-	var only int32
-	if sock.domain == unix.AF_INET6 && getsockopt(old, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0 {
+	if sock.domain == unix.AF_INET6 && onlyIPv6(old) {
 		return carryOn, false // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
 	x := &w.crossing
@@ -169,6 +168,12 @@ func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (ou
 		return w.fail(e, "setsockopt IP_OPTIONS", errno), false
 	}
 	return w.again(c, e, old, sock, x.to[:]), false
+}
+
+// onlyIPv6 reports whether an AF_INET6 socket takes no IPv4-mapped addresses.
+func onlyIPv6(fd int) bool {
+	var only int32
+	return getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0
 }
 
 // crossed tells whether old is a socket that took the place of one of another family in an earlier connect(2). If it

@@ -17,15 +17,9 @@ import (
 //
 // Where that is not permitted, or somebody else traces them, they wait on.
 func (w *worker) nudge(c *call, old int) {
-	var timeout unix.Timeval
-	if tv, err := unix.GetsockoptTimeval(old, unix.SOL_SOCKET, unix.SO_RCVTIMEO); err == nil {
-		timeout = *tv
-	}
-	tasks := "/proc/" + strconv.Itoa(c.tid) + "/task"
-	if w.s.targets.process(c.tid) != 0 {
-		tasks = "/proc/" + strconv.Itoa(w.s.targets.process(c.tid)) + "/task"
-	}
-	dir, err := os.Open(tasks)
+	timeout, err := unix.GetsockoptTimeval(old, unix.SOL_SOCKET, unix.SO_RCVTIMEO)
+	timed := err == nil && *timeout != unix.Timeval{}
+	dir, err := os.Open("/proc/" + strconv.Itoa(c.tid) + "/task") // all of its process's
 	if err != nil {
 		return
 	}
@@ -34,7 +28,7 @@ func (w *worker) nudge(c *call, old int) {
 	held := w.s.receivers.holds() // those follow
 	for _, name := range names {
 		tid, err := strconv.Atoi(name)
-		if err != nil || tid == c.tid || held[tid] || !waitsFor(tid, c.fd, timeout != unix.Timeval{}) {
+		if err != nil || tid == c.tid || held[tid] || !waitsFor(tid, c.fd, timed) {
 			continue
 		}
 		w.interrupt(tid)

@@ -129,7 +129,6 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 	if !ok || !ok2 {
 		return -1, unix.EAFNOSUPPORT
 	}
-	disconnect := func(fd int) { connect(fd, make([]byte, sizeofSockaddrIn)) }
 	if err := unix.Listen(listener, 1); err != nil {
 		return -1, errnoOf(err)
 	}

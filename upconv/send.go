@@ -694,11 +694,9 @@ func (w *worker) resend(c *call) outcome {
 	switch {
 	case !w.s.needs.sends:
 		return carryOn
-	case c.name == "sendto":
-		c.args[3] &^= unix.MSG_FASTOPEN
 	case c.name == "sendmsg":
 		c.args[2] &^= unix.MSG_FASTOPEN
-	default:
+	default: // sendto, sendmmsg
 		c.args[3] &^= unix.MSG_FASTOPEN
 	}
 	return sendAgain(w, c)
