@@ -65,7 +65,9 @@ func filter(n needs) seccompx.Filter {
 	}
 	if n.sends {
 		f.Rules = append(f.Rules, sendRules()...)
-		f.Rules = append(f.Rules, bindRules()...)
+		if n.swaps { // else there are no companions
+			f.Rules = append(f.Rules, bindRules()...)
+		}
 	}
 	if n.crosses() {
 		f.Rules = append(f.Rules, crossingRules(n)...)
