@@ -275,6 +275,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	w.s.swapped.Store(true)
 	if sock.kind != unix.SOCK_STREAM {
 		w.noteMoved(e, replacement, sock)
+		if egress != nil && sock.kind == unix.SOCK_DGRAM {
+			w.noteSettled(replacement, egress.cookie)
+		}
 	}
 	aside := old >= 0 && w.keeps(old, sock, x)
 	waitedFor := uint64(0)

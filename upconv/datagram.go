@@ -291,8 +291,8 @@ const tagsFor = 20 * time.Millisecond
 
 // manyTags reports whether there are more such cgroups than the one that everybody is in.
 func (w *worker) manyTags() bool {
-	if now := time.Now(); now.Sub(w.tagged) > tagsFor {
-		w.tagged, w.tags = now, w.s.manyTags()
+	if w.tagged == 0 || w.taken-w.tagged > tagsFor {
+		w.tagged, w.tags = w.taken, w.s.manyTags()
 	}
 	return w.tags
 }

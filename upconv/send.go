@@ -31,9 +31,10 @@ type outgoing struct {
 	all      [maxBatch]parcel
 	sent     int // of sendmmsg(2): how many are
 
-	run   int  // how many of messages go the same way
-	fd    int  // a copy of the target's socket, if there is one yet; else -1
-	known bool // that it is a datagram socket
+	run   int    // how many of messages go the same way
+	fd    int    // a copy of the target's socket, if there is one yet; else -1
+	known bool   // that it is a datagram socket
+	netns uint64 // what settledIn says of it
 
 	parts   [maxBatch]parts
 	headers [maxBatch]mmsghdr
@@ -41,6 +42,7 @@ type outgoing struct {
 	vectors []unix.RemoteIovec // what is read of the target's memory
 	payload []byte             // headers at first, then what is sent
 	more    []byte             // names, vectors and control messages
+	gathering
 }
 
 // parts is how long the parts of a message are in the target's memory.
@@ -287,7 +289,7 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 		}
 	}
 	more := o.roomFor(&o.more, total)
-	got, errno = readVectors(c.tid, more, o.vectors)
+	got, errno = o.gather(c.tid, more, o.vectors)
 	if errno != 0 && total > 0 {
 		return w.unreadable(c, errno)
 	}
@@ -338,7 +340,7 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 		}
 	}
 	payload := o.room(total)
-	got, errno = readVectors(c.tid, payload, o.vectors)
+	got, errno = o.gather(c.tid, payload, o.vectors)
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
 		if p.payload > got {
@@ -375,10 +377,12 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 		}
 		o.fd = fd
 	}
-	if !o.known && !isDatagramType(typeOf(o.fd)) {
-		w.closeNow(o.fd)
-		o.fd = -1
-		return true, carryOn
+	if !o.known {
+		if o.netns = w.settledIn(o.fd); o.netns == 0 && !isDatagramType(typeOf(o.fd)) {
+			w.closeNow(o.fd)
+			o.fd = -1
+			return true, carryOn
+		}
 	}
 	o.known = true
 	return false, out
@@ -487,11 +491,12 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 			if old, out, is = w.fetch(c, e); !is {
 				return out
 			}
+			o.netns = w.settledIn(old)
 		}
-		if !w.out.known && !isDatagramType(typeOf(old)) {
+		if !o.known && o.netns == 0 && !isDatagramType(typeOf(old)) {
 			return carryOn // a stream is not sent elsewhere by a send
 		}
-		if w.isThere(e.decision.Route, old) {
+		if w.isThere(e.decision.Route, ok, family, old) {
 			return w.stay(c, e, old, &w.socketInfo, nil, o.messages[0].name)
 		}
 		raced := false
@@ -508,13 +513,50 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 	return answer(unix.EBADF)
 }
 
-// isThere reports, for most datagrams of a program that sends many, whether the socket is where its destination is reached.
-func (w *worker) isThere(route *Route, fd int) bool {
+// isThere reports, for most datagrams of a program that sends many, whether the socket fd is where its destination is reached:
+// an IPv4 one if ipv4, else one of an address family, or none.
+func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
+	o := &w.out
+	if !ipv4 && family != unix.AF_INET6 { // it goes where the socket is
+		return o.netns != 0
+	}
 	if route.Kind != Netns {
 		return false
 	}
 	cookie := w.s.egressOf(route).cookie
-	return cookie != w.s.origin.cookie && netnsCookie(fd) == cookie
+	if o.netns != 0 {
+		return o.netns == cookie
+	}
+	if cookie == w.s.origin.cookie || netnsCookie(fd) != cookie {
+		return false
+	}
+	if typeOf(fd) == unix.SOCK_DGRAM { // what a raw one may send can change
+		w.noteSettled(fd, cookie)
+	}
+	return true
+}
+
+// settledSockets are, by their cookies, datagram sockets of an egress that is not the origin, and the namespaces they are in:
+// nothing of that ever changes, and SO_COOKIE alone tells the rest. It may forget.
+type settledSockets [64]struct{ cookie, netns uint64 }
+
+// settledIn returns the namespace of the socket fd, if that is known to be a datagram socket of an egress; else 0.
+func (w *worker) settledIn(fd int) (netns uint64) {
+	cookie := cookieOf(fd)
+	known := &w.known[cookie%uint64(len(w.known))]
+	if cookie == 0 || known.cookie != cookie || !w.s.inEgress(known.netns) {
+		return 0
+	}
+	return known.netns
+}
+
+// noteSettled is for a datagram socket that is in an egress.
+func (w *worker) noteSettled(fd int, netns uint64) {
+	if w.s.inEgress(netns) {
+		cookie := cookieOf(fd)
+		known := &w.known[cookie%uint64(len(w.known))]
+		known.cookie, known.netns = cookie, netns
+	}
 }
 
 // sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
@@ -541,6 +583,9 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 	}
 	if !known || sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn
+	}
+	if x == nil && sock.kind == unix.SOCK_DGRAM {
+		w.noteSettled(old, sock.netns)
 	}
 	return w.stay(c, e, old, sock, x, nil)
 }

@@ -184,11 +184,12 @@ type worker struct {
 	sighted      bool
 	scratch      [512]byte // for names in /proc and what is read there
 
-	long []byte // for what is longer
-	out  outgoing
+	long  []byte // for what is longer
+	out   outgoing
+	known settledSockets
 
-	tagged time.Time // when it was last looked whether there are many net_cls cgroups
-	tags   bool      // there are
+	tagged time.Duration // when it was last looked whether there are many net_cls cgroups; 0: never
+	tags   bool          // there are
 
 	watch        interruption // of the one call that it waits for
 	sendDeadline time.Time    // until when that may send
@@ -215,6 +216,8 @@ type worker struct {
 	pinnedFor uint32      // the target's thread
 	pinnedYet int         // swaps for which it may stay so
 
+	taken   time.Duration // when the latest notification was, by clock; of a worker that is alone, when it began
+	yielded time.Duration // when the Go scheduler last heard of this thread
 	lastTID uint32
 	streak  int // notifications in a row that had been waiting, and came from other threads than the one before
 	lonely  int // notifications in a row that no other worker overlapped with
@@ -226,6 +229,19 @@ const (
 	wakeStreak  = 2
 	lonelyLimit = 64
 )
+
+// yieldAfter is how long a worker works without a word to the Go scheduler. After 10 ms that would think that it
+// hangs, take its P from it again and again, and wake up every 20 us to do so: a busy worker's calls would take a tenth longer.
+// A worker that has been atRest need not hurry: its next call may come at any moment.
+const (
+	yieldAfter = 8 * time.Millisecond
+	atRest     = time.Millisecond
+)
+
+var epoch = time.Now()
+
+// clock is the time since some moment before: half as expensive as time.Now, which also asks for the date.
+func clock() time.Duration { return time.Since(epoch) }
 
 func (w *worker) run(ready chan<- error) {
 	// Never unlocked: the thread lives in another namespace from here on, and ends with this goroutine.
@@ -253,7 +269,7 @@ func (w *worker) run(ready chan<- error) {
 
 // newWorker returns one that takes no notifications.
 func (s *Supervisor) newWorker() *worker {
-	return &worker{s: s, home: s.home, alone: true, witnesses: -1, done: make([]int, 0, 2)}
+	return &worker{s: s, home: s.home, alone: true, witnesses: -1, done: make([]int, 0, 2), taken: clock()}
 }
 
 // settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers live.
@@ -294,14 +310,21 @@ func (w *worker) sleep() bool {
 func (w *worker) serve() error {
 	s, n := w.s, &w.notification
 	for {
-		waiting := time.Now()
+		waiting := clock()
+		if waiting-w.yielded > yieldAfter {
+			runtime.Gosched()
+			w.yielded = waiting
+		}
 		if err := s.listener.Receive(n); err != nil {
 			return err
+		}
+		if w.taken = clock(); w.taken-waiting > atRest {
+			w.yielded = w.taken
 		}
 		// One thread alone can be that fast: it is woken in the middle of Respond.
 		alone := n.PID == w.lastTID
 		w.lastTID = n.PID
-		if alone || time.Since(waiting) > queued {
+		if alone || w.taken-waiting > queued {
 			w.streak = 0
 		} else if w.streak++; w.streak >= wakeStreak && s.awake.Load() < s.workers {
 			select {

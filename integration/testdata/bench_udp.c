@@ -1,5 +1,6 @@
 /*
  * bench_udp sink ADDR PORT             receives datagrams, and forgets them
+ * bench_udp hole ADDR PORT             does not even receive them: nobody has to be woken
  * bench_udp echo ADDR PORT             sends them back
  * bench_udp dns ADDR PORT              answers every DNS query for an A record with one, all others with none
  * bench_udp tcp-sink ADDR PORT         reads connections to their end, one after the other
@@ -105,6 +106,9 @@ static void serve_udp(const char *how)
 	static struct mmsghdr all[64];
 	int s = bound(SOCK_DGRAM);
 
+	if (!strcmp(how, "hole"))
+		for (;;)
+			pause();
 	if (!strcmp(how, "sink")) {
 		for (int i = 0; i < 64; i++) {
 			parts[i] = (struct iovec){ data[i], sizeof data[i] };
@@ -192,7 +196,7 @@ int main(int argc, char **argv)
 		address(argv[2], argv[3]);
 		if (!strcmp(what, "tcp-sink"))
 			serve_tcp();
-		if (!strcmp(what, "sink") || !strcmp(what, "echo") || !strcmp(what, "dns"))
+		if (!strcmp(what, "sink") || !strcmp(what, "hole") || !strcmp(what, "echo") || !strcmp(what, "dns"))
 			serve_udp(what);
 	}
 	if (n <= 0) {

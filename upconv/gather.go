@@ -1,0 +1,90 @@
+package upconv
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// process_vm_readv(2) takes about as long for another vector as for another page, however short the vector is: it looks for the
+// memory each time. The headers, names and data of sendmmsg(2) are many short pieces that mostly lie side by side, so gather
+// reads what is between them too.
+
+// near is how much may lie between two pieces that are read as one.
+const near = 4096
+
+// gathering is the scratch memory of gather.
+type gathering struct {
+	spans []span
+	of    []uint8 // by piece: its span
+	whole []unix.RemoteIovec
+	buf   []byte
+}
+
+// span is memory from low to high that is read at once, to the place at of the buffer.
+type span struct {
+	low, high uintptr
+	at        int
+}
+
+const (
+	fewPieces   = 4 // are not worth it
+	maxSpans    = 8
+	maxGathered = 1 << 17 // copying it twice takes as long as what is saved
+)
+
+// gather is readVectors; for many vectors, faster.
+func (g *gathering) gather(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
+	if len(vectors) <= fewPieces || !g.plan(vectors) {
+		return readVectors(tid, buf, vectors)
+	}
+	total := 0
+	g.whole = g.whole[:0]
+	for i := range g.spans {
+		s := &g.spans[i]
+		s.at = total
+		total += int(s.high - s.low)
+		g.whole = append(g.whole, unix.RemoteIovec{Base: s.low, Len: int(s.high - s.low)})
+	}
+	if total > maxGathered {
+		return readVectors(tid, buf, vectors)
+	}
+	if total > len(g.buf) {
+		g.buf = make([]byte, maxGathered)
+	}
+	if got, errno := readVectors(tid, g.buf[:total], g.whole); errno != 0 || got < total {
+		return readVectors(tid, buf, vectors) // which says how far it can be read
+	}
+	for i := range vectors {
+		v, s := &vectors[i], &g.spans[g.of[i]]
+		n += copy(buf[n:], g.buf[s.at+int(v.Base-s.low):][:v.Len])
+	}
+	return n, 0
+}
+
+// plan puts the pieces into spans. It returns false where they are too scattered for that, or none that there can be.
+func (g *gathering) plan(vectors []unix.RemoteIovec) bool {
+	g.spans, g.of = g.spans[:0], g.of[:0]
+	for i := range vectors {
+		low := vectors[i].Base
+		high := low + uintptr(vectors[i].Len)
+		if vectors[i].Len < 0 || vectors[i].Len > 1<<16 || high < low {
+			return false
+		}
+		found := -1
+		for j := range g.spans {
+			if s := &g.spans[j]; high+near >= s.low && high+near > near && low <= s.high+near && s.high+near > near {
+				s.low, s.high = min(s.low, low), max(s.high, high)
+				found = j
+				break
+			}
+		}
+		if found < 0 {
+			if len(g.spans) == maxSpans {
+				return false
+			}
+			found = len(g.spans)
+			g.spans = append(g.spans, span{low: low, high: high})
+		}
+		g.of = append(g.of, uint8(found))
+	}
+	return len(g.spans) < len(vectors)/2
+}
