@@ -600,6 +600,13 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
 	}
 	onUnix := x != nil && x.family() == unix.AF_UNIX
+	flags := o.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	if o.flags&unix.MSG_ZEROCOPY != 0 && !onUnix {
+		if lent := o.lend(fd); lent != nil {
+			flags |= unix.MSG_ZEROCOPY
+			defer unix.Munmap(lent)
+		}
+	}
 	n := 0
 	for ; n < o.run; n++ {
 		m, h := &o.messages[n], &o.headers[n].header
@@ -666,7 +673,6 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 			}
 		}
 	}
-	flags := o.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
 	var (
 		value uintptr
 		errno unix.Errno
@@ -702,6 +708,32 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	o.sent += int(value)
 	w.tellLengths(c, int(value))
 	return answer(0)
+}
+
+// lend copies what is sent to memory that is not used again, if the socket fd says when it has been sent (SO_ZEROCOPY,
+// Documentation/networking/msg_zerocopy.rst): the kernel may read it for long. It keeps the pages, so the caller unmaps them at
+// once. nil: the flag means nothing.
+func (o *outgoing) lend(fd int) []byte {
+	var on int32
+	total := 0
+	for i := range o.run {
+		total += len(o.messages[i].payload)
+	}
+	if total == 0 || getsockopt(fd, unix.SOL_SOCKET, unix.SO_ZEROCOPY, unsafe.Pointer(&on), 4) != 0 || on == 0 {
+		return nil
+	}
+	memory, err := unix.Mmap(-1, 0, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil
+	}
+	at := 0
+	for i := range o.run {
+		m := &o.messages[i]
+		to := memory[at : at+len(m.payload) : at+len(m.payload)]
+		at += copy(to, m.payload)
+		m.payload = to
+	}
+	return memory
 }
 
 // fromForeign reports whether control messages ask for a source address that the program has not got (IP_PKTINFO).
@@ -831,7 +863,7 @@ type sendKey struct {
 
 // begin empties o.
 func (o *outgoing) begin(flags uint32) {
-	o.flags, o.messages, o.sent, o.fd, o.known = flags, nil, 0, -1, false
+	o.flags, o.messages, o.sent, o.fd, o.known, o.netns = flags, nil, 0, -1, false, 0
 }
 
 // room returns n bytes, which the next room overwrites.

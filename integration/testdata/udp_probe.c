@@ -835,6 +835,52 @@ static void recverr(void) {
 	}
 }
 
+// completed counts the completions of MSG_ZEROCOPY that are in the error queue: linux/errqueue.h, SO_EE_ORIGIN_ZEROCOPY is 5.
+static int completed(int fd) {
+	int count = 0;
+	for (;;) {
+		char control[200];
+		struct msghdr msg = {.msg_control = control, .msg_controllen = sizeof control};
+		if (recvmsg(fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+			return count;
+		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+		struct sock_extended_err *e = (void *)CMSG_DATA(c);
+		if (c->cmsg_level != IPPROTO_IP || c->cmsg_type != IP_RECVERR || e->ee_origin != 5 || e->ee_errno)
+			printf("level %d type %d origin %d errno %u\n", c->cmsg_level, c->cmsg_type, e->ee_origin, e->ee_errno);
+		count += e->ee_data - e->ee_info + 1;
+	}
+}
+
+// zerocopy says when the kernel needs the data no more, which may be long after it has been sent.
+static void zerocopy(void) {
+	static char data[4096] = "len", answer[100];
+	struct iovec part = {data, sizeof data};
+	struct mmsghdr msgs[3] = {0};
+	int fd = udp(0), count = 0;
+	for (int i = 0; i < 3; i++)
+		msgs[i].msg_hdr = (struct msghdr){.msg_name = &dst, .msg_namelen = sizeof dst, .msg_iov = &part, .msg_iovlen = 1};
+	result("MSG_ZEROCOPY alone", sendto(fd, data, sizeof data, MSG_ZEROCOPY, (struct sockaddr *)&dst, sizeof dst));
+	got("recvfrom", fd);
+	info("no completion", fd, MSG_ERRQUEUE | MSG_DONTWAIT);
+	result("SO_ZEROCOPY", set(fd, SOL_SOCKET, 60, 1));
+	for (int i = 0; i < 3; i++) {
+		memset(data + 3, 'a' + i, sizeof data - 3);
+		result("sendto", sendto(fd, data, sizeof data, MSG_ZEROCOPY, (struct sockaddr *)&dst, sizeof dst));
+		long n = recv(fd, answer, sizeof answer, 0);
+		printf("answer: %.*s\n", (int)n, answer);
+	}
+	result("sendmmsg", sendmmsg(fd, msgs, 3, MSG_ZEROCOPY));
+	for (int i = 0; i < 3; i++)
+		printf("answer: %ld\n", (long)recv(fd, answer, sizeof answer, 0));
+	for (int i = 0; i < 3000 && count < 6; i++) {
+		count += completed(fd);
+		to(fd, &dst, "echo"); // what has been sent may wait for the next to be freed
+		recv(fd, answer, sizeof answer, 0);
+	}
+	printf("completed: %d\n", count);
+	close(fd);
+}
+
 static void bad(void) {
 	struct sockaddr_in sa = dst;
 	struct sockaddr_in6 six = mapped(&dst);
@@ -1760,7 +1806,7 @@ int main(int argc, char **argv) {
 	struct { const char *name; void (*f)(void); } cases[] = {
 		{"connected", connected}, {"unconnected", unconnected}, {"nonblocking", nonblocking}, {"iovecs", iovecs}, {"several", several}, {"more", more},
 		{"segment", segment}, {"controls", controls}, {"infos", infos}, {"empty", empty}, {"sizes", sizes},
-		{"refused", refused}, {"recverr", recverr}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
+		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
