@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -240,15 +241,40 @@ func (u *udpLab) compare(t *testing.T, route string, flags []string, probe strin
 	if !strings.HasSuffix(native, "end\n") {
 		t.Fatalf("natively it did not come to an end\n%s", native)
 	}
-	u.echo.mu.Lock()
-	u.echo.kept = nil
-	u.echo.mu.Unlock()
-	cmd, _ := u.flags(append([]string{"--netns", u.origin, "--via", route}, flags...), args...)
-	_, under := status(t, cmd)
+	var under string
+	for lost := u.badChecksums(); ; {
+		u.echo.mu.Lock()
+		u.echo.kept = nil
+		u.echo.mu.Unlock()
+		cmd, _ := u.flags(append([]string{"--netns", u.origin, "--via", route}, flags...), args...)
+		_, under = status(t, cmd)
+		before := lost
+		if lost = u.badChecksums(); lost == before {
+			break
+		}
+		t.Logf("once more: the translator has sent %d datagrams with a bad checksum", lost-before)
+	}
 	if os.Getenv("UPCONV_TEST_PRINT") != "" {
 		t.Logf("natively:\n%s", native)
 	}
 	sameOutput(t, own.ReplaceAllString(native, "OWN"), own.ReplaceAllString(under, "OWN"))
+}
+
+// badChecksums is how many datagrams the origin has dropped for their checksum. tayga 0.9.2 makes such now and then, presumably where it
+// comes to 0, which over IPv6 must be sent as 0xffff (RFC 8200 section 8.1).
+func (u *udpLab) badChecksums() int {
+	u.t.Helper()
+	for line := range strings.SplitSeq(output(u.t, u.in(u.origin, "cat", "/proc/net/snmp6")), "\n") {
+		if fields := strings.Fields(line); len(fields) == 2 && fields[0] == "Udp6InCsumErrors" {
+			n, err := strconv.Atoi(fields[1])
+			if err != nil {
+				u.t.Fatal(err)
+			}
+			return n
+		}
+	}
+	u.t.Fatal("no Udp6InCsumErrors in /proc/net/snmp6")
+	return 0
 }
 
 var udpCases = []udpCase{
