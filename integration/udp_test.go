@@ -29,6 +29,7 @@ type udpLab struct {
 	*nat64Lab
 	port, other, closed string
 	echo                *udpEcho
+	as                  []string // what a probe, natively, and upconv are run by; nil: by root, in the origin's place
 }
 
 func newUDPLab(t *testing.T) *udpLab {
@@ -232,7 +233,7 @@ func (u *udpLab) compare(t *testing.T, route string, flags []string, probe strin
 	u.echo.kept = nil
 	u.echo.mu.Unlock()
 	args := append([]string{probe, c.args[0], serverAddr, u.port, u.other, u.closed}, c.args[1:]...)
-	_, native := status(t, u.in(u.egress, args...))
+	_, native := status(t, u.in(u.egress, append(u.as[:len(u.as):len(u.as)], args...)...))
 	for line := range strings.SplitSeq(c.want, "; ") {
 		if line != "" && !strings.Contains("\n"+native, "\n"+line+"\n") {
 			t.Errorf("natively it did not say %q: this test cannot tell anything", line)
@@ -247,6 +248,10 @@ func (u *udpLab) compare(t *testing.T, route string, flags []string, probe strin
 		u.echo.kept = nil
 		u.echo.mu.Unlock()
 		cmd, _ := u.flags(append([]string{"--netns", u.origin, "--via", route}, flags...), args...)
+		if u.as != nil {
+			inside := append(append(u.as[:len(u.as):len(u.as)], bin, "run", "--via", route), flags...)
+			cmd = u.in(u.origin, append(append(inside, "--"), args...)...)
+		}
 		_, under = status(t, cmd)
 		before := lost
 		if lost = u.badChecksums(); lost == before {
@@ -356,6 +361,20 @@ func TestUDPAtBest(t *testing.T) {
 		for name, route := range u.routes() {
 			t.Run(strings.Join(c.args, " ")+"/"+name, func(t *testing.T) {
 				u.compare(t, route, nil, compileC(t, "udp_probe.c", udpABIs["amd64"]...), c)
+			})
+		}
+	}
+	u.lab.t = t
+}
+
+// TestUDPUnprivileged is TestUDP for an ordinary user, who may neither enter the origin nor look at sockets in the kernel.
+func TestUDPUnprivileged(t *testing.T) {
+	u := newUDPLab(t)
+	u.as = []string{needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent"}
+	for _, c := range slices.Concat(udpCases, udpAtBest) {
+		if c.routes == nil {
+			t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+				u.compare(t, u.routes()["nat64"], nil, compileC(t, "udp_probe.c", udpABIs["amd64"]...), c)
 			})
 		}
 	}

@@ -345,15 +345,38 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
 	}
-	w.shutLike(replacement)
+	w.shutLike(old, replacement, sock)
 	return 0
 }
 
-// shutLike has a socket remember a shutdown(2) from before it was connected: that fails with ENOTCONN, and yet has its effect.
-func (w *worker) shutLike(fd int) {
-	if w.sighted && w.sight.Shutdown != 0 {
-		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(w.sight.Shutdown-1), 0)
+// shutLike has a socket remember a shutdown(2) of the old one from before it was connected: that fails with ENOTCONN, and yet has
+// its effect.
+func (w *worker) shutLike(old, fd int, sock *socket) {
+	shut := uint8(0)
+	if w.sighted {
+		shut = w.sight.Shutdown
+	} else if sock.kind != unix.SOCK_STREAM && old >= 0 {
+		shut = shutdownOf(old)
 	}
+	if shut != 0 {
+		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(shut-1), 0)
+	}
+}
+
+// shutdownOf returns what poll(2) tells of sk_shutdown of a datagram socket: RCV_SHUTDOWN 1, with SEND_SHUTDOWN 3; nothing of
+// SEND_SHUTDOWN alone. See datagram_poll in net/core/datagram.c.
+func shutdownOf(fd int) uint8 {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
+		return 0
+	}
+	switch events := fds[0].Revents; {
+	case events&unix.POLLHUP != 0:
+		return 3
+	case events&unix.POLLRDHUP != 0:
+		return 1
+	}
+	return 0
 }
 
 // bindOver binds the new socket as the old one is bound.
@@ -395,7 +418,7 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 		copyOwner(old, replacement)
 	}
 	if x.family() == unix.AF_INET6 {
-		w.shutLike(replacement)
+		w.shutLike(old, replacement, sock)
 	}
 	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
 }
