@@ -110,3 +110,68 @@ for line in sys.stdin:
 		t.Errorf("%v\n%s", err, complaints.String())
 	}
 }
+
+// TestReloadUnderLoad takes a namespace out of the policy, again and again, while the program sends there: what has been decided by
+// the one policy is carried out under the other.
+func TestReloadUnderLoad(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	file, events := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "events")
+	through := fmt.Sprintf("version: 1\negress:\n  - {to: 203.0.113.0/24, via: netns:%s}\n", l.egress)
+	refused := "version: 1\negress:\n  - {to: 203.0.113.0/24, via: reject:EPERM}\n"
+	if err := os.WriteFile(file, []byte(through), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := upconv(t, "run", "--netns", l.origin, "--config", file, "--events", events, "--", needProgram(t, python), "-uc", `
+import errno, os, socket, sys, threading
+def send():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    while True:
+        try:
+            s.sendto(b"", ("203.0.113.10", 9))
+        except OSError as e:
+            if e.errno not in (errno.EPERM, errno.ECONNREFUSED): print(e); os._exit(1)
+threading.Thread(target=send, daemon=True).start()
+print("ready")
+sys.stdin.read()
+`)
+	var complaints buffer
+	cmd.Stderr = &complaints
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	lines := bufio.NewScanner(stdout)
+	if !lines.Scan() || lines.Text() != "ready" {
+		t.Fatalf("%q\n%s", lines.Text(), complaints.String())
+	}
+	for i := range 100 {
+		if err := os.WriteFile(file, []byte([]string{refused, through}[i%2]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		if !soon(func() bool {
+			text, _ := os.ReadFile(events)
+			return strings.Count(string(text), `"call":"reload"`) > i
+		}) {
+			t.Fatalf("no event of reload %d\n%s", i, complaints.String())
+		}
+	}
+	stdin.Close()
+	for lines.Scan() {
+		t.Errorf("the program: %s", lines.Text())
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, complaints.String())
+	}
+}

@@ -72,9 +72,12 @@ func (p *process) reread() (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Sockets that are in an egress of an earlier policy are still known to be.
-	for e := range maps.Values(before) {
-		if !slices.Contains(slices.Collect(maps.Values(egress)), e) {
+	// Sockets that are in an egress of an earlier policy are still known to be, and what has just been decided by that is still
+	// carried out.
+	for target, e := range before {
+		if egress[target] == nil {
+			egress[target] = e
+		} else if !slices.Contains(slices.Collect(maps.Values(egress)), e) {
 			egress[fmt.Sprintf("/earlier/%d", e.cookie)] = e
 		}
 	}
