@@ -311,6 +311,7 @@ var udpCases = []udpCase{
 	{args: []string{"forked"}, want: `the child: 19 bytes from 203.0.113.10 the server: "echo from the child"; the parent: 19 bytes from 203.0.113.10 the server: "echo for the parent"`},
 	{args: []string{"threads"}, want: "each with a socket: 400 answers; with one socket: 200 answers"},
 	{args: []string{"here-and-there"}, want: `at 127.0.0.1: "to 127.0.0.1" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
+	{args: []string{"many-here-and-there"}, want: "sendmmsg: 128; 64 here"},
 	{args: []string{"multicast", "23458"}, want: `at 127.0.0.1: "to the group" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
 	{args: []string{"peeks"}, want: "FIONREAD: 0; MSG_PEEK | MSG_TRUNC, short: 15; length 16, after it aa; short: 4; a bad address: -1 EFAULT; recvmsg: 8"},
 	{args: []string{"receive-several"}, want: "recvmmsg of 4: 4; of 8, MSG_DONTWAIT: 4; of 8, MSG_WAITFORONE: 4; of 2, twice: 2"},
@@ -460,6 +461,26 @@ func TestUDPUnix(t *testing.T) {
 		}
 	}
 	u.lab.t = t
+}
+
+// TestUDPUnixAndNetns has one socket send to a Unix socket and to a namespace: the one that takes the program's place for the former
+// is of the namespace of the latter, and yet not the one to send there with.
+func TestUDPUnixAndNetns(t *testing.T) {
+	const across = "203.0.113.77"
+	u := newUDPLab(t)
+	for _, addr := range []string{serverAddr, across} { // natively nobody listens there
+		output(t, u.in(u.serverName, "ip", "address", "replace", addr+"/32", "dev", "lo"))
+	}
+	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	u.compare(t, "netns:"+u.egress, []string{"--rule", across + "/udp=unix:" + path}, compileC(t, "udp_probe.c", udpABIs["amd64"]...), udpCase{
+		args: []string{"from-unix", across, path},
+		want: `send "echo": 4; recvfrom: 4 bytes from 203.0.113.10 the server: "echo"; sendto, AF_UNIX: -1 EAFNOSUPPORT`,
+	})
 }
 
 // TestUDPReject has a rule say what natively a route says.

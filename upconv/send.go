@@ -375,7 +375,7 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 		if !ok {
 			return true, out
 		}
-		o.fd = fd
+		o.fd, o.known = fd, false // what was known is of the one before
 	}
 	if !o.known {
 		if o.netns = w.settledIn(o.fd); o.netns == 0 && !isDatagramType(typeOf(o.fd)) {
@@ -527,7 +527,7 @@ func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
 	if o.netns != 0 {
 		return o.netns == cookie
 	}
-	if cookie == w.s.origin.cookie || netnsCookie(fd) != cookie {
+	if cookie == w.s.origin.cookie || netnsCookie(fd) != cookie || !isInet(domainOf(fd)) { // a Unix socket may be of any
 		return false
 	}
 	if typeOf(fd) == unix.SOCK_DGRAM { // what a raw one may send can change
@@ -536,8 +536,10 @@ func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
 	return true
 }
 
-// settledSockets are, by their cookies, datagram sockets of an egress that is not the origin, and the namespaces they are in:
-// nothing of that ever changes, and SO_COOKIE alone tells the rest. It may forget.
+func isInet(family int) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
+
+// settledSockets are, by their cookies, AF_INET and AF_INET6 datagram sockets of an egress that is not the origin, and the
+// namespaces they are in: nothing of that ever changes, and SO_COOKIE alone tells the rest. It may forget.
 type settledSockets [64]struct{ cookie, netns uint64 }
 
 // settledIn returns the namespace of the socket fd, if that is known to be a datagram socket of an egress; else 0.

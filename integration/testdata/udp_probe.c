@@ -1357,6 +1357,25 @@ static void here_and_there(void) {
 	}
 }
 
+// many_here_and_there sends so many at once, to 127.0.0.1 first, that not all are read at once.
+static void many_here_and_there(void) {
+	struct sockaddr_in here;
+	static struct mmsghdr many[128];
+	struct iovec part = {"log", 3};
+	int at = local(&here), fd = udp(0);
+	saying(fd, &dst, "echo");
+	got("recvfrom", fd);
+	for (int i = 0; i < 128; i++)
+		many[i].msg_hdr = (struct msghdr){.msg_name = i < 64 ? &here : &dst, .msg_namelen = sizeof dst, .msg_iov = &part, .msg_iovlen = 1};
+	result("sendmmsg", sendmmsg(fd, many, 128, 0));
+	int count = 0;
+	for (char data[10]; recv(at, data, sizeof data, MSG_DONTWAIT) == 3;)
+		count++;
+	printf("%d here\n", count);
+	saying(fd, &dst, "report 64");
+	got("recvfrom", fd);
+}
+
 // both_at_once has answers of two destinations under way at a time.
 static void both_at_once(void) {
 	struct sockaddr_in here;
@@ -1766,6 +1785,23 @@ static void simple(void) {
 	got("recv", fd);
 }
 
+// from_unix sends one along a route to a Unix socket, at EXTRA, and then to another destination, and what natively goes nowhere.
+static void from_unix(void) {
+	struct sockaddr_in across = address(extra[0], "9");
+	struct sockaddr_un path = {.sun_family = AF_UNIX};
+	snprintf(path.sun_path, sizeof path.sun_path, "%s", extra[1]);
+	int fd = udp(0);
+	saying(fd, &across, "echo to a Unix socket");
+	for (int i = 0; i < 2; i++)
+		saying(fd, &dst, "echo");
+	got("recvfrom", fd);
+	got("recvfrom", fd);
+	fd = udp(0);
+	saying(fd, &across, "echo to a Unix socket");
+	saying(fd, &dst, "echo");
+	result("sendto, AF_UNIX", sendto(fd, "log", 3, 0, (struct sockaddr *)&path, sizeof path));
+}
+
 // interfaces asks a datagram socket for them, as ifconfig(8) does.
 static void interfaces(void) {
 	int fd = udp(0), six = socket(AF_INET6, SOCK_DGRAM, 0);
@@ -1808,9 +1844,10 @@ int main(int argc, char **argv) {
 		{"segment", segment}, {"controls", controls}, {"infos", infos}, {"empty", empty}, {"sizes", sizes},
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
-		{"threads", threads}, {"here-and-there", here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"one-port", one_port},
+		{"threads", threads}, {"here-and-there", here_and_there},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
-		{"untouched", untouched}, {"rejected", rejected}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces},
+		{"untouched", untouched}, {"rejected", rejected}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
 	for (int i = 0; i < (int)(sizeof cases / sizeof *cases); i++)
 		if (!strcmp(name, cases[i].name)) {
