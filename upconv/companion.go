@@ -130,7 +130,10 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 		}
 	}
 	k.groups[cookieOf(current)] = g
-	unix.EpollCtl(k.users, unix.EPOLL_CTL_ADD, current, &unix.EpollEvent{Fd: int32(g.id)})
+	// One that has been in use before, and under the same number, is still in there.
+	if event := (unix.EpollEvent{Fd: int32(g.id)}); unix.EpollCtl(k.users, unix.EPOLL_CTL_ADD, current, &event) == unix.EEXIST {
+		unix.EpollCtl(k.users, unix.EPOLL_CTL_MOD, current, &event)
+	}
 	if k.count >= maxCompanions {
 		closeFD(old)
 		return

@@ -1388,7 +1388,8 @@ static void both_at_once(void) {
 	}
 }
 
-// late has an answer come back from 127.0.0.1 after the socket has sent elsewhere, and without another send.
+// late has an answer come back from 127.0.0.1 after the socket has sent elsewhere, and without another send. With an argument, it
+// has gone back and forth before, and another socket is bound in between.
 static void late(void) {
 	struct sockaddr_in here, from;
 	socklen_t length = sizeof from;
@@ -1399,6 +1400,13 @@ static void late(void) {
 	recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length);
 	saying(fd, &dst, "echo");
 	got("recvfrom", fd);
+	for (int i = 0; i < 4 && extras; i++) {
+		saying(fd, &here, "to 127.0.0.1");
+		bounce(at, NULL);
+		saying(fd, &dst, "echo");
+		got("recvfrom", fd);
+		local(&(struct sockaddr_in){0});
+	}
 	to(at, &from, "late");
 	got("recvfrom", fd);
 }
