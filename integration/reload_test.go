@@ -175,3 +175,64 @@ sys.stdin.read()
 		t.Errorf("%v\n%s", err, complaints.String())
 	}
 }
+
+// TestReloadSwapAt refuses a policy that cannot be followed where sockets are swapped, and keeps the one in force.
+func TestReloadSwapAt(t *testing.T) {
+	l := newLab(t)
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("version: 1\negress:\n  - {to: 203.0.113.0/24, via: "+text+"}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	through := "netns:" + l.egress
+	write(through)
+	host, port := split(t, l.greet())
+	cmd := upconv(t, "run", "--netns", l.origin, "--config", file, "--swap-at", "socket", "--", needProgram(t, python), "-uc", `
+import socket, sys
+for line in sys.stdin:
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10); print(s.makefile().read().split()[0]); s.close()
+`, host, port)
+	var log buffer
+	cmd.Stderr = &log
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	lines := bufio.NewScanner(stdout)
+	ask := func() {
+		t.Helper()
+		fmt.Fprintln(stdin)
+		if !lines.Scan() || lines.Text() != "hello" {
+			t.Fatalf("%q\n%s", lines.Text(), log.String())
+		}
+	}
+	ask()
+	for text, want := range map[string]string{
+		through + "}\n  - {to: 198.51.100.0/24, via: 'netns:" + l.origin + "'": "a second namespace after " + l.egress,
+		"direct":                   "no route is to a network namespace",
+		"'nat64:2001:db8:64::/96'": "a socket of another family",
+	} {
+		write(text)
+		if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		if !soon(func() bool { return strings.Contains(log.String(), want) }) {
+			t.Errorf("%s: it does not say that %s\n%s", text, want, log.String())
+		}
+		ask()
+	}
+	stdin.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, log.String())
+	}
+}
