@@ -83,7 +83,7 @@ for line in sys.stdin:
 	write("egress:\n  - {to: 203.0.113.0/33, via: direct}\n")
 	reload("EINVAL")
 	ask(host, fmt.Sprint(int(syscall.EHOSTUNREACH)))
-	if !strings.Contains(complaints.String(), "policy.yaml:3:") {
+	if !soon(func() bool { return strings.Contains(complaints.String(), "policy.yaml:3:") }) {
 		t.Errorf("it does not say what is wrong and where: %s", complaints.String())
 	}
 	write("egress:\n  - {to: 203.0.113.0/24, via: 'netns:no-such-namespace'}\n")
@@ -94,8 +94,11 @@ for line in sys.stdin:
 	reload("EINVAL") // nor for this
 	write("swapAt: socket\n" + through)
 	reload("EINVAL")
-	if text := complaints.String(); !strings.Contains(text, "its udp is connected") || !strings.Contains(text, "its swapAt is socket") {
-		t.Errorf("it does not say what cannot be changed: %s", text)
+	if !soon(func() bool {
+		text := complaints.String()
+		return strings.Contains(text, "its udp is connected") && strings.Contains(text, "its swapAt is socket")
+	}) {
+		t.Errorf("it does not say what cannot be changed: %s", complaints.String())
 	}
 	os.Remove(file)
 	reload("EINVAL")
