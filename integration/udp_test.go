@@ -296,7 +296,7 @@ var udpCases = []udpCase{
 	{args: []string{"sizes"}, want: "65507 bytes: 65507; 65508 bytes: -1 EMSGSIZE; 70000 bytes: -1 EMSGSIZE; 3000 bytes in one packet: -1 EMSGSIZE; send: 20000"},
 	{args: []string{"refused"}, want: "recv: -1 ECONNREFUSED; SO_ERROR: ECONNREFUSED; send tells: -1 ECONNREFUSED"},
 	{args: []string{"recverr"}, want: `queue: "log queue" from 203.0.113.10 the closed port flags 2000; recv: -1 ECONNREFUSED`},
-	{args: []string{"zerocopy"}, want: "MSG_ZEROCOPY alone: 4096; sendmmsg: 3; completed: 6"},
+	{args: []string{"zerocopy"}, want: "MSG_ZEROCOPY alone: 4096; sendmmsg: 3; completed: 6; a bad one behind it: 1"},
 	{args: []string{"bad"}, want: `send: -1 EDESTADDRREQ; a short address: -1 EINVAL; a bad address: -1 EFAULT; bad data: -1 EFAULT; AF_UNSPEC: 11; port 0: -1 EINVAL; send "log": -1 EPIPE; recv again: 0`},
 	{args: []string{"bound", "23456"}, want: "the server has seen that port; bind another to it: -1 EADDRINUSE; bind another to it after: 0"},
 	{args: []string{"bound-to-loopback"}, routes: []string{"netns"}, want: `send "log": -1 EINVAL`},

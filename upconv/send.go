@@ -602,13 +602,6 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
 	}
 	onUnix := x != nil && x.family() == unix.AF_UNIX
-	flags := o.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
-	if o.flags&unix.MSG_ZEROCOPY != 0 && !onUnix {
-		if lent := o.lend(fd); lent != nil {
-			flags |= unix.MSG_ZEROCOPY
-			defer unix.Munmap(lent)
-		}
-	}
 	n := 0
 	for ; n < o.run; n++ {
 		m, h := &o.messages[n], &o.headers[n].header
@@ -675,6 +668,13 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 			}
 		}
 	}
+	flags := o.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	if o.flags&unix.MSG_ZEROCOPY != 0 && !onUnix {
+		if lent := o.lend(fd); lent != nil {
+			flags |= unix.MSG_ZEROCOPY
+			defer o.takeBack(lent)
+		}
+	}
 	var (
 		value uintptr
 		errno unix.Errno
@@ -713,8 +713,8 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 }
 
 // lend copies what is sent to memory that is not used again, if the socket fd says when it has been sent (SO_ZEROCOPY,
-// Documentation/networking/msg_zerocopy.rst): the kernel may read it for long. It keeps the pages, so the caller unmaps them at
-// once. nil: the flag means nothing.
+// Documentation/networking/msg_zerocopy.rst): the kernel may read it for long. It keeps the pages, so the caller takes them back at
+// once. What is sent later, and again, is still in messages. nil: the flag means nothing.
 func (o *outgoing) lend(fd int) []byte {
 	var on int32
 	total := 0
@@ -730,12 +730,18 @@ func (o *outgoing) lend(fd int) []byte {
 	}
 	at := 0
 	for i := range o.run {
-		m := &o.messages[i]
-		to := memory[at : at+len(m.payload) : at+len(m.payload)]
-		at += copy(to, m.payload)
-		m.payload = to
+		if payload := o.messages[i].payload; len(payload) > 0 {
+			o.locals[i].Base = &memory[at]
+			at += copy(memory[at:], payload)
+		}
 	}
 	return memory
+}
+
+// takeBack unmaps what lend has returned, and sees that nothing refers to it any more.
+func (o *outgoing) takeBack(lent []byte) {
+	clear(o.locals[:o.run])
+	unix.Munmap(lent)
 }
 
 // fromForeign reports whether control messages ask for a source address that the program has not got (IP_PKTINFO).

@@ -878,6 +878,12 @@ static void zerocopy(void) {
 		recv(fd, answer, sizeof answer, 0);
 	}
 	printf("completed: %d\n", count);
+	struct { struct cmsghdr header; int value; } bad = {{CMSG_LEN(sizeof(int)), IPPROTO_IP, IP_TTL}, 0};
+	struct iovec little = {data, 3};
+	msgs[0].msg_hdr.msg_iov = &little;
+	msgs[1].msg_hdr.msg_control = &bad;
+	msgs[1].msg_hdr.msg_controllen = sizeof bad;
+	result("a bad one behind it", sendmmsg(fd, msgs, 2, MSG_ZEROCOPY));
 	close(fd);
 }
 
