@@ -824,7 +824,12 @@ static void recverr(void) {
 		nothing_more(fd);
 		result("send", how & 2 ? send(fd, "log queue", 9, 0) : to(fd, &closed_port, "log queue"));
 		wait_for(fd, 0);
-		result("recv", recv(fd, data, sizeof data, MSG_DONTWAIT));
+		long n;
+		int tries = 0;
+		do // the kernel first queues the error, and poll(2) tells; then it sets it: udp_err in net/ipv4/udp.c
+			n = recv(fd, data, sizeof data, MSG_DONTWAIT);
+		while (n < 0 && errno == EAGAIN && ++tries < 100000);
+		result("recv", n);
 		info("queue", fd, MSG_ERRQUEUE);
 		printf("IP_RECVERR %d\n", get(fd, IPPROTO_IP, IP_RECVERR));
 		if (!(how & 2)) {
