@@ -106,7 +106,8 @@ func (n *nat64Lab) tayga(where, device, text string) {
 	}
 	program := needProgram(n.t, "tayga")
 	output(n.t, n.in(where, program, "-c", conf, "--mktun"))
-	output(n.t, n.in(where, "ip", "link", "set", device, "up"))
+	// A queue long enough for 1,024 datagrams at once: sendmmsg(2) may bring so many.
+	output(n.t, n.in(where, "ip", "link", "set", device, "txqueuelen", "4096", "up"))
 	n.start(where, program, "-c", conf, "-d")
 }
 
