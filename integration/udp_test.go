@@ -484,6 +484,32 @@ func TestUDPUnixAndNetns(t *testing.T) {
 	})
 }
 
+// TestUDPUnixThenElsewhere has an AF_INET6 socket send to a Unix socket first: what then takes the place of that is an AF_INET6 one
+// again, with its port.
+func TestUDPUnixThenElsewhere(t *testing.T) {
+	u := newUDPLab(t)
+	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	got := output(t, upconv(t, "run", "--netns", u.origin, "--rule", "203.0.113.77=unix:"+path, "--rule", serverAddr+"=netns:"+u.egress, "--",
+		needProgram(t, python), "-c", `
+import socket, sys
+for connects in True, False:
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(10)
+    for addr, data in ("203.0.113.77", b"there"), (sys.argv[1], b"echo"):
+        to = ("::ffff:" + addr, int(sys.argv[2]))
+        if connects: s.connect(to); s.send(data)
+        else: s.sendto(data, to)
+    print(s.recvfrom(100)[1][0], s.family == socket.AF_INET6)
+`, serverAddr, u.port))
+	if want := "::ffff:" + serverAddr + " True\n"; got != want+want {
+		t.Errorf("it says %q, want twice %q", got, want)
+	}
+}
+
 // TestUDPReject has a rule say what natively a route says.
 func TestUDPReject(t *testing.T) {
 	const unwanted = "203.0.113.77"

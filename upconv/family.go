@@ -203,11 +203,13 @@ func (w *worker) hasPassport(fd int) (family int, ok bool) {
 // asMade has s be what the program made.
 func (s *socket) asMade(p *passport) {
 	port := s.port()
-	if p.family == unix.AF_INET {
-		s.name = [sizeofSockaddrIn6]byte{}
-		binary.NativeEndian.PutUint16(s.name[:], unix.AF_INET)
+	if p.family == unix.AF_INET || s.domain != unix.AF_INET6 {
+		s.name, s.nameLen = [sizeofSockaddrIn6]byte{}, sizeofSockaddrIn
+		if p.family == unix.AF_INET6 {
+			s.nameLen = sizeofSockaddrIn6
+		}
+		binary.NativeEndian.PutUint16(s.name[:], uint16(p.family))
 		binary.BigEndian.PutUint16(s.name[2:], port)
-		s.nameLen = sizeofSockaddrIn
 	}
 	s.domain, s.proto, s.bound = p.family, p.proto, port != 0
 }
