@@ -299,6 +299,12 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	if errno == unix.EADDRINUSE {
 		errno = bindBeside(old, to, name[:])
 	}
+	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
+		// As in bindOver. A port that a Unix socket was said to have can be anybody's.
+		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is taken")
+		name[2], name[3] = 0, 0
+		errno = bind(to, name[:])
+	}
 	return errno
 }
 
