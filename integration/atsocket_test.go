@@ -49,7 +49,7 @@ func TestSwapAtSocket(t *testing.T) {
 		{name: "server", home: true, want: "bind: 0; listen: 0; the same port: 1, F_GETFL 2 F_GETFD 0; here: 1; bind again: -1 EINVAL; greeting: from here"},
 		{name: "binds", home: true, want: "192.0.2.1: -1 EADDRNOTAVAIL; 198.51.100.77: 0; AF_INET6: -1 EAFNOSUPPORT; AF_UNSPEC: 0; again: -1 EINVAL; bad: -1 EFAULT"},
 		{name: "interfaces", home: true, want: "SIOCGIFCONF: 0; SIOCGIFADDR: 0; SO_BINDTODEVICE: 0; SO_BINDTODEVICE: -1 ENODEV; here: 1"},
-		{name: "refused", home: true, port: only, want: "loopback: -1 ECONNREFUSED; any: -1 ECONNREFUSED; bad: -1 EFAULT; mapped: -1 EAFNOSUPPORT; here: 1"},
+		{name: "refused", home: true, port: only, want: "loopback: -1 ECONNREFUSED; any: -1 ECONNREFUSED; bad: -1 EFAULT; mapped: -1 EAFNOSUPPORT; here: 1; MSG_FASTOPEN, no header: -1 EFAULT"},
 		{name: "refused", home: true, port: only, udp: "off", want: "MSG_FASTOPEN: -1 ECONNREFUSED"},
 		{name: "changing", home: true, port: only, want: "connected: 0"},
 		{name: "unshared", home: true, want: "unshare: 0; here: 1"},

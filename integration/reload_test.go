@@ -239,3 +239,78 @@ for line in sys.stdin:
 		t.Errorf("%v\n%s", err, log.String())
 	}
 }
+
+// TestReloadSwapAtSocket refuses a policy that needs sockets at socket(2) of a kind which the filter does not stop. And of a kind that the
+// policy in force has no namespace for, none are made there any more.
+func TestReloadSwapAtSocket(t *testing.T) {
+	l := newLab(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "policy.yaml")
+	rule := func(proto, via string) string {
+		return fmt.Sprintf("  - {to: 203.0.113.0/24, proto: %s, via: '%s'}\n", proto, via)
+	}
+	write := func(rules string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("version: 1\negress:\n"+rules), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	through := "netns:" + l.egress
+	both := rule("tcp", through) + rule("udp", through)
+	for name, c := range map[string]struct{ before, after, made, want, then string }{
+		"datagrams": {rule("tcp", through) + rule("udp", "reject"), both, "True False", "it has datagram sockets made in the egress at socket(2)", "True False"},
+		"streams":   {rule("tcp", "reject") + rule("udp", through), both, "False True", "it has stream sockets made in the egress at socket(2)", "False True"},
+		"fewer":     {both, rule("tcp", through) + rule("udp", "direct"), "True True", "policy reloaded", "True False"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			write(c.before)
+			events := filepath.Join(dir, name)
+			// 71 is SO_NETNS_COOKIE, and AF_INET6 sockets are made in the origin.
+			cmd := upconv(t, "run", "--netns", l.origin, "--config", file, "--swap-at", "socket", "--udp", "connected", "--events", events, "--", needProgram(t, python), "-uc", `
+import socket, sys
+def cookie(*what): return socket.socket(*what).getsockopt(socket.SOL_SOCKET, 71, 8)
+for line in sys.stdin:
+    print(*(cookie(socket.AF_INET, kind) != cookie(socket.AF_INET6, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)))
+`)
+			var log buffer
+			cmd.Stderr = &log
+			stdin, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			stdout, err := cmd.StdoutPipe()
+			if err == nil {
+				err = cmd.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cmd.Process.Kill()
+			lines := bufio.NewScanner(stdout)
+			ask := func(want string) {
+				t.Helper()
+				fmt.Fprintln(stdin)
+				if !lines.Scan() || lines.Text() != want {
+					t.Errorf("%q, want %q\n%s", lines.Text(), want, log.String())
+				}
+			}
+			ask(c.made)
+			write(c.after)
+			if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			var text []byte
+			if !soon(func() bool {
+				text, _ = os.ReadFile(events)
+				return strings.Contains(string(text), `"call":"reload"`)
+			}) || !strings.Contains(string(text), c.want) {
+				t.Errorf("it does not say that %s\n%s%s", c.want, text, log.String())
+			}
+			ask(c.then)
+			stdin.Close()
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("%v\n%s", err, log.String())
+			}
+		})
+	}
+}

@@ -484,6 +484,55 @@ func TestUDPUnixAndNetns(t *testing.T) {
 	})
 }
 
+// TestUDPUnixThenElsewhere has an AF_INET6 socket send to a Unix socket first: what then takes the place of that is an AF_INET6 one
+// again, with its port.
+func TestUDPUnixThenElsewhere(t *testing.T) {
+	u := newUDPLab(t)
+	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	got := output(t, upconv(t, "run", "--netns", u.origin, "--rule", "203.0.113.77=unix:"+path, "--rule", serverAddr+"=netns:"+u.egress, "--",
+		needProgram(t, python), "-c", `
+import socket, sys
+for connects in True, False:
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.settimeout(10)
+    for addr, data in ("203.0.113.77", b"there"), (sys.argv[1], b"echo"):
+        to = ("::ffff:" + addr, int(sys.argv[2]))
+        if connects: s.connect(to); s.send(data)
+        else: s.sendto(data, to)
+    print(s.recvfrom(100)[1][0], s.family == socket.AF_INET6)
+`, serverAddr, u.port))
+	if want := "::ffff:" + serverAddr + " True\n"; got != want+want {
+		t.Errorf("it says %q, want twice %q", got, want)
+	}
+}
+
+// TestUDPUnixThenInet6 has somebody else have the port in the origin that a socket was said to have while it was a Unix one: a send
+// does not fail for want of it.
+func TestUDPUnixThenInet6(t *testing.T) {
+	u := newUDPLab(t)
+	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	got := output(t, upconv(t, "run", "--netns", u.origin, "--rule", "203.0.113.77=unix:"+path, "--rule", "203.0.113.78=inet6:::1", "--",
+		needProgram(t, python), "-c", `
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.sendto(b"x", ("203.0.113.77", 9))
+other = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); other.bind(("::", s.getsockname()[1]))
+print(s.sendto(b"xyz", ("203.0.113.78", 9)))
+`))
+	if got != "3\n" {
+		t.Errorf("it says %q", got)
+	}
+}
+
 // TestUDPReject has a rule say what natively a route says.
 func TestUDPReject(t *testing.T) {
 	const unwanted = "203.0.113.77"

@@ -39,13 +39,14 @@ func (n *needs) makeAtSocket(p *Policy, at SwapAt, enters bool) {
 	note(&p.fallback, TCP|UDP)
 }
 
-// theNamespace returns a route to the one namespace that sockets are made in; nil where there is none.
-func (p *Policy) theNamespace() *Route {
+// theNamespace returns a route to the one namespace that sockets for a protocol are made in; nil where there is none: a policy
+// that has been read again may have none for datagrams, say, any more.
+func (p *Policy) theNamespace(proto Proto) *Route {
 	if p.fallback.Kind == Netns {
 		return &p.fallback
 	}
 	for i := range p.rules {
-		if p.rules[i].Route.Kind == Netns {
+		if p.rules[i].Route.Kind == Netns && p.rules[i].Proto&proto != 0 {
 			return &p.rules[i].Route
 		}
 	}
@@ -130,8 +131,12 @@ func (w *worker) socketCall(c *call) outcome {
 	default:
 		return carryOn
 	}
+	of := TCP
+	if kind == unix.SOCK_DGRAM {
+		of = UDP
+	}
 	rules := w.s.rules.Load()
-	route := rules.policy.theNamespace()
+	route := rules.policy.theNamespace(of)
 	if route == nil {
 		return carryOn
 	}

@@ -203,11 +203,13 @@ func (w *worker) hasPassport(fd int) (family int, ok bool) {
 // asMade has s be what the program made.
 func (s *socket) asMade(p *passport) {
 	port := s.port()
-	if p.family == unix.AF_INET {
-		s.name = [sizeofSockaddrIn6]byte{}
-		binary.NativeEndian.PutUint16(s.name[:], unix.AF_INET)
+	if p.family == unix.AF_INET || s.domain != unix.AF_INET6 {
+		s.name, s.nameLen = [sizeofSockaddrIn6]byte{}, sizeofSockaddrIn
+		if p.family == unix.AF_INET6 {
+			s.nameLen = sizeofSockaddrIn6
+		}
+		binary.NativeEndian.PutUint16(s.name[:], uint16(p.family))
 		binary.BigEndian.PutUint16(s.name[2:], port)
-		s.nameLen = sizeofSockaddrIn
 	}
 	s.domain, s.proto, s.bound = p.family, p.proto, port != 0
 }
@@ -296,6 +298,12 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	errno := bind(to, name[:])
 	if errno == unix.EADDRINUSE {
 		errno = bindBeside(old, to, name[:])
+	}
+	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
+		// As in bindOver. A port that a Unix socket was said to have can be anybody's.
+		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is taken")
+		name[2], name[3] = 0, 0
+		errno = bind(to, name[:])
 	}
 	return errno
 }

@@ -32,7 +32,9 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 	var header [sizeofMsghdr]byte
 	if readMemory(c.tid, c.args[1], header[:size]) != 0 {
 		if w.s.needs.atSocket() {
-			return w.guard(c)
+			if _, idle := w.idleInEgress(c); idle {
+				return answer(unix.EFAULT) // for it could be read the next time
+			}
 		}
 		return carryOn // the kernel will say EFAULT
 	}

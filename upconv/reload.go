@@ -55,7 +55,9 @@ func (p *process) reread() (*ruleset, error) {
 		return nil, err
 	}
 	// The filter that the program runs under cannot be changed any more.
-	switch n := policy.needs(cfg.UDP); {
+	n := policy.needs(cfg.UDP)
+	n.makeAtSocket(policy, s.swapAt, hasCapability(unix.CAP_SYS_ADMIN))
+	switch {
 	case n.swaps && !s.needs.swaps:
 		return nil, errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")
 	case n.rejects && !s.needs.rejects && !s.needs.swaps: // a send with MSG_FASTOPEN would get past it
@@ -64,6 +66,10 @@ func (p *process) reread() (*ruleset, error) {
 		return nil, errors.New("it has routes to an address family that the one which the command was started with had none to: start it again")
 	case n.udp && !s.needs.udp || n.sends && !s.needs.sends || n.receives && !s.needs.receives:
 		return nil, errors.New("it has routes for datagrams, and the one that the command was started with had none like that: start it again")
+	case n.streams && !s.needs.streams:
+		return nil, errors.New("it has stream sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
+	case n.datagrams && !s.needs.datagrams:
+		return nil, errors.New("it has datagram sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
 	case policy.discovers() && s.discovery == nil:
 		return nil, errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
 	}

@@ -313,6 +313,8 @@ static void refused(void) {
 	result("MSG_FASTOPEN, mapped", sendto(fd, "x", 1, MSG_FASTOPEN | MSG_NOSIGNAL, (struct sockaddr *)&mapped, sizeof mapped));
 	result("MSG_FASTOPEN, bad", sendto(fd, "x", 1, MSG_FASTOPEN | MSG_NOSIGNAL, (struct sockaddr *)1, 16));
 	result("MSG_FASTOPEN", sendto(fd, "x", 1, MSG_FASTOPEN | MSG_NOSIGNAL, (struct sockaddr *)&there, sizeof there));
+	fd = socket(AF_INET, SOCK_STREAM, 0);
+	result("MSG_FASTOPEN, no header", sendmsg(fd, (struct msghdr *)1, MSG_FASTOPEN | MSG_NOSIGNAL));
 	fd = socket(AF_INET, SOCK_DGRAM, 0);
 	result("datagrams, bad", connect(fd, (struct sockaddr *)1, 16));
 	result("datagrams, mapped", connect(fd, (struct sockaddr *)&mapped, sizeof mapped));
