@@ -1417,6 +1417,46 @@ static void late(void) {
 	got("recvfrom", fd);
 }
 
+// parent_idles reports whether this process's parent, which is upconv if there is one, has nothing to do for a while.
+static int parent_idles(void) {
+	char path[50], text[1000] = "";
+	long used[2] = {0};
+	snprintf(path, sizeof path, "/proc/%d/stat", getppid());
+	for (int i = 0; i < 2; i++) {
+		long user = 0, system = 0;
+		FILE *file = fopen(path, "r");
+		if (!file || !fread(text, 1, sizeof text - 1, file))
+			die(path);
+		fclose(file);
+		if (sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %ld %ld", &user, &system) != 2)
+			die("the fields of proc_pid_stat(5)");
+		used[i] = user + system;
+		if (!i)
+			usleep(500000);
+	}
+	return used[1] - used[0] < sysconf(_SC_CLK_TCK) / 5;
+}
+
+// late_with_error is late for a socket that has an error in its queue, which nobody takes out.
+static void late_with_error(void) {
+	struct sockaddr_in here, nobody, from;
+	socklen_t length = sizeof from;
+	char data[50];
+	int at = local(&here), fd = udp(0);
+	result("IP_RECVERR", set(fd, IPPROTO_IP, IP_RECVERR, 1));
+	close(local(&nobody));
+	saying(fd, &here, "to 127.0.0.1");
+	wait_for(at, POLLIN);
+	recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+	saying(fd, &nobody, "to nobody");
+	printf("SO_ERROR %d\n", get(fd, SOL_SOCKET, SO_ERROR));
+	saying(fd, &dst, "echo");
+	printf("recv: %zd\n", recv(fd, data, sizeof data, 0));
+	printf("upconv %s\n", parent_idles() ? "idles" : "is busy");
+	to(at, &from, "late");
+	printf("recv: %zd\n", recv(fd, data, sizeof data, 0));
+}
+
 // one_port sees whether both sides see the same source port.
 static void one_port(void) {
 	struct sockaddr_in here, from;
@@ -1859,7 +1899,7 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"one-port", one_port},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"late-with-error", late_with_error}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
