@@ -328,6 +328,7 @@ var udpAtBest = []udpCase{
 	{args: []string{"late"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late-with-error"}, want: "SO_ERROR 111; recv: 4; upconv idles; recv: 4"},
+	{args: []string{"polling-threads"}, want: "thread 0 goes on; thread 1 goes on; thread 2 goes on; thread 3 goes on"},
 	{args: []string{"one-port"}, want: "the same port for both"},
 	{args: []string{"waiting", "poll", "bound"}, want: "poll in the thread: 1 events 1"},
 	{args: []string{"waiting", "receive", "bound"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},

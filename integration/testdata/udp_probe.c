@@ -1457,6 +1457,47 @@ static void late_with_error(void) {
 	printf("recv: %zd\n", recv(fd, data, sizeof data, 0));
 }
 
+static struct sockaddr_in two[2];
+static atomic_int turns[4];
+
+static void *poll_and_send(void *number) {
+	struct timespec soon = {0, 100000};
+	struct pollfd p = {shared, POLLIN, 0};
+	int n = (int)(long)number;
+	for (char data[100];; turns[n]++) {
+		ppoll(&p, 1, &soon, NULL);
+		recv(shared, data, sizeof data, MSG_DONTWAIT);
+		to(shared, &two[(turns[n] + n) % 2], "log a thread");
+	}
+}
+
+// polling_threads has threads poll a socket and send on it to two places by turns, as this one does: each may be interrupted
+// when it waits no more, but is in its next call.
+static void polling_threads(void) {
+	pthread_t thread;
+	int slow = 0;
+	two[0] = dst;
+	local(&two[1]);
+	shared = udp(0);
+	for (long i = 0; i < 4; i++)
+		if (pthread_create(&thread, NULL, poll_and_send, (void *)i))
+			die("pthread_create");
+	for (int i = 0; i < 3500 && !slow; i++) {
+		struct timespec before, after;
+		clock_gettime(CLOCK_MONOTONIC, &before);
+		to(shared, &two[i % 2], "log it");
+		clock_gettime(CLOCK_MONOTONIC, &after);
+		slow = after.tv_sec - before.tv_sec + (after.tv_nsec - before.tv_nsec) / 1e9 > 0.9;
+		usleep(200);
+	}
+	for (int i = 0; i < 4; i++) {
+		int before = turns[i];
+		for (int waits = 0; waits < 300 && turns[i] == before; waits++)
+			usleep(10000);
+		printf("thread %d %s\n", i, turns[i] == before ? "hangs" : "goes on");
+	}
+}
+
 // one_port sees whether both sides see the same source port.
 static void one_port(void) {
 	struct sockaddr_in here, from;
@@ -1899,7 +1940,7 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"late-with-error", late_with_error}, {"one-port", one_port},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
