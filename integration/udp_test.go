@@ -315,7 +315,7 @@ var udpCases = []udpCase{
 	{args: []string{"multicast", "23458"}, want: `at 127.0.0.1: "to the group" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
 	{args: []string{"peeks"}, want: "FIONREAD: 0; MSG_PEEK | MSG_TRUNC, short: 15; length 16, after it aa; short: 4; a bad address: -1 EFAULT; recvmsg: 8"},
 	{args: []string{"receive-several"}, want: "recvmmsg of 4: 4; of 8, MSG_DONTWAIT: 4; of 8, MSG_WAITFORONE: 4; of 2, twice: 2"},
-	{args: []string{"blocked"}, want: "a signal: -1 EINTR; signals: 2, in time; SO_RCVTIMEO: -1 EAGAIN; within SO_RCVTIMEO: 23; a signal before SO_RCVTIMEO: -1 EINTR"},
+	{args: []string{"blocked"}, want: "a signal: -1 EINTR; signals: 2, in time; SO_RCVTIMEO: -1 EAGAIN; within SO_RCVTIMEO: 23; a signal before SO_RCVTIMEO: -1 EINTR; within centuries: 7"},
 	{args: []string{"spray"}, want: "300 answers"},
 	{args: []string{"untouched"}, want: "SCM_RIGHTS: 6; SCM_CREDENTIALS twice: 2; netlink answers: 1"},
 	{args: []string{"waiting", "poll", "used"}, want: "poll in the thread: 1 events 1"},

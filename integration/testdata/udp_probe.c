@@ -1693,6 +1693,11 @@ static void blocked(void) {
 		limit.tv_sec = 5;
 		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 		result("a signal before SO_RCVTIMEO", RECEIVE);
+
+		limit.tv_sec = sizeof limit.tv_sec == 8 ? 18446744074 : 5; // a little more than 64 bits have of nanoseconds
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+		saying(fd, &dst, "delay 800");
+		result("within centuries", RECEIVE);
 		close(fd);
 	}
 }
