@@ -142,11 +142,18 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 	k.count++
 	k.kept[int32(old)] = g
 	if raw >= 0 {
-		unix.EpollCtl(k.inbox, unix.EPOLL_CTL_ADD, old, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(old)})
+		k.watch(unix.EPOLL_CTL_ADD, old)
 	}
 	for _, c := range g.kept { // whose datagrams now go elsewhere
 		k.kept[int32(c.fd)] = g
+		k.watch(unix.EPOLL_CTL_MOD, c.fd)
 	}
+}
+
+// watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not levels: an error queue, or
+// datagrams that cannot be handed on, would be ready all the time.
+func (k *companions) watch(how, fd int) {
+	unix.EpollCtl(k.inbox, how, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
 }
 
 // open makes what is needed for the first one.
@@ -234,8 +241,8 @@ func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byt
 	}
 	for range 64 { // at a time
 		n, from, err := unix.Recvfrom(fd, packet[ipv4Header+udpHeader:], unix.MSG_DONTWAIT)
-		if err != nil {
-			return // nothing more; or an error of the socket, which this has fetched
+		if err == unix.EAGAIN {
+			return // nothing more
 		}
 		var src netip.AddrPort
 		switch from := from.(type) {
@@ -245,8 +252,8 @@ func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byt
 			src = netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
 		}
 		length := ipv4Header + udpHeader + n
-		if !src.Addr().Is4() || length > maxLength {
-			continue
+		if err != nil || !src.Addr().Is4() || length > maxLength {
+			continue // of an error of the socket nobody is told
 		}
 		// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
 		h := packet[:ipv4Header+udpHeader]
@@ -260,6 +267,9 @@ func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byt
 		binary.BigEndian.PutUint16(h[22:], to.Port())
 		binary.BigEndian.PutUint16(h[24:], uint16(udpHeader+n))
 		unix.Sendto(raw, packet[:length], unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
+	}
+	if k.kept[int32(fd)] != nil {
+		k.watch(unix.EPOLL_CTL_MOD, fd) // there may be more
 	}
 }
 

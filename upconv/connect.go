@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"math"
 	"net/netip"
 	"strconv"
 	"time"
@@ -489,7 +490,15 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 func sendTimeout(fd int) time.Duration {
 	var timeout unix.Timeval
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
-	return time.Duration(timeout.Nano())
+	return durationOf(timeout)
+}
+
+// durationOf is a struct timeval of a socket option: a time that is too long for a time.Duration is as long as that can be.
+func durationOf(t unix.Timeval) time.Duration {
+	if t.Sec >= math.MaxInt64/int64(time.Second) {
+		return math.MaxInt64
+	}
+	return time.Duration(t.Nano())
 }
 
 // fail answers that upconv itself could not do something, and says so.

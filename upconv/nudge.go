@@ -3,6 +3,7 @@ package upconv
 import (
 	"bytes"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -26,13 +27,28 @@ func (w *worker) nudge(c *call, old int) {
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
 	held := w.s.receivers.holds() // those follow
+	var tids []int
 	for _, name := range names {
 		tid, err := strconv.Atoi(name)
 		if err != nil || tid == c.tid || held[tid] || !waitsFor(tid, c.fd, timed) {
 			continue
 		}
-		w.interrupt(tid)
+		tids = append(tids, tid)
 	}
+	if len(tids) == 0 {
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: with its end the kernel lets go of those that have not stopped
+		for _, tid := range tids {
+			if waitsFor(tid, c.fd, timed) {
+				w.s.interrupt(tid)
+			}
+		}
+	}()
+	<-done
 }
 
 // waitsFor reports whether a thread is in a call, one that can be begun anew, that is about the descriptor fd or about several.
@@ -62,20 +78,24 @@ func waitsFor(tid, fd int, timed bool) bool {
 	return restartsWait(nr)
 }
 
-// interrupt makes a thread begin its call anew. The calling goroutine must be locked to its thread.
-func (w *worker) interrupt(tid int) {
+// maxStopping is how long to wait until a thread has stopped, at most. One that has begun a call meanwhile that upconv handles does
+// not stop before that is answered, and the answer may be waiting for the caller.
+const maxStopping = 20 * time.Millisecond
+
+// interrupt makes a thread begin its call anew. The calling goroutine must be locked to a thread that ends soon.
+func (s *Supervisor) interrupt(tid int) {
 	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
 		return
 	}
 	unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_INTERRUPT, uintptr(tid), 0, 0, 0, 0)
 	// It stops within microseconds, on its way out of the call. Until then it cannot be let go.
-	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
+	for deadline := time.Now().Add(maxStopping); time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
 		if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(tid), 0, 0, 0, 0); errno == 0 {
 			return
 		}
 		if _, err := os.Stat("/proc/" + strconv.Itoa(tid)); err != nil {
 			return
 		}
-		w.s.receivers.restart(tid) // should its call have been stopped meanwhile, and wait
+		s.receivers.restart(tid) // should its call have been stopped meanwhile, and wait
 	}
 }

@@ -85,7 +85,7 @@ func (p *receiver) register() unix.Errno {
 	}
 	var timeout unix.Timeval
 	getsockopt(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
-	p.limit = time.Duration(timeout.Nano())
+	p.limit = durationOf(timeout)
 
 	p.mu.Lock() // it is nobody's turn before all is in place
 	defer p.mu.Unlock()

@@ -1422,6 +1422,87 @@ static void late(void) {
 	got("recvfrom", fd);
 }
 
+// parent_idles reports whether this process's parent, which is upconv if there is one, has nothing to do for a while.
+static int parent_idles(void) {
+	char path[50], text[1000] = "";
+	long used[2] = {0};
+	snprintf(path, sizeof path, "/proc/%d/stat", getppid());
+	for (int i = 0; i < 2; i++) {
+		long user = 0, system = 0;
+		FILE *file = fopen(path, "r");
+		if (!file || !fread(text, 1, sizeof text - 1, file))
+			die(path);
+		fclose(file);
+		if (sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %ld %ld", &user, &system) != 2)
+			die("the fields of proc_pid_stat(5)");
+		used[i] = user + system;
+		if (!i)
+			usleep(500000);
+	}
+	return used[1] - used[0] < sysconf(_SC_CLK_TCK) / 5;
+}
+
+// late_with_error is late for a socket that has an error in its queue, which nobody takes out.
+static void late_with_error(void) {
+	struct sockaddr_in here, nobody, from;
+	socklen_t length = sizeof from;
+	char data[50];
+	int at = local(&here), fd = udp(0);
+	result("IP_RECVERR", set(fd, IPPROTO_IP, IP_RECVERR, 1));
+	close(local(&nobody));
+	saying(fd, &here, "to 127.0.0.1");
+	wait_for(at, POLLIN);
+	recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+	saying(fd, &nobody, "to nobody");
+	printf("SO_ERROR %d\n", get(fd, SOL_SOCKET, SO_ERROR));
+	saying(fd, &dst, "echo");
+	printf("recv: %zd\n", recv(fd, data, sizeof data, 0));
+	printf("upconv %s\n", parent_idles() ? "idles" : "is busy");
+	to(at, &from, "late");
+	printf("recv: %zd\n", recv(fd, data, sizeof data, 0));
+}
+
+static struct sockaddr_in two[2];
+static atomic_int turns[4];
+
+static void *poll_and_send(void *number) {
+	struct timespec soon = {0, 100000};
+	struct pollfd p = {shared, POLLIN, 0};
+	int n = (int)(long)number;
+	for (char data[100];; turns[n]++) {
+		ppoll(&p, 1, &soon, NULL);
+		recv(shared, data, sizeof data, MSG_DONTWAIT);
+		to(shared, &two[(turns[n] + n) % 2], "log a thread");
+	}
+}
+
+// polling_threads has threads poll a socket and send on it to two places by turns, as this one does: each may be interrupted
+// when it waits no more, but is in its next call.
+static void polling_threads(void) {
+	pthread_t thread;
+	int slow = 0;
+	two[0] = dst;
+	local(&two[1]);
+	shared = udp(0);
+	for (long i = 0; i < 4; i++)
+		if (pthread_create(&thread, NULL, poll_and_send, (void *)i))
+			die("pthread_create");
+	for (int i = 0; i < 3500 && !slow; i++) {
+		struct timespec before, after;
+		clock_gettime(CLOCK_MONOTONIC, &before);
+		to(shared, &two[i % 2], "log it");
+		clock_gettime(CLOCK_MONOTONIC, &after);
+		slow = after.tv_sec - before.tv_sec + (after.tv_nsec - before.tv_nsec) / 1e9 > 0.9;
+		usleep(200);
+	}
+	for (int i = 0; i < 4; i++) {
+		int before = turns[i];
+		for (int waits = 0; waits < 300 && turns[i] == before; waits++)
+			usleep(10000);
+		printf("thread %d %s\n", i, turns[i] == before ? "hangs" : "goes on");
+	}
+}
+
 // one_port sees whether both sides see the same source port.
 static void one_port(void) {
 	struct sockaddr_in here, from;
@@ -1617,6 +1698,11 @@ static void blocked(void) {
 		limit.tv_sec = 5;
 		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 		result("a signal before SO_RCVTIMEO", RECEIVE);
+
+		limit.tv_sec = sizeof limit.tv_sec == 8 ? 18446744074 : 5; // a little more than 64 bits have of nanoseconds
+		setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+		saying(fd, &dst, "delay 800");
+		result("within centuries", RECEIVE);
 		close(fd);
 	}
 }
@@ -1864,7 +1950,7 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"one-port", one_port},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
