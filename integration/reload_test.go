@@ -3,7 +3,9 @@ package integration
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -32,21 +34,7 @@ for line in sys.stdin:
         s = socket.create_connection((line.split()[0], int(sys.argv[1])), 10); print(s.makefile().read().split()[0]); s.close()
     except OSError as e: print(e.errno)
 `, port)
-	var complaints buffer
-	cmd.Stderr = &complaints
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Process.Kill()
-	lines := bufio.NewScanner(stdout)
+	stdin, lines, complaints := converse(t, cmd)
 	ask := func(addr, want string) {
 		t.Helper()
 		fmt.Fprintln(stdin, addr)
@@ -138,21 +126,7 @@ threading.Thread(target=send, daemon=True).start()
 print("ready")
 sys.stdin.read()
 `)
-	var complaints buffer
-	cmd.Stderr = &complaints
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Process.Kill()
-	lines := bufio.NewScanner(stdout)
+	stdin, lines, complaints := converse(t, cmd)
 	if !lines.Scan() || lines.Text() != "ready" {
 		t.Fatalf("%q\n%s", lines.Text(), complaints.String())
 	}
@@ -197,21 +171,7 @@ import socket, sys
 for line in sys.stdin:
     s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10); print(s.makefile().read().split()[0]); s.close()
 `, host, port)
-	var log buffer
-	cmd.Stderr = &log
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Process.Kill()
-	lines := bufio.NewScanner(stdout)
+	stdin, lines, log := converse(t, cmd)
 	ask := func() {
 		t.Helper()
 		fmt.Fprintln(stdin)
@@ -272,21 +232,7 @@ def cookie(*what): return socket.socket(*what).getsockopt(socket.SOL_SOCKET, 71,
 for line in sys.stdin:
     print(*(cookie(socket.AF_INET, kind) != cookie(socket.AF_INET6, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)))
 `)
-			var log buffer
-			cmd.Stderr = &log
-			stdin, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			stdout, err := cmd.StdoutPipe()
-			if err == nil {
-				err = cmd.Start()
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer cmd.Process.Kill()
-			lines := bufio.NewScanner(stdout)
+			stdin, lines, log := converse(t, cmd)
 			ask := func(want string) {
 				t.Helper()
 				fmt.Fprintln(stdin)
@@ -313,4 +259,24 @@ for line in sys.stdin:
 			}
 		})
 	}
+}
+
+// converse starts a command that answers lines with lines, and ends it with the test. stderr is what it complains of.
+func converse(t *testing.T, cmd *exec.Cmd) (stdin io.WriteCloser, lines *bufio.Scanner, stderr *buffer) {
+	t.Helper()
+	stderr = &buffer{}
+	cmd.Stderr = stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	return stdin, bufio.NewScanner(stdout), stderr
 }

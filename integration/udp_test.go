@@ -474,28 +474,30 @@ func TestUDPUnixAndNetns(t *testing.T) {
 	for _, addr := range []string{serverAddr, across} { // natively nobody listens there
 		output(t, u.in(u.serverName, "ip", "address", "replace", addr+"/32", "dev", "lo"))
 	}
-	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
+	path := unixgram(t)
 	u.compare(t, "netns:"+u.egress, []string{"--rule", across + "/udp=unix:" + path}, compileC(t, "udp_probe.c", udpABIs["amd64"]...), udpCase{
 		args: []string{"from-unix", across, path},
 		want: `send "echo": 4; recvfrom: 4 bytes from 203.0.113.10 the server: "echo"; sendto, AF_UNIX: -1 EAFNOSUPPORT`,
 	})
 }
 
-// TestUDPUnixThenElsewhere has an AF_INET6 socket send to a Unix socket first: what then takes the place of that is an AF_INET6 one
-// again, with its port.
-func TestUDPUnixThenElsewhere(t *testing.T) {
-	u := newUDPLab(t)
-	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
+// unixgram makes a Unix datagram socket that keeps what it gets.
+func unixgram(t *testing.T) (path string) {
+	t.Helper()
+	path = filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	return path
+}
+
+// TestUDPUnixThenElsewhere has an AF_INET6 socket send to a Unix socket first: what then takes the place of that is an AF_INET6 one
+// again, with its port.
+func TestUDPUnixThenElsewhere(t *testing.T) {
+	u := newUDPLab(t)
+	path := unixgram(t)
 	got := output(t, upconv(t, "run", "--netns", u.origin, "--rule", "203.0.113.77=unix:"+path, "--rule", serverAddr+"=netns:"+u.egress, "--",
 		needProgram(t, python), "-c", `
 import socket, sys
@@ -516,12 +518,7 @@ for connects in True, False:
 // does not fail for want of it.
 func TestUDPUnixThenInet6(t *testing.T) {
 	u := newUDPLab(t)
-	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
+	path := unixgram(t)
 	got := output(t, upconv(t, "run", "--netns", u.origin, "--rule", "203.0.113.77=unix:"+path, "--rule", "203.0.113.78=inet6:::1", "--",
 		needProgram(t, python), "-c", `
 import socket
