@@ -318,6 +318,8 @@ var udpCases = []udpCase{
 	{args: []string{"blocked"}, want: "a signal: -1 EINTR; signals: 2, in time; SO_RCVTIMEO: -1 EAGAIN; within SO_RCVTIMEO: 23; a signal before SO_RCVTIMEO: -1 EINTR; within centuries: 7"},
 	{args: []string{"spray"}, want: "300 answers"},
 	{args: []string{"untouched"}, want: "SCM_RIGHTS: 6; SCM_CREDENTIALS twice: 2; netlink answers: 1"},
+	{args: []string{"options"}, want: "00: 0 flags 2 0 0 0 0 0 1 64 4 0; 03: 0 flags 2 0 1 1 0 0 1 64 4 0; ff: 0 flags 802 1 1 1 1 1 7 77 4 0"},
+	{args: []string{"connecting-threads"}, want: "connected: 4000; with the port: 4000"},
 	{args: []string{"waiting", "poll", "used"}, want: "poll in the thread: 1 events 1"},
 	{args: []string{"waiting", "receive", "used"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},
 }

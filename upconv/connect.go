@@ -201,7 +201,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	var replacement int
 	kept := false // it is one that the target had there before
-	if sock.kind != unix.SOCK_STREAM && x == nil {
+	if sock.kind != unix.SOCK_STREAM && x == nil && old >= 0 {
 		to := w.s.origin.cookie
 		if egress != nil {
 			to = egress.cookie
@@ -238,6 +238,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			w.s.events.record(e, errno)
 			return answer(errno), false
 		}
+	}
+	if old < 0 {
+		setOften(replacement, sock.often, x != nil)
 	}
 	if lost := w.copyInode(old, replacement); lost != "" {
 		e.add("not carried over: " + lost)

@@ -124,14 +124,45 @@ func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (ou
 		c.fastOpen = fastOpen{}
 		return w.resend(c), false
 	}
+	e.proto, e.decision = UDP, w.decideDatagram(e.dst)
 	if old < 0 {
+		if w.sighted && family == unix.AF_INET {
+			if out, raced, done := w.placeUntouched(c, e, sa); done {
+				return out, raced
+			}
+		}
 		var ok bool
 		if old, out, ok = w.fetch(c, e); !ok {
 			return out, false
 		}
 	}
-	e.proto, e.decision = UDP, w.decideDatagram(e.dst)
 	return w.place(c, e, family, sa, old)
+}
+
+// placeUntouched is place for a socket that has been seen and that nothing has been done to. done is false if this is none, or
+// stays where it is.
+func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, raced, done bool) {
+	route, sock := e.decision.Route, &w.socketInfo
+	switch route.Kind {
+	case Netns:
+		if w.s.mayBeMade(route) {
+			return out, false, false
+		}
+	case NAT64, Inet6:
+	default:
+		return out, false, false
+	}
+	set, is := w.untouchedUDP(c.tid)
+	if !is {
+		return out, false, false
+	}
+	*sock = socket{domain: unix.AF_INET, kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, netns: w.sight.NetNS, flags: w.sight.Flags, often: set}
+	if route.Kind == Netns {
+		out, raced = w.move(c, e, -1, sock, w.s.egressOf(route), nil, sa)
+	} else {
+		out, raced = w.crossDatagram(c, e, -1, sock, false)
+	}
+	return out, raced, true
 }
 
 // place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the call: connects it to sa,
@@ -223,7 +254,7 @@ func (w *worker) unixSocket(fd int, s *socket) bool {
 	return errno == 0
 }
 
-// move replaces the target's datagram socket, of which old is a copy, by one made where e.dst is reached.
+// move replaces the target's datagram socket by one made where e.dst is reached. old is as for swap.
 func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
 	if sock.bound && isConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which the kernel does not tell.
@@ -237,10 +268,24 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 		w.pin(uint32(c.tid))
 	}
 	// One at a time: what has been sent through the first one's socket would be answered there.
-	moving := &w.s.moving[cookieOf(old)%uint64(len(w.s.moving))]
+	seen, before := w.sighted && !c.sends, w.moves // a send has not looked yet
+	if !seen {
+		w.sight.Ino = inodeOf(old)
+	}
+	moving := &w.s.moving[w.sight.Ino%uint64(len(w.s.moving))]
 	moving.Lock()
 	defer moving.Unlock()
-	if w.see(c) && !w.saw(old) {
+	defer w.s.moves.Add(1)
+	if !seen || before != w.s.moves.Load() {
+		file := w.sight.File
+		seen = w.see(c)
+		if old < 0 {
+			if set, is := w.untouchedUDP(c.tid); !seen || w.sight.File != file || !is || set != sock.often {
+				return carryOn, true
+			}
+		}
+	}
+	if seen && old >= 0 && !w.saw(old) {
 		return carryOn, true
 	}
 	return w.swap(c, e, old, sock, egress, x, sa)

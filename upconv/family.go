@@ -310,35 +310,37 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 
 // mappedOption is an IPv4 option that has a counterpart of IPv6, which is what then has an effect. An AF_INET6
 // socket takes the IPv4 one too, so that a program reads what it has set.
-type mappedOption struct{ inet, inet6 int }
+type mappedOption struct {
+	inet, inet6 int
+	row         int // of inet in sockopts
+}
 
 var mappedOptions = []mappedOption{
-	{unix.IP_TOS, unix.IPV6_TCLASS},
-	{unix.IP_TTL, unix.IPV6_UNICAST_HOPS},
-	{unix.IP_MTU_DISCOVER, unix.IPV6_MTU_DISCOVER},
-	{unix.IP_RECVERR, unix.IPV6_RECVERR},
-	{unix.IP_MINTTL, unix.IPV6_MINHOPCOUNT},
-	{unix.IP_UNICAST_IF, unix.IPV6_UNICAST_IF},
-	{unix.IP_RECVERR_RFC4884, unix.IPV6_RECVERR_RFC4884},
+	{inet: unix.IP_TOS, inet6: unix.IPV6_TCLASS},
+	{inet: unix.IP_TTL, inet6: unix.IPV6_UNICAST_HOPS},
+	{inet: unix.IP_MTU_DISCOVER, inet6: unix.IPV6_MTU_DISCOVER},
+	{inet: unix.IP_RECVERR, inet6: unix.IPV6_RECVERR},
+	{inet: unix.IP_MINTTL, inet6: unix.IPV6_MINHOPCOUNT},
+	{inet: unix.IP_UNICAST_IF, inet6: unix.IPV6_UNICAST_IF},
+	{inet: unix.IP_RECVERR_RFC4884, inet6: unix.IPV6_RECVERR_RFC4884},
 	// What comes with datagrams: recv.go makes IPv4 control messages of it again.
-	{unix.IP_PKTINFO, unix.IPV6_RECVPKTINFO},
-	{unix.IP_RECVTTL, unix.IPV6_RECVHOPLIMIT},
-	{unix.IP_RECVTOS, unix.IPV6_RECVTCLASS},
-	{unix.IP_RECVORIGDSTADDR, ipv6OrigDstAddr},
-	{unix.IP_RECVFRAGSIZE, ipv6RecvFragSize},
+	{inet: unix.IP_PKTINFO, inet6: unix.IPV6_RECVPKTINFO},
+	{inet: unix.IP_RECVTTL, inet6: unix.IPV6_RECVHOPLIMIT},
+	{inet: unix.IP_RECVTOS, inet6: unix.IPV6_RECVTCLASS},
+	{inet: unix.IP_RECVORIGDSTADDR, inet6: ipv6OrigDstAddr},
+	{inet: unix.IP_RECVFRAGSIZE, inet6: ipv6RecvFragSize},
 }
 
 // copyMapped gives an AF_INET6 socket the counterparts of what has been set on an old one.
 func (s *Supervisor) copyMapped(old, to, domain int) {
-	if domain != unix.AF_INET || !s.used.any.Load() {
+	if domain != unix.AF_INET {
 		return
 	}
 	defaults := s.origin.defaultsOf(domain)
 	for _, m := range mappedOptions {
-		row := rowOf(unix.IPPROTO_IP, m.inet)
 		var value [maxSockopt]byte
-		if !s.used.has(row) || getsockopt(old, unix.IPPROTO_IP, m.inet, unsafe.Pointer(&value), 4) != 0 ||
-			[4]byte(value[:4]) == [4]byte(defaults.values[row][:4]) {
+		if !s.used.has(m.row) || getsockopt(old, unix.IPPROTO_IP, m.inet, unsafe.Pointer(&value), 4) != 0 ||
+			[4]byte(value[:4]) == [4]byte(defaults.values[m.row][:4]) {
 			continue
 		}
 		setsockopt(to, unix.IPPROTO_IPV6, m.inet6, unsafe.Pointer(&value), 4)

@@ -51,6 +51,13 @@ func (w *worker) copyInode(old, to int) (lost string) {
 	return lost
 }
 
+// inodeOf returns the inode number of an open file, 0 if there is none.
+func inodeOf(fd int) uint64 {
+	var stat unix.Stat_t
+	unix.Fstat(fd, &stat)
+	return stat.Ino
+}
+
 // async sets O_ASYNC. The number through which that is done is what si_fd will say.
 func (w *worker) async(c *call, socket, flags int) unix.Errno {
 	return free.with(socket, c.fd, func() unix.Errno {

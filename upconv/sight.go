@@ -3,7 +3,9 @@ package upconv
 import (
 	"os"
 	"strings"
+	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -15,9 +17,18 @@ import (
 
 // sights is what is needed for looking.
 type sights struct {
-	peeker *peek.Peeker
-	fresh4 [peek.MaxSignature]byte // of an AF_INET TCP socket of the origin that nobody has touched
-	fresh6 [peek.MaxSignature]byte // of an AF_INET6 one
+	peeker         *peek.Peeker
+	fresh4, fresh6 peek.Sight // of an AF_INET and an AF_INET6 TCP socket of the origin that nobody has touched
+
+	learn    sync.Once                   // freshUDP, when it is first needed
+	freshUDP [1 << len(often)]peek.Sight // of such an AF_INET UDP socket: by what of often is set, a bit each
+}
+
+// often is what programs set on UDP sockets so often that one with nothing else is still taken for untouched: the C library
+// does on those that it asks for names with, and Go on all.
+var often = [...]struct{ level, name int }{
+	{unix.IPPROTO_IP, unix.IP_RECVERR},
+	{unix.SOL_SOCKET, unix.SO_BROADCAST},
 }
 
 // maySee reports whether loading the program is likely to be permitted: capabilities in a user namespace of one's own do
@@ -48,13 +59,12 @@ func (s *Supervisor) loadSights() {
 		return
 	}
 	all := &sights{peeker: peeker}
-	for domain, fresh := range map[int]*[peek.MaxSignature]byte{unix.AF_INET: &all.fresh4, unix.AF_INET6: &all.fresh6} {
-		var sight peek.Sight
-		if fd, ok := s.origin.seed(domain); ok && peeker.Look(s.pid, fd, &sight) == 0 {
-			*fresh = sight.Signature
+	for domain, fresh := range map[int]*peek.Sight{unix.AF_INET: &all.fresh4, unix.AF_INET6: &all.fresh6} {
+		if fd, ok := s.origin.seed(domain); ok {
+			peeker.Look(s.pid, fd, fresh)
 		}
 	}
-	if all.fresh4 == [peek.MaxSignature]byte{} {
+	if all.fresh4.File == 0 {
 		peeker.Close()
 		s.epolls.blind()
 		return
@@ -64,6 +74,7 @@ func (s *Supervisor) loadSights() {
 
 // see looks at the target's descriptor. It reports whether it could.
 func (w *worker) see(c *call) bool {
+	w.moves = w.s.moves.Load()
 	all := w.s.sights.Load()
 	if all == nil && w.s.needs.sees {
 		w.s.openSights()
@@ -97,8 +108,61 @@ func (w *worker) untouched(family int) bool {
 	if family == unix.AF_INET6 {
 		fresh = &all.fresh6
 	}
+	return w.unshared() && sight.Common == fresh.Common && sight.Stream == fresh.Stream
+}
+
+func (w *worker) unshared() bool {
+	sight := &w.sight
 	return sight.Mode == unix.S_IFSOCK|0o777 && sight.NetNS == w.s.origin.cookie && sight.Single && !sight.Owned &&
-		sight.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load() && sight.Signature == *fresh
+		sight.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load()
+}
+
+// untouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set nevertheless, a bit each.
+func (w *worker) untouchedUDP(tid int) (set int, is bool) {
+	all, sight := w.s.sights.Load(), &w.sight
+	if !w.unshared() || sight.Family != unix.AF_INET || sight.Protocol != unix.IPPROTO_UDP || sight.Type != unix.SOCK_DGRAM {
+		return 0, false
+	}
+	all.learn.Do(func() { w.learnUDP(all, tid) })
+	for set := range all.freshUDP {
+		if fresh := &all.freshUDP[set]; fresh.File != 0 && sight.Common == fresh.Common && sight.Datagram == fresh.Datagram {
+			return set, true
+		}
+	}
+	return 0, false
+}
+
+// learnUDP looks at what untouchedUDP compares with. The thread tid is in the origin.
+func (w *worker) learnUDP(all *sights, tid int) {
+	fd, errno := w.inOrigin(tid, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	if errno != 0 {
+		return
+	}
+	defer closeFD(fd)
+	for set := range all.freshUDP {
+		for i, o := range often {
+			value := int32(set >> i & 1)
+			if setsockopt(fd, o.level, o.name, unsafe.Pointer(&value), 4) != 0 {
+				return
+			}
+		}
+		fresh := &all.freshUDP[set]
+		if all.peeker.Look(w.s.pid, fd, fresh) != 0 || fresh.NetNS != w.s.origin.cookie {
+			fresh.File = 0
+		}
+	}
+}
+
+// setOften sets options of often, a bit each; on an AF_INET6 socket in the place of an AF_INET one their counterparts too.
+func setOften(fd, set int, inet6 bool) {
+	for i, o := range often {
+		if one := int32(1); set&(1<<i) != 0 {
+			setsockopt(fd, o.level, o.name, unsafe.Pointer(&one), 4)
+			if inet6 && o.level == unix.IPPROTO_IP {
+				mapOption(fd, o.name)
+			}
+		}
+	}
 }
 
 func checkSights() Check {

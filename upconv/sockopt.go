@@ -70,8 +70,9 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPINTVL, label: "TCP_KEEPINTVL", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPCNT, label: "TCP_KEEPCNT", always: true},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_V6ONLY, label: "IPV6_V6ONLY", domain: unix.AF_INET6, always: true},
-	// The C library sets it on every socket that it asks for names with.
+	// The C library sets the first on every socket that it asks for names with, and Go the second on every one for datagrams.
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR, label: "IP_RECVERR", always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_BROADCAST, label: "SO_BROADCAST", always: true},
 	{level: unix.IPPROTO_UDP, name: udpCork, label: "UDP_CORK", always: true},
 	{level: unix.IPPROTO_UDP, name: udpNoCheck6TX, label: "UDP_NO_CHECK6_TX", always: true},
 	{level: unix.IPPROTO_UDP, name: udpNoCheck6RX, label: "UDP_NO_CHECK6_RX", always: true},
@@ -81,7 +82,6 @@ var sockopts = []sockopt{
 
 	{level: unix.SOL_SOCKET, name: unix.SO_DEBUG, label: "SO_DEBUG"},
 	{level: unix.SOL_SOCKET, name: unix.SO_DONTROUTE, label: "SO_DONTROUTE"},
-	{level: unix.SOL_SOCKET, name: unix.SO_BROADCAST, label: "SO_BROADCAST"},
 	{level: unix.SOL_SOCKET, name: unix.SO_OOBINLINE, label: "SO_OOBINLINE"},
 	{level: unix.SOL_SOCKET, name: unix.SO_NO_CHECK, label: "SO_NO_CHECK"},
 	{level: unix.SOL_SOCKET, name: unix.SO_REUSEPORT, label: "SO_REUSEPORT"},
@@ -256,14 +256,16 @@ func rowOf(level, name int) int {
 // happens to sockets by dup, fork or SCM_RIGHTS does not matter.
 type optionsUsed struct {
 	rows [3]atomic.Uint64 // a bit a row
-	any  atomic.Bool
+	any  atomic.Bool      // whether any row is set that is not always read
 	// owner is whether anybody has set who gets a socket's signals (F_SETOWN, F_SETSIG).
 	owner atomic.Bool
 }
 
 func (u *optionsUsed) set(row int) {
 	u.rows[row/64].Or(1 << (row % 64))
-	u.any.Store(true)
+	if !sockopts[row].always {
+		u.any.Store(true)
+	}
 }
 
 func (u *optionsUsed) has(row int) bool { return u.rows[row/64].Load()&(1<<(row%64)) != 0 }
@@ -320,6 +322,9 @@ func init() {
 		if sockopts[i].size == 0 {
 			sockopts[i].size = 4
 		}
+	}
+	for i := range mappedOptions {
+		mappedOptions[i].row = rowOf(unix.IPPROTO_IP, mappedOptions[i].inet)
 	}
 }
 

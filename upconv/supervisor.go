@@ -45,7 +45,8 @@ type Supervisor struct {
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
 	moved      atomic.Bool   // and some datagram socket
 	made       madeSockets
-	moving     [16]sync.Mutex // held while a datagram socket is moved, by its cookie
+	moving     [16]sync.Mutex // held while a datagram socket is moved, by its inode
+	moves      atomic.Uint64  // how many have been
 	companions companions
 	tags       int                          // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
 	sends      [256]atomic.Pointer[sendKey] // see recordSend
@@ -182,6 +183,7 @@ type worker struct {
 	socketInfo   socket
 	sight        peek.Sight // of the target's socket: all of it where sighted, else owner, mode and inode
 	sighted      bool
+	moves        uint64    // how many datagram sockets had been moved when it was looked at
 	scratch      [512]byte // for names in /proc and what is read there
 
 	long  []byte // for what is longer

@@ -1387,6 +1387,71 @@ static void many_here_and_there(void) {
 	got("recvfrom", fd);
 }
 
+// options has sockets with all combinations of some options, most of all those that many programs set, be connected.
+static void options(void) {
+	static const struct { int level, name, value; } what[] = {
+		{IPPROTO_IP, IP_RECVERR, 1}, {SOL_SOCKET, SO_BROADCAST, 1}, {SOL_SOCKET, SO_REUSEADDR, 1},
+		{IPPROTO_UDP, 104 /* UDP_GRO */, 1}, {SOL_SOCKET, SO_RCVLOWAT, 7}, {IPPROTO_IP, IP_TTL, 77},
+	};
+	enum { COUNT = sizeof what / sizeof *what };
+	for (int which = 0; which < 1 << (COUNT + 2); which++) {
+		int fd = udp((which >> COUNT & 1 ? SOCK_NONBLOCK : 0) | (which >> COUNT & 2 ? SOCK_CLOEXEC : 0));
+		int bad = 0;
+		for (int i = 0; i < COUNT; i++)
+			bad |= which >> i & 1 && set(fd, what[i].level, what[i].name, what[i].value);
+		bad |= conn_to(fd, &dst);
+		printf("%02x: %d flags %x %x", which, bad, fcntl(fd, F_GETFL), fcntl(fd, F_GETFD));
+		for (int i = 0; i < COUNT; i++)
+			printf(" %d", get(fd, what[i].level, what[i].name));
+		char data[20];
+		send(fd, "echo", 4, 0);
+		if (comes(fd))
+			printf(" %ld", (long)recv(fd, data, sizeof data, MSG_DONTWAIT));
+		printf(" %d\n", get(fd, SOL_SOCKET, SO_ERROR));
+		close(fd);
+	}
+}
+
+// connecting_threads has one thread connect a socket and another one send with it, at once. Who answers must find it: it keeps the
+// port that it has sent from.
+static atomic_int rounds_begun, rounds_ended;
+static int shared_socket;
+enum { ROUNDS = 4000 };
+
+static void *connecting(void *unused) {
+	(void)unused;
+	for (int i = 0; i < ROUNDS; i++) {
+		while (rounds_begun == i)
+			;
+		conn_to(shared_socket, &dst);
+		rounds_ended++;
+	}
+	return NULL;
+}
+
+static void connecting_threads(void) {
+	int connected = 0, kept = 0;
+	pthread_t thread;
+	if (pthread_create(&thread, NULL, connecting, NULL))
+		die("pthread_create");
+	for (int i = 0; i < ROUNDS; i++) {
+		shared_socket = udp(0);
+		rounds_begun++;
+		to(shared_socket, &dst, "log");
+		int port = port_of(shared_socket);
+		while (rounds_ended == i)
+			;
+		struct sockaddr_in peer;
+		socklen_t length = sizeof peer;
+		connected += !getpeername(shared_socket, (struct sockaddr *)&peer, &length) && peer.sin_port == dst.sin_port;
+		// For a moment the kernel says 0, and sends from 0: it sets inet_num before inet_sport (inet_autobind in net/ipv4/af_inet.c).
+		kept += port == 0 || port == port_of(shared_socket);
+		close(shared_socket);
+	}
+	pthread_join(thread, NULL);
+	printf("connected: %d\nwith the port: %d\n", connected, kept);
+}
+
 // both_at_once has answers of two destinations under way at a time.
 static void both_at_once(void) {
 	struct sockaddr_in here;
@@ -1951,7 +2016,8 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"connecting-threads", connecting_threads},
+		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};

@@ -45,9 +45,13 @@ const (
 
 	// MaxWatched is how far places in epoll sets are counted.
 	MaxWatched = 4
-	// MaxSignature is the most bytes that a signature has.
-	MaxSignature = 144
-	ctxSize      = ctxSig + MaxSignature
+	// MaxCommon, MaxStream and MaxDatagram are the most bytes that the parts of a signature have.
+	MaxCommon   = 112
+	MaxStream   = 32
+	MaxDatagram = 16
+	ctxStream   = ctxSig + MaxCommon
+	ctxDatagram = ctxStream + MaxStream
+	ctxSize     = ctxDatagram + MaxDatagram
 )
 
 // Sight is what was seen.
@@ -68,9 +72,12 @@ type Sight struct {
 	Unconnected            bool  // SS_UNCONNECTED: no connect(2) is under way, or has failed without its result being fetched
 	Shutdown               uint8 // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2
 	BoundPort              bool  // bind(2) was asked for the port that it has (SOCK_BINDPORT_LOCK)
-	// Signature is all of a TCP socket that socket options set and that a connect(2) starts from. Two sockets of one
-	// family with the same one are in the same state. It is only for comparing.
-	Signature [MaxSignature]byte
+	// The signature is all of a socket that socket options set and that a connect(2) starts from. Two TCP sockets of one family
+	// with the same Common and Stream are in the same state, and so are two UDP sockets with the same Common and Datagram. It is
+	// only for comparing.
+	Common   [MaxCommon]byte
+	Stream   [MaxStream]byte
+	Datagram [MaxDatagram]byte
 }
 
 // field is a member of a struct, and how many bytes of it belong to the signature.
@@ -81,8 +88,8 @@ type field struct {
 	keep     func(*Peeker) *int // where to note its place
 }
 
-// signature is what is compared. All of it is at a fixed place in struct tcp_sock, which begins with the others.
-var signature = []field{
+// What is compared. All of it is at a fixed place in struct tcp_sock or struct udp_sock, which begin with the others.
+var common = []field{
 	{of: "sock", path: "__sk_common.skc_family", size: 2, keep: func(p *Peeker) *int { return &p.family }},
 	{of: "sock", path: "__sk_common.skc_state", size: 1, keep: func(p *Peeker) *int { return &p.state }},
 	{of: "sock", path: "__sk_common.skc_reuse", size: 1}, // and skc_reuseport, skc_ipv6only
@@ -108,6 +115,9 @@ var signature = []field{
 	{of: "inet_sock", path: "tos", size: 1},
 	{of: "inet_sock", path: "uc_ttl", size: 2},
 	{of: "inet_sock", path: "inet_flags", size: 8},
+}
+
+var stream = []field{
 	{of: "inet_connection_sock", path: "icsk_ack.pingpong", size: 1},
 	{of: "inet_connection_sock", path: "icsk_user_timeout", size: 4},
 	{of: "inet_connection_sock", path: "icsk_ca_ops", size: 8},
@@ -119,11 +129,17 @@ var signature = []field{
 	{of: "tcp_sock", path: "keepalive_probes", size: 1},
 }
 
+var datagram = []field{
+	{of: "udp_sock", path: "udp_flags", size: 8}, // UDP_CORK, UDP_GRO and so on
+	{of: "udp_sock", path: "encap_type", size: 1},
+	{of: "udp_sock", path: "gso_size", size: 2}, // UDP_SEGMENT
+}
+
 // Open loads the program for this kernel. Without the capabilities the error is EPERM.
 func Open() (*Peeker, error) {
 	names := []string{
 		"task_struct", "files_struct", "fdtable", "file", "inode", "socket", "sock", "net", "inet_sock",
-		"inet_connection_sock", "tcp_sock", "bpf_task_from_vpid", "bpf_task_release",
+		"inet_connection_sock", "tcp_sock", "udp_sock", "bpf_task_from_vpid", "bpf_task_release",
 	}
 	p := &Peeker{}
 	var code []byte
@@ -228,32 +244,37 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 	a.follow(r8, r8, at("socket", "sk"), "done")
 	a.follow(r9, r8, at("sock", "__sk_common.skc_net.net"), "done")
 	a.readTo(ctxCookie, 8, r9, at("net", "net_cookie"))
-	// In the order of the struct, so that what is next to each other can be read at once.
-	type place struct {
-		offset uint32
-		field
-	}
-	var places []place
-	for _, f := range signature {
-		if !f.optional || t.has(f.of, f.path) {
-			places = append(places, place{at(f.of, f.path), f})
+	for _, part := range []struct {
+		at, size int
+		fields   []field
+	}{{ctxSig, MaxCommon, common}, {ctxStream, MaxStream, stream}, {ctxDatagram, MaxDatagram, datagram}} {
+		// In the order of the struct, so that what is next to each other can be read at once.
+		type place struct {
+			offset uint32
+			field
 		}
-	}
-	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.offset, b.offset) })
-	length := 0
-	for i := 0; i < len(places); {
-		first, size := places[i], 0
-		for ; i < len(places) && places[i].offset == first.offset+uint32(size); i++ {
-			if length+size+places[i].size > MaxSignature {
-				return nil, fmt.Errorf("a signature of more than %d bytes", MaxSignature)
+		var places []place
+		for _, f := range part.fields {
+			if !f.optional || t.has(f.of, f.path) {
+				places = append(places, place{at(f.of, f.path), f})
 			}
-			if places[i].keep != nil {
-				*places[i].keep(p) = length + size
-			}
-			size += places[i].size
 		}
-		a.readTo(ctxSig+length, size, r8, first.offset)
-		length += size
+		slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.offset, b.offset) })
+		length := 0
+		for i := 0; i < len(places); {
+			first, size := places[i], 0
+			for ; i < len(places) && places[i].offset == first.offset+uint32(size); i++ {
+				if length+size+places[i].size > part.size {
+					return nil, fmt.Errorf("a signature of more than %d bytes", part.size)
+				}
+				if places[i].keep != nil {
+					*places[i].keep(p) = length + size
+				}
+				size += places[i].size
+			}
+			a.readTo(part.at+length, size, r8, first.offset)
+			length += size
+		}
 	}
 
 	a.label("done")
@@ -304,7 +325,9 @@ func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 	s.Type, s.Protocol = int(order.Uint16(sig[p.kind:])), int(order.Uint16(sig[p.protocol:]))
 	s.Shutdown = sig[p.shutdown]
 	s.BoundPort = sig[p.locks]&8 != 0
-	copy(s.Signature[:], ctx[ctxSig:])
+	copy(s.Common[:], ctx[ctxSig:])
+	copy(s.Stream[:], ctx[ctxStream:])
+	copy(s.Datagram[:], ctx[ctxDatagram:])
 	return 0
 }
 

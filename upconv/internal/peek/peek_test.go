@@ -137,11 +137,16 @@ func TestLookAtFile(t *testing.T) {
 	}
 }
 
+// signature is what of a TCP socket is compared.
+func signature(s Sight) [MaxCommon + MaxStream]byte {
+	return [MaxCommon + MaxStream]byte(append(s.Common[:], s.Stream[:]...))
+}
+
 // The signature changes with everything that the upconv package relies on it for.
 func TestSignature(t *testing.T) {
 	p := open(t)
-	fresh := look(t, p, socket(t, unix.AF_INET, unix.SOCK_STREAM)).Signature
-	if again := look(t, p, socket(t, unix.AF_INET, unix.SOCK_STREAM)).Signature; again != fresh {
+	fresh := signature(look(t, p, socket(t, unix.AF_INET, unix.SOCK_STREAM)))
+	if again := signature(look(t, p, socket(t, unix.AF_INET, unix.SOCK_STREAM))); again != fresh {
 		t.Fatalf("two untouched sockets differ:\n%v\n%v", fresh, again)
 	}
 	for name, touch := range map[string]func(fd int) error{
@@ -177,17 +182,71 @@ func TestSignature(t *testing.T) {
 		if err := touch(fd); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if look(t, p, fd).Signature == fresh {
+		if signature(look(t, p, fd)) == fresh {
 			t.Errorf("%s does not show", name)
 		}
 	}
 	six := socket(t, unix.AF_INET6, unix.SOCK_STREAM)
-	fresh = look(t, p, six).Signature
+	fresh = signature(look(t, p, six))
 	if err := unix.SetsockoptInt(six, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 		t.Fatal(err)
 	}
-	if look(t, p, six).Signature == fresh {
+	if signature(look(t, p, six)) == fresh {
 		t.Error("IPV6_V6ONLY does not show")
+	}
+}
+
+func TestSignatureOfDatagrams(t *testing.T) {
+	p := open(t)
+	signature := func(fd int) [MaxCommon + MaxDatagram]byte {
+		s := look(t, p, fd)
+		return [MaxCommon + MaxDatagram]byte(append(s.Common[:], s.Datagram[:]...))
+	}
+	fresh := signature(socket(t, unix.AF_INET, unix.SOCK_DGRAM))
+	if again := signature(socket(t, unix.AF_INET, unix.SOCK_DGRAM)); again != fresh {
+		t.Fatalf("two untouched sockets differ:\n%v\n%v", fresh, again)
+	}
+	to := &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}
+	for name, touch := range map[string]func(fd int) error{
+		"SO_REUSEADDR": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) },
+		"SO_REUSEPORT": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) },
+		"SO_BROADCAST": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) },
+		"SO_KEEPALIVE": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1) },
+		"SO_RCVTIMEO": func(fd int) error {
+			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 9})
+		},
+		"SO_SNDTIMEO": func(fd int) error {
+			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 9})
+		},
+		"SO_SNDBUF":        func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 99999) },
+		"SO_RCVBUF":        func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 65536) },
+		"SO_RCVLOWAT":      func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, 5) },
+		"IP_RECVERR":       func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1) },
+		"IP_TTL":           func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, 9) },
+		"IP_TOS":           func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, 4) },
+		"UDP_CORK":         func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, 1, 1) },
+		"UDP_NO_CHECK6_TX": func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, 101, 1) },
+		"UDP_NO_CHECK6_RX": func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, 102, 1) },
+		"UDP_SEGMENT":      func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 1200) },
+		"UDP_SEGMENT 1024": func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 1024) },
+		"UDP_GRO":          func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) },
+		"bind, port": func(fd int) error {
+			return unix.Bind(fd, &unix.SockaddrInet4{})
+		},
+		"bind, address and port": func(fd int) error {
+			return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+		},
+		"connect":  func(fd int) error { return unix.Connect(fd, to) },
+		"MSG_MORE": func(fd int) error { return unix.Sendto(fd, []byte("x"), unix.MSG_MORE, to) },
+		"shutdown": func(fd int) error { unix.Shutdown(fd, unix.SHUT_WR); return nil },
+	} {
+		fd := socket(t, unix.AF_INET, unix.SOCK_DGRAM)
+		if err := touch(fd); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if signature(fd) == fresh {
+			t.Errorf("%s does not show", name)
+		}
 	}
 }
 
