@@ -17,6 +17,9 @@ type gathering struct {
 	of    []uint8 // by piece: its span
 	whole []unix.RemoteIovec
 	buf   []byte
+	// What readAround has read: the memory from low on.
+	low    uintptr
+	around []byte
 }
 
 // span is memory from low to high that is read at once, to the place at of the buffer.
@@ -26,14 +29,53 @@ type span struct {
 }
 
 const (
-	fewPieces   = 4 // are not worth it
+	fewPieces   = 4 // are not worth it, but if they are in one page
+	pageSize    = 4096
+	reach       = 512
 	maxSpans    = 8
 	maxGathered = 1 << 17 // copying it twice takes as long as what is saved
 )
 
+// readAround reads size bytes of the target's memory at address at, or less, into a part of buf, which has room for 2*reach more. What
+// it finds near them is likely to be wanted next: names and vectors that a function puts on its stack beside the headers. It stays
+// within the pages of what is asked for.
+func (g *gathering) readAround(tid int, buf []byte, at uintptr, size int) (data []byte, errno unix.Errno) {
+	low, end := at&^(pageSize-1), at+uintptr(size)
+	if at-low > reach {
+		low = at - reach
+	}
+	high := (end - 1) | (pageSize - 1) + 1
+	if high-end > reach {
+		high = end + reach
+	}
+	g.around = nil
+	if high > end && end > at {
+		whole := buf[:high-low]
+		if n, errno := readVectors(tid, whole, []unix.RemoteIovec{{Base: low, Len: len(whole)}}); errno == 0 && n == len(whole) {
+			g.low, g.around = low, whole
+			return whole[at-low:][:size], 0
+		}
+	}
+	n, errno := readVectors(tid, buf[:size], []unix.RemoteIovec{{Base: at, Len: size}})
+	return buf[:n], errno
+}
+
+// gatherAround is gather for what is likely to be in what readAround has read.
+func (g *gathering) gatherAround(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
+	for i := range vectors {
+		v := &vectors[i]
+		from := v.Base - g.low
+		if v.Len < 0 || from > uintptr(len(g.around)) || uintptr(v.Len) > uintptr(len(g.around))-from {
+			return g.gather(tid, buf, vectors)
+		}
+		n += copy(buf[n:], g.around[from:][:v.Len])
+	}
+	return n, 0
+}
+
 // gather is readVectors; for many vectors, faster.
 func (g *gathering) gather(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
-	if len(vectors) <= fewPieces || !g.plan(vectors) {
+	if len(vectors) == 1 || !g.plan(vectors) {
 		return readVectors(tid, buf, vectors)
 	}
 	total := 0
@@ -48,7 +90,7 @@ func (g *gathering) gather(tid int, buf []byte, vectors []unix.RemoteIovec) (n i
 		return readVectors(tid, buf, vectors)
 	}
 	if total > len(g.buf) {
-		g.buf = make([]byte, maxGathered)
+		g.buf = make([]byte, max(total, min(2*len(g.buf), maxGathered), pageSize))
 	}
 	if got, errno := readVectors(tid, g.buf[:total], g.whole); errno != 0 || got < total {
 		return readVectors(tid, buf, vectors) // which says how far it can be read
@@ -85,6 +127,9 @@ func (g *gathering) plan(vectors []unix.RemoteIovec) bool {
 			g.spans = append(g.spans, span{low: low, high: high})
 		}
 		g.of = append(g.of, uint8(found))
+	}
+	if len(vectors) <= fewPieces {
+		return len(g.spans) == 1 && g.spans[0].low&^(pageSize-1) == (g.spans[0].high-1)&^(pageSize-1)
 	}
 	return len(g.spans) < len(vectors)/2
 }

@@ -10,22 +10,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What gather reads, and how far it gets, is what process_vm_readv(2) says of the pieces one by one.
-func TestGather(t *testing.T) {
-	const pages = 64
+const gatherPages = 64
+
+// gatherMemory is memory to read, of which some pages cannot be.
+func gatherMemory(t *testing.T, random *rand.Rand) []byte {
+	t.Helper()
+	const pages = gatherPages
 	size := unix.Getpagesize()
 	memory, err := unix.Mmap(-1, 0, pages*size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(memory)
-	random := rand.New(rand.NewSource(1))
+	t.Cleanup(func() { unix.Munmap(memory) })
 	random.Read(memory)
 	for _, hole := range []int{7, 8, 30, 63} {
 		if err := unix.Mprotect(memory[hole*size:(hole+1)*size], unix.PROT_NONE); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return memory
+}
+
+// What gather reads, and how far it gets, is what process_vm_readv(2) says of the pieces one by one.
+func TestGather(t *testing.T) {
+	random := rand.New(rand.NewSource(1))
+	memory := gatherMemory(t, random)
 	base := uintptr(unsafe.Pointer(&memory[0]))
 	var g gathering
 	together := 0
@@ -56,5 +65,54 @@ func TestGather(t *testing.T) {
 	}
 	if together < 5000 {
 		t.Errorf("only %d were read together", together)
+	}
+}
+
+// A few pieces, and what readAround has seen of them, in the same way.
+func TestGatherAround(t *testing.T) {
+	random := rand.New(rand.NewSource(1))
+	memory := gatherMemory(t, random)
+	base := uintptr(unsafe.Pointer(&memory[0]))
+	size := uintptr(unix.Getpagesize())
+	var g gathering
+	var buf [8192 + 2*reach]byte
+	seen, together := 0, 0
+	for range 20000 {
+		at, length := base+uintptr(random.Intn(len(memory)-8192)), 1+random.Intn(200)
+		switch random.Intn(1000) {
+		case 0:
+			at = uintptr(random.Intn(100))
+		case 1:
+			at = -uintptr(1 + random.Intn(300))
+		}
+		data, errno := g.readAround(os.Getpid(), buf[:length+2*reach], at, length)
+		want := make([]byte, length)
+		n, wantErrno := readVectors(os.Getpid(), want, []unix.RemoteIovec{{Base: at, Len: length}})
+		if len(data) != n || errno != wantErrno || !bytes.Equal(data, want[:n]) {
+			t.Fatalf("%d bytes at %#x: %d, %v; want %d, %v", length, at, len(data), errno, n, wantErrno)
+		}
+		if len(g.around) > 0 && (g.low&^(size-1) < at&^(size-1) || (g.low+uintptr(len(g.around))-1)&^(size-1) > (at+uintptr(length)-1)&^(size-1)) {
+			t.Fatalf("%d bytes at %#x: read %#x to %#x", length, at, g.low, g.low+uintptr(len(g.around)))
+		}
+		vectors, total := make([]unix.RemoteIovec, 1+random.Intn(4)), 0
+		for i := range vectors {
+			vectors[i] = unix.RemoteIovec{Base: at + uintptr(random.Intn(1200)-500), Len: random.Intn(100)}
+			total += vectors[i].Len
+		}
+		got, want := make([]byte, total), make([]byte, total)
+		n, errno = g.gatherAround(os.Getpid(), got, vectors)
+		wantN, wantErrno := readVectors(os.Getpid(), want, vectors)
+		if n != wantN || errno != wantErrno || !bytes.Equal(got[:n], want[:n]) {
+			t.Fatalf("%d bytes, %v; want %d, %v; of %v", n, errno, wantN, wantErrno, vectors)
+		}
+		if len(vectors) > 1 && g.plan(vectors) {
+			together++
+		}
+		if len(g.around) > 0 && vectors[0].Base >= g.low && vectors[0].Base < g.low+uintptr(len(g.around)) {
+			seen++
+		}
+	}
+	if seen < 5000 || together < 2000 {
+		t.Errorf("only %d were near, and %d read together", seen, together)
 	}
 }

@@ -125,7 +125,7 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 	m := &o.all[0]
 	*m = parcel{name: buffer[:c.addrLen], payload: buffer[c.addrLen:]}
 	o.vectors = append(o.vectors[:0], unix.RemoteIovec{Base: uintptr(c.addr), Len: int(c.addrLen)}, unix.RemoteIovec{Base: uintptr(c.args[1]), Len: first})
-	n, errno := readVectors(c.tid, buffer, o.vectors)
+	n, errno := o.gather(c.tid, buffer, o.vectors)
 	if errno != 0 || n < int(c.addrLen) {
 		return w.unreadable(c, errno)
 	}
@@ -215,13 +215,12 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 	hsize, word := c.headerSize(), c.wordSize()
 	at := c.args[1] + uint64(o.sent*stride)
 	size := (n-1)*stride + hsize
-	raw := o.room(size)
-	got, errno := readVectors(c.tid, raw, []unix.RemoteIovec{{Base: uintptr(at), Len: size}})
+	raw, errno := o.readAround(c.tid, o.room(size+2*reach), uintptr(at), size)
 	switch {
-	case errno != 0 || got < hsize:
+	case errno != 0 || len(raw) < hsize:
 		return w.unreadable(c, errno)
-	case got < size:
-		n = (got-hsize)/stride + 1
+	case len(raw) < size:
+		n = (len(raw)-hsize)/stride + 1
 	}
 	get := func(from []byte) uint64 {
 		if c.compat {
@@ -289,7 +288,7 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 		}
 	}
 	more := o.roomFor(&o.more, total)
-	got, errno = o.gather(c.tid, more, o.vectors)
+	got, errno := o.gatherAround(c.tid, more, o.vectors)
 	if errno != 0 && total > 0 {
 		return w.unreadable(c, errno)
 	}
