@@ -424,10 +424,8 @@ func (w *worker) noteMoved(e *event, replacement int, sock *socket) {
 	setFlags(replacement, sock.flags)
 	w.s.moved.Store(true)
 	e.moved = true
-	for _, egress := range w.s.rules.Load().egress {
-		if egress.cookie == w.s.origin.cookie {
-			w.s.made.add(replacement)
-		}
+	if w.s.isEgress(w.s.origin.cookie) {
+		w.s.made.add(replacement)
 	}
 }
 

@@ -87,7 +87,7 @@ func (p *process) reread() (*ruleset, error) {
 			egress[fmt.Sprintf("/earlier/%d", e.cookie)] = e
 		}
 	}
-	return &ruleset{policy, mappings, egress}, nil
+	return newRuleset(policy, mappings, egress), nil
 }
 
 // sameModes returns an error if a policy file that has been read again says something else of when and which sockets are

@@ -100,7 +100,7 @@ func (p *process) start() error {
 		return failed(err)
 	}
 	s.home = home
-	s.rules.Store(&ruleset{policy, mappings, egress})
+	s.rules.Store(newRuleset(policy, mappings, egress))
 	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, s.epolls.forget); err != nil {
 		return failed(err)
 	}

@@ -72,6 +72,15 @@ type ruleset struct {
 	policy   *Policy
 	mappings *Mappings
 	egress   map[string]*egress // by the target of a netns route; and those of earlier policies, under other keys
+	cookies  []uint64           // of the same; a map is slow to go through
+}
+
+func newRuleset(policy *Policy, mappings *Mappings, all map[string]*egress) *ruleset {
+	rules := &ruleset{policy: policy, mappings: mappings, egress: all}
+	for _, e := range all {
+		rules.cookies = append(rules.cookies, e.cookie)
+	}
+	return rules
 }
 
 // openEgress opens every namespace that the policy names, but for those that are among known. cwd-independent: targets
@@ -128,12 +137,7 @@ func OpenNamespace(target string) (*nsdial.Namespace, error) {
 func (s *Supervisor) egressOf(route *Route) *egress { return s.rules.Load().egress[route.Target] }
 
 func (s *Supervisor) isEgress(cookie uint64) bool {
-	for _, e := range s.rules.Load().egress {
-		if e.cookie == cookie {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.rules.Load().cookies, cookie)
 }
 
 // inEgress reports whether a socket that is to be connected in the origin is in an egress.
