@@ -2,6 +2,8 @@ package upconv
 
 import (
 	"bytes"
+	"encoding/binary"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -332,6 +334,40 @@ func (all *receivers) restart(tid int) {
 	if held != nil {
 		held.endWith(seccompx.ERestartSys)
 	}
+}
+
+// leave is for a bind(2): those that wait with the port, and whose targets have been killed, give it up. That they are is else noticed
+// a little later, and who starts a killed server anew would find its port taken.
+func (all *receivers) leave(c *call) {
+	all.mu.Lock()
+	if len(all.waiting) == 0 {
+		all.mu.Unlock()
+		return
+	}
+	list := slices.Collect(maps.Values(all.waiting))
+	all.mu.Unlock()
+	var name [4]byte // sin_family and sin_port, or those of AF_INET6
+	if readMemory(c.tid, c.args[1], name[:]) != 0 || name[2] == 0 && name[3] == 0 {
+		return
+	}
+	for _, p := range list {
+		p.mu.Lock()
+		if !p.over && [2]byte(name[2:]) == portOf(p.fd) && p.s.listener.Valid(p.c.id) != nil {
+			p.finish(p.end(unix.EINTR)) // nobody will read it
+		}
+		p.mu.Unlock()
+	}
+}
+
+// portOf returns the port of an AF_INET6 socket, as it is in its address.
+func portOf(fd int) (port [2]byte) {
+	var name [sizeofSockaddrStorage]byte
+	length := uint32(len(name))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
+	if errno == 0 && binary.NativeEndian.Uint16(name[:]) == unix.AF_INET6 {
+		port = [2]byte(name[2:])
+	}
+	return port
 }
 
 // finish answers. The caller holds mu.

@@ -1300,17 +1300,18 @@ static void *poll_it(void *arg) {
 	return NULL;
 }
 
-// until_asleep waits until the thread waits in the kernel.
+// until_asleep waits until the thread waits in the kernel: for somebody to take up its call only (S), if not for long. Then that is D.
 static void until_asleep(int tid) {
 	char path[50], text[300];
-	sprintf(path, "/proc/self/task/%d/stat", tid);
+	int looks = 0;
+	sprintf(path, "/proc/%d/stat", tid);
 	for (int i = 0; i < 5000; i++) {
 		int fd = open(path, O_RDONLY);
 		long n = read(fd, text, sizeof text - 1);
 		close(fd);
 		text[n > 0 ? n : 0] = 0;
 		char *state = strrchr(text, ')');
-		if (state && state[2] == 'S')
+		if (state && (state[2] == 'D' || (state[2] == 'S' && ++looks == 2)))
 			return;
 		usleep(1000);
 	}
@@ -1346,6 +1347,52 @@ static void waiting(void *(*f)(void *), int bind_it, int used) {
 	saying(shared, &dst, "echo to a thread that waits");
 	pthread_join(id, NULL);
 	puts(waited);
+}
+
+static void *exit_later(void *arg) {
+	until_asleep(getpid());
+	exit(0);
+}
+
+// killed has a server be started anew that waits for datagrams, and is killed or ends: its port is free.
+static void killed(void) {
+	struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(atoi(extra[0]))};
+	for (int how = 0; how < 2; how++) {
+		int taken = 0;
+		for (int i = 0; i < 30; i++) {
+			int up[2], fd = udp(0);
+			char data[50];
+			if (bind(fd, (struct sockaddr *)&any, sizeof any))
+				taken++;
+			if (pipe(up))
+				die("pipe");
+			pid_t child = fork();
+			if (child == 0) {
+				pthread_t id;
+				struct sockaddr_in from;
+				socklen_t length = sizeof from;
+				to(fd, &dst, "echo");
+				recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+				if (write(up[1], "", 1) != 1)
+					die("write");
+				if (how)
+					pthread_create(&id, NULL, exit_later, NULL);
+				for (;;)
+					recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+			}
+			close(fd);
+			close(up[1]);
+			if (read(up[0], data, 1) != 1)
+				die("read");
+			close(up[0]);
+			if (!how) {
+				until_asleep(child);
+				kill(child, SIGKILL);
+			}
+			waitpid(child, NULL, 0);
+		}
+		printf("%s: taken %d times\n", how ? "ended" : "killed", taken);
+	}
 }
 
 // here_and_there talks to 127.0.0.1 and to the server with one socket.
@@ -1948,7 +1995,7 @@ int main(int argc, char **argv) {
 	struct { const char *name; void (*f)(void); } cases[] = {
 		{"connected", connected}, {"unconnected", unconnected}, {"nonblocking", nonblocking}, {"iovecs", iovecs}, {"several", several}, {"more", more},
 		{"segment", segment}, {"controls", controls}, {"infos", infos}, {"empty", empty}, {"sizes", sizes},
-		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
+		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
 		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
