@@ -292,6 +292,9 @@ func (w *worker) outbox(c *call, current int, egress *egress) int {
 	}
 	if errno != 0 {
 		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
+		if errno != unix.EPERM { // and may be possible the next time
+			return -1
+		}
 		raw = -1
 	}
 	k.mu.Lock()

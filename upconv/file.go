@@ -62,6 +62,9 @@ func (w *worker) async(c *call, socket, flags int) unix.Errno {
 // witness puts old into an epoll set of this worker's own, which does not keep it alive: should it still be
 // there when its last known copy has been closed, there are others. It reports whether that can be told.
 func (w *worker) witness(old int) bool {
+	if w.witnesses < 0 { // there was none to be had
+		w.newWitnesses()
+	}
 	return epollAdd(w.witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
 }
 

@@ -21,10 +21,8 @@ import (
 // an epoll set of its own, and receives for them; another one looks now and then whether their targets have signals to
 // take. (The runtime's poller takes only files that are O_NONBLOCK, which these must not become: they are the program's.)
 type receivers struct {
-	open sync.Once
-	epfd int // the set; -1: it could not be made
-
 	mu       sync.Mutex
+	epfd     int                  // the set; 0: not made yet
 	waiting  map[uint64]*receiver // by what the set knows them by
 	last     uint64               // of those
 	sweeping bool
@@ -74,16 +72,8 @@ func (p *receiver) keep() { p.message.vector = slices.Clone(p.message.vector) }
 // register has the goroutines know of it.
 func (p *receiver) register() unix.Errno {
 	all := &p.s.receivers
-	all.open.Do(func() {
-		var err error
-		if all.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-			all.epfd = -1
-			return
-		}
-		go all.poll()
-	})
-	if all.epfd < 0 {
-		return unix.EMFILE
+	if errno := all.open(); errno != 0 {
+		return errno
 	}
 	var timeout unix.Timeval
 	getsockopt(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
@@ -123,6 +113,22 @@ func (p *receiver) register() unix.Errno {
 			}
 		}
 	}
+	return 0
+}
+
+// open makes the set for the first one.
+func (all *receivers) open() unix.Errno {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.epfd != 0 {
+		return 0
+	}
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return errnoOf(err)
+	}
+	all.epfd = epfd
+	go all.poll()
 	return 0
 }
 
