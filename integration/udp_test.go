@@ -299,6 +299,7 @@ var udpCases = []udpCase{
 	{args: []string{"zerocopy"}, want: "MSG_ZEROCOPY alone: 4096; sendmmsg: 3; completed: 6; a bad one behind it: 1"},
 	{args: []string{"bad"}, want: `send: -1 EDESTADDRREQ; a short address: -1 EINVAL; a bad address: -1 EFAULT; bad data: -1 EFAULT; AF_UNSPEC: 11; port 0: -1 EINVAL; send "log": -1 EPIPE; recv again: 0`},
 	{args: []string{"bound", "23456"}, want: "the server has seen that port; bind another to it: -1 EADDRINUSE; bind another to it after: 0"},
+	{args: []string{"killed", "23459"}, want: "killed: taken 0 times; ended: taken 0 times"},
 	{args: []string{"bound-to-loopback"}, routes: []string{"netns"}, want: `send "log": -1 EINVAL`},
 	{args: []string{"reuseport", "23457"}, want: "8 answers, 8 with the port"},
 	{args: []string{"mapped"}, want: `recvfrom: 6 bytes from ::ffff:203.0.113.10 the server: "echo 1"; IPV6_V6ONLY: -1 ENETUNREACH; recv: -1 ECONNREFUSED`},
@@ -321,7 +322,7 @@ var udpCases = []udpCase{
 	{args: []string{"options"}, want: "00: 0 flags 2 0 0 0 0 0 1 64 4 0; 03: 0 flags 2 0 1 1 0 0 1 64 4 0; ff: 0 flags 802 1 1 1 1 1 7 77 4 0"},
 	{args: []string{"connecting-threads"}, want: "connected: 4000; with the port: 4000"},
 	{args: []string{"waiting", "poll", "used"}, want: "poll in the thread: 1 events 1"},
-	{args: []string{"waiting", "receive", "used"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},
+	{args: []string{"waiting", "recvfrom", "used"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},
 }
 
 // udpAtBest are cases in which one socket cannot be all that it natively is; see docs/fidelity.md for what is.
@@ -332,8 +333,6 @@ var udpAtBest = []udpCase{
 	{args: []string{"late-with-error"}, want: "SO_ERROR 111; recv: 4; upconv idles; recv: 4"},
 	{args: []string{"polling-threads"}, want: "thread 0 goes on; thread 1 goes on; thread 2 goes on; thread 3 goes on"},
 	{args: []string{"one-port"}, want: "the same port for both"},
-	{args: []string{"waiting", "poll", "bound"}, want: "poll in the thread: 1 events 1"},
-	{args: []string{"waiting", "receive", "bound"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},
 }
 
 // TestUDP compares datagrams natively with those under upconv: on each route, and as a 32-bit program makes its calls.
@@ -368,6 +367,43 @@ func TestUDPAtBest(t *testing.T) {
 			t.Run(strings.Join(c.args, " ")+"/"+name, func(t *testing.T) {
 				u.compare(t, route, nil, compileC(t, "udp_probe.c", udpABIs["amd64"]...), c)
 			})
+		}
+	}
+	u.lab.t = t
+}
+
+// TestUDPWaiting has a thread wait for a socket in every call that can, while another one's send has another socket take its place.
+func TestUDPWaiting(t *testing.T) {
+	u := newUDPLab(t)
+	receives := []string{"recvfrom", "recv", "recvmsg", "recvmmsg", "read", "readv"}
+	of32 := []string{"select-old", "ppoll-time64", "pselect-time64", "recvmmsg-time64"}
+	for abi, flags := range udpABIs {
+		calls := slices.Concat(receives, []string{"poll", "poll-for-long", "ppoll", "select", "pselect"})
+		if abi != "amd64" {
+			calls = append(calls, of32...)
+		}
+		ways := [][]string{{"poll", "dup"}, {"recvfrom", "dup"}, {"poll", "bound", "dup"}, {"recvfrom", "bound", "dup"}, {"poll", "bound", "another"}}
+		for _, call := range calls {
+			ways = append(ways, []string{call}, []string{call, "bound"})
+		}
+		for _, way := range ways {
+			want := way[0] + " in the thread: 1 events " // that there is something to receive
+			switch {
+			case slices.Contains(receives, way[0]), way[0] == "recvmmsg-time64":
+				want = `the thread: "echo to a thread that waits"`
+				if !slices.Contains([]string{"recv", "read", "readv"}, way[0]) {
+					want += " from 203.0.113.10 the server"
+				}
+			case strings.HasPrefix(way[0], "p") && !strings.HasPrefix(way[0], "ps"):
+				want += "1"
+			default:
+				want += "0"
+			}
+			for name, route := range u.routes() {
+				t.Run(strings.Join(way, " ")+"/"+name+"/"+abi, func(t *testing.T) {
+					u.compare(t, route, nil, compileC(t, "udp_probe.c", flags...), udpCase{args: append([]string{"waiting"}, way...), want: want})
+				})
+			}
 		}
 	}
 	u.lab.t = t

@@ -115,6 +115,13 @@ func TestFilterOfFamilies(t *testing.T) {
 			}
 		}
 	}
+	bind, _ := seccompx.AMD64.Syscall("bind")
+	receives := assemble(needs{swaps: true, inet6: true, udp: true, receives: true}) // --udp connected
+	for action, program := range map[seccompx.Action]seccompx.Program{pass: inet6, stop: receives} {
+		if got := judge(t, program, seccompx.AMD64, bind, [6]uint64{3, 1, sizeofSockaddrIn}); got != action {
+			t.Errorf("bind: %v, want %v", got, action)
+		}
+	}
 }
 
 // TestFilterOfRefusals is about what is stopped where destinations are refused and nothing else is done: all that connects.

@@ -57,7 +57,8 @@ const (
 	sweeping = 50 * time.Millisecond
 )
 
-// bindRules stop bind(2), so that the port of a companion is free when the program has closed its socket.
+// bindRules stop bind(2), so that the port of a companion, or of a socket that a receiver waits for, is free when the program has closed
+// its socket, or has been killed.
 func bindRules() []seccompx.Rule {
 	return []seccompx.Rule{
 		{Syscalls: []string{"bind"}, When: []seccompx.Cond{seccompx.Arg(2).Low32().AtLeast(sizeofSockaddrIn)}, Do: seccompx.UserNotify},
@@ -69,6 +70,7 @@ const sysBind = 2 // of socketcall(2), linux/net.h
 
 // bind handles a stopped bind(2).
 func (w *worker) bind(c *call) outcome {
+	w.s.receivers.leave(c)
 	w.s.companions.sweep()
 	if w.s.needs.atSocket() {
 		return w.bindAtSocket(c)
@@ -290,6 +292,9 @@ func (w *worker) outbox(c *call, current int, egress *egress) int {
 	}
 	if errno != 0 {
 		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
+		if errno != unix.EPERM { // and may be possible the next time
+			return -1
+		}
 		raw = -1
 	}
 	k.mu.Lock()

@@ -295,14 +295,18 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			w.closeNow(old)
 		}
 	}
-	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
-	if sock.kind != unix.SOCK_STREAM && !(w.sighted && w.sight.Single) && (aside || !witness || w.alive()) {
-		w.s.receivers.follow(w.s, waitedFor, replacement)
-		w.nudge(c, replacement)
+	var others []int // numbers of the old socket
+	copied := witness && w.alive()
+	if copied {
+		places, others = w.replaceCopies(c, replacement, places)
 	}
-	if witness && w.alive() {
-		places = w.replaceCopies(c, e, replacement, places)
-		w.s.receivers.follow(w.s, waitedFor, replacement) // those that know it by another number
+	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
+	if sock.kind != unix.SOCK_STREAM && !(w.sighted && w.sight.Single) && (aside || !witness || copied) {
+		w.s.receivers.follow(w.s, waitedFor, replacement)
+		w.nudge(c, others, replacement)
+	}
+	if copied {
+		w.noteCopies(e)
 	}
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.

@@ -69,6 +69,9 @@ func (w *worker) async(c *call, socket, flags int) unix.Errno {
 // witness puts old into an epoll set of this worker's own, which does not keep it alive: should it still be
 // there when its last known copy has been closed, there are others. It reports whether that can be told.
 func (w *worker) witness(old int) bool {
+	if w.witnesses < 0 { // there was none to be had
+		w.newWitnesses()
+	}
 	return epollAdd(w.witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
 }
 
@@ -95,11 +98,11 @@ func (w *worker) alive() bool {
 	return errno == 0 && n != 0
 }
 
-// replaceCopies puts the socket under every other number of the target that refers to the old one, and returns
-// the places in epoll sets that these have, after those given.
-func (w *worker) replaceCopies(c *call, e *event, socket int, places []registration) []registration {
+// replaceCopies puts the socket under every other number of the target that refers to the old one. It returns
+// the places in epoll sets that these have, after those given, and the numbers.
+func (w *worker) replaceCopies(c *call, socket int, places []registration) (all []registration, numbers []int) {
 	ino := w.sight.Ino
-	numbers := fdsOf(c.tid, "socket:["+strconv.FormatUint(ino, 10)+"]")
+	numbers = fdsOf(c.tid, "socket:["+strconv.FormatUint(ino, 10)+"]")
 	if len(numbers) > 0 && !w.sighted && w.s.epolls.any.Load() { // else they are known already
 		places = append(places, w.registrationsByInode(c, ino, numbers)...)
 	}
@@ -109,11 +112,15 @@ func (w *worker) replaceCopies(c *call, e *event, socket int, places []registrat
 			w.install(c, number, socket, cloexec)
 		}
 	}
+	return places, numbers
+}
+
+// noteCopies is for when the copies of the target have been replaced.
+func (w *worker) noteCopies(e *event) {
 	if w.alive() {
 		e.add("another process has a copy of the socket from before it was connected, or is using it")
 	}
 	w.newWitnesses() // without its descriptor the socket cannot be taken out
-	return places
 }
 
 // fdsOf returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks at all of them.

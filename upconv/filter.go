@@ -65,9 +65,9 @@ func filter(n needs) seccompx.Filter {
 	}
 	if n.sends {
 		f.Rules = append(f.Rules, sendRules()...)
-		if n.swaps { // else there are no companions
-			f.Rules = append(f.Rules, bindRules()...)
-		}
+	}
+	if n.swaps && n.sends || n.receives { // else there are neither companions nor receivers that wait
+		f.Rules = append(f.Rules, bindRules()...)
 	}
 	if n.crosses() {
 		f.Rules = append(f.Rules, crossingRules(n)...)

@@ -2,12 +2,16 @@ package upconv
 
 import (
 	"bytes"
+	"encoding/binary"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
 )
 
 // nudge has the threads of the target's process that wait in a call on a descriptor begin that call anew, when another socket
@@ -17,8 +21,11 @@ import (
 // several poll(2) and select(2). Threads in epoll_wait(2) need none: their registrations move along.
 //
 // Where that is not permitted, or somebody else traces them, they wait on.
-func (w *worker) nudge(c *call, old int) {
-	timeout, err := unix.GetsockoptTimeval(old, unix.SOL_SOCKET, unix.SO_RCVTIMEO)
+//
+// others are the descriptors that were the old socket, too, and replacement is a copy of the new one.
+func (w *worker) nudge(c *call, others []int, replacement int) {
+	numbers := append(others, c.fd)
+	timeout, err := unix.GetsockoptTimeval(replacement, unix.SOL_SOCKET, unix.SO_RCVTIMEO)
 	timed := err == nil && *timeout != unix.Timeval{}
 	dir, err := os.Open("/proc/" + strconv.Itoa(c.tid) + "/task") // all of its process's
 	if err != nil {
@@ -30,7 +37,7 @@ func (w *worker) nudge(c *call, old int) {
 	var tids []int
 	for _, name := range names {
 		tid, err := strconv.Atoi(name)
-		if err != nil || tid == c.tid || held[tid] || !waitsFor(tid, c.fd, timed) {
+		if err != nil || tid == c.tid || held[tid] || !waitsFor(tid, numbers, timed) {
 			continue
 		}
 		tids = append(tids, tid)
@@ -43,7 +50,7 @@ func (w *worker) nudge(c *call, old int) {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: with its end the kernel lets go of those that have not stopped
 		for _, tid := range tids {
-			if waitsFor(tid, c.fd, timed) {
+			if waitsFor(tid, numbers, timed) {
 				w.s.interrupt(tid)
 			}
 		}
@@ -51,31 +58,60 @@ func (w *worker) nudge(c *call, old int) {
 	<-done
 }
 
-// waitsFor reports whether a thread is in a call, one that can be begun anew, that is about the descriptor fd or about several.
-// timed is whether receiving from it ends after a time.
-func waitsFor(tid, fd int, timed bool) bool {
-	// "NR ARG0 ... SP PC" in hexadecimal but for the first, or "running": proc_pid_syscall(5).
+// waitsFor reports whether a thread is in a call, one that can be begun anew, that is about one of some descriptors or about several.
+// timed is whether receiving from them ends after a time.
+func waitsFor(tid int, fds []int, timed bool) bool {
+	// "NR ARG0 ... ARG5 SP PC", in hexadecimal but for the first, or "running": proc_pid_syscall(5).
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/syscall")
 	if err != nil {
 		return false
 	}
+	var values [9]uint64
 	fields := bytes.Fields(text)
-	if len(fields) < 7 {
+	if len(fields) != len(values) {
 		return false
 	}
-	nr, err := strconv.Atoi(string(fields[0]))
-	if err != nil {
+	for i, field := range fields {
+		if values[i], err = strconv.ParseUint(string(field), 0, 64); err != nil {
+			return false // not in any call: -1
+		}
+	}
+	call, first := waitingCall(values), values[1]
+	switch call {
+	case "socketcall":
+		var raw [4]byte
+		switch first {
+		case sysRecv, sysRecvfrom, sysRecvmsg, sysRecvmmsg:
+			if readMemory(tid, values[2], raw[:]) != 0 {
+				return false
+			}
+			first = uint64(binary.NativeEndian.Uint32(raw[:]))
+		default:
+			return false
+		}
+	case "recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64", "read", "readv":
+	case "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64":
+		return true
+	case "restart_syscall": // a poll(2) that has been interrupted before, among others
+		return true
+	default:
 		return false
 	}
-	arg0, err := strconv.ParseUint(string(bytes.TrimPrefix(fields[1], []byte("0x"))), 16, 64)
-	if err != nil {
-		return false
+	return !timed && slices.Contains(fds, int(int32(first)))
+}
+
+const sysRecv = 10 // of socketcall(2), linux/net.h
+
+// waitingCall returns the name of the call that a thread waits in, given the numbers of its proc_pid_syscall(5). That does not say of
+// which architecture it is; but a 32-bit program has its stack and its code where their addresses are that short.
+func waitingCall(values [9]uint64) string {
+	arches := seccompx.NativeArches()
+	arch := arches[0]
+	if sp, pc := values[7], values[8]; len(arches) > 1 && sp < 1<<32 && pc < 1<<32 {
+		arch = arches[1]
 	}
-	switch nr {
-	case unix.SYS_RECVFROM, unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_READ, unix.SYS_READV:
-		return int(int32(arg0)) == fd && !timed
-	}
-	return restartsWait(nr)
+	name, _ := arch.SyscallName(uint32(values[0]))
+	return name
 }
 
 // maxStopping is how long to wait until a thread has stopped, at most. One that has begun a call meanwhile that upconv handles does

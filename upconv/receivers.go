@@ -2,6 +2,8 @@ package upconv
 
 import (
 	"bytes"
+	"encoding/binary"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -19,10 +21,8 @@ import (
 // an epoll set of its own, and receives for them; another one looks now and then whether their targets have signals to
 // take. (The runtime's poller takes only files that are O_NONBLOCK, which these must not become: they are the program's.)
 type receivers struct {
-	open sync.Once
-	epfd int // the set; -1: it could not be made
-
 	mu       sync.Mutex
+	epfd     int                  // the set; 0: not made yet
 	waiting  map[uint64]*receiver // by what the set knows them by
 	last     uint64               // of those
 	sweeping bool
@@ -72,16 +72,8 @@ func (p *receiver) keep() { p.message.vector = slices.Clone(p.message.vector) }
 // register has the goroutines know of it.
 func (p *receiver) register() unix.Errno {
 	all := &p.s.receivers
-	all.open.Do(func() {
-		var err error
-		if all.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-			all.epfd = -1
-			return
-		}
-		go all.poll()
-	})
-	if all.epfd < 0 {
-		return unix.EMFILE
+	if errno := all.open(); errno != 0 {
+		return errno
 	}
 	var timeout unix.Timeval
 	getsockopt(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
@@ -121,6 +113,22 @@ func (p *receiver) register() unix.Errno {
 			}
 		}
 	}
+	return 0
+}
+
+// open makes the set for the first one.
+func (all *receivers) open() unix.Errno {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.epfd != 0 {
+		return 0
+	}
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return errnoOf(err)
+	}
+	all.epfd = epfd
+	go all.poll()
 	return 0
 }
 
@@ -332,6 +340,40 @@ func (all *receivers) restart(tid int) {
 	if held != nil {
 		held.endWith(seccompx.ERestartSys)
 	}
+}
+
+// leave is for a bind(2): those that wait with the port, and whose targets have been killed, give it up. That they are is else noticed
+// a little later, and who starts a killed server anew would find its port taken.
+func (all *receivers) leave(c *call) {
+	all.mu.Lock()
+	if len(all.waiting) == 0 {
+		all.mu.Unlock()
+		return
+	}
+	list := slices.Collect(maps.Values(all.waiting))
+	all.mu.Unlock()
+	var name [4]byte // sin_family and sin_port, or those of AF_INET6
+	if readMemory(c.tid, c.args[1], name[:]) != 0 || name[2] == 0 && name[3] == 0 {
+		return
+	}
+	for _, p := range list {
+		p.mu.Lock()
+		if !p.over && [2]byte(name[2:]) == portOf(p.fd) && p.s.listener.Valid(p.c.id) != nil {
+			p.finish(p.end(unix.EINTR)) // nobody will read it
+		}
+		p.mu.Unlock()
+	}
+}
+
+// portOf returns the port of an AF_INET6 socket, as it is in its address.
+func portOf(fd int) (port [2]byte) {
+	var name [sizeofSockaddrStorage]byte
+	length := uint32(len(name))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
+	if errno == 0 && binary.NativeEndian.Uint16(name[:]) == unix.AF_INET6 {
+		port = [2]byte(name[2:])
+	}
+	return port
 }
 
 // finish answers. The caller holds mu.

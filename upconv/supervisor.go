@@ -148,6 +148,9 @@ func (s *Supervisor) inEgress(cookie uint64) bool {
 // start lets workers loose on the listener and returns when all of them are ready. wg is done
 // when the last has ended, which is when nobody is left under the filter.
 func (s *Supervisor) start(wg *sync.WaitGroup) error {
+	if s.needs.crosses() {
+		lengthFirst() // now, when there are descriptors for sure
+	}
 	n := max(2, runtime.NumCPU())
 	s.wake, s.gone = make(chan struct{}), make(chan struct{})
 	s.awake.Store(int32(n))

@@ -1284,68 +1284,184 @@ static void threads(void) {
 
 static char waited[200]; // what came of it
 
-static void *receive(void *arg) {
-	char data[50];
-	struct sockaddr_in from;
+static const char *wait_in; // the call
+static int waiter = -1;      // its descriptor
+
+// wait_for_it waits for the socket, for as long as it takes.
+static void *wait_for_it(void *arg) {
+	char data[50] = "";
+	int fd = waiter;
+	struct sockaddr_in from = {0};
 	socklen_t length = sizeof from;
-	long n = recvfrom(shared, data, sizeof data, 0, (struct sockaddr *)&from, &length);
-	snprintf(waited, sizeof waited, "the thread: \"%.*s\" from %s", n < 0 ? 0 : (int)n, data, who(&from, length));
+	struct iovec part = {data, sizeof data};
+	struct mmsghdr m = {.msg_hdr = {.msg_name = &from, .msg_namelen = sizeof from, .msg_iov = &part, .msg_iovlen = 1}};
+	struct pollfd p = {fd, POLLIN, 0};
+	struct timeval tv = {100, 0};
+	struct timespec ts = {100, 0};
+	int64_t ts64[2] = {100, 0};
+	fd_set set;
+	FD_ZERO(&set);
+	FD_SET(fd, &set);
+#define IS(call) !strcmp(wait_in, call)
+	long n = -1, waited_only = 1;
+	errno = ENOSYS;
+	if (IS("poll"))
+		n = poll(&p, 1, -1);
+	else if (IS("poll-for-long"))
+		n = poll(&p, 1, 100000);
+	else if (IS("ppoll"))
+		n = ppoll(&p, 1, &ts, NULL);
+	else if (IS("select"))
+		n = select(fd + 1, &set, NULL, NULL, &tv);
+	else if (IS("pselect"))
+		n = pselect(fd + 1, &set, NULL, NULL, &ts, NULL);
+#ifdef __i386__
+	else if (IS("select-old")) {
+		long args[] = {fd + 1, (long)&set, 0, 0, (long)&tv};
+		n = syscall(SYS_select, args);
+	} else if (IS("ppoll-time64"))
+		n = syscall(SYS_ppoll_time64, &p, 1, ts64, NULL, 8);
+	else if (IS("pselect-time64"))
+		n = syscall(SYS_pselect6_time64, fd + 1, &set, NULL, NULL, ts64, NULL);
+	else if (IS("recvmmsg-time64")) {
+		waited_only = 0;
+		if ((n = syscall(SYS_recvmmsg_time64, fd, &m, 1, 0, ts64)) == 1)
+			n = m.msg_len;
+	}
+#endif
+	else {
+		waited_only = 0;
+		if (IS("recvfrom"))
+			n = recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+		else if (IS("recv"))
+			n = recv(fd, data, sizeof data, 0);
+		else if (IS("recvmsg"))
+			n = recvmsg(fd, &m.msg_hdr, 0);
+		else if (IS("read"))
+			n = read(fd, data, sizeof data);
+		else if (IS("readv"))
+			n = readv(fd, &part, 1);
+		else if (IS("recvmmsg") && (n = recvmmsg(fd, &m, 1, 0, NULL)) == 1)
+			n = m.msg_len;
+	}
+	if (n < 0 || waited_only)
+		snprintf(waited, sizeof waited, "%s in the thread: %ld%s events %x", wait_in, n, n < 0 ? strerrorname_np(errno) : "", p.revents);
+	else
+		snprintf(waited, sizeof waited, "the thread: \"%.*s\"%s%s", (int)n, data, from.sin_family ? " from " : "",
+			from.sin_family ? who(&from, sizeof from) : "");
+	(void)ts64;
 	return NULL;
 }
 
-static void *poll_it(void *arg) {
-	struct pollfd p = {shared, POLLIN, 0};
-	int n = poll(&p, 1, 5000);
-	snprintf(waited, sizeof waited, "poll in the thread: %d events %x", n, p.revents);
-	return NULL;
-}
-
-// until_asleep waits until the thread waits in the kernel.
+// until_asleep waits until the thread waits in the kernel: for somebody to take up its call only (S), if not for long. Then that is D.
 static void until_asleep(int tid) {
 	char path[50], text[300];
-	sprintf(path, "/proc/self/task/%d/stat", tid);
+	int looks = 0;
+	sprintf(path, "/proc/%d/stat", tid);
 	for (int i = 0; i < 5000; i++) {
 		int fd = open(path, O_RDONLY);
 		long n = read(fd, text, sizeof text - 1);
 		close(fd);
 		text[n > 0 ? n : 0] = 0;
 		char *state = strrchr(text, ')');
-		if (state && state[2] == 'S')
+		if (state && (state[2] == 'D' || (state[2] == 'S' && ++looks == 2)))
 			return;
 		usleep(1000);
 	}
 }
 
 static int waiting_tid;
-static void *(*waits)(void *);
 static atomic_int waiting_up;
 
 static void *note_and_wait(void *arg) {
 	waiting_tid = syscall(SYS_gettid);
 	waiting_up = 1;
-	return waits(arg);
+	return wait_for_it(arg);
 }
 
-// waiting has a thread wait for the socket before the first datagram goes out.
-static void waiting(void *(*f)(void *), int bind_it, int used) {
+// waiting has a thread wait for the socket before the first datagram goes out: CALL [bound] [used] [dup] [another]. The socket is bound
+// before, or has been used; it waits for a copy; another one is sent with before, for which it does not wait.
+static void waiting(void) {
 	pthread_t id;
 	struct sockaddr_in any = {.sin_family = AF_INET};
-	shared = udp(0);
+	int bind_it = 0, used = 0, another = 0;
+	shared = waiter = udp(0);
+	wait_in = extra[0];
+	for (int i = 1; i < extras; i++) {
+		if (!strcmp(extra[i], "dup"))
+			waiter = dup(shared);
+		bind_it |= !strcmp(extra[i], "bound");
+		used |= !strcmp(extra[i], "used");
+		another |= !strcmp(extra[i], "another");
+	}
 	if (bind_it)
 		bind(shared, (struct sockaddr *)&any, sizeof any);
 	if (used) {
 		saying(shared, &dst, "echo before");
 		got("before", shared);
 	}
-	waits = f;
 	waiting_up = 0;
 	pthread_create(&id, NULL, note_and_wait, NULL);
 	while (!waiting_up)
 		usleep(100);
 	until_asleep(waiting_tid);
+	if (another) {
+		int first = udp(0);
+		if (bind_it)
+			bind(first, (struct sockaddr *)&any, sizeof any);
+		saying(first, &dst, "echo to another socket");
+		got("another", first);
+		until_asleep(waiting_tid);
+	}
 	saying(shared, &dst, "echo to a thread that waits");
 	pthread_join(id, NULL);
 	puts(waited);
+}
+
+static void *exit_later(void *arg) {
+	until_asleep(getpid());
+	exit(0);
+}
+
+// killed has a server be started anew that waits for datagrams, and is killed or ends: its port is free.
+static void killed(void) {
+	struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons(atoi(extra[0]))};
+	for (int how = 0; how < 2; how++) {
+		int taken = 0;
+		for (int i = 0; i < 30; i++) {
+			int up[2], fd = udp(0);
+			char data[50];
+			if (bind(fd, (struct sockaddr *)&any, sizeof any))
+				taken++;
+			if (pipe(up))
+				die("pipe");
+			pid_t child = fork();
+			if (child == 0) {
+				pthread_t id;
+				struct sockaddr_in from;
+				socklen_t length = sizeof from;
+				to(fd, &dst, "echo");
+				recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+				if (write(up[1], "", 1) != 1)
+					die("write");
+				if (how)
+					pthread_create(&id, NULL, exit_later, NULL);
+				for (;;)
+					recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+			}
+			close(fd);
+			close(up[1]);
+			if (read(up[0], data, 1) != 1)
+				die("read");
+			close(up[0]);
+			if (!how) {
+				until_asleep(child);
+				kill(child, SIGKILL);
+			}
+			waitpid(child, NULL, 0);
+		}
+		printf("%s: taken %d times\n", how ? "ended" : "killed", taken);
+	}
 }
 
 // here_and_there talks to 127.0.0.1 and to the server with one socket.
@@ -2013,7 +2129,7 @@ int main(int argc, char **argv) {
 	struct { const char *name; void (*f)(void); } cases[] = {
 		{"connected", connected}, {"unconnected", unconnected}, {"nonblocking", nonblocking}, {"iovecs", iovecs}, {"several", several}, {"more", more},
 		{"segment", segment}, {"controls", controls}, {"infos", infos}, {"empty", empty}, {"sizes", sizes},
-		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
+		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
 		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"connecting-threads", connecting_threads},
@@ -2030,7 +2146,7 @@ int main(int argc, char **argv) {
 	if (!strcmp(name, "ready"))
 		ready(extra[0]);
 	else if (!strcmp(name, "waiting"))
-		waiting(strcmp(extra[0], "poll") ? receive : poll_it, extras > 1 && strstr(extra[1], "bound") != NULL, extras > 1 && strstr(extra[1], "used") != NULL);
+		waiting();
 	else
 		return 2;
 	puts("end");

@@ -1,0 +1,69 @@
+package upconv
+
+import (
+	"log/slog"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestShortageEnds has descriptors run out when something is made that is made only once: the next try succeeds.
+func TestShortageEnds(t *testing.T) {
+	s := &Supervisor{log: slog.New(slog.DiscardHandler)}
+	var err error
+	if s.targets, err = newTargets(false, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.targets.close)
+	w := s.newWorker()
+	current, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	t.Cleanup(func() { closeFD(current) })
+	netns, here := netnsCookie(current), &egress{cookie: netnsCookie(current)}
+	w.home = here
+	raw, may := newSocket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if may == 0 {
+		closeFD(raw)
+	}
+	t.Cleanup(w.end)
+
+	s.companions.mu.Lock()
+	opened := s.companions.open()
+	s.companions.mu.Unlock()
+	if !opened {
+		t.Fatal("no companions")
+	}
+
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	none := unix.Rlimit{Cur: 0, Max: before.Max}
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &none, nil); err != nil {
+		t.Fatal(err)
+	}
+	raw = w.outbox(&call{}, current, here)
+	open := s.receivers.open()
+	w.newWitnesses()
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
+		t.Fatal(err)
+	}
+	if raw >= 0 || open != unix.EMFILE || w.witnesses >= 0 {
+		t.Fatalf("without descriptors: %d, %v, %d", raw, open, w.witnesses)
+	}
+
+	if raw := w.outbox(&call{}, current, here); may == 0 && raw < 0 {
+		t.Error("there is no socket to hand on through")
+	}
+	if raw, ok := s.companions.raw[netns]; !ok || (may == 0) != (raw >= 0) {
+		t.Errorf("remembered: %d %v", raw, ok)
+	}
+	if errno := s.receivers.open(); errno != 0 {
+		t.Errorf("receivers: %v", errno)
+	}
+	if !w.witness(current) {
+		t.Error("there is no set for witnesses")
+	}
+}
