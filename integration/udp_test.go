@@ -303,7 +303,7 @@ var udpCases = []udpCase{
 	{args: []string{"bound-to-loopback"}, routes: []string{"netns"}, want: `send "log": -1 EINVAL`},
 	{args: []string{"reuseport", "23457"}, want: "8 answers, 8 with the port"},
 	{args: []string{"mapped"}, want: `recvfrom: 6 bytes from ::ffff:203.0.113.10 the server: "echo 1"; IPV6_V6ONLY: -1 ENETUNREACH; recv: -1 ECONNREFUSED`},
-	{args: []string{"dissolve"}, want: `send: -1 EDESTADDRREQ; recvfrom: 16 bytes from 203.0.113.10 the server: "echo unconnected"`},
+	{args: []string{"dissolve", "23459"}, want: `send: -1 EDESTADDRREQ; recvfrom: 16 bytes from 203.0.113.10 the server: "echo unconnected"; recvfrom: 17 bytes from 203.0.113.10 the server: "echo from another"; recvfrom: 10 bytes from 203.0.113.10 the other: "port 23459"`},
 	{args: []string{"ready", "poll"}, want: "poll: 1"},
 	{args: []string{"ready", "select"}, want: "select: 1"},
 	{args: []string{"ready", "epoll"}, want: "epoll_wait: 1; events 1 data 123456789abcdef0; EPOLL_CTL_DEL: 0"},

@@ -392,15 +392,18 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 		e.add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
 		return w.finished(e, unix.ENETUNREACH), false
 	}
-	if !crossed || domainOf(old) != x.family() {
+	x.pass.connected = !c.sends && x.family() == unix.AF_INET6
+	if !crossed || domainOf(old) != x.family() || c.sends && had.connected && had.peer.Addr() != e.dst.Addr() && !isConnected(old) {
+		// The last is one that connect(2) with AF_UNSPEC has disconnected. IPv4 forgets the address of the peer then, but IPv6 goes on
+		// receiving from that one alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c looks at.
 		return w.move(c, e, old, sock, nil, x, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {
 		return w.fail(e, "interface "+x.zone, errno), false
 	}
-	if had.peer != x.pass.peer && (!c.sends || x.route.Kind != NAT64 && !isConnected(old)) {
+	if x.pass.connected && !had.connected || had.peer != x.pass.peer && (!c.sends || x.route.Kind != NAT64 && !isConnected(old)) {
 		// Whom what is received is from, where that cannot be told from its address.
-		had.peer, had.local = x.pass.peer, x.pass.local
+		had.peer, had.local, had.connected = x.pass.peer, x.pass.local, x.pass.connected
 		put := had.putOn6
 		if x.family() == unix.AF_UNIX {
 			put = had.putOnUnix

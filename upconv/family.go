@@ -244,7 +244,11 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 		case unix.IPPROTO_ICMP:
 			proto = unix.IPPROTO_ICMPV6
 		}
-		return w.inOrigin(c.tid, unix.AF_INET6, kind, proto)
+		if fd, errno = w.inOrigin(c.tid, unix.AF_INET6, kind, proto); errno == 0 && kind == unix.SOCK_DGRAM && x.pass.family == unix.AF_INET {
+			one := int32(1) // as of any AF_INET socket; inet6_create in net/ipv6/af_inet6.c leaves it out
+			setsockopt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, unsafe.Pointer(&one), 4)
+		}
+		return fd, errno
 	case x.route.Target[0] == '@':
 		return w.inOrigin(c.tid, unix.AF_UNIX, kind, 0)
 	}

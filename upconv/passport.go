@@ -24,6 +24,9 @@ type passport struct {
 	peer   netip.AddrPort
 	local  netip.Addr
 
+	// Of AF_INET6 sockets only:
+	connected bool // it has been, and is a datagram socket
+
 	// Of Unix sockets only:
 	localPort uint16
 	options   []remembered      // what the program has set, in this order
@@ -43,8 +46,10 @@ const (
 	ipoptRR         = 7  // IPOPT_RR, linux/ip.h
 	passport6Size   = 24 // a multiple of 4: what is missing the kernel fills up
 
-	passportLocked = 1 // flags
+	passportLocked = 1 // flags of a Unix socket's
 	passportFilter = 2
+
+	passportConnected = 1 // flag of an AF_INET6 socket's
 )
 
 // encode6 writes the passport as IPv4 options.
@@ -57,6 +62,9 @@ func (p *passport) encode6(to *[passport6Size]byte) {
 	copy(to[11:], peer[:])
 	binary.BigEndian.PutUint16(to[15:], p.peer.Port())
 	copy(to[17:], local[:])
+	if p.connected {
+		to[21] = passportConnected
+	}
 }
 
 // decode6 is the reverse. It is false for other options.
@@ -66,7 +74,7 @@ func (p *passport) decode6(from []byte) bool {
 	}
 	p.family, p.proto = int(from[8]), int(binary.BigEndian.Uint16(from[9:]))
 	p.peer = netip.AddrPortFrom(netip.AddrFrom4([4]byte(from[11:15])), binary.BigEndian.Uint16(from[15:]))
-	p.local = netip.AddrFrom4([4]byte(from[17:21]))
+	p.local, p.connected = netip.AddrFrom4([4]byte(from[17:21])), from[21]&passportConnected != 0
 	return true
 }
 
@@ -159,7 +167,7 @@ func (p *passport) decodeUnix(program []unix.SockFilter) bool {
 	binary.BigEndian.PutUint32(peer[:], words[4])
 	binary.BigEndian.PutUint32(local[:], words[5])
 	p.peer, p.local = netip.AddrPortFrom(netip.AddrFrom4(peer), uint16(words[6]>>16)), netip.AddrFrom4(local)
-	p.localPort = uint16(words[6])
+	p.localPort, p.connected = uint16(words[6]), false
 	p.options = nil
 	for rest := words[header:]; len(rest) > 0; {
 		o := remembered{level: int(rest[0] >> 24), name: int(rest[0] >> 8 & 0xffff), value: make([]byte, rest[0]&0xff)}

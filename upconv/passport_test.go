@@ -33,7 +33,7 @@ func TestPassport6(t *testing.T) {
 		if !got.readFrom6(fd) || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
-		want.peer = netip.MustParseAddrPort("255.255.255.255:65535") // replaces the first
+		want.peer, want.connected = netip.MustParseAddrPort("255.255.255.255:65535"), true // replaces the first
 		if errno := want.putOn6(fd); errno != 0 || !got.readFrom6(fd) || !reflect.DeepEqual(got, want) {
 			t.Errorf("%v; got %+v, want %+v", errno, got, want)
 		}
@@ -55,13 +55,13 @@ func TestPassportUnix(t *testing.T) {
 	} {
 		want := testPassport(unix.AF_INET)
 		want.localPort = 40000
+		got := passport{connected: true} // of a socket that was looked at before
 		change(&want)
 		fd, errno := newSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
 		defer closeFD(fd)
-		var got passport
 		if got.readFromUnix(fd) {
 			t.Error("a fresh socket has a passport")
 		}

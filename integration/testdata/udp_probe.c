@@ -606,6 +606,11 @@ static void controls(void) {
 		result("IP_PKTINFO of no interface", control(fd, &dst, "log", IPPROTO_IP, IP_PKTINFO, &any, sizeof any, 0));
 		struct msghdr msg = {.msg_name = &dst, .msg_namelen = sizeof dst, .msg_control = (void *)1, .msg_controllen = 64};
 		result("a bad pointer", sendmsg(fd, &msg, 0));
+		printf("IP_MULTICAST_ALL %d\n", get(fd, IPPROTO_IP, IP_MULTICAST_ALL));
+		result("IP_MULTICAST_ALL", set(fd, IPPROTO_IP, IP_MULTICAST_ALL, 0));
+		saying(fd, &dst, "echo");
+		got("recvfrom", fd);
+		printf("IP_MULTICAST_ALL %d\n", get(fd, IPPROTO_IP, IP_MULTICAST_ALL));
 		close(fd);
 	}
 }
@@ -1130,6 +1135,33 @@ static void dissolve(void) {
 	result("connect", conn_to(fd, &dst));
 	result("send", send(fd, "echo last", 9, 0));
 	got("recvfrom", fd);
+
+	// What it was connected to is another host than those that it hears from then; with a port of its own, or not.
+	struct sockaddr_in elsewhere = dst, any = {.sin_family = AF_INET, .sin_port = htons(atoi(extra[0]))};
+	elsewhere.sin_addr.s_addr ^= htonl(0xf0);
+	for (int i = 0; i < 4; i++) {
+		int again = udp(0);
+		if (i & 1) {
+			set(again, SOL_SOCKET, SO_REUSEADDR, 1);
+			result("bind", bind(again, (struct sockaddr *)&any, sizeof any));
+		}
+		if (i & 2) {
+			saying(again, &elsewhere, "to nobody");
+			set(again, IPPROTO_IP, IP_TTL, 77);
+		}
+		result("connect elsewhere", conn_to(again, &elsewhere));
+		result("connect(AF_UNSPEC)", connect(again, &unspec, sizeof unspec));
+		saying(again, &dst, "echo from another");
+		got("recvfrom", again);
+		saying(again, &other, "port");
+		if (i & 1)
+			got("recvfrom", again);
+		printf("IP_TTL %d SO_REUSEADDR %d\n", get(again, IPPROTO_IP, IP_TTL), get(again, SOL_SOCKET, SO_REUSEADDR));
+		result("connect", conn_to(again, &dst));
+		result("connect(AF_UNSPEC)", connect(again, &unspec, sizeof unspec));
+		names(again);
+		close(again);
+	}
 }
 
 static void ready(const char *how) {
