@@ -320,7 +320,10 @@ var udpCases = []udpCase{
 	{args: []string{"spray"}, want: "300 answers"},
 	{args: []string{"untouched"}, want: "SCM_RIGHTS: 6; SCM_CREDENTIALS twice: 2; netlink answers: 1"},
 	{args: []string{"options"}, want: "00: 0 flags 2 0 0 0 0 0 1 64 4 0; 03: 0 flags 2 0 1 1 0 0 1 64 4 0; ff: 0 flags 802 1 1 1 1 1 7 77 4 0"},
+	{args: []string{"signal-driven"}, want: `signal with descriptor 40 band 1, flags 2002 : 4 bytes from 203.0.113.10 the server: "echo"; signal with descriptor 41 band 1, flags 2002 : 4 bytes from 203.0.113.10 the server: "echo"`},
 	{args: []string{"connecting-threads"}, want: "connected: 4000; with the port: 4000"},
+	{args: []string{"receiving-threads"}, want: "all received"},
+	{args: []string{"receiving-threads", "send"}, want: "all received"},
 	{args: []string{"waiting", "poll", "used"}, want: "poll in the thread: 1 events 1"},
 	{args: []string{"waiting", "recvfrom", "used"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -31,6 +30,8 @@ type companions struct {
 	// users is an epoll set of the sockets in use, which does not keep them: when the last program has closed one it is no
 	// longer in there. The data of each is its group's id.
 	users  int
+	info   int    // its file in proc_pid_fdinfo(5)
+	text   []byte // what was read there
 	lastID uint32
 	// inbox is an epoll set of the sockets that are kept and whose datagrams can be handed on.
 	inbox int
@@ -168,6 +169,11 @@ func (k *companions) open() bool {
 		closeFD(k.users)
 		return false
 	}
+	if k.info, err = unix.Open("/proc/self/fdinfo/"+strconv.Itoa(k.users), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		closeFD(k.users)
+		closeFD(k.inbox)
+		return false
+	}
 	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]int{}
 	go k.handOn()
 	go func() {
@@ -185,8 +191,8 @@ func (k *companions) sweep() {
 	if len(k.groups) == 0 {
 		return
 	}
-	text, err := os.ReadFile("/proc/thread-self/fdinfo/" + strconv.Itoa(k.users))
-	if err != nil {
+	text, ok := k.registered()
+	if !ok {
 		return
 	}
 	used := map[uint32]bool{}
@@ -204,6 +210,20 @@ func (k *companions) sweep() {
 			closeFD(c.fd)
 		}
 		delete(k.groups, cookie)
+	}
+}
+
+// registered returns what proc_pid_fdinfo(5) says of users.
+func (k *companions) registered() (text []byte, ok bool) {
+	for {
+		n, err := unix.Pread(k.info, k.text, 0)
+		if err != nil {
+			return nil, false
+		}
+		if n < len(k.text) {
+			return k.text[:n], true
+		}
+		k.text = make([]byte, max(4096, 2*len(k.text)))
 	}
 }
 

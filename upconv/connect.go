@@ -199,9 +199,13 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		w.unserved(e, "its descriptors cannot be read in /proc", errno)
 		return carryOn, false
 	}
+	from := old // what is carried over is of it
+	if sock.untouched {
+		from = -1
+	}
 	var replacement int
 	kept := false // it is one that the target had there before
-	if sock.kind != unix.SOCK_STREAM && x == nil && old >= 0 {
+	if sock.kind != unix.SOCK_STREAM && x == nil && from >= 0 {
 		to := w.s.origin.cookie
 		if egress != nil {
 			to = egress.cookie
@@ -229,17 +233,17 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		if w.used != 0 {
 			w.used = x.family()
 		}
-		if errno := w.carryAcross(e, old, replacement, sock, x); errno != 0 {
+		if errno := w.carryAcross(e, from, replacement, sock, x); errno != 0 {
 			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
 		}
-	} else if old >= 0 {
-		if errno := w.carryOver(e, old, replacement, sock, kept); errno != 0 {
+	} else if from >= 0 {
+		if errno := w.carryOver(e, from, replacement, sock, kept); errno != 0 {
 			e.add("the port cannot be had in the egress")
 			w.s.events.record(e, errno)
 			return answer(errno), false
 		}
 	}
-	if old < 0 {
+	if sock.untouched {
 		setOften(replacement, sock.often, x != nil)
 	}
 	if lost := w.copyInode(old, replacement); lost != "" {
@@ -257,13 +261,16 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 
 	witness := false
 	if old >= 0 {
-		witness = !(w.sighted && w.sight.Single) && w.witness(old)
+		witness = !w.single() && w.witness(old)
 		if w.replaced(c, old) {
 			if witness {
 				w.acquit(old)
 			}
 			return carryOn, true
 		}
+	}
+	if sock.kind != unix.SOCK_STREAM {
+		setFlags(replacement, sock.flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
 	}
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
@@ -278,7 +285,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	w.s.swapped.Store(true)
 	if sock.kind != unix.SOCK_STREAM {
-		w.noteMoved(e, replacement, sock)
+		w.noteMoved(e, replacement)
 		if egress != nil && sock.kind == unix.SOCK_DGRAM {
 			w.noteSettled(replacement, egress.cookie)
 		}
@@ -288,6 +295,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if sock.kind != unix.SOCK_STREAM {
 		waitedFor = w.s.receivers.on(old)
 	}
+	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
+	waited := sock.kind != unix.SOCK_STREAM && w.single() && !w.sight.OwnTable && old >= 0 && w.inUse(old)
 	if old >= 0 {
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
@@ -300,8 +309,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if copied {
 		places, others = w.replaceCopies(c, replacement, places)
 	}
-	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
-	if sock.kind != unix.SOCK_STREAM && !(w.sighted && w.sight.Single) && (aside || !witness || copied) {
+	if waited || sock.kind != unix.SOCK_STREAM && !w.single() && (aside || !witness || copied) {
 		w.s.receivers.follow(w.s, waitedFor, replacement)
 		w.nudge(c, others, replacement)
 	}
@@ -310,7 +318,11 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
-		if errno := w.async(c, replacement, sock.flags); errno != 0 {
+		flags := sock.flags
+		if sock.kind == unix.SOCK_STREAM {
+			flags |= unix.O_NONBLOCK
+		}
+		if errno := w.async(c, replacement, flags); errno != 0 {
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}

@@ -156,11 +156,21 @@ func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, race
 	if !is {
 		return out, false, false
 	}
-	*sock = socket{domain: unix.AF_INET, kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, netns: w.sight.NetNS, flags: w.sight.Flags, often: set}
+	old := -1
+	if !w.sight.OwnTable {
+		// Another thread may begin to wait for it until the very end. A copy tells then.
+		var ok bool
+		if old, out, ok = w.fetch(c, e); !ok {
+			return out, false, true
+		}
+	}
+	*sock = socket{
+		domain: unix.AF_INET, kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, netns: w.sight.NetNS, flags: w.sight.Flags, untouched: true, often: set,
+	}
 	if route.Kind == Netns {
-		out, raced = w.move(c, e, -1, sock, w.s.egressOf(route), nil, sa)
+		out, raced = w.move(c, e, old, sock, w.s.egressOf(route), nil, sa)
 	} else {
-		out, raced = w.crossDatagram(c, e, -1, sock, false)
+		out, raced = w.crossDatagram(c, e, old, sock, false)
 	}
 	return out, raced, true
 }
@@ -279,7 +289,10 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 	if !seen || before != w.s.moves.Load() {
 		file := w.sight.File
 		seen = w.see(c)
-		if old < 0 {
+		if old >= 0 {
+			w.held = 1
+		}
+		if sock.untouched {
 			if set, is := w.untouchedUDP(c.tid); !seen || w.sight.File != file || !is || set != sock.often {
 				return carryOn, true
 			}
@@ -423,8 +436,7 @@ func (w *worker) keeps(old int, sock *socket, x *crossing) bool {
 }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not been used yet.
-func (w *worker) noteMoved(e *event, replacement int, sock *socket) {
-	setFlags(replacement, sock.flags)
+func (w *worker) noteMoved(e *event, replacement int) {
 	w.s.moved.Store(true)
 	e.moved = true
 	if w.s.isEgress(w.s.origin.cookie) {

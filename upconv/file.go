@@ -58,10 +58,10 @@ func inodeOf(fd int) uint64 {
 	return stat.Ino
 }
 
-// async sets O_ASYNC. The number through which that is done is what si_fd will say.
+// async sets the status flags, with O_ASYNC. The number through which that is done is what si_fd will say.
 func (w *worker) async(c *call, socket, flags int) unix.Errno {
 	return free.with(socket, c.fd, func() unix.Errno {
-		_, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(c.fd), unix.F_SETFL, uintptr(flags|unix.O_NONBLOCK|unix.O_ASYNC))
+		_, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(c.fd), unix.F_SETFL, uintptr(flags|unix.O_ASYNC))
 		return errno
 	})
 }

@@ -74,7 +74,7 @@ func (s *Supervisor) loadSights() {
 
 // see looks at the target's descriptor. It reports whether it could.
 func (w *worker) see(c *call) bool {
-	w.moves = w.s.moves.Load()
+	w.moves, w.held = w.s.moves.Load(), 0
 	all := w.s.sights.Load()
 	if all == nil && w.s.needs.sees {
 		w.s.openSights()
@@ -84,10 +84,24 @@ func (w *worker) see(c *call) bool {
 	return w.sighted
 }
 
-// saw reports whether old is a copy of the file that was seen.
+// saw reports whether old is a copy of the file that was seen. A socket is known by its inode.
 func (w *worker) saw(old int) bool {
+	if w.sight.Mode&unix.S_IFMT == unix.S_IFSOCK {
+		var stat unix.Stat_t
+		return unix.Fstat(old, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK && stat.Ino == w.sight.Ino
+	}
 	var sight peek.Sight
 	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) == 0 && sight.File == w.sight.File
+}
+
+// single reports whether the target's descriptor was seen to be the only reference to its file: no other descriptor, call or
+// process had one.
+func (w *worker) single() bool { return w.sighted && w.sight.Refs == 1+w.held }
+
+// inUse reports whether there is another reference to the file now than this copy.
+func (w *worker) inUse(old int) bool {
+	var sight peek.Sight
+	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) != 0 || sight.Refs != 1
 }
 
 // idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or listening. One whose
@@ -113,7 +127,7 @@ func (w *worker) untouched(family int) bool {
 
 func (w *worker) unshared() bool {
 	sight := &w.sight
-	return sight.Mode == unix.S_IFSOCK|0o777 && sight.NetNS == w.s.origin.cookie && sight.Single && !sight.Owned &&
+	return sight.Mode == unix.S_IFSOCK|0o777 && sight.NetNS == w.s.origin.cookie && w.single() && !sight.Owned &&
 		sight.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load()
 }
 

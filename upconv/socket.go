@@ -24,7 +24,9 @@ type socket struct {
 	name    [sizeofSockaddrIn6]byte
 	nameLen uint32
 	bound   bool
-	often   int // what untouchedUDP says of one that has been seen, but not copied
+	// untouched is whether untouchedUDP says so, and often what else.
+	untouched bool
+	often     int
 }
 
 // examine reads what a swap needs to know, with as few calls as will do. idle is false where fd is not

@@ -191,6 +191,7 @@ type worker struct {
 	sight        peek.Sight // of the target's socket: all of it where sighted, else owner, mode and inode
 	sighted      bool
 	moves        uint64    // how many datagram sockets had been moved when it was looked at
+	held         int       // how many copies of it this worker had then
 	scratch      [512]byte // for names in /proc and what is read there
 
 	long  []byte // for what is longer

@@ -1560,6 +1560,35 @@ static void options(void) {
 	}
 }
 
+// signal_driven has signals tell of what comes.
+static void signal_driven(void) {
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGRTMIN + 1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	for (int how = 0; how < 2; how++) {
+		struct timespec time = {3, 0};
+		siginfo_t info = {0};
+		int fd = udp(0), blank = dup(fd);
+		close(fd); // so that its number is another one than most
+		fd = dup2(blank, 40 + how);
+		close(blank);
+		fcntl(fd, F_SETOWN, getpid());
+		fcntl(fd, F_SETSIG, SIGRTMIN + 1);
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_ASYNC);
+		if (how == 1)
+			to(fd, &dst, "echo");
+		else if (conn_to(fd, &dst) || send(fd, "echo", 4, 0) != 4)
+			die("connect and send");
+		// A signal tells of room, too.
+		while (sigtimedwait(&set, &info, &time) > 0 && !(info.si_band & POLLIN))
+			;
+		printf("signal with descriptor %d band %lx, flags %x", info.si_fd, info.si_band & POLLIN, fcntl(fd, F_GETFL));
+		got(" ", fd);
+		close(fd);
+	}
+}
+
 // connecting_threads has one thread connect a socket and another one send with it, at once. Who answers must find it: it keeps the
 // port that it has sent from.
 static atomic_int rounds_begun, rounds_ended;
@@ -1598,6 +1627,46 @@ static void connecting_threads(void) {
 	}
 	pthread_join(thread, NULL);
 	printf("connected: %d\nwith the port: %d\n", connected, kept);
+}
+
+// receiving_threads has one thread begin to receive while another one connects the socket.
+static void *receiving(void *unused) {
+	(void)unused;
+	char data[20];
+	for (int i = 0; i < ROUNDS; i++) {
+		while (rounds_begun == i)
+			;
+		if (recv(shared_socket, data, sizeof data, 0) != 4)
+			die("recv");
+		rounds_ended++;
+	}
+	return NULL;
+}
+
+static void receiving_threads(void) {
+	pthread_t thread;
+	if (pthread_create(&thread, NULL, receiving, NULL))
+		die("pthread_create");
+	for (int i = 0; i < ROUNDS; i++) {
+		shared_socket = udp(0);
+		rounds_begun++;
+		for (volatile int spin = i % 200 * 20; spin > 0; spin--)
+			;
+		if (extras)
+			to(shared_socket, &dst, "echo");
+		else if (conn_to(shared_socket, &dst) || send(shared_socket, "echo", 4, 0) != 4)
+			die("connect and send");
+		for (int tries = 0; rounds_ended == i; tries++) {
+			if (tries > 1000)
+				usleep(1000);
+			if (tries == 4000) {
+				printf("in vain after %d rounds\n", i);
+				return;
+			}
+		}
+		close(shared_socket);
+	}
+	puts("all received");
 }
 
 // both_at_once has answers of two destinations under way at a time.
@@ -2164,7 +2233,7 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"connecting-threads", connecting_threads},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
 		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},

@@ -38,6 +38,7 @@ const (
 	ctxUID     = 64
 	ctxGID     = 68
 	ctxIno     = 72
+	ctxTable   = 80 // files_struct.count
 	ctxMax     = 96 // scratch: fdtable.max_fds
 	ctxWord    = 104
 	ctxSig     = 112
@@ -57,7 +58,8 @@ const (
 // Sight is what was seen.
 type Sight struct {
 	File        uint64 // names the open file as long as it is open; 0: there is no such descriptor
-	Single      bool   // no other descriptor, call or process refers to the open file
+	Refs        int    // how many descriptors, calls and processes refer to the open file
+	OwnTable    bool   // no other thread has the same table of descriptors
 	Watched     int    // how many places in epoll sets it has; MaxWatched stands for that many or more
 	Owned       bool   // F_SETOWN or F_SETSIG was used on it
 	CloseOnExec bool
@@ -189,6 +191,7 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 
 	// The descriptor table.
 	a.follow(r8, r7, at("task_struct", "files"), "done")
+	a.readTo(ctxTable, 4, r8, at("files_struct", "count"))
 	a.follow(r8, r8, at("files_struct", "fdt"), "done")
 	a.readTo(ctxMax, 4, r8, at("fdtable", "max_fds"))
 	a.load32(r9, r6, ctxFD)
@@ -310,7 +313,8 @@ func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 		return errno
 	}
 	s.File = order.Uint64(ctx[ctxFile:])
-	s.Single = order.Uint64(ctx[ctxRefs:]) == p.singleRef
+	s.Refs = int(order.Uint64(ctx[ctxRefs:])-p.singleRef) + 1
+	s.OwnTable = order.Uint32(ctx[ctxTable:]) == 1
 	s.Watched = int(ctx[ctxEpoll])
 	s.Unconnected = ctx[ctxSocket] == 1
 	s.Owned = order.Uint64(ctx[ctxOwner:]) != 0

@@ -3,6 +3,7 @@ package peek
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -64,7 +65,7 @@ func TestLook(t *testing.T) {
 			s.Ino != stat.Ino || s.Mode != stat.Mode || s.UID != int(stat.Uid) || s.GID != int(stat.Gid) {
 			t.Errorf("%+v: %+v, want cookie %d and %+v", c, s, cookie, stat)
 		}
-		if !s.Single || s.Watched != 0 || s.Owned || !s.CloseOnExec || !s.Unconnected || s.Shutdown != 0 || s.BoundPort {
+		if s.Refs != 1 || s.OwnTable || s.Watched != 0 || s.Owned || !s.CloseOnExec || !s.Unconnected || s.Shutdown != 0 || s.BoundPort {
 			t.Errorf("%+v, untouched: %+v", c, s)
 		}
 	}
@@ -101,16 +102,36 @@ func TestLookAtFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := look(t, p, fd); s.Single {
-		t.Error("with a dup it is still the only reference")
+	if s := look(t, p, fd); s.Refs != 2 {
+		t.Errorf("with a dup: %d references", s.Refs)
 	}
 	if s := look(t, p, other); s.File != file || s.CloseOnExec {
 		t.Errorf("the dup: %+v", s)
 	}
 	unix.Close(other)
-	if s := look(t, p, fd); !s.Single {
-		t.Error("the dup is closed and still counts")
+	if s := look(t, p, fd); s.Refs != 1 {
+		t.Errorf("the dup is closed: %d references", s.Refs)
 	}
+	passed, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	process := exec.Command("cat") // has one thread
+	process.ExtraFiles = []*os.File{os.NewFile(uintptr(passed), "socket")}
+	defer process.ExtraFiles[0].Close()
+	stdin, err := process.StdinPipe()
+	if err == nil {
+		err = process.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Sight
+	if errno := p.Look(process.Process.Pid, 3, &s); errno != 0 || s.File != file || s.Refs != 3 || !s.OwnTable {
+		t.Errorf("another process's: %+v, %v", s, errno)
+	}
+	stdin.Close()
+	process.Wait()
 
 	for n := 1; n <= MaxWatched+2; n++ {
 		set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
