@@ -209,6 +209,9 @@ func (x *Explainer) describe(e *Explanation) {
 			e.Notes = append(e.Notes, "with --swap-at socket it is a socket of this namespace from socket(2) on")
 		case Direct:
 			e.Notes = append(e.Notes, "with --swap-at socket it is a socket of the network namespace "+namespace+" until this destination is known")
+			if d.Proto == UDP && x.udp == UDPConnected {
+				e.Notes = append(e.Notes, "with --udp connected only connect(2) makes it known: a send with an address goes to what has this one there")
+			}
 		}
 	}
 }

@@ -88,8 +88,8 @@ background as long as descendants of CMD live on.`,
   # A service that connects its datagram sockets, and sends much by sendmsg(2) over TCP
   upconv run --udp connected --via netns:dualstack -- ./service
 
-  # One that sends datagrams to many peers from one socket
-  upconv run --swap-at socket --via netns:dualstack -- ./service`,
+  # One that sends many datagrams without connect(2), and none to its own namespace
+  upconv run --swap-at socket --udp connected --via netns:dualstack -- ./service`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("no command given: upconv run [flags] -- CMD [ARG...] (try 'upconv run --help')")
