@@ -56,6 +56,27 @@ func TestKilledMidConnect(t *testing.T) {
 	}
 }
 
+// TestKilledMidDatagram is TestKilledMidConnect for datagrams: victims send to a namespace, through a NAT64 and to themselves with the
+// same sockets, and wait for what comes.
+func TestKilledMidDatagram(t *testing.T) {
+	u := newUDPLab(t)
+	s := u.session(t, "--rule", serverAddr+":"+u.other+"=nat64:"+nat64Prefix)
+	kill := func() {
+		if got := s.run(compileC(t, "stress_kill_udp.c", "gcc", "-static", "-pthread"), "300", serverAddr, u.port, u.other); got != "killed 300, lost 0\n" {
+			t.Errorf("it says %q", got)
+		}
+	}
+	kill()
+	// What is made once is there now.
+	var once usage
+	if !soon(func() bool { once = usageOf(s.supervisor); return once.lasting() < s.base.lasting()+spares+10 }) {
+		t.Fatalf("the supervisor has too many descriptors: %d %v", len(once.files), once.files)
+	}
+	s.base = once
+	s.steady(kill)
+	s.end()
+}
+
 // TestDescriptorPulledAway closes or replaces a descriptor while another thread connects it. What happens to that
 // connect is the program's own affair, but nothing may crash, hang or leak.
 func TestDescriptorPulledAway(t *testing.T) {

@@ -394,12 +394,6 @@ func TestPing(t *testing.T) {
 	plain := filepath.Join(scratch, "ping")
 	copyFile(t, plain, ping)
 	nobody := []string{needProgram(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"}
-	set := func(value string) {
-		for _, where := range []string{u.origin, u.egress} {
-			cmd := u.in(where, "sh", "-c", `echo "$0" >/proc/sys/net/ipv4/ping_group_range`, value)
-			output(t, cmd)
-		}
-	}
 	output(t, u.in(u.serverName, "ip", "route", "add", "unreachable", "203.0.113.78"))
 	output(t, u.in(u.serverName, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"))
 	times := regexp.MustCompile(`ttl=\d+|time=[0-9.]+ ms|time \d+ms|rtt .*|ipg/ewma.*|pipe \d+`)
@@ -421,7 +415,7 @@ func TestPing(t *testing.T) {
 				}
 				t.Run(name+"/"+kind+"/"+route, func(t *testing.T) {
 					u.lab.t = t
-					set(group)
+					u.pingGroups(group)
 					args := append([]string{ping}, c.args...)
 					if kind == "datagram" {
 						args = append(append(slices.Clone(nobody), plain), c.args...)
@@ -438,6 +432,30 @@ func TestPing(t *testing.T) {
 					sameOutput(t, native, times.ReplaceAllString(under, "…"))
 				})
 			}
+		}
+	}
+	u.lab.t = t
+}
+
+// pingGroups says who may make ICMP datagram sockets.
+func (u *udpLab) pingGroups(value string) {
+	u.lab.t.Helper()
+	for _, where := range []string{u.origin, u.egress} {
+		output(u.lab.t, u.in(where, "sh", "-c", `echo "$0" >/proc/sys/net/ipv4/ping_group_range`, value))
+	}
+}
+
+// TestPings sends several ICMP messages at a time, some of which are no echo requests.
+func TestPings(t *testing.T) {
+	u := newUDPLab(t)
+	u.pingGroups("0 0")
+	for name, route := range u.routes() {
+		for abi, flags := range udpABIs {
+			t.Run(name+"/"+abi, func(t *testing.T) {
+				u.compare(t, route, nil, compileC(t, "udp_probe.c", flags...), udpCase{
+					args: []string{"pings"}, want: "another type: 2; another type: -1 EINVAL; too short: 2; and a bad control message: 2; 16 bytes, number 2",
+				})
+			})
 		}
 	}
 	u.lab.t = t

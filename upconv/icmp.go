@@ -6,6 +6,7 @@ import "encoding/binary"
 const (
 	icmpEchoReply    = 0
 	icmpEcho         = 8
+	icmpExtEcho      = 42 // RFC 8335: it has no counterpart in RFC 7915
 	icmp6EchoRequest = 128
 	icmp6EchoReply   = 129
 	icmpHeader       = 8 // of an echo message, without data

@@ -630,12 +630,6 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 			break
 		}
 		payload := m.payload
-		if x != nil && x.pass.proto == unix.IPPROTO_ICMP {
-			if !icmp4to6(payload) {
-				e.add("only echo requests go along " + x.route.String())
-				return w.sent(e, unix.ENETUNREACH)
-			}
-		}
 		if len(name) > 0 {
 			h.Name, h.Namelen = &name[0], uint32(len(name))
 		}
@@ -665,6 +659,19 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 			if len(control) > 0 && !onUnix {
 				h.Control, h.Controllen = &control[0], uint64(len(control))
 			}
+		}
+		// In its place, so only when nothing else is wrong with it: it may be the first of the next.
+		if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !icmp4to6(payload) {
+			if n > 0 {
+				o.run = n
+				break
+			}
+			errno := unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
+			if len(payload) >= icmpHeader && payload[0] == icmpExtEcho {
+				e.add("only echo requests go along " + x.route.String())
+				errno = unix.ENETUNREACH
+			}
+			return w.sent(e, errno)
 		}
 	}
 	flags := o.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL

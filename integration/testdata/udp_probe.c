@@ -2117,6 +2117,67 @@ static void rejected(void) {
 }
 
 // modes: what --udp leaves of it.
+// pings sends echo requests, and what is none.
+static void pings(void) {
+	static unsigned char echo[4][16];
+	struct { struct cmsghdr header; int value; } bad = {{CMSG_LEN(sizeof(int)), IPPROTO_IP, IP_TTL}, 0};
+	struct iovec parts[4];
+	struct mmsghdr all[4] = {0};
+	for (int again = 0; again < 2; again++) {
+		int fd = -1;
+		for (int how = 0; how < 8; how++) {
+			if (fd < 0 || !again) {
+				close(fd);
+				fd = socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP);
+			}
+			for (int i = 0; i < 4; i++) {
+				memset(echo[i], 0, sizeof echo[i]);
+				echo[i][0] = 8; // ICMP_ECHO
+				echo[i][7] = i + 1;
+				parts[i] = (struct iovec){echo[i], sizeof echo[i]};
+				all[i].msg_hdr = (struct msghdr){.msg_name = &dst, .msg_namelen = sizeof dst, .msg_iov = &parts[i], .msg_iovlen = 1};
+			}
+			struct mmsghdr *odd = &all[how % 2 ? 0 : 2];
+			const char *what[] = {"another type", "a reply", "a code", "too short", };
+			switch (how / 2) {
+			case 0:
+				*(char *)odd->msg_hdr.msg_iov->iov_base = 13; // ICMP_TIMESTAMP
+				break;
+			case 1:
+				*(char *)odd->msg_hdr.msg_iov->iov_base = 0; // ICMP_ECHOREPLY
+				odd->msg_hdr.msg_control = &bad;
+				odd->msg_hdr.msg_controllen = sizeof bad;
+				break;
+			case 2:
+				((char *)odd->msg_hdr.msg_iov->iov_base)[1] = 1;
+				break;
+			case 3:
+				odd->msg_hdr.msg_iov->iov_len = 7;
+			}
+			long n = result(what[how / 2], sendmmsg(fd, all, 4, 0));
+			for (int i = 0; i < n; i++) {
+				unsigned char data[50] = {0};
+				long size = comes(fd) ? recv(fd, data, sizeof data, MSG_DONTWAIT) : -1;
+				printf("%ld bytes, number %d\n", size, data[7]);
+			}
+			odd->msg_hdr.msg_control = NULL;
+			odd->msg_hdr.msg_controllen = 0;
+			odd->msg_hdr.msg_iov->iov_len = sizeof echo[0];
+			echo[odd - all][0] = 8;
+			echo[odd - all][1] = 0;
+			odd->msg_hdr.msg_control = &bad;
+			odd->msg_hdr.msg_controllen = sizeof bad;
+			n = result("and a bad control message", sendmmsg(fd, all, 4, 0));
+			for (int i = 0; i < n; i++) {
+				unsigned char data[50] = {0};
+				long size = comes(fd) ? recv(fd, data, sizeof data, MSG_DONTWAIT) : -1;
+				printf("%ld bytes, number %d\n", size, data[7]);
+			}
+		}
+		close(fd);
+	}
+}
+
 static void modes(void) {
 	int fd = udp(0);
 	struct iovec part = {"echo", 4};
@@ -2236,7 +2297,7 @@ int main(int argc, char **argv) {
 		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
 		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
-		{"untouched", untouched}, {"rejected", rejected}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
+		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
 	for (int i = 0; i < (int)(sizeof cases / sizeof *cases); i++)
 		if (!strcmp(name, cases[i].name)) {
