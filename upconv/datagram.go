@@ -23,6 +23,7 @@ import (
 // examineDatagram reads what a swap needs to know. ok is false where fd is no socket that datagrams are moved for: another
 // protocol, or a raw socket, but for ICMP's, with which ping(8) and traceroute(8) work.
 func examineDatagram(fd int, s *socket) (ok bool) {
+	*s = socket{}
 	var proto, kind, header int32
 	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 ||
 		getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 {

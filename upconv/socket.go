@@ -32,6 +32,7 @@ type socket struct {
 // examine reads what a swap needs to know, with as few calls as will do. idle is false where fd is not
 // a TCP or MPTCP socket, or is one that is connected, connecting or listening.
 func examine(fd int, s *socket) (idle bool) {
+	*s = socket{}
 	var proto, kind int32
 	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
 		proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP {
