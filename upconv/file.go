@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
 // What is not of a socket but of its open file, and of the descriptors that refer to it.
@@ -107,12 +109,23 @@ func (w *worker) replaceCopies(c *call, socket int, places []registration) (all 
 		places = append(places, w.registrationsByInode(c, ino, numbers)...)
 	}
 	for _, number := range numbers {
-		cloexec, errno := w.s.targets.closeOnExec(c.tid, number, w.scratch[:])
-		if errno == 0 {
+		// It may have been closed meanwhile, and would be opened again.
+		if cloexec, still := w.copyYet(c, number); still {
 			w.install(c, number, socket, cloexec)
 		}
 	}
 	return places, numbers
+}
+
+// copyYet reports whether a number of the target is open, and still the file that was seen, if that was.
+func (w *worker) copyYet(c *call, number int) (cloexec, still bool) {
+	if !w.sighted {
+		cloexec, errno := w.s.targets.closeOnExec(c.tid, number, w.scratch[:])
+		return cloexec, errno == 0
+	}
+	var sight peek.Sight
+	errno := w.s.sights.Load().peeker.Look(c.tid, number, &sight)
+	return sight.CloseOnExec, errno == 0 && sight.File == w.sight.File
 }
 
 // noteCopies is for when the copies of the target have been replaced.
