@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -749,4 +750,62 @@ func TestUDPSignals(t *testing.T) {
 		}
 	}
 	u.lab.t = t
+}
+
+// TestUDPOwnAddress has the address that a program keeps sending to become one of its own namespace, and cease to be.
+func TestUDPOwnAddress(t *testing.T) {
+	u := newUDPLab(t)
+	origin, err := nsdial.OpenName(u.origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer origin.Close()
+	conn := u.packets(origin, "0.0.0.0:"+u.port)
+	go func() {
+		data := make([]byte, 100)
+		for {
+			_, from, err := conn.ReadFrom(data)
+			if err != nil {
+				return
+			}
+			conn.WriteTo([]byte("here"), from)
+		}
+	}()
+	cmd := upconv(t, "run", "--netns", u.origin, "--via", "netns:"+u.egress, "--", needProgram(t, python), "-uc", fmt.Sprintf(`
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(1)
+for line in sys.stdin:
+    try:
+        s.sendto(line.encode().strip(), (%q, %s))
+        print(s.recv(100).decode())
+    except OSError as e:
+        print(e)
+`, serverAddr, u.port))
+	stdin, lines, complaints := converse(t, cmd)
+	answers := func(want string) {
+		t.Helper()
+		said := ""
+		if !soon(func() bool {
+			io.WriteString(stdin, "there\n")
+			if !lines.Scan() {
+				t.Fatalf("it has ended\n%s", complaints.String())
+			}
+			said = lines.Text()
+			return said == want
+		}) {
+			t.Fatalf("the answer is %q, want %q", said, want)
+		}
+	}
+	for range 2 {
+		answers("there")
+		output(t, command(t, "ip", "-n", u.origin, "addr", "add", serverAddr+"/32", "dev", "lo"))
+		answers("here")
+		output(t, command(t, "ip", "-n", u.origin, "addr", "del", serverAddr+"/32", "dev", "lo"))
+	}
+	answers("there")
+	stdin.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, complaints.String())
+	}
 }

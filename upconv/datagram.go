@@ -101,7 +101,20 @@ func (w *worker) decideDatagram(dst netip.AddrPort) Decision {
 	if !dst.Addr().Is4() {
 		return Decision{RuleDefault, directRoute}
 	}
-	return w.s.rules.Load().policy.Decide(dst, UDP, w.s.origin.assigned)
+	rules, addresses, last := w.s.rules.Load(), w.s.origin.addresses.Load(), &w.decided
+	if last.dst != dst || last.rules != rules || last.addresses != addresses {
+		*last = decided{rules, addresses, dst, rules.policy.Decide(dst, UDP, w.s.origin.assigned)}
+	}
+	return last.decision
+}
+
+// decided is where the latest datagram was sent, and what the policy says of it as long as that and the origin's addresses are
+// the same.
+type decided struct {
+	rules     *ruleset
+	addresses *map[netip.Addr]struct{}
+	dst       netip.AddrPort
+	decision  Decision
 }
 
 // fetch copies the target's descriptor; tidy closes the copy. Where it cannot, ok is false and out is what becomes of the call.

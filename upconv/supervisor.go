@@ -194,9 +194,10 @@ type worker struct {
 	held         int       // how many copies of it this worker had then
 	scratch      [512]byte // for names in /proc and what is read there
 
-	long  []byte // for what is longer
-	out   outgoing
-	known settledSockets
+	long    []byte // for what is longer
+	out     outgoing
+	decided decided
+	known   settledSockets
 
 	tagged time.Duration // when it was last looked whether there are many net_cls cgroups; 0: never
 	tags   bool          // there are
