@@ -671,6 +671,45 @@ for line in sys.stdin:
 			t.Errorf("status %d\n%s", status, out)
 		}
 	})
+	for name, call := range map[string]string{
+		"connect, datagrams": "s.connect(dst); s.send(b'echo')",
+		"sendto":             "s.sendto(b'echo', dst)",
+		"sendmsg":            "s.sendmsg([b'ec', b'ho'], [], 0, dst)",
+		"sendto, bound":      "s.bind(('0.0.0.0', 0)); s.sendto(b'echo', dst)",
+		"sendto, AF_INET6":   "s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.sendto(b'echo', ('::ffff:' + dst[0], dst[1]))",
+		"MSG_FASTOPEN":       "t = socket.socket(); t.sendto(b'', socket.MSG_FASTOPEN, tcp); s.sendto(t.recv(2) * 2, dst)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			n.lab.t = t
+			asked, goOn := n.resolver(60, nat64Prefix)
+			dst, _, _ := n.serveUDP(serverAddr)
+			cmd := n.plain(true, "run", "--", python, "-uc", `import socket, sys
+s, dst, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), (sys.argv[1], int(sys.argv[2])), (sys.argv[1], int(sys.argv[3]))
+print("begins")
+`+call+`
+print("goes on")
+print(s.recv(10).decode())
+`, host, dst, port)
+			_, out := pipes(t, cmd)
+			<-asked
+			if !out.Scan() || out.Text() != "begins" {
+				t.Fatalf("%q", out.Text())
+			}
+			time.AfterFunc(50*time.Millisecond, func() { goOn <- struct{}{} }) // until then it waits, mostly
+			want := []string{"goes on", "echo"}
+			if name == "MSG_FASTOPEN" {
+				want[1] = "hehe"
+			}
+			for _, want := range want {
+				if !out.Scan() || out.Text() != want {
+					t.Fatalf("%q, want %q", out.Text(), want)
+				}
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	t.Run("signal while waiting", func(t *testing.T) {
 		n.lab.t = t
 		asked, _ := n.resolver(60)
