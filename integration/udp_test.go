@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -450,6 +451,35 @@ func TestUDPEvents(t *testing.T) {
 				t.Errorf("event %+v; the server has seen %v", e, u.echo.seen)
 			}
 		})
+	}
+	u.lab.t = t
+}
+
+// TestUDPEventsDirect is about datagram sockets that are left alone: their events tell UDP, and the rule for that.
+func TestUDPEventsDirect(t *testing.T) {
+	u := newUDPLab(t)
+	for name, as := range map[string][]string{
+		"root": nil, "user": {needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent"},
+	} {
+		for _, mode := range []string{"full", "off"} {
+			t.Run(name+"/"+mode, func(t *testing.T) {
+				u.lab.t = t
+				script := "import socket; to = ('127.0.0.1', 9); socket.socket(type=socket.SOCK_DGRAM).connect(to); socket.socket().connect_ex(to)"
+				args := append(append([]string{}, as...), bin, "run", "--events", "-", "--udp", mode, "--rule", "127.0.0.0/8/tcp=direct", "--rule", "127.0.0.0/8/udp=direct",
+					"--via", "nat64:"+nat64Prefix, "--", needProgram(t, python), "-c", script)
+				var got []string
+				for line := range strings.Lines(output(t, u.in(u.origin, append([]string{"sh", "-c", `exec "$@" 2>&1`, "sh"}, args...)...))) {
+					var e event
+					if err := json.Unmarshal([]byte(line), &e); err != nil {
+						t.Fatalf("%v: %s", err, line)
+					}
+					got = append(got, e.Proto+" "+e.Rule)
+				}
+				if want := "udp 2, tcp 1"; strings.Join(got, ", ") != want {
+					t.Errorf("events: %v, want %s", got, want)
+				}
+			})
+		}
 	}
 	u.lab.t = t
 }
