@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -291,7 +292,7 @@ var udpCases = []udpCase{
 	{args: []string{"several"}, want: "sendmmsg: 4; msg_len 10; with a bad pointer: -1 EFAULT; with a bad pointer: 2; with a short name: 1; without a name: 2; UIO_MAXIOV and more: 1024; here and there: 4; connected: 4"},
 	{args: []string{"more"}, want: `MSG_MORE: 4; recvfrom: 17 bytes from 203.0.113.10 the server: "len 12 sum 776021"; recvfrom: 8 bytes from 203.0.113.10 the server: "0 kept: "`},
 	{args: []string{"segment"}, want: "UDP_SEGMENT: 1200; 2 of 500 bytes; 1 of 200 bytes; sendto: 2100; 64 segments: 6400; 64 of 100 bytes"},
-	{args: []string{"controls"}, want: `IP_TOS: 3; recvfrom: 6 bytes from 203.0.113.10 the server: "tos 28"; recvfrom: 6 bytes from 203.0.113.10 the server: "tos b8"; that is less by 31; that is less by 42; a bad IP_TTL: -1 EINVAL`},
+	{args: []string{"controls"}, want: `IP_TOS: 3; recvfrom: 6 bytes from 203.0.113.10 the server: "tos 28"; recvfrom: 6 bytes from 203.0.113.10 the server: "tos b8"; that is less by 31; that is less by 42; a bad IP_TTL: -1 EINVAL; IP_PKTINFO of 127.0.0.1: -1 EINVAL; IPV6_PKTINFO, short: 8; MSG_DONTROUTE: -1 ENETUNREACH`},
 	{args: []string{"infos"}, want: `all: "marked" from 203.0.113.10 the server flags 0;   level 0 type  1 length 1: 28;   level 0 type  2 length 4: 77 less some hops`},
 	{args: []string{"empty"}, want: "send nothing: 0; received: 0; from 203.0.113.10 the server"},
 	{args: []string{"sizes"}, want: "65507 bytes: 65507; 65508 bytes: -1 EMSGSIZE; 70000 bytes: -1 EMSGSIZE; 3000 bytes in one packet: -1 EMSGSIZE; send: 20000"},
@@ -303,7 +304,7 @@ var udpCases = []udpCase{
 	{args: []string{"killed", "23459"}, want: "killed: taken 0 times; ended: taken 0 times"},
 	{args: []string{"bound-to-loopback"}, routes: []string{"netns"}, want: `send "log": -1 EINVAL`},
 	{args: []string{"reuseport", "23457"}, want: "8 answers, 8 with the port"},
-	{args: []string{"mapped"}, want: `recvfrom: 6 bytes from ::ffff:203.0.113.10 the server: "echo 1"; IPV6_V6ONLY: -1 ENETUNREACH; recv: -1 ECONNREFUSED`},
+	{args: []string{"mapped"}, want: `recvfrom: 6 bytes from ::ffff:203.0.113.10 the server: "echo 1"; IPV6_V6ONLY: -1 ENETUNREACH; recv: -1 ECONNREFUSED; IPV6_PKTINFO: -1 EINVAL; ::ffff:203.0.113.254: -1 ENETUNREACH`},
 	{args: []string{"dissolve", "23459"}, want: `send: -1 EDESTADDRREQ; recvfrom: 16 bytes from 203.0.113.10 the server: "echo unconnected"; recvfrom: 17 bytes from 203.0.113.10 the server: "echo from another"; recvfrom: 10 bytes from 203.0.113.10 the other: "port 23459"`},
 	{args: []string{"ready", "poll"}, want: "poll: 1"},
 	{args: []string{"ready", "select"}, want: "select: 1"},
@@ -450,6 +451,35 @@ func TestUDPEvents(t *testing.T) {
 				t.Errorf("event %+v; the server has seen %v", e, u.echo.seen)
 			}
 		})
+	}
+	u.lab.t = t
+}
+
+// TestUDPEventsDirect is about datagram sockets that are left alone: their events tell UDP, and the rule for that.
+func TestUDPEventsDirect(t *testing.T) {
+	u := newUDPLab(t)
+	for name, as := range map[string][]string{
+		"root": nil, "user": {needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent"},
+	} {
+		for _, mode := range []string{"full", "off"} {
+			t.Run(name+"/"+mode, func(t *testing.T) {
+				u.lab.t = t
+				script := "import socket; to = ('127.0.0.1', 9); socket.socket(type=socket.SOCK_DGRAM).connect(to); socket.socket().connect_ex(to)"
+				args := append(append([]string{}, as...), bin, "run", "--events", "-", "--udp", mode, "--rule", "127.0.0.0/8/tcp=direct", "--rule", "127.0.0.0/8/udp=direct",
+					"--via", "nat64:"+nat64Prefix, "--", needProgram(t, python), "-c", script)
+				var got []string
+				for line := range strings.Lines(output(t, u.in(u.origin, append([]string{"sh", "-c", `exec "$@" 2>&1`, "sh"}, args...)...))) {
+					var e event
+					if err := json.Unmarshal([]byte(line), &e); err != nil {
+						t.Fatalf("%v: %s", err, line)
+					}
+					got = append(got, e.Proto+" "+e.Rule)
+				}
+				if want := "udp 2, tcp 1"; strings.Join(got, ", ") != want {
+					t.Errorf("events: %v, want %s", got, want)
+				}
+			})
+		}
 	}
 	u.lab.t = t
 }

@@ -57,14 +57,14 @@ func appendControl(to []byte, level, name int, data []byte) []byte {
 	return append(to, make([]byte, aligned(len(data), align)-len(data))...)
 }
 
-// sendControl makes of the control messages that a program sends, in its layout, those to send on its socket; to6 is for an
-// AF_INET6 socket in the place of one that the program sends to an IPv4 destination with. Where there is nothing to change the
-// result is raw. Else it is valid until the next call. The errno is what sendmsg(2) says to such messages.
-func (w *worker) sendControl(raw []byte, compat, to6 bool) ([]byte, unix.Errno) {
-	if len(raw) == 0 || !compat && !(to6 && mentionsIP(raw)) {
+// sendControl makes of the control messages that a program sends, in its layout, those to send on its socket. Where that is an
+// AF_INET6 one in the place of another, and sends to an IPv4 destination, from is the family of the program's; else 0. Where there
+// is nothing to change the result is raw. Else it is valid until the next call. The errno is what sendmsg(2) says to such messages.
+func (w *worker) sendControl(raw []byte, compat bool, from int) ([]byte, unix.Errno) {
+	if len(raw) == 0 || !compat && !(from != 0 && mentionsIP(raw)) {
 		return raw, 0
 	}
-	out, errno := controlToSend(w.control[:0], raw, compat, to6)
+	out, errno := controlToSend(w.control[:0], raw, compat, from)
 	if out != nil {
 		w.control = out
 	}
@@ -86,7 +86,7 @@ func mentionsIP(raw []byte) bool {
 }
 
 // controlToSend is sendControl, and appends to out.
-func controlToSend(out, raw []byte, compat, to6 bool) ([]byte, unix.Errno) {
+func controlToSend(out, raw []byte, compat bool, from int) ([]byte, unix.Errno) {
 	if header, _ := controlLayout(compat); compat && len(raw) < header {
 		return nil, unix.EINVAL // cmsghdr_from_user_compat_to_kern in net/compat.c; natively it is as good as none
 	}
@@ -97,8 +97,8 @@ func controlToSend(out, raw []byte, compat, to6 bool) ([]byte, unix.Errno) {
 			return nil, errno
 		case !ok:
 			return out, 0
-		case to6:
-			out, errno = appendControl6(out, m)
+		case from != 0:
+			out, errno = appendControl6(out, m, from)
 		default:
 			out = appendControl(out, m.level, m.name, m.data)
 		}
@@ -115,9 +115,9 @@ const (
 	sizeofIn6Pktinfo = 20 // struct in6_pktinfo
 )
 
-// appendControl6 appends what a control message of an AF_INET socket is on an AF_INET6 one. What is wrong with it is what
-// ip_cmsg_send in net/ipv4/ip_sockglue.c says.
-func appendControl6(out []byte, m control) ([]byte, unix.Errno) {
+// appendControl6 appends what a control message of a socket of the program's, which is of the family from, is on an AF_INET6 one in
+// its place. What is wrong with it is what ip_cmsg_send in net/ipv4/ip_sockglue.c says.
+func appendControl6(out []byte, m control, from int) ([]byte, unix.Errno) {
 	var value [sizeofIn6Pktinfo]byte
 	integer := func(low, high int32, bytes int) unix.Errno {
 		var v int32
@@ -137,14 +137,14 @@ func appendControl6(out []byte, m control) ([]byte, unix.Errno) {
 	}
 	switch m.level {
 	case unix.IPPROTO_IPV6:
-		if m.name == unix.IPV6_PKTINFO { // of a program that has an AF_INET6 socket itself
+		if m.name == unix.IPV6_PKTINFO && from == unix.AF_INET6 {
 			if len(m.data) < sizeofIn6Pktinfo || !netip.AddrFrom16([16]byte(m.data[:16])).Is4In6() {
 				return out, unix.EINVAL
 			}
 			copy(value[16:], m.data[16:20])
 			out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, value[:])
 		}
-		return out, 0 // the others are not looked at
+		return out, 0 // the others are not looked at, and on an AF_INET socket none is
 	case unix.IPPROTO_IP:
 	default:
 		return appendControl(out, m.level, m.name, m.data), 0

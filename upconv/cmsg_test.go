@@ -54,8 +54,8 @@ func TestSendControl(t *testing.T) {
 		{"another of IP", control{unix.IPPROTO_IP, 99, number(1)}, control{}, unix.EINVAL},
 		{"UDP_SEGMENT", control{unix.IPPROTO_UDP, unix.UDP_SEGMENT, []byte{1, 2}}, control{unix.IPPROTO_UDP, unix.UDP_SEGMENT, []byte{1, 2}}, 0},
 		{"SCM_TXTIME", control{unix.SOL_SOCKET, unix.SCM_TXTIME, make([]byte, 8)}, control{unix.SOL_SOCKET, unix.SCM_TXTIME, make([]byte, 8)}, 0},
-		{"IPV6_PKTINFO, IPv4-mapped", control{unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, mappedInfo}, control{unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info6}, 0},
-		{"IPV6_PKTINFO", control{unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, foreign}, control{}, unix.EINVAL},
+		{"IPV6_PKTINFO", control{unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, foreign}, control{}, 0},
+		{"IPV6_PKTINFO, IPv4-mapped", control{unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, mappedInfo}, control{}, 0},
 		{"IPV6_TCLASS", control{unix.IPPROTO_IPV6, unix.IPV6_TCLASS, number(1)}, control{}, 0},
 	} {
 		for _, compat := range []bool{false, true} {
@@ -64,7 +64,7 @@ func TestSendControl(t *testing.T) {
 			if compat {
 				raw = appendCompat(nil, c.from.level, c.from.name, c.from.data)
 			}
-			got, errno := w.sendControl(raw, compat, true)
+			got, errno := w.sendControl(raw, compat, unix.AF_INET)
 			var want []byte
 			if c.want.data != nil {
 				want = appendControl(nil, c.want.level, c.want.name, c.want.data)
@@ -72,9 +72,25 @@ func TestSendControl(t *testing.T) {
 			if errno != c.errno || !bytes.Equal(got, want) {
 				t.Errorf("%s, compat %v: %x, %v, want %x, %v", c.what, compat, got, errno, want, c.errno)
 			}
-			if got, errno = w.sendControl(raw, compat, false); errno != 0 || !bytes.Equal(got, appendControl(nil, c.from.level, c.from.name, c.from.data)) {
+			if got, errno = w.sendControl(raw, compat, 0); errno != 0 || !bytes.Equal(got, appendControl(nil, c.from.level, c.from.name, c.from.data)) {
 				t.Errorf("%s, compat %v, the family stays: %x, %v", c.what, compat, got, errno)
 			}
+		}
+	}
+}
+
+// TestSendControlInet6 is about a program that has an AF_INET6 socket itself, and sends to an IPv4-mapped address.
+func TestSendControlInet6(t *testing.T) {
+	mapped := netip.MustParseAddr("::ffff:192.0.0.2").As16()
+	info, foreign := append(mapped[:], number(7)...), append(bytes.Repeat([]byte{0x20}, 16), number(0)...)
+	w := &worker{}
+	want := appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append(make([]byte, 16), number(7)...))
+	if got, errno := w.sendControl(appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info), false, unix.AF_INET6); errno != 0 || !bytes.Equal(got, want) {
+		t.Errorf("IPV6_PKTINFO, IPv4-mapped: %x, %v, want %x", got, errno, want)
+	}
+	for what, data := range map[string][]byte{"IPV6_PKTINFO": foreign, "IPV6_PKTINFO, short": info[:16]} {
+		if _, errno := w.sendControl(appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, data), false, unix.AF_INET6); errno != unix.EINVAL {
+			t.Errorf("%s: %v, want EINVAL", what, errno)
 		}
 	}
 }
@@ -84,19 +100,21 @@ func TestSendControlSame(t *testing.T) {
 	w := &worker{}
 	raw := appendControl(appendControl(nil, unix.IPPROTO_UDP, unix.UDP_SEGMENT, []byte{1, 2}), unix.SOL_SOCKET, unix.SO_MARK, number(1))
 	both := appendControl(bytes.Clone(raw), unix.IPPROTO_IP, unix.IP_TOS, number(1))
-	w.sendControl(both, false, true) // has a buffer from now on
+	w.sendControl(both, false, unix.AF_INET) // has a buffer from now on
 	for what, c := range map[string]struct {
-		raw []byte
-		to6 bool
-	}{"nothing to translate": {raw, true}, "not to IPv6": {both, false}, "none": {nil, true}, "no message": {make([]byte, 7), true}} {
-		if got, errno := w.sendControl(c.raw, false, c.to6); errno != 0 || len(got) != len(c.raw) || len(got) > 0 && &got[0] != &c.raw[0] {
+		raw  []byte
+		from int
+	}{
+		"nothing to translate": {raw, unix.AF_INET}, "not to IPv6": {both, 0}, "none": {nil, unix.AF_INET}, "no message": {make([]byte, 7), unix.AF_INET},
+	} {
+		if got, errno := w.sendControl(c.raw, false, c.from); errno != 0 || len(got) != len(c.raw) || len(got) > 0 && &got[0] != &c.raw[0] {
 			t.Errorf("%s: %x, %v", what, got, errno)
 		}
 	}
-	if n := testing.AllocsPerRun(100, func() { w.sendControl(both, false, true); w.sendControl(raw, false, true) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { w.sendControl(both, false, unix.AF_INET); w.sendControl(raw, false, unix.AF_INET) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	if _, errno := w.sendControl(make([]byte, 7), true, false); errno != unix.EINVAL {
+	if _, errno := w.sendControl(make([]byte, 7), true, 0); errno != unix.EINVAL {
 		t.Errorf("i386, no message: %v", errno)
 	}
 }
@@ -105,7 +123,7 @@ func TestSendControlSame(t *testing.T) {
 func randomControl(rnd *rand.Rand) (raw []byte) {
 	for range rnd.Intn(4) {
 		level := []int{unix.IPPROTO_IP, unix.IPPROTO_IP, unix.IPPROTO_IP, unix.SOL_SOCKET, unix.IPPROTO_UDP, unix.IPPROTO_IPV6, 77}[rnd.Intn(7)]
-		name := []int{unix.IP_TOS, unix.IP_TTL, unix.IP_PKTINFO, unix.IP_RETOPTS, ipProtocol, 0, 99, unix.SO_MARK, unix.UDP_SEGMENT}[rnd.Intn(9)]
+		name := []int{unix.IP_TOS, unix.IP_TTL, unix.IP_PKTINFO, unix.IP_RETOPTS, ipProtocol, 0, 99, unix.SO_MARK, unix.UDP_SEGMENT, unix.IPV6_PKTINFO}[rnd.Intn(10)]
 		data := number(int32([]int{-1, 0, 1, 64, 255, 256, 1 << 20}[rnd.Intn(7)]))
 		switch {
 		case name == unix.IP_PKTINFO: // a source of its own is not looked at
@@ -152,7 +170,7 @@ func TestSendControlAsNatively(t *testing.T) {
 	for round := range 5000 {
 		raw := randomControl(rnd)
 		want := sendWith(four, sockaddrLoopback(unix.AF_INET, port), bytes.Clone(raw))
-		native, got := w.sendControl(raw, false, true)
+		native, got := w.sendControl(raw, false, unix.AF_INET)
 		if got == 0 {
 			got = sendWith(six, sockaddrLoopback(unix.AF_INET6, port), native)
 		}
@@ -171,7 +189,11 @@ func FuzzSendControl(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte, compat, to6 bool) {
 		w := &worker{}
 		before := bytes.Clone(raw)
-		native, errno := w.sendControl(raw, compat, to6)
+		from := 0
+		if to6 {
+			from = unix.AF_INET
+		}
+		native, errno := w.sendControl(raw, compat, from)
 		if !bytes.Equal(raw, before) {
 			t.Fatal("it has changed what it was given")
 		}

@@ -59,7 +59,7 @@ func (w *worker) connectAnywhere(c *call) outcome {
 	if decision.Route.Kind == Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
-		w.s.events.record(&e, 0)
+		w.stays(&e)
 		return carryOn
 	}
 
@@ -176,9 +176,22 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 
 // stays records that a socket of the origin is left alone.
 func (w *worker) stays(e *event) {
-	if e.dst.Addr().Is4() { // others come here only to be looked at
-		w.s.events.record(e, 0)
+	if w.s.events == nil || !e.dst.Addr().Is4() { // others come here only to be looked at
+		return
 	}
+	// What kind of socket it is has not mattered yet.
+	fd, is := w.sendsDatagrams(e.c, w.sighted || w.see(e.c), true)
+	if fd >= 0 {
+		w.retag(e.c, fd)
+		w.closeNow(fd)
+	}
+	if is {
+		e.proto, e.decision = UDP, w.decideDatagram(e.dst)
+		if e.decision.Route.Kind != Direct { // it is left alone for another reason: UDPOff
+			return
+		}
+	}
+	w.s.events.record(e, 0)
 }
 
 // swap replaces the target's socket by one made in the egress, or in the origin where that is nil, and

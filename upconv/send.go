@@ -600,7 +600,14 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	if x != nil && o.flags&unix.MSG_OOB != 0 {
 		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
 	}
+	if x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0 {
+		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
+	}
 	onUnix := x != nil && x.family() == unix.AF_UNIX
+	from := 0
+	if x != nil && !onUnix && !x.mapped {
+		from = x.pass.family
+	}
 	n := 0
 	for ; n < o.run; n++ {
 		m, h := &o.messages[n], &o.headers[n].header
@@ -638,13 +645,13 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 			h.Iov, h.Iovlen = &o.locals[n], 1
 		}
 		if len(m.control) > 0 {
-			control, errno := w.sendControl(m.control, c.compat, x != nil && !onUnix && !x.mapped)
+			control, errno := w.sendControl(m.control, c.compat, from)
 			switch {
 			case errno != 0:
 			case w.lacksPrivilege(c, control):
 				errno = unix.EPERM
-			case x != nil && !x.mapped && w.fromForeign(m.control, c.compat, x):
-				errno = unix.ENETUNREACH
+			case x != nil && !x.mapped:
+				errno = w.fromElsewhere(m.control, c.compat, x)
 			}
 			if errno != 0 {
 				if n == 0 {
@@ -750,19 +757,30 @@ func (o *outgoing) takeBack(lent []byte) {
 	unix.Munmap(lent)
 }
 
-// fromForeign reports whether control messages ask for a source address that the program has not got (IP_PKTINFO).
-func (w *worker) fromForeign(control []byte, compat bool, x *crossing) bool {
+// fromElsewhere returns what is wrong with the source address that control messages ask for (IP_PKTINFO): what
+// ip_route_output_key_hash_rcu in net/ipv4/route.c says of it.
+func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Errno {
 	for {
 		m, rest, ok, _ := takeControl(control, compat)
 		if !ok {
-			return false
-		}
-		if m.level == unix.IPPROTO_IP && m.name == unix.IP_PKTINFO && len(m.data) >= unix.SizeofInet4Pktinfo {
-			if source := netip.AddrFrom4([4]byte(m.data[4:8])); !source.IsUnspecified() && source != x.pass.local && !w.s.origin.assigned(source) {
-				return true
-			}
+			return 0
 		}
 		control = rest
+		at := 4 // ipi_spec_dst
+		switch {
+		case m.level == unix.IPPROTO_IP && m.name == unix.IP_PKTINFO && len(m.data) == sizeofInPktinfo:
+		case m.level == unix.IPPROTO_IPV6 && m.name == unix.IPV6_PKTINFO && len(m.data) >= sizeofIn6Pktinfo && x.pass.family == unix.AF_INET6:
+			at = 12 // the end of ipi6_addr, which is IPv4-mapped
+		default:
+			continue
+		}
+		switch source := netip.AddrFrom4([4]byte(m.data[at : at+4])); {
+		case source.IsUnspecified():
+		case source.IsMulticast(), source == broadcast4, source.IsLoopback():
+			return unix.EINVAL // from which nothing that is elsewhere is reached
+		case source != x.pass.local && !w.s.origin.assigned(source):
+			return unix.ENETUNREACH
+		}
 	}
 }
 

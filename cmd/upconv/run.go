@@ -24,9 +24,9 @@ func newRun() *cobra.Command {
 		Long: `Run CMD and send its IPv4 connections and datagrams where they can go.
 
 The first --rule that matches a destination decides its route, or else the first rule of the --config file
-that does; what no rule matches takes the route of --via. Local destinations (0.0.0.0/8, 127.0.0.0/8,
-169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 and the addresses of CMD's own network namespace) are left
-alone unless a rule names just them.
+that does; what no rule matches takes the route of --via, or direct if that is not given (but see --isolate).
+Local destinations (0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 and the addresses of
+CMD's own network namespace) are left alone unless a rule names just them.
 
 Without --rule, --via and --config all IPv4 destinations take nat64:auto, unless CMD's network namespace has an
 IPv4 default route: then there is nothing to do and CMD is run as it is.
@@ -51,14 +51,15 @@ the type SOCK_STREAM or SOCK_DGRAM.
 --udp says what of datagrams follows the rules. With full it is connect(2) on a datagram socket and each sendto(2),
 sendmsg(2) and sendmmsg(2) with an address. A filter cannot see what a sendmsg(2) is for, so that those of TCP and Unix
 sockets are stopped for a moment too. With connected it is connect(2) only: nothing is stopped where something is
-sent, and a send with an address on a socket that is not connected goes as without upconv. With off datagram sockets are left alone.
+sent, and a send with an address on a socket that is not connected goes as without upconv (but see --swap-at). With off
+datagram sockets are left alone.
 
 --swap-at says when a socket of CMD is replaced. With connect that is when its destination is known. With socket already
-socket(2) returns one of the network namespace that the routes lead to, and a connect, bind or first send that is local
-brings it back: for programs that send datagrams to many addresses, or set options that must be on the final
-socket. All routes must be direct, reject or to one and the same netns. With --udp connected nothing looks at
-what is sent without connect(2): it is at full speed, all of it leaves from that namespace, and what is for 127.0.0.1 arrives
-at that namespace's own. So that is for programs that can be trusted not to.
+socket(2) returns one of the network namespace that the routes lead to, and a connect, a bind or (with --udp full) a send
+that is local brings it back: for programs that set options that must be on the final socket and, with --udp connected, for those
+that send many datagrams without connect(2). All routes must be direct, reject or to one and the same netns. With --udp
+connected nothing looks at what is sent without connect(2): it is at full speed, all of it leaves from that namespace, and
+what is for 127.0.0.1 arrives at that namespace's own 127.0.0.1. So that is for programs that send nothing there, or may.
 
 The exit status is CMD's own; 128+N if signal N ended it; 125 if upconv failed before CMD ran; 126 if
 CMD could not be executed; 127 if it was not found.

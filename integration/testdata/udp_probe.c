@@ -602,6 +602,18 @@ static void controls(void) {
 		got("recvfrom", fd);
 		any.ipi_spec_dst.s_addr = htonl(0xcb0071fe); // 203.0.113.254, which nobody has
 		result("IP_PKTINFO of a foreign address", control(fd, &dst, "log", IPPROTO_IP, IP_PKTINFO, &any, sizeof any, 0));
+		inet_pton(AF_INET, "127.0.0.1", &any.ipi_spec_dst);
+		result("IP_PKTINFO of 127.0.0.1", control(fd, &dst, "log", IPPROTO_IP, IP_PKTINFO, &any, sizeof any, 0));
+		inet_pton(AF_INET, "127.1.2.3", &any.ipi_spec_dst);
+		result("IP_PKTINFO of 127.1.2.3", control(fd, &dst, "log", IPPROTO_IP, IP_PKTINFO, &any, sizeof any, 0));
+		inet_pton(AF_INET, "224.0.0.1", &any.ipi_spec_dst);
+		result("IP_PKTINFO of a group", control(fd, &dst, "log", IPPROTO_IP, IP_PKTINFO, &any, sizeof any, 0));
+		struct in6_pktinfo six = {0};
+		result("IPV6_PKTINFO", control(fd, &dst, "echo six", IPPROTO_IPV6, IPV6_PKTINFO, &six, sizeof six, 0));
+		got("recvfrom", fd);
+		result("IPV6_PKTINFO, short", control(fd, &dst, "echo six", IPPROTO_IPV6, IPV6_PKTINFO, &six, 4, 0));
+		got("recvfrom", fd);
+		result("MSG_DONTROUTE", sendto(fd, "log", 3, MSG_DONTROUTE, (struct sockaddr *)&dst, sizeof dst));
 		any = (struct in_pktinfo){.ipi_ifindex = 9999};
 		result("IP_PKTINFO of no interface", control(fd, &dst, "log", IPPROTO_IP, IP_PKTINFO, &any, sizeof any, 0));
 		struct msghdr msg = {.msg_name = &dst, .msg_namelen = sizeof dst, .msg_control = (void *)1, .msg_controllen = 64};
@@ -611,6 +623,24 @@ static void controls(void) {
 		saying(fd, &dst, "echo");
 		got("recvfrom", fd);
 		printf("IP_MULTICAST_ALL %d\n", get(fd, IPPROTO_IP, IP_MULTICAST_ALL));
+		// To the program's own namespace.
+		struct sockaddr_in here;
+		int at = local(&here);
+		any = (struct in_pktinfo){.ipi_spec_dst.s_addr = htonl(0x7f010203)};
+		result("from 127.1.2.3 to 127.0.0.1", control(fd, &here, "here", IPPROTO_IP, IP_PKTINFO, &any, sizeof any, 0));
+		bounce(at, NULL);
+		result("MSG_DONTROUTE to 127.0.0.1", sendto(fd, "here", 4, MSG_DONTROUTE, (struct sockaddr *)&here, sizeof here));
+		bounce(at, NULL);
+		result("connect to 127.0.0.1", conn_to(fd, &here));
+		struct iovec part = {"connected", 9};
+		msg = (struct msghdr){.msg_iov = &part, .msg_iovlen = 1};
+		result("MSG_DONTROUTE, connected", sendmsg(fd, &msg, MSG_DONTROUTE));
+		bounce(at, NULL);
+		close(at);
+		close(fd);
+		fd = udp(0);
+		result("connect", conn_to(fd, &dst));
+		result("MSG_DONTROUTE, connected", sendmsg(fd, &msg, MSG_DONTROUTE));
 		close(fd);
 	}
 }
@@ -1064,6 +1094,22 @@ static void as_mapped(void) {
 	names(fd);
 	result("send", send(fd, "echo 3", 6, 0));
 	got("recvfrom", fd);
+	struct in6_pktinfo any = {0}; // not control(): the name is of another type
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof any)];
+	} u = {{CMSG_LEN(sizeof any), IPPROTO_IPV6, IPV6_PKTINFO}};
+	struct iovec part = {"echo info", 9};
+	struct msghdr msg = {.msg_name = &six, .msg_namelen = sizeof six, .msg_iov = &part, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = sizeof u};
+	memcpy(CMSG_DATA(&u.header), &any, sizeof any);
+	result("IPV6_PKTINFO", sendmsg(fd, &msg, 0));
+	const char *sources[] = {"::ffff:0.0.0.0", "::ffff:203.0.113.254", "::ffff:127.0.0.1"};
+	for (int i = 0; i < 3; i++) {
+		inet_pton(AF_INET6, sources[i], &any.ipi6_addr);
+		memcpy(CMSG_DATA(&u.header), &any, sizeof any);
+		if (result(sources[i], sendmsg(fd, &msg, 0)) > 0)
+			got("recvfrom", fd);
+	}
 	result("an AF_INET address", to(fd, &dst, "echo 4"));
 	got("recvfrom", fd);
 	close(fd);
