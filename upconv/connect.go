@@ -320,7 +320,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		w.nudge(c, others, replacement)
 	}
 	if copied {
-		w.noteCopies(e)
+		w.noteCopies(e, aside)
 	}
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.

@@ -135,9 +135,9 @@ func (w *worker) copyYet(c *call, number int, link string, ino uint64) (cloexec,
 	return sight.CloseOnExec, errno == 0 && sight.File == w.sight.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
 }
 
-// noteCopies is for when the copies of the target have been replaced.
-func (w *worker) noteCopies(e *event) {
-	if w.alive() {
+// noteCopies is for when the copies of the target have been replaced. aside is whether upconv has one yet, and so nothing tells of others.
+func (w *worker) noteCopies(e *event, aside bool) {
+	if !aside && w.alive() {
 		e.add("another process has a copy of the socket from before it was connected, or is using it")
 	}
 	w.newWitnesses() // without its descriptor the socket cannot be taken out
