@@ -118,3 +118,33 @@ func TestRejectHolds(t *testing.T) {
 		}
 	}
 }
+
+// TestRejectHoldsForTCP is TestRejectHolds for a destination that is refused to TCP alone: what goes for datagram sockets must not go for the
+// TCP socket that is put under the number.
+func TestRejectHoldsForTCP(t *testing.T) {
+	o := newOutskirts(t)
+	o.tag(t)
+	_, host, port, arrived := o.refusing(t)
+	probe := compileC(t, "reject_probe.c", "gcc", "-static", "-pthread")
+	for what, want := range map[string]string{"UDP": "success", "unix datagrams": "EINVAL"} {
+		for _, how := range []string{"connect", "connect, looked at"} {
+			t.Run(what+"/"+how, func(t *testing.T) {
+				rules := []string{"--rule", host + ":" + port + "/tcp=reject", "--rule", "198.51.100.77/udp=reject"}
+				args := slices.Concat([]string{"run", "--netns", o.egress}, rules, []string{"--"})
+				if strings.HasSuffix(how, "looked at") {
+					args = slices.Concat(crossing, []string{"--netns", o.egress}, rules, []string{"--"})
+				}
+				args = append(args, probe, what, host, port, serverAddr, o.port, o.closed, dropped, "500", how)
+				_, out := status(t, upconv(t, args...))
+				numbers := numbersOf(t, out)
+				t.Logf("%v", numbers)
+				if n := arrived.Swap(0); n != 0 {
+					t.Errorf("%d connections arrived where none may, in %d calls", n, numbers["calls"])
+				}
+				if numbers[want] == 0 || numbers["ENETUNREACH"] == 0 {
+					t.Errorf("nobody met %s and a refusal: this test cannot tell anything", want)
+				}
+			})
+		}
+	}
+}

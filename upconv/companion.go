@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -130,6 +131,16 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 	if examineDatagram(current, &now) {
 		if addr, ok := netip.AddrFromSlice(now.address()); ok {
 			g.name = netip.AddrPortFrom(addr.Unmap(), now.port())
+		}
+	}
+	if other := k.groups[cookieOf(current)]; other != nil { // of another process, which shares it
+		for _, c := range other.kept {
+			if c.netns == sock.netns || slices.ContainsFunc(g.kept, func(own companion) bool { return own.netns == c.netns }) {
+				k.release(c.fd)
+				closeFD(c.fd)
+			} else {
+				g.kept = append(g.kept, c)
+			}
 		}
 	}
 	k.groups[cookieOf(current)] = g

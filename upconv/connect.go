@@ -70,7 +70,7 @@ func (w *worker) connectAnywhere(c *call) outcome {
 		if !raced {
 			return out
 		}
-		e.note = ""
+		e.note, e.proto, e.decision = "", TCP, decision // it may have been a datagram socket
 	}
 	return answer(unix.EBADF) // which it is, now and then
 }
@@ -87,7 +87,13 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	seen := w.see(c)
 	if w.s.needs.udp {
 		if fd, is := w.sendsDatagrams(c, seen, route.Kind == Reject); is {
-			return w.datagram(c, e, family, sa, fd)
+			decision, fastOpen := e.decision, c.fastOpen
+			out, raced := w.datagram(c, e, family, sa, fd)
+			if route.Kind != Reject || raced || out.answered || out.later || out.wait != nil {
+				return out, raced
+			}
+			// It may be a stream by the time the kernel looks.
+			e.proto, e.decision, c.fastOpen = TCP, decision, fastOpen
 		}
 	}
 	if route.Kind == Reject {
@@ -327,7 +333,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		w.nudge(c, others, replacement)
 	}
 	if copied {
-		w.noteCopies(e)
+		w.noteCopies(e, aside)
 	}
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.

@@ -104,33 +104,40 @@ func (w *worker) alive() bool {
 // the places in epoll sets that these have, after those given, and the numbers.
 func (w *worker) replaceCopies(c *call, socket int, places []registration) (all []registration, numbers []int) {
 	ino := w.sight.Ino
-	numbers = fdsOf(c.tid, "socket:["+strconv.FormatUint(ino, 10)+"]")
+	link := "socket:[" + strconv.FormatUint(ino, 10) + "]"
+	numbers = fdsOf(c.tid, link)
 	if len(numbers) > 0 && !w.sighted && w.s.epolls.any.Load() { // else they are known already
 		places = append(places, w.registrationsByInode(c, ino, numbers)...)
 	}
 	for _, number := range numbers {
 		// It may have been closed meanwhile, and would be opened again.
-		if cloexec, still := w.copyYet(c, number); still {
+		if cloexec, still := w.copyYet(c, number, link, ino); still {
 			w.install(c, number, socket, cloexec)
 		}
 	}
 	return places, numbers
 }
 
-// copyYet reports whether a number of the target is open, and still the file that was seen, if that was.
-func (w *worker) copyYet(c *call, number int) (cloexec, still bool) {
+// copyYet reports whether a number of the target is open, and still the socket of which link and ino tell.
+func (w *worker) copyYet(c *call, number int, link string, ino uint64) (cloexec, still bool) {
 	if !w.sighted {
 		cloexec, errno := w.s.targets.closeOnExec(c.tid, number, w.scratch[:])
-		return cloexec, errno == 0
+		if errno != 0 {
+			return false, false
+		}
+		var buf [64]byte
+		n, err := unix.Readlink("/proc/"+strconv.Itoa(c.tid)+"/fd/"+strconv.Itoa(number), buf[:])
+		return cloexec, err == nil && string(buf[:n]) == link
 	}
 	var sight peek.Sight
 	errno := w.s.sights.Load().peeker.Look(c.tid, number, &sight)
-	return sight.CloseOnExec, errno == 0 && sight.File == w.sight.File
+	// What has been opened since may be in the same place.
+	return sight.CloseOnExec, errno == 0 && sight.File == w.sight.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
 }
 
-// noteCopies is for when the copies of the target have been replaced.
-func (w *worker) noteCopies(e *event) {
-	if w.alive() {
+// noteCopies is for when the copies of the target have been replaced. aside is whether upconv has one yet, and so nothing tells of others.
+func (w *worker) noteCopies(e *event, aside bool) {
+	if !aside && w.alive() {
 		e.add("another process has a copy of the socket from before it was connected, or is using it")
 	}
 	w.newWitnesses() // without its descriptor the socket cannot be taken out

@@ -237,6 +237,8 @@ static void race(const char *what, int ms) {
 		busy = socket(inet6 ? AF_INET : AF_INET6, SOCK_STREAM, 0);
 	else if (!strcmp(what, "unix"))
 		busy = socket(AF_UNIX, SOCK_STREAM, 0);
+	else if (!strcmp(what, "unix datagrams"))
+		busy = socket(AF_UNIX, SOCK_DGRAM, 0);
 	else if (!strcmp(what, "UDP"))
 		busy = socket(AF_INET, SOCK_DGRAM, 0);
 	else if (!strcmp(what, "file"))

@@ -1,0 +1,72 @@
+package upconv
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/peek"
+)
+
+// TestCopyYet puts another file under a number that was a socket's: that is no copy any more.
+func TestCopyYet(t *testing.T) {
+	for _, sees := range []bool{false, true} {
+		t.Run("sees="+strconv.FormatBool(sees), func(t *testing.T) {
+			s := &Supervisor{pid: os.Getpid()}
+			if sees {
+				peeker, err := peek.Open()
+				if errors.Is(err, unix.EPERM) && os.Getenv("UPCONV_TEST_ALL") == "" {
+					t.Skipf("needs CAP_BPF and CAP_PERFMON: %v", err)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(peeker.Close)
+				s.sights.Store(&sights{peeker: peeker})
+			}
+			var err error
+			if s.targets, err = newTargets(false, nil); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(s.targets.close)
+			w := &worker{s: s}
+			fd, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+			if errno != 0 {
+				t.Fatal(errno)
+			}
+			defer func() { closeFD(fd) }()
+			c := &call{tid: os.Getpid(), fd: fd}
+			if w.see(c) != sees {
+				t.Fatal("sighted:", w.sighted)
+			}
+			ino := inodeOf(fd)
+			link := "socket:[" + strconv.FormatUint(ino, 10) + "]"
+			if cloexec, still := w.copyYet(c, fd, link, ino); !cloexec || !still {
+				t.Errorf("of the socket itself: close-on-exec %v, still there %v", cloexec, still)
+			}
+			for _, other := range []func() int{
+				func() int {
+					other, _ := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+					return other
+				},
+				func() int {
+					other, _ := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+					return other
+				},
+			} {
+				closeFD(fd)
+				if fd = other(); fd != c.fd {
+					unix.Dup3(fd, c.fd, unix.O_CLOEXEC)
+					closeFD(fd)
+					fd = c.fd
+				}
+				if _, still := w.copyYet(c, fd, link, ino); still {
+					t.Error("another file is taken for it")
+				}
+			}
+		})
+	}
+}
