@@ -2,6 +2,7 @@ package peek
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"strings"
@@ -163,6 +164,34 @@ func signature(s Sight) [MaxCommon + MaxStream]byte {
 	return [MaxCommon + MaxStream]byte(append(s.Common[:], s.Stream[:]...))
 }
 
+// touches is what a program can do to a socket of either type, and what must show.
+func touches(others map[string]func(fd int) error) map[string]func(fd int) error {
+	all := map[string]func(fd int) error{
+		"SO_REUSEADDR": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) },
+		"SO_KEEPALIVE": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1) },
+		"SO_BROADCAST": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) },
+		"SO_RCVTIMEO": func(fd int) error {
+			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 9})
+		},
+		"SO_SNDTIMEO": func(fd int) error {
+			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 9})
+		},
+		"SO_SNDBUF":   func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 99999) },
+		"SO_RCVBUF":   func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 65536) },
+		"SO_RCVLOWAT": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, 5) },
+		"IP_RECVERR":  func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1) },
+		"bind, port": func(fd int) error {
+			return unix.Bind(fd, &unix.SockaddrInet4{})
+		},
+		"bind, address and port": func(fd int) error {
+			return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+		},
+		"shutdown": func(fd int) error { unix.Shutdown(fd, unix.SHUT_WR); return nil },
+	}
+	maps.Copy(all, others)
+	return all
+}
+
 // The signature changes with everything that the upconv package relies on it for.
 func TestSignature(t *testing.T) {
 	p := open(t)
@@ -170,21 +199,10 @@ func TestSignature(t *testing.T) {
 	if again := signature(look(t, p, socket(t, unix.AF_INET, unix.SOCK_STREAM))); again != fresh {
 		t.Fatalf("two untouched sockets differ:\n%v\n%v", fresh, again)
 	}
-	for name, touch := range map[string]func(fd int) error{
-		"SO_REUSEADDR": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) },
-		"SO_KEEPALIVE": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1) },
+	for name, touch := range touches(map[string]func(fd int) error{
 		"SO_LINGER": func(fd int) error {
 			return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
 		},
-		"SO_RCVTIMEO": func(fd int) error {
-			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 9})
-		},
-		"SO_SNDTIMEO": func(fd int) error {
-			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 9})
-		},
-		"SO_SNDBUF":    func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 99999) },
-		"SO_RCVBUF":    func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 65536) },
-		"SO_RCVLOWAT":  func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, 5) },
 		"TCP_NODELAY":  func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) },
 		"TCP_CORK":     func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_CORK, 1) },
 		"TCP_QUICKACK": func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUICKACK, 0) },
@@ -193,12 +211,8 @@ func TestSignature(t *testing.T) {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 7)
 		},
 		"TCP_KEEPCNT": func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3) },
-		"bind, port": func(fd int) error {
-			return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
-		},
-		"listen":   func(fd int) error { return unix.Listen(fd, 1) },
-		"shutdown": func(fd int) error { unix.Shutdown(fd, unix.SHUT_WR); return nil },
-	} {
+		"listen":      func(fd int) error { return unix.Listen(fd, 1) },
+	}) {
 		fd := socket(t, unix.AF_INET, unix.SOCK_STREAM)
 		if err := touch(fd); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -228,21 +242,8 @@ func TestSignatureOfDatagrams(t *testing.T) {
 		t.Fatalf("two untouched sockets differ:\n%v\n%v", fresh, again)
 	}
 	to := &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}}
-	for name, touch := range map[string]func(fd int) error{
-		"SO_REUSEADDR": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) },
-		"SO_REUSEPORT": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) },
-		"SO_BROADCAST": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) },
-		"SO_KEEPALIVE": func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1) },
-		"SO_RCVTIMEO": func(fd int) error {
-			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 9})
-		},
-		"SO_SNDTIMEO": func(fd int) error {
-			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 9})
-		},
-		"SO_SNDBUF":        func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 99999) },
-		"SO_RCVBUF":        func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 65536) },
-		"SO_RCVLOWAT":      func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, 5) },
-		"IP_RECVERR":       func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1) },
+	for name, touch := range touches(map[string]func(fd int) error{
+		"SO_REUSEPORT":     func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) },
 		"IP_TTL":           func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, 9) },
 		"IP_TOS":           func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS, 4) },
 		"UDP_CORK":         func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, 1, 1) },
@@ -251,16 +252,9 @@ func TestSignatureOfDatagrams(t *testing.T) {
 		"UDP_SEGMENT":      func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 1200) },
 		"UDP_SEGMENT 1024": func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 1024) },
 		"UDP_GRO":          func(fd int) error { return unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) },
-		"bind, port": func(fd int) error {
-			return unix.Bind(fd, &unix.SockaddrInet4{})
-		},
-		"bind, address and port": func(fd int) error {
-			return unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
-		},
-		"connect":  func(fd int) error { return unix.Connect(fd, to) },
-		"MSG_MORE": func(fd int) error { return unix.Sendto(fd, []byte("x"), unix.MSG_MORE, to) },
-		"shutdown": func(fd int) error { unix.Shutdown(fd, unix.SHUT_WR); return nil },
-	} {
+		"connect":          func(fd int) error { return unix.Connect(fd, to) },
+		"MSG_MORE":         func(fd int) error { return unix.Sendto(fd, []byte("x"), unix.MSG_MORE, to) },
+	}) {
 		fd := socket(t, unix.AF_INET, unix.SOCK_DGRAM)
 		if err := touch(fd); err != nil {
 			t.Errorf("%s: %v", name, err)
