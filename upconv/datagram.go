@@ -208,7 +208,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	}
 	origin := w.s.origin
 	switch {
-	case !c.sends && !isDatagramType(typeOf(old)):
+	case !c.sends && !known && !isDatagramType(typeOf(old)):
 		return carryOn, true // another file by now
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == Reject && !c.sends {
