@@ -830,6 +830,32 @@ func TestParentKilled(t *testing.T) {
 	eventually(t, "the supervisor's end", func() bool { return gone(f.supervisor) })
 }
 
+// TestParentKilledAtOnce has the command itself kill its front process, as early as it can.
+func TestParentKilledAtOnce(t *testing.T) {
+	l := newLab(t)
+	host, port, _ := strings.Cut(l.greet(), ":")
+	prog := staticC(t, "launch_orphan.c")
+	for range 20 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := l.under(prog, host, port)
+		cmd.Stdout = w
+		err = cmd.Start()
+		w.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, err := io.ReadAll(r)
+		r.Close()
+		cmd.Wait()
+		if err != nil || string(said) != greeting {
+			t.Fatalf("the descendant said %q, %v; want %q", said, err, greeting)
+		}
+	}
+}
+
 func TestParentSupervisorKilled(t *testing.T) {
 	l := newLab(t)
 	f := startFamily(t, l)

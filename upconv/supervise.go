@@ -22,10 +22,16 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// SupervisorMain is the life of the supervisor's process. It does not return.
+// SupervisorMain is the life of the supervisor's process. It does not return. It must be called by the main goroutine, which an
+// init function of the program must have locked to the main thread.
 func SupervisorMain() {
-	// The command dies with the thread that cloned it (PR_SET_PDEATHSIG), so this one must last.
+	// The command dies with the thread that cloned it, and this process with the front one as long as its main thread says so
+	// (PR_SET_PDEATHSIG).
 	runtime.LockOSThread()
+	if unix.Gettid() != os.Getpid() {
+		fmt.Fprintln(os.Stderr, "upconv: the supervisor is not in its main thread: call runtime.LockOSThread in an init function")
+		os.Exit(ExitFailed)
+	}
 	fd, err := strconv.Atoi(os.Args[2])
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "upconv: %s is not for use by hand\n", superviseArg)
@@ -46,7 +52,6 @@ func SupervisorMain() {
 		p.say.Encode(report{Failed: err.Error(), Status: statusOf(err)})
 		os.Exit(ExitFailed)
 	}
-	unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0) // from here on it has the command to look after
 	p.wait()
 }
 
@@ -252,6 +257,10 @@ func (p *process) launch(events *os.File) (err error) {
 	heard := make(chan struct{})
 	go p.listen(heard)
 	<-heard
+	// Nor does the supervisor die with the front process any more: listen ends the command, and its descendants are served.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
+		return failed(os.NewSyscallError("prctl PR_SET_PDEATHSIG", err))
+	}
 
 	// Go. The second byte says that the child has descriptors of its own; after it, its end of the
 	// pipe closes when the command is executed.

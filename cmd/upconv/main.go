@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
 	"github.com/upconv/upconv/upconv"
 )
+
+// Before main the goroutine is in the main thread; upconv.SupervisorMain needs it to stay there.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if upconv.IsSupervisor() {
