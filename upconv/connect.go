@@ -84,9 +84,10 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if route.Kind != Direct && route.Kind != Reject && !w.alone {
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
 	}
-	seen := w.see(c)
+	seen, is := w.see(c), false
 	if w.s.needs.udp {
-		if fd, is := w.sendsDatagrams(c, seen, route.Kind == Reject); is {
+		var fd int
+		if fd, is = w.sendsDatagrams(c, seen, route.Kind == Reject); is {
 			decision, fastOpen := e.decision, c.fastOpen
 			out, raced := w.datagram(c, e, family, sa, fd)
 			if route.Kind != Reject || raced || out.answered || out.later || out.wait != nil {
@@ -97,7 +98,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		}
 	}
 	if route.Kind == Reject {
-		return w.reject(c, e, family, seen, sa), false
+		return w.reject(c, e, family, seen, is, sa)
 	}
 	if seen && w.sight.File == 0 {
 		return carryOn, false // EBADF; or the thread is gone

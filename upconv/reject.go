@@ -28,28 +28,30 @@ const (
 // to be) upconv finds out from a copy of the descriptor.
 //
 // In a namespace that the target has gone to by itself it is refused, too.
-func (w *worker) reject(c *call, e *event, family int, seen bool, sa []byte) outcome {
+//
+// datagrams says that the socket has been found to be one for datagrams, but none that upconv does anything about. raced is as for route.
+func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa []byte) (out outcome, raced bool) {
 	if seen && w.sight.File == 0 {
-		return answer(unix.EBADF) // or the thread is gone, and nobody will read the answer
+		return answer(unix.EBADF), false // or the thread is gone, and nobody will read the answer
 	}
 	if seen && family == unix.AF_INET && w.idle(family) {
-		return w.refuse(e)
+		return w.refuse(e), false
 	}
 	fd, errno := w.s.targets.getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
 	case unix.EBADF, unix.ESRCH:
-		return answer(unix.EBADF)
+		return answer(unix.EBADF), false
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(e, "pidfd_getfd", errno)
+		return w.fail(e, "pidfd_getfd", errno), false
 	default: // EPERM: there is no telling what the kernel would say first
-		return w.refuse(e)
+		return w.refuse(e), false
 	}
 	w.done = append(w.done, fd)
 
 	var domain, kind, proto int32
 	if errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
-		return answer(errno) // ENOTSOCK; or EBADF, for O_PATH
+		return answer(errno), false // ENOTSOCK; or EBADF, for O_PATH
 	}
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4)
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4)
@@ -57,37 +59,39 @@ func (w *worker) reject(c *call, e *event, family int, seen bool, sa []byte) out
 	if w.s.needs.crosses() {
 		var now int
 		if now, crossed = w.hasPassport(fd); crossed && now == unix.AF_UNIX {
-			return answer(unix.EISCONN)
+			return answer(unix.EISCONN), false
 		} else if crossed {
 			made = w.crossing.pass.family
 		}
 	}
 	switch inet := domain == unix.AF_INET || domain == unix.AF_INET6; {
+	case inet && isDatagramType(int(kind)) && w.s.needs.udp && !datagrams:
+		return carryOn, true // meanwhile; and what goes for datagrams may be another thing
 	case c.fastOpen.on && !(inet && kind == unix.SOCK_STREAM), domain == afRDS, domain == afSMC:
-		return w.refuse(e)
-	case !inet, kind == unix.SOCK_DGRAM, kind == unix.SOCK_RAW:
-		// A rule is about TCP here. But the call is about this very file, whatever is under the number by now. It
+		return w.refuse(e), false
+	case !inet, isDatagramType(int(kind)):
+		// The rule is about TCP here. But the call is about this very file, whatever is under the number by now. It
 		// cannot take long: the first have no such addresses, and the others send nothing.
-		return answer(connect(fd, sa))
+		return answer(connect(fd, sa)), false
 	case proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP:
-		return w.refuse(e)
+		return w.refuse(e), false
 	}
 	if out, connects := w.wouldConnect(c, fd, int(domain)); !connects {
 		if crossed {
 			out.errno = inetErrno(out.errno)
 		}
-		return out
+		return out, false
 	}
 	var only int32
 	switch {
 	case made != family && made == unix.AF_INET6 && len(sa) < sizeofSockaddrIn6Min:
-		return answer(unix.EINVAL)
+		return answer(unix.EINVAL), false
 	case made != family:
-		return answer(unix.EAFNOSUPPORT)
+		return answer(unix.EAFNOSUPPORT), false
 	case made == unix.AF_INET6 && getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0:
-		return answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
+		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
 	}
-	return w.refuse(e)
+	return w.refuse(e), false
 }
 
 func (w *worker) refuse(e *event) outcome {
