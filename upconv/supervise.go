@@ -447,23 +447,24 @@ func (p *process) reap() int {
 			return ExitFailed // ECHILD: cannot be, the command is a child
 		}
 		if int(info.pid) == p.canary.pid && info.code == cldStopped {
-			unix.Wait4(p.canary.pid, nil, unix.WNOHANG|unix.WUNTRACED, nil)
+			consume(p.canary.pid, unix.WSTOPPED)
 			p.canary.wake()
 			continue
 		}
-		if int(info.pid) != p.command || info.code == cldTrapped {
-			// An orphan; or a thread that this process is about to let go again, see nudge.
-			unix.Wait4(int(info.pid), nil, unix.WNOHANG|unix.WUNTRACED|unix.WCONTINUED, nil)
+		if int(info.pid) != p.command { // an orphan; or a thread, as below
+			consume(int(info.pid), unix.WEXITED|unix.WSTOPPED|unix.WCONTINUED)
 			continue
 		}
 		switch info.code {
+		case cldTrapped: // which this process is about to let go again, see nudge
+			consume(p.command, unix.WSTOPPED)
 		case cldStopped:
-			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WUNTRACED, nil)
+			consume(p.command, unix.WSTOPPED)
 			p.absorb()
 			p.commandStopped.Store(true)
 			p.say.Encode(report{Stopped: int(info.status)})
 		case cldContinued:
-			unix.Wait4(p.command, nil, unix.WNOHANG|unix.WCONTINUED, nil)
+			consume(p.command, unix.WCONTINUED)
 			p.absorb()
 			p.commandStopped.Store(false)
 			if isStopped(p.order.Front) { // it was the command alone that somebody has continued
@@ -481,6 +482,12 @@ func (p *process) reap() int {
 			return ExitSignal + int(info.status)
 		}
 	}
+}
+
+// consume takes what waitid(2) has told of a child with WNOWAIT, if it is one of options and still so. wait4(2) would take its
+// death too, should it have been continued and have died since.
+func consume(pid, options int) {
+	unix.Waitid(unix.P_PID, pid, nil, options|unix.WNOHANG, nil)
 }
 
 // siginfo is siginfo_t of a child, sigaction(2), on 64-bit Linux.
