@@ -710,6 +710,31 @@ func TestParentJobControl(t *testing.T) {
 			j.expect(got(unix.SIGCONT))
 		}
 	})
+	t.Run("the command is stopped for a moment", func(t *testing.T) {
+		t.Parallel()
+		j := start(t, run+prog+" count")
+		for range 3 {
+			unix.Kill(j.command, unix.SIGSTOP)
+			stopped(t, j.command)
+			unix.Kill(j.command, unix.SIGCONT)
+			// What is passed on is so until well after the moment when upconv stops as well, if it does.
+			for until := time.Now().Add(150 * time.Millisecond); time.Now().Before(until); {
+				unix.Kill(j.front, unix.SIGUSR2)
+				j.expect(got(unix.SIGUSR2))
+			}
+		}
+	})
+	t.Run("the stopped command is killed by others", func(t *testing.T) {
+		t.Parallel()
+		j := start(t, run+prog+" count")
+		unix.Kill(j.command, unix.SIGSTOP)
+		stopped(t, j.front, j.command)
+		j.expect("Stopped")
+		unix.Kill(j.command, unix.SIGKILL)
+		eventually(t, "upconv's end", func() bool { return gone(j.front) })
+		j.typed("wait %1; echo end $?\n")
+		j.expect("end 137")
+	})
 	t.Run("stopped job is killed", func(t *testing.T) {
 		t.Parallel()
 		j := start(t, run+prog+" count default 20 default 15")

@@ -264,8 +264,12 @@ type (
 		Inherited []int
 		Reserved  int
 	}
-	// passed tells the supervisor that this process was sent a signal; 0 says that it has heard Started.
-	passed struct{ Signal int }
+	// passed tells the supervisor that this process was sent a signal, or that it has been continued from a stop; neither says that
+	// it has heard Started.
+	passed struct {
+		Signal  int
+		Resumed bool
+	}
 	// report is what the supervisor says. One field is set.
 	report struct {
 		Failed  string // with Status: the command did not run
@@ -380,6 +384,7 @@ func (f *front) run() (status int, err error) {
 		case m.Stopped != 0:
 			time.Sleep(settled) // what else was sent to the group is to be told of first
 			stopSelf(unix.Signal(m.Stopped))
+			f.say.Encode(passed{Resumed: true})
 		case m.Ended:
 			if m.Last {
 				// Nothing is left of the command: then nothing of upconv shall be when this returns.
@@ -447,7 +452,7 @@ func (f *front) pass() {
 		case unix.SIGCONT:
 			unix.Kill(f.supervisor, sig) // it may have been stopped too
 		}
-		if f.say.Encode(passed{int(sig)}) != nil {
+		if f.say.Encode(passed{Signal: int(sig)}) != nil {
 			return
 		}
 	}

@@ -74,6 +74,8 @@ type process struct {
 
 	groupStopped   time.Time // when the group was last sent a stop signal
 	commandStopped atomic.Bool
+	stops          atomic.Int32 // of the command that the front process has been told of and has not been continued from
+	rousing        sync.Mutex
 	swallow        atomic.Int32 // SIGCONTs to the front process that are this process's own
 }
 
@@ -462,25 +464,38 @@ func (p *process) reap() int {
 			consume(p.command, unix.WSTOPPED)
 			p.absorb()
 			p.commandStopped.Store(true)
+			p.stops.Add(1)
 			p.say.Encode(report{Stopped: int(info.status)})
 		case cldContinued:
 			consume(p.command, unix.WCONTINUED)
 			p.absorb()
 			p.commandStopped.Store(false)
-			if isStopped(p.order.Front) { // it was the command alone that somebody has continued
-				p.swallow.Add(1)
-				unix.Kill(p.order.Front, unix.SIGCONT)
-			}
+			go p.rouse() // it may have been the command alone that somebody has continued
 		default:
 			p.mu.Lock()
 			p.reaped = true
 			unix.Wait4(p.command, nil, 0, nil)
 			p.mu.Unlock()
+			p.commandStopped.Store(false)
+			p.rouse() // it has died from being stopped
 			if info.code == cldExited {
 				return int(info.status)
 			}
 			return ExitSignal + int(info.status)
 		}
+	}
+}
+
+// rouse continues the front process if it has stopped, or is about to, because the command had, which is not stopped any more.
+func (p *process) rouse() {
+	p.rousing.Lock()
+	defer p.rousing.Unlock()
+	for p.stops.Load() > 0 && !p.commandStopped.Load() {
+		if isStopped(p.order.Front) {
+			p.swallow.Add(1)
+			unix.Kill(p.order.Front, unix.SIGCONT)
+		}
+		time.Sleep(sampling)
 	}
 }
 
@@ -516,8 +531,13 @@ func (p *process) listen(heard chan<- struct{}) {
 	for {
 		var m passed
 		if err := p.hear.Decode(&m); err != nil {
+			p.stops.Store(0)
 			p.kill(unix.SIGKILL)
 			return
+		}
+		if m.Resumed {
+			p.stops.Add(-1)
+			continue
 		}
 		if m.Signal == 0 {
 			once.Do(func() { close(heard) })
