@@ -40,6 +40,8 @@ const (
 //
 // Where sockets are replaced by those of another address family, the calls that would tell are stopped too: those for the
 // names of sockets, and getsockopt(2) and setsockopt(2) for some options.
+//
+// It is the filter of [SwapAtConnect].
 func Filter(p *Policy, udp UDPMode) seccompx.Filter { return filter(p.needs(udp)) }
 
 func filter(n needs) seccompx.Filter {
