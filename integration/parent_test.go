@@ -684,7 +684,11 @@ func TestParentJobControl(t *testing.T) {
 			if n := j.tally()[int(unix.SIGCONT)]; n != round {
 				t.Errorf("round %d: SIGCONT came %d times", round, n)
 			}
-			j.typed("until jobs | grep Running; do :; done; fg\n") // bash would continue one that it takes for stopped
+			// bash would continue one that it takes for stopped. fg writes what it brings to the foreground, too.
+			j.typed("until jobs | grep Running; do :; done; fg\n")
+			j.expect("Running")
+			j.expect("count default 20")
+			j.expect("count default 20")
 		}
 	})
 	t.Run("the command is stopped", func(t *testing.T) {
