@@ -14,13 +14,15 @@ func benchUDP(b *testing.B, rounds int) []figure {
 		mapped                              = "2001:db8:64::cb00:710a" // serverAddr under nat64Prefix
 	)
 	exe := compileC(b, "bench_udp.c", "gcc", "-O2", "-pthread")
+	bare := compileC(b, "bench_bare.c", "gcc", "-O2", "-pthread")
 	for _, server := range [][]string{{"sink", serverAddr, sink}, {"hole", serverAddr, hole}, {"echo", serverAddr, echoing}, {"dns", serverAddr, "53"}, {"tcp-sink", serverAddr, tcp}} {
 		serveUntilEnd(b, n.serverName, exe, server...)
 	}
 	acceptAndClose(b, n.lab, n.serverName, "tcp", serverAddr, accepting)
-	native := func(args ...string) func() *exec.Cmd {
-		return func() *exec.Cmd { return n.in(n.egress, append([]string{exe}, args...)...) }
+	inEgress := func(args ...string) func() *exec.Cmd {
+		return func() *exec.Cmd { return n.in(n.egress, args...) }
 	}
+	native := func(args ...string) func() *exec.Cmd { return inEgress(append([]string{exe}, args...)...) }
 	under := func(via string, flags []string, args ...string) func() *exec.Cmd {
 		flags = append([]string{"run", "--netns", n.origin, "--via", via}, flags...)
 		return func() *exec.Cmd {
@@ -79,9 +81,14 @@ func benchUDP(b *testing.B, rounds int) []figure {
 	all = alternate(b, rounds,
 		native("tcp", serverAddr, tcp, "60000"),
 		under(netns, nil, "tcp", serverAddr, tcp, "60000"),
-		under(netns, connectedOnly, "tcp", serverAddr, tcp, "60000"))
+		under(netns, connectedOnly, "tcp", serverAddr, tcp, "60000"),
+		inEgress(bare, "sendmsg", "0", exe, "tcp", serverAddr, tcp, "60000"))
 	value, ours, theirs = rate(all[1], all[0])
 	add(figure{What: "TCP by sendmsg of 16 KiB, rate (us each)", Unit: "x", Bound: 0.85, AtLeast: true}, value, ours, theirs)
+	value, ours, theirs = rate(all[3], all[0])
+	add(figure{What: "the same, each call stopped and let go on by plain C", Unit: "x", AtLeast: true}, value, ours, theirs)
+	value, ours, theirs = rate(all[1], all[3])
+	add(figure{What: "the same, against that", Unit: "x", AtLeast: true}, value, ours, theirs)
 	value, ours, theirs = rate(all[2], all[0])
 	add(figure{What: "the same, --udp connected", Unit: "x", Bound: 0.97, AtLeast: true}, value, ours, theirs)
 
@@ -97,9 +104,16 @@ func benchUDP(b *testing.B, rounds int) []figure {
 	receivers := func(count string) func() *exec.Cmd {
 		return under(nat64, nil, "receivers", count, serverAddr, sink, accepting, "1000")
 	}
-	all = alternate(b, rounds, receivers("0"), receivers("1000"))
+	held := func(count string) func() *exec.Cmd {
+		return inEgress(bare, "connect", count, exe, "receivers", "0", serverAddr, sink, accepting, "1000")
+	}
+	all = alternate(b, rounds, receivers("0"), receivers("1000"), held("0"), held("1000"))
 	value, ours, theirs = over(all[1], all[0], p50, ratio)
 	add(figure{What: "nat64 connect p50, 1000 receivers blocked, over none", Unit: "x", Bound: 1.2}, value, ours, theirs)
+	value, ours, theirs = over(all[1], all[0], p50, difference)
+	add(figure{What: "the same, added (us)", Unit: "us", AtLeast: true}, value, ours, theirs)
+	value, ours, theirs = over(all[3], all[2], p50, difference)
+	add(figure{What: "what the kernel's search of 1000 stopped calls adds to a connect (us)", Unit: "us", AtLeast: true}, value, ours, theirs)
 	return figures
 }
 
