@@ -153,11 +153,6 @@ func (w *worker) socketCall(c *call) outcome {
 		return carryOn
 	}
 	w.done = append(w.done, fd)
-	if kind == unix.SOCK_STREAM {
-		w.used = unix.AF_INET
-	} else {
-		w.usedDatagram = true
-	}
 	if uid != w.s.uid || gid != w.s.gid {
 		unix.RawSyscall(unix.SYS_FCHOWN, uintptr(fd), uintptr(uid), uintptr(gid))
 	}
@@ -368,24 +363,6 @@ func (w *worker) guard(c *call) outcome {
 	errno := connect(fd, sa)
 	w.closeNow(fd)
 	return answer(errno)
-}
-
-// refillDatagrams makes datagram sockets of home in advance.
-func (w *worker) refillDatagrams() {
-	if !w.usedDatagram {
-		return
-	}
-	w.usedDatagram = false
-	if len(w.sparesUDP) > 0 {
-		return
-	}
-	for range maxSpares {
-		fd, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
-		if errno != 0 {
-			break
-		}
-		w.sparesUDP = append(w.sparesUDP, fd)
-	}
 }
 
 // inNamespace reports whether a thread is in the network namespace with an inode number, and whose the sockets are that it

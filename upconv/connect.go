@@ -245,14 +245,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
 	}
 	w.done = append(w.done, replacement)
-	w.used = 0
-	if sock.kind == unix.SOCK_STREAM {
-		w.used = sock.domain
-	}
 	if x != nil {
-		if w.used != 0 {
-			w.used = x.family()
-		}
+		w.usedUnix = sock.kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
 		if errno := w.carryAcross(e, from, replacement, sock, x); errno != 0 {
 			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
 		}

@@ -163,10 +163,7 @@ func (w *worker) socket(e *egress, domain, kind, proto int) (int, unix.Errno) {
 
 func (w *worker) trySocket(e *egress, domain, kind, proto int) (int, unix.Errno) {
 	if e == w.home {
-		if spares := w.spares(domain, proto); spares != nil && len(*spares) > 0 {
-			last := len(*spares) - 1
-			fd := (*spares)[last]
-			*spares = (*spares)[:last]
+		if fd, ok := w.spares.take(domain, proto); ok {
 			return fd, 0
 		}
 		return newSocket(domain, kind, proto)
@@ -195,17 +192,64 @@ func newSocket(domain, kind, proto int) (int, unix.Errno) {
 // until it is a signal can interrupt a call that natively none does.
 const maxSpares = 4
 
-// spares returns where the worker keeps sockets of this kind ready, or nil if it does not.
-func (w *worker) spares(domain, proto int) *[]int {
-	switch {
-	case proto == unix.IPPROTO_UDP && domain == unix.AF_INET:
-		return &w.sparesUDP
-	case proto != unix.IPPROTO_TCP:
-		return nil
-	case domain == unix.AF_INET:
-		return &w.spares4
+// spares are sockets of home that are ready for use, of the kinds that are used most.
+type spares [4]struct {
+	fds  []int
+	used bool // one was wanted since they were last refilled
+}
+
+// spareKinds is what they are. Their protocols and families tell them apart.
+var spareKinds = [len(spares{})]struct{ domain, kind, proto int }{
+	{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP},
+	{unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP},
+	{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP},
+	{unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_UDP},
+}
+
+// take returns one that is the caller's then. ok is false where there is none.
+func (s *spares) take(domain, proto int) (fd int, ok bool) {
+	for i := range s {
+		if k := &spareKinds[i]; k.proto != proto || k.domain != domain {
+			continue
+		}
+		s[i].used = true
+		last := len(s[i].fds) - 1
+		if last < 0 {
+			return -1, false
+		}
+		fd, s[i].fds = s[i].fds[last], s[i].fds[:last]
+		return fd, true
 	}
-	return &w.spares6
+	return -1, false
+}
+
+// refill makes more of the kinds that have run out. The thread must live in home.
+func (s *spares) refill() {
+	for i := range s {
+		if !s[i].used {
+			continue
+		}
+		s[i].used = false
+		if len(s[i].fds) > 0 {
+			continue
+		}
+		for range maxSpares {
+			fd, errno := newSocket(spareKinds[i].domain, spareKinds[i].kind, spareKinds[i].proto)
+			if errno != 0 {
+				break
+			}
+			s[i].fds = append(s[i].fds, fd)
+		}
+	}
+}
+
+// close closes all of them.
+func (s *spares) close() {
+	for i := range s {
+		for _, fd := range s[i].fds {
+			closeFD(fd)
+		}
+	}
 }
 
 // tidy does what need not be done while the target waits: it closes the sockets of the last swap and
@@ -216,24 +260,11 @@ func (w *worker) tidy() {
 	}
 	w.done = w.done[:0]
 	w.unpin()
-	w.refillDatagrams()
-	if w.used == unix.AF_UNIX {
+	w.spares.refill()
+	if w.usedUnix {
 		w.unixSpares.refill(w, &w.crossing.pass)
-		w.used = 0
+		w.usedUnix = false
 	}
-	if w.used == 0 {
-		return
-	}
-	if spares := w.spares(w.used, unix.IPPROTO_TCP); len(*spares) == 0 {
-		for range maxSpares {
-			fd, errno := newSocket(w.used, unix.SOCK_STREAM, unix.IPPROTO_TCP)
-			if errno != 0 {
-				break
-			}
-			*spares = append(*spares, fd)
-		}
-	}
-	w.used = 0
 }
 
 // closeNow closes one of the descriptors that tidy would close.

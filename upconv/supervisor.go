@@ -209,13 +209,11 @@ type worker struct {
 	receive *receiveBuffers // nil: not needed yet
 	reading reception
 
-	done             []int // sockets to close when the target has its answer
-	used             int   // the address family of the socket that was used, 0 for none
-	usedDatagram     bool  // a datagram socket of home was used
-	spares4, spares6 []int // sockets of home that are ready for use
-	sparesUDP        []int // AF_INET ones for datagrams, see atsocket.go
-	unixSpares       unixSpares
-	witnesses        int // an epoll set of its own, see witness; -1: none
+	done       []int // sockets to close when the target has its answer
+	spares     spares
+	unixSpares unixSpares
+	usedUnix   bool // a Unix socket was used
+	witnesses  int  // an epoll set of its own, see witness; -1: none
 
 	crossing crossing
 
@@ -296,7 +294,8 @@ func (w *worker) settleIn() error {
 
 // end closes what the worker has.
 func (w *worker) end() {
-	for _, fd := range slices.Concat(w.done, w.spares4, w.spares6, w.sparesUDP, w.unixSpares.fds, []int{w.witnesses}) {
+	w.spares.close()
+	for _, fd := range slices.Concat(w.done, w.unixSpares.fds, []int{w.witnesses}) {
 		if fd >= 0 {
 			closeFD(fd)
 		}
