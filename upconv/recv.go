@@ -115,7 +115,6 @@ type receiveBuffers struct {
 const (
 	// maxDatagram is more than any UDP or ICMP datagram has, or several that UDP_GRO has joined.
 	maxDatagram = 64 << 10
-	maxVector   = 1024       // UIO_MAXIOV
 	maxTransfer = 0x7ffff000 // MAX_RW_COUNT
 )
 
@@ -246,26 +245,21 @@ const msghdrRead = 48
 
 // decodeHeader takes what is in a struct msghdr: __copy_msghdr.
 func (m *message) decodeHeader(c *call, at uint64, raw []byte) unix.Errno {
-	word := 8
-	if c.compat {
-		word = 4
-	}
-	get := func(i int) uint64 { return targetWord(raw, i, c.compat) }
-	*m = message{at: at, name: get(0), nameLen: int32(binary.NativeEndian.Uint32(raw[word:])), control: get(4), controlLen: get(5), vectorAt: get(2)}
+	h := c.msghdr(raw)
+	*m = message{at: at, name: h.name, nameLen: h.nameLen, control: h.control, controlLen: h.controlLen, vectorAt: h.iovecs}
 	if m.name != 0 && m.nameLen < 0 {
 		return unix.EINVAL
 	}
-	count := get(3)
-	if count > maxVector {
+	if h.count > maxIovecs {
 		return unix.EMSGSIZE
 	}
-	m.vectorCount = int(count)
+	m.vectorCount = int(h.count)
 	return 0
 }
 
 // readVector reads its array of struct iovec.
 func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
-	size := vectorSize(m.vectorCount, c.compat)
+	size := m.vectorCount * c.iovecSize()
 	if len(b.raw) < size {
 		b.raw = make([]byte, max(size, 256))
 	}
@@ -275,20 +269,12 @@ func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
 	return m.decodeVector(c, b, b.raw)
 }
 
-// vectorSize returns the size of an array of struct iovec.
-func vectorSize(count int, compat bool) int {
-	if compat {
-		return 8 * count
-	}
-	return 16 * count
-}
-
 // decodeVector takes what is in the array of struct iovec: import_iovec.
 func (m *message) decodeVector(c *call, b *receiveBuffers, raw []byte) unix.Errno {
 	m.vector, m.room = b.vector[:0], 0
 	for i := range m.vectorCount {
-		base, length := targetWord(raw, 2*i, c.compat), targetWord(raw, 2*i+1, c.compat)
-		if c.compat && int32(length) < 0 || int64(length) < 0 {
+		base, length := c.iovec(raw, i)
+		if c.negative(length) {
 			return unix.EINVAL
 		}
 		length = min(length, uint64(maxTransfer-m.room))
@@ -302,18 +288,10 @@ func (m *message) decodeVector(c *call, b *receiveBuffers, raw []byte) unix.Errn
 	return 0
 }
 
-// targetWord returns the i-th of the target's longs or pointers.
-func targetWord(raw []byte, i int, compat bool) uint64 {
-	if compat {
-		return uint64(binary.NativeEndian.Uint32(raw[4*i:]))
-	}
-	return binary.NativeEndian.Uint64(raw[8*i:])
-}
-
 // ahead is what recvmmsg(2) has read of the messages that come next: at once, where that goes.
 type ahead struct {
 	first, count uint64 // which
-	headers      [64 * readAhead]byte
+	headers      [(sizeofMsghdr + 8) * readAhead]byte
 	vectors      []byte
 	at           [readAhead]int // where the vector of each is; -1: it has not been read
 }
@@ -325,10 +303,7 @@ const (
 
 // parse reads the message that is next, for recvmmsg(2).
 func (r *reception) parse(b *receiveBuffers) unix.Errno {
-	size := uint64(64) // struct mmsghdr
-	if r.c.compat {
-		size = 32
-	}
+	size := uint64(r.c.mmsghdrSize())
 	a := &b.ahead
 	if r.done < a.first || r.done >= a.first+a.count {
 		r.readAhead(b, size)
@@ -367,7 +342,7 @@ func (r *reception) readAhead(b *receiveBuffers, size uint64) {
 		if m.decodeHeader(&r.c, 0, a.headers[i*size:(i+1)*size]) != 0 || m.vectorCount > vectorReadAhead || m.vectorCount == 0 {
 			continue
 		}
-		length := vectorSize(m.vectorCount, r.c.compat)
+		length := m.vectorCount * r.c.iovecSize()
 		where[n] = unix.RemoteIovec{Base: uintptr(m.vectorAt), Len: length}
 		n++
 		a.at[i] = total
@@ -752,7 +727,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 		}
 	}
 	const others = 64
-	if len(b.remote) > maxVector-others {
+	if len(b.remote) > maxIovecs-others {
 		if transfer(tid, data, nil, b.remote) != len(data) {
 			return unix.EFAULT
 		}
@@ -764,10 +739,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 			b.rest = append(b.rest, bytes...)
 		}
 	}
-	word := uint64(8)
-	if r.c.compat {
-		word = 4
-	}
+	word := uint64(r.c.wordSize())
 	var nameErrno unix.Errno
 	if r.kind != receivesFrom {
 		at := m.control
@@ -862,11 +834,8 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	if r.kind == receivesFrom {
 		return 0
 	}
-	word := uint64(8)
+	word := uint64(r.c.wordSize())
 	var value [8]byte
-	if r.c.compat {
-		word = 4
-	}
 	binary.NativeEndian.PutUint32(value[:], came.flags|b.out.flag())
 	if !put(m.at+6*word, value[:4]) {
 		return unix.EFAULT

@@ -59,14 +59,11 @@ type mmsghdr struct {
 }
 
 const (
-	maxBatch     = 64
-	maxIovecs    = 1024                            // UIO_MAXIOV, linux/uio.h
-	maxControl   = 1 << 16                         // far more than net.core.optmem_max usually lets pass
-	maxLength    = 0xffff                          // what fits into the length of a packet
-	maxPayload4  = 0xffff - ipv4Header - udpHeader // IPv6 would take more
-	maxTogether  = 1 << 20                         // of payload, read at once
-	sizeofMsghdr = 56                              // struct msghdr of user space
-	compatMsghdr = 28                              // and that of i386
+	maxBatch    = 64
+	maxControl  = 1 << 16                         // far more than net.core.optmem_max usually lets pass
+	maxLength   = 0xffff                          // what fits into the length of a packet
+	maxPayload4 = 0xffff - ipv4Header - udpHeader // IPv6 would take more
+	maxTogether = 1 << 20                         // of payload, read at once
 )
 
 // The first argument of socketcall(2) for sends: linux/net.h.
@@ -158,22 +155,7 @@ func (w *worker) sendmsg(c *call) outcome {
 // sendmmsg handles a stopped sendmmsg(2).
 func (w *worker) sendmmsg(c *call) outcome {
 	c.name = "sendmmsg"
-	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), maxIovecs)), c.headerSize()+c.wordSize())
-}
-
-// wordSize and headerSize are the sizes of a long and of a struct msghdr in the target.
-func (c *call) wordSize() int {
-	if c.compat {
-		return 4
-	}
-	return 8
-}
-
-func (c *call) headerSize() int {
-	if c.compat {
-		return compatMsghdr
-	}
-	return sizeofMsghdr
+	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), maxIovecs)), c.mmsghdrSize())
 }
 
 // sendMessages handles a send of count messages, whose headers are stride bytes from each other. A stride of 0
@@ -212,117 +194,133 @@ func (w *worker) sendMessages(c *call, flags uint32, count, stride int) outcome 
 func (w *worker) readMessages(c *call, n, stride int) outcome {
 	o := &w.out
 	o.messages = nil
-	hsize, word := c.headerSize(), c.wordSize()
+	n, total, out := w.readHeaders(c, n, stride)
+	if n == 0 {
+		return out
+	}
+	if n, out = w.readNames(c, n, total); n == 0 {
+		return out
+	}
+	o.messages = o.all[:n]
+	out, done := w.notElsewhere(c)
+	o.messages = nil
+	if done {
+		return out
+	}
+	n, out = w.readPayloads(c, n)
+	o.messages = o.all[:n]
+	return out
+}
+
+// readHeaders reads up to n struct msghdr, and puts what they lead to into o.vectors: total bytes of names, vectors and control
+// messages. If it returns n as 0, out is what becomes of the call.
+func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outcome) {
+	o := &w.out
+	hsize := c.msghdrSize()
 	at := c.args[1] + uint64(o.sent*stride)
 	size := (n-1)*stride + hsize
 	raw, errno := o.readAround(c.tid, o.room(size+2*reach), uintptr(at), size)
 	switch {
 	case errno != 0 || len(raw) < hsize:
-		return w.unreadable(c, errno)
+		return 0, 0, w.unreadable(c, errno)
 	case len(raw) < size:
 		n = (len(raw)-hsize)/stride + 1
 	}
-	get := func(from []byte) uint64 {
-		if c.compat {
-			return uint64(binary.NativeEndian.Uint32(from))
-		}
-		return binary.NativeEndian.Uint64(from)
-	}
-
-	// What the headers lead to: names, vectors, control messages.
 	o.vectors = o.vectors[:0]
-	total, iovecs := 0, 0
 	add := func(at uint64, length int) {
 		if length > 0 {
 			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(at), Len: length})
 			total += length
 		}
 	}
-	named := false
+	named, iovecs := false, 0
 	for i := range n {
-		h := raw[i*stride:]
+		h := c.msghdr(raw[i*stride:])
 		m, p := &o.all[i], &o.parts[i]
 		*m = parcel{}
 		if stride > 0 {
 			m.result = at + uint64(i*stride+hsize)
 		}
-		name, control := get(h), get(h[4*word:])
-		p.name = int(int32(binary.NativeEndian.Uint32(h[word:])))
-		count, length := get(h[3*word:]), get(h[5*word:])
-		if name == 0 {
-			p.name = 0
+		if p.name = 0; h.name != 0 {
+			p.name = min(int(h.nameLen), sizeofSockaddrStorage)
 		}
-		p.name = min(p.name, sizeofSockaddrStorage)
-		if p.name < 0 || count > maxIovecs || length > maxControl || iovecs+int(count) > maxIovecs {
+		if p.name < 0 || h.count > maxIovecs || h.controlLen > maxControl || iovecs+int(h.count) > maxIovecs {
 			if i > 0 {
 				n = i // as far as that; then it is the first
 				break
 			}
 			if !w.s.moved.Load() {
-				return carryOn
+				return 0, 0, carryOn
 			}
 			if stream, out := w.isStream(c); stream {
-				return out
+				return 0, 0, out
 			}
 			switch {
 			case p.name < 0:
-				return answer(unix.EINVAL)
-			case count > maxIovecs:
-				return answer(unix.EMSGSIZE)
+				return 0, 0, answer(unix.EINVAL)
+			case h.count > maxIovecs:
+				return 0, 0, answer(unix.EMSGSIZE)
 			}
-			return answer(unix.ENOBUFS)
+			return 0, 0, answer(unix.ENOBUFS)
 		}
-		p.iovecs, p.control = int(count), int(length)
+		p.iovecs, p.control = int(h.count), int(h.controlLen)
 		iovecs += p.iovecs
 		named = named || p.name >= sizeofSockaddrIn
-		add(name, p.name)
-		add(get(h[2*word:]), 2*word*p.iovecs)
-		add(control, p.control)
+		add(h.name, p.name)
+		add(h.iovecs, p.iovecs*c.iovecSize())
+		add(h.control, p.control)
 	}
-	if !named && !w.s.moved.Load() {
-		return carryOn
-	}
-	if w.s.moved.Load() && !named {
+	if !named {
+		if !w.s.moved.Load() {
+			return 0, 0, carryOn
+		}
 		if stream, out := w.isStream(c); stream {
-			return out
+			return 0, 0, out
 		}
 	}
+	return n, total, out
+}
+
+// readNames reads what the headers of n messages lead to. It returns how many it could be read for; if for none, out is what becomes
+// of the call.
+func (w *worker) readNames(c *call, n, total int) (read int, out outcome) {
+	o := &w.out
 	more := o.roomFor(&o.more, total)
 	got, errno := o.gatherAround(c.tid, more, o.vectors)
 	if errno != 0 && total > 0 {
-		return w.unreadable(c, errno)
+		return 0, w.unreadable(c, errno)
+	}
+	take := func(length int) (part []byte) {
+		part, more = more[:length], more[length:]
+		return part
 	}
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
-		if p.name+2*word*p.iovecs+p.control > got {
+		vectors := p.iovecs * c.iovecSize()
+		if got -= p.name + vectors + p.control; got < 0 {
 			n = i
 			break
 		}
-		got -= p.name + 2*word*p.iovecs + p.control
-		m.name, more = more[:p.name], more[p.name:]
-		p.vectors, more = more[:2*word*p.iovecs], more[2*word*p.iovecs:]
-		m.control, more = more[:p.control], more[p.control:]
+		m.name, p.vectors, m.control = take(p.name), take(vectors), take(p.control)
 	}
 	if n == 0 {
-		return w.unreadable(c, unix.EFAULT)
+		return 0, w.unreadable(c, unix.EFAULT)
 	}
-	o.messages = o.all[:n]
-	if out, done := w.notElsewhere(c); done {
-		o.messages = nil
-		return out
-	}
+	return n, out
+}
 
-	// What is to be sent.
-	o.messages = nil
+// readPayloads reads what n messages send, and returns as readNames does.
+func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
+	o := &w.out
 	o.vectors = o.vectors[:0]
-	total = 0
+	total, size := 0, c.iovecSize()
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
 		p.payload = 0
-		for v := p.vectors; len(v) > 0; v = v[2*word:] {
-			length := get(v[word:])
-			if length >= 1<<(8*word-1) && i == 0 { // a negative ssize_t: import_iovec in lib/iov_iter.c
-				return answer(unix.EINVAL)
+		for v := p.vectors; len(v) > 0; v = v[size:] {
+			_, length := c.iovec(v, 0)
+			if c.negative(length) && i == 0 {
+				return 0, answer(unix.EINVAL)
 			}
 			p.payload += int(min(length, maxLength+1))
 		}
@@ -334,26 +332,25 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 			break
 		}
 		total += p.payload
-		for v := p.vectors; len(v) > 0; v = v[2*word:] {
-			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(get(v)), Len: int(get(v[word:]))})
+		for v := p.vectors; len(v) > 0; v = v[size:] {
+			base, length := c.iovec(v, 0)
+			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(base), Len: int(length)})
 		}
 	}
 	payload := o.room(total)
-	got, errno = o.gather(c.tid, payload, o.vectors)
+	got, errno := o.gather(c.tid, payload, o.vectors)
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
-		if p.payload > got {
+		if got -= p.payload; got < 0 {
 			n = i
 			break
 		}
-		got -= p.payload
 		m.payload, payload = payload[:p.payload], payload[p.payload:]
 	}
-	o.messages = o.all[:n]
 	if n == 0 {
-		return w.badData(c, errno)
+		return 0, w.badData(c, errno)
 	}
-	return carryOn
+	return n, out
 }
 
 // meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and some of those have been moved.
