@@ -169,10 +169,8 @@ func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 		if fds[0].Revents != 0 {
 			time.Sleep(sampling) // TCP_FASTOPEN_CONNECT: it will not connect before something is sent
 		}
-		if errno := watch.look(w.s, c); errno == unix.EINTR || errno != 0 && timeout == 0 {
+		if errno := watch.look(w.s, c, timeout != 0); errno != 0 {
 			return errno
-		} else if errno != 0 {
-			return unix.EINTR // signal(7): with a timeout set, never restarted
 		}
 		if timeout != 0 && time.Since(c.since) >= timeout {
 			return unix.EALREADY

@@ -835,7 +835,7 @@ func (w *worker) waitToSend(c *call, fd int, onUnix bool) unix.Errno {
 		} else if n, _ := unix.Poll(fds, int(sampling/time.Millisecond)); n > 0 {
 			return 0
 		}
-		switch errno := w.watch.look(w.s, c); {
+		switch errno := w.watch.look(w.s, c, false); {
 		case errno != 0:
 			return errno
 		case time.Now().After(w.sendDeadline):

@@ -6,8 +6,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/upconv/upconv/seccompx"
 )
 
 // unixPath is a struct sockaddr_un.
@@ -129,10 +127,7 @@ func (w *worker) waitForRoom(c *call, fd int, x *crossing, timeout time.Duration
 		if errno != unix.EAGAIN && errno != unix.EINTR {
 			return errno
 		}
-		if errno := watch.look(w.s, c); errno != 0 {
-			if timeout != 0 && errno == seccompx.ERestartSys {
-				errno = unix.EINTR // signal(7): with a timeout set, never restarted
-			}
+		if errno := watch.look(w.s, c, timeout != 0); errno != 0 {
 			return errno
 		}
 		if timeout != 0 && time.Since(began) >= timeout {
