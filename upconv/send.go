@@ -591,91 +591,27 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another family.
 func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	o := &w.out
-	if m := &o.messages[0]; m.tooLong || x != nil && len(m.payload) > maxPayload4 {
-		return answer(unix.EMSGSIZE)
-	}
-	if x != nil && o.flags&unix.MSG_OOB != 0 {
-		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
-	}
-	if x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0 {
-		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
-	}
 	onUnix := x != nil && x.family() == unix.AF_UNIX
-	from := 0
-	if x != nil && !onUnix && !x.mapped {
-		from = x.pass.family
+	switch m := &o.messages[0]; {
+	case m.tooLong || x != nil && len(m.payload) > maxPayload4:
+		return answer(unix.EMSGSIZE)
+	case x != nil && o.flags&unix.MSG_OOB != 0:
+		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
+	case x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0:
+		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
+	case onUnix && len(m.name) > 0:
+		if errno := x.path.open(x.route, c.tid); errno != 0 {
+			return w.sent(e, x.asInet(e, errno))
+		}
+		defer x.path.close()
 	}
-	n := 0
-	for ; n < o.run; n++ {
-		m, h := &o.messages[n], &o.headers[n].header
-		*h = unix.Msghdr{}
-		name := m.name
-		switch {
-		case len(name) == 0:
-		case onUnix:
+	for n := range o.run {
+		if errno := w.pack(c, e, x, n); errno != 0 {
 			if n == 0 {
-				if errno := x.path.open(x.route, c.tid); errno != 0 {
-					return w.sent(e, x.asInet(e, errno))
-				}
-				defer x.path.close()
+				return w.sent(e, errno)
 			}
-			name = x.path.sa()
-		case x != nil && len(m.payload) > maxPayload4:
-			o.run = n // n is not 0
-		case x != nil:
-			if n == 0 {
-				m.to = x.to
-			} else if !w.translateMessage(x, m) {
-				o.run = n // it will be the first of the next
-			}
-			name = m.to[:]
-		}
-		if n == o.run {
+			o.run = n // it will be the first of the next
 			break
-		}
-		payload := m.payload
-		if len(name) > 0 {
-			h.Name, h.Namelen = &name[0], uint32(len(name))
-		}
-		if len(payload) > 0 {
-			o.locals[n] = unix.Iovec{Base: &payload[0], Len: uint64(len(payload))}
-			h.Iov, h.Iovlen = &o.locals[n], 1
-		}
-		if len(m.control) > 0 {
-			control, errno := w.sendControl(m.control, c.compat, from)
-			switch {
-			case errno != 0:
-			case w.lacksPrivilege(c, control):
-				errno = unix.EPERM
-			case x != nil && !x.mapped:
-				errno = w.fromElsewhere(m.control, c.compat, x)
-			}
-			if errno != 0 {
-				if n == 0 {
-					return w.sent(e, errno)
-				}
-				o.run = n
-				break
-			}
-			if o.run > 1 && len(control) > 0 && &control[0] != &m.control[0] {
-				control = slices.Clone(control) // the next one's would overwrite it
-			}
-			if len(control) > 0 && !onUnix {
-				h.Control, h.Controllen = &control[0], uint64(len(control))
-			}
-		}
-		// In its place, so only when nothing else is wrong with it: it may be the first of the next.
-		if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !icmp4to6(payload) {
-			if n > 0 {
-				o.run = n
-				break
-			}
-			errno := unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
-			if len(payload) >= icmpHeader && payload[0] == icmpExtEcho {
-				e.add("only echo requests go along " + x.route.String())
-				errno = unix.ENETUNREACH
-			}
-			return w.sent(e, errno)
 		}
 	}
 	flags := o.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
@@ -685,19 +621,8 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 			defer o.takeBack(lent)
 		}
 	}
-	var (
-		value uintptr
-		errno unix.Errno
-	)
-	for {
-		if m := &o.messages[0]; m.result == 0 {
-			value, _, errno = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
-		} else {
-			value, _, errno = unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers)), uintptr(o.run), uintptr(flags), 0, 0)
-		}
-		if errno != unix.EAGAIN || o.flags&unix.MSG_DONTWAIT != 0 || !blocks(fd) {
-			break
-		}
+	value, errno := o.submit(fd, flags)
+	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && blocks(fd) {
 		// The program waits until there is room.
 		if !w.alone {
 			return w.s.aside(c, sendAgain)
@@ -705,6 +630,7 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		if errno = w.waitToSend(c, fd, onUnix); errno != 0 {
 			break
 		}
+		value, errno = o.submit(fd, flags)
 	}
 	if errno != 0 {
 		if onUnix {
@@ -713,14 +639,99 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		return w.sent(e, errno)
 	}
 	w.recordSend(e, 0)
-	if o.messages[0].result == 0 {
+	if !o.many() {
 		o.sent++
 		return outcome{answered: true, value: int64(value)}
 	}
-	o.sent += int(value)
-	w.tellLengths(c, int(value))
+	o.sent += value
+	w.tellLengths(c, value)
 	return answer(0)
 }
+
+// pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The errno is what is wrong with it.
+func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
+	o := &w.out
+	m, h := &o.messages[n], &o.headers[n].header
+	*h = unix.Msghdr{}
+	onUnix := x != nil && x.family() == unix.AF_UNIX
+	name := m.name
+	switch {
+	case len(name) == 0:
+	case onUnix:
+		name = x.path.sa()
+	case x != nil && len(m.payload) > maxPayload4:
+		return unix.EMSGSIZE
+	case x != nil:
+		if n == 0 {
+			m.to = x.to
+		} else if !w.translateMessage(x, m) {
+			return unix.ENETUNREACH
+		}
+		name = m.to[:]
+	}
+	if len(name) > 0 {
+		h.Name, h.Namelen = &name[0], uint32(len(name))
+	}
+	if len(m.payload) > 0 {
+		o.locals[n] = unix.Iovec{Base: &m.payload[0], Len: uint64(len(m.payload))}
+		h.Iov, h.Iovlen = &o.locals[n], 1
+	}
+	if len(m.control) > 0 {
+		control, errno := w.packControl(c, m.control, x)
+		if errno != 0 {
+			return errno
+		}
+		if o.run > 1 && len(control) > 0 && &control[0] != &m.control[0] {
+			control = slices.Clone(control) // the next one's would overwrite it
+		}
+		if len(control) > 0 && !onUnix {
+			h.Control, h.Controllen = &control[0], uint64(len(control))
+		}
+	}
+	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
+	if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !icmp4to6(m.payload) {
+		if len(m.payload) < icmpHeader || m.payload[0] != icmpExtEcho {
+			return unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
+		}
+		if n == 0 {
+			e.add("only echo requests go along " + x.route.String())
+		}
+		return unix.ENETUNREACH
+	}
+	return 0
+}
+
+// packControl returns the control messages to send for those that the program sends, as sendControl does; x is as for transmit.
+func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
+	translates := x != nil && !x.mapped
+	from := 0
+	if translates && x.family() != unix.AF_UNIX {
+		from = x.pass.family
+	}
+	control, errno = w.sendControl(raw, c.compat, from)
+	switch {
+	case errno != 0:
+	case w.lacksPrivilege(c, control):
+		errno = unix.EPERM
+	case translates:
+		errno = w.fromElsewhere(raw, c.compat, x)
+	}
+	return control, errno
+}
+
+// submit makes the call that the program has made, with what pack has put into o.headers.
+func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
+	var n uintptr
+	if o.many() {
+		n, _, errno = unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers)), uintptr(o.run), uintptr(flags), 0, 0)
+	} else {
+		n, _, errno = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
+	}
+	return int(n), errno
+}
+
+// many reports whether the call is sendmmsg(2).
+func (o *outgoing) many() bool { return o.messages[0].result != 0 }
 
 // lend copies what is sent to memory that is not used again, if the socket fd says when it has been sent (SO_ZEROCOPY,
 // Documentation/networking/msg_zerocopy.rst): the kernel may read it for long. It keeps the pages, so the caller takes them back at
