@@ -129,15 +129,20 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	}
 
 	old, out, ok := w.fetch(c, e)
-	if !ok {
+	switch {
+	case !ok:
 		return out, false
-	}
-	if seen && !w.saw(old) {
+	case seen && !w.saw(old):
 		return carryOn, true
-	}
-	if !seen && w.s.needs.udp && isDatagramType(typeOf(old)) {
+	case !seen && w.s.needs.udp && isDatagramType(typeOf(old)):
 		return w.datagram(c, e, family, sa, old)
 	}
+	return w.routeCopy(c, e, family, sa, old)
+}
+
+// routeCopy is route for a socket that does not tell enough when it is only looked at. old is a copy of it.
+func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
+	route, crosses := e.decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
 		crossed := false

@@ -196,14 +196,16 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	known := examineDatagram(old, sock)
 	crossed := false
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
-		if _, crossed = w.hasPassport(old); crossed {
-			if !known && !w.unixSocket(old, sock) {
+		var is int
+		if is, crossed = w.hasPassport(old); crossed {
+			switch p := &w.crossing.pass; {
+			case kindOf(p.proto) == unix.SOCK_STREAM:
+				return carryOn, false
+			case known:
+				sock.asMade(p)
+			case is != unix.AF_UNIX || !sock.asMadeUnix(old, p, w.s.origin.cookie):
 				return carryOn, false
 			}
-			if p := &w.crossing.pass; p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP {
-				return carryOn, false
-			}
-			sock.asMade(&w.crossing.pass)
 		}
 	}
 	origin := w.s.origin
@@ -264,15 +266,10 @@ var (
 	broadcast4  = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 )
 
-// unixSocket fills in what there is to know of a Unix socket that took the place of another.
-func (w *worker) unixSocket(fd int, s *socket) bool {
-	if domainOf(fd) != unix.AF_UNIX {
-		return false
-	}
-	p := &w.crossing.pass
-	*s = socket{domain: unix.AF_INET, kind: kindOf(p.proto), proto: p.proto, netns: w.s.origin.cookie}
-	binary.NativeEndian.PutUint16(s.name[:], unix.AF_INET)
-	binary.BigEndian.PutUint16(s.name[2:], p.localPort)
+// asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in the namespace netns.
+func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) bool {
+	*s = socket{kind: kindOf(p.proto), proto: p.proto, netns: netns}
+	s.setName(p.family, p.localPort)
 	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
 	s.flags = int(flags)
 	return errno == 0

@@ -200,18 +200,25 @@ func (w *worker) hasPassport(fd int) (family int, ok bool) {
 	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.readFrom(fd, family)
 }
 
-// asMade has s be what the program made.
+// asMade has s, an AF_INET6 socket that took the place of another, be what the program made.
 func (s *socket) asMade(p *passport) {
-	port := s.port()
-	if p.family == unix.AF_INET || s.domain != unix.AF_INET6 {
-		s.name, s.nameLen = [sizeofSockaddrIn6]byte{}, sizeofSockaddrIn
-		if p.family == unix.AF_INET6 {
-			s.nameLen = sizeofSockaddrIn6
-		}
-		binary.NativeEndian.PutUint16(s.name[:], uint16(p.family))
-		binary.BigEndian.PutUint16(s.name[2:], port)
+	s.proto = p.proto
+	if s.domain == p.family {
+		s.bound = s.port() != 0
+	} else {
+		s.setName(p.family, s.port()) // its address means nothing in the other family
 	}
-	s.domain, s.proto, s.bound = p.family, p.proto, port != 0
+}
+
+// setName gives s a family, and a name of that which has no address.
+func (s *socket) setName(family int, port uint16) {
+	s.domain, s.bound = family, port != 0
+	s.name, s.nameLen = [sizeofSockaddrIn6]byte{}, sizeofSockaddrIn
+	if family == unix.AF_INET6 {
+		s.nameLen = sizeofSockaddrIn6
+	}
+	binary.NativeEndian.PutUint16(s.name[:], uint16(family))
+	binary.BigEndian.PutUint16(s.name[2:], port)
 }
 
 func domainOf(fd int) int {
