@@ -549,7 +549,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		}
 	}
 	if errno == unix.EALREADY {
-		if timeout := sendTimeout(fd); timeout != 0 {
+		if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); timeout != 0 {
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS. So upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
 			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}
@@ -565,15 +565,11 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	return answer(errno)
 }
 
-// sendTimeout returns SO_SNDTIMEO: how long connect(2) may take, 0 for as long as it wants.
-func sendTimeout(fd int) time.Duration {
-	var timeout unix.Timeval
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
-	return durationOf(timeout)
-}
-
-// durationOf is a struct timeval of a socket option: a time that is too long for a time.Duration is as long as that can be.
-func durationOf(t unix.Timeval) time.Duration {
+// timeoutOf returns SO_SNDTIMEO, which is how long sends and connect(2) may take, or SO_RCVTIMEO; 0 for as long as they want. A time
+// that is too long for a time.Duration is as long as that can be.
+func timeoutOf(fd, option int) time.Duration {
+	var t unix.Timeval
+	getsockopt(fd, unix.SOL_SOCKET, option, unsafe.Pointer(&t), unsafe.Sizeof(t))
 	if t.Sec >= math.MaxInt64/int64(time.Second) {
 		return math.MaxInt64
 	}

@@ -41,22 +41,14 @@ func examineDatagram(fd int, s *socket) (ok bool) {
 		return false
 	}
 	s.proto, s.kind = int(proto), int(kind)
-	s.nameLen = uint32(len(s.name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
-	if errno != 0 || s.nameLen < sizeofSockaddrIn {
+	if !s.readName(fd) {
 		return false
 	}
-	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
 	if s.kind == unix.SOCK_RAW { // the "port" of a raw socket is its protocol
 		s.name[2], s.name[3] = 0, 0
 	}
 	s.bound = s.port() != 0 || !allZero(s.address())
-	if s.netns = netnsCookie(fd); s.netns == 0 {
-		return false
-	}
-	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-	s.flags = int(flags)
-	return errno == 0
+	return s.readPlace(fd)
 }
 
 // kindOf returns the type of the sockets of a protocol.
@@ -267,12 +259,11 @@ var (
 )
 
 // asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in the namespace netns.
-func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) bool {
+func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) (ok bool) {
 	*s = socket{kind: kindOf(p.proto), proto: p.proto, netns: netns}
 	s.setName(p.family, p.localPort)
-	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-	s.flags = int(flags)
-	return errno == 0
+	s.flags, ok = flagsOf(fd)
+	return ok
 }
 
 // move replaces the target's datagram socket by one made where e.dst is reached. old is as for swap.
@@ -455,11 +446,10 @@ func (w *worker) noteMoved(e *event, replacement int) {
 	}
 }
 
+// isConnected reports whether a socket has a peer.
 func isConnected(fd int) bool {
 	var name [sizeofSockaddrStorage]byte
-	length := uint32(len(name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
-	return errno == 0
+	return socketName(fd, true, &name)
 }
 
 // madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of others. It is for

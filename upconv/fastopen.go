@@ -67,14 +67,10 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 		if len(w.long) < maxFastOpen {
 			w.long = make([]byte, maxFastOpen)
 		}
-		local := unix.Iovec{Base: &w.long[0]}
-		local.SetLen(maxFastOpen)
-		n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(c.tid), uintptr(unsafe.Pointer(&local)), 1,
-			uintptr(unsafe.Pointer(&f.vector[0])), uintptr(len(f.vector)), 0)
-		if errno != 0 {
+		var errno unix.Errno
+		if length, errno = readVectors(c.tid, w.long[:maxFastOpen], f.vector); errno != 0 {
 			return answer(unix.EFAULT)
 		}
-		length = int(n)
 	}
 	var data unsafe.Pointer
 	if length > 0 {

@@ -25,8 +25,7 @@ import (
 // others are the descriptors that were the old socket, too, and replacement is a copy of the new one.
 func (w *worker) nudge(c *call, others []int, replacement int) {
 	numbers := append(others, c.fd)
-	timeout, err := unix.GetsockoptTimeval(replacement, unix.SOL_SOCKET, unix.SO_RCVTIMEO)
-	timed := err == nil && *timeout != unix.Timeval{}
+	timed := timeoutOf(replacement, unix.SO_RCVTIMEO) != 0
 	dir, err := os.Open("/proc/" + strconv.Itoa(c.tid) + "/task") // all of its process's
 	if err != nil {
 		return

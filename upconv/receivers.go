@@ -72,9 +72,7 @@ func (p *receiver) register() unix.Errno {
 	if errno := all.open(); errno != 0 {
 		return errno
 	}
-	var timeout unix.Timeval
-	getsockopt(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
-	p.limit = durationOf(timeout)
+	p.limit = timeoutOf(p.fd, unix.SO_RCVTIMEO)
 
 	p.mu.Lock() // it is nobody's turn before all is in place
 	defer p.mu.Unlock()
@@ -365,9 +363,7 @@ func (all *receivers) leave(c *call) {
 // portOf returns the port of an AF_INET6 socket, as it is in its address.
 func portOf(fd int) (port [2]byte) {
 	var name [sizeofSockaddrStorage]byte
-	length := uint32(len(name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
-	if errno == 0 && binary.NativeEndian.Uint16(name[:]) == unix.AF_INET6 {
+	if socketName(fd, false, &name) && binary.NativeEndian.Uint16(name[:]) == unix.AF_INET6 {
 		port = [2]byte(name[2:])
 	}
 	return port

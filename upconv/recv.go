@@ -424,10 +424,7 @@ func (r *reception) waits() bool {
 	if r.flags&(unix.MSG_DONTWAIT|unix.MSG_ERRQUEUE) != 0 || r.shutdown {
 		return false
 	}
-	if !r.patient {
-		flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(r.fd), unix.F_GETFL, 0)
-		r.patient = errno == 0 && flags&unix.O_NONBLOCK == 0
-	}
+	r.patient = r.patient || blocks(r.fd)
 	return r.patient
 }
 
@@ -552,7 +549,7 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 		case ok:
 		case p.family == unix.AF_INET6: // it may also hear from those that have no IPv4 address
 			return b.name[:sizeofSockaddrIn6], false, false
-		case r.connected():
+		case isConnected(r.fd):
 			v4 = p.peer.Addr()
 		default:
 			v4 = dummyAddr
@@ -560,14 +557,6 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 		from = netip.AddrPortFrom(v4, real.Port())
 	}
 	return b.told[:p.sockaddr(from, &b.told)], true, mapped
-}
-
-// connected reports whether the socket has a peer.
-func (r *reception) connected() bool {
-	var name [sizeofSockaddrIn6]byte
-	length := uint32(len(name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(r.fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
-	return errno == 0
 }
 
 // translate makes of the control messages that have come with a datagram those of the socket that the program thinks it has.

@@ -801,9 +801,7 @@ func (w *worker) tellLengths(c *call, n int) {
 		binary.NativeEndian.PutUint32(lengths[4*i:], o.headers[i].length)
 		o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(o.messages[i].result), Len: 4})
 	}
-	local := unix.Iovec{Base: &lengths[0], Len: uint64(4 * n)}
-	unix.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(c.tid), uintptr(unsafe.Pointer(&local)), 1,
-		uintptr(unsafe.Pointer(&o.vectors[0])), uintptr(n), 0)
+	transfer(c.tid, lengths[:4*n], nil, o.vectors)
 }
 
 // resend makes a send that has been taken for another call.
@@ -835,7 +833,7 @@ func sendAgain(w *worker, c *call) outcome {
 func (w *worker) waitToSend(c *call, fd int, onUnix bool) unix.Errno {
 	if w.sendDeadline.IsZero() {
 		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
-		if timeout := sendTimeout(fd); timeout != 0 {
+		if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); timeout != 0 {
 			w.sendDeadline = time.Now().Add(timeout)
 		}
 	}
@@ -928,11 +926,6 @@ func readVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno 
 		return 0, errno
 	}
 	return int(got), 0
-}
-
-func blocks(fd int) bool {
-	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-	return errno == 0 && flags&unix.O_NONBLOCK == 0
 }
 
 // lacksPrivilege reports whether control messages need a capability that upconv has and the target has not.

@@ -67,7 +67,7 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 				x.path.close()
 				return w.s.aside(c, (*worker).connect), true
 			}
-			errno = w.waitForRoom(c, fd, x, sendTimeout(fd))
+			errno = w.waitForRoom(c, fd, x, timeoutOf(fd, unix.SO_SNDTIMEO))
 		}
 	}
 	x.path.close()
