@@ -207,3 +207,12 @@ func destination(sa []byte) (family int, dst netip.AddrPort, ok bool) {
 func inet6Destination(sa []byte) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sa[8:24])), binary.BigEndian.Uint16(sa[2:]))
 }
+
+// sockaddrIn6 returns a struct sockaddr_in6, without sin6_scope_id. An IPv4 address becomes an IPv4-mapped one.
+func sockaddrIn6(addr netip.Addr, port uint16) (sa [sizeofSockaddrIn6]byte) {
+	binary.NativeEndian.PutUint16(sa[:], unix.AF_INET6)
+	binary.BigEndian.PutUint16(sa[2:], port)
+	bytes := addr.As16()
+	copy(sa[8:], bytes[:])
+	return sa
+}

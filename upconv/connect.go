@@ -467,9 +467,7 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 		return 0
 	}
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)
-	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
-		// A send does not fail for want of a port.
-		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is taken in the egress")
+	if sock.yields(e, errno, " in the egress") {
 		clear(sock.name[2:4])
 		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie, false)
 	}
@@ -478,6 +476,16 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
 	}
 	return errno
+}
+
+// yields reports whether a port that is taken, as errno says, is done without: a send does not fail for want of a port. where is for
+// the event.
+func (s *socket) yields(e *event, errno unix.Errno, where string) bool {
+	if errno != unix.EADDRINUSE || s.kind != unix.SOCK_DGRAM {
+		return false
+	}
+	e.add("from another port: " + strconv.Itoa(int(s.port())) + " is taken" + where)
+	return true
 }
 
 // carryAcross is carryOver for a socket of another family. old may be -1, as for swap.

@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
@@ -244,12 +243,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 // mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped addresses, as those can do it.
 func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
 	x := &w.crossing
-	x.route, x.mapped = mappedRoute, true
-	x.to = [sizeofSockaddrIn6]byte{}
-	binary.NativeEndian.PutUint16(x.to[:], unix.AF_INET6)
-	binary.BigEndian.PutUint16(x.to[2:], dst.Port())
-	bytes := dst.Addr().As16()
-	copy(x.to[8:], bytes[:])
+	x.route, x.mapped, x.to = mappedRoute, true, sockaddrIn6(dst.Addr(), dst.Port())
 	return x
 }
 

@@ -95,12 +95,7 @@ func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	if err != nil {
 		return err
 	}
-	x.to = [sizeofSockaddrIn6]byte{}
-	binary.NativeEndian.PutUint16(x.to[:], unix.AF_INET6)
-	binary.BigEndian.PutUint16(x.to[2:], dst.Port())
-	bytes := addr.As16()
-	copy(x.to[8:], bytes[:])
-	x.zone = addr.Zone()
+	x.to, x.zone = sockaddrIn6(addr, dst.Port()), addr.Zone()
 	return nil
 }
 
@@ -310,10 +305,8 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	if errno == unix.EADDRINUSE {
 		errno = bindBeside(old, to, name[:])
 	}
-	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
-		// As in bindOver. A port that a Unix socket was said to have can be anybody's.
-		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is taken")
-		name[2], name[3] = 0, 0
+	if sock.yields(e, errno, "") { // a port that a Unix socket was said to have can be anybody's
+		clear(name[2:4])
 		errno = bind(to, name[:])
 	}
 	return errno

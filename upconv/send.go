@@ -495,12 +495,10 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 		if w.isThere(e.decision.Route, ok, family, old) {
 			return w.stay(c, e, old, &w.socketInfo, nil, o.messages[0].name)
 		}
-		raced := false
 		if !ok && family != unix.AF_INET6 {
-			out = w.sendAsIs(c, e, old)
-		} else if out, raced = w.place(c, e, family, o.messages[0].name, old); !raced {
-			return out
+			return w.sendAsIs(c, e, old)
 		}
+		out, raced := w.place(c, e, family, o.messages[0].name, old)
 		if !raced {
 			return out
 		}
@@ -865,10 +863,8 @@ func (w *worker) translateMessage(x *crossing, m *parcel) bool {
 	if err != nil {
 		return false
 	}
-	m.to = x.to // with its scope
-	binary.BigEndian.PutUint16(m.to[2:], dst.Port())
-	bytes := addr.As16()
-	copy(m.to[8:], bytes[:])
+	m.to = sockaddrIn6(addr, dst.Port())
+	copy(m.to[24:], x.to[24:]) // sin6_scope_id
 	return true
 }
 
