@@ -243,13 +243,14 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 // mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped addresses, as those can do it.
 func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
 	x := &w.crossing
-	x.route, x.mapped, x.to = mappedRoute, true, sockaddrIn6(dst.Addr(), dst.Port())
+	x.route, x.mapped, x.to = someInet6, true, sockaddrIn6(dst.Addr(), dst.Port())
 	return x
 }
 
 var (
-	mappedRoute = &Route{Kind: Inet6}
-	broadcast4  = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	someInet6  = &Route{Kind: Inet6} // for a socket that is one of that family, with whatever route
+	someUnix   = &Route{Kind: UnixPath}
+	broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 )
 
 // asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in the namespace netns.

@@ -569,11 +569,9 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 				return answer(unix.EAFNOSUPPORT)
 			}
 			known, x = true, &w.crossing
-			x.mapped = false
-			x.route = &Route{Kind: Inet6}
+			x.route, x.mapped = someInet6, false
 			if family == unix.AF_UNIX {
-				x.route = &Route{Kind: UnixPath}
-				x.path.length = 0
+				x.route, x.path.length = someUnix, 0
 			}
 		}
 	}
