@@ -53,12 +53,6 @@ func (p *Policy) theNamespace(proto Proto) *Route {
 	return nil
 }
 
-// The first argument of socketcall(2) for these, linux/net.h.
-const (
-	sysSocket = 1
-	sysListen = 4
-)
-
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
 const sockTypeMask = 0xf
 
@@ -76,13 +70,9 @@ const (
 
 // atSocketRules stop socket(2), and what can turn out to be about the origin.
 func atSocketRules(n needs) []seccompx.Rule {
-	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
-	notify := func(call string, when ...seccompx.Cond) seccompx.Rule {
-		return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
-	}
 	var rules []seccompx.Rule
 	made := func(kind uint64) {
-		rules = append(rules, notify("socket", arg(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask).Equal(kind)))
+		rules = append(rules, notify("socket", low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask).Equal(kind)))
 	}
 	if n.streams {
 		made(unix.SOCK_STREAM)
@@ -91,17 +81,14 @@ func atSocketRules(n needs) []seccompx.Rule {
 		made(unix.SOCK_DGRAM)
 	}
 	rules = append(rules,
-		notify("bind", arg(2).AtLeast(sizeofSockaddrIn)),
+		notify("bind", low(2).AtLeast(sizeofSockaddrIn)),
 		notify("listen"),
-		seccompx.Rule{Syscalls: []string{"ioctl"}, When: []seccompx.Cond{arg(1).Equal(siocOutQNSD)}, Do: seccompx.Allow},
-		notify("ioctl", arg(1).AtLeast(siocAddRT), arg(1).AtMost(siocLast)),
-		notify("ioctl", arg(1).AtLeast(siocIWFirst), arg(1).AtMost(siocIWLast)),
+		seccompx.Rule{Syscalls: []string{"ioctl"}, When: []seccompx.Cond{low(1).Equal(siocOutQNSD)}, Do: seccompx.Allow},
+		notify("ioctl", low(1).AtLeast(siocAddRT), low(1).AtMost(siocLast)),
+		notify("ioctl", low(1).AtLeast(siocIWFirst), low(1).AtMost(siocIWLast)),
 	)
 	// Sends too: one with MSG_FASTOPEN connects.
-	for _, call := range []uint64{sysSocket, sysBind, sysListen, sysSendto, sysSendmsg, sysSendmmsg} {
-		rules = append(rules, notify("socketcall", arg(0).Equal(call)))
-	}
-	return rules
+	return append(rules, socketcallRules(sysSocket, sysBind, sysListen, sysSendto, sysSendmsg, sysSendmmsg)...)
 }
 
 // socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left to the kernel: the policy is

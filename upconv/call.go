@@ -114,67 +114,6 @@ func (w *worker) connectCall(c *call) outcome {
 	return w.connect(c)
 }
 
-// socketcall is i386's socketcall(2): the arguments are in memory.
-func (w *worker) socketcall(c *call) outcome {
-	what, count := uint32(c.args[0]), 3
-	switch what {
-	case sysSetsockopt, sysGetsockopt, sysRecvmmsg:
-		count = 5
-	case sysRecvfrom, sysSendto:
-		count = 6
-	case sysSendmmsg:
-		count = 4
-	case sysListen:
-		count = 2
-	}
-	var raw [24]byte
-	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*count])
-	if errno != 0 {
-		if what == sysSetsockopt {
-			w.s.used.setAll()
-		}
-		if w.s.needs.atSocket() {
-			return answer(unix.EFAULT) // for they could be read the next time
-		}
-		return carryOn // the kernel will say EFAULT
-	}
-	for i := range count {
-		c.args[i] = uint64(binary.LittleEndian.Uint32(raw[4*i:]))
-	}
-	c.fd = int(int32(c.args[0]))
-	switch what {
-	case sysSetsockopt:
-		return w.setsockopt(c)
-	case sysGetsockopt:
-		return w.getsockopt(c)
-	case sysGetsockname:
-		return w.getsockname(c)
-	case sysGetpeername:
-		return w.getpeername(c)
-	case sysRecvfrom:
-		return w.recvfrom(c)
-	case sysRecvmsg:
-		return w.recvmsg(c)
-	case sysRecvmmsg:
-		return w.recvmmsg(c)
-	case sysConnect:
-		return w.connectCall(c)
-	case sysBind:
-		return w.bind(c)
-	case sysSocket:
-		return w.socketCall(c)
-	case sysListen:
-		return w.listen(c)
-	case sysSendto:
-		return w.sendto(c)
-	case sysSendmsg:
-		return w.sendmsg(c)
-	case sysSendmmsg:
-		return w.sendmmsg(c)
-	}
-	return carryOn
-}
-
 // Lengths of socket addresses: what connect(2) demands at least, and the most it takes.
 const (
 	sizeofSockaddrIn      = 16  // struct sockaddr_in

@@ -99,8 +99,6 @@ func waitsFor(tid int, fds []int, timed bool) bool {
 	return !timed && slices.Contains(fds, int(int32(first)))
 }
 
-const sysRecv = 10 // of socketcall(2), linux/net.h
-
 // waitingCall returns the name of the call that a thread waits in, given the numbers of its proc_pid_syscall(5). That does not say of
 // which architecture it is; but a 32-bit program has its stack and its code where their addresses are that short.
 func waitingCall(values [9]uint64) string {

@@ -18,41 +18,27 @@ import (
 // What is done with the target's memory, in which order, and which errors come before and which after the datagram is gone
 // from the queue, is as in net/socket.c.
 
-// More of the first argument of socketcall(2), linux/net.h.
-const (
-	sysRecvfrom = 12
-	sysRecvmsg  = 17
-	sysRecvmmsg = 19
-)
-
 // receiveRules stop the calls that receive with more than the data: those with a source address or control messages, which
 // for the ones with a struct msghdr a filter cannot see. Without datagrams those of the error queue are all there is.
 func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
 	if !n.crosses() {
 		return nil
 	}
-	notify := func(call string, when ...seccompx.Cond) {
-		rules = append(rules, seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify})
-	}
-	errorQueue := func(flags int) seccompx.Cond { return seccompx.Arg(flags).Low32().HasAny(unix.MSG_ERRQUEUE) }
 	for _, call := range []struct {
 		name  string
 		flags int
 	}{{"recvfrom", 3}, {"recvmsg", 2}, {"recvmmsg", 3}, {"recvmmsg_time64", 3}} {
+		errorQueue := notify(call.name, low(call.flags).HasAny(unix.MSG_ERRQUEUE))
 		switch {
 		case !datagrams:
-			notify(call.name, errorQueue(call.flags))
+			rules = append(rules, errorQueue)
 		case call.name == "recvfrom":
-			notify(call.name, seccompx.Arg(4).NotEqual(0))
-			notify(call.name, errorQueue(call.flags))
+			rules = append(rules, notify(call.name, seccompx.Arg(4).NotEqual(0)), errorQueue)
 		default:
-			notify(call.name)
+			rules = append(rules, notify(call.name))
 		}
 	}
-	for _, call := range []uint64{sysRecvfrom, sysRecvmsg, sysRecvmmsg} { // their flags are in memory
-		notify("socketcall", seccompx.Arg(0).Low32().Equal(call))
-	}
-	return rules
+	return append(rules, socketcallRules(sysRecvfrom, sysRecvmsg, sysRecvmmsg)...)
 }
 
 // reception is a call that receives on a socket of another family than the program thinks it has.

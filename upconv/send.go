@@ -66,29 +66,12 @@ const (
 	maxTogether = 1 << 20                         // of payload, read at once
 )
 
-// The first argument of socketcall(2) for sends: linux/net.h.
-const (
-	sysSendto   = 11
-	sysSendmsg  = 16
-	sysSendmmsg = 20
-)
-
 // sendRules stop the calls that send to an address. That of sendmsg(2) and sendmmsg(2) is in memory, which a filter cannot see.
 func sendRules() []seccompx.Rule {
-	rules := []seccompx.Rule{
-		{
-			Syscalls: []string{"sendto"},
-			When:     []seccompx.Cond{seccompx.Arg(5).Low32().AtLeast(sizeofSockaddrIn), seccompx.Arg(5).Low32().AtMost(sizeofSockaddrStorage)},
-			Do:       seccompx.UserNotify,
-		},
+	return append([]seccompx.Rule{
+		notify("sendto", low(5).AtLeast(sizeofSockaddrIn), low(5).AtMost(sizeofSockaddrStorage)),
 		{Syscalls: []string{"sendmsg", "sendmmsg"}, Do: seccompx.UserNotify},
-	}
-	for _, call := range []uint64{sysSendto, sysSendmsg, sysSendmmsg} {
-		rules = append(rules, seccompx.Rule{
-			Syscalls: []string{"socketcall"}, When: []seccompx.Cond{seccompx.Arg(0).Low32().Equal(call)}, Do: seccompx.UserNotify,
-		})
-	}
-	return rules
+	}, socketcallRules(sysSendto, sysSendmsg, sysSendmmsg)...)
 }
 
 // sendto handles a stopped sendto(2): one with MSG_FASTOPEN, or one that has an address.

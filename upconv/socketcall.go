@@ -1,0 +1,81 @@
+package upconv
+
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// The first argument of i386's socketcall(2), which says what call it is: linux/net.h.
+const (
+	sysSocket      = 1
+	sysBind        = 2
+	sysConnect     = 3
+	sysListen      = 4
+	sysGetsockname = 6
+	sysGetpeername = 7
+	sysRecv        = 10
+	sysSendto      = 11
+	sysRecvfrom    = 12
+	sysSetsockopt  = 14
+	sysGetsockopt  = 15
+	sysSendmsg     = 16
+	sysRecvmsg     = 17
+	sysRecvmmsg    = 19
+	sysSendmmsg    = 20
+)
+
+// socketcalls are those of them that the filter stops, and how many arguments each has.
+var socketcalls = [sysSendmmsg + 1]struct {
+	args   int
+	handle handler
+}{
+	sysSocket:      {3, (*worker).socketCall},
+	sysBind:        {3, (*worker).bind},
+	sysConnect:     {3, (*worker).connectCall},
+	sysListen:      {2, (*worker).listen},
+	sysGetsockname: {3, (*worker).getsockname},
+	sysGetpeername: {3, (*worker).getpeername},
+	sysSendto:      {6, (*worker).sendto},
+	sysRecvfrom:    {6, (*worker).recvfrom},
+	sysSetsockopt:  {5, (*worker).setsockopt},
+	sysGetsockopt:  {5, (*worker).getsockopt},
+	sysSendmsg:     {3, (*worker).sendmsg},
+	sysRecvmsg:     {3, (*worker).recvmsg},
+	sysRecvmmsg:    {5, (*worker).recvmmsg},
+	sysSendmmsg:    {4, (*worker).sendmmsg},
+}
+
+// socketcallRules stop some of them, whatever their arguments: those are in memory, which a filter cannot see.
+func socketcallRules(which ...uint64) (rules []seccompx.Rule) {
+	for _, call := range which {
+		rules = append(rules, notify("socketcall", low(0).Equal(call)))
+	}
+	return rules
+}
+
+// socketcall handles a stopped socketcall(2).
+func (w *worker) socketcall(c *call) outcome {
+	what := uint32(c.args[0])
+	if what >= uint32(len(socketcalls)) || socketcalls[what].handle == nil {
+		return carryOn
+	}
+	of := &socketcalls[what]
+	var raw [24]byte
+	if readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*of.args]) != 0 {
+		if what == sysSetsockopt {
+			w.s.used.setAll()
+		}
+		if w.s.needs.atSocket() {
+			return answer(unix.EFAULT) // for they could be read the next time
+		}
+		return carryOn // the kernel will say EFAULT
+	}
+	for i := range of.args {
+		c.args[i] = uint64(binary.LittleEndian.Uint32(raw[4*i:]))
+	}
+	c.fd = int(int32(c.args[0]))
+	return of.handle(w, c)
+}
