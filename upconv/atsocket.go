@@ -94,7 +94,6 @@ func atSocketRules(n needs) []seccompx.Rule {
 // socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left to the kernel: the policy is
 // then followed at connect(2).
 func (w *worker) socketCall(c *call) outcome {
-	c.name = "socket"
 	kind, proto := int(int32(c.args[1])), int(int32(c.args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
@@ -173,7 +172,7 @@ func (w *worker) socketCall(c *call) outcome {
 
 // bindAtSocket is bind(2).
 func (w *worker) bindAtSocket(c *call) outcome {
-	c.name, c.addr, c.addrLen = "bind", c.args[1], uint32(c.args[2])
+	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
 	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
 		return carryOn // EINVAL
 	}
@@ -218,10 +217,7 @@ func (w *worker) toOrigin(c *call) outcome {
 }
 
 // listen handles a stopped listen(2).
-func (w *worker) listen(c *call) outcome {
-	c.name = "listen"
-	return w.toOrigin(c)
-}
+func (w *worker) listen(c *call) outcome { return w.toOrigin(c) }
 
 // ioctl handles a stopped ioctl(2).
 func (w *worker) ioctl(c *call) outcome {
@@ -229,7 +225,6 @@ func (w *worker) ioctl(c *call) outcome {
 	case fioSetOwn, siocSPGrp:
 		return w.setOwner(c)
 	}
-	c.name = "ioctl"
 	return w.toOrigin(c)
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// call is one stopped system call, decoded. Handlers read it and do not change it.
+// call is one stopped system call, decoded.
 type call struct {
 	id   uint64 // of the notification
 	tid  int    // the thread that is stopped, in upconv's pid namespace
@@ -19,7 +19,7 @@ type call struct {
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr     uint64
 	addrLen  uint32
-	name     string    // for events
+	name     string    // what call it is; of socketcall(2), the one that is meant
 	fastOpen fastOpen  // of a send that connects
 	sends    bool      // it is a send of datagrams, which are in worker.out
 	compat   bool      // made with the 32-bit structures of i386
@@ -77,6 +77,7 @@ var handlers = []struct {
 type numbered struct {
 	arch   seccompx.Arch
 	nr     int32
+	name   string
 	handle handler
 }
 
@@ -85,7 +86,7 @@ var byNumber = func() (all []numbered) {
 	for _, arch := range seccompx.NativeArches() {
 		for _, h := range handlers {
 			if nr, ok := arch.Syscall(h.name); ok {
-				all = append(all, numbered{arch, int32(nr), h.handle})
+				all = append(all, numbered{arch, int32(nr), h.name, h.handle})
 			}
 		}
 	}
@@ -102,6 +103,7 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), compat: n.Data.Arch == seccompx.I386}
 	for i := range byNumber {
 		if h := &byNumber[i]; n.Data.Nr == h.nr && n.Data.Arch == h.arch {
+			c.name = h.name
 			return h.handle(w, c)
 		}
 	}
@@ -110,7 +112,7 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 
 // connectCall is connect(2).
 func (w *worker) connectCall(c *call) outcome {
-	c.name, c.addr, c.addrLen = "connect", c.args[1], uint32(c.args[2])
+	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
 	return w.connect(c)
 }
 

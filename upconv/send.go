@@ -76,7 +76,7 @@ func sendRules() []seccompx.Rule {
 
 // sendto handles a stopped sendto(2): one with MSG_FASTOPEN, or one that has an address.
 func (w *worker) sendto(c *call) outcome {
-	c.name, c.addr, c.addrLen = "sendto", c.args[4], uint32(c.args[5])
+	c.addr, c.addrLen = c.args[4], uint32(c.args[5])
 	flags := uint32(c.args[3])
 	if flags&unix.MSG_FASTOPEN != 0 && !w.meansNothing(c) {
 		c.fastOpen = fastOpen{on: true, flags: flags}
@@ -130,14 +130,10 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 }
 
 // sendmsg handles a stopped sendmsg(2).
-func (w *worker) sendmsg(c *call) outcome {
-	c.name = "sendmsg"
-	return w.sendMessages(c, uint32(c.args[2]), 1, 0)
-}
+func (w *worker) sendmsg(c *call) outcome { return w.sendMessages(c, uint32(c.args[2]), 1, 0) }
 
 // sendmmsg handles a stopped sendmmsg(2).
 func (w *worker) sendmmsg(c *call) outcome {
-	c.name = "sendmmsg"
 	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), maxIovecs)), c.mmsghdrSize())
 }
 

@@ -29,23 +29,24 @@ const (
 
 // socketcalls are those of them that the filter stops, and how many arguments each has.
 var socketcalls = [sysSendmmsg + 1]struct {
+	name   string
 	args   int
 	handle handler
 }{
-	sysSocket:      {3, (*worker).socketCall},
-	sysBind:        {3, (*worker).bind},
-	sysConnect:     {3, (*worker).connectCall},
-	sysListen:      {2, (*worker).listen},
-	sysGetsockname: {3, (*worker).getsockname},
-	sysGetpeername: {3, (*worker).getpeername},
-	sysSendto:      {6, (*worker).sendto},
-	sysRecvfrom:    {6, (*worker).recvfrom},
-	sysSetsockopt:  {5, (*worker).setsockopt},
-	sysGetsockopt:  {5, (*worker).getsockopt},
-	sysSendmsg:     {3, (*worker).sendmsg},
-	sysRecvmsg:     {3, (*worker).recvmsg},
-	sysRecvmmsg:    {5, (*worker).recvmmsg},
-	sysSendmmsg:    {4, (*worker).sendmmsg},
+	sysSocket:      {"socket", 3, (*worker).socketCall},
+	sysBind:        {"bind", 3, (*worker).bind},
+	sysConnect:     {"connect", 3, (*worker).connectCall},
+	sysListen:      {"listen", 2, (*worker).listen},
+	sysGetsockname: {"getsockname", 3, (*worker).getsockname},
+	sysGetpeername: {"getpeername", 3, (*worker).getpeername},
+	sysSendto:      {"sendto", 6, (*worker).sendto},
+	sysRecvfrom:    {"recvfrom", 6, (*worker).recvfrom},
+	sysSetsockopt:  {"setsockopt", 5, (*worker).setsockopt},
+	sysGetsockopt:  {"getsockopt", 5, (*worker).getsockopt},
+	sysSendmsg:     {"sendmsg", 3, (*worker).sendmsg},
+	sysRecvmsg:     {"recvmsg", 3, (*worker).recvmsg},
+	sysRecvmmsg:    {"recvmmsg", 5, (*worker).recvmmsg},
+	sysSendmmsg:    {"sendmmsg", 4, (*worker).sendmmsg},
 }
 
 // socketcallRules stop some of them, whatever their arguments: those are in memory, which a filter cannot see.
@@ -76,6 +77,6 @@ func (w *worker) socketcall(c *call) outcome {
 	for i := range of.args {
 		c.args[i] = uint64(binary.LittleEndian.Uint32(raw[4*i:]))
 	}
-	c.fd = int(int32(c.args[0]))
+	c.name, c.fd = of.name, int(int32(c.args[0]))
 	return of.handle(w, c)
 }
