@@ -43,6 +43,9 @@ type outcome struct {
 
 var carryOn = outcome{}
 
+// carriesOn reports whether the kernel runs the call.
+func (o *outcome) carriesOn() bool { return !o.answered && !o.later && o.wait == nil }
+
 func answer(errno unix.Errno) outcome { return outcome{answered: true, errno: errno} }
 
 // handlers are the calls that the filter stops, the most frequent first.

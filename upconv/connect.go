@@ -19,7 +19,7 @@ import (
 func (w *worker) connect(c *call) outcome {
 	w.sighted = false
 	out := w.connectAnywhere(c)
-	if w.s.needs.atSocket() && !c.made && !out.answered && !out.later && out.wait == nil {
+	if w.s.needs.atSocket() && !c.made && out.carriesOn() {
 		return w.guard(c)
 	}
 	return out
@@ -90,7 +90,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		if fd, is = w.sendsDatagrams(c, seen, route.Kind == Reject); is {
 			decision, fastOpen := e.decision, c.fastOpen
 			out, raced := w.datagram(c, e, family, sa, fd)
-			if route.Kind != Reject || raced || out.answered || out.later || out.wait != nil {
+			if route.Kind != Reject || raced || !out.carriesOn() {
 				return out, raced
 			}
 			// It may be a stream by the time the kernel looks.

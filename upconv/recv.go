@@ -191,7 +191,7 @@ func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *recept
 		return nil, false
 	}
 	p := &w.crossing.pass
-	if stream := p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP; stream && flags&unix.MSG_ERRQUEUE == 0 {
+	if kindOf(p.proto) == unix.SOCK_STREAM && flags&unix.MSG_ERRQUEUE == 0 {
 		return nil, false // it tells nothing of its peer
 	}
 	r = &w.reading
@@ -715,7 +715,6 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 		}
 	}
 	word := uint64(r.c.wordSize())
-	var nameErrno unix.Errno
 	if r.kind != receivesFrom {
 		at := m.control
 		bytes := b.out.bytes
@@ -724,20 +723,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 			at, bytes = at+uint64(p.space), bytes[p.length:]
 		}
 	}
-	lengthAt, room := m.at+word, m.nameLen
-	if r.kind == receivesFrom {
-		lengthAt = r.c.args[5]
-		var raw [4]byte
-		switch {
-		case m.name == 0:
-		case readMemory(tid, lengthAt, raw[:]) != 0:
-			nameErrno = unix.EFAULT
-		default:
-			if room = int32(binary.NativeEndian.Uint32(raw[:])); room < 0 {
-				nameErrno = unix.EINVAL
-			}
-		}
-	}
+	lengthAt, room, nameErrno := r.nameRoom()
 	var length [4]byte
 	binary.NativeEndian.PutUint32(length[:], uint32(len(name)))
 	short := name[:max(0, min(int(room), len(name)))]
@@ -780,6 +766,25 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 		return unix.EFAULT
 	}
 	return r.deliverPieces(b, short, length, lengthAt, came, n, nameErrno)
+}
+
+// nameRoom returns where the length of the source address goes, and how much room there is for that; the errno is what is wrong with it.
+func (r *reception) nameRoom() (lengthAt uint64, room int32, errno unix.Errno) {
+	if r.kind != receivesFrom {
+		return r.message.at + uint64(r.c.wordSize()), r.message.nameLen, 0
+	}
+	lengthAt = r.c.args[5]
+	if r.message.name == 0 {
+		return lengthAt, 0, 0
+	}
+	var raw [4]byte
+	if readMemory(r.c.tid, lengthAt, raw[:]) != 0 {
+		return lengthAt, 0, unix.EFAULT
+	}
+	if room = int32(binary.NativeEndian.Uint32(raw[:])); room < 0 {
+		errno = unix.EINVAL
+	}
+	return lengthAt, room, errno
 }
 
 // deliverPieces is for a target whose memory cannot be written everywhere: one piece after the other, as the kernel does it.
