@@ -679,22 +679,8 @@ func TestOwnAddresses(t *testing.T) {
 	const own = "198.51.100.1"
 	l := newLab(t)
 	l.tag(t)
-	change := func(namespace string, f func(netlink.Link, *netlink.Addr) error) {
-		t.Helper()
-		inNamespace(t, namespace, func() error {
-			lo, err := netlink.LinkByName("lo")
-			if err != nil {
-				return err
-			}
-			addr, err := netlink.ParseAddr(own + "/32")
-			if err != nil {
-				return err
-			}
-			return f(lo, addr)
-		})
-	}
-	change(l.serverName, netlink.AddrAdd) // the server has it too
-	change(l.origin, netlink.AddrAdd)
+	loopback(t, l.serverName, netlink.AddrAdd, own) // the server has it too
+	loopback(t, l.origin, netlink.AddrAdd, own)
 	at := netip.AddrPortFrom(netip.MustParseAddr(own), 1001)
 	say(l.listen(at.String()), "server")
 	origin, err := nsdial.OpenName(l.origin)
@@ -734,7 +720,7 @@ func TestOwnAddresses(t *testing.T) {
 	}
 
 	t.Run("while running", func(t *testing.T) {
-		change(l.origin, netlink.AddrDel)
+		loopback(t, l.origin, netlink.AddrDel, own)
 		s := l.session(t)
 		// Right after a change upconv may not know yet; natively unreachable is then what the program sees.
 		get := func() string {
@@ -746,11 +732,11 @@ func TestOwnAddresses(t *testing.T) {
 			if !soon(func() bool { return get() == fromServer }) {
 				t.Errorf("without the address: got %q, want %q", get(), fromServer)
 			}
-			change(l.origin, netlink.AddrAdd)
+			loopback(t, l.origin, netlink.AddrAdd, own)
 			if !soon(func() bool { return get() == fromOrigin }) {
 				t.Errorf("with the address: got %q, want %q", get(), fromOrigin)
 			}
-			change(l.origin, netlink.AddrDel)
+			loopback(t, l.origin, netlink.AddrDel, own)
 		}
 		s.end()
 	})

@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"os/exec"
 	"strconv"
@@ -58,21 +57,7 @@ func newOutskirts(t testing.TB) *outskirts {
 	sysctl(s, "icmp_ratelimit", "0")
 
 	listener := o.listen("0.0.0.0:0")
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
-				fmt.Fprintf(conn, "hello %s\n", host)
-				conn.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, conn)
-			}()
-		}
-	}()
+	say(listener, "hello")
 	_, o.port, _ = net.SplitHostPort(listener.Addr().String())
 	closed, err := o.server.Listen(context.Background(), "tcp", "0.0.0.0:0")
 	if err != nil {
@@ -241,21 +226,8 @@ func TestConnect(t *testing.T) {
 							case "BOUND":
 								arg = strconv.Itoa(20000 + 10*int(o.bound.Add(1)))
 							case "LATE":
-								arg = fmt.Sprintf("203.0.113.%d", 100+o.late.Add(1)) // up to .127
-								late := arg
-								arrive = func() {
-									inNamespace(t, o.serverName, func() error {
-										lo, err := netlink.LinkByName("lo")
-										if err != nil {
-											return err
-										}
-										addr, err := netlink.ParseAddr(late + "/32")
-										if err != nil {
-											return err
-										}
-										return netlink.AddrAdd(lo, addr)
-									})
-								}
+								late := fmt.Sprintf("203.0.113.%d", 100+o.late.Add(1)) // up to .127
+								arg, arrive = late, func() { loopback(t, o.serverName, netlink.AddrAdd, late) }
 							}
 							args = append(args, arg)
 						}

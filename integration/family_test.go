@@ -51,14 +51,7 @@ func newNAT64(t testing.TB) *nat64Lab {
 	}
 	link(t, n.origin, "2001:db8:1::2/64", n.egress, middleAddr6+"/64", "::/0")
 	link(t, n.serverName, "192.0.2.2/24", n.egress, "192.0.2.1/24", "0.0.0.0/0")
-	inNamespace(t, n.serverName, func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		addr, _ := netlink.ParseAddr(serverAddr + "/32")
-		return netlink.AddrAdd(lo, addr)
-	})
+	loopback(t, n.serverName, netlink.AddrAdd, serverAddr)
 	open := func(name string) *nsdial.Namespace {
 		ns, err := nsdial.OpenName(name)
 		if err != nil {

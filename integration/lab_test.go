@@ -124,14 +124,7 @@ func newLab(t testing.TB) *lab {
 	}
 	link(t, l.egress, "192.0.2.1/24", l.serverName, "192.0.2.2/24", "0.0.0.0/0")
 	link(t, l.origin, "2001:db8:1::2/64", l.serverName, "2001:db8:1::1/64", "::/0")
-	inNamespace(t, l.serverName, func() error {
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return err
-		}
-		addr, _ := netlink.ParseAddr(serverAddr + "/32")
-		return netlink.AddrAdd(lo, addr)
-	})
+	loopback(t, l.serverName, netlink.AddrAdd, serverAddr)
 	var err error
 	if l.server, err = nsdial.OpenName(l.serverName); err != nil {
 		t.Fatal(err)
@@ -175,6 +168,22 @@ func inNamespace(t testing.TB, name string, f func() error) {
 			return err
 		}
 		return f()
+	})
+}
+
+// loopback gives the loopback device of a namespace an address of its own, or takes it: change is netlink.AddrAdd or AddrDel.
+func loopback(t testing.TB, namespace string, change func(netlink.Link, *netlink.Addr) error, addr string) {
+	t.Helper()
+	inNamespace(t, namespace, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		own, err := netlink.ParseAddr(addr + "/32")
+		if err != nil {
+			return err
+		}
+		return change(lo, own)
 	})
 }
 
@@ -264,6 +273,16 @@ func (l *lab) greet() string {
 // say serves the connections of a listener: it writes "WORD PEER\n", where PEER is the address that it sees,
 // and waits for the client to close, since to close with data unread resets the connection.
 func say(listener net.Listener, word string) {
+	each(listener, func(conn net.Conn) {
+		host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+		fmt.Fprintf(conn, "%s %s\n", word, host)
+		conn.(*net.TCPConn).CloseWrite()
+		io.Copy(io.Discard, conn)
+	})
+}
+
+// each serves the connections of a listener, and closes them afterwards.
+func each(listener net.Listener, serve func(net.Conn)) {
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -272,10 +291,7 @@ func say(listener net.Listener, word string) {
 			}
 			go func() {
 				defer conn.Close()
-				host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
-				fmt.Fprintf(conn, "%s %s\n", word, host)
-				conn.(*net.TCPConn).CloseWrite()
-				io.Copy(io.Discard, conn)
+				serve(conn)
 			}()
 		}
 	}()

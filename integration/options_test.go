@@ -9,22 +9,6 @@ import (
 	"testing"
 )
 
-// each serves the connections of a listener, and closes them afterwards.
-func each(listener net.Listener, serve func(net.Conn)) {
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				serve(conn)
-			}()
-		}
-	}()
-}
-
 // hold accepts connections, reads what comes and says nothing, until the client is done.
 func hold(listener net.Listener) {
 	each(listener, func(conn net.Conn) { io.Copy(io.Discard, conn) })

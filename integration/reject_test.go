@@ -42,19 +42,8 @@ func TestRejectSays(t *testing.T) {
 			}
 			arguments := func(host, port string) (args []string, arrive func()) {
 				late := fmt.Sprintf("203.0.113.%d", 100+o.late.Add(1))
-				return []string{probe, what, host, port, serverAddr, o.port, o.closed, dropped, late}, func() {
-					inNamespace(t, o.serverName, func() error {
-						lo, err := netlink.LinkByName("lo")
-						if err != nil {
-							return err
-						}
-						addr, err := netlink.ParseAddr(late + "/32")
-						if err != nil {
-							return err
-						}
-						return netlink.AddrAdd(lo, addr)
-					})
-				}
+				return []string{probe, what, host, port, serverAddr, o.port, o.closed, dropped, late},
+					func() { loopback(t, o.serverName, netlink.AddrAdd, late) }
 			}
 			args, arrive := arguments(noRoute, "80")
 			native := o.run(t, o.in(o.egress, args...), arrive)

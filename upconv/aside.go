@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/upconv/upconv/seccompx"
 )
 
 // waiter answers a call later, on a goroutine of its own.
@@ -77,36 +75,9 @@ func (s *Supervisor) await(c *call, ready <-chan struct{}) unix.Errno {
 		case <-ready:
 			return 0
 		case <-tick.C:
-			if errno := watch.look(s, c); errno != 0 {
+			if errno := watch.look(s, c, false); errno != 0 {
 				return errno
 			}
 		}
 	}
-}
-
-// interruption watches for what ends a connect(2) that upconv itself waits for.
-type interruption struct {
-	shared int // looks in a row that saw a signal which any thread of the process may take
-}
-
-// look returns 0, or the errno to answer: ERESTARTSYS, which has the kernel do whatever the signal's handler asks for, or
-// EINTR.
-func (i *interruption) look(s *Supervisor, c *call) unix.Errno {
-	if s.listener.Valid(c.id) != nil {
-		return unix.EINTR // the target is gone; nobody will read the answer
-	}
-	own, any := pendingSignals(c.tid)
-	switch {
-	case own:
-		return seccompx.ERestartSys
-	case !any:
-		i.shared = 0
-	default:
-		// The kernel may have chosen another thread for it, and ERESTARTSYS is only for one that has a signal. One that
-		// stays has been left for this one.
-		if i.shared++; i.shared >= 3 {
-			return unix.EINTR
-		}
-	}
-	return 0
 }

@@ -53,12 +53,6 @@ func (p *Policy) theNamespace(proto Proto) *Route {
 	return nil
 }
 
-// The first argument of socketcall(2) for these, linux/net.h.
-const (
-	sysSocket = 1
-	sysListen = 4
-)
-
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
 const sockTypeMask = 0xf
 
@@ -76,13 +70,9 @@ const (
 
 // atSocketRules stop socket(2), and what can turn out to be about the origin.
 func atSocketRules(n needs) []seccompx.Rule {
-	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
-	notify := func(call string, when ...seccompx.Cond) seccompx.Rule {
-		return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
-	}
 	var rules []seccompx.Rule
 	made := func(kind uint64) {
-		rules = append(rules, notify("socket", arg(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask).Equal(kind)))
+		rules = append(rules, notify("socket", low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask).Equal(kind)))
 	}
 	if n.streams {
 		made(unix.SOCK_STREAM)
@@ -91,23 +81,19 @@ func atSocketRules(n needs) []seccompx.Rule {
 		made(unix.SOCK_DGRAM)
 	}
 	rules = append(rules,
-		notify("bind", arg(2).AtLeast(sizeofSockaddrIn)),
+		notify("bind", low(2).AtLeast(sizeofSockaddrIn)),
 		notify("listen"),
-		seccompx.Rule{Syscalls: []string{"ioctl"}, When: []seccompx.Cond{arg(1).Equal(siocOutQNSD)}, Do: seccompx.Allow},
-		notify("ioctl", arg(1).AtLeast(siocAddRT), arg(1).AtMost(siocLast)),
-		notify("ioctl", arg(1).AtLeast(siocIWFirst), arg(1).AtMost(siocIWLast)),
+		seccompx.Rule{Syscalls: []string{"ioctl"}, When: []seccompx.Cond{low(1).Equal(siocOutQNSD)}, Do: seccompx.Allow},
+		notify("ioctl", low(1).AtLeast(siocAddRT), low(1).AtMost(siocLast)),
+		notify("ioctl", low(1).AtLeast(siocIWFirst), low(1).AtMost(siocIWLast)),
 	)
 	// Sends too: one with MSG_FASTOPEN connects.
-	for _, call := range []uint64{sysSocket, sysBind, sysListen, sysSendto, sysSendmsg, sysSendmmsg} {
-		rules = append(rules, notify("socketcall", arg(0).Equal(call)))
-	}
-	return rules
+	return append(rules, socketcallRules(sysSocket, sysBind, sysListen, sysSendto, sysSendmsg, sysSendmmsg)...)
 }
 
 // socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left to the kernel: the policy is
 // then followed at connect(2).
 func (w *worker) socketCall(c *call) outcome {
-	c.name = "socket"
 	kind, proto := int(int32(c.args[1])), int(int32(c.args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
@@ -181,7 +167,7 @@ func (w *worker) socketCall(c *call) outcome {
 
 // bindAtSocket is bind(2).
 func (w *worker) bindAtSocket(c *call) outcome {
-	c.name, c.addr, c.addrLen = "bind", c.args[1], uint32(c.args[2])
+	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
 	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
 		return carryOn // EINVAL
 	}
@@ -226,10 +212,7 @@ func (w *worker) toOrigin(c *call) outcome {
 }
 
 // listen handles a stopped listen(2).
-func (w *worker) listen(c *call) outcome {
-	c.name = "listen"
-	return w.toOrigin(c)
-}
+func (w *worker) listen(c *call) outcome { return w.toOrigin(c) }
 
 // ioctl handles a stopped ioctl(2).
 func (w *worker) ioctl(c *call) outcome {
@@ -237,7 +220,6 @@ func (w *worker) ioctl(c *call) outcome {
 	case fioSetOwn, siocSPGrp:
 		return w.setOwner(c)
 	}
-	c.name = "ioctl"
 	return w.toOrigin(c)
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// call is one stopped system call, decoded. Handlers read it and do not change it.
+// call is one stopped system call, decoded.
 type call struct {
 	id   uint64 // of the notification
 	tid  int    // the thread that is stopped, in upconv's pid namespace
@@ -19,7 +19,7 @@ type call struct {
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr     uint64
 	addrLen  uint32
-	name     string    // for events
+	name     string    // what call it is; of socketcall(2), the one that is meant
 	fastOpen fastOpen  // of a send that connects
 	sends    bool      // it is a send of datagrams, which are in worker.out
 	compat   bool      // made with the 32-bit structures of i386
@@ -42,6 +42,9 @@ type outcome struct {
 }
 
 var carryOn = outcome{}
+
+// carriesOn reports whether the kernel runs the call.
+func (o *outcome) carriesOn() bool { return !o.answered && !o.later && o.wait == nil }
 
 func answer(errno unix.Errno) outcome { return outcome{answered: true, errno: errno} }
 
@@ -77,6 +80,7 @@ var handlers = []struct {
 type numbered struct {
 	arch   seccompx.Arch
 	nr     int32
+	name   string
 	handle handler
 }
 
@@ -85,7 +89,7 @@ var byNumber = func() (all []numbered) {
 	for _, arch := range seccompx.NativeArches() {
 		for _, h := range handlers {
 			if nr, ok := arch.Syscall(h.name); ok {
-				all = append(all, numbered{arch, int32(nr), h.handle})
+				all = append(all, numbered{arch, int32(nr), h.name, h.handle})
 			}
 		}
 	}
@@ -102,6 +106,7 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), compat: n.Data.Arch == seccompx.I386}
 	for i := range byNumber {
 		if h := &byNumber[i]; n.Data.Nr == h.nr && n.Data.Arch == h.arch {
+			c.name = h.name
 			return h.handle(w, c)
 		}
 	}
@@ -110,69 +115,8 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 
 // connectCall is connect(2).
 func (w *worker) connectCall(c *call) outcome {
-	c.name, c.addr, c.addrLen = "connect", c.args[1], uint32(c.args[2])
+	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
 	return w.connect(c)
-}
-
-// socketcall is i386's socketcall(2): the arguments are in memory.
-func (w *worker) socketcall(c *call) outcome {
-	what, count := uint32(c.args[0]), 3
-	switch what {
-	case sysSetsockopt, sysGetsockopt, sysRecvmmsg:
-		count = 5
-	case sysRecvfrom, sysSendto:
-		count = 6
-	case sysSendmmsg:
-		count = 4
-	case sysListen:
-		count = 2
-	}
-	var raw [24]byte
-	errno := readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*count])
-	if errno != 0 {
-		if what == sysSetsockopt {
-			w.s.used.setAll()
-		}
-		if w.s.needs.atSocket() {
-			return answer(unix.EFAULT) // for they could be read the next time
-		}
-		return carryOn // the kernel will say EFAULT
-	}
-	for i := range count {
-		c.args[i] = uint64(binary.LittleEndian.Uint32(raw[4*i:]))
-	}
-	c.fd = int(int32(c.args[0]))
-	switch what {
-	case sysSetsockopt:
-		return w.setsockopt(c)
-	case sysGetsockopt:
-		return w.getsockopt(c)
-	case sysGetsockname:
-		return w.getsockname(c)
-	case sysGetpeername:
-		return w.getpeername(c)
-	case sysRecvfrom:
-		return w.recvfrom(c)
-	case sysRecvmsg:
-		return w.recvmsg(c)
-	case sysRecvmmsg:
-		return w.recvmmsg(c)
-	case sysConnect:
-		return w.connectCall(c)
-	case sysBind:
-		return w.bind(c)
-	case sysSocket:
-		return w.socketCall(c)
-	case sysListen:
-		return w.listen(c)
-	case sysSendto:
-		return w.sendto(c)
-	case sysSendmsg:
-		return w.sendmsg(c)
-	case sysSendmmsg:
-		return w.sendmmsg(c)
-	}
-	return carryOn
 }
 
 // Lengths of socket addresses: what connect(2) demands at least, and the most it takes.
@@ -206,4 +150,13 @@ func destination(sa []byte) (family int, dst netip.AddrPort, ok bool) {
 // inet6Destination returns the destination in an AF_INET6 address.
 func inet6Destination(sa []byte) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sa[8:24])), binary.BigEndian.Uint16(sa[2:]))
+}
+
+// sockaddrIn6 returns a struct sockaddr_in6, without sin6_scope_id. An IPv4 address becomes an IPv4-mapped one.
+func sockaddrIn6(addr netip.Addr, port uint16) (sa [sizeofSockaddrIn6]byte) {
+	binary.NativeEndian.PutUint16(sa[:], unix.AF_INET6)
+	binary.BigEndian.PutUint16(sa[2:], port)
+	bytes := addr.As16()
+	copy(sa[8:], bytes[:])
+	return sa
 }

@@ -62,13 +62,8 @@ const (
 // bindRules stop bind(2), so that the port of a companion, or of a socket that a receiver waits for, is free when the program has closed
 // its socket, or has been killed.
 func bindRules() []seccompx.Rule {
-	return []seccompx.Rule{
-		{Syscalls: []string{"bind"}, When: []seccompx.Cond{seccompx.Arg(2).Low32().AtLeast(sizeofSockaddrIn)}, Do: seccompx.UserNotify},
-		{Syscalls: []string{"socketcall"}, When: []seccompx.Cond{seccompx.Arg(0).Low32().Equal(sysBind)}, Do: seccompx.UserNotify},
-	}
+	return append([]seccompx.Rule{notify("bind", low(2).AtLeast(sizeofSockaddrIn))}, socketcallRules(sysBind)...)
 }
-
-const sysBind = 2 // of socketcall(2), linux/net.h
 
 // bind handles a stopped bind(2).
 func (w *worker) bind(c *call) outcome {

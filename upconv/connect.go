@@ -19,7 +19,7 @@ import (
 func (w *worker) connect(c *call) outcome {
 	w.sighted = false
 	out := w.connectAnywhere(c)
-	if w.s.needs.atSocket() && !c.made && !out.answered && !out.later && out.wait == nil {
+	if w.s.needs.atSocket() && !c.made && out.carriesOn() {
 		return w.guard(c)
 	}
 	return out
@@ -90,7 +90,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		if fd, is = w.sendsDatagrams(c, seen, route.Kind == Reject); is {
 			decision, fastOpen := e.decision, c.fastOpen
 			out, raced := w.datagram(c, e, family, sa, fd)
-			if route.Kind != Reject || raced || out.answered || out.later || out.wait != nil {
+			if route.Kind != Reject || raced || !out.carriesOn() {
 				return out, raced
 			}
 			// It may be a stream by the time the kernel looks.
@@ -129,15 +129,20 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	}
 
 	old, out, ok := w.fetch(c, e)
-	if !ok {
+	switch {
+	case !ok:
 		return out, false
-	}
-	if seen && !w.saw(old) {
+	case seen && !w.saw(old):
 		return carryOn, true
-	}
-	if !seen && w.s.needs.udp && isDatagramType(typeOf(old)) {
+	case !seen && w.s.needs.udp && isDatagramType(typeOf(old)):
 		return w.datagram(c, e, family, sa, old)
 	}
+	return w.routeCopy(c, e, family, sa, old)
+}
+
+// routeCopy is route for a socket that does not tell enough when it is only looked at. old is a copy of it.
+func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
+	route, crosses := e.decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
 		crossed := false
@@ -205,63 +210,13 @@ func (w *worker) stays(e *event) {
 // connects that to sa. old is a copy of the target's socket, or -1 where it has been seen to be as good as new and
 // nobody else's. If x is not nil the new socket is one of another family, in the origin.
 func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
-	cloexec, errno := w.sight.CloseOnExec, unix.Errno(0)
-	if !w.sighted {
-		cloexec, errno = w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
+	cloexec, out, ok := w.closesOnExec(c, e)
+	if !ok {
+		return out, false
 	}
-	switch errno {
-	case 0:
-	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(e, "open /proc/TID/fdinfo/FD", errno), false
-	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone
-		return carryOn, false
-	default:
-		w.unserved(e, "its descriptors cannot be read in /proc", errno)
-		return carryOn, false
-	}
-	from := old // what is carried over is of it
-	if sock.untouched {
-		from = -1
-	}
-	var replacement int
-	kept := false // it is one that the target had there before
-	if sock.kind != unix.SOCK_STREAM && x == nil && from >= 0 {
-		to := w.s.origin.cookie
-		if egress != nil {
-			to = egress.cookie
-		}
-		replacement, kept = w.s.companions.take(old, to)
-	}
-	switch {
-	case kept:
-	case x != nil:
-		replacement, errno = x.make(w, c)
-	case egress == nil:
-		replacement, errno = w.inOrigin(c.tid, sock.domain, sock.kind, sock.proto)
-	default:
-		replacement, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
-	}
-	if errno != 0 {
-		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
-	}
-	w.done = append(w.done, replacement)
-	if x != nil {
-		w.usedUnix = sock.kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
-		if errno := w.carryAcross(e, from, replacement, sock, x); errno != 0 {
-			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
-		}
-	} else if from >= 0 {
-		if errno := w.carryOver(e, from, replacement, sock, kept); errno != 0 {
-			e.add("the port cannot be had in the egress")
-			w.s.events.record(e, errno)
-			return answer(errno), false
-		}
-	}
-	if sock.untouched {
-		setOften(replacement, sock.often, x != nil)
-	}
-	if lost := w.copyInode(old, replacement); lost != "" {
-		e.add("not carried over: " + lost)
+	replacement, out, ok := w.equivalent(c, e, old, sock, egress, x)
+	if !ok {
+		return out, false
 	}
 	if x != nil {
 		if x.family() == unix.AF_UNIX && sock.kind == unix.SOCK_STREAM {
@@ -305,31 +260,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 	}
 	aside := old >= 0 && w.keeps(old, sock, x)
-	waitedFor := uint64(0)
-	if sock.kind != unix.SOCK_STREAM {
-		waitedFor = w.s.receivers.on(old)
-	}
-	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
-	waited := sock.kind != unix.SOCK_STREAM && w.single() && !w.sight.OwnTable && old >= 0 && w.inUse(old)
-	if old >= 0 {
-		w.unregister(c, places, old) // whoever has a copy: no more events from it
-		// All that is left of the old socket should be this copy.
-		if !aside {
-			w.closeNow(old)
-		}
-	}
-	var others []int // numbers of the old socket
-	copied := witness && w.alive()
-	if copied {
-		places, others = w.replaceCopies(c, replacement, places)
-	}
-	if waited || sock.kind != unix.SOCK_STREAM && !w.single() && (aside || !witness || copied) {
-		w.s.receivers.follow(w.s, waitedFor, replacement)
-		w.nudge(c, others, replacement)
-	}
-	if copied {
-		w.noteCopies(e, aside)
-	}
+	places = w.retire(c, e, old, replacement, sock, places, witness, aside)
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
 		flags := sock.flags
@@ -361,6 +292,115 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		w.closeNow(replacement) // before the target goes on: what it closes then shall be closed
 	}
 	return out, false
+}
+
+// closesOnExec returns whether the target's descriptor is closed on execve(2). Where ok is false, out is what becomes of the call.
+func (w *worker) closesOnExec(c *call, e *event) (cloexec bool, out outcome, ok bool) {
+	if w.sighted {
+		return w.sight.CloseOnExec, out, true
+	}
+	cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
+	switch errno {
+	case 0:
+		return cloexec, out, true
+	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
+		return false, w.fail(e, "open /proc/TID/fdinfo/FD", errno), false
+	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone
+		return false, carryOn, false
+	}
+	w.unserved(e, "its descriptors cannot be read in /proc", errno)
+	return false, carryOn, false
+}
+
+// equivalent returns the socket that is to take the place of the target's, with all that the program has done to that. The
+// parameters are as for swap; tidy closes it. Where ok is false, out is what becomes of the call.
+func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, out outcome, ok bool) {
+	from := old // what is carried over is of it
+	if sock.untouched {
+		from = -1
+	}
+	fd, kept, errno := w.obtain(c, from, sock, egress, x)
+	if errno != 0 {
+		return -1, w.fail(e, "socket for "+e.decision.Route.String(), errno), false
+	}
+	w.done = append(w.done, fd)
+	switch {
+	case x != nil:
+		w.usedUnix = sock.kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
+		if errno := w.carryAcross(e, from, fd, sock, x); errno != 0 {
+			return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
+		}
+	case from >= 0:
+		if errno := w.carryOver(e, from, fd, sock, kept); errno != 0 {
+			e.add("the port cannot be had in the egress")
+			w.s.events.record(e, errno)
+			return -1, answer(errno), false
+		}
+	}
+	if sock.untouched {
+		setOften(fd, sock.often, x != nil)
+	}
+	if lost := w.copyInode(old, fd); lost != "" {
+		e.add("not carried over: " + lost)
+	}
+	return fd, out, true
+}
+
+// obtain returns a socket for swap, whose parameters these are, but that from is -1 where nothing has been done to the target's. kept
+// is whether it is one that the target had there before, and not a new one.
+func (w *worker) obtain(c *call, from int, sock *socket, egress *egress, x *crossing) (fd int, kept bool, errno unix.Errno) {
+	if x != nil {
+		fd, errno = x.make(w, c)
+		return fd, false, errno
+	}
+	if sock.kind != unix.SOCK_STREAM && from >= 0 {
+		to := w.s.origin.cookie
+		if egress != nil {
+			to = egress.cookie
+		}
+		if fd, kept = w.s.companions.take(from, to); kept {
+			return fd, true, 0
+		}
+	}
+	if egress == nil {
+		fd, errno = w.inOrigin(c.tid, sock.domain, sock.kind, sock.proto)
+	} else {
+		fd, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
+	}
+	return fd, false, errno
+}
+
+// retire closes old, whose place the replacement has taken, unless it is put aside, and sees to those who have it yet: the copies
+// that the target has of it are replaced, where witness is set and says that there are any, and those who wait for datagrams on it
+// do so on the other one. It returns the places in epoll sets, with those of the copies.
+func (w *worker) retire(c *call, e *event, old, replacement int, sock *socket, places []registration, witness, aside bool) []registration {
+	datagrams := sock.kind != unix.SOCK_STREAM
+	waitedFor := uint64(0)
+	if datagrams {
+		waitedFor = w.s.receivers.on(old)
+	}
+	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
+	waited := datagrams && w.single() && !w.sight.OwnTable && old >= 0 && w.inUse(old)
+	if old >= 0 {
+		w.unregister(c, places, old) // whoever has a copy: no more events from it
+		// All that is left of the old socket should be this copy.
+		if !aside {
+			w.closeNow(old)
+		}
+	}
+	var others []int // numbers of the old socket
+	copied := witness && w.alive()
+	if copied {
+		places, others = w.replaceCopies(c, replacement, places)
+	}
+	if waited || datagrams && !w.single() && (aside || !witness || copied) {
+		w.s.receivers.follow(w.s, waitedFor, replacement)
+		w.nudge(c, others, replacement)
+	}
+	if copied {
+		w.noteCopies(e, aside)
+	}
+	return places
 }
 
 // carryOver gives the new socket what the program has done to the old one.
@@ -421,9 +461,7 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 		return 0
 	}
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)
-	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
-		// A send does not fail for want of a port.
-		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is taken in the egress")
+	if sock.yields(e, errno, " in the egress") {
 		clear(sock.name[2:4])
 		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie, false)
 	}
@@ -432,6 +470,16 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
 	}
 	return errno
+}
+
+// yields reports whether a port that is taken, as errno says, is done without: a send does not fail for want of a port. where is for
+// the event.
+func (s *socket) yields(e *event, errno unix.Errno, where string) bool {
+	if errno != unix.EADDRINUSE || s.kind != unix.SOCK_DGRAM {
+		return false
+	}
+	e.add("from another port: " + strconv.Itoa(int(s.port())) + " is taken" + where)
+	return true
 }
 
 // carryAcross is carryOver for a socket of another family. old may be -1, as for swap.
@@ -503,7 +551,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		}
 	}
 	if errno == unix.EALREADY {
-		if timeout := sendTimeout(fd); timeout != 0 {
+		if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); timeout != 0 {
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS. So upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
 			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}
@@ -519,15 +567,11 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	return answer(errno)
 }
 
-// sendTimeout returns SO_SNDTIMEO: how long connect(2) may take, 0 for as long as it wants.
-func sendTimeout(fd int) time.Duration {
-	var timeout unix.Timeval
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
-	return durationOf(timeout)
-}
-
-// durationOf is a struct timeval of a socket option: a time that is too long for a time.Duration is as long as that can be.
-func durationOf(t unix.Timeval) time.Duration {
+// timeoutOf returns SO_SNDTIMEO, which is how long sends and connect(2) may take, or SO_RCVTIMEO; 0 for as long as they want. A time
+// that is too long for a time.Duration is as long as that can be.
+func timeoutOf(fd, option int) time.Duration {
+	var t unix.Timeval
+	getsockopt(fd, unix.SOL_SOCKET, option, unsafe.Pointer(&t), unsafe.Sizeof(t))
 	if t.Sec >= math.MaxInt64/int64(time.Second) {
 		return math.MaxInt64
 	}

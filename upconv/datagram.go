@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
@@ -41,22 +40,14 @@ func examineDatagram(fd int, s *socket) (ok bool) {
 		return false
 	}
 	s.proto, s.kind = int(proto), int(kind)
-	s.nameLen = uint32(len(s.name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
-	if errno != 0 || s.nameLen < sizeofSockaddrIn {
+	if !s.readName(fd) {
 		return false
 	}
-	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
 	if s.kind == unix.SOCK_RAW { // the "port" of a raw socket is its protocol
 		s.name[2], s.name[3] = 0, 0
 	}
 	s.bound = s.port() != 0 || !allZero(s.address())
-	if s.netns = netnsCookie(fd); s.netns == 0 {
-		return false
-	}
-	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-	s.flags = int(flags)
-	return errno == 0
+	return s.readPlace(fd)
 }
 
 // kindOf returns the type of the sockets of a protocol.
@@ -196,14 +187,16 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	known := examineDatagram(old, sock)
 	crossed := false
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
-		if _, crossed = w.hasPassport(old); crossed {
-			if !known && !w.unixSocket(old, sock) {
+		var is int
+		if is, crossed = w.hasPassport(old); crossed {
+			switch p := &w.crossing.pass; {
+			case kindOf(p.proto) == unix.SOCK_STREAM:
+				return carryOn, false
+			case known:
+				sock.asMade(p)
+			case is != unix.AF_UNIX || !sock.asMadeUnix(old, p, w.s.origin.cookie):
 				return carryOn, false
 			}
-			if p := &w.crossing.pass; p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP {
-				return carryOn, false
-			}
-			sock.asMade(&w.crossing.pass)
 		}
 	}
 	origin := w.s.origin
@@ -250,32 +243,22 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 // mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped addresses, as those can do it.
 func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
 	x := &w.crossing
-	x.route, x.mapped = mappedRoute, true
-	x.to = [sizeofSockaddrIn6]byte{}
-	binary.NativeEndian.PutUint16(x.to[:], unix.AF_INET6)
-	binary.BigEndian.PutUint16(x.to[2:], dst.Port())
-	bytes := dst.Addr().As16()
-	copy(x.to[8:], bytes[:])
+	x.route, x.mapped, x.to = someInet6, true, sockaddrIn6(dst.Addr(), dst.Port())
 	return x
 }
 
 var (
-	mappedRoute = &Route{Kind: Inet6}
-	broadcast4  = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	someInet6  = &Route{Kind: Inet6} // for a socket that is one of that family, with whatever route
+	someUnix   = &Route{Kind: UnixPath}
+	broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 )
 
-// unixSocket fills in what there is to know of a Unix socket that took the place of another.
-func (w *worker) unixSocket(fd int, s *socket) bool {
-	if domainOf(fd) != unix.AF_UNIX {
-		return false
-	}
-	p := &w.crossing.pass
-	*s = socket{domain: unix.AF_INET, kind: kindOf(p.proto), proto: p.proto, netns: w.s.origin.cookie}
-	binary.NativeEndian.PutUint16(s.name[:], unix.AF_INET)
-	binary.BigEndian.PutUint16(s.name[2:], p.localPort)
-	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-	s.flags = int(flags)
-	return errno == 0
+// asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in the namespace netns.
+func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) (ok bool) {
+	*s = socket{kind: kindOf(p.proto), proto: p.proto, netns: netns}
+	s.setName(p.family, p.localPort)
+	s.flags, ok = flagsOf(fd)
+	return ok
 }
 
 // move replaces the target's datagram socket by one made where e.dst is reached. old is as for swap.
@@ -458,11 +441,10 @@ func (w *worker) noteMoved(e *event, replacement int) {
 	}
 }
 
+// isConnected reports whether a socket has a peer.
 func isConnected(fd int) bool {
 	var name [sizeofSockaddrStorage]byte
-	length := uint32(len(name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
-	return errno == 0
+	return socketName(fd, true, &name)
 }
 
 // madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of others. It is for

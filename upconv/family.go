@@ -95,12 +95,7 @@ func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	if err != nil {
 		return err
 	}
-	x.to = [sizeofSockaddrIn6]byte{}
-	binary.NativeEndian.PutUint16(x.to[:], unix.AF_INET6)
-	binary.BigEndian.PutUint16(x.to[2:], dst.Port())
-	bytes := addr.As16()
-	copy(x.to[8:], bytes[:])
-	x.zone = addr.Zone()
+	x.to, x.zone = sockaddrIn6(addr, dst.Port()), addr.Zone()
 	return nil
 }
 
@@ -200,18 +195,25 @@ func (w *worker) hasPassport(fd int) (family int, ok bool) {
 	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.readFrom(fd, family)
 }
 
-// asMade has s be what the program made.
+// asMade has s, an AF_INET6 socket that took the place of another, be what the program made.
 func (s *socket) asMade(p *passport) {
-	port := s.port()
-	if p.family == unix.AF_INET || s.domain != unix.AF_INET6 {
-		s.name, s.nameLen = [sizeofSockaddrIn6]byte{}, sizeofSockaddrIn
-		if p.family == unix.AF_INET6 {
-			s.nameLen = sizeofSockaddrIn6
-		}
-		binary.NativeEndian.PutUint16(s.name[:], uint16(p.family))
-		binary.BigEndian.PutUint16(s.name[2:], port)
+	s.proto = p.proto
+	if s.domain == p.family {
+		s.bound = s.port() != 0
+	} else {
+		s.setName(p.family, s.port()) // its address means nothing in the other family
 	}
-	s.domain, s.proto, s.bound = p.family, p.proto, port != 0
+}
+
+// setName gives s a family, and a name of that which has no address.
+func (s *socket) setName(family int, port uint16) {
+	s.domain, s.bound = family, port != 0
+	s.name, s.nameLen = [sizeofSockaddrIn6]byte{}, sizeofSockaddrIn
+	if family == unix.AF_INET6 {
+		s.nameLen = sizeofSockaddrIn6
+	}
+	binary.NativeEndian.PutUint16(s.name[:], uint16(family))
+	binary.BigEndian.PutUint16(s.name[2:], port)
 }
 
 func domainOf(fd int) int {
@@ -303,10 +305,8 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	if errno == unix.EADDRINUSE {
 		errno = bindBeside(old, to, name[:])
 	}
-	if errno == unix.EADDRINUSE && sock.kind == unix.SOCK_DGRAM {
-		// As in bindOver. A port that a Unix socket was said to have can be anybody's.
-		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is taken")
-		name[2], name[3] = 0, 0
+	if sock.yields(e, errno, "") { // a port that a Unix socket was said to have can be anybody's
+		clear(name[2:4])
 		errno = bind(to, name[:])
 	}
 	return errno

@@ -26,11 +26,10 @@ const maxFastOpen = 64 << 10
 func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 	c.fastOpen = fastOpen{on: true, flags: flags}
 	if stride > 0 {
-		c.fastOpen.result = c.args[1] + uint64(c.headerSize()) // msg_len of struct mmsghdr
+		c.fastOpen.result = c.args[1] + uint64(c.msghdrSize()) // msg_len of struct mmsghdr
 	}
-	word, size := c.wordSize(), c.headerSize()
 	var header [sizeofMsghdr]byte
-	if readMemory(c.tid, c.args[1], header[:size]) != 0 {
+	if readMemory(c.tid, c.args[1], header[:c.msghdrSize()]) != 0 {
 		if w.s.needs.atSocket() {
 			if _, idle := w.idleInEgress(c); idle {
 				return answer(unix.EFAULT) // for it could be read the next time
@@ -38,25 +37,21 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 		}
 		return carryOn // the kernel will say EFAULT
 	}
-	get := func(from []byte, i int) uint64 {
-		if c.compat {
-			return uint64(binary.LittleEndian.Uint32(from[4*i:]))
-		}
-		return binary.NativeEndian.Uint64(from[8*i:])
-	}
-	c.addr, c.addrLen = get(header[:], 0), binary.NativeEndian.Uint32(header[word:])
-	at, count := get(header[:], 2), int(min(get(header[:], 3), 16))
-	if get(header[:], 5) != 0 {
+	h := c.msghdr(header[:])
+	c.addr, c.addrLen = h.name, uint32(h.nameLen)
+	count := int(min(h.count, 16))
+	if h.controlLen != 0 {
 		count = 0 // control messages: they go with what is sent when the connection is there
 	}
 	var raw [16 * 16]byte
 	room := maxFastOpen
-	if count > 0 && readMemory(c.tid, at, raw[:2*word*count]) == 0 {
+	if count > 0 && readMemory(c.tid, h.iovecs, raw[:count*c.iovecSize()]) == 0 {
 		for i := range count {
-			length := int(min(get(raw[:], 2*i+1), uint64(room)))
+			base, full := c.iovec(raw[:], i)
+			length := int(min(full, uint64(room)))
 			room -= length
 			if length > 0 {
-				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(get(raw[:], 2*i)), Len: length})
+				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(base), Len: length})
 			}
 		}
 	}
@@ -72,14 +67,10 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 		if len(w.long) < maxFastOpen {
 			w.long = make([]byte, maxFastOpen)
 		}
-		local := unix.Iovec{Base: &w.long[0]}
-		local.SetLen(maxFastOpen)
-		n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(c.tid), uintptr(unsafe.Pointer(&local)), 1,
-			uintptr(unsafe.Pointer(&f.vector[0])), uintptr(len(f.vector)), 0)
-		if errno != 0 {
+		var errno unix.Errno
+		if length, errno = readVectors(c.tid, w.long[:maxFastOpen], f.vector); errno != 0 {
 			return answer(unix.EFAULT)
 		}
-		length = int(n)
 	}
 	var data unsafe.Pointer
 	if length > 0 {

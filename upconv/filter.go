@@ -6,15 +6,6 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// The first argument of socketcall(2), linux/net.h.
-const (
-	sysConnect     = 3
-	sysGetsockname = 6
-	sysGetpeername = 7
-	sysSetsockopt  = 14
-	sysGetsockopt  = 15
-)
-
 // Commands of fcntl(2) and ioctl(2) that say who gets a descriptor's signals: asm-generic/fcntl.h,
 // asm-generic/sockios.h.
 const (
@@ -45,23 +36,14 @@ const (
 func Filter(p *Policy, udp UDPMode) seccompx.Filter { return filter(p.needs(udp)) }
 
 func filter(n needs) seccompx.Filter {
-	length := seccompx.Arg(2).Low32()
 	f := seccompx.Filter{
 		Rules: []seccompx.Rule{
 			{Syscalls: []string{"io_uring_setup"}, Do: seccompx.Errno(unix.ENOSYS)},
-			{
-				Syscalls: []string{"connect"},
-				When:     []seccompx.Cond{length.AtLeast(sizeofSockaddrIn), length.AtMost(sizeofSockaddrStorage)},
-				Do:       seccompx.UserNotify,
-			},
-			{ // i386's other way: the length is in memory, which a filter cannot see
-				Syscalls: []string{"socketcall"},
-				When:     []seccompx.Cond{seccompx.Arg(0).Low32().Equal(sysConnect)},
-				Do:       seccompx.UserNotify,
-			},
+			notify("connect", low(2).AtLeast(sizeofSockaddrIn), low(2).AtMost(sizeofSockaddrStorage)),
 		},
 		Default: seccompx.Allow,
 	}
+	f.Rules = append(f.Rules, socketcallRules(sysConnect)...)
 	if n.atSocket() {
 		f.Rules = append(f.Rules, atSocketRules(n)...)
 	}
@@ -87,46 +69,45 @@ func filter(n needs) seccompx.Filter {
 	return f
 }
 
+// notify is the rule that stops a call.
+func notify(call string, when ...seccompx.Cond) seccompx.Rule {
+	return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
+}
+
+// low is an argument that is an int.
+func low(arg int) seccompx.Operand { return seccompx.Arg(arg).Low32() }
+
 // fastOpenRules stop the other calls that connect.
 func fastOpenRules() []seccompx.Rule {
-	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
 	return []seccompx.Rule{
-		{
-			Syscalls: []string{"sendto"},
-			When:     []seccompx.Cond{arg(3).HasAny(unix.MSG_FASTOPEN), arg(5).AtLeast(sizeofSockaddrIn), arg(5).AtMost(sizeofSockaddrStorage)},
-			Do:       seccompx.UserNotify,
-		},
-		{Syscalls: []string{"sendmsg"}, When: []seccompx.Cond{arg(2).HasAny(unix.MSG_FASTOPEN)}, Do: seccompx.UserNotify},
-		{Syscalls: []string{"sendmmsg"}, When: []seccompx.Cond{arg(3).HasAny(unix.MSG_FASTOPEN)}, Do: seccompx.UserNotify},
+		notify("sendto", low(3).HasAny(unix.MSG_FASTOPEN), low(5).AtLeast(sizeofSockaddrIn), low(5).AtMost(sizeofSockaddrStorage)),
+		notify("sendmsg", low(2).HasAny(unix.MSG_FASTOPEN)),
+		notify("sendmmsg", low(3).HasAny(unix.MSG_FASTOPEN)),
 	}
 }
 
 // swapRules stop what a swap must know about.
 func swapRules(n needs) []seccompx.Rule {
-	notify := func(call string, when ...seccompx.Cond) seccompx.Rule {
-		return seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify}
-	}
-	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
-	rules := []seccompx.Rule{notify("socketcall", arg(0).Equal(sysSetsockopt))}
+	rules := socketcallRules(sysSetsockopt)
 	for _, call := range []string{"fcntl", "fcntl64"} {
 		for _, command := range []uint64{unix.F_SETOWN, unix.F_SETSIG, unix.F_SETOWN_EX} {
-			rules = append(rules, notify(call, arg(1).Equal(command)))
+			rules = append(rules, notify(call, low(1).Equal(command)))
 		}
 	}
 	for _, command := range []uint64{fioSetOwn, siocSPGrp} {
-		rules = append(rules, notify("ioctl", arg(1).Equal(command)))
+		rules = append(rules, notify("ioctl", low(1).Equal(command)))
 	}
 	if n.unix && n.udp {
-		rules = append(rules, notify("setsockopt", arg(1).Equal(unix.IPPROTO_UDP)))
+		rules = append(rules, notify("setsockopt", low(1).Equal(unix.IPPROTO_UDP)))
 	}
 	for _, level := range sockoptLevels {
-		ofLevel := arg(1).Equal(uint64(level))
+		ofLevel := low(1).Equal(uint64(level))
 		for _, options := range [][]sockopt{sockopts, passedOptions} {
 			for i := range options {
 				if row := &options[i]; row.level == level && !n.tells(row) && (row.always || &options[0] == &passedOptions[0]) {
 					rules = append(rules, seccompx.Rule{
 						Syscalls: []string{"setsockopt"},
-						When:     []seccompx.Cond{ofLevel, arg(2).Equal(uint64(row.name))},
+						When:     []seccompx.Cond{ofLevel, low(2).Equal(uint64(row.name))},
 						Do:       seccompx.Allow,
 					})
 				}
@@ -144,19 +125,14 @@ func (n needs) tells(row *sockopt) bool {
 
 // crossingRules stop what would tell a program that its socket is of another family.
 func crossingRules(n needs) []seccompx.Rule {
-	arg := func(n int) seccompx.Operand { return seccompx.Arg(n).Low32() }
 	rules := []seccompx.Rule{{Syscalls: []string{"getpeername", "getsockname"}, Do: seccompx.UserNotify}}
-	for _, call := range []uint64{sysGetpeername, sysGetsockname, sysGetsockopt} {
-		rules = append(rules, seccompx.Rule{
-			Syscalls: []string{"socketcall"}, When: []seccompx.Cond{arg(0).Equal(call)}, Do: seccompx.UserNotify,
-		})
-	}
+	rules = append(rules, socketcallRules(sysGetpeername, sysGetsockname, sysGetsockopt)...)
 	for _, o := range n.asked() {
-		when := []seccompx.Cond{arg(1).Equal(uint64(o.level))}
+		when := []seccompx.Cond{low(1).Equal(uint64(o.level))}
 		if o.name != anyOption {
-			when = append(when, arg(2).Equal(uint64(o.name)))
+			when = append(when, low(2).Equal(uint64(o.name)))
 		}
-		rules = append(rules, seccompx.Rule{Syscalls: []string{"getsockopt"}, When: when, Do: seccompx.UserNotify})
+		rules = append(rules, notify("getsockopt", when...))
 	}
 	return rules
 }

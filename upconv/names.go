@@ -53,13 +53,7 @@ func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
 // name writes the name of the socket fd, or of its peer, as the program is told it. ok is false if it has no peer.
 func (p *passport) name(fd, family int, peer bool, to *[sizeofSockaddrIn6]byte) (length int, ok bool) {
 	var real [sizeofSockaddrStorage]byte
-	realLength := uint32(len(real))
-	call := uintptr(unix.SYS_GETSOCKNAME)
-	if peer {
-		call = unix.SYS_GETPEERNAME
-	}
-	_, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(&real)), uintptr(unsafe.Pointer(&realLength)))
-	if errno != 0 {
+	if !socketName(fd, peer, &real) {
 		return 0, false
 	}
 	addr := p.peer
@@ -78,6 +72,17 @@ func (p *passport) name(fd, family int, peer bool, to *[sizeofSockaddrIn6]byte) 
 		addr = netip.AddrPortFrom(local, port)
 	}
 	return p.sockaddr(addr, to), true
+}
+
+// socketName reads the name of a socket, or of its peer.
+func socketName(fd int, peer bool, to *[sizeofSockaddrStorage]byte) (ok bool) {
+	call := uintptr(unix.SYS_GETSOCKNAME)
+	if peer {
+		call = unix.SYS_GETPEERNAME
+	}
+	length := uint32(len(to))
+	_, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(&length)))
+	return errno == 0
 }
 
 // sockaddr writes an IPv4 address as one of the program's family.

@@ -25,8 +25,7 @@ import (
 // others are the descriptors that were the old socket, too, and replacement is a copy of the new one.
 func (w *worker) nudge(c *call, others []int, replacement int) {
 	numbers := append(others, c.fd)
-	timeout, err := unix.GetsockoptTimeval(replacement, unix.SOL_SOCKET, unix.SO_RCVTIMEO)
-	timed := err == nil && *timeout != unix.Timeval{}
+	timed := timeoutOf(replacement, unix.SO_RCVTIMEO) != 0
 	dir, err := os.Open("/proc/" + strconv.Itoa(c.tid) + "/task") // all of its process's
 	if err != nil {
 		return
@@ -99,8 +98,6 @@ func waitsFor(tid int, fds []int, timed bool) bool {
 	}
 	return !timed && slices.Contains(fds, int(int32(first)))
 }
-
-const sysRecv = 10 // of socketcall(2), linux/net.h
 
 // waitingCall returns the name of the call that a thread waits in, given the numbers of its proc_pid_syscall(5). That does not say of
 // which architecture it is; but a 32-bit program has its stack and its code where their addresses are that short.

@@ -1,12 +1,9 @@
 package upconv
 
 import (
-	"bytes"
 	"encoding/binary"
 	"maps"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,9 +40,9 @@ type receiver struct {
 	checked time.Time // when it was last made sure that the target still waits
 
 	// Only for sweep:
-	status int // the thread's proc_pid_status(5), open; -1: not yet
-	shared int // looks in a row that saw a signal which any thread of the process may take
-	pid    int
+	signals interruption
+	status  int // the thread's proc_pid_status(5), open; -1: not yet
+	pid     int
 }
 
 // wait has a call wait for a datagram, on the socket that is its own from now on.
@@ -75,9 +72,7 @@ func (p *receiver) register() unix.Errno {
 	if errno := all.open(); errno != 0 {
 		return errno
 	}
-	var timeout unix.Timeval
-	getsockopt(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, unsafe.Pointer(&timeout), unsafe.Sizeof(timeout))
-	p.limit = durationOf(timeout)
+	p.limit = timeoutOf(p.fd, unix.SO_RCVTIMEO)
 
 	p.mu.Lock() // it is nobody's turn before all is in place
 	defer p.mu.Unlock()
@@ -368,9 +363,7 @@ func (all *receivers) leave(c *call) {
 // portOf returns the port of an AF_INET6 socket, as it is in its address.
 func portOf(fd int) (port [2]byte) {
 	var name [sizeofSockaddrStorage]byte
-	length := uint32(len(name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
-	if errno == 0 && binary.NativeEndian.Uint16(name[:]) == unix.AF_INET6 {
+	if socketName(fd, false, &name) && binary.NativeEndian.Uint16(name[:]) == unix.AF_INET6 {
 		port = [2]byte(name[2:])
 	}
 	return port
@@ -450,7 +443,7 @@ func (all *receivers) sweep(s *Supervisor) {
 			p.endWith(unix.EINTR)
 			for _, q := range torn {
 				if q.pid == p.pid {
-					q.shared = 0
+					q.signals.shared = 0
 				}
 			}
 		}
@@ -486,70 +479,12 @@ func (p *receiver) look(scratch []byte, now time.Time) (torn bool) {
 		return false
 	}
 	status := scratch[:n]
-	switch own, any := signalsIn(status); {
-	case own:
-		p.interrupt()
-	case !any:
-		p.shared = 0
-	default:
-		// The kernel may have chosen another thread for it, and ERESTARTSYS is only for one that has a signal. One that
-		// stays has been left for one of those that are held.
-		p.shared++
+	own, any := signalsIn(status)
+	if torn = p.signals.left(own, any); any {
 		p.pid = statusField(status, "Tgid:", 10)
-		if p.shared == 1 && statusField(status, "Threads:", 10) <= fewThreads && onlyTaker(p.c.tid, p.pid, status) {
-			p.interrupt()
-			return false
-		}
-		return p.shared >= 3
 	}
-	return false
-}
-
-// interrupt ends the wait of a thread that certainly has a signal. The caller holds mu.
-func (p *receiver) interrupt() {
-	errno := unix.Errno(seccompx.ERestartSys)
-	if p.limit > 0 {
-		errno = unix.EINTR // signal(7): with a timeout set, never restarted
+	if own || p.signals.shared == 1 && statusField(status, "Threads:", 10) <= fewThreads && onlyTaker(p.c.tid, p.pid, status) {
+		p.finish(p.end(restart(p.limit > 0)))
 	}
-	p.finish(p.end(errno))
-}
-
-// fewThreads is how many are looked at to find out whom a signal is for.
-const fewThreads = 64
-
-// onlyTaker reports whether a pending signal of a process can be for no other thread than this one, whose proc_pid_status(5)
-// is given: all others block it.
-func onlyTaker(tid, pid int, status []byte) bool {
-	pending := statusField(status, "ShdPnd:", 16) &^ statusField(status, "SigBlk:", 16)
-	tasks := "/proc/" + strconv.Itoa(pid) + "/task/"
-	names, err := os.ReadDir(tasks)
-	if err != nil {
-		return false
-	}
-	for _, entry := range names {
-		if entry.Name() == strconv.Itoa(tid) {
-			continue
-		}
-		other, err := os.ReadFile(tasks + entry.Name() + "/status")
-		if err != nil || bytes.Contains(other, []byte("\nState:\tZ")) || bytes.Contains(other, []byte("\nState:\tX")) {
-			continue // it has ended
-		}
-		if pending &= statusField(other, "SigBlk:", 16); pending == 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// openStatus opens a thread's proc_pid_status(5). It returns -1 where that cannot be. scratch is for the name.
-func openStatus(tid int, scratch []byte) int {
-	path := append(scratch[:0], "/proc/"...)
-	path = strconv.AppendInt(path, int64(tid), 10)
-	path = append(path, "/status\x00"...)
-	at := unix.AT_FDCWD
-	file, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
-	if errno != 0 {
-		return -1
-	}
-	return int(file)
+	return torn
 }

@@ -18,41 +18,27 @@ import (
 // What is done with the target's memory, in which order, and which errors come before and which after the datagram is gone
 // from the queue, is as in net/socket.c.
 
-// More of the first argument of socketcall(2), linux/net.h.
-const (
-	sysRecvfrom = 12
-	sysRecvmsg  = 17
-	sysRecvmmsg = 19
-)
-
 // receiveRules stop the calls that receive with more than the data: those with a source address or control messages, which
 // for the ones with a struct msghdr a filter cannot see. Without datagrams those of the error queue are all there is.
 func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
 	if !n.crosses() {
 		return nil
 	}
-	notify := func(call string, when ...seccompx.Cond) {
-		rules = append(rules, seccompx.Rule{Syscalls: []string{call}, When: when, Do: seccompx.UserNotify})
-	}
-	errorQueue := func(flags int) seccompx.Cond { return seccompx.Arg(flags).Low32().HasAny(unix.MSG_ERRQUEUE) }
 	for _, call := range []struct {
 		name  string
 		flags int
 	}{{"recvfrom", 3}, {"recvmsg", 2}, {"recvmmsg", 3}, {"recvmmsg_time64", 3}} {
+		errorQueue := notify(call.name, low(call.flags).HasAny(unix.MSG_ERRQUEUE))
 		switch {
 		case !datagrams:
-			notify(call.name, errorQueue(call.flags))
+			rules = append(rules, errorQueue)
 		case call.name == "recvfrom":
-			notify(call.name, seccompx.Arg(4).NotEqual(0))
-			notify(call.name, errorQueue(call.flags))
+			rules = append(rules, notify(call.name, seccompx.Arg(4).NotEqual(0)), errorQueue)
 		default:
-			notify(call.name)
+			rules = append(rules, notify(call.name))
 		}
 	}
-	for _, call := range []uint64{sysRecvfrom, sysRecvmsg, sysRecvmmsg} { // their flags are in memory
-		notify("socketcall", seccompx.Arg(0).Low32().Equal(call))
-	}
-	return rules
+	return append(rules, socketcallRules(sysRecvfrom, sysRecvmsg, sysRecvmmsg)...)
 }
 
 // reception is a call that receives on a socket of another family than the program thinks it has.
@@ -115,7 +101,6 @@ type receiveBuffers struct {
 const (
 	// maxDatagram is more than any UDP or ICMP datagram has, or several that UDP_GRO has joined.
 	maxDatagram = 64 << 10
-	maxVector   = 1024       // UIO_MAXIOV
 	maxTransfer = 0x7ffff000 // MAX_RW_COUNT
 )
 
@@ -206,7 +191,7 @@ func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *recept
 		return nil, false
 	}
 	p := &w.crossing.pass
-	if stream := p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP; stream && flags&unix.MSG_ERRQUEUE == 0 {
+	if kindOf(p.proto) == unix.SOCK_STREAM && flags&unix.MSG_ERRQUEUE == 0 {
 		return nil, false // it tells nothing of its peer
 	}
 	r = &w.reading
@@ -246,26 +231,21 @@ const msghdrRead = 48
 
 // decodeHeader takes what is in a struct msghdr: __copy_msghdr.
 func (m *message) decodeHeader(c *call, at uint64, raw []byte) unix.Errno {
-	word := 8
-	if c.compat {
-		word = 4
-	}
-	get := func(i int) uint64 { return targetWord(raw, i, c.compat) }
-	*m = message{at: at, name: get(0), nameLen: int32(binary.NativeEndian.Uint32(raw[word:])), control: get(4), controlLen: get(5), vectorAt: get(2)}
+	h := c.msghdr(raw)
+	*m = message{at: at, name: h.name, nameLen: h.nameLen, control: h.control, controlLen: h.controlLen, vectorAt: h.iovecs}
 	if m.name != 0 && m.nameLen < 0 {
 		return unix.EINVAL
 	}
-	count := get(3)
-	if count > maxVector {
+	if h.count > maxIovecs {
 		return unix.EMSGSIZE
 	}
-	m.vectorCount = int(count)
+	m.vectorCount = int(h.count)
 	return 0
 }
 
 // readVector reads its array of struct iovec.
 func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
-	size := vectorSize(m.vectorCount, c.compat)
+	size := m.vectorCount * c.iovecSize()
 	if len(b.raw) < size {
 		b.raw = make([]byte, max(size, 256))
 	}
@@ -275,20 +255,12 @@ func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
 	return m.decodeVector(c, b, b.raw)
 }
 
-// vectorSize returns the size of an array of struct iovec.
-func vectorSize(count int, compat bool) int {
-	if compat {
-		return 8 * count
-	}
-	return 16 * count
-}
-
 // decodeVector takes what is in the array of struct iovec: import_iovec.
 func (m *message) decodeVector(c *call, b *receiveBuffers, raw []byte) unix.Errno {
 	m.vector, m.room = b.vector[:0], 0
 	for i := range m.vectorCount {
-		base, length := targetWord(raw, 2*i, c.compat), targetWord(raw, 2*i+1, c.compat)
-		if c.compat && int32(length) < 0 || int64(length) < 0 {
+		base, length := c.iovec(raw, i)
+		if c.negative(length) {
 			return unix.EINVAL
 		}
 		length = min(length, uint64(maxTransfer-m.room))
@@ -302,18 +274,10 @@ func (m *message) decodeVector(c *call, b *receiveBuffers, raw []byte) unix.Errn
 	return 0
 }
 
-// targetWord returns the i-th of the target's longs or pointers.
-func targetWord(raw []byte, i int, compat bool) uint64 {
-	if compat {
-		return uint64(binary.NativeEndian.Uint32(raw[4*i:]))
-	}
-	return binary.NativeEndian.Uint64(raw[8*i:])
-}
-
 // ahead is what recvmmsg(2) has read of the messages that come next: at once, where that goes.
 type ahead struct {
 	first, count uint64 // which
-	headers      [64 * readAhead]byte
+	headers      [(sizeofMsghdr + 8) * readAhead]byte
 	vectors      []byte
 	at           [readAhead]int // where the vector of each is; -1: it has not been read
 }
@@ -325,10 +289,7 @@ const (
 
 // parse reads the message that is next, for recvmmsg(2).
 func (r *reception) parse(b *receiveBuffers) unix.Errno {
-	size := uint64(64) // struct mmsghdr
-	if r.c.compat {
-		size = 32
-	}
+	size := uint64(r.c.mmsghdrSize())
 	a := &b.ahead
 	if r.done < a.first || r.done >= a.first+a.count {
 		r.readAhead(b, size)
@@ -367,7 +328,7 @@ func (r *reception) readAhead(b *receiveBuffers, size uint64) {
 		if m.decodeHeader(&r.c, 0, a.headers[i*size:(i+1)*size]) != 0 || m.vectorCount > vectorReadAhead || m.vectorCount == 0 {
 			continue
 		}
-		length := vectorSize(m.vectorCount, r.c.compat)
+		length := m.vectorCount * r.c.iovecSize()
 		where[n] = unix.RemoteIovec{Base: uintptr(m.vectorAt), Len: length}
 		n++
 		a.at[i] = total
@@ -449,10 +410,7 @@ func (r *reception) waits() bool {
 	if r.flags&(unix.MSG_DONTWAIT|unix.MSG_ERRQUEUE) != 0 || r.shutdown {
 		return false
 	}
-	if !r.patient {
-		flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(r.fd), unix.F_GETFL, 0)
-		r.patient = errno == 0 && flags&unix.O_NONBLOCK == 0
-	}
+	r.patient = r.patient || blocks(r.fd)
 	return r.patient
 }
 
@@ -577,7 +535,7 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 		case ok:
 		case p.family == unix.AF_INET6: // it may also hear from those that have no IPv4 address
 			return b.name[:sizeofSockaddrIn6], false, false
-		case r.connected():
+		case isConnected(r.fd):
 			v4 = p.peer.Addr()
 		default:
 			v4 = dummyAddr
@@ -585,14 +543,6 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 		from = netip.AddrPortFrom(v4, real.Port())
 	}
 	return b.told[:p.sockaddr(from, &b.told)], true, mapped
-}
-
-// connected reports whether the socket has a peer.
-func (r *reception) connected() bool {
-	var name [sizeofSockaddrIn6]byte
-	length := uint32(len(name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETPEERNAME, uintptr(r.fd), uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)))
-	return errno == 0
 }
 
 // translate makes of the control messages that have come with a datagram those of the socket that the program thinks it has.
@@ -752,7 +702,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 		}
 	}
 	const others = 64
-	if len(b.remote) > maxVector-others {
+	if len(b.remote) > maxIovecs-others {
 		if transfer(tid, data, nil, b.remote) != len(data) {
 			return unix.EFAULT
 		}
@@ -764,11 +714,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 			b.rest = append(b.rest, bytes...)
 		}
 	}
-	word := uint64(8)
-	if r.c.compat {
-		word = 4
-	}
-	var nameErrno unix.Errno
+	word := uint64(r.c.wordSize())
 	if r.kind != receivesFrom {
 		at := m.control
 		bytes := b.out.bytes
@@ -777,20 +723,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 			at, bytes = at+uint64(p.space), bytes[p.length:]
 		}
 	}
-	lengthAt, room := m.at+word, m.nameLen
-	if r.kind == receivesFrom {
-		lengthAt = r.c.args[5]
-		var raw [4]byte
-		switch {
-		case m.name == 0:
-		case readMemory(tid, lengthAt, raw[:]) != 0:
-			nameErrno = unix.EFAULT
-		default:
-			if room = int32(binary.NativeEndian.Uint32(raw[:])); room < 0 {
-				nameErrno = unix.EINVAL
-			}
-		}
-	}
+	lengthAt, room, nameErrno := r.nameRoom()
 	var length [4]byte
 	binary.NativeEndian.PutUint32(length[:], uint32(len(name)))
 	short := name[:max(0, min(int(room), len(name)))]
@@ -835,6 +768,25 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 	return r.deliverPieces(b, short, length, lengthAt, came, n, nameErrno)
 }
 
+// nameRoom returns where the length of the source address goes, and how much room there is for that; the errno is what is wrong with it.
+func (r *reception) nameRoom() (lengthAt uint64, room int32, errno unix.Errno) {
+	if r.kind != receivesFrom {
+		return r.message.at + uint64(r.c.wordSize()), r.message.nameLen, 0
+	}
+	lengthAt = r.c.args[5]
+	if r.message.name == 0 {
+		return lengthAt, 0, 0
+	}
+	var raw [4]byte
+	if readMemory(r.c.tid, lengthAt, raw[:]) != 0 {
+		return lengthAt, 0, unix.EFAULT
+	}
+	if room = int32(binary.NativeEndian.Uint32(raw[:])); room < 0 {
+		errno = unix.EINVAL
+	}
+	return lengthAt, room, errno
+}
+
 // deliverPieces is for a target whose memory cannot be written everywhere: one piece after the other, as the kernel does it.
 func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte, lengthAt uint64, came *arrival, n int, nameErrno unix.Errno) unix.Errno {
 	m := &r.message
@@ -862,11 +814,8 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	if r.kind == receivesFrom {
 		return 0
 	}
-	word := uint64(8)
+	word := uint64(r.c.wordSize())
 	var value [8]byte
-	if r.c.compat {
-		word = 4
-	}
 	binary.NativeEndian.PutUint32(value[:], came.flags|b.out.flag())
 	if !put(m.at+6*word, value[:4]) {
 		return unix.EFAULT

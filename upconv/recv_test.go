@@ -437,7 +437,7 @@ func (s *scenario) prepare(a *arena) [6]uint64 {
 		case 1:
 			vector = 0
 		case 2:
-			count = maxVector + 1
+			count = maxIovecs + 1
 		case 3:
 			vector = a.forbidden - 8
 		}

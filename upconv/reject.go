@@ -82,13 +82,12 @@ func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa 
 		}
 		return out, false
 	}
-	var only int32
 	switch {
 	case made != family && made == unix.AF_INET6 && len(sa) < sizeofSockaddrIn6Min:
 		return answer(unix.EINVAL), false
 	case made != family:
 		return answer(unix.EAFNOSUPPORT), false
-	case made == unix.AF_INET6 && getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0:
+	case made == unix.AF_INET6 && onlyIPv6(fd):
 		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
 	}
 	return w.refuse(e), false
@@ -107,8 +106,8 @@ func (w *worker) wouldConnect(c *call, fd, domain int) (out outcome, connects bo
 	case tcpListen:
 		return answer(unix.EISCONN), false
 	case tcpSynSent, tcpSynRecv:
-		flags, _, _ := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-		switch patient := w.patient(c, int(flags)); {
+		flags, _ := flagsOf(fd)
+		switch patient := w.patient(c, flags); {
 		case patient && !w.alone:
 			return w.s.aside(c, (*worker).connect), false
 		case patient:
@@ -158,7 +157,7 @@ func probeConnect(fd, domain int) (errno unix.Errno, idle bool) {
 
 // waitConnecting waits until a socket is not connecting any more, as connect(2) waits for one that is. It holds up its thread.
 func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
-	timeout := sendTimeout(fd)
+	timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
 	var watch interruption
 	for {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
@@ -169,10 +168,8 @@ func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 		if fds[0].Revents != 0 {
 			time.Sleep(sampling) // TCP_FASTOPEN_CONNECT: it will not connect before something is sent
 		}
-		if errno := watch.look(w.s, c); errno == unix.EINTR || errno != 0 && timeout == 0 {
+		if errno := watch.look(w.s, c, timeout != 0); errno != 0 {
 			return errno
-		} else if errno != 0 {
-			return unix.EINTR // signal(7): with a timeout set, never restarted
 		}
 		if timeout != 0 && time.Since(c.since) >= timeout {
 			return unix.EALREADY

@@ -59,44 +59,24 @@ type mmsghdr struct {
 }
 
 const (
-	maxBatch     = 64
-	maxIovecs    = 1024                            // UIO_MAXIOV, linux/uio.h
-	maxControl   = 1 << 16                         // far more than net.core.optmem_max usually lets pass
-	maxLength    = 0xffff                          // what fits into the length of a packet
-	maxPayload4  = 0xffff - ipv4Header - udpHeader // IPv6 would take more
-	maxTogether  = 1 << 20                         // of payload, read at once
-	sizeofMsghdr = 56                              // struct msghdr of user space
-	compatMsghdr = 28                              // and that of i386
-)
-
-// The first argument of socketcall(2) for sends: linux/net.h.
-const (
-	sysSendto   = 11
-	sysSendmsg  = 16
-	sysSendmmsg = 20
+	maxBatch    = 64
+	maxControl  = 1 << 16                         // far more than net.core.optmem_max usually lets pass
+	maxLength   = 0xffff                          // what fits into the length of a packet
+	maxPayload4 = 0xffff - ipv4Header - udpHeader // IPv6 would take more
+	maxTogether = 1 << 20                         // of payload, read at once
 )
 
 // sendRules stop the calls that send to an address. That of sendmsg(2) and sendmmsg(2) is in memory, which a filter cannot see.
 func sendRules() []seccompx.Rule {
-	rules := []seccompx.Rule{
-		{
-			Syscalls: []string{"sendto"},
-			When:     []seccompx.Cond{seccompx.Arg(5).Low32().AtLeast(sizeofSockaddrIn), seccompx.Arg(5).Low32().AtMost(sizeofSockaddrStorage)},
-			Do:       seccompx.UserNotify,
-		},
+	return append([]seccompx.Rule{
+		notify("sendto", low(5).AtLeast(sizeofSockaddrIn), low(5).AtMost(sizeofSockaddrStorage)),
 		{Syscalls: []string{"sendmsg", "sendmmsg"}, Do: seccompx.UserNotify},
-	}
-	for _, call := range []uint64{sysSendto, sysSendmsg, sysSendmmsg} {
-		rules = append(rules, seccompx.Rule{
-			Syscalls: []string{"socketcall"}, When: []seccompx.Cond{seccompx.Arg(0).Low32().Equal(call)}, Do: seccompx.UserNotify,
-		})
-	}
-	return rules
+	}, socketcallRules(sysSendto, sysSendmsg, sysSendmmsg)...)
 }
 
 // sendto handles a stopped sendto(2): one with MSG_FASTOPEN, or one that has an address.
 func (w *worker) sendto(c *call) outcome {
-	c.name, c.addr, c.addrLen = "sendto", c.args[4], uint32(c.args[5])
+	c.addr, c.addrLen = c.args[4], uint32(c.args[5])
 	flags := uint32(c.args[3])
 	if flags&unix.MSG_FASTOPEN != 0 && !w.meansNothing(c) {
 		c.fastOpen = fastOpen{on: true, flags: flags}
@@ -150,30 +130,11 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 }
 
 // sendmsg handles a stopped sendmsg(2).
-func (w *worker) sendmsg(c *call) outcome {
-	c.name = "sendmsg"
-	return w.sendMessages(c, uint32(c.args[2]), 1, 0)
-}
+func (w *worker) sendmsg(c *call) outcome { return w.sendMessages(c, uint32(c.args[2]), 1, 0) }
 
 // sendmmsg handles a stopped sendmmsg(2).
 func (w *worker) sendmmsg(c *call) outcome {
-	c.name = "sendmmsg"
-	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), maxIovecs)), c.headerSize()+c.wordSize())
-}
-
-// wordSize and headerSize are the sizes of a long and of a struct msghdr in the target.
-func (c *call) wordSize() int {
-	if c.compat {
-		return 4
-	}
-	return 8
-}
-
-func (c *call) headerSize() int {
-	if c.compat {
-		return compatMsghdr
-	}
-	return sizeofMsghdr
+	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), maxIovecs)), c.mmsghdrSize())
 }
 
 // sendMessages handles a send of count messages, whose headers are stride bytes from each other. A stride of 0
@@ -212,117 +173,133 @@ func (w *worker) sendMessages(c *call, flags uint32, count, stride int) outcome 
 func (w *worker) readMessages(c *call, n, stride int) outcome {
 	o := &w.out
 	o.messages = nil
-	hsize, word := c.headerSize(), c.wordSize()
+	n, total, out := w.readHeaders(c, n, stride)
+	if n == 0 {
+		return out
+	}
+	if n, out = w.readNames(c, n, total); n == 0 {
+		return out
+	}
+	o.messages = o.all[:n]
+	out, done := w.notElsewhere(c)
+	o.messages = nil
+	if done {
+		return out
+	}
+	n, out = w.readPayloads(c, n)
+	o.messages = o.all[:n]
+	return out
+}
+
+// readHeaders reads up to n struct msghdr, and puts what they lead to into o.vectors: total bytes of names, vectors and control
+// messages. If it returns n as 0, out is what becomes of the call.
+func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outcome) {
+	o := &w.out
+	hsize := c.msghdrSize()
 	at := c.args[1] + uint64(o.sent*stride)
 	size := (n-1)*stride + hsize
 	raw, errno := o.readAround(c.tid, o.room(size+2*reach), uintptr(at), size)
 	switch {
 	case errno != 0 || len(raw) < hsize:
-		return w.unreadable(c, errno)
+		return 0, 0, w.unreadable(c, errno)
 	case len(raw) < size:
 		n = (len(raw)-hsize)/stride + 1
 	}
-	get := func(from []byte) uint64 {
-		if c.compat {
-			return uint64(binary.NativeEndian.Uint32(from))
-		}
-		return binary.NativeEndian.Uint64(from)
-	}
-
-	// What the headers lead to: names, vectors, control messages.
 	o.vectors = o.vectors[:0]
-	total, iovecs := 0, 0
 	add := func(at uint64, length int) {
 		if length > 0 {
 			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(at), Len: length})
 			total += length
 		}
 	}
-	named := false
+	named, iovecs := false, 0
 	for i := range n {
-		h := raw[i*stride:]
+		h := c.msghdr(raw[i*stride:])
 		m, p := &o.all[i], &o.parts[i]
 		*m = parcel{}
 		if stride > 0 {
 			m.result = at + uint64(i*stride+hsize)
 		}
-		name, control := get(h), get(h[4*word:])
-		p.name = int(int32(binary.NativeEndian.Uint32(h[word:])))
-		count, length := get(h[3*word:]), get(h[5*word:])
-		if name == 0 {
-			p.name = 0
+		if p.name = 0; h.name != 0 {
+			p.name = min(int(h.nameLen), sizeofSockaddrStorage)
 		}
-		p.name = min(p.name, sizeofSockaddrStorage)
-		if p.name < 0 || count > maxIovecs || length > maxControl || iovecs+int(count) > maxIovecs {
+		if p.name < 0 || h.count > maxIovecs || h.controlLen > maxControl || iovecs+int(h.count) > maxIovecs {
 			if i > 0 {
 				n = i // as far as that; then it is the first
 				break
 			}
 			if !w.s.moved.Load() {
-				return carryOn
+				return 0, 0, carryOn
 			}
 			if stream, out := w.isStream(c); stream {
-				return out
+				return 0, 0, out
 			}
 			switch {
 			case p.name < 0:
-				return answer(unix.EINVAL)
-			case count > maxIovecs:
-				return answer(unix.EMSGSIZE)
+				return 0, 0, answer(unix.EINVAL)
+			case h.count > maxIovecs:
+				return 0, 0, answer(unix.EMSGSIZE)
 			}
-			return answer(unix.ENOBUFS)
+			return 0, 0, answer(unix.ENOBUFS)
 		}
-		p.iovecs, p.control = int(count), int(length)
+		p.iovecs, p.control = int(h.count), int(h.controlLen)
 		iovecs += p.iovecs
 		named = named || p.name >= sizeofSockaddrIn
-		add(name, p.name)
-		add(get(h[2*word:]), 2*word*p.iovecs)
-		add(control, p.control)
+		add(h.name, p.name)
+		add(h.iovecs, p.iovecs*c.iovecSize())
+		add(h.control, p.control)
 	}
-	if !named && !w.s.moved.Load() {
-		return carryOn
-	}
-	if w.s.moved.Load() && !named {
+	if !named {
+		if !w.s.moved.Load() {
+			return 0, 0, carryOn
+		}
 		if stream, out := w.isStream(c); stream {
-			return out
+			return 0, 0, out
 		}
 	}
+	return n, total, out
+}
+
+// readNames reads what the headers of n messages lead to. It returns how many it could be read for; if for none, out is what becomes
+// of the call.
+func (w *worker) readNames(c *call, n, total int) (read int, out outcome) {
+	o := &w.out
 	more := o.roomFor(&o.more, total)
 	got, errno := o.gatherAround(c.tid, more, o.vectors)
 	if errno != 0 && total > 0 {
-		return w.unreadable(c, errno)
+		return 0, w.unreadable(c, errno)
+	}
+	take := func(length int) (part []byte) {
+		part, more = more[:length], more[length:]
+		return part
 	}
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
-		if p.name+2*word*p.iovecs+p.control > got {
+		vectors := p.iovecs * c.iovecSize()
+		if got -= p.name + vectors + p.control; got < 0 {
 			n = i
 			break
 		}
-		got -= p.name + 2*word*p.iovecs + p.control
-		m.name, more = more[:p.name], more[p.name:]
-		p.vectors, more = more[:2*word*p.iovecs], more[2*word*p.iovecs:]
-		m.control, more = more[:p.control], more[p.control:]
+		m.name, p.vectors, m.control = take(p.name), take(vectors), take(p.control)
 	}
 	if n == 0 {
-		return w.unreadable(c, unix.EFAULT)
+		return 0, w.unreadable(c, unix.EFAULT)
 	}
-	o.messages = o.all[:n]
-	if out, done := w.notElsewhere(c); done {
-		o.messages = nil
-		return out
-	}
+	return n, out
+}
 
-	// What is to be sent.
-	o.messages = nil
+// readPayloads reads what n messages send, and returns as readNames does.
+func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
+	o := &w.out
 	o.vectors = o.vectors[:0]
-	total = 0
+	total, size := 0, c.iovecSize()
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
 		p.payload = 0
-		for v := p.vectors; len(v) > 0; v = v[2*word:] {
-			length := get(v[word:])
-			if length >= 1<<(8*word-1) && i == 0 { // a negative ssize_t: import_iovec in lib/iov_iter.c
-				return answer(unix.EINVAL)
+		for v := p.vectors; len(v) > 0; v = v[size:] {
+			_, length := c.iovec(v, 0)
+			if c.negative(length) && i == 0 {
+				return 0, answer(unix.EINVAL)
 			}
 			p.payload += int(min(length, maxLength+1))
 		}
@@ -334,26 +311,25 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 			break
 		}
 		total += p.payload
-		for v := p.vectors; len(v) > 0; v = v[2*word:] {
-			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(get(v)), Len: int(get(v[word:]))})
+		for v := p.vectors; len(v) > 0; v = v[size:] {
+			base, length := c.iovec(v, 0)
+			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(base), Len: int(length)})
 		}
 	}
 	payload := o.room(total)
-	got, errno = o.gather(c.tid, payload, o.vectors)
+	got, errno := o.gather(c.tid, payload, o.vectors)
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
-		if p.payload > got {
+		if got -= p.payload; got < 0 {
 			n = i
 			break
 		}
-		got -= p.payload
 		m.payload, payload = payload[:p.payload], payload[p.payload:]
 	}
-	o.messages = o.all[:n]
 	if n == 0 {
-		return w.badData(c, errno)
+		return 0, w.badData(c, errno)
 	}
-	return carryOn
+	return n, out
 }
 
 // meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and some of those have been moved.
@@ -498,12 +474,10 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 		if w.isThere(e.decision.Route, ok, family, old) {
 			return w.stay(c, e, old, &w.socketInfo, nil, o.messages[0].name)
 		}
-		raced := false
 		if !ok && family != unix.AF_INET6 {
-			out = w.sendAsIs(c, e, old)
-		} else if out, raced = w.place(c, e, family, o.messages[0].name, old); !raced {
-			return out
+			return w.sendAsIs(c, e, old)
 		}
+		out, raced := w.place(c, e, family, o.messages[0].name, old)
 		if !raced {
 			return out
 		}
@@ -574,11 +548,9 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 				return answer(unix.EAFNOSUPPORT)
 			}
 			known, x = true, &w.crossing
-			x.mapped = false
-			x.route = &Route{Kind: Inet6}
+			x.route, x.mapped = someInet6, false
 			if family == unix.AF_UNIX {
-				x.route = &Route{Kind: UnixPath}
-				x.path.length = 0
+				x.route, x.path.length = someUnix, 0
 			}
 		}
 	}
@@ -594,91 +566,27 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another family.
 func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	o := &w.out
-	if m := &o.messages[0]; m.tooLong || x != nil && len(m.payload) > maxPayload4 {
-		return answer(unix.EMSGSIZE)
-	}
-	if x != nil && o.flags&unix.MSG_OOB != 0 {
-		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
-	}
-	if x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0 {
-		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
-	}
 	onUnix := x != nil && x.family() == unix.AF_UNIX
-	from := 0
-	if x != nil && !onUnix && !x.mapped {
-		from = x.pass.family
+	switch m := &o.messages[0]; {
+	case m.tooLong || x != nil && len(m.payload) > maxPayload4:
+		return answer(unix.EMSGSIZE)
+	case x != nil && o.flags&unix.MSG_OOB != 0:
+		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
+	case x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0:
+		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
+	case onUnix && len(m.name) > 0:
+		if errno := x.path.open(x.route, c.tid); errno != 0 {
+			return w.sent(e, x.asInet(e, errno))
+		}
+		defer x.path.close()
 	}
-	n := 0
-	for ; n < o.run; n++ {
-		m, h := &o.messages[n], &o.headers[n].header
-		*h = unix.Msghdr{}
-		name := m.name
-		switch {
-		case len(name) == 0:
-		case onUnix:
+	for n := range o.run {
+		if errno := w.pack(c, e, x, n); errno != 0 {
 			if n == 0 {
-				if errno := x.path.open(x.route, c.tid); errno != 0 {
-					return w.sent(e, x.asInet(e, errno))
-				}
-				defer x.path.close()
+				return w.sent(e, errno)
 			}
-			name = x.path.sa()
-		case x != nil && len(m.payload) > maxPayload4:
-			o.run = n // n is not 0
-		case x != nil:
-			if n == 0 {
-				m.to = x.to
-			} else if !w.translateMessage(x, m) {
-				o.run = n // it will be the first of the next
-			}
-			name = m.to[:]
-		}
-		if n == o.run {
+			o.run = n // it will be the first of the next
 			break
-		}
-		payload := m.payload
-		if len(name) > 0 {
-			h.Name, h.Namelen = &name[0], uint32(len(name))
-		}
-		if len(payload) > 0 {
-			o.locals[n] = unix.Iovec{Base: &payload[0], Len: uint64(len(payload))}
-			h.Iov, h.Iovlen = &o.locals[n], 1
-		}
-		if len(m.control) > 0 {
-			control, errno := w.sendControl(m.control, c.compat, from)
-			switch {
-			case errno != 0:
-			case w.lacksPrivilege(c, control):
-				errno = unix.EPERM
-			case x != nil && !x.mapped:
-				errno = w.fromElsewhere(m.control, c.compat, x)
-			}
-			if errno != 0 {
-				if n == 0 {
-					return w.sent(e, errno)
-				}
-				o.run = n
-				break
-			}
-			if o.run > 1 && len(control) > 0 && &control[0] != &m.control[0] {
-				control = slices.Clone(control) // the next one's would overwrite it
-			}
-			if len(control) > 0 && !onUnix {
-				h.Control, h.Controllen = &control[0], uint64(len(control))
-			}
-		}
-		// In its place, so only when nothing else is wrong with it: it may be the first of the next.
-		if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !icmp4to6(payload) {
-			if n > 0 {
-				o.run = n
-				break
-			}
-			errno := unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
-			if len(payload) >= icmpHeader && payload[0] == icmpExtEcho {
-				e.add("only echo requests go along " + x.route.String())
-				errno = unix.ENETUNREACH
-			}
-			return w.sent(e, errno)
 		}
 	}
 	flags := o.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
@@ -688,19 +596,8 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 			defer o.takeBack(lent)
 		}
 	}
-	var (
-		value uintptr
-		errno unix.Errno
-	)
-	for {
-		if m := &o.messages[0]; m.result == 0 {
-			value, _, errno = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
-		} else {
-			value, _, errno = unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers)), uintptr(o.run), uintptr(flags), 0, 0)
-		}
-		if errno != unix.EAGAIN || o.flags&unix.MSG_DONTWAIT != 0 || !blocks(fd) {
-			break
-		}
+	value, errno := o.submit(fd, flags)
+	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && blocks(fd) {
 		// The program waits until there is room.
 		if !w.alone {
 			return w.s.aside(c, sendAgain)
@@ -708,6 +605,7 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		if errno = w.waitToSend(c, fd, onUnix); errno != 0 {
 			break
 		}
+		value, errno = o.submit(fd, flags)
 	}
 	if errno != 0 {
 		if onUnix {
@@ -716,14 +614,99 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		return w.sent(e, errno)
 	}
 	w.recordSend(e, 0)
-	if o.messages[0].result == 0 {
+	if !o.many() {
 		o.sent++
 		return outcome{answered: true, value: int64(value)}
 	}
-	o.sent += int(value)
-	w.tellLengths(c, int(value))
+	o.sent += value
+	w.tellLengths(c, value)
 	return answer(0)
 }
+
+// pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The errno is what is wrong with it.
+func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
+	o := &w.out
+	m, h := &o.messages[n], &o.headers[n].header
+	*h = unix.Msghdr{}
+	onUnix := x != nil && x.family() == unix.AF_UNIX
+	name := m.name
+	switch {
+	case len(name) == 0:
+	case onUnix:
+		name = x.path.sa()
+	case x != nil && len(m.payload) > maxPayload4:
+		return unix.EMSGSIZE
+	case x != nil:
+		if n == 0 {
+			m.to = x.to
+		} else if !w.translateMessage(x, m) {
+			return unix.ENETUNREACH
+		}
+		name = m.to[:]
+	}
+	if len(name) > 0 {
+		h.Name, h.Namelen = &name[0], uint32(len(name))
+	}
+	if len(m.payload) > 0 {
+		o.locals[n] = unix.Iovec{Base: &m.payload[0], Len: uint64(len(m.payload))}
+		h.Iov, h.Iovlen = &o.locals[n], 1
+	}
+	if len(m.control) > 0 {
+		control, errno := w.packControl(c, m.control, x)
+		if errno != 0 {
+			return errno
+		}
+		if o.run > 1 && len(control) > 0 && &control[0] != &m.control[0] {
+			control = slices.Clone(control) // the next one's would overwrite it
+		}
+		if len(control) > 0 && !onUnix {
+			h.Control, h.Controllen = &control[0], uint64(len(control))
+		}
+	}
+	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
+	if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !icmp4to6(m.payload) {
+		if len(m.payload) < icmpHeader || m.payload[0] != icmpExtEcho {
+			return unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
+		}
+		if n == 0 {
+			e.add("only echo requests go along " + x.route.String())
+		}
+		return unix.ENETUNREACH
+	}
+	return 0
+}
+
+// packControl returns the control messages to send for those that the program sends, as sendControl does; x is as for transmit.
+func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
+	translates := x != nil && !x.mapped
+	from := 0
+	if translates && x.family() != unix.AF_UNIX {
+		from = x.pass.family
+	}
+	control, errno = w.sendControl(raw, c.compat, from)
+	switch {
+	case errno != 0:
+	case w.lacksPrivilege(c, control):
+		errno = unix.EPERM
+	case translates:
+		errno = w.fromElsewhere(raw, c.compat, x)
+	}
+	return control, errno
+}
+
+// submit makes the call that the program has made, with what pack has put into o.headers.
+func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
+	var n uintptr
+	if o.many() {
+		n, _, errno = unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers)), uintptr(o.run), uintptr(flags), 0, 0)
+	} else {
+		n, _, errno = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
+	}
+	return int(n), errno
+}
+
+// many reports whether the call is sendmmsg(2).
+func (o *outgoing) many() bool { return o.messages[0].result != 0 }
 
 // lend copies what is sent to memory that is not used again, if the socket fd says when it has been sent (SO_ZEROCOPY,
 // Documentation/networking/msg_zerocopy.rst): the kernel may read it for long. It keeps the pages, so the caller takes them back at
@@ -793,9 +776,7 @@ func (w *worker) tellLengths(c *call, n int) {
 		binary.NativeEndian.PutUint32(lengths[4*i:], o.headers[i].length)
 		o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(o.messages[i].result), Len: 4})
 	}
-	local := unix.Iovec{Base: &lengths[0], Len: uint64(4 * n)}
-	unix.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(c.tid), uintptr(unsafe.Pointer(&local)), 1,
-		uintptr(unsafe.Pointer(&o.vectors[0])), uintptr(n), 0)
+	transfer(c.tid, lengths[:4*n], nil, o.vectors)
 }
 
 // resend makes a send that has been taken for another call.
@@ -827,7 +808,7 @@ func sendAgain(w *worker, c *call) outcome {
 func (w *worker) waitToSend(c *call, fd int, onUnix bool) unix.Errno {
 	if w.sendDeadline.IsZero() {
 		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
-		if timeout := sendTimeout(fd); timeout != 0 {
+		if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); timeout != 0 {
 			w.sendDeadline = time.Now().Add(timeout)
 		}
 	}
@@ -838,7 +819,7 @@ func (w *worker) waitToSend(c *call, fd int, onUnix bool) unix.Errno {
 		} else if n, _ := unix.Poll(fds, int(sampling/time.Millisecond)); n > 0 {
 			return 0
 		}
-		switch errno := w.watch.look(w.s, c); {
+		switch errno := w.watch.look(w.s, c, false); {
 		case errno != 0:
 			return errno
 		case time.Now().After(w.sendDeadline):
@@ -859,10 +840,8 @@ func (w *worker) translateMessage(x *crossing, m *parcel) bool {
 	if err != nil {
 		return false
 	}
-	m.to = x.to // with its scope
-	binary.BigEndian.PutUint16(m.to[2:], dst.Port())
-	bytes := addr.As16()
-	copy(m.to[8:], bytes[:])
+	m.to = sockaddrIn6(addr, dst.Port())
+	copy(m.to[24:], x.to[24:]) // sin6_scope_id
 	return true
 }
 
@@ -920,11 +899,6 @@ func readVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno 
 		return 0, errno
 	}
 	return int(got), 0
-}
-
-func blocks(fd int) bool {
-	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-	return errno == 0 && flags&unix.O_NONBLOCK == 0
 }
 
 // lacksPrivilege reports whether control messages need a capability that upconv has and the target has not.

@@ -42,12 +42,9 @@ func examine(fd int, s *socket) (idle bool) {
 		return false // a raw socket for TCP
 	}
 	s.proto, s.kind = int(proto), unix.SOCK_STREAM
-	s.nameLen = uint32(len(s.name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
-	if errno != 0 || s.nameLen < sizeofSockaddrIn {
+	if !s.readName(fd) {
 		return false
 	}
-	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
 	port := s.port() != 0
 	s.bound = port || !allZero(s.address())
 	if port || proto == unix.IPPROTO_MPTCP { // only a socket with a port can be in another state
@@ -56,12 +53,27 @@ func examine(fd int, s *socket) (idle bool) {
 			return false
 		}
 	}
+	return s.readPlace(fd)
+}
+
+// readName reads what getsockname(2) tells: name, and with it domain. It is false for what has no name of IPv4 or IPv6.
+func (s *socket) readName(fd int) bool {
+	s.nameLen = uint32(len(s.name))
+	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
+	if errno != 0 || s.nameLen < sizeofSockaddrIn {
+		return false
+	}
+	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
+	return true
+}
+
+// readPlace reads netns and flags.
+func (s *socket) readPlace(fd int) (ok bool) {
 	if s.netns = netnsCookie(fd); s.netns == 0 {
 		return false
 	}
-	flags, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-	s.flags = int(flags)
-	return errno == 0
+	s.flags, ok = flagsOf(fd)
+	return ok
 }
 
 func (s *socket) port() uint16 { return binary.BigEndian.Uint16(s.name[2:]) }
@@ -355,6 +367,18 @@ func (w *worker) unpin() {
 func setAffinity(cpus *unix.CPUSet) unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_SCHED_SETAFFINITY, 0, unsafe.Sizeof(*cpus), uintptr(unsafe.Pointer(cpus)))
 	return errno
+}
+
+// flagsOf returns the status flags of a file, F_GETFL.
+func flagsOf(fd int) (flags int, ok bool) {
+	n, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
+	return int(n), errno == 0
+}
+
+// blocks reports whether calls on a file wait.
+func blocks(fd int) bool {
+	flags, ok := flagsOf(fd)
+	return ok && flags&unix.O_NONBLOCK == 0
 }
 
 // setFlags gives the file the status flags that fcntl(F_SETFL) takes.

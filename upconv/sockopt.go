@@ -285,7 +285,6 @@ func (w *worker) setsockopt(c *call) outcome {
 	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
 	w.noteOption(level, name)
 	if w.s.needs.atSocket() && namesInterface(level, name) {
-		c.name = "setsockopt"
 		return w.toOrigin(c)
 	}
 	return w.setCrossed(c)

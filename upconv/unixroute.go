@@ -6,8 +6,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/upconv/upconv/seccompx"
 )
 
 // unixPath is a struct sockaddr_un.
@@ -69,7 +67,7 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 				x.path.close()
 				return w.s.aside(c, (*worker).connect), true
 			}
-			errno = w.waitForRoom(c, fd, x, sendTimeout(fd))
+			errno = w.waitForRoom(c, fd, x, timeoutOf(fd, unix.SO_SNDTIMEO))
 		}
 	}
 	x.path.close()
@@ -129,10 +127,7 @@ func (w *worker) waitForRoom(c *call, fd int, x *crossing, timeout time.Duration
 		if errno != unix.EAGAIN && errno != unix.EINTR {
 			return errno
 		}
-		if errno := watch.look(w.s, c); errno != 0 {
-			if timeout != 0 && errno == seccompx.ERestartSys {
-				errno = unix.EINTR // signal(7): with a timeout set, never restarted
-			}
+		if errno := watch.look(w.s, c, timeout != 0); errno != 0 {
 			return errno
 		}
 		if timeout != 0 && time.Since(began) >= timeout {

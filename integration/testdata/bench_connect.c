@@ -15,42 +15,11 @@
  * at once; the cycle is the time in which one of them gets one done. "names" connects once, and times
  * getpeername(2).
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "bench.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <time.h>
-#include <unistd.h>
 
-static double now_us(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-static union {
-	struct sockaddr any;
-	struct sockaddr_in in;
-	struct sockaddr_in6 in6;
-	struct sockaddr_un un;
-} to;
-static socklen_t len;
 static int n, trap, names, set = -1;
 
 static void crowd(int descriptors, int registrations)
@@ -122,38 +91,23 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static void inet(const char *addr, const char *port)
-{
-	if (strchr(addr, ':')) {
-		to.in6.sin6_family = AF_INET6;
-		to.in6.sin6_port = htons(atoi(port));
-		inet_pton(AF_INET6, addr, &to.in6.sin6_addr);
-		len = sizeof to.in6;
-		return;
-	}
-	to.in.sin_family = AF_INET;
-	to.in.sin_port = htons(atoi(port));
-	inet_aton(addr, &to.in.sin_addr);
-	len = sizeof to.in;
-}
-
 int main(int argc, char **argv)
 {
 	int threads = 1, failed = 0;
 
 	if (argc == 5 && !strcmp(argv[1], "tcp")) {
-		inet(argv[2], argv[3]);
+		address(argv[2], argv[3]);
 	} else if (argc == 5 && !strcmp(argv[1], "names")) {
-		inet(argv[2], argv[3]);
+		address(argv[2], argv[3]);
 		names = 1;
 	} else if (argc == 5 && !strcmp(argv[1], "epoll")) {
-		inet(argv[2], argv[3]);
+		address(argv[2], argv[3]);
 		set = epoll_create1(EPOLL_CLOEXEC);
 	} else if (argc == 7 && !strcmp(argv[1], "many")) {
-		inet(argv[4], argv[5]);
+		address(argv[4], argv[5]);
 		crowd(atoi(argv[2]), atoi(argv[3]));
 	} else if (argc == 6 && !strcmp(argv[1], "threads")) {
-		inet(argv[3], argv[4]);
+		address(argv[3], argv[4]);
 		threads = atoi(argv[2]);
 	} else if (argc == 4 && !strcmp(argv[1], "unix")) {
 		to.un.sun_family = AF_UNIX;
@@ -184,8 +138,6 @@ int main(int argc, char **argv)
 		failed += results[i].failed;
 	}
 	n *= threads;
-	double cycle = (now_us() - began) / n;
-	qsort(took, n, sizeof *took, by_value);
-	printf("%d %.3f %.3f %.3f %.3f\n", failed, cycle, took[n / 2], took[n * 9 / 10], took[n * 99 / 100]);
+	report(failed, began, took, n);
 	return failed != 0;
 }

@@ -18,57 +18,9 @@
  *
  * They are as long as a small query, 64 bytes.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
+#include "bench.h"
 #include <netdb.h>
-#include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-static double now_us(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
-}
-
-static int by_value(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-/* Either family: what nat64 is measured against is the like over IPv6. */
-static union {
-	struct sockaddr any;
-	struct sockaddr_in in;
-	struct sockaddr_in6 in6;
-} to;
-static socklen_t len;
-
-static void address(const char *addr, const char *port)
-{
-	memset(&to, 0, sizeof to);
-	if (strchr(addr, ':')) {
-		to.in6.sin6_family = AF_INET6;
-		to.in6.sin6_port = htons(atoi(port));
-		inet_pton(AF_INET6, addr, &to.in6.sin6_addr);
-		len = sizeof to.in6;
-	} else {
-		to.in.sin_family = AF_INET;
-		to.in.sin_port = htons(atoi(port));
-		inet_aton(addr, &to.in.sin_addr);
-		len = sizeof to.in;
-	}
-}
 
 static void fail(const char *what)
 {
@@ -262,9 +214,7 @@ int main(int argc, char **argv)
 		shutdown(s, SHUT_WR);
 		failed += read(s, data, 1) != 0;
 	}
-	double cycle = (now_us() - began) / n;
-	qsort(took, n, sizeof *took, by_value);
-	printf("%d %.3f %.3f %.3f %.3f\n", failed, cycle, took[n / 2], took[n * 9 / 10], took[n * 99 / 100]);
+	report(failed, began, took, n);
 	fflush(stdout);
 	_exit(failed != 0);
 }
