@@ -215,19 +215,13 @@ func (w *worker) receiveNow(r *reception) outcome {
 
 // readHeader reads a struct msghdr.
 func (m *message) readHeader(c *call, at uint64) unix.Errno {
-	var raw [msghdrRead]byte
-	size := msghdrRead
-	if c.compat {
-		size = msghdrRead / 2
-	}
+	var raw [sizeofMsghdr]byte
+	size := c.msghdrSize() // all of it, like the kernel: what is not there may be at its end
 	if readMemory(c.tid, at, raw[:size]) != 0 {
 		return unix.EFAULT
 	}
 	return m.decodeHeader(c, at, raw[:])
 }
-
-// msghdrRead is how much of a struct msghdr is of interest; for i386 it is the half of it.
-const msghdrRead = 48
 
 // decodeHeader takes what is in a struct msghdr: __copy_msghdr.
 func (m *message) decodeHeader(c *call, at uint64, raw []byte) unix.Errno {

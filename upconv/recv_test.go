@@ -328,6 +328,7 @@ type scenario struct {
 	room  int32
 	where int // of the length: 0: good, 1: NULL, 2: read-only
 	limit int // of recvmmsg: 0: none, 1: plenty, 2: zero, 3: invalid, 4: nowhere
+	short int // of recvmsg: so many bytes of the struct msghdr are nowhere
 }
 
 type scenarioMessage struct {
@@ -372,6 +373,9 @@ func randomScenario(rnd *rand.Rand) (s scenario) {
 	s.count = 1
 	if s.nr == unix.SYS_RECVMMSG {
 		s.count = rnd.Intn(5)
+	}
+	if rare(12) {
+		s.short = []int{1, 4, 8, 9, 30, 56}[rnd.Intn(6)]
 	}
 	for range max(s.count, 1) {
 		m := scenarioMessage{name: place(), room: room(), control: place()}
@@ -462,6 +466,11 @@ func (s *scenario) prepare(a *arena) [6]uint64 {
 		}
 	}
 	if s.nr == unix.SYS_RECVMSG {
+		if s.short > 0 {
+			end := len(a.good) - (size - s.short)
+			copy(a.good[end:], a.good[headersAt:headersAt+size])
+			return [6]uint64{0, a.at(end), uint64(s.flags)}
+		}
 		return [6]uint64{0, a.at(headersAt), uint64(s.flags)}
 	}
 	limit := a.at(timeoutAt)

@@ -631,11 +631,11 @@ func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 	onUnix := x != nil && x.family() == unix.AF_UNIX
 	name := m.name
 	switch {
+	case x != nil && len(m.payload) > maxPayload4:
+		return unix.EMSGSIZE
 	case len(name) == 0:
 	case onUnix:
 		name = x.path.sa()
-	case x != nil && len(m.payload) > maxPayload4:
-		return unix.EMSGSIZE
 	case x != nil:
 		if n == 0 {
 			m.to = x.to
@@ -806,9 +806,10 @@ func sendAgain(w *worker, c *call) outcome {
 
 // waitToSend waits until a socket may have room, as long as the program would. It holds up its thread.
 func (w *worker) waitToSend(c *call, fd int, onUnix bool) unix.Errno {
+	timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
 	if w.sendDeadline.IsZero() {
 		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
-		if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); timeout != 0 {
+		if timeout != 0 {
 			w.sendDeadline = time.Now().Add(timeout)
 		}
 	}
@@ -819,7 +820,7 @@ func (w *worker) waitToSend(c *call, fd int, onUnix bool) unix.Errno {
 		} else if n, _ := unix.Poll(fds, int(sampling/time.Millisecond)); n > 0 {
 			return 0
 		}
-		switch errno := w.watch.look(w.s, c, false); {
+		switch errno := w.watch.look(w.s, c, timeout != 0); {
 		case errno != 0:
 			return errno
 		case time.Now().After(w.sendDeadline):
