@@ -795,8 +795,18 @@ static void sizes(void) {
 		got("1400 bytes", fd);
 		close(fd);
 	}
-	// What comes back is as long.
+	// Without a name, and too long only from the second on.
 	int fd = udp(0);
+	conn_to(fd, &dst);
+	struct iovec each[2] = {{data, 100}, {data, 65520}};
+	struct mmsghdr two[2] = {{.msg_hdr = {.msg_iov = &each[0], .msg_iovlen = 1}}, {.msg_hdr = {.msg_iov = &each[1], .msg_iovlen = 1}}};
+	result("sendmmsg of 100 and 65520 bytes", sendmmsg(fd, two, 2, 0));
+	got("100 bytes", fd);
+	result("sendmmsg of 65520 bytes", sendmmsg(fd, two + 1, 1, 0));
+	nothing_more(fd);
+	close(fd);
+	// What comes back is as long.
+	fd = udp(0);
 	memcpy(data, "echo", 4);
 	set(fd, SOL_SOCKET, SO_RCVBUF, 400000);
 	set(fd, SOL_SOCKET, SO_SNDBUF, 400000);
