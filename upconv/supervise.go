@@ -211,6 +211,9 @@ func (p *process) launch(events *os.File) (err error) {
 	// The child shares this process's descriptors until it goes on, so a pipe cannot tell of its death.
 	pidfd, err := unix.PidfdOpen(p.command, 0)
 	if err != nil {
+		if missing := Requirements(); missing != nil {
+			return failed(missing)
+		}
 		return failed(os.NewSyscallError("pidfd_open", err))
 	}
 	defer unix.Close(pidfd)
@@ -353,7 +356,7 @@ func explain(r *forkReport, plan *forkPlan) error {
 	}
 	err := r.stepError(plan)
 	switch {
-	case r.step == stepFilter && errors.Is(err, seccompx.ErrNotSupported):
+	case r.step == stepFilter && (errors.Is(err, seccompx.ErrNotSupported) || errors.Is(err, unix.EPERM)):
 		// Which feature is it?
 		if missing := Requirements(); missing != nil {
 			return missing
@@ -371,13 +374,9 @@ func (p *process) lacking() error {
 	if errno == 0 {
 		closeFD(fd)
 	}
-	var probe [1]byte
-	memory := readMemory(os.Getpid(), uint64(uintptr(unsafe.Pointer(&probe))), make([]byte, 1))
-	switch {
-	case errors.Is(err, seccompx.ErrTargetGone) && errno == 0 && memory == 0:
+	memory := seccompx.ReadMemory.Probe() == nil && seccompx.WriteMemory.Probe() == nil
+	if errors.Is(err, seccompx.ErrTargetGone) && errno == 0 && memory {
 		return nil // there is no notification 0
-	case memory != 0:
-		return fmt.Errorf("process_vm_readv(2), which upconv needs: %w", memory)
 	}
 	if missing := Requirements(); missing != nil {
 		return missing
