@@ -266,6 +266,12 @@ func TestBadInput(t *testing.T) {
 			}
 		}
 	})
+	t.Run("doctor without /proc", func(t *testing.T) {
+		code, out := status(t, command(t, "unshare", "--mount", "sh", "-c", "umount -l /proc && exec "+bin+" doctor"))
+		if code != 1 || !strings.Contains(out, "MISSING  /proc") {
+			t.Errorf("exit status %d\n%s", code, out)
+		}
+	})
 	t.Run("a container that lets nobody unshare", func(t *testing.T) {
 		// Docker's does not without CAP_SYS_ADMIN, not even descriptors.
 		if code, out := status(t, withoutFeature(t, forbid+"unshare", upconv(t, append(append([]string{"run"}, via...), "--", "sh", "-c", "exit 7")...))); code != 7 {
