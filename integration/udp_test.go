@@ -328,6 +328,7 @@ var udpCases = []udpCase{
 	{args: []string{"receiving-threads", "send"}, want: "all received"},
 	{args: []string{"waiting", "poll", "used"}, want: "poll in the thread: 1 events 1"},
 	{args: []string{"waiting", "recvfrom", "used"}, want: `the thread: "echo to a thread that waits" from 203.0.113.10 the server`},
+	{args: []string{"departed"}, routes: []string{"netns", "nat64"}, want: `at 127.0.0.1: "to 127.0.0.1" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"; send "echo": -1 ENETUNREACH`},
 }
 
 // udpAtBest are cases in which one socket cannot be all that it natively is; see docs/fidelity.md for what is.

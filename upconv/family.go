@@ -220,7 +220,7 @@ func domainOf(fd int) int {
 	return int(domain)
 }
 
-// inOrigin makes a non-blocking socket in the origin, where the thread tid is; the caller owns it.
+// inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
 func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 	o := w.s.origin
 	if o.egress != nil {

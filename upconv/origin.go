@@ -93,22 +93,22 @@ func (o *origin) defaultsOf(domain int) *defaults {
 	return &o.inet
 }
 
-// socket makes a non-blocking socket in the origin, which is where the thread tid is; the caller owns it.
+// socket makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
 func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno) {
-	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, errnoOf(err)
+	ns, errno := o.namespace(tid)
+	if errno != 0 {
+		return -1, errno
 	}
-	defer unix.Close(ns)
+	defer closeFD(ns)
 	// On a thread of its own, which is not used for anything else afterwards.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		_, _, entered := unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0)
-		if fd, errno = newSocket(domain, kind, proto); errno == 0 && entered != 0 && netnsCookie(fd) != o.cookie { // not there already
+		unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0) // or it is there already
+		if fd, errno = newSocket(domain, kind, proto); errno == 0 && netnsCookie(fd) != o.cookie {
 			closeFD(fd)
-			fd, errno = -1, entered
+			fd, errno = -1, unix.EPERM
 		}
 	}()
 	<-done
@@ -116,6 +116,18 @@ func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno)
 		return o.grow(domain)
 	}
 	return fd, errno
+}
+
+// namespace opens the origin. One of its sockets tells it to whoever has CAP_NET_ADMIN there; others go by the thread tid,
+// which may have gone to another one.
+func (o *origin) namespace(tid int) (fd int, errno unix.Errno) {
+	if seed, ok := o.seed(unix.AF_INET); ok {
+		if ns, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(seed), unix.SIOCGSKNS, 0); errno == 0 {
+			return int(ns), 0
+		}
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return fd, errnoOf(err)
 }
 
 // grow makes a TCP socket in the origin without entering it, which takes a privilege: a socket that is accepted is
