@@ -72,6 +72,8 @@ type process struct {
 	canary *canary
 	group  []groupSignal // signals to the group that the front process has not told of yet
 
+	hangups chan struct{} // says that the policy file is to be read again
+
 	groupStopped   time.Time // when the group was last sent a stop signal
 	commandStopped atomic.Bool
 	stops          atomic.Int32 // of the command that the front process has been told of and has not been continued from
@@ -259,6 +261,8 @@ func (p *process) launch(events *os.File) (err error) {
 
 	// From here on signals are for the command, also while it is being executed.
 	p.say.Encode(report{Started: true})
+	p.hangups = make(chan struct{}, 1)
+	go p.reloads()
 	heard := make(chan struct{})
 	go p.listen(heard)
 	<-heard
@@ -560,7 +564,10 @@ func (p *process) listen(heard chan<- struct{}) {
 			continue
 		}
 		if sig == unix.SIGHUP && p.order.Config.File != "" {
-			p.reload()
+			select {
+			case p.hangups <- struct{}{}:
+			default: // one is to be taken up yet
+			}
 			continue
 		}
 		p.kill(sig)
