@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/nsdial"
 )
 
 // origin is the network namespace that the targets run in. upconv need not be able to enter it: it
@@ -25,6 +27,8 @@ type origin struct {
 	addresses atomic.Pointer[map[netip.Addr]struct{}]
 	own       atomic.Pointer[netip.Addr] // the one that programs are told where there is no other reason to choose
 	egress    *egress                    // the same namespace as one to make sockets in; nil: it cannot be entered
+	entered   *egress                    // see enterable
+	told      sync.Once
 	netlink   *os.File
 	fd        int // its number
 	mu        sync.Mutex
@@ -95,11 +99,11 @@ func (o *origin) defaultsOf(domain int) *defaults {
 
 // socket makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
 func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno) {
-	ns, errno := o.namespace(tid)
-	if errno != 0 {
-		return -1, errno
+	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, errnoOf(err)
 	}
-	defer closeFD(ns)
+	defer unix.Close(ns)
 	// On a thread of its own, which is not used for anything else afterwards.
 	done := make(chan struct{})
 	go func() {
@@ -118,16 +122,26 @@ func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno)
 	return fd, errno
 }
 
-// namespace opens the origin. One of its sockets tells it to whoever has CAP_NET_ADMIN there; others go by the thread tid,
-// which may have gone to another one.
-func (o *origin) namespace(tid int) (fd int, errno unix.Errno) {
-	if seed, ok := o.seed(unix.AF_INET); ok {
-		if ns, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(seed), unix.SIOCGSKNS, 0); errno == 0 {
-			return int(ns), 0
+// enterable returns the origin as one to make sockets in, as one of its own tells to whoever has CAP_NET_ADMIN there; nil where
+// nobody has.
+func (o *origin) enterable() *egress {
+	o.told.Do(func() {
+		seed, ok := o.seed(unix.AF_INET)
+		if !ok {
+			return
 		}
-	}
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	return fd, errnoOf(err)
+		fd, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(seed), unix.SIOCGSKNS, 0)
+		if errno != 0 {
+			return
+		}
+		ns, err := nsdial.OpenFD(int(fd))
+		if err != nil {
+			closeFD(int(fd))
+			return
+		}
+		o.entered = &egress{ns, o.cookie}
+	})
+	return o.entered
 }
 
 // grow makes a TCP socket in the origin without entering it, which takes a privilege: a socket that is accepted is

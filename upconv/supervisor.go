@@ -169,7 +169,27 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	for range n {
 		failed = errors.Join(failed, <-ready)
 	}
+	haveThreads()
 	return failed
+}
+
+// spareThreads is how many threads the Go runtime has to fall back on.
+const spareThreads = 8
+
+// haveThreads has the Go runtime start some threads, which it keeps. It does not survive that it needs one and may not have it any more,
+// because the program has used up what its user or its cgroup may have (RLIMIT_NPROC, pids.max).
+func haveThreads() {
+	var all, done sync.WaitGroup
+	all.Add(spareThreads)
+	for range spareThreads {
+		done.Go(func() {
+			runtime.LockOSThread() // one for each
+			all.Done()
+			all.Wait()
+			runtime.UnlockOSThread()
+		})
+	}
+	done.Wait()
 }
 
 // worker is one thread that answers notifications. Its buffers are reused from call to call.
