@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +20,12 @@ import (
 // oldKernel in the environment has this test binary put itself under a filter that hides a feature of the
 // kernel, and then become the command in its arguments.
 const oldKernel = "UPCONV_TEST_OLD_KERNEL"
+
+// forbid before the name of a system call has the filter refuse it, as those of containers do.
+const forbid = "permission for "
+
+// lookingCalls are those by which upconv looks into a process.
+var lookingCalls = []string{"pidfd_open", "pidfd_getfd", "process_vm_readv", "process_vm_writev"}
 
 func init() {
 	missing := os.Getenv(oldKernel)
@@ -36,16 +43,19 @@ func init() {
 	command := func(request uint64, errno syscall.Errno) {
 		rule = seccompx.Rule{Syscalls: []string{"ioctl"}, Do: seccompx.Errno(errno), When: []seccompx.Cond{seccompx.Arg(1).Low32().Equal(request)}}
 	}
-	switch missing {
-	case "WAIT_KILLABLE_RECV":
+	call, forbidden := strings.CutPrefix(missing, forbid)
+	switch {
+	case forbidden:
+		rule = seccompx.Rule{Syscalls: []string{call}, Do: seccompx.Errno(unix.EPERM)}
+	case missing == "WAIT_KILLABLE_RECV":
 		flag(waitKillable)
-	case "NEW_LISTENER":
+	case missing == "NEW_LISTENER":
 		flag(newListener)
-	case "seccomp":
+	case missing == "seccomp":
 		rule = seccompx.Rule{Syscalls: []string{"seccomp"}, Do: seccompx.Errno(unix.ENOSYS)}
-	case "pidfd_getfd", "pidfd_open", "process_vm_readv":
+	case slices.Contains(lookingCalls, missing):
 		rule = seccompx.Rule{Syscalls: []string{missing}, Do: seccompx.Errno(unix.ENOSYS)}
-	case "ADDFD":
+	case missing == "ADDFD":
 		command(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unix.EINVAL)
 	default:
 		panic(missing)
@@ -158,9 +168,12 @@ func TestBadInput(t *testing.T) {
 		{name: "kernel without user notification", feature: "NEW_LISTENER", flags: via, say: []string{"seccomp user notification", "5.0"}},
 		{name: "kernel without seccomp", feature: "seccomp", flags: via, say: []string{"seccomp"}},
 		{name: "kernel without pidfd_getfd", feature: "pidfd_getfd", flags: via, say: []string{"pidfd_getfd", "5.6"}},
-		{name: "kernel without pidfd_open", feature: "pidfd_open", flags: via, say: []string{"pidfd"}},
+		{name: "kernel without pidfd_open", feature: "pidfd_open", flags: via, say: []string{"pidfd_open", "5.3"}},
 		{name: "kernel without ADDFD", feature: "ADDFD", flags: via, say: []string{"ADDFD", "5.9"}},
 		{name: "kernel without process_vm_readv", feature: "process_vm_readv", flags: via, say: []string{"process_vm_readv"}},
+		{name: "kernel without process_vm_writev", feature: "process_vm_writev", flags: via, say: []string{"process_vm_writev"}},
+		{name: "container without pidfd_getfd", feature: forbid + "pidfd_getfd", flags: via, say: []string{"filter", "forbids", "pidfd_getfd"}},
+		{name: "container without seccomp", feature: forbid + "seccomp", flags: via, say: []string{"filter", "forbids", "seccomp"}},
 		{name: "kernel without pidfd_getfd, isolated", feature: "pidfd_getfd", flags: []string{"--isolate"}, say: []string{"pidfd_getfd", "5.6"}},
 
 		{name: "another listener", flags: append(via, "--", bin, "run", "--via", "netns:"+l.egress, "CMD"), say: []string{"another seccomp listener", "nested"}},
@@ -242,6 +255,27 @@ func TestBadInput(t *testing.T) {
 		output(t, upconv(t, "run", "--via", "netns:"+l.egress, "--", "sh", "-c", ": >"+mark))
 		if _, err := os.Stat(mark); err != nil {
 			t.Error(err)
+		}
+	})
+	t.Run("doctor knows", func(t *testing.T) {
+		for _, call := range append(lookingCalls, "seccomp") {
+			for _, feature := range []string{call, forbid + call} {
+				if code, out := status(t, withoutFeature(t, feature, upconv(t, "doctor"))); code != 1 || !strings.Contains(out, "MISSING  "+call) {
+					t.Errorf("without %s: exit status %d\n%s", feature, code, out)
+				}
+			}
+		}
+	})
+	t.Run("doctor without /proc", func(t *testing.T) {
+		code, out := status(t, command(t, "unshare", "--mount", "sh", "-c", "umount -l /proc && exec "+bin+" doctor"))
+		if code != 1 || !strings.Contains(out, "MISSING  /proc") {
+			t.Errorf("exit status %d\n%s", code, out)
+		}
+	})
+	t.Run("a container that lets nobody unshare", func(t *testing.T) {
+		// Docker's does not without CAP_SYS_ADMIN, not even descriptors.
+		if code, out := status(t, withoutFeature(t, forbid+"unshare", upconv(t, append(append([]string{"run"}, via...), "--", "sh", "-c", "exit 7")...))); code != 7 {
+			t.Errorf("exit status %d, want 7\n%s", code, out)
 		}
 	})
 	t.Run("a feature that is not needed", func(t *testing.T) {

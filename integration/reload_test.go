@@ -102,6 +102,38 @@ for line in sys.stdin:
 	}
 }
 
+// TestReloadWaits has a file that nobody writes be read again: other signals are passed on all the same.
+func TestReloadWaits(t *testing.T) {
+	needRoot(t)
+	file := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(file, []byte("version: 1\negress: [{to: 203.0.113.0/24, via: reject}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	origin := fmt.Sprintf("uc%d-reload", os.Getpid())
+	makeNamespace(t, origin)
+	cmd := upconv(t, "run", "--netns", origin, "--config", file, "--", "sh", "-c", "echo ready; exec sleep 60")
+	_, lines, complaints := converse(t, cmd)
+	lines.Scan()
+	os.Remove(file)
+	if err := syscall.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Signal(syscall.SIGHUP)
+	if !soon(func() bool { // is it being read?
+		fd, err := syscall.Open(file, syscall.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err == nil {
+			t.Cleanup(func() { syscall.Close(fd) })
+		}
+		return err == nil
+	}) {
+		t.Fatalf("the file is not read again\n%s", complaints.String())
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	if cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(syscall.SIGTERM) {
+		t.Errorf("%v\n%s", cmd.ProcessState, complaints.String())
+	}
+}
+
 // TestReloadUnderLoad takes a namespace out of the policy, again and again, while the program sends there: what has been decided by
 // the one policy is carried out under the other.
 func TestReloadUnderLoad(t *testing.T) {

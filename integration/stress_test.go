@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -126,6 +127,26 @@ func TestDescriptorsExhausted(t *testing.T) {
 			t.Errorf("%s of 300 connections were good (%v)\n%s", strings.TrimSpace(string(out)), err, errs.String())
 		}
 	})
+}
+
+// TestThreadsExhausted has a program use up what threads its user may have, of which the supervisor is one: it makes do with those
+// that it has.
+func TestThreadsExhausted(t *testing.T) {
+	u := newUDPLab(t)
+	host, port := split(t, u.greet())
+	// Nobody else's, whose processes would count.
+	user := []string{needProgram(t, "prlimit"), "--nproc=60:60", needProgram(t, "setpriv"), "--reuid", "424242", "--regid", "424242", "--clear-groups", "env", "HOME=/nonexistent"}
+	for name, how := range map[string][]string{
+		"nat64":   {u.origin, "--via", "nat64:" + nat64Prefix},
+		"isolate": {u.egress, "--isolate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			args := append(slices.Concat(user, []string{bin, "run"}, how[1:]), "--", compileC(t, "stress_nproc.c", "gcc", "-static", "-pthread"), host, port, u.port, u.closed)
+			if code, out := status(t, u.in(how[0], args...)); code != 0 || out != "200\n" {
+				t.Errorf("exit status %d; %.2000s", code, out)
+			}
+		})
+	}
 }
 
 // TestEgressDeleted takes the egress away while upconv runs: its name first, which nobody in it notices, and then

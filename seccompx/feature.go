@@ -28,8 +28,14 @@ type Feature struct {
 
 // The features that a supervisor may want, each tried by [Feature.Probe].
 var (
+	// ReadMemory: process_vm_readv(2), by which a supervisor sees what a target's arguments point to.
+	ReadMemory = &Feature{Name: "process_vm_readv", Since: "3.2", try: tryMemory(unix.SYS_PROCESS_VM_READV)}
+	// WriteMemory: process_vm_writev(2), by which it hands over results that are in memory.
+	WriteMemory = &Feature{Name: "process_vm_writev", Since: "3.2", try: tryMemory(unix.SYS_PROCESS_VM_WRITEV)}
 	// UserNotification: the action [UserNotify] and listeners.
 	UserNotification = &Feature{Name: "seccomp user notification", Since: "5.0", flags: FlagNewListener, try: tryNotification}
+	// PidfdOpen: pidfd_open(2).
+	PidfdOpen = &Feature{Name: "pidfd_open", Since: "5.3", try: tryPidfdOpen(0, unix.ENOSYS)}
 	// ContinueFlag: [Listener.Continue].
 	ContinueFlag = &Feature{Name: "seccomp CONTINUE", Since: "5.5", try: onListener(tryContinue)}
 	// PidfdGetfd: pidfd_getfd(2).
@@ -45,14 +51,14 @@ var (
 	// SyncWakeUp: [Listener.SetSyncWakeUp].
 	SyncWakeUp = &Feature{Name: "seccomp sync wake-up", Since: "6.6", try: onListener(trySyncWakeUp)}
 	// PidfdThread: pidfd_open(2) of a thread that does not lead its group.
-	PidfdThread = &Feature{Name: "PIDFD_THREAD", Since: "6.9", try: tryPidfdThread}
+	PidfdThread = &Feature{Name: "PIDFD_THREAD", Since: "6.9", try: tryPidfdOpen(unix.PIDFD_THREAD, unix.EINVAL)}
 )
 
 // Features returns all of them, the oldest first. The slice is the caller's.
 func Features() []*Feature {
 	return []*Feature{
-		UserNotification, ContinueFlag, PidfdGetfd, TSyncListener, AddFDIoctl,
-		AddFDSend, WaitKillable, SyncWakeUp, PidfdThread,
+		ReadMemory, WriteMemory, UserNotification, PidfdOpen, ContinueFlag, PidfdGetfd, TSyncListener,
+		AddFDIoctl, AddFDSend, WaitKillable, SyncWakeUp, PidfdThread,
 	}
 }
 
@@ -130,15 +136,25 @@ func tryPidfdGetfd(*Feature) error {
 	return verdict(errno, unix.EBADF, unix.ENOSYS)
 }
 
-func tryPidfdThread(*Feature) error {
-	fd, err := unix.PidfdOpen(unix.Getpid(), unix.PIDFD_THREAD)
-	if err == nil {
-		unix.Close(fd)
-		return nil
+func tryPidfdOpen(flags int, absent syscall.Errno) func(*Feature) error {
+	return func(*Feature) error {
+		fd, err := unix.PidfdOpen(unix.Getpid(), flags)
+		if err == nil {
+			unix.Close(fd)
+			return nil
+		}
+		var errno syscall.Errno
+		errors.As(err, &errno)
+		return verdict(errno, 0, absent)
 	}
-	var errno syscall.Errno
-	errors.As(err, &errno)
-	return verdict(errno, 0, unix.EINVAL)
+}
+
+// tryMemory: of this process, and none of it.
+func tryMemory(call uintptr) func(*Feature) error {
+	return func(*Feature) error {
+		_, _, errno := unix.RawSyscall6(call, uintptr(unix.Getpid()), 0, 0, 0, 0, 0)
+		return verdict(errno, 0, unix.ENOSYS)
+	}
 }
 
 // onListener makes a try of one that needs a listener.

@@ -131,7 +131,7 @@ func TestProbeUnderListener(t *testing.T) {
 			t.Errorf("%s: %v, known %v", f.Name, err, f.known)
 		}
 	}
-	for _, f := range []*Feature{UserNotification, PidfdGetfd, TSyncListener, WaitKillable, PidfdThread} {
+	for _, f := range []*Feature{ReadMemory, WriteMemory, UserNotification, PidfdOpen, PidfdGetfd, TSyncListener, WaitKillable, PidfdThread} {
 		if err := f.Probe(); err != nil {
 			t.Error(err)
 		}
@@ -143,7 +143,7 @@ func TestProbeDenied(t *testing.T) {
 	if !inSubprocess(t) {
 		return
 	}
-	f := Filter{Rules: []Rule{{Syscalls: []string{"seccomp", "pidfd_open", "pidfd_getfd"}, Do: Errno(unix.EPERM)}}}
+	f := Filter{Rules: []Rule{{Syscalls: []string{"seccomp", "pidfd_open", "pidfd_getfd", "process_vm_readv", "process_vm_writev"}, Do: Errno(unix.EPERM)}}}
 	if _, err := Install(assemble(t, f), InstallOptions{NoNewPrivs: true, TSync: true}); err != nil {
 		t.Fatal(err)
 	}

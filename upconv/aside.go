@@ -34,7 +34,7 @@ func (a *aside) run() {
 		a.answer(answer(errno))
 		return
 	}
-	runtime.LockOSThread() // and never unlocked: it may be in another namespace
+	runtime.LockOSThread()
 	w := s.newWorker()
 	err := w.settleIn()
 	var out outcome
@@ -47,6 +47,9 @@ func (a *aside) run() {
 		a.answer(out)
 	}
 	w.end()
+	if w.home == nil { // else it is in another namespace, and ends with this goroutine
+		runtime.UnlockOSThread()
+	}
 	s.threads <- struct{}{}
 	if out.wait != nil {
 		out.wait.run()

@@ -49,7 +49,7 @@ func Diagnose() []Check {
 		}
 		checks = append(checks, c)
 	}
-	checks = append(checks, checkCookie())
+	checks = append(checks, checkCookie(), checkProc())
 	for _, extra := range []struct {
 		feature *seccompx.Feature
 		cost    string
@@ -79,6 +79,14 @@ func checkCookie() Check {
 	if c.OK = err == nil; !c.OK {
 		c.Found = fmt.Sprintf("SO_NETNS_COOKIE not supported (requires Linux >= 5.14): %v", err)
 		c.Cost = "upconv run fails here"
+	}
+	return c
+}
+
+func checkProc() Check {
+	c := Check{Name: "/proc", OK: true, Needed: true, Found: "is mounted"}
+	if _, err := inheritedFDs(); err != nil {
+		c.OK, c.Found, c.Cost = false, err.Error(), "upconv run fails here"
 	}
 	return c
 }

@@ -222,11 +222,15 @@ func domainOf(fd int) int {
 	return int(domain)
 }
 
-// inOrigin makes a non-blocking socket in the origin, where the thread tid is; the caller owns it.
+// inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
 func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 	o := w.s.origin
-	if o.egress != nil {
-		fd, errno := w.socket(o.egress, domain, kind, proto)
+	e := o.egress
+	if e == nil && w.home != nil {
+		e = o.enterable()
+	}
+	if e != nil {
+		fd, errno := w.socket(e, domain, kind, proto)
 		if errno != unix.EPERM {
 			return fd, errno
 		}

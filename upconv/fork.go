@@ -82,6 +82,7 @@ const (
 	stepFilter
 	stepSockets
 	stepWait
+	stepFiles
 	stepExec
 )
 
@@ -117,6 +118,7 @@ func (p *forkPlan) fork() (pid int, err error) {
 	var (
 		r1, fd    uintptr
 		errno     syscall.Errno
+		other     syscall.Errno
 		sig       uintptr
 		ignore    = kernelSigaction{handler: 1} // SIG_IGN
 		one       byte
@@ -261,7 +263,10 @@ func (p *forkPlan) fork() (pid int, err error) {
 		}
 		// From here on the descriptors are this process's own.
 		if _, _, errno = syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
-			goto fail
+			report.step = stepFiles
+			if _, _, other = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, lastFD, lastFD, closeRangeUnshare); other != 0 { // see unshareFiles
+				goto fail
+			}
 		}
 		syscall.RawSyscall(unix.SYS_WRITE, uintptr(p.ready), uintptr(unsafe.Pointer(&one)), 1)
 	}
@@ -323,6 +328,8 @@ func (r *forkReport) stepError(p *forkPlan) error {
 		return seccompx.InstallError(errno, p.flags)
 	case stepSockets:
 		return fmt.Errorf("a socket in the command's network namespace: %w", errno)
+	case stepFiles:
+		return fmt.Errorf("a descriptor table for the command: unshare(2): %w", errno)
 	case stepExec:
 		return errno
 	}

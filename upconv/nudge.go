@@ -47,11 +47,15 @@ func (w *worker) nudge(c *call, others []int, replacement int) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: with its end the kernel lets go of those that have not stopped
+		runtime.LockOSThread()
+		free := true
 		for _, tid := range tids {
 			if waitsFor(tid, numbers, timed) {
-				w.s.interrupt(tid)
+				free = w.s.interrupt(tid) && free
 			}
+		}
+		if free { // else the kernel lets go of them with the end of this thread
+			runtime.UnlockOSThread()
 		}
 	}()
 	<-done
@@ -115,20 +119,21 @@ func waitingCall(values [9]uint64) string {
 // not stop before that is answered, and the answer may be waiting for the caller.
 const maxStopping = 20 * time.Millisecond
 
-// interrupt makes a thread begin its call anew. The calling goroutine must be locked to a thread that ends soon.
-func (s *Supervisor) interrupt(tid int) {
+// interrupt makes a thread begin its call anew. It returns false if the thread is still traced, by the caller's thread, which must end soon.
+func (s *Supervisor) interrupt(tid int) bool {
 	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
-		return
+		return true
 	}
 	unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_INTERRUPT, uintptr(tid), 0, 0, 0, 0)
 	// It stops within microseconds, on its way out of the call. Until then it cannot be let go.
 	for deadline := time.Now().Add(maxStopping); time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
 		if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(tid), 0, 0, 0, 0); errno == 0 {
-			return
+			return true
 		}
 		if _, err := os.Stat("/proc/" + strconv.Itoa(tid)); err != nil {
-			return
+			return true
 		}
 		s.receivers.restart(tid) // should its call have been stopped meanwhile, and wait
 	}
+	return false
 }

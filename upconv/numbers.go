@@ -110,7 +110,7 @@ func withElsewhere(fd, number int, do func() unix.Errno) (errno unix.Errno) {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked
 		all := ^uint64(0)
-		if _, _, errno = unix.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
+		if errno = unshareFiles(); errno != 0 {
 			return
 		}
 		// The number may be one that the Go runtime uses, on this thread too: no signal may let it in
@@ -129,3 +129,21 @@ func withElsewhere(fd, number int, do func() unix.Errno) (errno unix.Errno) {
 	<-done
 	return errno
 }
+
+// unshareFiles gives the calling thread a descriptor table of its own. Filters of containers refuse unshare(2), whatever it is for,
+// without CAP_SYS_ADMIN; close_range(2), of no descriptor at all, does the same.
+func unshareFiles() unix.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0)
+	if errno == 0 {
+		return 0
+	}
+	if _, _, other := unix.RawSyscall(unix.SYS_CLOSE_RANGE, lastFD, lastFD, closeRangeUnshare); other != 0 {
+		return errno
+	}
+	return 0
+}
+
+const (
+	lastFD            = 1<<32 - 1 // which nobody has
+	closeRangeUnshare = 2         // CLOSE_RANGE_UNSHARE, linux/close_range.h (Linux 5.9)
+)

@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/nsdial"
 )
 
 // origin is the network namespace that the targets run in. upconv need not be able to enter it: it
@@ -25,6 +27,8 @@ type origin struct {
 	addresses atomic.Pointer[map[netip.Addr]struct{}]
 	own       atomic.Pointer[netip.Addr] // the one that programs are told where there is no other reason to choose
 	egress    *egress                    // the same namespace as one to make sockets in; nil: it cannot be entered
+	entered   *egress                    // see enterable
+	told      sync.Once
 	netlink   *os.File
 	fd        int // its number
 	mu        sync.Mutex
@@ -93,7 +97,7 @@ func (o *origin) defaultsOf(domain int) *defaults {
 	return &o.inet
 }
 
-// socket makes a non-blocking socket in the origin, which is where the thread tid is; the caller owns it.
+// socket makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
 func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno) {
 	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -105,10 +109,10 @@ func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno)
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		_, _, entered := unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0)
-		if fd, errno = newSocket(domain, kind, proto); errno == 0 && entered != 0 && netnsCookie(fd) != o.cookie { // not there already
+		unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0) // or it is there already
+		if fd, errno = newSocket(domain, kind, proto); errno == 0 && netnsCookie(fd) != o.cookie {
 			closeFD(fd)
-			fd, errno = -1, entered
+			fd, errno = -1, unix.EPERM
 		}
 	}()
 	<-done
@@ -116,6 +120,28 @@ func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno)
 		return o.grow(domain)
 	}
 	return fd, errno
+}
+
+// enterable returns the origin as one to make sockets in, as one of its own tells to whoever has CAP_NET_ADMIN there; nil where
+// nobody has.
+func (o *origin) enterable() *egress {
+	o.told.Do(func() {
+		seed, ok := o.seed(unix.AF_INET)
+		if !ok {
+			return
+		}
+		fd, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(seed), unix.SIOCGSKNS, 0)
+		if errno != 0 {
+			return
+		}
+		ns, err := nsdial.OpenFD(int(fd))
+		if err != nil {
+			closeFD(int(fd))
+			return
+		}
+		o.entered = &egress{ns, o.cookie}
+	})
+	return o.entered
 }
 
 // grow makes a TCP socket in the origin without entering it, which takes a privilege: a socket that is accepted is

@@ -10,6 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// reloads reads the policy file again whenever it is to, for ever. Apart from what passes signals on: a file can make it wait, a
+// FIFO or one of a server that is not there.
+func (p *process) reloads() {
+	for range p.hangups {
+		p.reload()
+	}
+}
+
 // reload reads the policy file again. If anything is wrong with it, or it needs what the command was not started for, the
 // policy in force stays.
 func (p *process) reload() {

@@ -72,6 +72,8 @@ type process struct {
 	canary *canary
 	group  []groupSignal // signals to the group that the front process has not told of yet
 
+	hangups chan struct{} // says that the policy file is to be read again
+
 	groupStopped   time.Time // when the group was last sent a stop signal
 	commandStopped atomic.Bool
 	stops          atomic.Int32 // of the command that the front process has been told of and has not been continued from
@@ -211,6 +213,9 @@ func (p *process) launch(events *os.File) (err error) {
 	// The child shares this process's descriptors until it goes on, so a pipe cannot tell of its death.
 	pidfd, err := unix.PidfdOpen(p.command, 0)
 	if err != nil {
+		if missing := Requirements(); missing != nil {
+			return failed(missing)
+		}
 		return failed(os.NewSyscallError("pidfd_open", err))
 	}
 	defer unix.Close(pidfd)
@@ -256,6 +261,8 @@ func (p *process) launch(events *os.File) (err error) {
 
 	// From here on signals are for the command, also while it is being executed.
 	p.say.Encode(report{Started: true})
+	p.hangups = make(chan struct{}, 1)
+	go p.reloads()
 	heard := make(chan struct{})
 	go p.listen(heard)
 	<-heard
@@ -353,7 +360,7 @@ func explain(r *forkReport, plan *forkPlan) error {
 	}
 	err := r.stepError(plan)
 	switch {
-	case r.step == stepFilter && errors.Is(err, seccompx.ErrNotSupported):
+	case r.step == stepFilter && (errors.Is(err, seccompx.ErrNotSupported) || errors.Is(err, unix.EPERM)):
 		// Which feature is it?
 		if missing := Requirements(); missing != nil {
 			return missing
@@ -371,13 +378,9 @@ func (p *process) lacking() error {
 	if errno == 0 {
 		closeFD(fd)
 	}
-	var probe [1]byte
-	memory := readMemory(os.Getpid(), uint64(uintptr(unsafe.Pointer(&probe))), make([]byte, 1))
-	switch {
-	case errors.Is(err, seccompx.ErrTargetGone) && errno == 0 && memory == 0:
+	memory := seccompx.ReadMemory.Probe() == nil && seccompx.WriteMemory.Probe() == nil
+	if errors.Is(err, seccompx.ErrTargetGone) && errno == 0 && memory {
 		return nil // there is no notification 0
-	case memory != 0:
-		return fmt.Errorf("process_vm_readv(2), which upconv needs: %w", memory)
 	}
 	if missing := Requirements(); missing != nil {
 		return missing
@@ -561,7 +564,10 @@ func (p *process) listen(heard chan<- struct{}) {
 			continue
 		}
 		if sig == unix.SIGHUP && p.order.Config.File != "" {
-			p.reload()
+			select {
+			case p.hangups <- struct{}{}:
+			default: // one is to be taken up yet
+			}
 			continue
 		}
 		p.kill(sig)

@@ -169,7 +169,27 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	for range n {
 		failed = errors.Join(failed, <-ready)
 	}
+	haveThreads()
 	return failed
+}
+
+// spareThreads is how many threads the Go runtime has to fall back on.
+const spareThreads = 8
+
+// haveThreads has the Go runtime start some threads, which it keeps. It does not survive that it needs one and may not have it any more,
+// because the program has used up what its user or its cgroup may have (RLIMIT_NPROC, pids.max).
+func haveThreads() {
+	var all, done sync.WaitGroup
+	all.Add(spareThreads)
+	for range spareThreads {
+		done.Go(func() {
+			runtime.LockOSThread() // one for each
+			all.Done()
+			all.Wait()
+			runtime.UnlockOSThread()
+		})
+	}
+	done.Wait()
 }
 
 // worker is one thread that answers notifications. Its buffers are reused from call to call.
@@ -444,15 +464,22 @@ func errnoOf(err error) unix.Errno {
 
 // required are the kernel features without which nothing can be served, or not without harm.
 var required = []*seccompx.Feature{
-	seccompx.UserNotification, seccompx.ContinueFlag, seccompx.PidfdGetfd, seccompx.AddFDIoctl, seccompx.WaitKillable,
+	seccompx.ReadMemory, seccompx.WriteMemory, seccompx.UserNotification, seccompx.PidfdOpen, seccompx.ContinueFlag,
+	seccompx.PidfdGetfd, seccompx.AddFDIoctl, seccompx.WaitKillable,
 }
 
 // Requirements returns an error that names the first kernel feature that upconv needs and this
-// kernel lacks, with the version that brought it; nil where there is none.
+// kernel lacks, with the version that brought it, or that a filter around upconv forbids; nil where there is none.
 func Requirements() error {
 	for _, feature := range required {
-		if err := feature.Probe(); err != nil {
-			return fmt.Errorf("this kernel is too old: %w", err)
+		switch err := feature.Probe(); {
+		case err == nil:
+		case errors.Is(err, seccompx.ErrNotSupported): // as some filters say, too
+			return fmt.Errorf("this kernel is too old, or a seccomp filter (a container's?) hides what it can do: %w", err)
+		case errors.Is(err, unix.EPERM):
+			return fmt.Errorf("a seccomp filter (a container's?) forbids what upconv needs: %w", err)
+		default:
+			return err
 		}
 	}
 	return nil

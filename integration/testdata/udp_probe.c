@@ -1864,6 +1864,24 @@ static void one_port(void) {
 	printf("getsockname: %s\n", port_of(fd) == port ? "that one" : "another");
 }
 
+// departed goes on with a socket when the program has gone to another network namespace.
+static void departed(void) {
+	struct sockaddr_in here;
+	int at = local(&here), fd = udp(0);
+	result("unshare", unshare(CLONE_NEWNET));
+	for (int i = 0; i < 4; i++) {
+		if (i % 2) {
+			saying(fd, &here, "to 127.0.0.1");
+			bounce(at, "and back");
+		} else {
+			saying(fd, &dst, "echo");
+		}
+		got("recvfrom", fd);
+	}
+	fd = udp(0);
+	saying(fd, &dst, "echo");
+}
+
 // multicast stays where the program is.
 static void multicast(void) {
 	struct sockaddr_in group = {.sin_family = AF_INET, .sin_port = htons(atoi(extra[0]))};
@@ -2355,7 +2373,7 @@ int main(int argc, char **argv) {
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
 		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
-		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
+		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port}, {"departed", departed},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
