@@ -37,6 +37,7 @@ func TestSwapAtSocket(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		home bool // compare with the origin, instead of the egress
+		goes bool // it goes to the egress by itself
 		port string
 		udp  string // --udp
 		want string // lines that there must be natively, separated by "; "
@@ -52,11 +53,18 @@ func TestSwapAtSocket(t *testing.T) {
 		{name: "refused", home: true, port: only, want: "loopback: -1 ECONNREFUSED; any: -1 ECONNREFUSED; bad: -1 EFAULT; mapped: -1 EAFNOSUPPORT; here: 1; MSG_FASTOPEN, no header: -1 EFAULT"},
 		{name: "refused", home: true, port: only, udp: "off", want: "MSG_FASTOPEN: -1 ECONNREFUSED"},
 		{name: "changing", home: true, port: only, want: "connected: 0"},
+		{name: "server", goes: true, want: "bind: 0; listen: 0; the same port: 1, F_GETFL 2 F_GETFD 0; here: 1; greeting: from here"},
+		{name: "binds", goes: true, want: "192.0.2.1: 0; 198.51.100.77: -1 EADDRNOTAVAIL; here: 1"},
+		{name: "interfaces", goes: true, want: "SIOCGIFCONF: 0; SIOCGIFADDR: 0; here: 1"},
+		{name: "refused", goes: true, port: only, want: "loopback: 0; here: 1; datagrams: 0; datagrams, sendto: 1"},
 		{name: "unshared", home: true, want: "unshare: 0; here: 1"},
 	} {
 		for _, abi := range []string{"amd64", "i386", "socketcall"} {
 			for _, sees := range []bool{true, false} {
 				name := c.name + c.udp + "/" + abi
+				if c.goes {
+					name = c.name + " in the egress/" + abi
+				}
 				if !sees {
 					name += "/by system calls"
 				}
@@ -64,10 +72,14 @@ func TestSwapAtSocket(t *testing.T) {
 					if c.port == "" {
 						c.port = port
 					}
-					args := []string{compileC(t, "atsocket_probe.c", udpABIs[abi]...), c.name, host, c.port}
+					probe := compileC(t, "atsocket_probe.c", udpABIs[abi]...)
+					args := []string{probe, c.name, host, c.port}
 					native := l.in(l.egress, args...)
 					if c.home {
 						native = l.plain(args...)
+					}
+					if c.goes { // when others have been given sockets of it
+						args = append([]string{"sh", "-c", `"$0" client "$1" "$2" >/dev/null && shift 2 && exec ip netns exec "$@"`, probe, host, port, l.egress}, args...)
 					}
 					want := output(t, native)
 					for line := range strings.SplitSeq(c.want, "; ") {

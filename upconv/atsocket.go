@@ -263,7 +263,7 @@ func namesInterface(level, name int) bool {
 }
 
 // idleInEgress returns a copy of the target's socket, which tidy closes, if it is an AF_INET one of the egress that is not
-// connected. What it is, is then in w.socketInfo.
+// connected, and the target is elsewhere. What it is, is then in w.socketInfo.
 func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 	if !w.s.swapped.Load() {
 		return -1, false
@@ -285,7 +285,7 @@ func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 	default:
 		ok = examineDatagram(fd, sock) && sock.domain == unix.AF_INET && sock.proto != unix.IPPROTO_ICMP && !isConnected(fd)
 	}
-	if !ok {
+	if !ok || w.livesIn(c.tid, sock.netns) {
 		w.closeNow(fd)
 		return -1, false
 	}
@@ -293,6 +293,18 @@ func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 		w.pin(uint32(c.tid))
 	}
 	return fd, true
+}
+
+// livesIn reports whether a target is itself in the egress that its socket is of: it went there by its own means, and its local
+// addresses and interfaces are those of that namespace.
+func (w *worker) livesIn(tid int, cookie uint64) bool {
+	for _, e := range w.s.rules.Load().egress {
+		if e.cookie == cookie {
+			_, _, ok := w.s.targets.inNamespace(tid, e.ns.Inode(), w.scratch[:])
+			return ok
+		}
+	}
+	return false
 }
 
 // bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of the origin. The target's

@@ -139,7 +139,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return w.datagram(c, e, family, sa, old)
 	}
 	sock, origin := &w.socketInfo, w.s.origin
-	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
+	if netns := netnsCookie(old); route.Kind == Direct && (!w.s.inEgress(netns) || w.livesIn(c.tid, netns)) {
 		crossed := false
 		if crosses {
 			_, crossed = w.hasPassport(old)

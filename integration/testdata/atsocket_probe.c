@@ -320,6 +320,9 @@ static void refused(void) {
 	result("datagrams, mapped", connect(fd, (struct sockaddr *)&mapped, sizeof mapped));
 	result("datagrams", connect(fd, (struct sockaddr *)&there, sizeof there));
 	here(fd);
+	fd = socket(AF_INET, SOCK_DGRAM, 0);
+	result("datagrams, sendto", sendto(fd, "x", 1, 0, (struct sockaddr *)&there, sizeof there));
+	here(fd);
 }
 
 static struct sockaddr_in shared;
