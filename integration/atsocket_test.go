@@ -48,6 +48,7 @@ func TestSwapAtSocket(t *testing.T) {
 		{name: "client", want: "connect: 0; the same socket: 1 1; epoll_wait: 1; again: -1 EISCONN; greeting: hello 192.0.2.1; connect in the child: 0"},
 		{name: "exec", want: "closed: 1; connect what was given: 0; greeting: hello 192.0.2.1"},
 		{name: "server", home: true, want: "bind: 0; listen: 0; the same port: 1, F_GETFL 2 F_GETFD 0; here: 1; bind again: -1 EINVAL; greeting: from here"},
+		{name: "back", want: "option 4: 0; port 0, poll 14; connect: 0; greeting: hello 192.0.2.1"},
 		{name: "binds", home: true, want: "192.0.2.1: -1 EADDRNOTAVAIL; 198.51.100.77: 0; AF_INET6: -1 EAFNOSUPPORT; AF_UNSPEC: 0; again: -1 EINVAL; bad: -1 EFAULT"},
 		{name: "interfaces", home: true, want: "SIOCGIFCONF: 0; SIOCGIFADDR: 0; SO_BINDTODEVICE: 0; SO_BINDTODEVICE: -1 ENODEV; here: 1"},
 		{name: "refused", home: true, port: only, want: "loopback: -1 ECONNREFUSED; any: -1 ECONNREFUSED; bad: -1 EFAULT; mapped: -1 EAFNOSUPPORT; here: 1; MSG_FASTOPEN, no header: -1 EFAULT"},
@@ -142,7 +143,7 @@ func TestSwapAtSocketIsolated(t *testing.T) {
 	l.tag(t)
 	host, port := split(t, l.greet())
 	nobody := []string{needProgram(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--"}
-	for _, what := range []string{"flags", "limit", "protocols", "client", "exec", "server"} {
+	for _, what := range []string{"flags", "limit", "protocols", "client", "exec", "server", "back"} {
 		for _, abi := range []string{"amd64", "socketcall"} {
 			t.Run(what+"/"+abi, func(t *testing.T) {
 				args := []string{compileC(t, "atsocket_probe.c", udpABIs[abi]...), what, host, port}
