@@ -295,7 +295,7 @@ static void interfaces(void) {
 		result("SIOCGIFCONF", ioctl(fd, SIOCGIFCONF, &conf));
 		for (int i = 0; i < conf.ifc_len / (int)sizeof *list; i++) {
 			result(list[i].ifr_name, ioctl(fd, SIOCGIFFLAGS, &list[i]));
-			printf("flags %x\n", list[i].ifr_flags);
+			printf("flags %x\n", list[i].ifr_flags & ~IFF_RUNNING); // which a veth gets some time later
 		}
 		result("SIOCGIFADDR", ioctl(fd, SIOCGIFADDR, &one));
 		for (int i = 1; i < 20; i++) {
