@@ -318,18 +318,6 @@ func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, r
 	return w.swap(c, &e, old, &w.socketInfo, nil, nil, nil)
 }
 
-// bindBack binds the socket to, in the origin, to the port that the socket of the egress has which it takes the place of: the
-// program may know it. If somebody has it in the origin, it gets another one.
-// chosen is as for bindLike.
-func (s *socket) bindBack(to int, chosen bool) {
-	if s.port() == 0 || chosen && s.bindChosen(to) {
-		return
-	}
-	name := s.name
-	clear(addressIn(s.domain, &name))
-	bind(to, name[:s.nameLen])
-}
-
 // there connects a socket that has been seen to be one of the egress and idle.
 func (w *worker) there(c *call, e *event, sa []byte) (out outcome, raced bool) {
 	fd, out, ok := w.fetch(c, e)

@@ -422,8 +422,8 @@ func shutdownOf(fd int) uint8 {
 // bindOver binds the new socket as the old one is bound.
 func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
 	chosen := w.sighted && !w.sight.BoundPort
-	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
-		sock.bindBack(replacement, chosen)
+	if sock.netns != w.s.origin.cookie && (sock.kind == unix.SOCK_DGRAM || w.s.needs.atSocket() && netnsCookie(replacement) == w.s.origin.cookie) {
+		sock.bindAgain(replacement, chosen)
 		return 0
 	}
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)
