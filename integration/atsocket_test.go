@@ -156,4 +156,12 @@ func TestSwapAtSocketIsolated(t *testing.T) {
 			})
 		}
 	}
+	// What it cannot do it says, where it makes a difference.
+	for mode, says := range map[string]bool{"connected": true, "full": false, "off": false} {
+		cmd := l.in(l.egress, append(slices.Clip(nobody), bin, "run", "--isolate", "--swap-at", "socket", "--udp", mode, "--", "true")...)
+		cmd.Dir = "/"
+		if _, got := status(t, cmd); strings.Contains(got, "without CAP_SYS_ADMIN only TCP sockets") != says {
+			t.Errorf("--udp %s: it says %q", mode, got)
+		}
+	}
 }
