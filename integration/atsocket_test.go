@@ -37,6 +37,7 @@ func TestSwapAtSocket(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		home bool // compare with the origin, instead of the egress
+		goes bool // it goes to the egress by itself
 		port string
 		udp  string // --udp
 		want string // lines that there must be natively, separated by "; "
@@ -47,16 +48,24 @@ func TestSwapAtSocket(t *testing.T) {
 		{name: "client", want: "connect: 0; the same socket: 1 1; epoll_wait: 1; again: -1 EISCONN; greeting: hello 192.0.2.1; connect in the child: 0"},
 		{name: "exec", want: "closed: 1; connect what was given: 0; greeting: hello 192.0.2.1"},
 		{name: "server", home: true, want: "bind: 0; listen: 0; the same port: 1, F_GETFL 2 F_GETFD 0; here: 1; bind again: -1 EINVAL; greeting: from here"},
+		{name: "back", want: "option 4: 0; port 0, poll 14; connect: 0; greeting: hello 192.0.2.1"},
 		{name: "binds", home: true, want: "192.0.2.1: -1 EADDRNOTAVAIL; 198.51.100.77: 0; AF_INET6: -1 EAFNOSUPPORT; AF_UNSPEC: 0; again: -1 EINVAL; bad: -1 EFAULT"},
 		{name: "interfaces", home: true, want: "SIOCGIFCONF: 0; SIOCGIFADDR: 0; SO_BINDTODEVICE: 0; SO_BINDTODEVICE: -1 ENODEV; here: 1"},
 		{name: "refused", home: true, port: only, want: "loopback: -1 ECONNREFUSED; any: -1 ECONNREFUSED; bad: -1 EFAULT; mapped: -1 EAFNOSUPPORT; here: 1; MSG_FASTOPEN, no header: -1 EFAULT"},
 		{name: "refused", home: true, port: only, udp: "off", want: "MSG_FASTOPEN: -1 ECONNREFUSED"},
 		{name: "changing", home: true, port: only, want: "connected: 0"},
+		{name: "server", goes: true, want: "bind: 0; listen: 0; the same port: 1, F_GETFL 2 F_GETFD 0; here: 1; greeting: from here"},
+		{name: "binds", goes: true, want: "192.0.2.1: 0; 198.51.100.77: -1 EADDRNOTAVAIL; here: 1"},
+		{name: "interfaces", goes: true, want: "SIOCGIFCONF: 0; SIOCGIFADDR: 0; here: 1"},
+		{name: "refused", goes: true, port: only, want: "loopback: 0; here: 1; datagrams: 0; datagrams, sendto: 1"},
 		{name: "unshared", home: true, want: "unshare: 0; here: 1"},
 	} {
 		for _, abi := range []string{"amd64", "i386", "socketcall"} {
 			for _, sees := range []bool{true, false} {
 				name := c.name + c.udp + "/" + abi
+				if c.goes {
+					name = c.name + " in the egress/" + abi
+				}
 				if !sees {
 					name += "/by system calls"
 				}
@@ -64,10 +73,14 @@ func TestSwapAtSocket(t *testing.T) {
 					if c.port == "" {
 						c.port = port
 					}
-					args := []string{compileC(t, "atsocket_probe.c", udpABIs[abi]...), c.name, host, c.port}
+					probe := compileC(t, "atsocket_probe.c", udpABIs[abi]...)
+					args := []string{probe, c.name, host, c.port}
 					native := l.in(l.egress, args...)
 					if c.home {
 						native = l.plain(args...)
+					}
+					if c.goes { // when others have been given sockets of it
+						args = append([]string{"sh", "-c", `"$0" client "$1" "$2" >/dev/null && shift 2 && exec ip netns exec "$@"`, probe, host, port, l.egress}, args...)
 					}
 					want := output(t, native)
 					for line := range strings.SplitSeq(c.want, "; ") {
@@ -130,7 +143,7 @@ func TestSwapAtSocketIsolated(t *testing.T) {
 	l.tag(t)
 	host, port := split(t, l.greet())
 	nobody := []string{needProgram(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--"}
-	for _, what := range []string{"flags", "limit", "protocols", "client", "exec", "server"} {
+	for _, what := range []string{"flags", "limit", "protocols", "client", "exec", "server", "back"} {
 		for _, abi := range []string{"amd64", "socketcall"} {
 			t.Run(what+"/"+abi, func(t *testing.T) {
 				args := []string{compileC(t, "atsocket_probe.c", udpABIs[abi]...), what, host, port}
@@ -141,6 +154,14 @@ func TestSwapAtSocketIsolated(t *testing.T) {
 				_, got := status(t, under)
 				sameOutput(t, want, got)
 			})
+		}
+	}
+	// What it cannot do it says, where it makes a difference.
+	for mode, says := range map[string]bool{"connected": true, "full": false, "off": false} {
+		cmd := l.in(l.egress, append(slices.Clip(nobody), bin, "run", "--isolate", "--swap-at", "socket", "--udp", mode, "--", "true")...)
+		cmd.Dir = "/"
+		if _, got := status(t, cmd); strings.Contains(got, "without CAP_SYS_ADMIN only TCP sockets") != says {
+			t.Errorf("--udp %s: it says %q", mode, got)
 		}
 	}
 }

@@ -339,6 +339,7 @@ var udpAtBest = []udpCase{
 	{args: []string{"late-with-error"}, want: "SO_ERROR 111; recv: 4; upconv idles; recv: 4"},
 	{args: []string{"polling-threads"}, want: "thread 0 goes on; thread 1 goes on; thread 2 goes on; thread 3 goes on"},
 	{args: []string{"one-port"}, want: "the same port for both"},
+	{args: []string{"one-port", "elsewhere first"}, want: "the same port for both"},
 }
 
 // TestUDP compares datagrams natively with those under upconv: on each route, and as a 32-bit program makes its calls.

@@ -240,7 +240,7 @@ func namesInterface(level, name int) bool {
 }
 
 // idleInEgress returns a copy of the target's socket, which tidy closes, if it is an AF_INET one of the egress that is not
-// connected. What it is, is then in w.socketInfo.
+// connected, and the target is elsewhere. What it is, is then in w.socketInfo.
 func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 	if !w.s.swapped.Load() {
 		return -1, false
@@ -262,7 +262,7 @@ func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 	default:
 		ok = examineDatagram(fd, sock) && sock.domain == unix.AF_INET && sock.proto != unix.IPPROTO_ICMP && !isConnected(fd)
 	}
-	if !ok {
+	if !ok || w.livesIn(c.tid, sock.netns) {
 		w.closeNow(fd)
 		return -1, false
 	}
@@ -270,6 +270,18 @@ func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 		w.pin(uint32(c.tid))
 	}
 	return fd, true
+}
+
+// livesIn reports whether a target is itself in the egress that its socket is of: it went there by its own means, and its local
+// addresses and interfaces are those of that namespace.
+func (w *worker) livesIn(tid int, cookie uint64) bool {
+	for _, e := range w.s.rules.Load().egress {
+		if e.cookie == cookie {
+			_, _, ok := w.s.targets.inNamespace(tid, e.ns.Inode(), w.scratch[:])
+			return ok
+		}
+	}
+	return false
 }
 
 // bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of the origin. The target's
@@ -281,18 +293,6 @@ func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, r
 		e.proto = UDP
 	}
 	return w.swap(c, &e, old, &w.socketInfo, nil, nil, nil)
-}
-
-// bindBack binds the socket to, in the origin, to the port that the socket of the egress has which it takes the place of: the
-// program may know it. If somebody has it in the origin, it gets another one.
-// chosen is as for bindLike.
-func (s *socket) bindBack(to int, chosen bool) {
-	if s.port() == 0 || chosen && s.bindChosen(to) {
-		return
-	}
-	name := s.name
-	clear(addressIn(s.domain, &name))
-	bind(to, name[:s.nameLen])
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.

@@ -144,7 +144,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
 	route, crosses := e.decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
-	if route.Kind == Direct && !w.s.inEgress(netnsCookie(old)) {
+	if netns := netnsCookie(old); route.Kind == Direct && (!w.s.inEgress(netns) || w.livesIn(c.tid, netns)) {
 		crossed := false
 		if crosses {
 			_, crossed = w.hasPassport(old)
@@ -456,8 +456,8 @@ func shutdownOf(fd int) uint8 {
 // bindOver binds the new socket as the old one is bound.
 func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
 	chosen := w.sighted && !w.sight.BoundPort
-	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
-		sock.bindBack(replacement, chosen)
+	if sock.netns != w.s.origin.cookie && (sock.kind == unix.SOCK_DGRAM || w.s.needs.atSocket() && netnsCookie(replacement) == w.s.origin.cookie) {
+		sock.bindAgain(replacement, chosen)
 		return 0
 	}
 	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)

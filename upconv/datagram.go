@@ -226,7 +226,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		if crossed && c.sends && domainOf(old) == unix.AF_INET6 && e.dst.Addr().Is4() && !e.dst.Addr().IsMulticast() && e.dst.Addr() != broadcast4 {
 			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
 		}
-		if !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW) {
+		if !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)) {
 			return w.stay(c, e, old, sock, nil, sa), false
 		}
 		return w.move(c, e, old, sock, nil, nil, sa)

@@ -97,7 +97,7 @@ func checkPrivileges() Check {
 			Cost: "commands run without no_new_privs, so su, sudo and ping work under upconv"}
 	}
 	return Check{Name: "CAP_SYS_ADMIN", Found: "no",
-		Cost: "commands run with no_new_privs: su, sudo and other setuid programs gain nothing under upconv;\n--netns NAME and --via netns:NAME cannot enter other namespaces (--isolate and netns:host work)"}
+		Cost: "commands run with no_new_privs: su, sudo and other setuid programs gain nothing under upconv;\n--netns NAME and --via netns:NAME cannot enter other namespaces (--isolate and netns:host work);\n--swap-at socket is for TCP only"}
 }
 
 func checkPtrace() Check {

@@ -178,6 +178,7 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 		fd, _, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if err == nil {
 			disconnect(fd)
+			forgetConnection(fd, listener)
 			return fd, 0
 		}
 		if err != unix.EAGAIN {
@@ -186,6 +187,33 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 		unix.Poll([]unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}, 10) // loopback, so hardly ever
 	}
 	return -1, unix.ETIMEDOUT
+}
+
+// forgetConnection removes what disconnect leaves on a socket: the error that ended the connection, a port that getsockname(2)
+// tells though it is not taken any more, and a buffer that has grown, unlike that of fresh.
+func forgetConnection(fd, fresh int) {
+	var value, none int32
+	one := int32(1)
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&value), 4) // and so forgets it
+	// With this option bind(2) takes no port, but puts down that there is none: __inet_bind in net/ipv4/af_inet.c.
+	if name := anyName(fd); setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4) == 0 {
+		bind(fd, name)
+		setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&none), 4)
+	}
+	if copyBuffer(fresh, fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE) {
+		setsockopt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&none), 4) // for the kernel to tune
+	}
+}
+
+// anyName is the address of no host and no port, of the family of a socket.
+func anyName(fd int) []byte {
+	var name [sizeofSockaddrIn6]byte
+	domain := domainOf(fd)
+	binary.NativeEndian.PutUint16(name[:], uint16(domain))
+	if domain == unix.AF_INET {
+		return name[:sizeofSockaddrIn]
+	}
+	return name[:]
 }
 
 func (o *origin) close() {

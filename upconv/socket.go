@@ -93,7 +93,7 @@ func addressIn(domain int, name *[sizeofSockaddrIn6]byte) []byte {
 // have becomes any address, which is reported; the port is kept. chosen is true where the kernel has chosen the port: it
 // is then given up when a connect fails.
 func (s *socket) bindLike(old, to int, origin uint64, chosen bool) (anywhere bool, errno unix.Errno) {
-	// A socket that has been swapped before has a port of the kernel's choice, which means nothing now.
+	// A stream that has been swapped before has a port of the kernel's choice, which means nothing now.
 	if !s.bound || s.netns != origin {
 		return false, 0
 	}
@@ -115,6 +115,17 @@ func (s *socket) bindLike(old, to int, origin uint64, chosen bool) (anywhere boo
 		errno = bindBeside(old, to, name[:s.nameLen])
 	}
 	return anywhere, errno
+}
+
+// bindAgain binds the socket to to the port that s has, which is one of an egress: the program may know it. If somebody has it where
+// to is, that gets another one. chosen is as for bindLike.
+func (s *socket) bindAgain(to int, chosen bool) {
+	if s.port() == 0 || chosen && s.bindChosen(to) {
+		return
+	}
+	name := s.name
+	clear(addressIn(s.domain, &name))
+	bind(to, name[:s.nameLen])
 }
 
 // bindChosen has the kernel choose the port that s has, out of a range of one (ip(7), IP_LOCAL_PORT_RANGE, Linux 6.3).

@@ -136,7 +136,12 @@ func (p *process) start() error {
 func (p *process) launch(events *os.File) (err error) {
 	cfg, s := &p.order.Config, p.supervisor
 	s.needs.sees = s.needs.swaps && maySee()
+	wanted := s.needs
+	wanted.makeAtSocket(s.rules.Load().policy, s.swapAt, true)
 	s.needs.makeAtSocket(s.rules.Load().policy, s.swapAt, hasCapability(unix.CAP_SYS_ADMIN))
+	if wanted.datagrams && !s.needs.datagrams && s.udp == UDPConnected {
+		s.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
+	}
 	filter := filter(s.needs)
 	program, err := filter.Assemble()
 	if err != nil {

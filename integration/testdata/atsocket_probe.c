@@ -34,6 +34,9 @@ static long call(int what, unsigned long a, unsigned long b, unsigned long c, un
 #define sendto(a, b, c, d, e, f) call(11, a, (unsigned long)(b), c, d, (unsigned long)(e), f)
 #endif
 
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
 #endif
@@ -265,6 +268,24 @@ static void binds(void) {
 	result("listen on a datagram socket", listen(fd, 1));
 }
 
+/* back: a socket that has been used for an interface is as good as new. */
+static void back(void) {
+	int fd = socket(AF_INET, SOCK_STREAM, 0), value;
+	struct ifreq lo = {.ifr_name = "lo"};
+	result("SIOCGIFFLAGS", ioctl(fd, SIOCGIFFLAGS, &lo));
+	static const int options[] = {SO_ERROR, SO_SNDBUF, SO_RCVBUF, SO_REUSEADDR, SO_BUF_LOCK};
+	for (int i = 0; i < 5; i++) {
+		socklen_t length = sizeof value;
+		getsockopt(fd, SOL_SOCKET, options[i], &value, &length);
+		printf("option %d: %d\n", options[i], value);
+	}
+	struct pollfd p = {fd, POLLIN | POLLOUT, 0};
+	poll(&p, 1, 0);
+	printf("port %d, poll %x\n", port_of(fd), p.revents);
+	result("connect", connect(fd, (struct sockaddr *)&dst, sizeof dst));
+	greeting(fd);
+}
+
 /* interfaces: each of them. */
 static void interfaces(void) {
 	for (int type = 0; type < 2; type++) {
@@ -274,7 +295,7 @@ static void interfaces(void) {
 		result("SIOCGIFCONF", ioctl(fd, SIOCGIFCONF, &conf));
 		for (int i = 0; i < conf.ifc_len / (int)sizeof *list; i++) {
 			result(list[i].ifr_name, ioctl(fd, SIOCGIFFLAGS, &list[i]));
-			printf("flags %x\n", list[i].ifr_flags);
+			printf("flags %x\n", list[i].ifr_flags & ~IFF_RUNNING); // which a veth gets some time later
 		}
 		result("SIOCGIFADDR", ioctl(fd, SIOCGIFADDR, &one));
 		for (int i = 1; i < 20; i++) {
@@ -319,6 +340,9 @@ static void refused(void) {
 	result("datagrams, bad", connect(fd, (struct sockaddr *)1, 16));
 	result("datagrams, mapped", connect(fd, (struct sockaddr *)&mapped, sizeof mapped));
 	result("datagrams", connect(fd, (struct sockaddr *)&there, sizeof there));
+	here(fd);
+	fd = socket(AF_INET, SOCK_DGRAM, 0);
+	result("datagrams, sendto", sendto(fd, "x", 1, 0, (struct sockaddr *)&there, sizeof there));
 	here(fd);
 }
 
@@ -389,7 +413,7 @@ int main(int argc, char **argv) {
 			const char *name;
 			void (*run)(void);
 		} all[] = {{"flags", flags}, {"limit", limit}, {"protocols", protocols}, {"client", client}, {"server", server},
-			{"binds", binds}, {"interfaces", interfaces}, {"refused", refused}, {"unshared", unshared}, {"changing", changing}, {"stream", stream}, {"datagram", datagram}};
+			{"binds", binds}, {"interfaces", interfaces}, {"back", back}, {"refused", refused}, {"unshared", unshared}, {"changing", changing}, {"stream", stream}, {"datagram", datagram}};
 		for (int i = 0; i < (int)(sizeof all / sizeof *all); i++)
 			if (!strcmp(argv[1], all[i].name))
 				all[i].run();
