@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -46,11 +47,14 @@ type group struct {
 	netns uint64 // of the one in use
 	name  netip.AddrPort
 	kept  []companion
+	// The first connect(2) gives a socket its address, until it is disconnected. That was in a companion's namespace.
+	addressed bool
 }
 
 type companion struct {
-	fd    int
-	netns uint64
+	fd     int
+	netns  uint64
+	beside bool // it was used while the one in use was connected: what has come for it is for nobody
 }
 
 const (
@@ -95,10 +99,36 @@ func (k *companions) take(old int, netns uint64) (fd int, ok bool) {
 		if c.netns == netns {
 			g.kept = append(g.kept[:i], g.kept[i+1:]...)
 			k.release(c.fd)
+			if c.beside {
+				discard(c.fd)
+			}
 			return c.fd, true
 		}
 	}
 	return -1, false
+}
+
+// addressed reports whether the socket of which fd is a copy would natively have the address that a connect(2) in another namespace
+// than its own gave it.
+func (k *companions) addressed(fd int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.groups) == 0 {
+		return false
+	}
+	g := k.groups[cookieOf(fd)]
+	return g != nil && g.addressed
+}
+
+// discard receives what has come for a socket.
+func discard(fd int) {
+	var buf [1]byte
+	for range 1 << 16 {
+		_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&buf)), 1, unix.MSG_DONTWAIT, 0, 0)
+		if errno == unix.EAGAIN {
+			return
+		}
+	}
 }
 
 // release forgets a kept descriptor, which is the caller's then.
@@ -126,7 +156,7 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 	}
 	delete(k.groups, before)
 	k.lastID++
-	g.id, g.netns = k.lastID, netnsCookie(current)
+	g.id, g.netns, g.addressed = k.lastID, netnsCookie(current), isConnected(old)
 	var now socket
 	if examineDatagram(current, &now) {
 		if addr, ok := netip.AddrFromSlice(now.address()); ok {
@@ -143,25 +173,56 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 			}
 		}
 	}
-	k.groups[cookieOf(current)] = g
-	// One that has been in use before, and under the same number, is still in there.
-	if event := (unix.EpollEvent{Fd: int32(g.id)}); unix.EpollCtl(k.users, unix.EPOLL_CTL_ADD, current, &event) == unix.EEXIST {
-		unix.EpollCtl(k.users, unix.EPOLL_CTL_MOD, current, &event)
-	}
-	if k.count >= maxCompanions {
-		closeFD(old)
+	k.use(g, current)
+	if !k.add(g, companion{fd: old, netns: sock.netns}) {
 		return
 	}
-	g.kept = append(g.kept, companion{old, sock.netns})
-	k.count++
-	k.kept[int32(old)] = g
-	if raw >= 0 {
+	if raw >= 0 && sock.proto == unix.IPPROTO_UDP {
 		k.watch(unix.EPOLL_CTL_ADD, old)
 	}
 	for _, c := range g.kept { // whose datagrams now go elsewhere
 		k.kept[int32(c.fd)] = g
 		k.watch(unix.EPOLL_CTL_MOD, c.fd)
 	}
+}
+
+// use makes current the socket in use of a group.
+func (k *companions) use(g *group, current int) {
+	k.groups[cookieOf(current)] = g
+	// One that has been in use before, and under the same number, is still in there.
+	if event := (unix.EpollEvent{Fd: int32(g.id)}); unix.EpollCtl(k.users, unix.EPOLL_CTL_ADD, current, &event) == unix.EEXIST {
+		unix.EpollCtl(k.users, unix.EPOLL_CTL_MOD, current, &event)
+	}
+}
+
+// add adds a companion to a group. It takes ownership of its descriptor. It returns false where there are too many.
+func (k *companions) add(g *group, c companion) bool {
+	if k.count >= maxCompanions {
+		closeFD(c.fd)
+		return false
+	}
+	g.kept = append(g.kept, c)
+	k.count++
+	k.kept[int32(c.fd)] = g
+	return true
+}
+
+// keepBeside keeps fd, which is in a namespace, as a companion of the socket of which current is a copy. It takes ownership of fd.
+// Nothing that comes for it is handed on.
+func (k *companions) keepBeside(current, fd int, netns uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.groups == nil && !k.open() {
+		closeFD(fd)
+		return
+	}
+	g := k.groups[cookieOf(current)]
+	if g == nil {
+		k.lastID++
+		g = &group{id: k.lastID, netns: netnsCookie(current)}
+		k.use(g, current)
+	}
+	k.add(g, companion{fd: fd, netns: netns, beside: true})
 }
 
 // watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not levels: an error queue, or

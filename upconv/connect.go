@@ -242,6 +242,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		replacement, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
 	}
 	if errno != 0 {
+		if old >= 0 && w.replaced(c, old) {
+			return carryOn, true // by another thread, which has taken the one that could be had
+		}
 		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
 	}
 	w.done = append(w.done, replacement)
@@ -372,7 +375,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 // carryOver gives the new socket what the program has done to the old one.
 // kept is whether that is one that has been in use before.
 func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bool) unix.Errno {
-	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
+	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
 		e.add("not carried over: " + lost)
 	}
 	if !kept {
@@ -447,7 +450,7 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
+		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, false); lost != "" {
 			e.add("not carried over: " + lost)
 		}
 	}

@@ -1562,6 +1562,95 @@ static void here_and_there(void) {
 	}
 }
 
+// heard prints what the socket of local hears, and answers.
+static void heard(int fd) {
+	struct sockaddr_in from;
+	socklen_t length = sizeof from;
+	char data[100];
+	if (!comes(fd)) {
+		printf("at 127.0.0.1: nothing comes\n");
+		return;
+	}
+	long n = recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+	printf("at 127.0.0.1: \"%.*s\"\n", n < 0 ? 0 : (int)n, data);
+	to(fd, &from, "for nobody");
+}
+
+// beside has a connected socket send to 127.0.0.1: it stays connected, and hears only from whom it is connected to. With an argument,
+// it is connected there and back again afterwards.
+static void beside(void) {
+	struct sockaddr_in here, peer;
+	int at = local(&here), fd = udp(0);
+	struct mmsghdr two[2] = {};
+	struct iovec part = {"echo", 4};
+	conn("connect", fd);
+	for (int i = 0; i < 3; i++) {
+		set(fd, SOL_SOCKET, SO_BROADCAST, i % 2);
+		saying(fd, &here, "to 127.0.0.1");
+		heard(at);
+		socklen_t length = sizeof peer;
+		result("getpeername", getpeername(fd, (struct sockaddr *)&peer, &length));
+		printf("of %s, SO_BROADCAST %d\n", who(&peer, length), get(fd, SOL_SOCKET, SO_BROADCAST));
+		result("send", send(fd, "echo", 4, 0));
+		got("recvfrom", fd);
+		for (int k = 0; k < 2; k++)
+			two[k].msg_hdr = (struct msghdr){.msg_name = k == i % 2 ? &here : NULL, .msg_namelen = sizeof here, .msg_iov = &part, .msg_iovlen = 1};
+		result("sendmmsg", sendmmsg(fd, two, 2, 0));
+		heard(at);
+		got("recvfrom", fd);
+	}
+	settle();
+	nothing_more(fd);
+	if (extras > 0) {
+		result("connect to 127.0.0.1", conn_to(fd, &here));
+		saying(fd, &dst, "echo from there");
+		settle();
+		result("send", send(fd, "and here", 8, 0));
+		heard(at);
+		got("recvfrom", fd);
+		conn("connect", fd);
+		result("send", send(fd, "echo", 4, 0));
+		got("recvfrom", fd);
+		nothing_more(fd);
+		return;
+	}
+	shutdown(fd, SHUT_WR);
+	saying(fd, &here, "log");
+}
+
+// set_back sets options, and sets them back when the socket that has them is not the one in use.
+static void set_back(void) {
+	static const struct { int level, name, value; } what[] = {
+		{SOL_SOCKET, SO_BROADCAST, 1}, {SOL_SOCKET, SO_RCVLOWAT, 4}, {SOL_SOCKET, SO_NO_CHECK, 1}, {IPPROTO_IP, IP_TTL, 33}, {IPPROTO_IP, IP_TOS, 0x10},
+		{IPPROTO_IP, IP_RECVTTL, 1}, {IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO}, {IPPROTO_IP, IP_MULTICAST_TTL, 3}, {SOL_SOCKET, SO_PRIORITY, 3},
+	};
+	enum { COUNT = sizeof what / sizeof *what };
+	struct sockaddr_in here;
+	struct timeval second = {1, 0}, none = {0, 0};
+	int at = local(&here), fd = udp(0), before[COUNT];
+	for (int i = 0; i < COUNT; i++) {
+		before[i] = get(fd, what[i].level, what[i].name);
+		set(fd, what[i].level, what[i].name, what[i].value);
+	}
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof second);
+	saying(fd, &here, "to 127.0.0.1");
+	bounce(at, NULL);
+	saying(fd, &dst, "echo");
+	got("recvfrom", fd);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
+	for (int i = 0; i < COUNT; i++)
+		set(fd, what[i].level, what[i].name, before[i]);
+	for (int k = 0; k < 2; k++) {
+		saying(fd, k ? &dst : &here, "echo");
+		for (int i = 0; i < COUNT; i++)
+			printf("%d/%d %d\n", what[i].level, what[i].name, get(fd, what[i].level, what[i].name));
+		struct timeval now;
+		socklen_t length = sizeof now;
+		getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &now, &length);
+		printf("SO_RCVTIMEO %ld\n", (long)now.tv_sec);
+	}
+}
+
 // many_here_and_there sends so many at once, to 127.0.0.1 first, that not all are read at once.
 static void many_here_and_there(void) {
 	struct sockaddr_in here;
@@ -2343,7 +2432,7 @@ int main(int argc, char **argv) {
 		{"segment", segment}, {"controls", controls}, {"infos", infos}, {"empty", empty}, {"sizes", sizes},
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
-		{"threads", threads}, {"here-and-there", here_and_there},
+		{"threads", threads}, {"here-and-there", here_and_there}, {"beside", beside}, {"set-back", set_back},
 		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
 		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
