@@ -32,6 +32,7 @@ type companions struct {
 	// users is an epoll set of the sockets in use, which does not keep them: when the last program has closed one it is no
 	// longer in there. The data of each is its group's id.
 	users  int
+	slot   int    // the number under which all of them are in there
 	info   int    // its file in proc_pid_fdinfo(5)
 	text   []byte // what was read there
 	lastID uint32
@@ -153,6 +154,8 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 	g := k.groups[before]
 	if g == nil {
 		g = &group{}
+	} else {
+		k.inUsers(unix.EPOLL_CTL_DEL, old, 0)
 	}
 	delete(k.groups, before)
 	k.lastID++
@@ -189,10 +192,30 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 // use makes current the socket in use of a group.
 func (k *companions) use(g *group, current int) {
 	k.groups[cookieOf(current)] = g
-	// One that has been in use before, and under the same number, is still in there.
-	if event := (unix.EpollEvent{Fd: int32(g.id)}); unix.EpollCtl(k.users, unix.EPOLL_CTL_ADD, current, &event) == unix.EEXIST {
-		unix.EpollCtl(k.users, unix.EPOLL_CTL_MOD, current, &event)
+	if k.inUsers(unix.EPOLL_CTL_ADD, current, g.id) == unix.EEXIST { // it is another process's, too
+		k.inUsers(unix.EPOLL_CTL_MOD, current, g.id)
 	}
+}
+
+// inUsers is epoll_ctl(2) on users. A registration is of a file and a number, and only under that number can it be found again: so it is
+// the same for all, and each is in there once.
+func (k *companions) inUsers(how, fd int, id uint32) error {
+	if err := unix.Dup3(fd, k.slot, unix.O_CLOEXEC); err != nil {
+		return err
+	}
+	err := unix.EpollCtl(k.users, how, k.slot, &unix.EpollEvent{Fd: int32(id)})
+	unix.Dup3(k.info, k.slot, unix.O_CLOEXEC) // which would keep the socket
+	return err
+}
+
+// watches returns in how many epoll sets of upconv's own the socket of which fd is a copy is, while it is in use.
+func (k *companions) watches(fd int) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.groups) == 0 || k.groups[cookieOf(fd)] == nil {
+		return 0
+	}
+	return 1
 }
 
 // add adds a companion to a group. It takes ownership of its descriptor. It returns false where there are too many.
@@ -244,6 +267,13 @@ func (k *companions) open() bool {
 	if k.info, err = unix.Open("/proc/self/fdinfo/"+strconv.Itoa(k.users), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		closeFD(k.users)
 		closeFD(k.inbox)
+		return false
+	}
+	var errno unix.Errno
+	if k.slot, errno = dup(k.info); errno != 0 {
+		closeFD(k.users)
+		closeFD(k.inbox)
+		closeFD(k.info)
 		return false
 	}
 	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]int{}

@@ -141,7 +141,7 @@ const kcmpEpollTFD = 7
 func (w *worker) registrations(c *call, old int) (found []registration) {
 	all := &w.s.epolls
 	if w.sighted {
-		return w.registrationsSeen(c)
+		return w.registrationsSeen(c, old)
 	}
 	if !all.any.Load() {
 		return nil
@@ -182,12 +182,16 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 
 // registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How many there are is
 // known; should some be missing, there are sets that have not been noticed yet.
-func (w *worker) registrationsSeen(c *call) []registration {
-	if w.sight.Watched == 0 {
+func (w *worker) registrationsSeen(c *call, old int) []registration {
+	watched := w.sight.Watched
+	if watched > 0 && old >= 0 {
+		watched -= w.s.companions.watches(old)
+	}
+	if watched <= 0 {
 		return nil
 	}
 	found := w.registrationsByInode(c, w.sight.Ino, nil)
-	if len(found) < w.sight.Watched || w.sight.Watched == peek.MaxWatched {
+	if len(found) < watched || w.sight.Watched == peek.MaxWatched {
 		w.s.epolls.forget(w.files(c.tid))
 		found = w.registrationsByInode(c, w.sight.Ino, nil)
 	}
