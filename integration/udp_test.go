@@ -837,6 +837,27 @@ print(len(seen), 'and back' in seen)
 	u.lab.t = t
 }
 
+// TestUDPFewDescriptors has more sockets than upconv can keep companions of send to both sides: not all answers can come, but all sends do.
+func TestUDPFewDescriptors(t *testing.T) {
+	u := newUDPLab(t)
+	args := []string{bin, "run", "--via", "netns:" + u.egress, "--", needProgram(t, python), "-c", `
+import socket, sys
+here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); here.bind(('127.0.0.1', 0)); here.settimeout(3)
+all = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(450)]
+for turn in range(2):
+    for s in all:
+        s.sendto(b'hello', here.getsockname())
+        assert here.recv(100) == b'hello'
+        s.settimeout(3)
+        s.sendto(b'echo', (sys.argv[1], int(sys.argv[2])))
+        assert s.recv(100) == b'echo'
+socket.create_connection((sys.argv[1], int(sys.argv[3])))
+`, serverAddr, u.port}
+	listener := u.listen(serverAddr + ":0")
+	_, port := split(t, listener.Addr().String())
+	output(t, u.in(u.origin, append(append([]string{"sh", "-c", `ulimit -n 600; exec "$@"`, "sh"}, args...), port)...))
+}
+
 // TestUDPOwnAddress has the address that a program keeps sending to become one of its own namespace, and cease to be.
 func TestUDPOwnAddress(t *testing.T) {
 	u := newUDPLab(t)

@@ -28,6 +28,7 @@ type companions struct {
 	mu     sync.Mutex
 	groups map[uint64]*group // by the cookie of the socket in use
 	count  int               // of kept sockets
+	most   int               // how many may be
 
 	// users is an epoll set of the sockets in use, which does not keep them: when the last program has closed one it is no
 	// longer in there. The data of each is its group's id.
@@ -59,7 +60,7 @@ type companion struct {
 }
 
 const (
-	maxCompanions = 4096
+	maxCompanions = 4096 // and not more than half of the descriptors that upconv may have: new sockets need some, too
 	// sweeping is how often it is looked whether the sockets in use are still there. bind(2) does not wait for it.
 	sweeping = 50 * time.Millisecond
 )
@@ -220,7 +221,7 @@ func (k *companions) watches(fd int) int {
 
 // add adds a companion to a group. It takes ownership of its descriptor. It returns false where there are too many.
 func (k *companions) add(g *group, c companion) bool {
-	if k.count >= maxCompanions {
+	if k.count >= k.most {
 		closeFD(c.fd)
 		return false
 	}
@@ -275,6 +276,11 @@ func (k *companions) open() bool {
 		closeFD(k.inbox)
 		closeFD(k.info)
 		return false
+	}
+	k.most = maxCompanions
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		k.most = int(min(maxCompanions, limit.Cur/2))
 	}
 	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]int{}
 	go k.handOn()
