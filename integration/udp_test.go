@@ -340,6 +340,9 @@ var udpAtBest = []udpCase{
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late-with-error"}, want: "SO_ERROR 111; recv: 4; upconv idles; recv: 4"},
 	{args: []string{"polling-threads"}, want: "thread 0 goes on; thread 1 goes on; thread 2 goes on; thread 3 goes on"},
+	{args: []string{"watched", "once"}, want: "all heard"},
+	{args: []string{"watched", "edge"}, want: "all heard"},
+	{args: []string{"watched", "level"}, want: "all heard"},
 	{args: []string{"one-port"}, want: "the same port for both"},
 }
 

@@ -292,8 +292,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			return carryOn, true
 		}
 	}
+	early := 0
 	if sock.kind != unix.SOCK_STREAM {
 		setFlags(replacement, sock.flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
+		// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the very moment in which it has it.
+		early = len(places)
+		w.register(c, places, replacement)
 	}
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
@@ -321,6 +325,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
 	waited := sock.kind != unix.SOCK_STREAM && w.single() && !w.sight.OwnTable && old >= 0 && w.inUse(old)
 	if old >= 0 {
+		w.settlePlaces(c, places[:early], replacement)
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
 		if !aside {
@@ -360,8 +365,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	default:
 		out = w.begin(c, e, replacement, sock, sa)
 	}
-	// Only now: before, a poll of the socket would have said EPOLLHUP.
-	w.register(c, places, replacement)
+	// Only now: before, a poll of a stream would have said EPOLLHUP.
+	w.register(c, places[early:], replacement)
 	if aside {
 		w.disown(old)
 		w.setAside(c, old, replacement, sock, egress)

@@ -1808,6 +1808,55 @@ static void receiving_threads(void) {
 	puts("all received");
 }
 
+static int events_socket;
+static unsigned how_to_wait;
+static atomic_int heard_in_thread;
+
+// watching waits with epoll_wait(2), receives all that there is, and then says anew what it waits for, if that was for once.
+static void *watching(void *unused) {
+	struct epoll_event event = {.events = EPOLLIN | how_to_wait}, told;
+	int set = epoll_create1(0);
+	epoll_ctl(set, EPOLL_CTL_ADD, events_socket, &event);
+	while (epoll_wait(set, &told, 1, -1) == 1) {
+		char data[50];
+		while (recv(events_socket, data, sizeof data, MSG_DONTWAIT) > 0)
+			heard_in_thread++;
+		for (volatile int spin = heard_in_thread % 100 * 500; spin > 0; spin--)
+			;
+		if (how_to_wait & EPOLLONESHOT && epoll_ctl(set, EPOLL_CTL_MOD, events_socket, &event))
+			die("EPOLL_CTL_MOD");
+	}
+	return NULL;
+}
+
+// watched sends to 127.0.0.1 and elsewhere in turn, as soon as a thread has received the answer, and while that is about to wait again.
+static void watched(void) {
+	struct sockaddr_in here;
+	pthread_t thread;
+	int at = local(&here);
+	how_to_wait = !strcmp(extra[0], "once") ? EPOLLONESHOT : !strcmp(extra[0], "edge") ? EPOLLET : 0;
+	events_socket = udp(0);
+	if (pthread_create(&thread, NULL, watching, NULL))
+		die("pthread_create");
+	for (int i = 0; i < 400; i++) {
+		struct sockaddr_in from;
+		socklen_t length = sizeof from;
+		char data[50];
+		to(events_socket, i % 2 ? &dst : &here, "echo");
+		if (i % 2 == 0 && recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length) > 0)
+			to(at, &from, "and back");
+		for (int tries = 0; heard_in_thread == i; tries++) {
+			if (tries > 100)
+				usleep(1000);
+			if (tries == 3000) {
+				printf("in vain after %d\n", i);
+				return;
+			}
+		}
+	}
+	puts("all heard");
+}
+
 // both_at_once has answers of two destinations under way at a time.
 static void both_at_once(void) {
 	struct sockaddr_in here;
@@ -2434,7 +2483,7 @@ int main(int argc, char **argv) {
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there}, {"beside", beside}, {"set-back", set_back},
 		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
-		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
+		{"late", late}, {"watched", watched}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
