@@ -314,6 +314,9 @@ var udpCases = []udpCase{
 	{args: []string{"forked"}, want: `the child: 19 bytes from 203.0.113.10 the server: "echo from the child"; the parent: 19 bytes from 203.0.113.10 the server: "echo for the parent"`},
 	{args: []string{"threads"}, want: "each with a socket: 400 answers; with one socket: 200 answers"},
 	{args: []string{"here-and-there"}, want: `at 127.0.0.1: "to 127.0.0.1" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
+	{args: []string{"beside"}, want: `at 127.0.0.1: "to 127.0.0.1"; of 203.0.113.10 the server, SO_BROADCAST 1; sendmmsg: 2; send "log": -1 EPIPE`},
+	{args: []string{"beside", "again"}, routes: []string{"netns"}, want: `connect to 127.0.0.1: 0; at 127.0.0.1: "and here"; connect: 0`},
+	{args: []string{"set-back"}, want: "SO_RCVTIMEO 0; 0/2 64"},
 	{args: []string{"many-here-and-there"}, want: "sendmmsg: 128; 64 here"},
 	{args: []string{"multicast", "23458"}, want: `at 127.0.0.1: "to the group" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
 	{args: []string{"peeks"}, want: "FIONREAD: 0; MSG_PEEK | MSG_TRUNC, short: 15; length 16, after it aa; short: 4; a bad address: -1 EFAULT; recvmsg: 8"},
@@ -338,6 +341,9 @@ var udpAtBest = []udpCase{
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late-with-error"}, want: "SO_ERROR 111; recv: 4; upconv idles; recv: 4"},
 	{args: []string{"polling-threads"}, want: "thread 0 goes on; thread 1 goes on; thread 2 goes on; thread 3 goes on"},
+	{args: []string{"watched", "once"}, want: "all heard"},
+	{args: []string{"watched", "edge"}, want: "all heard"},
+	{args: []string{"watched", "level"}, want: "all heard"},
 	{args: []string{"one-port"}, want: "the same port for both"},
 	{args: []string{"one-port", "elsewhere first"}, want: "the same port for both"},
 }
@@ -790,6 +796,79 @@ func TestUDPSignals(t *testing.T) {
 		}
 	}
 	u.lab.t = t
+}
+
+// TestUDPIsolated has an ordinary user's program send to both its own namespace, which upconv cannot enter, and the one that it was started in.
+func TestUDPIsolated(t *testing.T) {
+	u := newUDPLab(t)
+	probe := compileC(t, "udp_probe.c", udpABIs["amd64"]...)
+	nobody := []string{needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent"}
+	for _, c := range [][]string{{"here-and-there"}, {"many-here-and-there"}, {"beside", "again"}, {"set-back"}, {"one-port"}, {"dissolve", "23459"}, {"threads"}} {
+		t.Run(strings.Join(c, " "), func(t *testing.T) {
+			u.lab.t = t
+			args := append([]string{probe, c[0], serverAddr, u.port, u.other, u.closed}, c[1:]...)
+			native := output(t, u.in(u.egress, args...))
+			under := output(t, u.in(u.egress, append(append(nobody[:len(nobody):len(nobody)], bin, "run", "--isolate", "--"), args...)...))
+			sameOutput(t, own.ReplaceAllString(native, "OWN"), own.ReplaceAllString(under, "OWN"))
+		})
+	}
+	u.lab.t = t
+}
+
+// TestUDPTwoEgresses has one socket send to two egresses and to its own namespace: from one port, which is the program's or the kernel's
+// choice, and back from wherever it is answered.
+func TestUDPTwoEgresses(t *testing.T) {
+	u := newUDPLab(t)
+	second := u.egress + "2"
+	makeNamespace(t, second)
+	link(t, second, "192.0.2.5/30", u.serverName, "192.0.2.6/30", "0.0.0.0/0")
+	for _, bind := range []string{"", "s.bind(('0.0.0.0', 23461))"} {
+		t.Run(bind, func(t *testing.T) {
+			u.lab.t = t
+			cmd := upconv(t, "run", "--netns", u.origin, "--rule", "*:"+u.other+"=netns:"+second, "--via", "netns:"+u.egress, "--", needProgram(t, python), "-c", `
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3)
+here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); here.bind(('127.0.0.1', 0)); here.settimeout(3)
+`+bind+`
+seen = set()
+for i in range(3):
+    for port in sys.argv[2:]:
+        s.sendto(b'port', (sys.argv[1], int(port)))
+        seen.add(s.recv(100).decode())
+    s.sendto(b'hello', here.getsockname())
+    _, source = here.recvfrom(100)
+    seen.add('port %d' % source[1])
+    here.sendto(b'and back', source)
+    seen.add(s.recv(100).decode())
+print(len(seen), 'and back' in seen)
+`, serverAddr, u.port, u.other)
+			if got := output(t, cmd); got != "2 True\n" {
+				t.Errorf("the ports and the answer are %s", got)
+			}
+		})
+	}
+	u.lab.t = t
+}
+
+// TestUDPFewDescriptors has more sockets than upconv can keep companions of send to both sides: not all answers can come, but all sends do.
+func TestUDPFewDescriptors(t *testing.T) {
+	u := newUDPLab(t)
+	args := []string{bin, "run", "--via", "netns:" + u.egress, "--", needProgram(t, python), "-c", `
+import socket, sys
+here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); here.bind(('127.0.0.1', 0)); here.settimeout(3)
+all = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(450)]
+for turn in range(2):
+    for s in all:
+        s.sendto(b'hello', here.getsockname())
+        assert here.recv(100) == b'hello'
+        s.settimeout(3)
+        s.sendto(b'echo', (sys.argv[1], int(sys.argv[2])))
+        assert s.recv(100) == b'echo'
+socket.create_connection((sys.argv[1], int(sys.argv[3])))
+`, serverAddr, u.port}
+	listener := u.listen(serverAddr + ":0")
+	_, port := split(t, listener.Addr().String())
+	output(t, u.in(u.origin, append(append([]string{"sh", "-c", `ulimit -n 600; exec "$@"`, "sh"}, args...), port)...))
 }
 
 // TestUDPOwnAddress has the address that a program keeps sending to become one of its own namespace, and cease to be.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -27,10 +28,12 @@ type companions struct {
 	mu     sync.Mutex
 	groups map[uint64]*group // by the cookie of the socket in use
 	count  int               // of kept sockets
+	most   int               // how many may be
 
 	// users is an epoll set of the sockets in use, which does not keep them: when the last program has closed one it is no
 	// longer in there. The data of each is its group's id.
 	users  int
+	slot   int    // the number under which all of them are in there
 	info   int    // its file in proc_pid_fdinfo(5)
 	text   []byte // what was read there
 	lastID uint32
@@ -46,15 +49,18 @@ type group struct {
 	netns uint64 // of the one in use
 	name  netip.AddrPort
 	kept  []companion
+	// The first connect(2) gives a socket its address, until it is disconnected. That was in a companion's namespace.
+	addressed bool
 }
 
 type companion struct {
-	fd    int
-	netns uint64
+	fd     int
+	netns  uint64
+	beside bool // it was used while the one in use was connected: what has come for it is for nobody
 }
 
 const (
-	maxCompanions = 4096
+	maxCompanions = 4096 // and not more than half of the descriptors that upconv may have: new sockets need some, too
 	// sweeping is how often it is looked whether the sockets in use are still there. bind(2) does not wait for it.
 	sweeping = 50 * time.Millisecond
 )
@@ -90,10 +96,36 @@ func (k *companions) take(old int, netns uint64) (fd int, ok bool) {
 		if c.netns == netns {
 			g.kept = append(g.kept[:i], g.kept[i+1:]...)
 			k.release(c.fd)
+			if c.beside {
+				discard(c.fd)
+			}
 			return c.fd, true
 		}
 	}
 	return -1, false
+}
+
+// addressed reports whether the socket of which fd is a copy would natively have the address that a connect(2) in another namespace
+// than its own gave it.
+func (k *companions) addressed(fd int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.groups) == 0 {
+		return false
+	}
+	g := k.groups[cookieOf(fd)]
+	return g != nil && g.addressed
+}
+
+// discard receives what has come for a socket.
+func discard(fd int) {
+	var buf [1]byte
+	for range 1 << 16 {
+		_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&buf)), 1, unix.MSG_DONTWAIT, 0, 0)
+		if errno == unix.EAGAIN {
+			return
+		}
+	}
 }
 
 // release forgets a kept descriptor, which is the caller's then.
@@ -118,10 +150,12 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 	g := k.groups[before]
 	if g == nil {
 		g = &group{}
+	} else {
+		k.inUsers(unix.EPOLL_CTL_DEL, old, 0)
 	}
 	delete(k.groups, before)
 	k.lastID++
-	g.id, g.netns = k.lastID, netnsCookie(current)
+	g.id, g.netns, g.addressed = k.lastID, netnsCookie(current), isConnected(old)
 	var now socket
 	if examineDatagram(current, &now) {
 		if addr, ok := netip.AddrFromSlice(now.address()); ok {
@@ -138,25 +172,76 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 			}
 		}
 	}
-	k.groups[cookieOf(current)] = g
-	// One that has been in use before, and under the same number, is still in there.
-	if event := (unix.EpollEvent{Fd: int32(g.id)}); unix.EpollCtl(k.users, unix.EPOLL_CTL_ADD, current, &event) == unix.EEXIST {
-		unix.EpollCtl(k.users, unix.EPOLL_CTL_MOD, current, &event)
-	}
-	if k.count >= maxCompanions {
-		closeFD(old)
+	k.use(g, current)
+	if !k.add(g, companion{fd: old, netns: sock.netns}) {
 		return
 	}
-	g.kept = append(g.kept, companion{old, sock.netns})
-	k.count++
-	k.kept[int32(old)] = g
-	if raw >= 0 {
+	if raw >= 0 && sock.proto == unix.IPPROTO_UDP {
 		k.watch(unix.EPOLL_CTL_ADD, old)
 	}
 	for _, c := range g.kept { // whose datagrams now go elsewhere
 		k.kept[int32(c.fd)] = g
 		k.watch(unix.EPOLL_CTL_MOD, c.fd)
 	}
+}
+
+// use makes current the socket in use of a group.
+func (k *companions) use(g *group, current int) {
+	k.groups[cookieOf(current)] = g
+	if k.inUsers(unix.EPOLL_CTL_ADD, current, g.id) == unix.EEXIST { // it is another process's, too
+		k.inUsers(unix.EPOLL_CTL_MOD, current, g.id)
+	}
+}
+
+// inUsers is epoll_ctl(2) on users. A registration is of a file and a number, and only under that number can it be found again: so it is
+// the same for all, and each is in there once.
+func (k *companions) inUsers(how, fd int, id uint32) error {
+	if err := unix.Dup3(fd, k.slot, unix.O_CLOEXEC); err != nil {
+		return err
+	}
+	err := unix.EpollCtl(k.users, how, k.slot, &unix.EpollEvent{Fd: int32(id)})
+	unix.Dup3(k.info, k.slot, unix.O_CLOEXEC) // which would keep the socket
+	return err
+}
+
+// watches returns in how many epoll sets of upconv's own the socket of which fd is a copy is, while it is in use.
+func (k *companions) watches(fd int) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.groups) == 0 || k.groups[cookieOf(fd)] == nil {
+		return 0
+	}
+	return 1
+}
+
+// add adds a companion to a group. It takes ownership of its descriptor. It returns false where there are too many.
+func (k *companions) add(g *group, c companion) bool {
+	if k.count >= k.most {
+		closeFD(c.fd)
+		return false
+	}
+	g.kept = append(g.kept, c)
+	k.count++
+	k.kept[int32(c.fd)] = g
+	return true
+}
+
+// keepBeside keeps fd, which is in a namespace, as a companion of the socket of which current is a copy. It takes ownership of fd.
+// Nothing that comes for it is handed on.
+func (k *companions) keepBeside(current, fd int, netns uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.groups == nil && !k.open() {
+		closeFD(fd)
+		return
+	}
+	g := k.groups[cookieOf(current)]
+	if g == nil {
+		k.lastID++
+		g = &group{id: k.lastID, netns: netnsCookie(current)}
+		k.use(g, current)
+	}
+	k.add(g, companion{fd: fd, netns: netns, beside: true})
 }
 
 // watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not levels: an error queue, or
@@ -179,6 +264,18 @@ func (k *companions) open() bool {
 		closeFD(k.users)
 		closeFD(k.inbox)
 		return false
+	}
+	var errno unix.Errno
+	if k.slot, errno = dup(k.info); errno != 0 {
+		closeFD(k.users)
+		closeFD(k.inbox)
+		closeFD(k.info)
+		return false
+	}
+	k.most = maxCompanions
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		k.most = int(min(maxCompanions, limit.Cur/2))
 	}
 	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]int{}
 	go k.handOn()

@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"bytes"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -37,5 +38,53 @@ func TestCompanionsOfTwo(t *testing.T) {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != unix.EBADF {
 			t.Errorf("%d is open yet: %v", fd, err)
 		}
+	}
+}
+
+// TestCompanionsInTurn has two sockets take each other's place again and again, under other numbers each time: of the one in use alone
+// upconv is told when it is closed, and once.
+func TestCompanionsInTurn(t *testing.T) {
+	var k companions
+	copyOf := func(fd int) int {
+		copied, errno := dup(fd)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		return copied
+	}
+	var sockets [2]int // as the program has them
+	for i := range sockets {
+		fd, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		sockets[i] = fd
+	}
+	var more []int
+	for round := range 20 {
+		more = append(more, copyOf(sockets[0]))
+		from, to := sockets[round%2], sockets[(round+1)%2]
+		old, current := copyOf(from), copyOf(to)
+		if fd, ok := k.take(old, uint64(1+(round+1)%2)); ok != (round > 0) {
+			t.Fatalf("round %d: taken: %v", round, ok)
+		} else if ok {
+			closeFD(fd)
+		}
+		k.keep(old, current, &socket{netns: uint64(1 + round%2)}, -1)
+		text, ok := k.registered()
+		if n := bytes.Count(text, []byte("tfd:")); !ok || n != 1 {
+			t.Fatalf("round %d: %d are in use\n%s", round, n, text)
+		}
+		if k.watches(from) != 0 || k.watches(to) != 1 {
+			t.Fatalf("round %d: the one in use is in %d sets, the other in %d", round, k.watches(to), k.watches(from))
+		}
+		closeFD(current)
+	}
+	for _, fd := range append(more, sockets[:]...) {
+		closeFD(fd)
+	}
+	k.sweep()
+	if k.count != 0 || len(k.groups) != 0 {
+		t.Errorf("%d are kept, in %d groups", k.count, len(k.groups))
 	}
 }

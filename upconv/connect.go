@@ -214,9 +214,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if !ok {
 		return out, false
 	}
-	replacement, out, ok := w.equivalent(c, e, old, sock, egress, x)
+	replacement, out, raced, ok := w.equivalent(c, e, old, sock, egress, x)
 	if !ok {
-		return out, false
+		return out, raced
 	}
 	if x != nil {
 		if x.family() == unix.AF_UNIX && sock.kind == unix.SOCK_STREAM {
@@ -238,8 +238,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			return carryOn, true
 		}
 	}
+	early := 0
 	if sock.kind != unix.SOCK_STREAM {
 		setFlags(replacement, sock.flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
+		// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the very moment in which it has it.
+		early = len(places)
+		w.register(c, places, replacement)
 	}
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
@@ -260,7 +264,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 	}
 	aside := old >= 0 && w.keeps(old, sock, x)
-	places = w.retire(c, e, old, replacement, sock, places, witness, aside)
+	places = w.retire(c, e, old, replacement, sock, places, early, witness, aside)
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
 		flags := sock.flags
@@ -282,8 +286,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	default:
 		out = w.begin(c, e, replacement, sock, sa)
 	}
-	// Only now: before, a poll of the socket would have said EPOLLHUP.
-	w.register(c, places, replacement)
+	// Only now: before, a poll of a stream would have said EPOLLHUP.
+	w.register(c, places[early:], replacement)
 	if aside {
 		w.disown(old)
 		w.setAside(c, old, replacement, sock, egress)
@@ -313,28 +317,32 @@ func (w *worker) closesOnExec(c *call, e *event) (cloexec bool, out outcome, ok 
 }
 
 // equivalent returns the socket that is to take the place of the target's, with all that the program has done to that. The
-// parameters are as for swap; tidy closes it. Where ok is false, out is what becomes of the call.
-func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, out outcome, ok bool) {
+// parameters are as for swap; tidy closes it. Where ok is false, out is what becomes of the call, and raced as for swap.
+func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, out outcome, raced, ok bool) {
 	from := old // what is carried over is of it
 	if sock.untouched {
 		from = -1
 	}
 	fd, kept, errno := w.obtain(c, from, sock, egress, x)
-	if errno != 0 {
-		return -1, w.fail(e, "socket for "+e.decision.Route.String(), errno), false
+	switch {
+	case errno == 0:
+	case old >= 0 && w.replaced(c, old): // by another thread, which has taken the one that could be had
+		return -1, carryOn, true, false
+	default:
+		return -1, w.fail(e, "socket for "+e.decision.Route.String(), errno), false, false
 	}
 	w.done = append(w.done, fd)
 	switch {
 	case x != nil:
 		w.usedUnix = sock.kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
 		if errno := w.carryAcross(e, from, fd, sock, x); errno != 0 {
-			return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
+			return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false, false
 		}
 	case from >= 0:
 		if errno := w.carryOver(e, from, fd, sock, kept); errno != 0 {
 			e.add("the port cannot be had in the egress")
 			w.s.events.record(e, errno)
-			return -1, answer(errno), false
+			return -1, answer(errno), false, false
 		}
 	}
 	if sock.untouched {
@@ -343,7 +351,7 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 	if lost := w.copyInode(old, fd); lost != "" {
 		e.add("not carried over: " + lost)
 	}
-	return fd, out, true
+	return fd, out, false, true
 }
 
 // obtain returns a socket for swap, whose parameters these are, but that from is -1 where nothing has been done to the target's. kept
@@ -372,8 +380,9 @@ func (w *worker) obtain(c *call, from int, sock *socket, egress *egress, x *cros
 
 // retire closes old, whose place the replacement has taken, unless it is put aside, and sees to those who have it yet: the copies
 // that the target has of it are replaced, where witness is set and says that there are any, and those who wait for datagrams on it
-// do so on the other one. It returns the places in epoll sets, with those of the copies.
-func (w *worker) retire(c *call, e *event, old, replacement int, sock *socket, places []registration, witness, aside bool) []registration {
+// do so on the other one. The replacement is in the first early of the places in epoll sets already. It returns all of them, with those of
+// the copies.
+func (w *worker) retire(c *call, e *event, old, replacement int, sock *socket, places []registration, early int, witness, aside bool) []registration {
 	datagrams := sock.kind != unix.SOCK_STREAM
 	waitedFor := uint64(0)
 	if datagrams {
@@ -382,6 +391,7 @@ func (w *worker) retire(c *call, e *event, old, replacement int, sock *socket, p
 	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
 	waited := datagrams && w.single() && !w.sight.OwnTable && old >= 0 && w.inUse(old)
 	if old >= 0 {
+		w.settlePlaces(c, places[:early], replacement)
 		w.unregister(c, places, old) // whoever has a copy: no more events from it
 		// All that is left of the old socket should be this copy.
 		if !aside {
@@ -406,7 +416,7 @@ func (w *worker) retire(c *call, e *event, old, replacement int, sock *socket, p
 // carryOver gives the new socket what the program has done to the old one.
 // kept is whether that is one that has been in use before.
 func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bool) unix.Errno {
-	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
+	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
 		e.add("not carried over: " + lost)
 	}
 	if !kept {
@@ -456,7 +466,7 @@ func shutdownOf(fd int) uint8 {
 // bindOver binds the new socket as the old one is bound.
 func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
 	chosen := w.sighted && !w.sight.BoundPort
-	if sock.netns != w.s.origin.cookie && (sock.kind == unix.SOCK_DGRAM || w.s.needs.atSocket() && netnsCookie(replacement) == w.s.origin.cookie) {
+	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
 		sock.bindAgain(replacement, chosen)
 		return 0
 	}
@@ -489,7 +499,7 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock); lost != "" {
+		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, false); lost != "" {
 			e.add("not carried over: " + lost)
 		}
 	}

@@ -158,7 +158,7 @@ func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, race
 		return out, false, false
 	}
 	set, is := w.untouchedUDP(c.tid)
-	if !is {
+	if !is || w.s.origin.closed { // where it must be kept
 		return out, false, false
 	}
 	old := -1
@@ -266,10 +266,13 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 	if sock.bound && isConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which the kernel does not tell.
 		addr, _ := netip.AddrFromSlice(sock.address())
-		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != Direct {
+		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != Direct && !w.s.companions.addressed(old) {
 			return answer(unix.EINVAL), false // as from there nothing else is reached
 		}
 		clear(sock.address())
+		if c.sends && x == nil && sock.kind == unix.SOCK_DGRAM {
+			return w.sendBeside(c, e, old, sock, egress)
+		}
 	}
 	if !w.alone {
 		w.pin(uint32(c.tid))
@@ -299,6 +302,59 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 		return carryOn, true
 	}
 	return w.swap(c, e, old, sock, egress, x, sa)
+}
+
+// sendBeside sends to another namespace than the one that the socket old is connected in. A send does not end a connection, and what is
+// answered to it is not for a connected socket, which hears from its peer alone. So it is a companion that sends, and old stays.
+func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *egress) (out outcome, raced bool) {
+	fd, errno, raced := w.beside(c, e, old, sock, egress)
+	switch {
+	case raced:
+		return out, true
+	case errno != 0:
+		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
+	}
+	w.closeNow(old)
+	w.done = append(w.done, fd)
+	if out = w.act(c, e, fd, sock, nil, nil); out.wait == nil {
+		w.closeNow(fd)
+	}
+	return out, false
+}
+
+// beside returns a copy of the companion that the socket old has in an egress, or in the origin where that is nil, and sees to it
+// that there is one, like old.
+func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress) (fd int, errno unix.Errno, raced bool) {
+	moving := &w.s.moving[inodeOf(old)%uint64(len(w.s.moving))]
+	moving.Lock()
+	defer moving.Unlock()
+	if w.see(c) && !w.saw(old) || !w.sighted && w.replaced(c, old) {
+		return -1, 0, true
+	}
+	to := w.s.origin.cookie
+	if egress != nil {
+		to = egress.cookie
+	}
+	companion, kept := w.s.companions.take(old, to)
+	switch {
+	case kept:
+	case egress == nil:
+		companion, errno = w.inOrigin(c.tid, sock.domain, sock.kind, sock.proto)
+	default:
+		companion, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
+	}
+	if errno != 0 {
+		return -1, errno, false
+	}
+	if errno = w.carryOver(e, old, companion, sock, kept); errno == 0 {
+		setFlags(companion, sock.flags&^unix.O_ASYNC)
+		if fd, errno = dup(companion); errno == 0 {
+			w.s.companions.keepBeside(old, companion, to)
+			return fd, 0, false
+		}
+	}
+	closeFD(companion)
+	return -1, errno, false
 }
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one of another family.
@@ -426,10 +482,15 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 }
 
 // keeps reports whether a datagram socket that has been replaced, x is as for swap, is of use yet: it has a port, and so there
-// may be answers on their way to it.
+// may be answers on their way to it; or it could not be made once more.
 func (w *worker) keeps(old int, sock *socket, x *crossing) bool {
-	return sock.kind == unix.SOCK_DGRAM && sock.proto == unix.IPPROTO_UDP && x == nil && sock.bound && netnsCookie(old) != 0 &&
-		!(sock.domain == unix.AF_INET && domainOf(old) != unix.AF_INET)
+	if sock.kind != unix.SOCK_DGRAM || sock.domain == unix.AF_INET && domainOf(old) != unix.AF_INET {
+		return false
+	}
+	if sock.netns == w.s.origin.cookie && w.s.origin.closed {
+		return true // there is no other to be had
+	}
+	return sock.proto == unix.IPPROTO_UDP && x == nil && sock.bound && netnsCookie(old) != 0
 }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not been used yet.

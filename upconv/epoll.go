@@ -141,7 +141,7 @@ const kcmpEpollTFD = 7
 func (w *worker) registrations(c *call, old int) (found []registration) {
 	all := &w.s.epolls
 	if w.sighted {
-		return w.registrationsSeen(c)
+		return w.registrationsSeen(c, old)
 	}
 	if !all.any.Load() {
 		return nil
@@ -182,12 +182,16 @@ func (w *worker) registrations(c *call, old int) (found []registration) {
 
 // registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How many there are is
 // known; should some be missing, there are sets that have not been noticed yet.
-func (w *worker) registrationsSeen(c *call) []registration {
-	if w.sight.Watched == 0 {
+func (w *worker) registrationsSeen(c *call, old int) []registration {
+	watched := w.sight.Watched
+	if watched > 0 && old >= 0 {
+		watched -= w.s.companions.watches(old)
+	}
+	if watched <= 0 {
 		return nil
 	}
 	found := w.registrationsByInode(c, w.sight.Ino, nil)
-	if len(found) < w.sight.Watched || w.sight.Watched == peek.MaxWatched {
+	if len(found) < watched || w.sight.Watched == peek.MaxWatched {
 		w.s.epolls.forget(w.files(c.tid))
 		found = w.registrationsByInode(c, w.sight.Ino, nil)
 	}
@@ -323,6 +327,65 @@ func (w *worker) register(c *call, places []registration, socket int) {
 			w.s.warn("connect: the socket is lost to an epoll set", "tid", c.tid, "fd", c.fd, "error", errno)
 		}
 	}
+}
+
+// settlePlaces is for places that the socket, which the target now has, was given before. Until then others could change those of the
+// old one, and take events of the new one as if of the old: what they have said holds, and who is to be told of an event is told again.
+func (w *worker) settlePlaces(c *call, places []registration, socket int) {
+	if len(places) == 0 || w.sighted && w.sight.OwnTable { // there is nobody else
+		return
+	}
+	ino := inodeOf(socket)
+	for i := range places {
+		put := &places[i]
+		old, isOld := w.placeOf(c.tid, put, w.sight.Ino)
+		now, isNew := w.placeOf(c.tid, put, ino)
+		if !isNew || now != put.event && !fired(now) {
+			continue // it has been said of the new one
+		}
+		event := put.event
+		switch {
+		case isOld && !fired(old):
+			event = old
+		case isOld && fired(event): // it is nobody's turn yet
+			continue
+		}
+		set, errno := w.s.targets.getfd(c.tid, put.epfd)
+		if errno != 0 {
+			continue
+		}
+		free.with(socket, put.number, func() unix.Errno {
+			control := func(how int) {
+				unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), uintptr(how), uintptr(put.number), uintptr(unsafe.Pointer(&event)), 0, 0)
+			}
+			switch {
+			case !isOld: // taken out meanwhile
+				control(unix.EPOLL_CTL_DEL)
+			case event.Events&unix.EPOLLEXCLUSIVE != 0: // which is for adding alone
+				control(unix.EPOLL_CTL_DEL)
+				control(unix.EPOLL_CTL_ADD)
+			default:
+				control(unix.EPOLL_CTL_MOD)
+			}
+			return 0
+		})
+		closeFD(set)
+	}
+}
+
+// placeOf returns what a set now has for the socket with an inode number in a place. It is as epoll_ctl(2) would have been told.
+func (w *worker) placeOf(tid int, place *registration, ino uint64) (event unix.EpollEvent, is bool) {
+	for _, r := range w.registrationsIn(tid, place.epfd, ino, []int{place.number}) {
+		return r.event, true
+	}
+	return event, false
+}
+
+// fired reports whether what is registered is a one-shot that has fired: nothing but how to wait is left of it, and what epoll_ctl(2) always
+// adds.
+func fired(e unix.EpollEvent) bool {
+	const how = unix.EPOLLONESHOT | unix.EPOLLET | unix.EPOLLWAKEUP | unix.EPOLLEXCLUSIVE
+	return e.Events&unix.EPOLLONESHOT != 0 && e.Events&^(how|unix.EPOLLERR|unix.EPOLLHUP) == 0
 }
 
 // unregister takes the old socket, which the target has no more, out of the sets that it is in.

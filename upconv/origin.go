@@ -26,7 +26,8 @@ type origin struct {
 	inet6     defaults // of AF_INET6 sockets
 	addresses atomic.Pointer[map[netip.Addr]struct{}]
 	own       atomic.Pointer[netip.Addr] // the one that programs are told where there is no other reason to choose
-	egress    *egress                    // the same namespace as one to make sockets in; nil: it cannot be entered
+	egress    *egress                    // the same namespace as one to make sockets in; nil: it cannot be entered, or need not
+	closed    bool                       // it cannot be entered: see grow
 	entered   *egress                    // see enterable
 	told      sync.Once
 	netlink   *os.File

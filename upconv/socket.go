@@ -93,8 +93,9 @@ func addressIn(domain int, name *[sizeofSockaddrIn6]byte) []byte {
 // have becomes any address, which is reported; the port is kept. chosen is true where the kernel has chosen the port: it
 // is then given up when a connect fails.
 func (s *socket) bindLike(old, to int, origin uint64, chosen bool) (anywhere bool, errno unix.Errno) {
-	// A stream that has been swapped before has a port of the kernel's choice, which means nothing now.
-	if !s.bound || s.netns != origin {
+	// A stream that has been swapped before has a port of the kernel's choice, which means nothing now. That of datagrams is the
+	// same whomever they are for.
+	if !s.bound || s.netns != origin && s.kind == unix.SOCK_STREAM {
 		return false, 0
 	}
 	name := s.name
@@ -404,6 +405,11 @@ func allZero(b []byte) bool {
 		}
 	}
 	return true
+}
+
+func dup(fd int) (int, unix.Errno) {
+	copied, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	return int(copied), errno
 }
 
 func closeFD(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }

@@ -20,6 +20,8 @@ type sockopt struct {
 	always bool
 	// last marks options that setting another one changes too: they are looked at once more at the end.
 	last bool
+	// mayFail marks options that cannot be set everywhere, or not by everybody.
+	mayFail bool
 	// carry is for options that cannot be copied by reading a value and setting it.
 	carry func(row *sockopt, from, to int) (lost bool)
 }
@@ -80,7 +82,7 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_UDP, name: unix.UDP_GRO, label: "UDP_GRO", always: true},
 	{level: unix.SOL_RAW, name: icmpFilter, label: "ICMP_FILTER", always: true},
 
-	{level: unix.SOL_SOCKET, name: unix.SO_DEBUG, label: "SO_DEBUG"},
+	{level: unix.SOL_SOCKET, name: unix.SO_DEBUG, label: "SO_DEBUG", mayFail: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_DONTROUTE, label: "SO_DONTROUTE"},
 	{level: unix.SOL_SOCKET, name: unix.SO_OOBINLINE, label: "SO_OOBINLINE"},
 	{level: unix.SOL_SOCKET, name: unix.SO_NO_CHECK, label: "SO_NO_CHECK"},
@@ -95,20 +97,20 @@ var sockopts = []sockopt{
 	{level: unix.SOL_SOCKET, name: soTimestampNSNew, label: "SO_TIMESTAMPNS_NEW"},
 	{level: unix.SOL_SOCKET, name: unix.SO_TIMESTAMPING, label: "SO_TIMESTAMPING", size: 8},
 	{level: unix.SOL_SOCKET, name: soTimestampingNew, label: "SO_TIMESTAMPING_NEW", size: 8},
-	{level: unix.SOL_SOCKET, name: unix.SO_MARK, label: "SO_MARK"},
+	{level: unix.SOL_SOCKET, name: unix.SO_MARK, label: "SO_MARK", mayFail: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_RXQ_OVFL, label: "SO_RXQ_OVFL"},
 	{level: unix.SOL_SOCKET, name: unix.SO_WIFI_STATUS, label: "SO_WIFI_STATUS"},
 	{level: unix.SOL_SOCKET, name: unix.SO_PEEK_OFF, label: "SO_PEEK_OFF"},
 	{level: unix.SOL_SOCKET, name: soNoFCS, label: "SO_NOFCS"},
 	{level: unix.SOL_SOCKET, name: unix.SO_SELECT_ERR_QUEUE, label: "SO_SELECT_ERR_QUEUE"},
-	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL, label: "SO_BUSY_POLL"},
-	{level: unix.SOL_SOCKET, name: unix.SO_PREFER_BUSY_POLL, label: "SO_PREFER_BUSY_POLL"},
-	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL_BUDGET, label: "SO_BUSY_POLL_BUDGET"},
+	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL, label: "SO_BUSY_POLL", mayFail: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_PREFER_BUSY_POLL, label: "SO_PREFER_BUSY_POLL", mayFail: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_BUSY_POLL_BUDGET, label: "SO_BUSY_POLL_BUDGET", mayFail: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_MAX_PACING_RATE, label: "SO_MAX_PACING_RATE", size: 8},
-	{level: unix.SOL_SOCKET, name: unix.SO_INCOMING_CPU, label: "SO_INCOMING_CPU"},
+	{level: unix.SOL_SOCKET, name: unix.SO_INCOMING_CPU, label: "SO_INCOMING_CPU", mayFail: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_ZEROCOPY, label: "SO_ZEROCOPY"},
 	{level: unix.SOL_SOCKET, name: unix.SO_TXTIME, label: "SO_TXTIME", size: 8},
-	{level: unix.SOL_SOCKET, name: unix.SO_RESERVE_MEM, label: "SO_RESERVE_MEM"},
+	{level: unix.SOL_SOCKET, name: unix.SO_RESERVE_MEM, label: "SO_RESERVE_MEM", mayFail: true},
 	{level: unix.SOL_SOCKET, name: soTxRehash, label: "SO_TXREHASH"},
 	{level: unix.SOL_SOCKET, name: unix.SO_RCVMARK, label: "SO_RCVMARK"},
 	{level: unix.SOL_SOCKET, name: soRcvPriority, label: "SO_RCVPRIORITY"},
@@ -128,14 +130,14 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVTOS, label: "IP_RECVTOS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_FREEBIND, label: "IP_FREEBIND"},
 	{level: unix.IPPROTO_IP, name: unix.IP_PASSSEC, label: "IP_PASSSEC"},
-	{level: unix.IPPROTO_IP, name: unix.IP_TRANSPARENT, label: "IP_TRANSPARENT"},
+	{level: unix.IPPROTO_IP, name: unix.IP_TRANSPARENT, label: "IP_TRANSPARENT", mayFail: true},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVORIGDSTADDR, label: "IP_RECVORIGDSTADDR"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MINTTL, label: "IP_MINTTL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_CHECKSUM, label: "IP_CHECKSUM"},
 	{level: unix.IPPROTO_IP, name: unix.IP_BIND_ADDRESS_NO_PORT, label: "IP_BIND_ADDRESS_NO_PORT"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVFRAGSIZE, label: "IP_RECVFRAGSIZE"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR_RFC4884, label: "IP_RECVERR_RFC4884"},
-	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_IF, label: "IP_MULTICAST_IF"},
+	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_IF, label: "IP_MULTICAST_IF", mayFail: true},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_TTL, label: "IP_MULTICAST_TTL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_LOOP, label: "IP_MULTICAST_LOOP"},
 	{level: unix.IPPROTO_IP, name: unix.IP_MULTICAST_ALL, label: "IP_MULTICAST_ALL"},
@@ -174,7 +176,7 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_ADDR_PREFERENCES, label: "IPV6_ADDR_PREFERENCES", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_MINHOPCOUNT, label: "IPV6_MINHOPCOUNT", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: ipv6OrigDstAddr, label: "IPV6_RECVORIGDSTADDR", domain: unix.AF_INET6},
-	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TRANSPARENT, label: "IPV6_TRANSPARENT", domain: unix.AF_INET6},
+	{level: unix.IPPROTO_IPV6, name: unix.IPV6_TRANSPARENT, label: "IPV6_TRANSPARENT", mayFail: true, domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_UNICAST_IF, label: "IPV6_UNICAST_IF", domain: unix.AF_INET6, carry: losesInterface},
 	{level: unix.IPPROTO_IPV6, name: ipv6RecvFragSize, label: "IPV6_RECVFRAGSIZE", domain: unix.AF_INET6},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_FREEBIND, label: "IPV6_FREEBIND", domain: unix.AF_INET6},
@@ -339,8 +341,9 @@ func (d *defaults) learn(fresh, domain int) {
 
 // copyOptions gives the socket to the options that the socket from has and that differ from d. lost names
 // those that could not be copied: they need a privilege that the target had and upconv has not, or mean nothing
-// elsewhere. A connection without them is better than none.
-func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket) (lost string) {
+// elsewhere. A connection without them is better than none. kept is whether to has been in use before: the program may have
+// set options back since.
+func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket, kept bool) (lost string) {
 	var value, now [maxSockopt]byte
 	var without []string
 	rare := used.any.Load()
@@ -361,11 +364,18 @@ func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket) (l
 		if getsockopt(from, row.level, row.name, unsafe.Pointer(&value), row.size) != 0 {
 			continue // not an option of this protocol or kernel: the program cannot have set it
 		}
-		if row.last {
+		isDefault := d.known.Load() && bytes.Equal(value[:row.size], d.values[i][:row.size])
+		if row.last || kept {
 			if getsockopt(to, row.level, row.name, unsafe.Pointer(&now), row.size) == 0 && bytes.Equal(value[:row.size], now[:row.size]) {
 				continue
 			}
-		} else if d.known.Load() && bytes.Equal(value[:row.size], d.values[i][:row.size]) {
+			if row.mayFail && isDefault {
+				if setsockopt(from, row.level, row.name, unsafe.Pointer(&now), row.size) != 0 {
+					continue // it was lost on the way there, and nobody has set it back
+				}
+				setsockopt(from, row.level, row.name, unsafe.Pointer(&value), row.size)
+			}
+		} else if isDefault {
 			continue
 		}
 		if setsockopt(to, row.level, row.name, unsafe.Pointer(&value), row.size) != 0 {

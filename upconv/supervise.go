@@ -244,6 +244,7 @@ func (p *process) launch(events *os.File) (err error) {
 	if s.origin, err = newOrigin(originSockets{int(shared.inet), int(shared.inet6), int(shared.netlink), int(shared.partner), int(shared.partner6)}, stat.Ino); err != nil {
 		return failed(err)
 	}
+	s.origin.closed = cfg.Isolate && !privileged
 	if err := p.openOrigin(); err != nil {
 		return failed(err)
 	}

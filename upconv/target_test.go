@@ -230,7 +230,7 @@ func TestCopyOptions(t *testing.T) {
 			used.set(row)
 		}
 	}
-	if lost := d.copyOptions(&used, from, to, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM}); lost != "" {
+	if lost := d.copyOptions(&used, from, to, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM}, false); lost != "" {
 		t.Fatal(lost)
 	}
 	for _, o := range set {
@@ -245,7 +245,7 @@ func TestCopyOptions(t *testing.T) {
 
 	untouched, plain := tcp(), tcp()
 	used.setAll()
-	d.copyOptions(&used, untouched, plain, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM})
+	d.copyOptions(&used, untouched, plain, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM}, false)
 	if lock, _ := unix.GetsockoptInt(plain, unix.SOL_SOCKET, unix.SO_BUF_LOCK); lock != 0 {
 		t.Errorf("SO_BUF_LOCK %d on a socket that nobody touched", lock)
 	}
@@ -261,6 +261,6 @@ func BenchmarkCopyOptions(b *testing.B) {
 	d.learn(to, unix.AF_INET)
 	b.ReportAllocs()
 	for b.Loop() {
-		d.copyOptions(&used, from, to, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM})
+		d.copyOptions(&used, from, to, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM}, false)
 	}
 }

@@ -1572,6 +1572,95 @@ static void here_and_there(void) {
 	}
 }
 
+// heard prints what the socket of local hears, and answers.
+static void heard(int fd) {
+	struct sockaddr_in from;
+	socklen_t length = sizeof from;
+	char data[100];
+	if (!comes(fd)) {
+		printf("at 127.0.0.1: nothing comes\n");
+		return;
+	}
+	long n = recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+	printf("at 127.0.0.1: \"%.*s\"\n", n < 0 ? 0 : (int)n, data);
+	to(fd, &from, "for nobody");
+}
+
+// beside has a connected socket send to 127.0.0.1: it stays connected, and hears only from whom it is connected to. With an argument,
+// it is connected there and back again afterwards.
+static void beside(void) {
+	struct sockaddr_in here, peer;
+	int at = local(&here), fd = udp(0);
+	struct mmsghdr two[2] = {};
+	struct iovec part = {"echo", 4};
+	conn("connect", fd);
+	for (int i = 0; i < 3; i++) {
+		set(fd, SOL_SOCKET, SO_BROADCAST, i % 2);
+		saying(fd, &here, "to 127.0.0.1");
+		heard(at);
+		socklen_t length = sizeof peer;
+		result("getpeername", getpeername(fd, (struct sockaddr *)&peer, &length));
+		printf("of %s, SO_BROADCAST %d\n", who(&peer, length), get(fd, SOL_SOCKET, SO_BROADCAST));
+		result("send", send(fd, "echo", 4, 0));
+		got("recvfrom", fd);
+		for (int k = 0; k < 2; k++)
+			two[k].msg_hdr = (struct msghdr){.msg_name = k == i % 2 ? &here : NULL, .msg_namelen = sizeof here, .msg_iov = &part, .msg_iovlen = 1};
+		result("sendmmsg", sendmmsg(fd, two, 2, 0));
+		heard(at);
+		got("recvfrom", fd);
+	}
+	settle();
+	nothing_more(fd);
+	if (extras > 0) {
+		result("connect to 127.0.0.1", conn_to(fd, &here));
+		saying(fd, &dst, "echo from there");
+		settle();
+		result("send", send(fd, "and here", 8, 0));
+		heard(at);
+		got("recvfrom", fd);
+		conn("connect", fd);
+		result("send", send(fd, "echo", 4, 0));
+		got("recvfrom", fd);
+		nothing_more(fd);
+		return;
+	}
+	shutdown(fd, SHUT_WR);
+	saying(fd, &here, "log");
+}
+
+// set_back sets options, and sets them back when the socket that has them is not the one in use.
+static void set_back(void) {
+	static const struct { int level, name, value; } what[] = {
+		{SOL_SOCKET, SO_BROADCAST, 1}, {SOL_SOCKET, SO_RCVLOWAT, 4}, {SOL_SOCKET, SO_NO_CHECK, 1}, {IPPROTO_IP, IP_TTL, 33}, {IPPROTO_IP, IP_TOS, 0x10},
+		{IPPROTO_IP, IP_RECVTTL, 1}, {IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO}, {IPPROTO_IP, IP_MULTICAST_TTL, 3}, {SOL_SOCKET, SO_PRIORITY, 3},
+	};
+	enum { COUNT = sizeof what / sizeof *what };
+	struct sockaddr_in here;
+	struct timeval second = {1, 0}, none = {0, 0};
+	int at = local(&here), fd = udp(0), before[COUNT];
+	for (int i = 0; i < COUNT; i++) {
+		before[i] = get(fd, what[i].level, what[i].name);
+		set(fd, what[i].level, what[i].name, what[i].value);
+	}
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof second);
+	saying(fd, &here, "to 127.0.0.1");
+	bounce(at, NULL);
+	saying(fd, &dst, "echo");
+	got("recvfrom", fd);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
+	for (int i = 0; i < COUNT; i++)
+		set(fd, what[i].level, what[i].name, before[i]);
+	for (int k = 0; k < 2; k++) {
+		saying(fd, k ? &dst : &here, "echo");
+		for (int i = 0; i < COUNT; i++)
+			printf("%d/%d %d\n", what[i].level, what[i].name, get(fd, what[i].level, what[i].name));
+		struct timeval now;
+		socklen_t length = sizeof now;
+		getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &now, &length);
+		printf("SO_RCVTIMEO %ld\n", (long)now.tv_sec);
+	}
+}
+
 // many_here_and_there sends so many at once, to 127.0.0.1 first, that not all are read at once.
 static void many_here_and_there(void) {
 	struct sockaddr_in here;
@@ -1727,6 +1816,55 @@ static void receiving_threads(void) {
 		close(shared_socket);
 	}
 	puts("all received");
+}
+
+static int events_socket;
+static unsigned how_to_wait;
+static atomic_int heard_in_thread;
+
+// watching waits with epoll_wait(2), receives all that there is, and then says anew what it waits for, if that was for once.
+static void *watching(void *unused) {
+	struct epoll_event event = {.events = EPOLLIN | how_to_wait}, told;
+	int set = epoll_create1(0);
+	epoll_ctl(set, EPOLL_CTL_ADD, events_socket, &event);
+	while (epoll_wait(set, &told, 1, -1) == 1) {
+		char data[50];
+		while (recv(events_socket, data, sizeof data, MSG_DONTWAIT) > 0)
+			heard_in_thread++;
+		for (volatile int spin = heard_in_thread % 100 * 500; spin > 0; spin--)
+			;
+		if (how_to_wait & EPOLLONESHOT && epoll_ctl(set, EPOLL_CTL_MOD, events_socket, &event))
+			die("EPOLL_CTL_MOD");
+	}
+	return NULL;
+}
+
+// watched sends to 127.0.0.1 and elsewhere in turn, as soon as a thread has received the answer, and while that is about to wait again.
+static void watched(void) {
+	struct sockaddr_in here;
+	pthread_t thread;
+	int at = local(&here);
+	how_to_wait = !strcmp(extra[0], "once") ? EPOLLONESHOT : !strcmp(extra[0], "edge") ? EPOLLET : 0;
+	events_socket = udp(0);
+	if (pthread_create(&thread, NULL, watching, NULL))
+		die("pthread_create");
+	for (int i = 0; i < 400; i++) {
+		struct sockaddr_in from;
+		socklen_t length = sizeof from;
+		char data[50];
+		to(events_socket, i % 2 ? &dst : &here, "echo");
+		if (i % 2 == 0 && recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length) > 0)
+			to(at, &from, "and back");
+		for (int tries = 0; heard_in_thread == i; tries++) {
+			if (tries > 100)
+				usleep(1000);
+			if (tries == 3000) {
+				printf("in vain after %d\n", i);
+				return;
+			}
+		}
+	}
+	puts("all heard");
 }
 
 // both_at_once has answers of two destinations under way at a time.
@@ -2375,9 +2513,9 @@ int main(int argc, char **argv) {
 		{"segment", segment}, {"controls", controls}, {"infos", infos}, {"empty", empty}, {"sizes", sizes},
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
-		{"threads", threads}, {"here-and-there", here_and_there},
+		{"threads", threads}, {"here-and-there", here_and_there}, {"beside", beside}, {"set-back", set_back},
 		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
-		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port}, {"departed", departed},
+		{"late", late}, {"watched", watched}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port}, {"departed", departed},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
