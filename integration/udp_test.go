@@ -333,6 +333,7 @@ var udpCases = []udpCase{
 // udpAtBest are cases in which one socket cannot be all that it natively is; see docs/fidelity.md for what is.
 var udpAtBest = []udpCase{
 	{args: []string{"both-at-once"}, want: "answers: 2 of 2"},
+	{args: []string{"both-families"}, want: "answers: 4 of 4; a short address: -1 EINVAL; recvfrom: 4 bytes from ::ffff:203.0.113.10 the server: \"echo\""},
 	{args: []string{"late"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late-with-error"}, want: "SO_ERROR 111; recv: 4; upconv idles; recv: 4"},

@@ -36,8 +36,19 @@ type companions struct {
 	lastID uint32
 	// inbox is an epoll set of the sockets that are kept and whose datagrams can be handed on.
 	inbox int
-	kept  map[int32]*group // by the descriptor in inbox
-	raw   map[uint64]int   // by namespace: a socket to hand on through; -1: not permitted
+	kept  map[int32]*group  // by the descriptor in inbox
+	raw   map[uint64]outlet // by namespace
+}
+
+// outlet is what there is in a namespace to hand on through: raw sockets for packets of IPv4 and of IPv6; -1: none, as it is not permitted.
+type outlet struct{ v4, v6 int }
+
+func (o outlet) close() {
+	for _, fd := range []int{o.v4, o.v6} {
+		if fd >= 0 {
+			closeFD(fd)
+		}
+	}
 }
 
 // group is a socket in use and its companions, one a namespace.
@@ -109,8 +120,8 @@ func (k *companions) release(fd int) {
 }
 
 // keep keeps old, which the target's descriptor has just been taken from, as the companion of the socket in its place. It
-// takes ownership of old; raw is a socket to hand on through to the namespace of the new one, or -1.
-func (k *companions) keep(old, current int, sock *socket, raw int) {
+// takes ownership of old; handsOn is whether what comes for it can be handed on to the namespace of the new one.
+func (k *companions) keep(old, current int, sock *socket, handsOn bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.groups == nil {
@@ -155,7 +166,7 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 	g.kept = append(g.kept, companion{old, sock.netns})
 	k.count++
 	k.kept[int32(old)] = g
-	if raw >= 0 {
+	if handsOn {
 		k.watch(unix.EPOLL_CTL_ADD, old)
 	}
 	for _, c := range g.kept { // whose datagrams now go elsewhere
@@ -185,7 +196,7 @@ func (k *companions) open() bool {
 		closeFD(k.inbox)
 		return false
 	}
-	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]int{}
+	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]outlet{}
 	go k.handOn()
 	go func() {
 		for range time.Tick(sweeping) {
@@ -241,7 +252,7 @@ func (k *companions) registered() (text []byte, ok bool) {
 // handOn hands on what comes for companions, for ever.
 func (k *companions) handOn() {
 	events := make([]unix.EpollEvent, 16)
-	packet := make([]byte, ipv4Header+udpHeader+maxLength)
+	packet := make([]byte, handedOn+maxLength)
 	for {
 		n, err := unix.EpollWait(k.inbox, events, -1)
 		if err != nil && err != unix.EINTR {
@@ -259,106 +270,157 @@ func (k *companions) handOn() {
 
 const (
 	ipv4Header = 20
+	ipv6Header = 40
 	udpHeader  = 8
+	handedOn   = ipv6Header + udpHeader // what is in front of a datagram that is handed on
 )
 
-// drain hands on what has come for a socket to the one with a name in a namespace.
+// drain hands on what has come for a socket to the one with a name in a namespace. packet has room for handedOn and a datagram.
 func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byte) {
 	raw, ok := k.raw[netns]
-	if !ok || raw < 0 || to.Port() == 0 {
+	if !ok || raw.v4 < 0 || to.Port() == 0 {
 		return
 	}
-	dst := to.Addr()
-	if !dst.Is4() || dst.IsUnspecified() {
-		dst = loopback4
-	}
 	for range 64 { // at a time
-		n, from, err := unix.Recvfrom(fd, packet[ipv4Header+udpHeader:], unix.MSG_DONTWAIT)
+		n, from, err := unix.Recvfrom(fd, packet[handedOn:], unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {
 			return // nothing more
 		}
-		var src netip.AddrPort
-		switch from := from.(type) {
-		case *unix.SockaddrInet4:
-			src = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port))
-		case *unix.SockaddrInet6:
-			src = netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
-		}
-		length := ipv4Header + udpHeader + n
-		if err != nil || !src.Addr().Is4() || length > maxLength {
+		if err != nil {
 			continue // of an error of the socket nobody is told
 		}
-		// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
-		h := packet[:ipv4Header+udpHeader]
-		clear(h)
-		h[0], h[8], h[9] = 4<<4|ipv4Header/4, 64, unix.IPPROTO_UDP
-		binary.BigEndian.PutUint16(h[2:], uint16(length))
-		s4, d4 := src.Addr().As4(), dst.As4()
-		copy(h[12:], s4[:])
-		copy(h[16:], d4[:])
-		binary.BigEndian.PutUint16(h[20:], src.Port())
-		binary.BigEndian.PutUint16(h[22:], to.Port())
-		binary.BigEndian.PutUint16(h[24:], uint16(udpHeader+n))
-		unix.Sendto(raw, packet[:length], unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
+		switch from := from.(type) {
+		case *unix.SockaddrInet4:
+			raw.send4(packet[:handedOn+n], netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port)), to)
+		case *unix.SockaddrInet6:
+			src := netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
+			switch {
+			case src.Addr().Is4():
+				raw.send4(packet[:handedOn+n], src, to)
+			case !src.Addr().IsLinkLocalUnicast(): // which would come from the loopback's link
+				raw.send6(packet[:handedOn+n], src, to)
+			}
+		}
 	}
 	if k.kept[int32(fd)] != nil {
 		k.watch(unix.EPOLL_CTL_MOD, fd) // there may be more
 	}
 }
 
-// outbox returns a socket to hand on through in the namespace of the socket in use, or -1.
-func (w *worker) outbox(c *call, current int, egress *egress) int {
+// send4 sends a datagram, which is behind handedOn, from src to the socket with a name: to its address, or to 127.0.0.1.
+func (o outlet) send4(packet []byte, src, to netip.AddrPort) {
+	dst := to.Addr()
+	if !dst.Is4() || dst.IsUnspecified() {
+		dst = loopback4
+	}
+	packet = packet[handedOn-ipv4Header-udpHeader:]
+	if len(packet) > maxLength {
+		return
+	}
+	// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
+	h := packet[:ipv4Header+udpHeader]
+	clear(h)
+	h[0], h[8], h[9] = 4<<4|ipv4Header/4, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(h[2:], uint16(len(packet)))
+	s4, d4 := src.Addr().As4(), dst.As4()
+	copy(h[12:], s4[:])
+	copy(h[16:], d4[:])
+	binary.BigEndian.PutUint16(h[20:], src.Port())
+	binary.BigEndian.PutUint16(h[22:], to.Port())
+	binary.BigEndian.PutUint16(h[24:], uint16(len(packet)-ipv4Header))
+	unix.Sendto(o.v4, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
+}
+
+// send6 is send4 for an AF_INET6 socket that hears from an IPv6 peer: to its address, or to ::1.
+func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
+	dst := to.Addr()
+	if !dst.Is6() || dst.IsUnspecified() {
+		dst = netip.IPv6Loopback()
+	}
+	length := len(packet) - ipv6Header
+	if o.v6 < 0 || length > maxLength {
+		return
+	}
+	// RFC 8200, and RFC 768 with its section 8.1: there must be a checksum, which is not 0. It is also about a pseudo header, and that
+	// comes to the same in any order.
+	h := packet[:ipv6Header+udpHeader]
+	clear(h)
+	s16, d16 := src.Addr().As16(), dst.As16()
+	copy(h[8:], s16[:])
+	copy(h[24:], d16[:])
+	binary.BigEndian.PutUint16(h[40:], src.Port())
+	binary.BigEndian.PutUint16(h[42:], to.Port())
+	binary.BigEndian.PutUint16(h[44:], uint16(length))
+	binary.BigEndian.PutUint16(h[4:], uint16(length))
+	h[7] = unix.IPPROTO_UDP
+	sum := checksum(packet)
+	if sum == 0 {
+		sum = 0xffff
+	}
+	binary.BigEndian.PutUint16(h[46:], sum)
+	h[0], h[6], h[7] = 6<<4, unix.IPPROTO_UDP, 64
+	unix.Sendto(o.v6, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet6{Addr: d16})
+}
+
+// outbox sees that there is something to hand on through in the namespace of the socket in use, if that can be.
+func (w *worker) outbox(c *call, current int, egress *egress) (ok bool) {
 	k, netns := &w.s.companions, netnsCookie(current)
 	k.mu.Lock()
 	raw, ok := k.raw[netns]
 	k.mu.Unlock()
 	if ok {
-		return raw
+		return raw.v4 >= 0
 	}
+	open := func(domain int) (fd int, errno unix.Errno) {
+		if egress == nil {
+			fd, errno = w.inOrigin(c.tid, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		} else {
+			fd, errno = w.socket(egress, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		}
+		if errno != 0 {
+			return -1, errno
+		}
+		return fd, 0
+	}
+	raw = outlet{-1, -1}
 	var errno unix.Errno
-	if egress == nil {
-		raw, errno = w.inOrigin(c.tid, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
-	} else {
-		raw, errno = w.socket(egress, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if raw.v4, errno = open(unix.AF_INET); errno == 0 {
+		if raw.v6, errno = open(unix.AF_INET6); errno == unix.EAFNOSUPPORT { // a kernel may have no IPv6
+			errno = 0
+		}
 	}
 	if errno != 0 {
 		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
+		raw.close()
+		raw = outlet{-1, -1}
 		if errno != unix.EPERM { // and may be possible the next time
-			return -1
+			return false
 		}
-		raw = -1
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.groups == nil && !k.open() {
-		if raw >= 0 {
-			closeFD(raw)
-		}
-		return -1
-	}
-	if other, ok := k.raw[netns]; ok { // another worker was faster
-		if raw >= 0 {
-			closeFD(raw)
-		}
-		return other
+	other, fast := k.raw[netns] // another worker was faster
+	if fast || k.groups == nil && !k.open() {
+		raw.close()
+		return fast && other.v4 >= 0
 	}
 	k.raw[netns] = raw
-	return raw
+	return raw.v4 >= 0
 }
 
 // setAside takes ownership of old, in whose place current has been put: to keep it, or if both are in one namespace, where
 // they cannot both have the port, to hand on what has come for it.
 func (w *worker) setAside(c *call, old, current int, sock *socket, egress *egress) {
-	raw := w.outbox(c, current, egress)
+	ok := w.outbox(c, current, egress)
 	if netnsCookie(current) != sock.netns {
-		w.s.companions.keep(old, current, sock, raw)
+		w.s.companions.keep(old, current, sock, ok)
 		return
 	}
-	if raw >= 0 && sock.kind == unix.SOCK_DGRAM {
+	if ok && sock.kind == unix.SOCK_DGRAM {
 		k := &w.s.companions
 		k.mu.Lock()
 		addr, _ := netip.AddrFromSlice(sock.address())
-		k.drain(old, sock.netns, netip.AddrPortFrom(addr.Unmap(), sock.port()), make([]byte, ipv4Header+udpHeader+maxLength))
+		k.drain(old, sock.netns, netip.AddrPortFrom(addr.Unmap(), sock.port()), make([]byte, handedOn+maxLength))
 		k.mu.Unlock()
 	}
 	closeFD(old)

@@ -17,9 +17,9 @@ func TestCompanionsOfTwo(t *testing.T) {
 		return fd
 	}
 	current, first, second, elsewhere := udp(), udp(), udp(), udp()
-	k.keep(first, current, &socket{netns: 1}, -1)
-	k.keep(elsewhere, current, &socket{netns: 2}, -1)
-	k.keep(second, current, &socket{netns: 1}, -1)
+	k.keep(first, current, &socket{netns: 1}, false)
+	k.keep(elsewhere, current, &socket{netns: 2}, false)
+	k.keep(second, current, &socket{netns: 1}, false)
 	if k.count != 2 {
 		t.Errorf("%d are kept, and not one a namespace", k.count)
 	}

@@ -233,6 +233,10 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		if crossed && c.sends && domainOf(old) == unix.AF_INET6 && e.dst.Addr().Is4() && !e.dst.Addr().IsMulticast() && e.dst.Addr() != broadcast4 {
 			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
 		}
+		if crossed && c.sends && sock.domain == unix.AF_INET6 && domainOf(old) == unix.AF_INET6 && !e.dst.Addr().Is4() && !w.crossing.pass.deaf(old) {
+			// To an IPv6 peer of the program's: what took the place of its socket is as good as that, and hears from all of them.
+			return w.stay(c, e, old, sock, nil, sa), false
+		}
 		if !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW) {
 			return w.stay(c, e, old, sock, nil, sa), false
 		}
@@ -420,9 +424,7 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 		return w.finished(e, unix.ENETUNREACH), false
 	}
 	x.pass.connected = !c.sends && x.family() == unix.AF_INET6
-	if !crossed || domainOf(old) != x.family() || c.sends && had.connected && had.peer.Addr() != e.dst.Addr() && !isConnected(old) {
-		// The last is one that connect(2) with AF_UNSPEC has disconnected. IPv4 forgets the address of the peer then, but IPv6 goes on
-		// receiving from that one alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c looks at.
+	if !crossed || domainOf(old) != x.family() || c.sends && had.peer.Addr() != e.dst.Addr() && had.deaf(old) {
 		return w.move(c, e, old, sock, nil, x, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {
@@ -441,6 +443,11 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 	}
 	return w.stay(c, e, old, sock, x, x.to[:]), false
 }
+
+// deaf reports whether the AF_INET6 socket fd is one that connect(2) with AF_UNSPEC has disconnected. IPv4 forgets the address of the
+// peer then, but IPv6 goes on receiving from that one alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c
+// looks at.
+func (p *passport) deaf(fd int) bool { return p.connected && !isConnected(fd) }
 
 // keeps reports whether a datagram socket that has been replaced, x is as for swap, is of use yet: it has a port, and so there
 // may be answers on their way to it.

@@ -499,7 +499,7 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 			return w.stay(c, e, old, &w.socketInfo, nil, o.messages[0].name)
 		}
 		raced := false
-		if !ok && family != unix.AF_INET6 {
+		if !ok && !e.dst.IsValid() {
 			out = w.sendAsIs(c, e, old)
 		} else if out, raced = w.place(c, e, family, o.messages[0].name, old); !raced {
 			return out
@@ -568,7 +568,7 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
 		if family, crossed := w.hasPassport(old); crossed && kindOf(w.crossing.pass.proto) == unix.SOCK_DGRAM {
 			switch n := len(o.messages[0].name); {
-			case n > 0 && n < sizeofSockaddrIn:
+			case n > 0 && (n < sizeofSockaddrIn || w.crossing.pass.family == unix.AF_INET6):
 				return answer(unix.EINVAL)
 			case n > 0:
 				return answer(unix.EAFNOSUPPORT)
