@@ -14,9 +14,9 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// A program may send to the origin and to an egress through one and the same datagram socket. Under its descriptor is then
-// always the socket of where it has sent last; the other one, its companion, is kept by upconv, with its port and what has
-// come for it, and is put back when the program sends there again. What comes for it meanwhile is handed on to the one in
+// A program may send to the origin and to an egress, or along several routes, through one and the same datagram socket. Under its
+// descriptor is then always the socket of where it has sent last; the other one, its companion, is kept by upconv, with its port and
+// what has come for it, and is put back when the program sends there again. What comes for it meanwhile is handed on to the one in
 // use, as a packet on the loopback of its namespace with the address of who has really sent it; that takes CAP_NET_RAW
 // there, and without it waits.
 //
@@ -51,7 +51,7 @@ func (o outlet) close() {
 	}
 }
 
-// group is a socket in use and its companions, one a namespace.
+// group is a socket in use and its companions, one a place.
 type group struct {
 	id    uint32
 	netns uint64 // of the one in use
@@ -61,7 +61,81 @@ type group struct {
 
 type companion struct {
 	fd    int
-	netns uint64
+	place place
+	// source returns who a datagram that has come for it is from, as the program is told it; nil: as it stands.
+	source func(unix.Sockaddr) netip.AddrPort
+	spent  bool // it cannot be put back: see deaf
+}
+
+// place is where a datagram socket is: a namespace, by its cookie, or that it is one of another family than the program's.
+type place uint64
+
+const (
+	onInet6 place = 1<<64 - 1 // net_gen_cookie counts, from 1
+	onUnix  place = 1<<64 - 2
+)
+
+// to returns where a swap leads, whose arguments these are.
+func (w *worker) to(egress *egress, x *crossing) place {
+	switch {
+	case x != nil && x.family() == unix.AF_UNIX:
+		return onUnix
+	case x != nil:
+		return onInet6
+	case egress != nil:
+		return place(egress.cookie)
+	}
+	return place(w.s.origin.cookie)
+}
+
+// together reports whether the datagram sockets of two places are in one namespace. Then neither is kept for the other: as far as they
+// can both have the port, what is handed on could come to the one that it is from.
+func (w *worker) together(a, b place) bool {
+	for _, at := range []*place{&a, &b} {
+		if *at == onInet6 {
+			*at = place(w.s.origin.cookie)
+		}
+	}
+	return a == b
+}
+
+// former returns what there is to know of the socket old, which another one has just taken the place of. ok is false where it is of no
+// use any more: it has no port, and so nothing has come for it, nor can any answers be on their way.
+func (w *worker) former(old int, sock *socket) (was companion, ok bool) {
+	if old < 0 || sock.kind != unix.SOCK_DGRAM || sock.proto != unix.IPPROTO_UDP || !sock.bound {
+		return was, false
+	}
+	was = companion{fd: old, place: place(netnsCookie(old))}
+	if family := domainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
+		var pass passport
+		if pass.readFrom(old, family) {
+			s := w.s
+			was.source = func(from unix.Sockaddr) netip.AddrPort { return s.sender(from, &pass) }
+			if was.place = onUnix; family == unix.AF_INET6 {
+				was.place = onInet6
+			}
+			was.spent = pass.connected
+		}
+	}
+	return was, was.place != 0
+}
+
+// sender returns who a datagram is from that has come for a socket with a passport.
+func (s *Supervisor) sender(from unix.Sockaddr, pass *passport) netip.AddrPort {
+	six, ok := from.(*unix.SockaddrInet6)
+	if !ok {
+		return pass.peer // a Unix socket's
+	}
+	real := netip.AddrFrom16(six.Addr)
+	v4, ok := s.originalAddr(real, pass)
+	switch {
+	case ok:
+	case pass.family == unix.AF_INET6:
+		v4 = real
+	default:
+		v4 = dummyAddr
+	}
+	return netip.AddrPortFrom(v4, uint16(six.Port))
 }
 
 const (
@@ -91,8 +165,8 @@ func (w *worker) bind(c *call) outcome {
 	return carryOn
 }
 
-// take returns the companion that the socket of which old is a copy has in a namespace. It is the caller's then.
-func (k *companions) take(old int, netns uint64) (fd int, ok bool) {
+// take returns the companion that the socket of which old is a copy has in a place. It is the caller's then.
+func (k *companions) take(old int, at place) (fd int, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.groups) == 0 {
@@ -103,7 +177,7 @@ func (k *companions) take(old int, netns uint64) (fd int, ok bool) {
 		return -1, false
 	}
 	for i, c := range g.kept {
-		if c.netns == netns {
+		if c.place == at {
 			g.kept = append(g.kept[:i], g.kept[i+1:]...)
 			k.release(c.fd)
 			return c.fd, true
@@ -119,11 +193,12 @@ func (k *companions) release(fd int) {
 	k.count--
 }
 
-// keep keeps old, which the target's descriptor has just been taken from, as the companion of the socket in its place. It
-// takes ownership of old; handsOn is whether what comes for it can be handed on to the namespace of the new one.
-func (k *companions) keep(old, current int, sock *socket, handsOn bool) {
+// keep keeps was, which the target's descriptor has just been taken from, as the companion of the socket in its place. It
+// takes ownership of it; handsOn is whether what comes for it can be handed on to the namespace of the new one.
+func (k *companions) keep(was companion, current int, handsOn bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	old := was.fd
 	if k.groups == nil {
 		if !k.open() {
 			closeFD(old)
@@ -138,6 +213,7 @@ func (k *companions) keep(old, current int, sock *socket, handsOn bool) {
 	delete(k.groups, before)
 	k.lastID++
 	g.id, g.netns = k.lastID, netnsCookie(current)
+	g.name = netip.AddrPort{}
 	var now socket
 	if examineDatagram(current, &now) {
 		if addr, ok := netip.AddrFromSlice(now.address()); ok {
@@ -146,7 +222,7 @@ func (k *companions) keep(old, current int, sock *socket, handsOn bool) {
 	}
 	if other := k.groups[cookieOf(current)]; other != nil { // of another process, which shares it
 		for _, c := range other.kept {
-			if c.netns == sock.netns || slices.ContainsFunc(g.kept, func(own companion) bool { return own.netns == c.netns }) {
+			if c.place == was.place || slices.ContainsFunc(g.kept, func(own companion) bool { return own.place == c.place }) {
 				k.release(c.fd)
 				closeFD(c.fd)
 			} else {
@@ -163,7 +239,7 @@ func (k *companions) keep(old, current int, sock *socket, handsOn bool) {
 		closeFD(old)
 		return
 	}
-	g.kept = append(g.kept, companion{old, sock.netns})
+	g.kept = append(g.kept, was)
 	k.count++
 	k.kept[int32(old)] = g
 	if handsOn {
@@ -261,7 +337,7 @@ func (k *companions) handOn() {
 		for _, e := range events[:max(n, 0)] {
 			k.mu.Lock()
 			if g := k.kept[e.Fd]; g != nil {
-				k.drain(int(e.Fd), g.netns, g.name, packet)
+				k.drain(g, int(e.Fd), packet)
 			}
 			k.mu.Unlock()
 		}
@@ -275,39 +351,51 @@ const (
 	handedOn   = ipv6Header + udpHeader // what is in front of a datagram that is handed on
 )
 
-// drain hands on what has come for a socket to the one with a name in a namespace. packet has room for handedOn and a datagram.
-func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byte) {
-	raw, ok := k.raw[netns]
-	if !ok || raw.v4 < 0 || to.Port() == 0 {
+// drain hands on what has come for a companion to the socket in use. packet has room for handedOn and a datagram.
+func (k *companions) drain(g *group, fd int, packet []byte) {
+	raw, ok := k.raw[g.netns]
+	if !ok || raw.v4 < 0 || g.name.Port() == 0 {
 		return
 	}
-	for range 64 { // at a time
-		n, from, err := unix.Recvfrom(fd, packet[handedOn:], unix.MSG_DONTWAIT)
-		if err == unix.EAGAIN {
-			return // nothing more
-		}
-		if err != nil {
-			continue // of an error of the socket nobody is told
-		}
-		switch from := from.(type) {
-		case *unix.SockaddrInet4:
-			raw.send4(packet[:handedOn+n], netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port)), to)
-		case *unix.SockaddrInet6:
-			src := netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
-			switch {
-			case src.Addr().Is4():
-				raw.send4(packet[:handedOn+n], src, to)
-			case !src.Addr().IsLinkLocalUnicast(): // which would come from the loopback's link
-				raw.send6(packet[:handedOn+n], src, to)
+	for i := range g.kept {
+		for n := 0; g.kept[i].fd == fd && n < 64; n++ { // at a time
+			length, from, err := unix.Recvfrom(fd, packet[handedOn:], unix.MSG_DONTWAIT)
+			switch err {
+			case nil: // of an error of the socket nobody is told
+				raw.send(packet[:handedOn+length], g.kept[i].sender(from), g.name)
+			case unix.EAGAIN:
+				return // nothing more
 			}
 		}
 	}
-	if k.kept[int32(fd)] != nil {
-		k.watch(unix.EPOLL_CTL_MOD, fd) // there may be more
+	k.watch(unix.EPOLL_CTL_MOD, fd) // there may be more
+}
+
+// sender returns who a datagram is from.
+func (was *companion) sender(from unix.Sockaddr) netip.AddrPort {
+	if was.source != nil {
+		return was.source(from)
+	}
+	switch from := from.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// send sends a datagram, which is behind handedOn, from src to the socket with a name.
+func (o outlet) send(packet []byte, src, to netip.AddrPort) {
+	switch addr := src.Addr(); {
+	case addr.Is4():
+		o.send4(packet, src, to)
+	case addr.Is6() && !addr.IsLinkLocalUnicast(): // that would be on the loopback's link
+		o.send6(packet, src, to)
 	}
 }
 
-// send4 sends a datagram, which is behind handedOn, from src to the socket with a name: to its address, or to 127.0.0.1.
+// send4 sends to the socket's address, or to 127.0.0.1.
 func (o outlet) send4(packet []byte, src, to netip.AddrPort) {
 	dst := to.Addr()
 	if !dst.Is4() || dst.IsUnspecified() {
@@ -331,7 +419,7 @@ func (o outlet) send4(packet []byte, src, to netip.AddrPort) {
 	unix.Sendto(o.v4, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
 }
 
-// send6 is send4 for an AF_INET6 socket that hears from an IPv6 peer: to its address, or to ::1.
+// send6 is for an AF_INET6 socket that hears from an IPv6 peer. It sends to the socket's address, or to ::1.
 func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
 	dst := to.Addr()
 	if !dst.Is6() || dst.IsUnspecified() {
@@ -408,20 +496,55 @@ func (w *worker) outbox(c *call, current int, egress *egress) (ok bool) {
 	return raw.v4 >= 0
 }
 
-// setAside takes ownership of old, in whose place current has been put: to keep it, or if both are in one namespace, where
-// they cannot both have the port, to hand on what has come for it.
-func (w *worker) setAside(c *call, old, current int, sock *socket, egress *egress) {
-	ok := w.outbox(c, current, egress)
-	if netnsCookie(current) != sock.netns {
-		w.s.companions.keep(old, current, sock, ok)
-		return
+// unread is what has come for a socket, and nobody has received yet. It is to come for another one.
+type unread struct {
+	raw     outlet
+	to      netip.AddrPort
+	packets [][]byte // datagrams, behind handedOn
+	from    []netip.AddrPort
+}
+
+// takeOut takes it out of the former socket, if it can be handed over to current.
+func (w *worker) takeOut(c *call, was *companion, current int, egress *egress) (u unread) {
+	fds := []unix.PollFd{{Fd: int32(was.fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
+		return u
 	}
-	if ok && sock.kind == unix.SOCK_DGRAM {
-		k := &w.s.companions
-		k.mu.Lock()
-		addr, _ := netip.AddrFromSlice(sock.address())
-		k.drain(old, sock.netns, netip.AddrPortFrom(addr.Unmap(), sock.port()), make([]byte, handedOn+maxLength))
-		k.mu.Unlock()
+	var now socket
+	if !examineDatagram(current, &now) || now.port() == 0 || !w.outbox(c, current, egress) {
+		return u
 	}
-	closeFD(old)
+	addr, _ := netip.AddrFromSlice(now.address())
+	u.to = netip.AddrPortFrom(addr.Unmap(), now.port())
+	k := &w.s.companions
+	k.mu.Lock()
+	u.raw = k.raw[now.netns]
+	k.mu.Unlock()
+	packet := make([]byte, handedOn+maxLength)
+	for range maxHandedOver {
+		n, from, err := unix.Recvfrom(was.fd, packet[handedOn:], unix.MSG_DONTWAIT)
+		if err == unix.EAGAIN {
+			break
+		}
+		if err == nil {
+			u.packets, u.from = append(u.packets, slices.Clone(packet[:handedOn+n])), append(u.from, was.sender(from))
+		}
+	}
+	return u
+}
+
+// handOver sends it there.
+func (u *unread) handOver() {
+	for i, packet := range u.packets {
+		u.raw.send(packet, u.from[i], u.to)
+	}
+}
+
+// maxHandedOver is how many datagrams that have come for a socket are handed over at most.
+const maxHandedOver = 256
+
+// setAside takes ownership of a socket, in whose place current has been put, to keep it.
+func (w *worker) setAside(c *call, was companion, current int, egress *egress) {
+	handsOn := w.outbox(c, current, egress)
+	w.s.companions.keep(was, current, handsOn)
 }

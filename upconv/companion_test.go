@@ -17,9 +17,9 @@ func TestCompanionsOfTwo(t *testing.T) {
 		return fd
 	}
 	current, first, second, elsewhere := udp(), udp(), udp(), udp()
-	k.keep(first, current, &socket{netns: 1}, false)
-	k.keep(elsewhere, current, &socket{netns: 2}, false)
-	k.keep(second, current, &socket{netns: 1}, false)
+	k.keep(companion{fd: first, place: 1}, current, false)
+	k.keep(companion{fd: elsewhere, place: 2}, current, false)
+	k.keep(companion{fd: second, place: 1}, current, false)
 	if k.count != 2 {
 		t.Errorf("%d are kept, and not one a namespace", k.count)
 	}

@@ -225,12 +225,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	var replacement int
 	kept := false // it is one that the target had there before
-	if sock.kind != unix.SOCK_STREAM && x == nil && from >= 0 {
-		to := w.s.origin.cookie
-		if egress != nil {
-			to = egress.cookie
-		}
-		replacement, kept = w.s.companions.take(old, to)
+	if sock.kind != unix.SOCK_STREAM && from >= 0 {
+		replacement, kept = w.s.companions.take(old, w.to(egress, x))
 	}
 	switch {
 	case kept:
@@ -253,7 +249,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		if w.used != 0 {
 			w.used = x.family()
 		}
-		if errno := w.carryAcross(e, from, replacement, sock, x); errno != 0 {
+		if errno := w.carryAcross(e, from, replacement, sock, x, kept); errno != 0 {
 			return w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false
 		}
 	} else if from >= 0 {
@@ -310,15 +306,20 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			w.noteSettled(replacement, egress.cookie)
 		}
 	}
-	aside := old >= 0 && w.keeps(old, sock, x)
+	was, useful := w.former(old, sock)
+	aside := useful && !was.spent && !w.together(was.place, w.to(egress, x))
 	waitedFor := uint64(0)
 	if sock.kind != unix.SOCK_STREAM {
 		waitedFor = w.s.receivers.on(old)
 	}
 	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
 	waited := sock.kind != unix.SOCK_STREAM && w.single() && !w.sight.OwnTable && old >= 0 && w.inUse(old)
+	var came unread
 	if old >= 0 {
-		w.unregister(c, places, old) // whoever has a copy: no more events from it
+		w.unregister(c, places, old)        // whoever has a copy: no more events from it
+		if useful && (!aside || !c.sends) { // before it is connected: then it hears its peer only
+			came = w.takeOut(c, &was, replacement, egress)
+		}
 		// All that is left of the old socket should be this copy.
 		if !aside {
 			w.closeNow(old)
@@ -333,6 +334,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		w.s.receivers.follow(w.s, waitedFor, replacement)
 		w.nudge(c, others, replacement)
 	}
+	came.handOver() // now that nobody has the port but this one
 	if copied {
 		w.noteCopies(e, aside)
 	}
@@ -361,7 +363,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	w.register(c, places, replacement)
 	if aside {
 		w.disown(old)
-		w.setAside(c, old, replacement, sock, egress)
+		w.setAside(c, was, replacement, egress)
 	}
 	if out.wait == nil {
 		w.closeNow(replacement) // before the target goes on: what it closes then shall be closed
@@ -440,8 +442,8 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 	return errno
 }
 
-// carryAcross is carryOver for a socket of another family. old may be -1, as for swap.
-func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing) unix.Errno {
+// carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as for swap.
+func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
 	switch {
 	case old < 0: // nothing has been done to it
 	case x.family() == unix.AF_UNIX:
@@ -459,6 +461,9 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	}
 	if x.family() == unix.AF_INET6 {
 		w.shutLike(old, replacement, sock)
+	}
+	if kept {
+		return 0
 	}
 	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
 }

@@ -449,13 +449,6 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 // looks at.
 func (p *passport) deaf(fd int) bool { return p.connected && !isConnected(fd) }
 
-// keeps reports whether a datagram socket that has been replaced, x is as for swap, is of use yet: it has a port, and so there
-// may be answers on their way to it.
-func (w *worker) keeps(old int, sock *socket, x *crossing) bool {
-	return sock.kind == unix.SOCK_DGRAM && sock.proto == unix.IPPROTO_UDP && x == nil && sock.bound && netnsCookie(old) != 0 &&
-		!(sock.domain == unix.AF_INET && domainOf(old) != unix.AF_INET)
-}
-
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not been used yet.
 func (w *worker) noteMoved(e *event, replacement int) {
 	w.s.moved.Store(true)

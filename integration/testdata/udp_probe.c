@@ -1731,6 +1731,40 @@ static void both_at_once(void) {
 	}
 }
 
+// queued has an answer come from 127.0.0.1, and receives it when the socket has sent elsewhere, or has been connected.
+static void queued(void) {
+	struct sockaddr_in here;
+	int at = local(&here);
+	for (int connects = 0; connects < 2; connects++) {
+		int fd = udp(0);
+		saying(fd, &here, "to 127.0.0.1");
+		bounce(at, "and back");
+		wait_for(fd, POLLIN);
+		if (connects) {
+			result("connect", conn_to(fd, &dst));
+			result("send", send(fd, "echo", 4, 0));
+		} else
+			saying(fd, &dst, "echo");
+		gather("answers", fd, 2);
+	}
+}
+
+// three_ways has one socket talk with three peers, which answer when another one has been sent to.
+static void three_ways(void) {
+	struct sockaddr_in here, across = dst;
+	int at = local(&here), fd = udp(0);
+	inet_pton(AF_INET, extra[0], &across.sin_addr);
+	for (int i = 0; i < 3; i++) {
+		saying(fd, &dst, "echo");
+		saying(fd, &across, "echo");
+		saying(fd, &here, "to 127.0.0.1");
+		saying(fd, &across, "delay 20");
+		bounce(at, "and back");
+		saying(fd, &dst, "echo again");
+		gather("answers", fd, 5);
+	}
+}
+
 // both_families has an AF_INET6 socket talk with an IPv6 peer and with an IPv4 one. Each answers when the other has been sent to.
 static void both_families(void) {
 	struct sockaddr_in6 here = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT}, there = mapped(&dst), from;
@@ -2371,7 +2405,7 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"queued", queued}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
 		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
