@@ -216,6 +216,8 @@ type udpCase struct {
 	want string
 	// routes are those that can carry it, all if there are none.
 	routes []string
+	// privileged is whether it takes CAP_NET_RAW.
+	privileged bool
 }
 
 // routes are the ways that datagrams of another address family, or namespace, can take.
@@ -337,6 +339,8 @@ var udpCases = []udpCase{
 // udpAtBest are cases in which one socket cannot be all that it natively is; see docs/fidelity.md for what is.
 var udpAtBest = []udpCase{
 	{args: []string{"both-at-once"}, want: "answers: 2 of 2"},
+	{args: []string{"both-families"}, want: "answers: 4 of 4; a short address: -1 EINVAL; recvfrom: 4 bytes from ::ffff:203.0.113.10 the server: \"echo\""},
+	{args: []string{"queued"}, privileged: true, want: "answers: 2 of 2"},
 	{args: []string{"late"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late-with-error"}, want: "SO_ERROR 111; recv: 4; upconv idles; recv: 4"},
@@ -427,7 +431,7 @@ func TestUDPUnprivileged(t *testing.T) {
 	u := newUDPLab(t)
 	u.as = []string{needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent"}
 	for _, c := range slices.Concat(udpCases, udpAtBest) {
-		if c.routes == nil {
+		if c.routes == nil && !c.privileged {
 			t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 				u.compare(t, u.routes()["nat64"], nil, compileC(t, "udp_probe.c", udpABIs["amd64"]...), c)
 			})
@@ -559,6 +563,23 @@ func TestUDPUnixAndNetns(t *testing.T) {
 		args: []string{"from-unix", across, path},
 		want: `send "echo": 4; recvfrom: 4 bytes from 203.0.113.10 the server: "echo"; sendto, AF_UNIX: -1 EAFNOSUPPORT`,
 	})
+}
+
+// TestUDPThreeWays has one socket send behind the NAT64, to another namespace and to its own: all answers come.
+func TestUDPThreeWays(t *testing.T) {
+	const across = "203.0.113.77"
+	u := newUDPLab(t)
+	output(t, u.in(u.serverName, "ip", "address", "add", across+"/32", "dev", "lo"))
+	for _, port := range []string{u.port, u.other} {
+		u.echo.start(t, u.packets(u.server, net.JoinHostPort(across, port)), nil)
+	}
+	for name, elsewhere := range map[string]string{"nat64 first": across, "netns first": serverAddr} {
+		t.Run(name, func(t *testing.T) {
+			u.compare(t, "nat64:"+nat64Prefix, []string{"--rule", elsewhere + "=netns:" + u.egress}, compileC(t, "udp_probe.c", udpABIs["amd64"]...),
+				udpCase{args: []string{"three-ways", across}, want: "answers: 5 of 5"})
+		})
+	}
+	u.lab.t = t
 }
 
 // unixgram makes a Unix datagram socket that keeps what it gets.

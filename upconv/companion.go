@@ -15,9 +15,9 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// A program may send to the origin and to an egress through one and the same datagram socket. Under its descriptor is then
-// always the socket of where it has sent last; the other one, its companion, is kept by upconv, with its port and what has
-// come for it, and is put back when the program sends there again. What comes for it meanwhile is handed on to the one in
+// A program may send to the origin and to an egress, or along several routes, through one and the same datagram socket. Under its
+// descriptor is then always the socket of where it has sent last; the other one, its companion, is kept by upconv, with its port and
+// what has come for it, and is put back when the program sends there again. What comes for it meanwhile is handed on to the one in
 // use, as a packet on the loopback of its namespace with the address of who has really sent it; that takes CAP_NET_RAW
 // there, and without it waits.
 //
@@ -39,11 +39,22 @@ type companions struct {
 	lastID uint32
 	// inbox is an epoll set of the sockets that are kept and whose datagrams can be handed on.
 	inbox int
-	kept  map[int32]*group // by the descriptor in inbox
-	raw   map[uint64]int   // by namespace: a socket to hand on through; -1: not permitted
+	kept  map[int32]*group  // by the descriptor in inbox
+	raw   map[uint64]outlet // by namespace
 }
 
-// group is a socket in use and its companions, one a namespace.
+// outlet is what there is in a namespace to hand on through: raw sockets for packets of IPv4 and of IPv6; -1: none, as it is not permitted.
+type outlet struct{ v4, v6 int }
+
+func (o outlet) close() {
+	for _, fd := range []int{o.v4, o.v6} {
+		if fd >= 0 {
+			closeFD(fd)
+		}
+	}
+}
+
+// group is a socket in use and its companions, one a place.
 type group struct {
 	id    uint32
 	netns uint64 // of the one in use
@@ -54,9 +65,94 @@ type group struct {
 }
 
 type companion struct {
-	fd     int
-	netns  uint64
+	fd    int
+	place place
+	// source returns who a datagram that has come for it is from, as the program is told it; nil: as it stands.
+	source func(unix.Sockaddr) netip.AddrPort
 	beside bool // it was used while the one in use was connected: what has come for it is for nobody
+}
+
+// place is where a datagram socket is: a namespace, by its cookie, or that it is one of another family than the program's.
+type place uint64
+
+const (
+	onInet6 place = 1<<64 - 1 // net_gen_cookie counts, from 1
+	onUnix  place = 1<<64 - 2
+)
+
+// to returns where a swap leads, whose arguments these are.
+func (w *worker) to(egress *egress, x *crossing) place {
+	switch {
+	case x != nil && x.family() == unix.AF_UNIX:
+		return onUnix
+	case x != nil:
+		return onInet6
+	case egress != nil:
+		return place(egress.cookie)
+	}
+	return place(w.s.origin.cookie)
+}
+
+// together reports whether the datagram sockets of two places are in one namespace. Then neither is kept for the other: as far as they
+// can both have the port, what is handed on could come to the one that it is from.
+func (w *worker) together(a, b place) bool {
+	for _, at := range []*place{&a, &b} {
+		if *at == onInet6 {
+			*at = place(w.s.origin.cookie)
+		}
+	}
+	return a == b
+}
+
+// former is the socket that another one has just taken the place of.
+type former struct {
+	companion
+	heard bool // it is one for datagrams and has a port: some may have come for it, and answers may be on their way
+	aside bool // it is kept for the one in its place
+}
+
+// former returns what there is to know of the socket old, or -1, whose place is taken by one that is at to.
+func (w *worker) former(old int, sock *socket, to place) (was former) {
+	was.fd = old
+	if old < 0 || sock.kind != unix.SOCK_DGRAM {
+		return was
+	}
+	was.place = place(netnsCookie(old))
+	was.heard = sock.proto == unix.IPPROTO_UDP && sock.bound
+	canReturn := true
+	if family := domainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
+		var pass passport
+		if pass.readFrom(old, family) {
+			s := w.s
+			was.source = func(from unix.Sockaddr) netip.AddrPort { return s.sender(from, &pass) }
+			if was.place = onUnix; family == unix.AF_INET6 {
+				was.place = onInet6
+			}
+			canReturn = !pass.connected // see deaf
+		}
+	}
+	was.heard = was.heard && was.place != 0
+	last := w.s.origin.closed && was.place == place(w.s.origin.cookie) // there is no other to be had
+	was.aside = (was.heard || last) && canReturn && !w.together(was.place, to)
+	return was
+}
+
+// sender returns who a datagram is from that has come for a socket with a passport.
+func (s *Supervisor) sender(from unix.Sockaddr, pass *passport) netip.AddrPort {
+	six, ok := from.(*unix.SockaddrInet6)
+	if !ok {
+		return pass.peer // a Unix socket's
+	}
+	real := netip.AddrFrom16(six.Addr)
+	v4, ok := s.originalAddr(real, pass)
+	switch {
+	case ok:
+	case pass.family == unix.AF_INET6:
+		v4 = real
+	default:
+		v4 = dummyAddr
+	}
+	return netip.AddrPortFrom(v4, uint16(six.Port))
 }
 
 const (
@@ -81,8 +177,8 @@ func (w *worker) bind(c *call) outcome {
 	return carryOn
 }
 
-// take returns the companion that the socket of which old is a copy has in a namespace. It is the caller's then.
-func (k *companions) take(old int, netns uint64) (fd int, ok bool) {
+// take returns the companion that the socket of which old is a copy has in a place. It is the caller's then.
+func (k *companions) take(old int, at place) (fd int, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.groups) == 0 {
@@ -93,7 +189,7 @@ func (k *companions) take(old int, netns uint64) (fd int, ok bool) {
 		return -1, false
 	}
 	for i, c := range g.kept {
-		if c.netns == netns {
+		if c.place == at {
 			g.kept = append(g.kept[:i], g.kept[i+1:]...)
 			k.release(c.fd)
 			if c.beside {
@@ -135,11 +231,12 @@ func (k *companions) release(fd int) {
 	k.count--
 }
 
-// keep keeps old, which the target's descriptor has just been taken from, as the companion of the socket in its place. It
-// takes ownership of old; raw is a socket to hand on through to the namespace of the new one, or -1.
-func (k *companions) keep(old, current int, sock *socket, raw int) {
+// keep keeps was, which the target's descriptor has just been taken from, as the companion of the socket in its place. It
+// takes ownership of it; handsOn is whether what comes for it can be handed on to the namespace of the new one.
+func (k *companions) keep(was companion, current int, handsOn bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	old := was.fd
 	if k.groups == nil {
 		if !k.open() {
 			closeFD(old)
@@ -156,6 +253,7 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 	delete(k.groups, before)
 	k.lastID++
 	g.id, g.netns, g.addressed = k.lastID, netnsCookie(current), isConnected(old)
+	g.name = netip.AddrPort{}
 	var now socket
 	if examineDatagram(current, &now) {
 		if addr, ok := netip.AddrFromSlice(now.address()); ok {
@@ -164,7 +262,7 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 	}
 	if other := k.groups[cookieOf(current)]; other != nil { // of another process, which shares it
 		for _, c := range other.kept {
-			if c.netns == sock.netns || slices.ContainsFunc(g.kept, func(own companion) bool { return own.netns == c.netns }) {
+			if c.place == was.place || slices.ContainsFunc(g.kept, func(own companion) bool { return own.place == c.place }) {
 				k.release(c.fd)
 				closeFD(c.fd)
 			} else {
@@ -173,10 +271,10 @@ func (k *companions) keep(old, current int, sock *socket, raw int) {
 		}
 	}
 	k.use(g, current)
-	if !k.add(g, companion{fd: old, netns: sock.netns}) {
+	if !k.add(g, was) {
 		return
 	}
-	if raw >= 0 && sock.proto == unix.IPPROTO_UDP {
+	if handsOn {
 		k.watch(unix.EPOLL_CTL_ADD, old)
 	}
 	for _, c := range g.kept { // whose datagrams now go elsewhere
@@ -226,9 +324,9 @@ func (k *companions) add(g *group, c companion) bool {
 	return true
 }
 
-// keepBeside keeps fd, which is in a namespace, as a companion of the socket of which current is a copy. It takes ownership of fd.
+// keepBeside keeps fd, which is at a place, as a companion of the socket of which current is a copy. It takes ownership of fd.
 // Nothing that comes for it is handed on.
-func (k *companions) keepBeside(current, fd int, netns uint64) {
+func (k *companions) keepBeside(current, fd int, at place) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.groups == nil && !k.open() {
@@ -241,7 +339,7 @@ func (k *companions) keepBeside(current, fd int, netns uint64) {
 		g = &group{id: k.lastID, netns: netnsCookie(current)}
 		k.use(g, current)
 	}
-	k.add(g, companion{fd: fd, netns: netns, beside: true})
+	k.add(g, companion{fd: fd, place: at, beside: true})
 }
 
 // watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not levels: an error queue, or
@@ -277,7 +375,7 @@ func (k *companions) open() bool {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		k.most = int(min(maxCompanions, limit.Cur/2))
 	}
-	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]int{}
+	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]outlet{}
 	go k.handOn()
 	go func() {
 		for range time.Tick(sweeping) {
@@ -333,7 +431,7 @@ func (k *companions) registered() (text []byte, ok bool) {
 // handOn hands on what comes for companions, for ever.
 func (k *companions) handOn() {
 	events := make([]unix.EpollEvent, 16)
-	packet := make([]byte, ipv4Header+udpHeader+maxLength)
+	packet := make([]byte, handedOn+maxLength)
 	for {
 		n, err := unix.EpollWait(k.inbox, events, -1)
 		if err != nil && err != unix.EINTR {
@@ -342,7 +440,7 @@ func (k *companions) handOn() {
 		for _, e := range events[:max(n, 0)] {
 			k.mu.Lock()
 			if g := k.kept[e.Fd]; g != nil {
-				k.drain(int(e.Fd), g.netns, g.name, packet)
+				k.drain(g, int(e.Fd), packet)
 			}
 			k.mu.Unlock()
 		}
@@ -351,107 +449,205 @@ func (k *companions) handOn() {
 
 const (
 	ipv4Header = 20
+	ipv6Header = 40
 	udpHeader  = 8
+	handedOn   = ipv6Header + udpHeader // what is in front of a datagram that is handed on
 )
 
-// drain hands on what has come for a socket to the one with a name in a namespace.
-func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byte) {
-	raw, ok := k.raw[netns]
-	if !ok || raw < 0 || to.Port() == 0 {
+// drain hands on what has come for a companion to the socket in use. packet has room for handedOn and a datagram.
+func (k *companions) drain(g *group, fd int, packet []byte) {
+	raw, ok := k.raw[g.netns]
+	if !ok || raw.v4 < 0 || g.name.Port() == 0 {
 		return
 	}
+	for i := range g.kept {
+		for n := 0; g.kept[i].fd == fd && n < 64; n++ { // at a time
+			length, from, err := unix.Recvfrom(fd, packet[handedOn:], unix.MSG_DONTWAIT)
+			switch err {
+			case nil: // of an error of the socket nobody is told
+				raw.send(packet[:handedOn+length], g.kept[i].sender(from), g.name)
+			case unix.EAGAIN:
+				return // nothing more
+			}
+		}
+	}
+	k.watch(unix.EPOLL_CTL_MOD, fd) // there may be more
+}
+
+// sender returns who a datagram is from.
+func (was *companion) sender(from unix.Sockaddr) netip.AddrPort {
+	if was.source != nil {
+		return was.source(from)
+	}
+	switch from := from.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// send sends a datagram, which is behind handedOn, from src to the socket with a name.
+func (o outlet) send(packet []byte, src, to netip.AddrPort) {
+	switch addr := src.Addr(); {
+	case addr.Is4():
+		o.send4(packet, src, to)
+	case addr.Is6() && !addr.IsLinkLocalUnicast(): // that would be on the loopback's link
+		o.send6(packet, src, to)
+	}
+}
+
+// send4 sends to the socket's address, or to 127.0.0.1.
+func (o outlet) send4(packet []byte, src, to netip.AddrPort) {
 	dst := to.Addr()
 	if !dst.Is4() || dst.IsUnspecified() {
 		dst = loopback4
 	}
-	for range 64 { // at a time
-		n, from, err := unix.Recvfrom(fd, packet[ipv4Header+udpHeader:], unix.MSG_DONTWAIT)
-		if err == unix.EAGAIN {
-			return // nothing more
-		}
-		var src netip.AddrPort
-		switch from := from.(type) {
-		case *unix.SockaddrInet4:
-			src = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port))
-		case *unix.SockaddrInet6:
-			src = netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
-		}
-		length := ipv4Header + udpHeader + n
-		if err != nil || !src.Addr().Is4() || length > maxLength {
-			continue // of an error of the socket nobody is told
-		}
-		// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
-		h := packet[:ipv4Header+udpHeader]
-		clear(h)
-		h[0], h[8], h[9] = 4<<4|ipv4Header/4, 64, unix.IPPROTO_UDP
-		binary.BigEndian.PutUint16(h[2:], uint16(length))
-		s4, d4 := src.Addr().As4(), dst.As4()
-		copy(h[12:], s4[:])
-		copy(h[16:], d4[:])
-		binary.BigEndian.PutUint16(h[20:], src.Port())
-		binary.BigEndian.PutUint16(h[22:], to.Port())
-		binary.BigEndian.PutUint16(h[24:], uint16(udpHeader+n))
-		unix.Sendto(raw, packet[:length], unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
+	packet = packet[handedOn-ipv4Header-udpHeader:]
+	if len(packet) > maxLength {
+		return
 	}
-	if k.kept[int32(fd)] != nil {
-		k.watch(unix.EPOLL_CTL_MOD, fd) // there may be more
-	}
+	// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
+	h := packet[:ipv4Header+udpHeader]
+	clear(h)
+	h[0], h[8], h[9] = 4<<4|ipv4Header/4, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(h[2:], uint16(len(packet)))
+	s4, d4 := src.Addr().As4(), dst.As4()
+	copy(h[12:], s4[:])
+	copy(h[16:], d4[:])
+	binary.BigEndian.PutUint16(h[20:], src.Port())
+	binary.BigEndian.PutUint16(h[22:], to.Port())
+	binary.BigEndian.PutUint16(h[24:], uint16(len(packet)-ipv4Header))
+	unix.Sendto(o.v4, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
 }
 
-// outbox returns a socket to hand on through in the namespace of the socket in use, or -1.
-func (w *worker) outbox(c *call, current int, egress *egress) int {
+// send6 is for an AF_INET6 socket that hears from an IPv6 peer. It sends to the socket's address, or to ::1.
+func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
+	dst := to.Addr()
+	if !dst.Is6() || dst.IsUnspecified() {
+		dst = netip.IPv6Loopback()
+	}
+	length := len(packet) - ipv6Header
+	if o.v6 < 0 || length > maxLength {
+		return
+	}
+	// RFC 8200, and RFC 768 with its section 8.1: there must be a checksum, which is not 0. It is also about a pseudo header, and that
+	// comes to the same in any order.
+	h := packet[:ipv6Header+udpHeader]
+	clear(h)
+	s16, d16 := src.Addr().As16(), dst.As16()
+	copy(h[8:], s16[:])
+	copy(h[24:], d16[:])
+	binary.BigEndian.PutUint16(h[40:], src.Port())
+	binary.BigEndian.PutUint16(h[42:], to.Port())
+	binary.BigEndian.PutUint16(h[44:], uint16(length))
+	binary.BigEndian.PutUint16(h[4:], uint16(length))
+	h[7] = unix.IPPROTO_UDP
+	sum := checksum(packet)
+	if sum == 0 {
+		sum = 0xffff
+	}
+	binary.BigEndian.PutUint16(h[46:], sum)
+	h[0], h[6], h[7] = 6<<4, unix.IPPROTO_UDP, 64
+	unix.Sendto(o.v6, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet6{Addr: d16})
+}
+
+// outbox sees that there is something to hand on through in the namespace of the socket in use, if that can be.
+func (w *worker) outbox(c *call, current int, egress *egress) (ok bool) {
 	k, netns := &w.s.companions, netnsCookie(current)
 	k.mu.Lock()
 	raw, ok := k.raw[netns]
 	k.mu.Unlock()
 	if ok {
-		return raw
+		return raw.v4 >= 0
 	}
+	open := func(domain int) (fd int, errno unix.Errno) {
+		if egress == nil {
+			fd, errno = w.inOrigin(c.tid, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		} else {
+			fd, errno = w.socket(egress, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		}
+		if errno != 0 {
+			return -1, errno
+		}
+		return fd, 0
+	}
+	raw = outlet{-1, -1}
 	var errno unix.Errno
-	if egress == nil {
-		raw, errno = w.inOrigin(c.tid, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
-	} else {
-		raw, errno = w.socket(egress, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if raw.v4, errno = open(unix.AF_INET); errno == 0 {
+		if raw.v6, errno = open(unix.AF_INET6); errno == unix.EAFNOSUPPORT { // a kernel may have no IPv6
+			errno = 0
+		}
 	}
 	if errno != 0 {
 		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
+		raw.close()
+		raw = outlet{-1, -1}
 		if errno != unix.EPERM { // and may be possible the next time
-			return -1
+			return false
 		}
-		raw = -1
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.groups == nil && !k.open() {
-		if raw >= 0 {
-			closeFD(raw)
-		}
-		return -1
-	}
-	if other, ok := k.raw[netns]; ok { // another worker was faster
-		if raw >= 0 {
-			closeFD(raw)
-		}
-		return other
+	other, fast := k.raw[netns] // another worker was faster
+	if fast || k.groups == nil && !k.open() {
+		raw.close()
+		return fast && other.v4 >= 0
 	}
 	k.raw[netns] = raw
-	return raw
+	return raw.v4 >= 0
 }
 
-// setAside takes ownership of old, in whose place current has been put: to keep it, or if both are in one namespace, where
-// they cannot both have the port, to hand on what has come for it.
-func (w *worker) setAside(c *call, old, current int, sock *socket, egress *egress) {
-	raw := w.outbox(c, current, egress)
-	if netnsCookie(current) != sock.netns {
-		w.s.companions.keep(old, current, sock, raw)
-		return
+// unread is what has come for a socket, and nobody has received yet. It is to come for another one.
+type unread struct {
+	raw     outlet
+	to      netip.AddrPort
+	packets [][]byte // datagrams, behind handedOn
+	from    []netip.AddrPort
+}
+
+// takeOut takes it out of the former socket, if it can be handed over to current.
+func (w *worker) takeOut(c *call, was *companion, current int, egress *egress) (u unread) {
+	fds := []unix.PollFd{{Fd: int32(was.fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
+		return u
 	}
-	if raw >= 0 && sock.kind == unix.SOCK_DGRAM {
-		k := &w.s.companions
-		k.mu.Lock()
-		addr, _ := netip.AddrFromSlice(sock.address())
-		k.drain(old, sock.netns, netip.AddrPortFrom(addr.Unmap(), sock.port()), make([]byte, ipv4Header+udpHeader+maxLength))
-		k.mu.Unlock()
+	var now socket
+	if !examineDatagram(current, &now) || now.port() == 0 || !w.outbox(c, current, egress) {
+		return u
 	}
-	closeFD(old)
+	addr, _ := netip.AddrFromSlice(now.address())
+	u.to = netip.AddrPortFrom(addr.Unmap(), now.port())
+	k := &w.s.companions
+	k.mu.Lock()
+	u.raw = k.raw[now.netns]
+	k.mu.Unlock()
+	packet := make([]byte, handedOn+maxLength)
+	for range maxHandedOver {
+		n, from, err := unix.Recvfrom(was.fd, packet[handedOn:], unix.MSG_DONTWAIT)
+		if err == unix.EAGAIN {
+			break
+		}
+		if err == nil {
+			u.packets, u.from = append(u.packets, slices.Clone(packet[:handedOn+n])), append(u.from, was.sender(from))
+		}
+	}
+	return u
+}
+
+// handOver sends it there.
+func (u *unread) handOver() {
+	for i, packet := range u.packets {
+		u.raw.send(packet, u.from[i], u.to)
+	}
+}
+
+// maxHandedOver is how many datagrams that have come for a socket are handed over at most.
+const maxHandedOver = 256
+
+// setAside takes ownership of a socket, in whose place current has been put, to keep it.
+func (w *worker) setAside(c *call, was *former, current int, egress *egress) {
+	handsOn := was.heard && w.outbox(c, current, egress)
+	w.s.companions.keep(was.companion, current, handsOn)
 }

@@ -18,9 +18,9 @@ func TestCompanionsOfTwo(t *testing.T) {
 		return fd
 	}
 	current, first, second, elsewhere := udp(), udp(), udp(), udp()
-	k.keep(first, current, &socket{netns: 1}, -1)
-	k.keep(elsewhere, current, &socket{netns: 2}, -1)
-	k.keep(second, current, &socket{netns: 1}, -1)
+	k.keep(companion{fd: first, place: 1}, current, false)
+	k.keep(companion{fd: elsewhere, place: 2}, current, false)
+	k.keep(companion{fd: second, place: 1}, current, false)
 	if k.count != 2 {
 		t.Errorf("%d are kept, and not one a namespace", k.count)
 	}
@@ -65,12 +65,12 @@ func TestCompanionsInTurn(t *testing.T) {
 		more = append(more, copyOf(sockets[0]))
 		from, to := sockets[round%2], sockets[(round+1)%2]
 		old, current := copyOf(from), copyOf(to)
-		if fd, ok := k.take(old, uint64(1+(round+1)%2)); ok != (round > 0) {
+		if fd, ok := k.take(old, place(1+(round+1)%2)); ok != (round > 0) {
 			t.Fatalf("round %d: taken: %v", round, ok)
 		} else if ok {
 			closeFD(fd)
 		}
-		k.keep(old, current, &socket{netns: uint64(1 + round%2)}, -1)
+		k.keep(companion{fd: old, place: place(1 + round%2)}, current, false)
 		text, ok := k.registered()
 		if n := bytes.Count(text, []byte("tfd:")); !ok || n != 1 {
 			t.Fatalf("round %d: %d are in use\n%s", round, n, text)

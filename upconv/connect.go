@@ -263,8 +263,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			w.noteSettled(replacement, egress.cookie)
 		}
 	}
-	aside := old >= 0 && w.keeps(old, sock, x)
-	places = w.retire(c, e, old, replacement, sock, places, early, witness, aside)
+	was := w.former(old, sock, w.to(egress, x))
+	places = w.retire(c, e, &was, replacement, sock, egress, places, early, witness)
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
 		flags := sock.flags
@@ -288,9 +288,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	// Only now: before, a poll of a stream would have said EPOLLHUP.
 	w.register(c, places[early:], replacement)
-	if aside {
+	if was.aside {
 		w.disown(old)
-		w.setAside(c, old, replacement, sock, egress)
+		w.setAside(c, &was, replacement, egress)
 	}
 	if out.wait == nil {
 		w.closeNow(replacement) // before the target goes on: what it closes then shall be closed
@@ -335,7 +335,7 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 	switch {
 	case x != nil:
 		w.usedUnix = sock.kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
-		if errno := w.carryAcross(e, from, fd, sock, x); errno != 0 {
+		if errno := w.carryAcross(e, from, fd, sock, x, kept); errno != 0 {
 			return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false, false
 		}
 	case from >= 0:
@@ -357,44 +357,43 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 // obtain returns a socket for swap, whose parameters these are, but that from is -1 where nothing has been done to the target's. kept
 // is whether it is one that the target had there before, and not a new one.
 func (w *worker) obtain(c *call, from int, sock *socket, egress *egress, x *crossing) (fd int, kept bool, errno unix.Errno) {
-	if x != nil {
-		fd, errno = x.make(w, c)
-		return fd, false, errno
-	}
 	if sock.kind != unix.SOCK_STREAM && from >= 0 {
-		to := w.s.origin.cookie
-		if egress != nil {
-			to = egress.cookie
-		}
-		if fd, kept = w.s.companions.take(from, to); kept {
+		if fd, kept = w.s.companions.take(from, w.to(egress, x)); kept {
 			return fd, true, 0
 		}
 	}
-	if egress == nil {
+	switch {
+	case x != nil:
+		fd, errno = x.make(w, c)
+	case egress == nil:
 		fd, errno = w.inOrigin(c.tid, sock.domain, sock.kind, sock.proto)
-	} else {
+	default:
 		fd, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
 	}
 	return fd, false, errno
 }
 
-// retire closes old, whose place the replacement has taken, unless it is put aside, and sees to those who have it yet: the copies
-// that the target has of it are replaced, where witness is set and says that there are any, and those who wait for datagrams on it
-// do so on the other one. The replacement is in the first early of the places in epoll sets already. It returns all of them, with those of
-// the copies.
-func (w *worker) retire(c *call, e *event, old, replacement int, sock *socket, places []registration, early int, witness, aside bool) []registration {
-	datagrams := sock.kind != unix.SOCK_STREAM
+// retire closes the socket that was there before, whose place the replacement has taken, unless it is put aside, and sees to those who
+// have it yet: the copies that the target has of it are replaced, where witness is set and says that there are any, and those who wait for
+// datagrams on it do so on the other one. The replacement is in the first early of the places in epoll sets already. It returns all of
+// them, with those of the copies.
+func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *socket, egress *egress, places []registration, early int, witness bool) []registration {
+	old, datagrams := was.fd, sock.kind != unix.SOCK_STREAM
 	waitedFor := uint64(0)
 	if datagrams {
 		waitedFor = w.s.receivers.on(old)
 	}
 	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
 	waited := datagrams && w.single() && !w.sight.OwnTable && old >= 0 && w.inUse(old)
+	var came unread
 	if old >= 0 {
 		w.settlePlaces(c, places[:early], replacement)
-		w.unregister(c, places, old) // whoever has a copy: no more events from it
+		w.unregister(c, places, old)               // whoever has a copy: no more events from it
+		if was.heard && (!was.aside || !c.sends) { // before it is connected: then it hears its peer only
+			came = w.takeOut(c, &was.companion, replacement, egress)
+		}
 		// All that is left of the old socket should be this copy.
-		if !aside {
+		if !was.aside {
 			w.closeNow(old)
 		}
 	}
@@ -403,12 +402,13 @@ func (w *worker) retire(c *call, e *event, old, replacement int, sock *socket, p
 	if copied {
 		places, others = w.replaceCopies(c, replacement, places)
 	}
-	if waited || datagrams && !w.single() && (aside || !witness || copied) {
+	if waited || datagrams && !w.single() && (was.aside || !witness || copied) {
 		w.s.receivers.follow(w.s, waitedFor, replacement)
 		w.nudge(c, others, replacement)
 	}
+	came.handOver() // now that nobody has the port but this one
 	if copied {
-		w.noteCopies(e, aside)
+		w.noteCopies(e, was.aside)
 	}
 	return places
 }
@@ -492,14 +492,14 @@ func (s *socket) yields(e *event, errno unix.Errno, where string) bool {
 	return true
 }
 
-// carryAcross is carryOver for a socket of another family. old may be -1, as for swap.
-func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing) unix.Errno {
+// carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as for swap.
+func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
 	switch {
 	case old < 0: // nothing has been done to it
 	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, false); lost != "" {
+		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
 			e.add("not carried over: " + lost)
 		}
 	}
@@ -511,6 +511,9 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	}
 	if x.family() == unix.AF_INET6 {
 		w.shutLike(old, replacement, sock)
+	}
+	if kept {
+		return 0
 	}
 	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
 }

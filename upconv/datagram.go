@@ -226,6 +226,10 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		if crossed && c.sends && domainOf(old) == unix.AF_INET6 && e.dst.Addr().Is4() && !e.dst.Addr().IsMulticast() && e.dst.Addr() != broadcast4 {
 			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
 		}
+		if crossed && c.sends && sock.domain == unix.AF_INET6 && domainOf(old) == unix.AF_INET6 && !e.dst.Addr().Is4() && !w.crossing.pass.deaf(old) {
+			// To an IPv6 peer of the program's: what took the place of its socket is as good as that, and hears from all of them.
+			return w.stay(c, e, old, sock, nil, sa), false
+		}
 		if !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)) {
 			return w.stay(c, e, old, sock, nil, sa), false
 		}
@@ -331,10 +335,7 @@ func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress
 	if w.see(c) && !w.saw(old) || !w.sighted && w.replaced(c, old) {
 		return -1, 0, true
 	}
-	to := w.s.origin.cookie
-	if egress != nil {
-		to = egress.cookie
-	}
+	to := w.to(egress, nil)
 	companion, kept := w.s.companions.take(old, to)
 	switch {
 	case kept:
@@ -459,9 +460,7 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 		return w.finished(e, unix.ENETUNREACH), false
 	}
 	x.pass.connected = !c.sends && x.family() == unix.AF_INET6
-	if !crossed || domainOf(old) != x.family() || c.sends && had.connected && had.peer.Addr() != e.dst.Addr() && !isConnected(old) {
-		// The last is one that connect(2) with AF_UNSPEC has disconnected. IPv4 forgets the address of the peer then, but IPv6 goes on
-		// receiving from that one alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c looks at.
+	if !crossed || domainOf(old) != x.family() || c.sends && had.peer.Addr() != e.dst.Addr() && had.deaf(old) {
 		return w.move(c, e, old, sock, nil, x, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {
@@ -481,17 +480,10 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 	return w.stay(c, e, old, sock, x, x.to[:]), false
 }
 
-// keeps reports whether a datagram socket that has been replaced, x is as for swap, is of use yet: it has a port, and so there
-// may be answers on their way to it; or it could not be made once more.
-func (w *worker) keeps(old int, sock *socket, x *crossing) bool {
-	if sock.kind != unix.SOCK_DGRAM || sock.domain == unix.AF_INET && domainOf(old) != unix.AF_INET {
-		return false
-	}
-	if sock.netns == w.s.origin.cookie && w.s.origin.closed {
-		return true // there is no other to be had
-	}
-	return sock.proto == unix.IPPROTO_UDP && x == nil && sock.bound && netnsCookie(old) != 0
-}
+// deaf reports whether the AF_INET6 socket fd is one that connect(2) with AF_UNSPEC has disconnected. IPv4 forgets the address of the
+// peer then, but IPv6 goes on receiving from that one alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c
+// looks at.
+func (p *passport) deaf(fd int) bool { return p.connected && !isConnected(fd) }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not been used yet.
 func (w *worker) noteMoved(e *event, replacement int) {

@@ -474,7 +474,7 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 		if w.isThere(e.decision.Route, ok, family, old) {
 			return w.stay(c, e, old, &w.socketInfo, nil, o.messages[0].name)
 		}
-		if !ok && family != unix.AF_INET6 {
+		if !ok && !e.dst.IsValid() {
 			return w.sendAsIs(c, e, old)
 		}
 		out, raced := w.place(c, e, family, o.messages[0].name, old)
@@ -542,7 +542,7 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
 		if family, crossed := w.hasPassport(old); crossed && kindOf(w.crossing.pass.proto) == unix.SOCK_DGRAM {
 			switch n := len(o.messages[0].name); {
-			case n > 0 && n < sizeofSockaddrIn:
+			case n > 0 && (n < sizeofSockaddrIn || w.crossing.pass.family == unix.AF_INET6):
 				return answer(unix.EINVAL)
 			case n > 0:
 				return answer(unix.EAFNOSUPPORT)

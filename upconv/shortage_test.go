@@ -44,21 +44,21 @@ func TestShortageEnds(t *testing.T) {
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &none, nil); err != nil {
 		t.Fatal(err)
 	}
-	raw = w.outbox(&call{}, current, here)
+	ok := w.outbox(&call{}, current, here)
 	open := s.receivers.open()
 	w.newWitnesses()
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
 		t.Fatal(err)
 	}
-	if raw >= 0 || open != unix.EMFILE || w.witnesses >= 0 {
-		t.Fatalf("without descriptors: %d, %v, %d", raw, open, w.witnesses)
+	if ok || open != unix.EMFILE || w.witnesses >= 0 {
+		t.Fatalf("without descriptors: %v, %v, %d", ok, open, w.witnesses)
 	}
 
-	if raw := w.outbox(&call{}, current, here); may == 0 && raw < 0 {
+	if ok := w.outbox(&call{}, current, here); may == 0 && !ok {
 		t.Error("there is no socket to hand on through")
 	}
-	if raw, ok := s.companions.raw[netns]; !ok || (may == 0) != (raw >= 0) {
-		t.Errorf("remembered: %d %v", raw, ok)
+	if raw, ok := s.companions.raw[netns]; !ok || (may == 0) != (raw.v4 >= 0) || (may == 0) != (raw.v6 >= 0) {
+		t.Errorf("remembered: %+v %v", raw, ok)
 	}
 	if errno := s.receivers.open(); errno != 0 {
 		t.Errorf("receivers: %v", errno)

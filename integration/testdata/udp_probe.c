@@ -1879,6 +1879,67 @@ static void both_at_once(void) {
 	}
 }
 
+// queued has an answer come from 127.0.0.1, and receives it when the socket has sent elsewhere, or has been connected.
+static void queued(void) {
+	struct sockaddr_in here;
+	int at = local(&here);
+	for (int connects = 0; connects < 2; connects++) {
+		int fd = udp(0);
+		saying(fd, &here, "to 127.0.0.1");
+		bounce(at, "and back");
+		wait_for(fd, POLLIN);
+		if (connects) {
+			result("connect", conn_to(fd, &dst));
+			result("send", send(fd, "echo", 4, 0));
+		} else
+			saying(fd, &dst, "echo");
+		gather("answers", fd, 2);
+	}
+}
+
+// three_ways has one socket talk with three peers, which answer when another one has been sent to.
+static void three_ways(void) {
+	struct sockaddr_in here, across = dst;
+	int at = local(&here), fd = udp(0);
+	inet_pton(AF_INET, extra[0], &across.sin_addr);
+	for (int i = 0; i < 3; i++) {
+		saying(fd, &dst, "echo");
+		saying(fd, &across, "echo");
+		saying(fd, &here, "to 127.0.0.1");
+		saying(fd, &across, "delay 20");
+		bounce(at, "and back");
+		saying(fd, &dst, "echo again");
+		gather("answers", fd, 5);
+	}
+}
+
+// both_families has an AF_INET6 socket talk with an IPv6 peer and with an IPv4 one. Each answers when the other has been sent to.
+static void both_families(void) {
+	struct sockaddr_in6 here = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT}, there = mapped(&dst), from;
+	int at = socket(AF_INET6, SOCK_DGRAM, 0), fd = socket(AF_INET6, SOCK_DGRAM, 0);
+	char data[50];
+	socklen_t length = sizeof here;
+	if (bind(at, (struct sockaddr *)&here, sizeof here) || getsockname(at, (struct sockaddr *)&here, &length))
+		die("bind to ::1");
+	for (int i = 0; i < 3; i++) {
+		to6(fd, &there, "echo");
+		result("send to ::1", to6(fd, &here, "to ::1"));
+		wait_for(at, POLLIN);
+		length = sizeof from;
+		long n = recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+		printf("at ::1: \"%.*s\" from %s\n", (int)n, data, who(&from, length));
+		result("send", to6(fd, &there, "echo again"));
+		sendto(at, data, n, 0, (struct sockaddr *)&from, length); // an odd length, and
+		sendto(at, data, n - 1, 0, (struct sockaddr *)&from, length);
+		gather("answers", fd, 4);
+	}
+	result("connect", connect(fd, (struct sockaddr *)&there, sizeof there));
+	result("a short address", sendto(fd, "log", 3, 0, (struct sockaddr *)&there, 20));
+	result("send", send(fd, "echo", 4, 0));
+	got("recvfrom", fd);
+	nothing_more(fd);
+}
+
 // late has an answer come back from 127.0.0.1 after the socket has sent elsewhere, and without another send. With an argument, it
 // has gone back and forth before, and another socket is bound in between.
 static void late(void) {
@@ -2514,7 +2575,7 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there}, {"beside", beside}, {"set-back", set_back},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"queued", queued}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
 		{"late", late}, {"watched", watched}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port}, {"departed", departed},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
