@@ -594,6 +594,51 @@ func unixgram(t *testing.T) (path string) {
 	return path
 }
 
+// TestUDPUnixWithoutName sends to a Unix socket without saying where to, and with control messages: that says what it natively says, and no
+// descriptor goes along.
+func TestUDPUnixWithoutName(t *testing.T) {
+	u := newUDPLab(t)
+	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	args := []string{needProgram(t, python), "-c", `
+import errno, socket, struct, sys
+to = sys.argv[1], int(sys.argv[2])
+tos, rights = (socket.IPPROTO_IP, socket.IP_TOS), (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+def say(what, *call):
+    try: print(what, s.sendmsg(*call))
+    except OSError as e: print(what, errno.errorcode[e.errno])
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+say("first", [b"log"], [], 0, to)
+say("no name", [b"log"])
+say("IP_TOS", [b"log"], [tos + (struct.pack("i", 16),)], 0, to)
+say("no IP_TOS", [b"log"], [tos + (struct.pack("i", 1000),)], 0, to)
+say("SCM_RIGHTS", [b"log"], [rights + (struct.pack("i", 0),)], 0, to)
+s.connect(to)
+say("connected", [b"log"])
+say("connected, no IP_TOS", [b"log"], [tos + (struct.pack("i", 1000),)])
+say("connected, SCM_RIGHTS", [b"log"], [rights + (struct.pack("i", 0),)])
+say("connected, too long", [b"l" * 65508])
+`, serverAddr, u.port}
+	native := output(t, u.in(u.egress, args...))
+	if !strings.Contains(native, "no name EDESTADDRREQ") || !strings.Contains(native, "too long EMSGSIZE") {
+		t.Fatalf("natively it says %q", native)
+	}
+	if got := output(t, upconv(t, append([]string{"run", "--netns", u.origin, "--rule", serverAddr + "=unix:" + path, "--"}, args...)...)); got != native {
+		t.Errorf("it says\n%snatively\n%s", got, native)
+	}
+	for range strings.Count(native, " 3") {
+		data, rights := make([]byte, 10), make([]byte, 100)
+		n, length, _, _, err := conn.ReadMsgUnix(data, rights)
+		if err != nil || string(data[:n]) != "log" || length != 0 {
+			t.Errorf("the server gets %q with %d bytes of control messages, %v", data[:n], length, err)
+		}
+	}
+}
+
 // TestUDPUnixThenElsewhere has an AF_INET6 socket send to a Unix socket first: what then takes the place of that is an AF_INET6 one
 // again, with its port.
 func TestUDPUnixThenElsewhere(t *testing.T) {

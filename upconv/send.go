@@ -554,10 +554,11 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 			}
 		}
 	}
-	if !known || sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns) {
+	switch {
+	case x != nil: // whatever namespace a Unix socket is of
+	case !known || sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns):
 		return carryOn
-	}
-	if x == nil && sock.kind == unix.SOCK_DGRAM {
+	case sock.kind == unix.SOCK_DGRAM:
 		w.noteSettled(old, sock.netns)
 	}
 	return w.stay(c, e, old, sock, x, nil)
@@ -680,8 +681,8 @@ func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
 	translates := x != nil && !x.mapped
 	from := 0
-	if translates && x.family() != unix.AF_UNIX {
-		from = x.pass.family
+	if translates {
+		from = x.pass.family // for a Unix socket only to see what is wrong with them: they are left out
 	}
 	control, errno = w.sendControl(raw, c.compat, from)
 	switch {

@@ -99,6 +99,8 @@ func (x *crossing) asInet(e *event, errno unix.Errno) unix.Errno {
 	case unix.EACCES, unix.EPERM:
 		e.add(x.route.Target + ": " + errnoName(errno) + " for upconv")
 		return unix.EACCES
+	case unix.ENOTCONN: // of a send without a name
+		return unix.EDESTADDRREQ
 	}
 	return errno
 }
