@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -129,8 +130,8 @@ func TestDescriptorsExhausted(t *testing.T) {
 	})
 }
 
-// TestThreadsExhausted has a program use up what threads its user may have, of which the supervisor is one: it makes do with those
-// that it has.
+// TestThreadsExhausted has a program use up what threads its user may have. upconv, which is of the same user, makes do with those that
+// it has, also to pass signals on.
 func TestThreadsExhausted(t *testing.T) {
 	u := newUDPLab(t)
 	host, port := split(t, u.greet())
@@ -142,8 +143,27 @@ func TestThreadsExhausted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := append(slices.Concat(user, []string{bin, "run"}, how[1:]), "--", compileC(t, "stress_nproc.c", "gcc", "-static", "-pthread"), host, port, u.port, u.closed)
-			if code, out := status(t, u.in(how[0], args...)); code != 0 || out != "200\n" {
-				t.Errorf("exit status %d; %.2000s", code, out)
+			var out buffer
+			cmd := u.in(how[0], args...)
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error)
+			go func() { ended <- cmd.Wait() }()
+			for {
+				select {
+				case err := <-ended:
+					if err != nil || out.String() != "no more\n200\n" {
+						t.Errorf("%v; %.2000s", err, out.String())
+					}
+					return
+				case <-time.After(time.Millisecond):
+					if out.String() != "" {
+						cmd.Process.Signal(syscall.SIGWINCH)
+						cmd.Process.Signal(syscall.SIGCONT)
+					}
+				}
 			}
 		})
 	}

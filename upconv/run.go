@@ -112,6 +112,7 @@ func Run(cfg *Config) (status int, err error) {
 	}
 	// The command has these now. Held open here, a pipe would not end when the command closes it.
 	abandon(inherited)
+	haveThreads()
 	return f.run()
 }
 

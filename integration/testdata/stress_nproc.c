@@ -41,6 +41,12 @@ static int good(const char *what, int is)
 	return is;
 }
 
+static int asks(int fd, struct sockaddr_in *udp)
+{
+	struct pollfd p = {fd, POLLIN, 0};
+	return good("ask", sendto(fd, "echo", 4, 0, (struct sockaddr *)udp, sizeof *udp) == 4) && poll(&p, 1, 2000) == 1;
+}
+
 int main(int argc, char **argv)
 {
 	struct sockaddr_in server = {.sin_family = AF_INET}, udp, closed, here, from;
@@ -72,15 +78,16 @@ int main(int argc, char **argv)
 		fprintf(stderr, "%d threads: %m\n", count);
 		return 1;
 	}
+	printf("no more\n");
+	fflush(stdout);
 	for (int i = 0; i < 200; i++) {
 		int fd = socket(AF_INET, SOCK_STREAM, 0), ep = epoll_create1(0), other = socket(AF_INET, SOCK_STREAM, 0), ask = socket(AF_INET, SOCK_DGRAM, 0);
 		epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev);
-		struct pollfd p = {ask, POLLIN, 0};
 		length = sizeof from;
 		all += good("connect", connect(fd, (struct sockaddr *)&server, sizeof server) == 0) &&
 			good("refused", connect(other, (struct sockaddr *)&closed, sizeof closed) == -1 && errno == ECONNREFUSED) &&
 			good("sendto", sendto(shared, "echo", 4, 0, (struct sockaddr *)(i % 2 ? &udp : &here), sizeof udp) == 4) &&
-			good("ask", sendto(ask, "echo", 4, 0, (struct sockaddr *)&udp, sizeof udp) == 4) && good("poll", poll(&p, 1, 5000) == 1) &&
+			(asks(ask, &udp) || asks(ask, &udp) || good("poll", asks(ask, &udp))) && // a NAT64 may lose one
 			good("recvfrom", recvfrom(ask, data, sizeof data, 0, (struct sockaddr *)&from, &length) == 4);
 		close(fd);
 		close(ep);
