@@ -467,6 +467,56 @@ func TestUDPEvents(t *testing.T) {
 	u.lab.t = t
 }
 
+// TestUDPEventsOnce sees that there is one event for each destination of each socket, however many datagrams there are and wherever
+// the socket has been in between.
+func TestUDPEventsOnce(t *testing.T) {
+	u := newUDPLab(t)
+	const sends = `import ctypes, socket, sys
+to, other, unwanted, here = (sys.argv[1], int(sys.argv[2])), (sys.argv[1], int(sys.argv[3])), ("203.0.113.77", 9), ("127.0.0.1", 9)
+def fresh(): return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def send(s, *all):
+	for a in all:
+		try: s.sendto(b"log", a)
+		except ConnectionRefusedError: s.sendto(b"log", a) # by here, the time before
+		except PermissionError: pass
+class Vector(ctypes.Structure): _fields_ = [("base", ctypes.c_char_p), ("length", ctypes.c_size_t)]
+class Message(ctypes.Structure): _fields_ = [("name", ctypes.c_char_p), ("namelen", ctypes.c_size_t), ("vectors", ctypes.POINTER(Vector)),
+	("count", ctypes.c_size_t), ("control", ctypes.c_void_p), ("controllen", ctypes.c_size_t), ("flags", ctypes.c_size_t), ("length", ctypes.c_size_t)]
+def several(s, *all):
+	messages = (Message * len(all))(*(Message((2).to_bytes(2, "little") + port.to_bytes(2, "big") + socket.inet_aton(host) + bytes(8), 16,
+		ctypes.pointer(Vector(b"log", 3)), 1) for host, port in all))
+	assert ctypes.CDLL(None).sendmmsg(s.fileno(), messages, len(all), 0) == len(all)
+`
+	for name, c := range map[string]struct {
+		script string
+		want   []string // by the letters of: to, other, unwanted, here
+	}{
+		"new sockets":       {"for i in range(3): s = fresh(); send(s, to, to); s.close()", []string{"t", "t", "t"}},
+		"new sockets, here": {"for i in range(3): s = fresh(); send(s, here); s.close()", []string{"h", "h", "h"}},
+		"to and fro":        {"s = fresh()\nfor i in range(5): send(s, to, here, other)", []string{"t", "h", "o"}},
+		"refused":           {"s = fresh()\nfor i in range(5): send(s, to, unwanted)", []string{"t", "u"}},
+		"sendmmsg":          {"s = fresh()\nfor i in range(3): several(s, to, other, to)", []string{"t", "o"}},
+	} {
+		for _, at := range []string{"connect", "socket"} {
+			t.Run(name+"/"+at, func(t *testing.T) {
+				u.lab.t = t
+				cmd, events := u.flags([]string{"--netns", u.origin, "--rule", "203.0.113.77=reject:EPERM", "--via", "netns:" + u.egress, "--swap-at", at},
+					needProgram(t, python), "-c", sends+c.script, serverAddr, u.port, u.other)
+				output(t, cmd)
+				letters := map[string]string{net.JoinHostPort(serverAddr, u.port): "t", net.JoinHostPort(serverAddr, u.other): "o", "203.0.113.77:9": "u", "127.0.0.1:9": "h"}
+				var got []string
+				for _, e := range events() {
+					got = append(got, letters[e.Dst])
+				}
+				if !slices.Equal(got, c.want) {
+					t.Errorf("events %v, want %v", got, c.want)
+				}
+			})
+		}
+	}
+	u.lab.t = t
+}
+
 // TestUDPEventsDirect is about datagram sockets that are left alone: their events tell UDP, and the rule for that.
 func TestUDPEventsDirect(t *testing.T) {
 	u := newUDPLab(t)

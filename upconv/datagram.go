@@ -184,6 +184,7 @@ func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, race
 // or sends w.out. raced is as for route.
 func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
 	route, sock := e.decision.Route, &w.socketInfo
+	e.from = old
 	known := examineDatagram(old, sock)
 	crossed := false
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
@@ -216,8 +217,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	case family == unix.AF_INET6 && sock.domain == unix.AF_INET:
 		return answer(unix.EAFNOSUPPORT), false
 	case route.Kind == Reject:
-		w.s.events.record(e, route.Errno)
-		return answer(route.Errno), false
+		return w.finished(e, route.Errno), false
 	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
@@ -427,6 +427,9 @@ func (s *Supervisor) manyTags() bool {
 }
 
 func (w *worker) finished(e *event, errno unix.Errno) outcome {
+	if e.c.sends {
+		return w.sent(e, errno)
+	}
 	w.s.events.record(e, errno)
 	return answer(errno)
 }
@@ -486,9 +489,8 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 func (p *passport) deaf(fd int) bool { return p.connected && !isConnected(fd) }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not been used yet.
-func (w *worker) noteMoved(e *event, replacement int) {
+func (w *worker) noteMoved(replacement int) {
 	w.s.moved.Store(true)
-	e.moved = true
 	if w.s.isEgress(w.s.origin.cookie) {
 		w.s.made.add(replacement)
 	}

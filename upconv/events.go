@@ -44,8 +44,8 @@ type event struct {
 	dst      netip.AddrPort
 	proto    Proto
 	decision Decision
-	local    int  // the new socket, still open; 0: none
-	moved    bool // a datagram socket has been replaced for it
+	local    int // the new socket, still open; 0: none
+	from     int // a copy of the socket that is sent through, before anything has taken its place; 0: none
 	note     string
 }
 

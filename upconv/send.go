@@ -377,12 +377,20 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 		}
 	}
 	if w.s.events != nil {
+		// Which socket it is has not mattered yet.
+		stream, out := w.isStream(c)
+		if stream {
+			return out, true
+		}
 		for i := range o.messages {
 			if _, dst, ok := sendDestination(o.messages[i].name); ok {
-				e := event{began: w.now(), c: c, dst: dst, proto: UDP, decision: w.decideDatagram(dst)}
+				e := event{began: w.now(), c: c, dst: dst, from: o.fd, proto: UDP, decision: w.decideDatagram(dst)}
 				w.recordSend(&e, 0)
 			}
 		}
+		w.retag(c, o.fd)
+		w.closeNow(o.fd)
+		o.fd = -1
 	}
 	return carryOn, true
 }
@@ -614,11 +622,12 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		}
 		return w.sent(e, errno)
 	}
-	w.recordSend(e, 0)
 	if !o.many() {
+		w.recordSent(e, 1)
 		o.sent++
 		return outcome{answered: true, value: int64(value)}
 	}
+	w.recordSent(e, value)
 	o.sent += value
 	w.tellLengths(c, value)
 	return answer(0)
@@ -853,25 +862,50 @@ func (w *worker) sent(e *event, errno unix.Errno) outcome {
 	return answer(errno)
 }
 
-// recordSend records where a thread's descriptor sends to, when that is new.
+// recordSend records where a socket sends to, when that is new.
 func (w *worker) recordSend(e *event, errno unix.Errno) {
 	if w.s.events == nil || !e.dst.IsValid() {
 		return
 	}
-	key := sendKey{e.c.tid, e.c.fd, e.dst, errno}
-	slot := &w.s.sends[(uint(e.c.tid)*31+uint(e.c.fd)*7+uint(e.dst.Port())+uint(e.dst.Addr().As16()[15]))%uint(len(w.s.sends))]
-	if before := slot.Load(); before != nil && *before == key && e.note == "" && !e.moved {
-		return
+	fd := e.local
+	if fd == 0 {
+		fd = e.from
+	}
+	key := sendKey{cookieOf(fd), e.dst, errno, e.note}
+	slot := &w.s.sends[(uint(key.cookie)*7+uint(e.dst.Port())+uint(e.dst.Addr().As16()[15]))%uint(len(w.s.sends))]
+	if before := slot.Load(); before != nil {
+		if key.note == "" {
+			key.note = before.note // which has been told
+		}
+		if *before == key {
+			return
+		}
+		key.note = e.note
 	}
 	slot.Store(&key)
 	w.s.events.record(e, errno)
 }
 
-// sendKey is what one event stands for, however many datagrams follow.
+// recordSent is recordSend for the first n messages, which have gone the same way as e.dst, the first one's.
+func (w *worker) recordSent(e *event, n int) {
+	w.recordSend(e, 0)
+	if w.s.events == nil || !e.dst.IsValid() {
+		return
+	}
+	for _, m := range w.out.messages[1:max(n, 1)] {
+		if _, dst, ok := sendDestination(m.name); ok && dst != e.dst {
+			e.dst, e.decision, e.note = dst, w.decideDatagram(dst), ""
+			w.recordSend(e, 0)
+		}
+	}
+}
+
+// sendKey is what one event stands for, however many datagrams follow. The socket is told by its cookie.
 type sendKey struct {
-	tid, fd int
-	dst     netip.AddrPort
-	errno   unix.Errno
+	cookie uint64
+	dst    netip.AddrPort
+	errno  unix.Errno
+	note   string
 }
 
 // begin empties o.

@@ -36,8 +36,8 @@ func newExplain() *cobra.Command {
 the program is told of it. Nothing is run and nothing connected to. (For nat64:auto the resolvers are asked for the
 prefix, as upconv run would ask them.)
 
-The flags are those of upconv run. DEST is an IPv4 address. Without a PORT all ports are explained, and where
-they differ each range of its own.
+The flags are those of upconv run; for its --isolate say --via netns:host. DEST is an IPv4 address. Without a PORT
+all ports are explained, and where they differ each range of its own.
 
 The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 		Example: `  upconv explain --config policy.yaml 203.0.113.7:443

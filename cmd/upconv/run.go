@@ -60,6 +60,7 @@ that is local brings it back: for programs that set options that must be on the 
 that send many datagrams without connect(2). All routes must be direct, reject or to one and the same netns. With --udp
 connected nothing looks at what is sent without connect(2): it is at full speed, all of it leaves from that namespace, and
 what is for 127.0.0.1 arrives at that namespace's own 127.0.0.1. So that is for programs that send nothing there, or may.
+Without CAP_SYS_ADMIN it is for TCP only.
 
 The exit status is CMD's own; 128+N if signal N ended it; 125 if upconv failed before CMD ran; 126 if
 CMD could not be executed; 127 if it was not found.
