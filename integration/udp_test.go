@@ -336,6 +336,7 @@ var udpCases = []udpCase{
 var udpAtBest = []udpCase{
 	{args: []string{"both-at-once"}, want: "answers: 2 of 2"},
 	{args: []string{"both-families"}, want: "answers: 4 of 4; a short address: -1 EINVAL; recvfrom: 4 bytes from ::ffff:203.0.113.10 the server: \"echo\""},
+	{args: []string{"by-turns"}, want: "connect: 0; connect: -1 EINVAL; send \"log\": 3; send \"log\": -1 EINVAL"},
 	{args: []string{"queued"}, privileged: true, want: "answers: 2 of 2"},
 	{args: []string{"late"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},

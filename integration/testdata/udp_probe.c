@@ -1731,6 +1731,32 @@ static void both_at_once(void) {
 	}
 }
 
+// by_turns connects one socket to two peers, again and again. Its address is what it got the first time: with that of 127.0.0.1 nobody
+// else is reached.
+static void by_turns(void) {
+	struct sockaddr_in here;
+	int at = local(&here);
+	for (int i = 0; i < 2; i++) {
+		int fd = udp(0);
+		for (int turn = i; turn < 5; turn++) {
+			if (turn % 2)
+				result("connect to 127.0.0.1", conn_to(fd, &here));
+			else if (result("connect", conn_to(fd, &dst)))
+				continue;
+			result("send", send(fd, "echo", 4, 0));
+			if (turn % 2) {
+				struct sockaddr_in from;
+				socklen_t length = sizeof from;
+				char data[10];
+				wait_for(at, POLLIN);
+				sendto(at, data, recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length), 0, (struct sockaddr *)&from, length);
+			}
+			got("recvfrom", fd);
+		}
+		saying(fd, &dst, "log");
+	}
+}
+
 // queued has an answer come from 127.0.0.1, and receives it when the socket has sent elsewhere, or has been connected.
 static void queued(void) {
 	struct sockaddr_in here;
@@ -2405,7 +2431,7 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"queued", queued}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"by-turns", by_turns}, {"queued", queued}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
 		{"late", late}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
