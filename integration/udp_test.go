@@ -304,6 +304,7 @@ var udpCases = []udpCase{
 	{args: []string{"bad"}, want: `send: -1 EDESTADDRREQ; a short address: -1 EINVAL; a bad address: -1 EFAULT; bad data: -1 EFAULT; AF_UNSPEC: 11; port 0: -1 EINVAL; send "log": -1 EPIPE; recv again: 0`},
 	{args: []string{"bound", "23456"}, want: "the server has seen that port; bind another to it: -1 EADDRINUSE; bind another to it after: 0"},
 	{args: []string{"killed", "23459"}, want: "killed: taken 0 times; ended: taken 0 times"},
+	{args: []string{"survived"}, want: "lost: 0"},
 	{args: []string{"bound-to-loopback"}, routes: []string{"netns"}, want: `send "log": -1 EINVAL`},
 	{args: []string{"reuseport", "23457"}, want: "8 answers, 8 with the port"},
 	{args: []string{"mapped"}, want: `recvfrom: 6 bytes from ::ffff:203.0.113.10 the server: "echo 1"; IPV6_V6ONLY: -1 ENETUNREACH; recv: -1 ECONNREFUSED; IPV6_PKTINFO: -1 EINVAL; ::ffff:203.0.113.254: -1 ENETUNREACH`},
@@ -340,6 +341,7 @@ var udpCases = []udpCase{
 var udpAtBest = []udpCase{
 	{args: []string{"both-at-once"}, want: "answers: 2 of 2"},
 	{args: []string{"both-families"}, want: "answers: 4 of 4; a short address: -1 EINVAL; recvfrom: 4 bytes from ::ffff:203.0.113.10 the server: \"echo\""},
+	{args: []string{"by-turns"}, want: "connect: 0; connect: -1 EINVAL; send \"log\": 3; send \"log\": -1 EINVAL"},
 	{args: []string{"queued"}, privileged: true, want: "answers: 2 of 2"},
 	{args: []string{"late"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},

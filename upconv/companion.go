@@ -60,8 +60,6 @@ type group struct {
 	netns uint64 // of the one in use
 	name  netip.AddrPort
 	kept  []companion
-	// The first connect(2) gives a socket its address, until it is disconnected. That was in a companion's namespace.
-	addressed bool
 }
 
 type companion struct {
@@ -201,18 +199,6 @@ func (k *companions) take(old int, at place) (fd int, ok bool) {
 	return -1, false
 }
 
-// addressed reports whether the socket of which fd is a copy would natively have the address that a connect(2) in another namespace
-// than its own gave it.
-func (k *companions) addressed(fd int) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.groups) == 0 {
-		return false
-	}
-	g := k.groups[cookieOf(fd)]
-	return g != nil && g.addressed
-}
-
 // discard receives what has come for a socket.
 func discard(fd int) {
 	var buf [1]byte
@@ -252,7 +238,7 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 	}
 	delete(k.groups, before)
 	k.lastID++
-	g.id, g.netns, g.addressed = k.lastID, netnsCookie(current), isConnected(old)
+	g.id, g.netns = k.lastID, netnsCookie(current)
 	g.name = netip.AddrPort{}
 	var now socket
 	if examineDatagram(current, &now) {

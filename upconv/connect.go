@@ -259,6 +259,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	w.s.swapped.Store(true)
 	if sock.kind != unix.SOCK_STREAM {
 		w.noteMoved(replacement)
+		if sock.connected && egress == nil && x == nil {
+			w.s.returned.add(replacement)
+		}
 		if egress != nil && sock.kind == unix.SOCK_DGRAM {
 			w.noteSettled(replacement, egress.cookie)
 		}

@@ -270,10 +270,11 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 	if sock.bound && isConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which the kernel does not tell.
 		addr, _ := netip.AddrFromSlice(sock.address())
-		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != Direct && !w.s.companions.addressed(old) {
-			return answer(unix.EINVAL), false // as from there nothing else is reached
+		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != Direct && !w.s.returned.has(old) {
+			return answer(unix.EINVAL), false // as from there nothing else is reached, unless it was connected to another peer first
 		}
 		clear(sock.address())
+		sock.connected = true
 		if c.sends && x == nil && sock.kind == unix.SOCK_DGRAM {
 			return w.sendBeside(c, e, old, sock, egress)
 		}
@@ -502,8 +503,8 @@ func isConnected(fd int) bool {
 	return socketName(fd, true, &name)
 }
 
-// madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of others. It is for
-// policies whose egress is the origin, where nothing else tells. It may forget.
+// madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of others. It is for those of the origin,
+// where nothing else tells. It may forget.
 type madeSockets [1024]atomic.Uint64
 
 func cookieOf(fd int) (cookie uint64) {

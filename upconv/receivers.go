@@ -156,6 +156,10 @@ func (p *receiver) ready(b *receiveBuffers, events uint32) {
 	if p.over {
 		return
 	}
+	if p.s.listener.Valid(p.c.id) != nil { // killed: what has come is for others who have the socket
+		p.finish(p.end(unix.EINTR))
+		return
+	}
 	if events&unix.EPOLLRDHUP != 0 {
 		p.shutdown = true
 	}

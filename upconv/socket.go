@@ -24,6 +24,8 @@ type socket struct {
 	name    [sizeofSockaddrIn6]byte
 	nameLen uint32
 	bound   bool
+	// connected is whether a datagram socket was when it was moved.
+	connected bool
 	// untouched is whether untouchedUDP says so, and often what else.
 	untouched bool
 	often     int

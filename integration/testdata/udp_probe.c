@@ -1553,6 +1553,30 @@ static void killed(void) {
 }
 
 // here_and_there talks to 127.0.0.1 and to the server with one socket.
+// survived has a process killed that waits for a datagram, with a socket that another one has too. What comes then is for that one.
+static void survived(void) {
+	int fd = udp(0), lost = 0;
+	char data[50];
+	saying(fd, &dst, "echo");
+	got("recvfrom", fd);
+	for (int i = 0; i < 30; i++) {
+		struct sockaddr_in from;
+		socklen_t length = sizeof from;
+		pid_t child = fork();
+		if (child == 0) {
+			recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+			_exit(0);
+		}
+		until_asleep(child);
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+		to(fd, &dst, "echo");
+		if (!comes(fd) || recvfrom(fd, data, sizeof data, MSG_DONTWAIT, (struct sockaddr *)&from, &length) != 4)
+			lost++;
+	}
+	printf("lost: %d\n", lost);
+}
+
 static void here_and_there(void) {
 	struct sockaddr_in here;
 	for (int first = 0; first < 2; first++) {
@@ -1876,6 +1900,32 @@ static void both_at_once(void) {
 		saying(fd, &here, "to 127.0.0.1");
 		bounce(at, "and back");
 		gather("answers", fd, 2);
+	}
+}
+
+// by_turns connects one socket to two peers, again and again. Its address is what it got the first time: with that of 127.0.0.1 nobody
+// else is reached.
+static void by_turns(void) {
+	struct sockaddr_in here;
+	int at = local(&here);
+	for (int i = 0; i < 2; i++) {
+		int fd = udp(0);
+		for (int turn = i; turn < 5; turn++) {
+			if (turn % 2)
+				result("connect to 127.0.0.1", conn_to(fd, &here));
+			else if (result("connect", conn_to(fd, &dst)))
+				continue;
+			result("send", send(fd, "echo", 4, 0));
+			if (turn % 2) {
+				struct sockaddr_in from;
+				socklen_t length = sizeof from;
+				char data[10];
+				wait_for(at, POLLIN);
+				sendto(at, data, recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length), 0, (struct sockaddr *)&from, length);
+			}
+			got("recvfrom", fd);
+		}
+		saying(fd, &dst, "log");
 	}
 }
 
@@ -2572,10 +2622,10 @@ int main(int argc, char **argv) {
 	struct { const char *name; void (*f)(void); } cases[] = {
 		{"connected", connected}, {"unconnected", unconnected}, {"nonblocking", nonblocking}, {"iovecs", iovecs}, {"several", several}, {"more", more},
 		{"segment", segment}, {"controls", controls}, {"infos", infos}, {"empty", empty}, {"sizes", sizes},
-		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
+		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"survived", survived}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there}, {"beside", beside}, {"set-back", set_back},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"queued", queued}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"by-turns", by_turns}, {"queued", queued}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
 		{"late", late}, {"watched", watched}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port}, {"departed", departed},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
