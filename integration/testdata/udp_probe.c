@@ -2228,6 +2228,14 @@ static void untouched(void) {
 		saying(passed, &dst, "echo");
 		got("recvfrom", passed);
 		close(passed);
+		static char large[100000];
+		part = (struct iovec){(void *)8, 6};
+		int lonely = socket(AF_UNIX, kinds[k], 0);
+		msg = (struct msghdr){.msg_iov = &part, .msg_iovlen = 1, .msg_control = large, .msg_controllen = sizeof large};
+		result("large and empty control messages", sendmsg(pair[0], &msg, MSG_DONTWAIT));
+		msg.msg_controllen = 0;
+		result("bad data for nobody", sendmsg(lonely, &msg, MSG_DONTWAIT | MSG_NOSIGNAL));
+		close(lonely);
 		struct ucred cred = {getpid(), getuid(), getgid()};
 		part = (struct iovec){"cred", 4};
 		msg = (struct msghdr){.msg_iov = &part, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = CMSG_SPACE(sizeof cred)};
