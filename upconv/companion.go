@@ -40,7 +40,13 @@ type companions struct {
 	// inbox is an epoll set of the sockets that are kept and whose datagrams can be handed on.
 	inbox int
 	kept  map[int32]*group // by the descriptor in inbox
-	raw   map[uint64]int   // by namespace: a socket to hand on through; -1: not permitted
+	raw   map[outbox]int   // a socket to hand on through; -1: not permitted
+}
+
+// outbox is what a socket is for that packets are handed on through.
+type outbox struct {
+	netns  uint64
+	family int
 }
 
 // group is a socket in use and its companions, one a namespace.
@@ -282,7 +288,7 @@ func (k *companions) open() bool {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		k.most = int(min(maxCompanions, limit.Cur/2))
 	}
-	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]int{}
+	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[outbox]int{}
 	go k.handOn()
 	go func() {
 		for range time.Tick(sweeping) {
@@ -338,7 +344,7 @@ func (k *companions) registered() (text []byte, ok bool) {
 // handOn hands on what comes for companions, for ever.
 func (k *companions) handOn() {
 	events := make([]unix.EpollEvent, 16)
-	packet := make([]byte, ipv4Header+udpHeader+maxLength)
+	packet := make([]byte, maxHandedOn)
 	for {
 		n, err := unix.EpollWait(k.inbox, events, -1)
 		if err != nil && err != unix.EINTR {
@@ -356,23 +362,31 @@ func (k *companions) handOn() {
 
 const (
 	ipv4Header = 20
+	ipv6Header = 40
 	udpHeader  = 8
+
+	maxHandedOn = ipv6Header + udpHeader + maxLength
 )
 
-// drain hands on what has come for a socket to the one with a name in a namespace.
+// drain hands on what has come for a socket to the one with a name in a namespace. packet has room for maxHandedOn.
 func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byte) {
-	raw, ok := k.raw[netns]
-	if !ok || raw < 0 || to.Port() == 0 {
+	raw4, ok := k.raw[outbox{netns, unix.AF_INET}]
+	if !ok || raw4 < 0 || to.Port() == 0 {
 		return
 	}
-	dst := to.Addr()
-	if !dst.Is4() || dst.IsUnspecified() {
-		dst = loopback4
+	raw6, ok := k.raw[outbox{netns, unix.AF_INET6}]
+	if !ok {
+		raw6 = -1
 	}
+	const data = ipv6Header + udpHeader // where that begins in packet
+
 	for range 64 { // at a time
-		n, from, err := unix.Recvfrom(fd, packet[ipv4Header+udpHeader:], unix.MSG_DONTWAIT)
+		n, from, err := unix.Recvfrom(fd, packet[data:], unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {
 			return // nothing more
+		}
+		if err != nil {
+			continue // of an error of the socket nobody is told
 		}
 		var src netip.AddrPort
 		switch from := from.(type) {
@@ -381,42 +395,83 @@ func (k *companions) drain(fd int, netns uint64, to netip.AddrPort, packet []byt
 		case *unix.SockaddrInet6:
 			src = netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
 		}
-		length := ipv4Header + udpHeader + n
-		if err != nil || !src.Addr().Is4() || length > maxLength {
-			continue // of an error of the socket nobody is told
+		switch {
+		case src.Addr().Is4() && ipv4Header+udpHeader+n <= maxLength:
+			handOn4(raw4, src, to, packet[data-udpHeader-ipv4Header:data+n])
+		case src.Addr().Is6() && raw6 >= 0 && udpHeader+n <= maxLength:
+			handOn6(raw6, src, to, packet[:data+n])
 		}
-		// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
-		h := packet[:ipv4Header+udpHeader]
-		clear(h)
-		h[0], h[8], h[9] = 4<<4|ipv4Header/4, 64, unix.IPPROTO_UDP
-		binary.BigEndian.PutUint16(h[2:], uint16(length))
-		s4, d4 := src.Addr().As4(), dst.As4()
-		copy(h[12:], s4[:])
-		copy(h[16:], d4[:])
-		binary.BigEndian.PutUint16(h[20:], src.Port())
-		binary.BigEndian.PutUint16(h[22:], to.Port())
-		binary.BigEndian.PutUint16(h[24:], uint16(udpHeader+n))
-		unix.Sendto(raw, packet[:length], unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
 	}
 	if k.kept[int32(fd)] != nil {
 		k.watch(unix.EPOLL_CTL_MOD, fd) // there may be more
 	}
 }
 
+// handOn4 sends a packet, of which all but the headers is there, through a raw socket to a name of its namespace.
+func handOn4(raw int, src, to netip.AddrPort, packet []byte) {
+	dst := to.Addr()
+	if !dst.Is4() || dst.IsUnspecified() {
+		dst = loopback4
+	}
+	// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
+	h := packet[:ipv4Header]
+	clear(h)
+	h[0], h[8], h[9] = 4<<4|ipv4Header/4, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(h[2:], uint16(len(packet)))
+	s4, d4 := src.Addr().As4(), dst.As4()
+	copy(h[12:], s4[:])
+	copy(h[16:], d4[:])
+	putUDP(packet[ipv4Header:], src, to)
+	unix.Sendto(raw, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
+}
+
+// handOn6 is handOn4 for IPv6.
+func handOn6(raw int, src, to netip.AddrPort, packet []byte) {
+	dst := to.Addr()
+	if !dst.Is6() || dst.IsUnspecified() {
+		dst = netip.IPv6Loopback()
+	}
+	// RFC 8200. Here UDP must have a checksum: over both addresses, its length, its number and all of it.
+	h, rest := packet[:ipv6Header], packet[ipv6Header:]
+	clear(h)
+	h[0], h[6], h[7] = 6<<4, unix.IPPROTO_UDP, 64
+	binary.BigEndian.PutUint16(h[4:], uint16(len(rest)))
+	s16, d16 := src.Addr().As16(), dst.As16()
+	copy(h[8:], s16[:])
+	copy(h[24:], d16[:])
+	putUDP(rest, src, to)
+	more := len(rest) + unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(rest[6:], uint16(more&0xffff+more>>16))
+	sum := checksum(packet[8:])
+	if sum == 0 {
+		sum = 0xffff
+	}
+	binary.BigEndian.PutUint16(rest[6:], sum)
+	unix.Sendto(raw, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet6{Addr: d16})
+}
+
+// putUDP puts the header of a UDP packet, without a checksum.
+func putUDP(packet []byte, src, to netip.AddrPort) {
+	binary.BigEndian.PutUint16(packet, src.Port())
+	binary.BigEndian.PutUint16(packet[2:], to.Port())
+	binary.BigEndian.PutUint16(packet[4:], uint16(len(packet)))
+	binary.BigEndian.PutUint16(packet[6:], 0)
+}
+
 // outbox returns a socket to hand on through in the namespace of the socket in use, or -1.
-func (w *worker) outbox(c *call, current int, egress *egress) int {
-	k, netns := &w.s.companions, netnsCookie(current)
+func (w *worker) outbox(c *call, current int, egress *egress, family int) int {
+	k, box := &w.s.companions, outbox{netnsCookie(current), family}
 	k.mu.Lock()
-	raw, ok := k.raw[netns]
+	raw, ok := k.raw[box]
 	k.mu.Unlock()
 	if ok {
 		return raw
 	}
 	var errno unix.Errno
 	if egress == nil {
-		raw, errno = w.inOrigin(c.tid, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		raw, errno = w.inOrigin(c.tid, family, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	} else {
-		raw, errno = w.socket(egress, unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		raw, errno = w.socket(egress, family, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	}
 	if errno != 0 {
 		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
@@ -433,20 +488,23 @@ func (w *worker) outbox(c *call, current int, egress *egress) int {
 		}
 		return -1
 	}
-	if other, ok := k.raw[netns]; ok { // another worker was faster
+	if other, ok := k.raw[box]; ok { // another worker was faster
 		if raw >= 0 {
 			closeFD(raw)
 		}
 		return other
 	}
-	k.raw[netns] = raw
+	k.raw[box] = raw
 	return raw
 }
 
 // setAside takes ownership of old, in whose place current has been put: to keep it, or if both are in one namespace, where
 // they cannot both have the port, to hand on what has come for it.
 func (w *worker) setAside(c *call, old, current int, sock *socket, egress *egress) {
-	raw := w.outbox(c, current, egress)
+	raw := w.outbox(c, current, egress, unix.AF_INET)
+	if raw >= 0 && sock.domain == unix.AF_INET6 {
+		w.outbox(c, current, egress, unix.AF_INET6)
+	}
 	if netnsCookie(current) != sock.netns {
 		w.s.companions.keep(old, current, sock, raw)
 		return
@@ -455,7 +513,7 @@ func (w *worker) setAside(c *call, old, current int, sock *socket, egress *egres
 		k := &w.s.companions
 		k.mu.Lock()
 		addr, _ := netip.AddrFromSlice(sock.address())
-		k.drain(old, sock.netns, netip.AddrPortFrom(addr.Unmap(), sock.port()), make([]byte, ipv4Header+udpHeader+maxLength))
+		k.drain(old, sock.netns, netip.AddrPortFrom(addr.Unmap(), sock.port()), make([]byte, maxHandedOn))
 		k.mu.Unlock()
 	}
 	closeFD(old)

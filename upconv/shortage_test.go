@@ -44,7 +44,7 @@ func TestShortageEnds(t *testing.T) {
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &none, nil); err != nil {
 		t.Fatal(err)
 	}
-	raw = w.outbox(&call{}, current, here)
+	raw = w.outbox(&call{}, current, here, unix.AF_INET)
 	open := s.receivers.open()
 	w.newWitnesses()
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
@@ -54,10 +54,10 @@ func TestShortageEnds(t *testing.T) {
 		t.Fatalf("without descriptors: %d, %v, %d", raw, open, w.witnesses)
 	}
 
-	if raw := w.outbox(&call{}, current, here); may == 0 && raw < 0 {
+	if raw := w.outbox(&call{}, current, here, unix.AF_INET); may == 0 && raw < 0 {
 		t.Error("there is no socket to hand on through")
 	}
-	if raw, ok := s.companions.raw[netns]; !ok || (may == 0) != (raw >= 0) {
+	if raw, ok := s.companions.raw[outbox{netns, unix.AF_INET}]; !ok || (may == 0) != (raw >= 0) {
 		t.Errorf("remembered: %d %v", raw, ok)
 	}
 	if errno := s.receivers.open(); errno != 0 {
