@@ -345,6 +345,7 @@ var udpAtBest = []udpCase{
 	{args: []string{"queued"}, privileged: true, want: "answers: 2 of 2"},
 	{args: []string{"late"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
+	{args: []string{"late-six"}, want: `recvfrom: 4 bytes from [::1]: "aaaa"; recvfrom: 1 bytes from [::1]: "c"`},
 	{args: []string{"late-with-error"}, want: "SO_ERROR 111; recv: 4; upconv idles; recv: 4"},
 	{args: []string{"polling-threads"}, want: "thread 0 goes on; thread 1 goes on; thread 2 goes on; thread 3 goes on"},
 	{args: []string{"watched", "once"}, want: "all heard"},

@@ -342,7 +342,8 @@ func (w *worker) meansNothing(c *call) bool {
 	return !stream
 }
 
-// isStream reports whether the call is about something that is not a datagram socket. If not, a copy of that is in w.out.fd.
+// isStream reports whether the call is about something that is not a datagram socket, or one of another address family, of which nothing is
+// sent elsewhere. If not, a copy of that is in w.out.fd.
 func (w *worker) isStream(c *call) (is bool, out outcome) {
 	o := &w.out
 	if o.fd < 0 {
@@ -353,10 +354,13 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 		o.fd, o.known = fd, false // what was known is of the one before
 	}
 	if !o.known {
-		if o.netns = w.settledIn(o.fd); o.netns == 0 && !isDatagramType(typeOf(o.fd)) {
-			w.closeNow(o.fd)
-			o.fd = -1
-			return true, carryOn
+		if o.netns = w.settledIn(o.fd); o.netns == 0 {
+			domain := domainOf(o.fd)
+			if !isInet(domain) && !(domain == unix.AF_UNIX && w.s.needs.unix) || !isDatagramType(typeOf(o.fd)) {
+				w.closeNow(o.fd)
+				o.fd = -1
+				return true, carryOn
+			}
 		}
 	}
 	o.known = true

@@ -1842,6 +1842,28 @@ static void receiving_threads(void) {
 	puts("all received");
 }
 
+// late_six is late for a socket that talks IPv6, too: answers come from ::1.
+static void late_six(void) {
+	static const int lengths[] = {4, 0, 1, 999, 20000};
+	static char data[20000];
+	struct sockaddr_in6 here = {.sin6_family = AF_INET6, .sin6_addr = in6addr_loopback}, from, six = mapped(&dst);
+	socklen_t length = sizeof here;
+	int at = socket(AF_INET6, SOCK_DGRAM, 0), fd = socket(AF_INET6, SOCK_DGRAM, 0);
+	if (bind(at, (struct sockaddr *)&here, sizeof here) || getsockname(at, (struct sockaddr *)&here, &length))
+		die("bind to ::1");
+	result("to ::1", sendto(fd, "hello", 5, 0, (struct sockaddr *)&here, sizeof here));
+	wait_for(at, POLLIN);
+	recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+	for (int i = 0; i < 5; i++) {
+		result("elsewhere", sendto(fd, "echo", 4, 0, (struct sockaddr *)&six, sizeof six));
+		got("recvfrom", fd);
+		memset(data, 'a' + i, sizeof data);
+		result("answer", sendto(at, data, lengths[i], 0, (struct sockaddr *)&from, sizeof from));
+		got("recvfrom", fd);
+	}
+	nothing_more(fd);
+}
+
 static int events_socket;
 static unsigned how_to_wait;
 static atomic_int heard_in_thread;
@@ -2371,6 +2393,14 @@ static void untouched(void) {
 		saying(passed, &dst, "echo");
 		got("recvfrom", passed);
 		close(passed);
+		static char large[100000];
+		part = (struct iovec){(void *)8, 6};
+		int lonely = socket(AF_UNIX, kinds[k], 0);
+		msg = (struct msghdr){.msg_iov = &part, .msg_iovlen = 1, .msg_control = large, .msg_controllen = sizeof large};
+		result("large and empty control messages", sendmsg(pair[0], &msg, MSG_DONTWAIT));
+		msg.msg_controllen = 0;
+		result("bad data for nobody", sendmsg(lonely, &msg, MSG_DONTWAIT | MSG_NOSIGNAL));
+		close(lonely);
 		struct ucred cred = {getpid(), getuid(), getgid()};
 		part = (struct iovec){"cred", 4};
 		msg = (struct msghdr){.msg_iov = &part, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = CMSG_SPACE(sizeof cred)};
@@ -2626,7 +2656,7 @@ int main(int argc, char **argv) {
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there}, {"beside", beside}, {"set-back", set_back},
 		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"by-turns", by_turns}, {"queued", queued}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
-		{"late", late}, {"watched", watched}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port}, {"departed", departed},
+		{"late", late}, {"late-six", late_six}, {"watched", watched}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port}, {"departed", departed},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
 	};
