@@ -318,7 +318,7 @@ var udpCases = []udpCase{
 	{args: []string{"threads"}, want: "each with a socket: 400 answers; with one socket: 200 answers"},
 	{args: []string{"here-and-there"}, want: `at 127.0.0.1: "to 127.0.0.1" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
 	{args: []string{"beside"}, want: `at 127.0.0.1: "to 127.0.0.1"; of 203.0.113.10 the server, SO_BROADCAST 1; sendmmsg: 2; send "log": -1 EPIPE`},
-	{args: []string{"beside", "again"}, routes: []string{"netns"}, want: `connect to 127.0.0.1: 0; at 127.0.0.1: "and here"; connect: 0`},
+	{args: []string{"beside", "again"}, want: `connect to 127.0.0.1: 0; at 127.0.0.1: "and here"; connect: 0`},
 	{args: []string{"set-back"}, want: "SO_RCVTIMEO 0; 0/2 64"},
 	{args: []string{"many-here-and-there"}, want: "sendmmsg: 128; 64 here"},
 	{args: []string{"multicast", "23458"}, want: `at 127.0.0.1: "to the group" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},

@@ -275,8 +275,8 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 		clear(sock.address())
 		sock.connected = true
-		if c.sends && x == nil && sock.kind == unix.SOCK_DGRAM {
-			return w.sendBeside(c, e, old, sock, egress)
+		if c.sends && sock.kind == unix.SOCK_DGRAM {
+			return w.sendBeside(c, e, old, sock, egress, x)
 		}
 	}
 	if !w.alone {
@@ -309,10 +309,10 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 	return w.swap(c, e, old, sock, egress, x, sa)
 }
 
-// sendBeside sends to another namespace than the one that the socket old is connected in. A send does not end a connection, and what is
+// sendBeside sends to another place than the one that the socket old is connected in. A send does not end a connection, and what is
 // answered to it is not for a connected socket, which hears from its peer alone. So it is a companion that sends, and old stays.
-func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *egress) (out outcome, raced bool) {
-	fd, errno, raced := w.beside(c, e, old, sock, egress)
+func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (out outcome, raced bool) {
+	fd, errno, raced := w.beside(c, e, old, sock, egress, x)
 	switch {
 	case raced:
 		return out, true
@@ -321,37 +321,34 @@ func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *eg
 	}
 	w.closeNow(old)
 	w.done = append(w.done, fd)
-	if out = w.act(c, e, fd, sock, nil, nil); out.wait == nil {
+	if out = w.act(c, e, fd, sock, x, nil); out.wait == nil {
 		w.closeNow(fd)
 	}
 	return out, false
 }
 
-// beside returns a copy of the companion that the socket old has in an egress, or in the origin where that is nil, and sees to it
-// that there is one, like old.
-func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress) (fd int, errno unix.Errno, raced bool) {
+// beside returns a copy of the companion that the socket old has where egress and x lead, as for swap, and sees to it that there is
+// one, like old.
+func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, errno unix.Errno, raced bool) {
 	moving := &w.s.moving[inodeOf(old)%uint64(len(w.s.moving))]
 	moving.Lock()
 	defer moving.Unlock()
 	if w.see(c) && !w.saw(old) || !w.sighted && w.replaced(c, old) {
 		return -1, 0, true
 	}
-	to := w.to(egress, nil)
-	companion, kept := w.s.companions.take(old, to)
-	switch {
-	case kept:
-	case egress == nil:
-		companion, errno = w.inOrigin(c.tid, sock.domain, sock.kind, sock.proto)
-	default:
-		companion, errno = w.socket(egress, sock.domain, sock.kind, sock.proto)
-	}
+	companion, kept, errno := w.obtain(c, old, sock, egress, x)
 	if errno != 0 {
 		return -1, errno, false
 	}
-	if errno = w.carryOver(e, old, companion, sock, kept); errno == 0 {
+	if x != nil {
+		errno = w.carryAcross(e, old, companion, sock, x, kept)
+	} else {
+		errno = w.carryOver(e, old, companion, sock, kept)
+	}
+	if errno == 0 {
 		setFlags(companion, sock.flags&^unix.O_ASYNC)
 		if fd, errno = dup(companion); errno == 0 {
-			w.s.companions.keepBeside(old, companion, to)
+			w.s.companions.keepBeside(old, companion, w.to(egress, x))
 			return fd, 0, false
 		}
 	}
