@@ -548,7 +548,7 @@ all = []
 for i in range(int(sys.argv[1])):
 	s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("127.0.0.1", 5300)); s.settimeout(3)
 	all.append(s)
-for _ in range(100): # until nginx is there
+for _ in range(60): # until nginx is there
 	try: all[0].send(b"echo"); all[0].recv(100); break
 	except ConnectionRefusedError: time.sleep(0.05)
 for i, s in enumerate(all): s.send(b"echo %d" % i)
@@ -577,14 +577,16 @@ print("asked again", again)
 	run := func(t *testing.T, where string, beneath ...string) {
 		t.Helper()
 		proxy := u.start(where, append(beneath, nginx, "-e", "stderr", "-c", conf)...)
+		t.Cleanup(func() { // its workers would outlive a kill
+			proxy.Process.Signal(unix.SIGTERM)
+			proxy.Wait()
+		})
 		lost := u.badChecksums()
 		got := output(t, u.in(where, talk...))
 		if lost = u.badChecksums() - lost; got != fmt.Sprintf("b'echo %d' asked again %d\n", clients-1, lost) {
 			t.Errorf("the clients say %q; the translator has lost %d datagrams", got, lost)
 		}
 		logged(t)
-		proxy.Process.Signal(unix.SIGTERM)
-		proxy.Wait()
 	}
 	t.Run("native", func(t *testing.T) {
 		u.lab.t = t
