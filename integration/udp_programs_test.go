@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // program runs a program natively in the egress and in the origin under upconv: both must succeed and say want, and the
@@ -457,6 +459,144 @@ func TestPings(t *testing.T) {
 				})
 			})
 		}
+	}
+	u.lab.t = t
+}
+
+// TestTraceroute asks for the way to a host that is two hops from the egress. That takes IP_TTL, IP_RECVERR and IP_RECVTTL, and
+// path MTU discovery that is the program's own affair.
+func TestTraceroute(t *testing.T) {
+	u := newUDPLab(t)
+	const far = "203.0.113.130"
+	farName := u.serverName + "f"
+	makeNamespace(t, farName)
+	link(t, farName, far+"/26", u.serverName, "203.0.113.129/26", "0.0.0.0/0")
+	output(t, u.in(u.serverName, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"))
+	for _, where := range []string{farName, u.egress} {
+		output(t, u.in(where, "sysctl", "-q", "-w", "net.ipv4.icmp_ratelimit=0", "net.ipv4.icmp_ratemask=0"))
+	}
+	traceroute := []string{needProgram(t, "traceroute"), "-n", "-m", "8", "-q", "1", "-w", "3"}
+	times := regexp.MustCompile(`[0-9.]+ ?ms`)
+	hop := regexp.MustCompile(`(?m)^ ?\d+: +([0-9.]+)|^ ?\d+  ([0-9.]+)`)
+	hops := func(out string) (addrs []string) {
+		for _, m := range hop.FindAllStringSubmatch(out, -1) {
+			addrs = append(addrs, m[1]+m[2])
+		}
+		return slices.Compact(addrs) // tracepath asks the first one twice
+	}
+	for name, c := range map[string]struct {
+		args   []string
+		routes []string
+	}{
+		"UDP":       {append(slices.Clip(traceroute), far), nil},
+		"UDP, -e":   {append(slices.Clip(traceroute), "-e", "-U", "-p", "5353", far), nil},
+		"tracepath": {[]string{needProgram(t, "tracepath"), "-n", "-m", "8", far}, nil},
+		"ICMP":      {append(slices.Clip(traceroute), "-I", far), []string{"netns"}},
+	} {
+		for route, via := range u.routes() {
+			if c.routes != nil && !slices.Contains(c.routes, route) {
+				continue
+			}
+			t.Run(name+"/"+route, func(t *testing.T) {
+				u.lab.t = t
+				native := times.ReplaceAllString(output(t, u.in(u.egress, c.args...)), "…")
+				if got := hops(native); !slices.Equal(got, []string{"192.0.2.2", far}) {
+					t.Fatalf("natively %q\n%s", got, native)
+				}
+				cmd, _ := u.via(via, c.args...)
+				under := times.ReplaceAllString(output(t, cmd), "…")
+				if route == "netns" {
+					sameOutput(t, native, under)
+				} else if got := hops(under); len(got) < 3 || got[0] != "192.0.0.8" || !slices.Equal(got[len(got)-2:], []string{"192.0.2.2", far}) {
+					// The first hops have no IPv4 address.
+					t.Errorf("%q\n%s", got, under)
+				}
+			})
+		}
+	}
+	u.lab.t = t
+}
+
+// TestUDPProxy has nginx pass the datagrams of many clients at loopback on to a server beyond the egress, from one event loop for each
+// of two processes, and send its log there too.
+func TestUDPProxy(t *testing.T) {
+	u := newUDPLab(t)
+	nginx := needProgram(t, "nginx")
+	const module = "/usr/lib/nginx/modules/ngx_stream_module.so"
+	if _, err := os.Stat(module); err != nil {
+		skip(t, "needs nginx's stream module: %v", err)
+	}
+	syslog := u.packets(u.server, serverAddr+":0")
+	syslog.SetReadBuffer(1 << 20)
+	_, logPort := split(t, syslog.LocalAddr().String())
+	dir := publicDir(t)
+	conf := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(conf, fmt.Appendf(nil, `load_module %s;
+daemon off; worker_processes 2; user root; pid %s/pid; error_log stderr error;
+events { worker_connections 512; }
+stream {
+	log_format plain '$status $bytes_received $bytes_sent';
+	access_log syslog:server=%s:%s plain;
+	server { listen 127.0.0.1:5300 udp reuseport; proxy_pass %[3]s:%[5]s; proxy_responses 1; proxy_timeout 20s; }
+}
+`, module, dir, serverAddr, logPort, u.port), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const clients = 100
+	talk := []string{needProgram(t, python), "-c", `import socket, sys, time
+all = []
+for i in range(int(sys.argv[1])):
+	s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("127.0.0.1", 5300)); s.settimeout(3)
+	all.append(s)
+for _ in range(60): # until nginx is there
+	try: all[0].send(b"echo"); all[0].recv(100); break
+	except ConnectionRefusedError: time.sleep(0.05)
+for i, s in enumerate(all): s.send(b"echo %d" % i)
+again = 0
+for i, s in enumerate(all):
+	while again < 5:
+		try: print(str(s.recv(100)) + " " if i == len(all) - 1 else "", end=""); break
+		except TimeoutError: again += 1; s.send(b"echo %d" % i)
+print("asked again", again)
+`, fmt.Sprint(clients)}
+	logged := func(t *testing.T) {
+		t.Helper()
+		data := make([]byte, 2000)
+		for lines := 0; lines < clients+1; {
+			syslog.SetReadDeadline(time.Now().Add(patience))
+			n, err := syslog.Read(data)
+			if err != nil {
+				t.Errorf("%d lines of the log, then: %v", lines, err)
+				return
+			}
+			if strings.Contains(string(data[:n]), "nginx: 200 ") {
+				lines++
+			}
+		}
+	}
+	run := func(t *testing.T, where string, beneath ...string) {
+		t.Helper()
+		proxy := u.start(where, append(beneath, nginx, "-e", "stderr", "-c", conf)...)
+		t.Cleanup(func() { // its workers would outlive a kill
+			proxy.Process.Signal(unix.SIGTERM)
+			proxy.Wait()
+		})
+		lost := u.badChecksums()
+		got := output(t, u.in(where, talk...))
+		if lost = u.badChecksums() - lost; got != fmt.Sprintf("b'echo %d' asked again %d\n", clients-1, lost) {
+			t.Errorf("the clients say %q; the translator has lost %d datagrams", got, lost)
+		}
+		logged(t)
+	}
+	t.Run("native", func(t *testing.T) {
+		u.lab.t = t
+		run(t, u.egress)
+	})
+	for route, via := range u.routes() {
+		t.Run(route, func(t *testing.T) {
+			u.lab.t = t
+			run(t, u.origin, bin, "run", "--netns", u.origin, "--via", via, "--")
+		})
 	}
 	u.lab.t = t
 }
