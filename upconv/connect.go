@@ -386,10 +386,12 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 	if datagrams {
 		waitedFor = w.s.receivers.on(old)
 	}
-	// A thread that waits for the old socket keeps it alive. Looking for such threads takes long where there are many.
-	waited := datagrams && w.single() && !w.sight.OwnTable && old >= 0 && w.inUse(old)
+	waited := false
 	var came unread
 	if old >= 0 {
+		var late []registration
+		waited, late = w.lookBack(c, old, places, witness)
+		places = append(places, late...)
 		w.settlePlaces(c, places[:early], replacement)
 		w.unregister(c, places, old)               // whoever has a copy: no more events from it
 		if was.heard && (!was.aside || !c.sends) { // before it is connected: then it hears its peer only
@@ -405,7 +407,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 	if copied {
 		places, others = w.replaceCopies(c, replacement, places)
 	}
-	if waited || datagrams && !w.single() && (was.aside || !witness || copied) {
+	if datagrams && (waited || !w.single() && (was.aside || !witness || copied)) {
 		w.s.receivers.follow(w.s, waitedFor, replacement)
 		w.nudge(c, others, replacement)
 	}

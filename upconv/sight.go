@@ -2,6 +2,7 @@ package upconv
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -98,10 +99,28 @@ func (w *worker) saw(old int) bool {
 // process had one.
 func (w *worker) single() bool { return w.sighted && w.sight.Refs == 1+w.held }
 
-// inUse reports whether there is another reference to the file now than this copy.
-func (w *worker) inUse(old int) bool {
+// lookBack looks once more at the socket old, which has just been taken from the target: other threads could use it until then. waited is
+// whether it was seen to have no other reference, and has one now: a thread that waits for it keeps it alive. (To look for such threads
+// takes long where there are many.) late are the places in epoll sets that it has got, besides those that are known.
+func (w *worker) lookBack(c *call, old int, places []registration, witness bool) (waited bool, late []registration) {
+	if !w.sighted || w.sight.OwnTable {
+		return false, nil
+	}
 	var sight peek.Sight
-	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) != 0 || sight.Refs != 1
+	if w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) != 0 {
+		return w.single(), nil
+	}
+	watched := w.sight.Watched
+	if witness {
+		watched++
+	}
+	if sight.Watched > watched || sight.Watched == peek.MaxWatched {
+		w.s.epolls.forget(w.files(c.tid)) // it may be in a set that is new
+		late = slices.DeleteFunc(w.registrationsByInode(c, w.sight.Ino, nil), func(r registration) bool {
+			return slices.ContainsFunc(places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
+		})
+	}
+	return w.single() && sight.Refs != 1, late
 }
 
 // idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or listening. One whose
