@@ -54,9 +54,12 @@ func benchUDP(b *testing.B, rounds int) []figure {
 		native("sendto", serverAddr, hole, "60000"),
 		under(netns, nil, "sendto", serverAddr, hole, "60000"),
 		under(netns, atSocketOnly, "sendto", serverAddr, hole, "60000"),
-		under(netns, atSocket, "sendto", serverAddr, hole, "60000"))
+		under(netns, atSocket, "sendto", serverAddr, hole, "60000"),
+		inEgress(bare, "sendto", "0", exe, "sendto", serverAddr, hole, "60000"))
 	value, ours, theirs = over(all[1], all[0], cycle, difference)
 	add(figure{What: "unconnected sendto over netns, over native (us)", Unit: "us", Bound: 8}, value, ours, theirs)
+	value, ours, theirs = over(all[4], all[0], cycle, difference)
+	add(figure{What: "each call stopped and let go on by plain C, over native (us)", Unit: "us", AtLeast: true}, value, ours, theirs)
 	value, ours, theirs = rate(all[1], all[0])
 	add(figure{What: "unconnected sendto over netns, rate (us each)", Unit: "x", AtLeast: true}, value, ours, theirs)
 	value, ours, theirs = rate(all[2], all[0])

@@ -1,7 +1,7 @@
 /*
  * bench_bare CALL HELD CMD [ARG...]
  *
- * Runs CMD with one system call stopped, sendmsg or connect, each of which is only let go on: what the kernel
+ * Runs CMD with one system call stopped, sendto, sendmsg or connect, each of which is only let go on: what the kernel
  * takes for that, as a lower bound for whoever stops it. With HELD above 0 so many other threads are kept in a
  * stopped call meanwhile, as those are that wait for a datagram, and every call is looked up three times, as
  * RECV, ADDFD and SEND do: find_notification() and seccomp_notify_recv() in kernel/seccomp.c go through all of
@@ -81,11 +81,11 @@ int main(int argc, char **argv)
 	pid_t child;
 	char byte;
 
-	if (argc < 4 || (strcmp(argv[1], "sendmsg") && strcmp(argv[1], "connect"))) {
-		fprintf(stderr, "usage: bench_bare sendmsg|connect HELD CMD...\n");
+	number = argc < 4 ? 0 : !strcmp(argv[1], "sendto") ? SYS_sendto : !strcmp(argv[1], "sendmsg") ? SYS_sendmsg : !strcmp(argv[1], "connect") ? SYS_connect : 0;
+	if (!number) {
+		fprintf(stderr, "usage: bench_bare sendto|sendmsg|connect HELD CMD...\n");
 		return 125;
 	}
-	number = strcmp(argv[1], "connect") ? SYS_sendmsg : SYS_connect;
 	if (pipe2(ready, O_CLOEXEC) || pipe2(go, O_CLOEXEC))
 		die("pipe");
 	if (!(child = fork())) {
@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 		}
 		r.id = n.id;
 		r.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
-		if (strcmp(argv[1], "sendmsg"))
+		if (number == SYS_connect)
 			ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &n.id);
 		ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &r);
 	}
