@@ -713,6 +713,31 @@ for connects in True, False:
 	}
 }
 
+// TestUDPUnixFull has a thread wait until a Unix socket has room, while another one sends to the origin with the same socket: nobody else
+// waits. The alarm ends what would hang.
+func TestUDPUnixFull(t *testing.T) {
+	u := newUDPLab(t)
+	path := unixgram(t)
+	cmd := upconv(t, "run", "--netns", u.origin, "--rule", "203.0.113.77=unix:"+path, "--rule", serverAddr+"=netns:"+u.egress, "--",
+		needProgram(t, python), "-c", `
+import os, signal, socket, sys, threading
+signal.alarm(20)
+def udp(): return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def fill(s):
+    while True: s.sendto(b"x", ("203.0.113.77", 9))
+for i in range(5):
+    s = udp()
+    threading.Thread(target=fill, args=(s,), daemon=True).start()
+    for j in range(300): s.sendto(b"y", ("127.0.0.1", 9))
+    others = [udp() for j in range(40)]
+    for other in others: other.sendto(b"log", (sys.argv[1], int(sys.argv[2])))
+print("done"); sys.stdout.flush(); os._exit(0)
+`, serverAddr, u.port)
+	if got := output(t, cmd); got != "done\n" {
+		t.Errorf("it says %q", got)
+	}
+}
+
 // TestUDPUnixThenInet6 has somebody else have the port in the origin that a socket was said to have while it was a Unix one: a send
 // does not fail for want of it.
 func TestUDPUnixThenInet6(t *testing.T) {

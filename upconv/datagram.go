@@ -289,8 +289,12 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	moving := &w.s.moving[w.sight.Ino%uint64(len(w.s.moving))]
 	moving.Lock()
-	defer moving.Unlock()
-	defer w.s.moves.Add(1)
+	w.moving = true
+	defer func() {
+		w.moving = false
+		w.s.moves.Add(1)
+		moving.Unlock()
+	}()
 	if !seen || before != w.s.moves.Load() {
 		file := w.sight.File
 		seen = w.see(c)

@@ -611,8 +611,9 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	}
 	value, errno := o.submit(fd, flags)
 	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && blocks(fd) {
-		// The program waits until there is room.
-		if !w.alone {
+		// The program waits until there is room. Not in the middle of a move: workers may want that lock, and what comes for the old
+		// socket would not be handed on.
+		if !w.alone || w.moving {
 			return w.s.aside(c, sendAgain)
 		}
 		if errno = w.waitToSend(c, fd, onUnix); errno != 0 {

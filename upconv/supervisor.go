@@ -213,6 +213,7 @@ type worker struct {
 	sighted      bool
 	moves        uint64    // how many datagram sockets had been moved when it was looked at
 	held         int       // how many copies of it this worker had then
+	moving       bool      // it moves one now, holds a lock of Supervisor.moving for that, and must not wait
 	scratch      [512]byte // for names in /proc and what is read there
 
 	long    []byte // for what is longer
