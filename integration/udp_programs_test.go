@@ -463,6 +463,43 @@ func TestPings(t *testing.T) {
 	u.lab.t = t
 }
 
+// TestOwnHeaders has raw sockets that are in the egress begin to send headers of their own making, which could say anything: they are taken
+// back to the program's namespace.
+func TestOwnHeaders(t *testing.T) {
+	u := newUDPLab(t)
+	got := output(t, upconv(t, "run", "--netns", u.origin, "--rule", "203.0.113.77=reject:EACCES", "--via", "netns:"+u.egress, "--",
+		needProgram(t, python), "-c", `
+import errno, socket, struct, sys
+SO_NETNS_COOKIE = 71
+home = socket.socket(socket.AF_INET, socket.SOCK_DGRAM).getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+echo = bytes.fromhex("0800f7fd00010001")
+def packet(to): return struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 1, 0, b"\0" * 4, socket.inet_aton(to)) + echo
+def say(what, to, call, connects=False):
+    s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    if connects: s.connect((sys.argv[1], 0))
+    else: s.sendto(echo, (sys.argv[1], 0))
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+    try: result = call(s, to)
+    except OSError as e: result = errno.errorcode[e.errno]
+    at = s.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+    print(what, to, result, "at home" if at == home else "elsewhere", s.getsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL))
+for to in "127.0.0.1", sys.argv[1], "203.0.113.77":
+    say("sendto", to, lambda s, to: s.sendto(packet(to), (to, 0)))
+    say("connect", to, lambda s, to: s.connect((to, 0)))
+say("sendmsg", sys.argv[1], lambda s, to: s.sendmsg([packet(to)]), True)
+`, serverAddr))
+	if want := `sendto 127.0.0.1 28 at home 1
+connect 127.0.0.1 None at home 1
+sendto 203.0.113.10 ENETUNREACH at home 1
+connect 203.0.113.10 ENETUNREACH at home 1
+sendto 203.0.113.77 EACCES elsewhere 1
+connect 203.0.113.77 EACCES elsewhere 1
+sendmsg 203.0.113.10 28 elsewhere 1
+`; got != want {
+		t.Errorf("it says\n%s, want\n%s", got, want)
+	}
+}
+
 // TestTraceroute asks for the way to a host that is two hops from the egress. That takes IP_TTL, IP_RECVERR and IP_RECVTTL, and
 // path MTU discovery that is the program's own affair.
 func TestTraceroute(t *testing.T) {

@@ -434,6 +434,9 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
 	}
+	if one := int32(1); sock.headers {
+		setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
+	}
 	w.shutLike(old, replacement, sock)
 	return 0
 }

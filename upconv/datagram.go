@@ -23,7 +23,7 @@ import (
 // protocol, or a raw socket, but for ICMP's, with which ping(8) and traceroute(8) work.
 func examineDatagram(fd int, s *socket) (ok bool) {
 	*s = socket{}
-	var proto, kind, header int32
+	var proto, kind int32
 	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 ||
 		getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 {
 		return false
@@ -32,10 +32,7 @@ func examineDatagram(fd int, s *socket) (ok bool) {
 	case kind == unix.SOCK_DGRAM && (proto == unix.IPPROTO_UDP || proto == unix.IPPROTO_UDPLITE || proto == unix.IPPROTO_ICMP):
 	case kind == unix.SOCK_DGRAM && proto == unix.IPPROTO_ICMPV6: // so is one that took the place of an ICMP socket
 	case kind == unix.SOCK_RAW && proto == unix.IPPROTO_ICMP:
-		// With headers of its own making it could say that it is anybody.
-		if getsockopt(fd, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&header), 4) != 0 || header != 0 {
-			return false
-		}
+		s.headers = sendsHeaders(fd) // it could say that it is anybody
 	default:
 		return false
 	}
@@ -47,7 +44,13 @@ func examineDatagram(fd int, s *socket) (ok bool) {
 		s.name[2], s.name[3] = 0, 0
 	}
 	s.bound = s.port() != 0 || !allZero(s.address())
-	return s.readPlace(fd)
+	return s.readPlace(fd) && !s.headers
+}
+
+// sendsHeaders reports whether a raw socket sends with IP headers of the program's making.
+func sendsHeaders(fd int) bool {
+	var on int32
+	return getsockopt(fd, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&on), 4) != 0 || on != 0
 }
 
 // kindOf returns the type of the sockets of a protocol.
@@ -204,6 +207,13 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	switch {
 	case !c.sends && !known && !isDatagramType(typeOf(old)):
 		return carryOn, true // another file by now
+	case sock.headers && w.s.inEgress(sock.netns) && !w.livesIn(c.tid, sock.netns):
+		// It was moved before the program wanted that.
+		if route.Kind == Reject {
+			return w.finished(e, route.Errno), false
+		}
+		e.decision = Decision{RuleDefault, directRoute}
+		return w.move(c, e, old, sock, nil, nil, sa)
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == Reject && !c.sends {
 			return answer(connect(old, sa)), false // never a call that the kernel would make with another file, see reject

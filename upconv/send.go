@@ -515,9 +515,10 @@ func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
 	if cookie == w.s.origin.cookie || netnsCookie(fd) != cookie || !isInet(domainOf(fd)) { // a Unix socket may be of any
 		return false
 	}
-	if typeOf(fd) == unix.SOCK_DGRAM { // what a raw one may send can change
-		w.noteSettled(fd, cookie)
+	if typeOf(fd) != unix.SOCK_DGRAM { // what a raw one may send can change
+		return !sendsHeaders(fd)
 	}
+	w.noteSettled(fd, cookie)
 	return true
 }
 
@@ -568,6 +569,7 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 	}
 	switch {
 	case x != nil: // whatever namespace a Unix socket is of
+	case sock.headers && w.s.inEgress(sock.netns): // to its peer, if it has one
 	case !known || sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns):
 		return carryOn
 	case sock.kind == unix.SOCK_DGRAM:

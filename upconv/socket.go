@@ -26,6 +26,8 @@ type socket struct {
 	bound   bool
 	// connected is whether a datagram socket was when it was moved.
 	connected bool
+	// headers is whether it is a raw one that sends with IP headers of the program's making.
+	headers bool
 	// untouched is whether untouchedUDP says so, and often what else.
 	untouched bool
 	often     int
