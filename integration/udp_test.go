@@ -738,6 +738,17 @@ print("done"); sys.stdout.flush(); os._exit(0)
 	}
 }
 
+// TestUDPUnspecRace has a thread change the address of a connect(2) with AF_UNSPEC, which there is nothing to decide about: a socket of the
+// egress is not connected to the loopback there.
+func TestUDPUnspecRace(t *testing.T) {
+	u := newUDPLab(t)
+	got := output(t, upconv(t, "run", "--netns", u.origin, "--via", "netns:"+u.egress, "--", compileC(t, "unspec_race.c", "gcc", "-static", "-pthread"),
+		serverAddr, u.port, "400"))
+	if got != "moved 400 there 0\n" {
+		t.Errorf("it says %q", got)
+	}
+}
+
 // TestUDPUnixThenInet6 has somebody else have the port in the origin that a socket was said to have while it was a Unix one: a send
 // does not fail for want of it.
 func TestUDPUnixThenInet6(t *testing.T) {

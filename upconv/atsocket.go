@@ -1,7 +1,6 @@
 package upconv
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"strconv"
 	"unsafe"
@@ -241,12 +240,15 @@ func namesInterface(level, name int) bool {
 
 // idleInEgress returns a copy of the target's socket, which tidy closes, if it is an AF_INET one of the egress that is not
 // connected, and the target is elsewhere. What it is, is then in w.socketInfo.
-func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
+func (w *worker) idleInEgress(c *call) (fd int, ok bool) { return w.copyInEgress(c, false) }
+
+// copyInEgress is idleInEgress if all is false, and else for whatever connect(2) may connect there.
+func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	if !w.s.swapped.Load() {
 		return -1, false
 	}
 	seen := w.see(c)
-	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || w.sight.Family != unix.AF_INET || !w.s.inEgress(w.sight.NetNS)) {
+	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || w.sight.Family != unix.AF_INET && !(all && w.sight.Family == unix.AF_INET6) || !w.s.inEgress(w.sight.NetNS)) {
 		return -1, false
 	}
 	fd, errno := w.s.targets.getfd(c.tid, c.fd)
@@ -258,7 +260,9 @@ func (w *worker) idleInEgress(c *call) (fd int, ok bool) {
 	switch {
 	case seen && !w.saw(fd), !w.s.inEgress(netnsCookie(fd)):
 	case typeOf(fd) == unix.SOCK_STREAM:
-		ok = examine(fd, sock) && sock.domain == unix.AF_INET
+		ok = examine(fd, sock) && (all || sock.domain == unix.AF_INET)
+	case all:
+		ok = examineDatagram(fd, sock) || sock.headers
 	default:
 		ok = examineDatagram(fd, sock) && sock.domain == unix.AF_INET && sock.proto != unix.IPPROTO_ICMP && !isConnected(fd)
 	}
@@ -314,13 +318,16 @@ func (s *Supervisor) mayBeMade(route *Route) bool {
 	return s.needs.streams && s.egressOf(route).cookie == s.origin.cookie
 }
 
-// guard is for a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say about: the kernel would read
-// the address anew. If the socket could be connected with it, and within the egress, upconv makes the call.
+// guard is for a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say about, one with AF_UNSPEC, say: the kernel would
+// read the address anew. If the socket could be connected with it, and within the egress, upconv makes the call.
 func (w *worker) guard(c *call) outcome {
-	if !w.s.swapped.Load() || w.sighted && !w.s.inEgress(w.sight.NetNS) {
+	if !w.s.swapped.Load() || len(w.s.rules.Load().cookies) == 0 || w.sighted && !w.s.inEgress(w.sight.NetNS) {
 		return carryOn
 	}
-	fd, ok := w.idleInEgress(c)
+	if c.name != "connect" && !c.fastOpen.on { // it was a send of datagrams after all
+		return carryOn
+	}
+	fd, ok := w.copyInEgress(c, true)
 	if !ok {
 		return carryOn
 	}
@@ -331,9 +338,9 @@ func (w *worker) guard(c *call) outcome {
 	if len(sa) == 0 || readMemory(c.tid, c.addr, sa) != 0 {
 		return answer(unix.EFAULT)
 	}
-	if _, _, ok := destination(sa); ok && binary.NativeEndian.Uint16(sa) == unix.AF_INET {
+	if family, _, v4 := destination(sa); family == w.socketInfo.domain && (v4 || family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min) {
 		// It has become one meanwhile, or the socket is one that has an error to tell.
-		errno, idle := probeConnect(fd, unix.AF_INET)
+		errno, idle := probeConnect(fd, family)
 		if idle {
 			errno = unix.ECONNABORTED
 		}

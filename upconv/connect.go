@@ -19,7 +19,7 @@ import (
 func (w *worker) connect(c *call) outcome {
 	w.sighted = false
 	out := w.connectAnywhere(c)
-	if w.s.needs.atSocket() && !c.made && out.carriesOn() {
+	if !c.made && out.carriesOn() {
 		return w.guard(c)
 	}
 	return out
