@@ -428,8 +428,8 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 		if errno := w.bindOver(e, old, replacement, sock); errno != 0 {
 			return errno
 		}
-	} else if isConnected(replacement) {
-		disconnect(replacement)
+	} else {
+		sock.resume(replacement)
 	}
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)

@@ -1925,18 +1925,21 @@ static void both_at_once(void) {
 	}
 }
 
-// by_turns connects one socket to two peers, again and again. Its address is what it got the first time: with that of 127.0.0.1 nobody
+// by_turns connects one socket to two peers, again and again. Its port and address are what it got the first time: with that of 127.0.0.1 nobody
 // else is reached.
 static void by_turns(void) {
 	struct sockaddr_in here;
 	int at = local(&here);
 	for (int i = 0; i < 2; i++) {
-		int fd = udp(0);
+		int fd = udp(0), port = 0;
 		for (int turn = i; turn < 5; turn++) {
 			if (turn % 2)
 				result("connect to 127.0.0.1", conn_to(fd, &here));
 			else if (result("connect", conn_to(fd, &dst)))
 				continue;
+			if (!port)
+				port = port_of(fd);
+			printf("%s\n", port_of(fd) == port ? "that port" : "another port");
 			result("send", send(fd, "echo", 4, 0));
 			if (turn % 2) {
 				struct sockaddr_in from;
@@ -1967,6 +1970,12 @@ static void queued(void) {
 			saying(fd, &dst, "echo");
 		gather("answers", fd, 2);
 	}
+	int fd = udp(0); // and it is connected to the one and the other first
+	saying(fd, &dst, "echo");
+	wait_for(fd, POLLIN);
+	for (int turn = 0; turn < 3; turn++)
+		result("connect", conn_to(fd, turn % 2 ? &here : &other));
+	gather("after all that", fd, 1);
 }
 
 // three_ways has one socket talk with three peers, which answer when another one has been sent to.
