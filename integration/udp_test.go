@@ -351,6 +351,7 @@ var udpAtBest = []udpCase{
 	{args: []string{"watched", "once"}, want: "all heard"},
 	{args: []string{"watched", "edge"}, want: "all heard"},
 	{args: []string{"watched", "level"}, want: "all heard"},
+	{args: []string{"turning-threads"}, want: "none failed; one port"},
 	{args: []string{"one-port"}, want: "the same port for both"},
 	{args: []string{"one-port", "elsewhere first"}, want: "the same port for both"},
 }
@@ -922,7 +923,7 @@ func TestUDPIsolated(t *testing.T) {
 	u := newUDPLab(t)
 	probe := compileC(t, "udp_probe.c", udpABIs["amd64"]...)
 	nobody := []string{needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent"}
-	for _, c := range [][]string{{"here-and-there"}, {"many-here-and-there"}, {"beside", "again"}, {"set-back"}, {"one-port"}, {"one-port", "elsewhere first"}, {"by-turns"}, {"dissolve", "23459"}, {"threads"}} {
+	for _, c := range [][]string{{"here-and-there"}, {"many-here-and-there"}, {"beside", "again"}, {"set-back"}, {"one-port"}, {"one-port", "elsewhere first"}, {"by-turns"}, {"turning-threads"}, {"dissolve", "23459"}, {"threads"}} {
 		t.Run(strings.Join(c, " "), func(t *testing.T) {
 			u.lab.t = t
 			args := append([]string{probe, c[0], serverAddr, u.port, u.other, u.closed}, c[1:]...)
