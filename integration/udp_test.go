@@ -970,6 +970,23 @@ print(len(seen), 'and back' in seen)
 	u.lab.t = t
 }
 
+// TestUDPNetnsThenNAT64 connects a socket that has sent to an egress to what is behind the NAT64: it has one port, and what has come is not lost.
+func TestUDPNetnsThenNAT64(t *testing.T) {
+	u := newUDPLab(t)
+	cmd := upconv(t, "run", "--netns", u.origin, "--rule", "*:"+u.other+"=netns:"+u.egress, "--via", "nat64:"+nat64Prefix, "--", needProgram(t, python), "-c", `
+import select, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3)
+s.sendto(b'echo', (sys.argv[1], int(sys.argv[3])))
+select.select([s], [], [], 3)
+port = s.getsockname()[1]
+s.connect((sys.argv[1], int(sys.argv[2])))
+print(s.getsockname()[1] == port, s.recv(100))
+`, serverAddr, u.port, u.other)
+	if got := output(t, cmd); got != "True b'echo'\n" {
+		t.Errorf("the port is the same, and what came: %s", got)
+	}
+}
+
 // TestUDPFewDescriptors has more sockets than upconv can keep companions of send to both sides: not all answers can come, but all sends do.
 func TestUDPFewDescriptors(t *testing.T) {
 	u := newUDPLab(t)
