@@ -342,7 +342,7 @@ var udpAtBest = []udpCase{
 	{args: []string{"both-at-once"}, want: "answers: 2 of 2"},
 	{args: []string{"both-families"}, want: "answers: 4 of 4; a short address: -1 EINVAL; recvfrom: 4 bytes from ::ffff:203.0.113.10 the server: \"echo\""},
 	{args: []string{"by-turns"}, want: "connect: 0; connect: -1 EINVAL; send \"log\": 3; send \"log\": -1 EINVAL"},
-	{args: []string{"queued"}, privileged: true, want: "answers: 2 of 2"},
+	{args: []string{"queued"}, privileged: true, want: "answers: 2 of 2; after all that: 1 of 1"},
 	{args: []string{"late"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late", "again"}, want: `recvfrom: 4 bytes from 127.0.0.1: "late"`},
 	{args: []string{"late-six"}, want: `recvfrom: 4 bytes from [::1]: "aaaa"; recvfrom: 1 bytes from [::1]: "c"`},
@@ -351,6 +351,7 @@ var udpAtBest = []udpCase{
 	{args: []string{"watched", "once"}, want: "all heard"},
 	{args: []string{"watched", "edge"}, want: "all heard"},
 	{args: []string{"watched", "level"}, want: "all heard"},
+	{args: []string{"turning-threads"}, want: "none failed; one port"},
 	{args: []string{"one-port"}, want: "the same port for both"},
 	{args: []string{"one-port", "elsewhere first"}, want: "the same port for both"},
 }
@@ -958,7 +959,7 @@ func TestUDPIsolated(t *testing.T) {
 	u := newUDPLab(t)
 	probe := compileC(t, "udp_probe.c", udpABIs["amd64"]...)
 	nobody := []string{needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent"}
-	for _, c := range [][]string{{"here-and-there"}, {"many-here-and-there"}, {"beside", "again"}, {"set-back"}, {"one-port"}, {"dissolve", "23459"}, {"threads"}} {
+	for _, c := range [][]string{{"here-and-there"}, {"many-here-and-there"}, {"beside", "again"}, {"set-back"}, {"one-port"}, {"one-port", "elsewhere first"}, {"by-turns"}, {"turning-threads"}, {"dissolve", "23459"}, {"threads"}} {
 		t.Run(strings.Join(c, " "), func(t *testing.T) {
 			u.lab.t = t
 			args := append([]string{probe, c[0], serverAddr, u.port, u.other, u.closed}, c[1:]...)
@@ -1003,6 +1004,23 @@ print(len(seen), 'and back' in seen)
 		})
 	}
 	u.lab.t = t
+}
+
+// TestUDPNetnsThenNAT64 connects a socket that has sent to an egress to what is behind the NAT64: it has one port, and what has come is not lost.
+func TestUDPNetnsThenNAT64(t *testing.T) {
+	u := newUDPLab(t)
+	cmd := upconv(t, "run", "--netns", u.origin, "--rule", "*:"+u.other+"=netns:"+u.egress, "--via", "nat64:"+nat64Prefix, "--", needProgram(t, python), "-c", `
+import select, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(3)
+s.sendto(b'echo', (sys.argv[1], int(sys.argv[3])))
+select.select([s], [], [], 3)
+port = s.getsockname()[1]
+s.connect((sys.argv[1], int(sys.argv[2])))
+print(s.getsockname()[1] == port, s.recv(100))
+`, serverAddr, u.port, u.other)
+	if got := output(t, cmd); got != "True b'echo'\n" {
+		t.Errorf("the port is the same, and what came: %s", got)
+	}
 }
 
 // TestUDPFewDescriptors has more sockets than upconv can keep companions of send to both sides: not all answers can come, but all sends do.

@@ -41,6 +41,10 @@ type companions struct {
 	inbox int
 	kept  map[int32]*group  // by the descriptor in inbox
 	raw   map[uint64]outlet // by namespace
+
+	// arriving are the sockets, by their cookies, that are being put into the place of others: these may become their companions.
+	arriving map[uint64]bool
+	arrival  sync.Cond
 }
 
 // outlet is what there is in a namespace to hand on through: raw sockets for packets of IPv4 and of IPv6; -1: none, as it is not permitted.
@@ -175,14 +179,38 @@ func (w *worker) bind(c *call) outcome {
 	return carryOn
 }
 
+// arrives is for a socket that is about to be put into the place of another. As soon as it is there, another thread's call may find it
+// there and ask for its companion: take waits until the caller has called arrived.
+func (k *companions) arrives(fd int) (cookie uint64) {
+	cookie = cookieOf(fd)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.arriving == nil {
+		k.arriving, k.arrival.L = map[uint64]bool{}, &k.mu
+	}
+	k.arriving[cookie] = true
+	return cookie
+}
+
+func (k *companions) arrived(cookie uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.arriving, cookie)
+	k.arrival.Broadcast()
+}
+
 // take returns the companion that the socket of which old is a copy has in a place. It is the caller's then.
 func (k *companions) take(old int, at place) (fd int, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.groups) == 0 {
+	if len(k.groups) == 0 && len(k.arriving) == 0 {
 		return -1, false
 	}
-	g := k.groups[cookieOf(old)]
+	cookie := cookieOf(old)
+	for k.arriving[cookie] { // whoever puts it there has taken what it needs, and so waits for nobody
+		k.arrival.Wait()
+	}
+	g := k.groups[cookie]
 	if g == nil {
 		return -1, false
 	}

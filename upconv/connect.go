@@ -245,6 +245,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		early = len(places)
 		w.register(c, places, replacement)
 	}
+	if old >= 0 && sock.kind == unix.SOCK_DGRAM && !(w.sighted && w.sight.OwnTable) { // other threads find it as soon as it is installed
+		defer w.s.companions.arrived(w.s.companions.arrives(replacement))
+	}
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
 	if errno := w.install(c, c.fd, replacement, cloexec); errno != 0 {
@@ -428,8 +431,8 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 		if errno := w.bindOver(e, old, replacement, sock); errno != 0 {
 			return errno
 		}
-	} else if isConnected(replacement) {
-		disconnect(replacement)
+	} else {
+		sock.resume(replacement)
 	}
 	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)

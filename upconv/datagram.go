@@ -317,7 +317,8 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 			}
 		}
 	}
-	if seen && old >= 0 && !w.saw(old) {
+	// Only a socket that is there now has its companions: another thread may have put it aside, and a third one may put it back.
+	if old >= 0 && (seen && !w.saw(old) || !seen && w.replaced(c, old)) {
 		return carryOn, true
 	}
 	return w.swap(c, e, old, sock, egress, x, sa)

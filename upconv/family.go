@@ -287,7 +287,7 @@ func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.E
 
 // bind binds the socket to, if it is an AF_INET6 one, as the program has bound its own: to the port, if there is one.
 func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix.Errno {
-	if !sock.bound || sock.netns != origin || x.family() == unix.AF_UNIX {
+	if !sock.bound || sock.netns != origin && sock.kind == unix.SOCK_STREAM || x.family() == unix.AF_UNIX { // see bindLike
 		return 0
 	}
 	name := [sizeofSockaddrIn6]byte{}
@@ -306,7 +306,7 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 		setsockopt(to, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
 	}
 	errno := bind(to, name[:])
-	if errno == unix.EADDRINUSE {
+	if errno == unix.EADDRINUSE && sock.netns == origin {
 		errno = bindBeside(old, to, name[:])
 	}
 	if sock.yields(e, errno, "") { // a port that a Unix socket was said to have can be anybody's

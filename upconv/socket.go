@@ -133,6 +133,21 @@ func (s *socket) bindAgain(to int, chosen bool) {
 	bind(to, name[:s.nameLen])
 }
 
+// resume has a socket that was kept be in use again, in the place of s: with no peer, and with its port. The kernel takes a port that it has
+// chosen itself from who is disconnected, see __udp_disconnect in net/ipv4/udp.c. One that was not used before it was put aside has none
+// yet.
+func (s *socket) resume(kept int) {
+	var was socket
+	switch {
+	case !was.readName(kept):
+	case was.port() == 0:
+		s.bindAgain(kept, true)
+	case isConnected(kept):
+		disconnect(kept)
+		was.bindAgain(kept, true)
+	}
+}
+
 // bindChosen has the kernel choose the port that s has, out of a range of one (ip(7), IP_LOCAL_PORT_RANGE, Linux 6.3).
 func (s *socket) bindChosen(to int) bool {
 	var before uint32

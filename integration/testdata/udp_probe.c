@@ -1842,6 +1842,50 @@ static void receiving_threads(void) {
 	puts("all received");
 }
 
+static struct sockaddr_in other_side;
+static volatile int turns_failed, turning;
+
+static void *taking_turns(void *unused) {
+	(void)unused;
+	for (int i = 0; i < 300; i++)
+		if (to(shared_socket, i % 2 ? &other_side : &dst, "log") != 3)
+			__sync_fetch_and_add(&turns_failed, 1);
+	__sync_fetch_and_sub(&turning, 1);
+	return NULL;
+}
+
+// turning_threads has several threads send both ways through one socket: whichever has the other one put there, there is one port.
+static void turning_threads(void) {
+	enum { THREADS = 6 };
+	int at = local(&other_side), port = 0, others = 0;
+	shared_socket = udp(0);
+	to(shared_socket, &dst, "log");
+	turning = THREADS;
+	for (int i = 0; i < THREADS; i++) {
+		pthread_t thread;
+		if (pthread_create(&thread, NULL, taking_turns, NULL))
+			die("pthread_create");
+	}
+	for (;;) {
+		int ended = !turning;
+		struct pollfd ready = {.fd = at, .events = POLLIN};
+		if (poll(&ready, 1, ended ? 0 : 10) != 1) {
+			if (ended)
+				break;
+			continue;
+		}
+		struct sockaddr_in from;
+		socklen_t length = sizeof from;
+		char data[10];
+		recvfrom(at, data, sizeof data, 0, (struct sockaddr *)&from, &length);
+		if (!port)
+			port = from.sin_port;
+		others += port != from.sin_port;
+	}
+	printf(turns_failed ? "%d failed\n" : "none failed\n", turns_failed);
+	printf(others ? "%d from other ports\n" : "one port\n", others);
+}
+
 // late_six is late for a socket that talks IPv6, too: answers come from ::1.
 static void late_six(void) {
 	static const int lengths[] = {4, 0, 1, 999, 20000};
@@ -1925,18 +1969,21 @@ static void both_at_once(void) {
 	}
 }
 
-// by_turns connects one socket to two peers, again and again. Its address is what it got the first time: with that of 127.0.0.1 nobody
+// by_turns connects one socket to two peers, again and again. Its port and address are what it got the first time: with that of 127.0.0.1 nobody
 // else is reached.
 static void by_turns(void) {
 	struct sockaddr_in here;
 	int at = local(&here);
 	for (int i = 0; i < 2; i++) {
-		int fd = udp(0);
+		int fd = udp(0), port = 0;
 		for (int turn = i; turn < 5; turn++) {
 			if (turn % 2)
 				result("connect to 127.0.0.1", conn_to(fd, &here));
 			else if (result("connect", conn_to(fd, &dst)))
 				continue;
+			if (!port)
+				port = port_of(fd);
+			printf("%s\n", port_of(fd) == port ? "that port" : "another port");
 			result("send", send(fd, "echo", 4, 0));
 			if (turn % 2) {
 				struct sockaddr_in from;
@@ -1967,6 +2014,12 @@ static void queued(void) {
 			saying(fd, &dst, "echo");
 		gather("answers", fd, 2);
 	}
+	int fd = udp(0); // and it is connected to the one and the other first
+	saying(fd, &dst, "echo");
+	wait_for(fd, POLLIN);
+	for (int turn = 0; turn < 3; turn++)
+		result("connect", conn_to(fd, turn % 2 ? &here : &other));
+	gather("after all that", fd, 1);
 }
 
 // three_ways has one socket talk with three peers, which answer when another one has been sent to.
@@ -2655,7 +2708,7 @@ int main(int argc, char **argv) {
 		{"refused", refused}, {"recverr", recverr}, {"zerocopy", zerocopy}, {"bad", bad}, {"bound", bound}, {"killed", killed}, {"survived", survived}, {"bound-to-loopback", bound_to_loopback}, {"reuseport", reuseport},
 		{"mapped", as_mapped}, {"dissolve", dissolve}, {"duplicates", duplicates}, {"forked", forked}, {"forked-before", forked_before},
 		{"threads", threads}, {"here-and-there", here_and_there}, {"beside", beside}, {"set-back", set_back},
-		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"by-turns", by_turns}, {"queued", queued}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
+		{"many-here-and-there", many_here_and_there}, {"both-at-once", both_at_once}, {"both-families", both_families}, {"by-turns", by_turns}, {"queued", queued}, {"turning-threads", turning_threads}, {"three-ways", three_ways}, {"options", options}, {"signal-driven", signal_driven}, {"connecting-threads", connecting_threads}, {"receiving-threads", receiving_threads},
 		{"late", late}, {"late-six", late_six}, {"watched", watched}, {"late-with-error", late_with_error}, {"polling-threads", polling_threads}, {"one-port", one_port}, {"departed", departed},
 		{"multicast", multicast}, {"broadcast", broadcast}, {"peeks", peeks}, {"receive-several", receive_several}, {"blocked", blocked}, {"spray", spray},
 		{"untouched", untouched}, {"rejected", rejected}, {"pings", pings}, {"modes", modes}, {"simple", simple}, {"interfaces", interfaces}, {"from-unix", from_unix},
