@@ -145,16 +145,11 @@ func (s *Supervisor) sender(from unix.Sockaddr, pass *passport) netip.AddrPort {
 	if !ok {
 		return pass.peer // a Unix socket's
 	}
-	real := netip.AddrFrom16(six.Addr)
-	v4, ok := s.originalAddr(real, pass)
-	switch {
-	case ok:
-	case pass.family == unix.AF_INET6:
-		v4 = real
-	default:
-		v4 = dummyAddr
+	real := netip.AddrPortFrom(netip.AddrFrom16(six.Addr), uint16(six.Port))
+	if _, ok := s.originalAddr(real.Addr(), pass); !ok && pass.family == unix.AF_INET6 {
+		return real
 	}
-	return netip.AddrPortFrom(v4, uint16(six.Port))
+	return s.original(real, pass)
 }
 
 const (

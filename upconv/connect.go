@@ -338,18 +338,17 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 		return -1, w.fail(e, "socket for "+e.decision.Route.String(), errno), false, false
 	}
 	w.done = append(w.done, fd)
-	switch {
-	case x != nil:
+	if x != nil {
 		w.usedUnix = sock.kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
-		if errno := w.carryAcross(e, from, fd, sock, x, kept); errno != 0 {
-			return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false, false
-		}
-	case from >= 0:
-		if errno := w.carryOver(e, from, fd, sock, kept); errno != 0 {
-			e.add("the port cannot be had in the egress")
-			w.s.events.record(e, errno)
-			return -1, answer(errno), false, false
-		}
+	}
+	switch errno := w.carry(e, from, fd, sock, x, kept); {
+	case errno == 0:
+	case x != nil:
+		return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false, false
+	default:
+		e.add("the port cannot be had in the egress")
+		w.s.events.record(e, errno)
+		return -1, answer(errno), false, false
 	}
 	if sock.untouched {
 		setOften(fd, sock.often, x != nil)
@@ -419,6 +418,18 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 		w.noteCopies(e, was.aside)
 	}
 	return places
+}
+
+// carry gives the new socket, which is of another family if x is not nil, what the program has done to the old one. old is -1 if that is
+// nothing. kept is as for carryOver.
+func (w *worker) carry(e *event, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
+	switch {
+	case x != nil:
+		return w.carryAcross(e, old, replacement, sock, x, kept)
+	case old >= 0:
+		return w.carryOver(e, old, replacement, sock, kept)
+	}
+	return 0
 }
 
 // carryOver gives the new socket what the program has done to the old one.

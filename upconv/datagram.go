@@ -233,14 +233,14 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	}
 	switch route.Kind {
 	case Direct:
-		if crossed && c.sends && domainOf(old) == unix.AF_INET6 && e.dst.Addr().Is4() && !e.dst.Addr().IsMulticast() && e.dst.Addr() != broadcast4 {
+		six := crossed && c.sends && domainOf(old) == unix.AF_INET6
+		switch dst := e.dst.Addr(); {
+		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
 			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
-		}
-		if crossed && c.sends && sock.domain == unix.AF_INET6 && domainOf(old) == unix.AF_INET6 && !e.dst.Addr().Is4() && !w.crossing.pass.deaf(old) {
+		case six && sock.domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.deaf(old):
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as that, and hears from all of them.
 			return w.stay(c, e, old, sock, nil, sa), false
-		}
-		if !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)) {
+		case !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)):
 			return w.stay(c, e, old, sock, nil, sa), false
 		}
 		return w.move(c, e, old, sock, nil, nil, sa)
@@ -355,12 +355,7 @@ func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress
 	if errno != 0 {
 		return -1, errno, false
 	}
-	if x != nil {
-		errno = w.carryAcross(e, old, companion, sock, x, kept)
-	} else {
-		errno = w.carryOver(e, old, companion, sock, kept)
-	}
-	if errno == 0 {
+	if errno = w.carry(e, old, companion, sock, x, kept); errno == 0 {
 		setFlags(companion, sock.flags&^unix.O_ASYNC)
 		if fd, errno = dup(companion); errno == 0 {
 			w.s.companions.keepBeside(old, companion, w.to(egress, x))

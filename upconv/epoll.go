@@ -338,8 +338,7 @@ func (w *worker) settlePlaces(c *call, places []registration, socket int) {
 	ino := inodeOf(socket)
 	for i := range places {
 		put := &places[i]
-		old, isOld := w.placeOf(c.tid, put, w.sight.Ino)
-		now, isNew := w.placeOf(c.tid, put, ino)
+		old, now, isOld, isNew := w.placesOf(c.tid, put, w.sight.Ino, ino)
 		if !isNew || now != put.event && !fired(now) {
 			continue // it has been said of the new one
 		}
@@ -373,12 +372,22 @@ func (w *worker) settlePlaces(c *call, places []registration, socket int) {
 	}
 }
 
-// placeOf returns what a set now has for the socket with an inode number in a place. It is as epoll_ctl(2) would have been told.
-func (w *worker) placeOf(tid int, place *registration, ino uint64) (event unix.EpollEvent, is bool) {
-	for _, r := range w.registrationsIn(tid, place.epfd, ino, []int{place.number}) {
-		return r.event, true
+// placesOf returns what a set now has in a place for two sockets, which are known by their inode numbers; as epoll_ctl(2) would have been
+// told it. The set is read once: it may be long.
+func (w *worker) placesOf(tid int, place *registration, oldIno, ino uint64) (old, now unix.EpollEvent, isOld, isNew bool) {
+	for line := range bytes.Lines(w.readFdinfo(tid, place.epfd)) {
+		tfd, r, of, ok := parseRegistration(line)
+		if !ok || tfd != place.number {
+			continue
+		}
+		if !isOld && (of == 0 || of == oldIno) {
+			old, isOld = r.event, true
+		}
+		if !isNew && (of == 0 || of == ino) {
+			now, isNew = r.event, true
+		}
 	}
-	return event, false
+	return old, now, isOld, isNew
 }
 
 // fired reports whether what is registered is a one-shot that has fired: nothing but how to wait is left of it, and what epoll_ctl(2) always
