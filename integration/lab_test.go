@@ -5,6 +5,7 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -79,6 +80,14 @@ func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		skip(t, "needs root: it makes network namespaces")
+	}
+}
+
+// needBPF skips the test where upconv may not look at sockets in the kernel.
+func needBPF(t testing.TB) {
+	t.Helper()
+	if out, _ := upconv(t, "doctor").Output(); !bytes.Contains(out, []byte("looks at sockets in the kernel")) {
+		skip(t, "needs CAP_BPF and CAP_PERFMON outside a user namespace, BTF and Linux 6.14")
 	}
 }
 

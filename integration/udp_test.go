@@ -48,13 +48,13 @@ func newUDPLab(t *testing.T) *udpLab {
 }
 
 // packets opens a UDP socket in a namespace, which is closed with the test.
-func (n *nat64Lab) packets(namespace *nsdial.Namespace, addr string) *net.UDPConn {
-	n.t.Helper()
+func (l *lab) packets(namespace *nsdial.Namespace, addr string) *net.UDPConn {
+	l.t.Helper()
 	conn, err := namespace.ListenPacket(context.Background(), "udp", addr)
 	if err != nil {
-		n.t.Fatal(err)
+		l.t.Fatal(err)
 	}
-	n.t.Cleanup(func() { conn.Close() })
+	l.t.Cleanup(func() { conn.Close() })
 	return conn.(*net.UDPConn)
 }
 
