@@ -59,7 +59,8 @@ func appendControl(to []byte, level, name int, data []byte) []byte {
 
 // sendControl makes of the control messages that a program sends, in its layout, those to send on its socket. Where that is an
 // AF_INET6 one in the place of another, and sends to an IPv4 destination, from is the family of the program's; else 0. Where there
-// is nothing to change the result is raw. Else it is valid until the next call. The errno is what sendmsg(2) says to such messages.
+// is nothing to change the result is raw. Else it is valid until the next call. The errno is what sendmsg(2) says to such messages; if
+// there are messages all the same, the kernel says it to one of them, unless something else comes first.
 func (w *worker) sendControl(raw []byte, compat bool, from int) ([]byte, unix.Errno) {
 	if len(raw) == 0 || !compat && !(from != 0 && mentionsIP(raw)) {
 		return raw, 0
@@ -90,24 +91,30 @@ func controlToSend(out, raw []byte, compat bool, from int) ([]byte, unix.Errno) 
 	if header, _ := controlLayout(compat); compat && len(raw) < header {
 		return nil, unix.EINVAL // cmsghdr_from_user_compat_to_kern in net/compat.c; natively it is as good as none
 	}
+	var wrong unix.Errno
 	for {
 		m, rest, ok, errno := takeControl(raw, compat)
 		switch {
 		case errno != 0:
-			return nil, errno
+			return nil, errno // udp_cmsg_send in net/ipv4/udp.c looks at all lengths first
 		case !ok:
-			return out, 0
+			return out, wrong
 		case from != 0:
 			out, errno = appendControl6(out, m, from)
 		default:
 			out = appendControl(out, m.level, m.name, m.data)
 		}
 		if errno != 0 {
-			return nil, errno
+			wrong = errno
+			out = appendControl(out, unix.IPPROTO_IPV6, refusedControl, nil)
 		}
 		raw = rest
 	}
 }
+
+// refusedControl is a message of IPv6 that the kernel refuses with EINVAL if it has no data, as it does a wrong one of IPv4:
+// ip6_datagram_send_ctl in net/ipv6/datagram.c.
+const refusedControl = unix.IPV6_TCLASS
 
 const (
 	ipProtocol       = 52 // IP_PROTOCOL, linux/in.h

@@ -702,9 +702,11 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 	}
 	control, errno = w.sendControl(raw, c.compat, from)
 	switch {
-	case errno != 0:
 	case w.lacksPrivilege(c, control):
 		errno = unix.EPERM
+	case errno != 0 && len(control) > 0 && x.family() == unix.AF_INET6:
+		errno = 0 // the kernel looks at them in order, and may say something else to one before
+	case errno != 0:
 	case translates:
 		errno = w.fromElsewhere(raw, c.compat, x)
 	}
@@ -946,7 +948,7 @@ func readVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno 
 
 // lacksPrivilege reports whether control messages need a capability that upconv has and the target has not.
 func (w *worker) lacksPrivilege(c *call, control []byte) bool {
-	if !privilegedControl(control) {
+	if !privilegedControl(control) || !hasCapability(unix.CAP_NET_ADMIN) && !hasCapability(unix.CAP_NET_RAW) {
 		return false
 	}
 	own, errOwn := os.Readlink("/proc/self/ns/user")
@@ -959,6 +961,11 @@ func (w *worker) lacksPrivilege(c *call, control []byte) bool {
 	return err != nil || statusField(status, "CapEff:", 16)&either == 0
 }
 
+// ordinaryPriority reports whether everybody may set a priority, or nobody: sk_set_prio_allowed in include/net/sock.h.
+func ordinaryPriority(data []byte) bool {
+	return len(data) != 4 || binary.NativeEndian.Uint32(data) <= 6
+}
+
 // privilegedControl reports whether there is anything in control messages that takes a capability.
 func privilegedControl(control []byte) bool {
 	for len(control) >= unix.SizeofCmsghdr {
@@ -968,7 +975,7 @@ func privilegedControl(control []byte) bool {
 		}
 		switch h.Level {
 		case unix.SOL_SOCKET:
-			if h.Type == unix.SO_MARK || h.Type == unix.SO_PRIORITY {
+			if h.Type == unix.SO_MARK || h.Type == unix.SO_PRIORITY && !ordinaryPriority(control[unix.SizeofCmsghdr:h.Len]) {
 				return true
 			}
 		case unix.IPPROTO_IP:
@@ -976,6 +983,9 @@ func privilegedControl(control []byte) bool {
 				return true
 			}
 		case unix.IPPROTO_IPV6:
+			if h.Type == refusedControl && h.Len == unix.SizeofCmsghdr {
+				return false // EINVAL
+			}
 			switch h.Type {
 			case unix.IPV6_PKTINFO, unix.IPV6_HOPLIMIT, unix.IPV6_TCLASS, unix.IPV6_DONTFRAG, ipv6FlowInfo:
 			default:
