@@ -88,6 +88,7 @@ func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	dst := e.dst
 	x.route, x.mapped = e.decision.Route, false
 	x.pass = passport{family: sock.domain, proto: sock.proto, peer: dst, local: w.localFor(sock, dst.Addr())}
+	w.s.told.add(x.pass.local)
 	if x.route.Kind == UnixPath {
 		return nil
 	}

@@ -780,7 +780,7 @@ func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Er
 		case source.IsUnspecified():
 		case source.IsMulticast(), source == broadcast4, source.IsLoopback():
 			return unix.EINVAL // from which nothing that is elsewhere is reached
-		case source != x.pass.local && !w.s.origin.assigned(source):
+		case source != x.pass.local && !w.s.told.has(source) && !w.s.origin.assigned(source):
 			return unix.ENETUNREACH
 		}
 	}

@@ -40,6 +40,7 @@ type Supervisor struct {
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
 	discovery  *discovery
 	anyCrossed atomic.Bool   // some socket has been replaced by one of another family
+	told       toldAddresses // what programs know as their own addresses since
 	nextPort   atomic.Uint32 // see anyPort
 	threads    chan struct{} // of calls that are decided aside, as many as there may be yet
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
