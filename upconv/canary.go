@@ -29,10 +29,12 @@ const askSignal = 64
 const canaryName = "canary"
 
 // startCanary clones this process. The child shares nothing with it but what it was given, runs no Go
-// but a loop of raw system calls, and is killed with this thread.
+// but a loop of raw system calls, and is killed with this thread. Nothing may be compiled into it that calls
+// the runtime, which has no stack to grow there: neither the race detector's marks nor its checks of pointers.
 //
 //go:noinline
 //go:norace
+//go:nocheckptr
 func startCanary(signals uint64) (*canary, error) {
 	var say [2]int
 	if err := unix.Pipe2(say[:], unix.O_CLOEXEC); err != nil {

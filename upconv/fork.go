@@ -114,6 +114,7 @@ type kernelSigaction struct{ handler, flags, restorer, mask uint64 }
 //
 //go:noinline
 //go:norace
+//go:nocheckptr
 func (p *forkPlan) fork() (pid int, err error) {
 	var (
 		r1, fd    uintptr
