@@ -125,6 +125,12 @@ func TestLaunchGivesWhatItWasGiven(t *testing.T) {
 		}
 		return list
 	}
+	opened := func(from, to int) (steps []string) {
+		for fd := from; fd <= to; fd++ {
+			steps = append(steps, "open", strconv.Itoa(fd), "0", "/etc/passwd")
+		}
+		return steps
+	}
 	join := func(parts ...[]string) (all []string) {
 		for _, part := range parts {
 			all = append(all, part...)
@@ -165,14 +171,23 @@ func TestLaunchGivesWhatItWasGiven(t *testing.T) {
 		{"all three closed", every("close", 0, 1, 2), nil},
 		{"descriptors 3 9 100", []string{
 			"open", "3", "0", "/proc/version", "open", "9", "02002", "@dir/log", "pipe", "99", "100", "open", "200", "010000000", "/"}, nil},
-		{"descriptors 3 to 40", func() (steps []string) {
-			for fd := 3; fd <= 40; fd++ {
-				steps = append(steps, "open", strconv.Itoa(fd), "0", "/etc/passwd")
-			}
-			return steps
-		}(), nil},
+		{"descriptors 3 to 40", opened(3, 40), nil},
 		{"descriptors above the soft limit", []string{"open", "100", "0", "/etc/passwd", "rlimit", "7", "64", "4096"}, nil},
 		{"descriptors above the hard limit", []string{"open", "100", "0", "/etc/passwd", "rlimit", "7", "64", "64"}, nil},
+		// The numbers where upconv puts its own: 256, or a quarter of the limit, and those behind.
+		{"descriptor 256", []string{"open", "256", "0", "/etc/passwd"}, nil},
+		{"descriptors 3 to 320", opened(3, 320), nil},
+		{"descriptors 250 to 255 and 257 to 280", join(opened(250, 255), opened(257, 280)), nil},
+		{"descriptor 16 of 64", []string{"open", "16", "0", "/etc/passwd", "rlimit", "7", "64", "64"}, nil},
+		{"descriptors 8 to 30 of 64", append(opened(8, 30), "rlimit", "7", "64", "64"), nil},
+		{"descriptors 3 to 35 of 64", append(opened(3, 35), "rlimit", "7", "32", "64"), nil},
+		{"descriptors 36 to 80 of 64", append(opened(36, 80), "rlimit", "7", "64", "64"), nil},
+		{"every other descriptor of 100", func() (steps []string) {
+			for fd := 3; fd < 100; fd += 2 {
+				steps = append(steps, opened(fd, fd)...)
+			}
+			return append(steps, "rlimit", "7", "100", "100")
+		}(), nil},
 		{"close-on-exec descriptor", []string{"open", "5", "02000000", "/etc/passwd"}, nil},
 		{"non-blocking pipes as standard input and output", []string{"pipe", "0", "1", "nonblock", "0", "nonblock", "1"}, nil},
 		{"standard input a directory", []string{"open", "0", "0", "/"}, nil},

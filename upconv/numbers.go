@@ -1,7 +1,9 @@
 package upconv
 
 import (
+	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"unsafe"
 
@@ -15,13 +17,41 @@ import (
 // maxReserved is the end of the numbers that are kept free, at most.
 const maxReserved = 256
 
-// reserveLimit returns how many numbers to keep free under a hard RLIMIT_NOFILE.
-func reserveLimit() int {
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
-		return 0
+// ownNumbers is how many numbers the supervisor must find for itself: some 25 to start a command, and a few in passing.
+const ownNumbers = 32
+
+// fewestNumbers is how many there must be for the supervisor to get as far as telling what is missing.
+const fewestNumbers = 16
+
+// reserveLimit returns the end of the numbers to keep free under a limit of RLIMIT_NOFILE. It is 0 where the ones behind
+// it, but for those that are inherited, were too few for the supervisor itself.
+func reserveLimit(limit uint64, inherited []int) (int, error) {
+	unused := func(start uint64) uint64 {
+		left := limit - start
+		for _, fd := range inherited {
+			if uint64(fd) >= start && uint64(fd) < limit {
+				left--
+			}
+		}
+		return left
 	}
-	return int(min(maxReserved, limit.Max/4))
+	if limit < 3+fewestNumbers || unused(3) < fewestNumbers {
+		return 0, fmt.Errorf("RLIMIT_NOFILE is %d, and upconv needs some %d descriptors of its own: %w", limit, ownNumbers, unix.EMFILE)
+	}
+	end := min(maxReserved, limit/4)
+	if unused(end) < ownNumbers {
+		return 0, nil
+	}
+	return int(end), nil
+}
+
+// unusedNumber returns the lowest number from start on that is not in taken. Standard descriptors are never unused.
+func unusedNumber(start int, taken []int) int {
+	for number := max(start, 3); ; number++ {
+		if !slices.Contains(taken, number) {
+			return number
+		}
+	}
 }
 
 // numbers are the descriptors of this process that may become something else for a moment.

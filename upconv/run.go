@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -199,7 +200,9 @@ func cannotExecute(path string, err error) error {
 // inheritedFDs lists the descriptors above standard error that execve(2) would pass on.
 func inheritedFDs() ([]int, error) {
 	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
+	if errors.Is(err, unix.EMFILE) {
+		return nil, err
+	} else if err != nil {
 		return nil, fmt.Errorf("%w (is /proc mounted?)", err)
 	}
 	var fds []int
@@ -301,6 +304,14 @@ func passedSignals() []unix.Signal {
 
 // startSupervisor starts this executable again as the supervisor and gives it its order.
 func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inherited []int) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return os.NewSyscallError("getrlimit", err)
+	}
+	reserve, err := reserveLimit(limit.Cur, inherited)
+	if err != nil {
+		return err
+	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return os.NewSyscallError("socketpair", err)
@@ -323,10 +334,10 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 		return err
 	}
 	defer unix.Close(null)
-	reserve := reserveLimit()
-	// The child moves it there, out of the way of those. Here, where threads share the descriptor table, growing that
-	// would take the kernel some milliseconds.
-	control := max(reserve, pair[1])
+	// The child moves its end there, out of the way of all numbers that are somebody's: what the command inherits is put
+	// there for it, and the child needs null to the last. Here, where threads share the descriptor table, growing that would
+	// take the kernel some milliseconds.
+	control := unusedNumber(reserve, append(slices.Clone(inherited), null))
 	plan := &forkPlan{
 		netns: -1, keep: pair[1], keepAt: control, null: null, reserve: reserve, parent: os.Getpid(),
 		blocked: signalMask(passedSignals()), report: shared,

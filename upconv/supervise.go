@@ -159,8 +159,10 @@ func (p *process) launch(events *os.File) (err error) {
 	shared.inet6, shared.partner, shared.partner6 = -1, -1, -1
 
 	var ready, goOn [2]int
-	if err := errors.Join(unix.Pipe2(ready[:], unix.O_CLOEXEC), unix.Pipe2(goOn[:], unix.O_CLOEXEC)); err != nil {
-		return failed(os.NewSyscallError("pipe2", err))
+	for _, ends := range []*[2]int{&ready, &goOn} {
+		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+			return failed(os.NewSyscallError("pipe2", err))
+		}
 	}
 	privileged := hasCapability(unix.CAP_SYS_ADMIN)
 	plan := &forkPlan{
