@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -307,15 +308,34 @@ func (n *Namespace) Cookie() (uint64, error) {
 	if n.noCookie.Load() {
 		return 0, n.errNoCookie()
 	}
-	fd, err := n.handOver(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		if errno, ok := err.(unix.Errno); ok {
-			err = fmt.Errorf("%s: socket: %w", n, errno)
+	var cookie uint64
+	learn := func() (err error) {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("%s: socket: %w", n, err)
 		}
+		defer unix.Close(fd)
+		cookie, err = n.learnCookie(fd)
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if current, err := currentID(); err == nil && current == n.id {
+		err := learn()
+		return cookie, err
+	}
+	// A thread for this alone: many a caller makes no sockets afterwards, and a maker would stay.
+	var failed error
+	learned := make(chan struct{})
+	err := n.startThread(func() {
+		failed = learn()
+		close(learned)
+	})
+	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd)
-	return n.learnCookie(fd)
+	<-learned
+	return cookie, failed
 }
 
 // learnCookie reads the cookie off a socket known to be made in the namespace.

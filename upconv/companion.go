@@ -38,7 +38,7 @@ type companions struct {
 	text   []byte // what was read there
 	lastID uint32
 	// inbox is an epoll set of the sockets that are kept and whose datagrams can be handed on.
-	inbox int
+	inbox *pollSet
 	kept  map[int32]*group  // by the descriptor in inbox
 	raw   map[uint64]outlet // by namespace
 
@@ -235,7 +235,7 @@ func discard(fd int) {
 
 // release forgets a kept descriptor, which is the caller's then.
 func (k *companions) release(fd int) {
-	unix.EpollCtl(k.inbox, unix.EPOLL_CTL_DEL, fd, nil)
+	unix.EpollCtl(k.inbox.fd, unix.EPOLL_CTL_DEL, fd, nil)
 	delete(k.kept, int32(fd))
 	k.count--
 }
@@ -354,7 +354,7 @@ func (k *companions) keepBeside(current, fd int, at place) {
 // watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not levels: an error queue, or
 // datagrams that cannot be handed on, would be ready all the time.
 func (k *companions) watch(how, fd int) {
-	unix.EpollCtl(k.inbox, how, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
+	unix.EpollCtl(k.inbox.fd, how, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
 }
 
 // open makes what is needed for the first one.
@@ -363,19 +363,19 @@ func (k *companions) open() bool {
 	if k.users, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return false
 	}
-	if k.inbox, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+	if k.inbox, err = newPollSet(); err != nil {
 		closeFD(k.users)
 		return false
 	}
 	if k.info, err = unix.Open("/proc/self/fdinfo/"+strconv.Itoa(k.users), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		closeFD(k.users)
-		closeFD(k.inbox)
+		k.inbox.close()
 		return false
 	}
 	var errno unix.Errno
 	if k.slot, errno = dup(k.info); errno != 0 {
 		closeFD(k.users)
-		closeFD(k.inbox)
+		k.inbox.close()
 		closeFD(k.info)
 		return false
 	}
@@ -442,11 +442,11 @@ func (k *companions) handOn() {
 	events := make([]unix.EpollEvent, 16)
 	packet := make([]byte, handedOn+maxLength)
 	for {
-		n, err := unix.EpollWait(k.inbox, events, -1)
-		if err != nil && err != unix.EINTR {
+		n, err := k.inbox.wait(events)
+		if err != nil {
 			return
 		}
-		for _, e := range events[:max(n, 0)] {
+		for _, e := range events[:n] {
 			k.mu.Lock()
 			if g := k.kept[e.Fd]; g != nil {
 				k.drain(g, int(e.Fd), packet)

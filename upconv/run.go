@@ -101,6 +101,10 @@ func Run(cfg *Config) (status int, err error) {
 		return ExitFailed, failed(err)
 	}
 
+	runtime.GOMAXPROCS(1) // this process hardly ever has anything to do
+	if err := checkTasks(); err != nil {
+		return ExitFailed, failed(err)
+	}
 	inherited, err := inheritedFDs()
 	if err != nil {
 		return ExitFailed, failed(err)
@@ -113,7 +117,7 @@ func Run(cfg *Config) (status int, err error) {
 	}
 	// The command has these now. Held open here, a pipe would not end when the command closes it.
 	abandon(inherited)
-	haveThreads()
+	haveThreads(frontThreads)
 	return f.run()
 }
 
@@ -419,7 +423,7 @@ func (f *front) catch() {
 	var fd int
 	err := errors.ErrUnsupported
 	if started.Exact { // real-time signals are blocked in all threads
-		fd, err = unix.Signalfd(-1, sigset(birth.RealTime), unix.SFD_CLOEXEC)
+		fd, err = unix.Signalfd(-1, sigset(birth.RealTime), unix.SFD_CLOEXEC|unix.SFD_NONBLOCK)
 	}
 	for _, sig := range passedSignals() {
 		if err != nil || birth.RealTime&(1<<(sig-1)) == 0 {
@@ -429,21 +433,21 @@ func (f *front) catch() {
 	if err != nil {
 		return
 	}
+	queued := os.NewFile(uintptr(fd), "signals") // waits in the runtime's poller, without a thread
 	go func() {
 		for {
-			info, err := readSignal(fd)
-			if err == nil {
-				f.signals <- syscall.Signal(info.Signo)
-			} else if err != unix.EINTR {
+			info, err := readSignal(queued)
+			if err != nil {
 				return
 			}
+			f.signals <- syscall.Signal(info.Signo)
 		}
 	}()
 }
 
 // readSignal reads one signal from a signalfd(2).
-func readSignal(fd int) (info unix.SignalfdSiginfo, err error) {
-	_, err = unix.Read(fd, unsafe.Slice((*byte)(unsafe.Pointer(&info)), unsafe.Sizeof(info)))
+func readSignal(queued *os.File) (info unix.SignalfdSiginfo, err error) {
+	_, err = queued.Read(unsafe.Slice((*byte)(unsafe.Pointer(&info)), unsafe.Sizeof(info)))
 	return info, err
 }
 

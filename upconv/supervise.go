@@ -38,6 +38,8 @@ func SupervisorMain() {
 		os.Exit(ExitFailed)
 	}
 	unix.CloseOnExec(fd)
+	runtime.GOMAXPROCS(firstWorkers)
+	nameThreads(supervisorName)
 	control := os.NewFile(uintptr(fd), "front")
 	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control)}
 	if err = p.hear.Decode(&p.order); err == nil {

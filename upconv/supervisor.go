@@ -56,11 +56,13 @@ type Supervisor struct {
 	back      atomic.Pointer[backward] // see originalAddr
 	receivers receivers                // calls that wait for a datagram
 
-	busy    atomic.Int32 // workers that have a notification
-	workers int32
-	awake   atomic.Int32  // workers that do not sleep
-	wake    chan struct{} // wakes one of them
-	gone    chan struct{} // closed when nobody is left under the filter
+	busy    atomic.Int32    // workers that have a notification
+	workers atomic.Int32    // how many there are
+	awake   atomic.Int32    // workers that do not sleep
+	all     *sync.WaitGroup // of the workers
+	adding  atomic.Bool     // one more is about to be started
+	wake    chan struct{}   // wakes one of them
+	gone    chan struct{}   // closed when nobody is left under the filter
 }
 
 // egress is a namespace that sockets are made in.
@@ -153,45 +155,32 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	if s.needs.crosses() {
 		lengthFirst() // now, when there are descriptors for sure
 	}
-	n := max(2, runtime.NumCPU())
+	const n = firstWorkers
 	s.wake, s.gone = make(chan struct{}), make(chan struct{})
-	s.awake.Store(int32(n))
-	s.workers = int32(n)
+	s.awake.Store(n)
+	s.workers.Store(n)
+	s.all = wg
 	ready := make(chan error)
 	s.threads = make(chan struct{}, maxAside)
 	for range maxAside {
 		s.threads <- struct{}{}
 	}
 	for i := range n {
-		w := s.newWorker()
-		w.index, w.extra, w.alone = i, i > 0, false
-		wg.Go(func() { w.run(ready) })
+		s.startWorker(i, ready)
 	}
 	var failed error
 	for range n {
 		failed = errors.Join(failed, <-ready)
 	}
-	haveThreads()
+	haveThreads(supervisorThreads)
 	return failed
 }
 
-// spareThreads is how many threads the Go runtime has to fall back on.
-const spareThreads = 8
-
-// haveThreads has the Go runtime start some threads, which it keeps. It does not survive that it needs one and may not have it any more,
-// because the program has used up what its user or its cgroup may have (RLIMIT_NPROC, pids.max).
-func haveThreads() {
-	var all, done sync.WaitGroup
-	all.Add(spareThreads)
-	for range spareThreads {
-		done.Go(func() {
-			runtime.LockOSThread() // one for each
-			all.Done()
-			all.Wait()
-			runtime.UnlockOSThread()
-		})
-	}
-	done.Wait()
+// startWorker starts the worker of an index. It says to ready whether it could get to where workers live.
+func (s *Supervisor) startWorker(index int, ready chan<- error) {
+	w := s.newWorker()
+	w.index, w.extra, w.alone = index, index > 0, false
+	s.all.Go(func() { w.run(ready) })
 }
 
 // worker is one thread that answers notifications. Its buffers are reused from call to call.
@@ -359,11 +348,8 @@ func (w *worker) serve() error {
 		w.lastTID = n.PID
 		if alone || w.taken-waiting > queued {
 			w.streak = 0
-		} else if w.streak++; w.streak >= wakeStreak && s.awake.Load() < s.workers {
-			select {
-			case s.wake <- struct{}{}:
-			default:
-			}
+		} else if w.streak++; w.streak >= wakeStreak {
+			s.wakeWorker()
 		}
 		if s.busy.Add(1) > 1 || w.streak > 0 {
 			w.lonely = 0

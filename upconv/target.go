@@ -23,8 +23,7 @@ const pidfdThread = unix.O_EXCL
 type targets struct {
 	slots  [256]targetSlot // by the low bits of the tid
 	ended  func(tid int)   // told of threads that have ended
-	exits  *os.File        // epoll set of all pidfds, in the runtime's poller
-	epfd   int             // its number, still owned by exits
+	exits  *pollSet        // of all pidfds
 	thread int             // pidfdThread or, before Linux 6.9, 0
 }
 
@@ -40,15 +39,11 @@ type targetSlot struct {
 }
 
 func newTargets(thread bool, ended func(tid int)) (*targets, error) {
-	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	exits, err := newPollSet()
 	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
+		return nil, err
 	}
-	if err := unix.SetNonblock(epfd, true); err != nil { // has os.NewFile use the runtime's poller
-		unix.Close(epfd)
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	t := &targets{exits: os.NewFile(uintptr(epfd), "pidfds"), epfd: epfd, ended: ended}
+	t := &targets{exits: exits, ended: ended}
 	for i := range t.slots {
 		t.slots[i].infoFD = -1
 	}
@@ -61,38 +56,29 @@ func newTargets(thread bool, ended func(tid int)) (*targets, error) {
 
 // reap drops the entries of threads that have ended, until close.
 func (t *targets) reap() {
-	conn, err := t.exits.SyscallConn()
-	if err != nil {
-		return
-	}
 	var events [16]unix.EpollEvent
-	conn.Read(func(fd uintptr) bool {
-		for {
-			n, err := unix.EpollWait(int(fd), events[:], 0)
-			if err == unix.EINTR {
-				continue
+	for {
+		n, err := t.exits.wait(events[:])
+		if err != nil {
+			return
+		}
+		for _, e := range events[:n] {
+			slot := t.slot(int(e.Pad))
+			slot.mu.Lock()
+			if slot.tid == int(e.Pad) && slot.pidfd == int(e.Fd) {
+				slot.drop()
 			}
-			if err != nil || n == 0 {
-				return false // wait for more
-			}
-			for _, e := range events[:n] {
-				slot := t.slot(int(e.Pad))
-				slot.mu.Lock()
-				if slot.tid == int(e.Pad) && slot.pidfd == int(e.Fd) {
-					slot.drop()
-				}
-				slot.mu.Unlock()
-				if t.ended != nil {
-					t.ended(int(e.Pad))
-				}
+			slot.mu.Unlock()
+			if t.ended != nil {
+				t.ended(int(e.Pad))
 			}
 		}
-	})
+	}
 }
 
 // close drops every entry. No other method may be called afterwards.
 func (t *targets) close() {
-	t.exits.Close()
+	t.exits.close()
 	t.dropAll()
 }
 
@@ -163,7 +149,7 @@ func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 	}
 	slot.tid, slot.pidfd, slot.pid = tid, pidfd, 0
 	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is lost.
-	unix.EpollCtl(t.epfd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
+	unix.EpollCtl(t.exits.fd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
 	got, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(pidfd), uintptr(fd), 0)
 	return int(got), errno
 }

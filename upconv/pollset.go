@@ -1,0 +1,47 @@
+package upconv
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// pollSet is an epoll(7) set that is waited for in the Go runtime's poller: so who waits holds no thread.
+type pollSet struct {
+	file *os.File
+	fd   int // its number, for epoll_ctl(2); still owned by file
+}
+
+func newPollSet() (*pollSet, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // has os.NewFile use the poller
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return &pollSet{os.NewFile(uintptr(fd), "epoll"), fd}, nil
+}
+
+// wait fills events, and returns how many there are: at least one. The error says that the set is closed.
+func (p *pollSet) wait(events []unix.EpollEvent) (n int, err error) {
+	conn, err := p.file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var failed error
+	err = conn.Read(func(fd uintptr) bool {
+		for {
+			if n, failed = unix.EpollWait(int(fd), events, 0); failed != unix.EINTR {
+				return n > 0 || failed != nil
+			}
+		}
+	})
+	if err == nil {
+		err = failed
+	}
+	return max(n, 0), err
+}
+
+func (p *pollSet) close() { p.file.Close() }
