@@ -381,7 +381,7 @@ func (t *targets) inNamespace(tid int, inode uint64, scratch []byte) (uid, gid i
 }
 
 func isInNamespace(dir int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(&nsNet[0])),
+	n, _, errno := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(&nsNet[0])),
 		uintptr(unsafe.Pointer(&scratch[0])), 64, 0, 0)
 	if errno != 0 {
 		return 0, 0, false

@@ -465,7 +465,7 @@ func (w *worker) shutLike(old, fd int, sock *socket) {
 		shut = shutdownOf(old)
 	}
 	if shut != 0 {
-		unix.RawSyscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(shut-1), 0)
+		unix.Syscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(shut-1), 0)
 	}
 }
 
@@ -634,7 +634,7 @@ func disconnect(fd int) { connect(fd, make([]byte, sizeofSockaddrIn)) }
 
 func connect(fd int, sa []byte) unix.Errno {
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
+		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
 		if errno != unix.EINTR {
 			return errno
 		}

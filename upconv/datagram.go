@@ -419,7 +419,7 @@ func (w *worker) manyTags() bool {
 
 func (s *Supervisor) manyTags() bool {
 	var text [1024]byte
-	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
+	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
 	if errno != 0 || int(n) == len(text) {
 		return true
 	}

@@ -83,7 +83,7 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 	} else {
 		flags &^= unix.MSG_FASTOPEN
 	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags), uintptr(to), uintptr(len(sa)))
+	n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags), uintptr(to), uintptr(len(sa)))
 	if errno != 0 || f.result == 0 {
 		return outcome{answered: true, errno: errno, value: int64(n)}
 	}

@@ -16,7 +16,7 @@ const kcmpFile = 0 // KCMP_FILE of kcmp(2)
 
 // replaced reports whether the target's descriptor does not refer to the file any more that old is a copy of.
 func (w *worker) replaced(c *call, old int) bool {
-	order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(w.s.pid), uintptr(c.tid), kcmpFile, uintptr(old), uintptr(c.fd), 0)
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(w.s.pid), uintptr(c.tid), kcmpFile, uintptr(old), uintptr(c.fd), 0)
 	return errno == 0 && order != 0 || errno == unix.EBADF
 }
 

@@ -81,7 +81,7 @@ func socketName(fd int, peer bool, to *[sizeofSockaddrStorage]byte) (ok bool) {
 		call = unix.SYS_GETPEERNAME
 	}
 	length := uint32(len(to))
-	_, _, errno := unix.RawSyscall(call, uintptr(fd), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(&length)))
+	_, _, errno := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(&length)))
 	return errno == 0
 }
 
@@ -143,7 +143,7 @@ var lengthFirst = sync.OnceValue(func() bool {
 	}
 	defer unix.Close(fd)
 	length := uint32(100)
-	unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), 1, uintptr(unsafe.Pointer(&length)))
+	unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), 1, uintptr(unsafe.Pointer(&length)))
 	return length != 100
 })
 
@@ -208,7 +208,7 @@ func (w *worker) getsockopt(c *call) outcome {
 	defer closeFD(like)
 	value := make([]byte, min(max(room, 0), 64<<10)+1)
 	length := uint32(min(room, 64<<10))
-	_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name),
+	_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name),
 		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&length)), 0)
 	if errno != 0 {
 		return answer(errno)
@@ -282,7 +282,7 @@ func (w *worker) refusal(p *passport, level, name int) outcome {
 		return answer(unix.EFAULT)
 	}
 	defer closeFD(like)
-	_, _, errno = unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), 0, 0, 0)
+	_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), 0, 0, 0)
 	return answer(errno)
 }
 
@@ -463,7 +463,7 @@ func (w *worker) setNowhere(p *passport, level, name, length int) outcome {
 	}
 	defer closeFD(like)
 	const nowhere = 8
-	_, _, errno = unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), nowhere, uintptr(length), 0)
+	_, _, errno = unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), nowhere, uintptr(length), 0)
 	return answer(errno)
 }
 

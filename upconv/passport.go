@@ -89,7 +89,7 @@ func (p *passport) putOn6(fd int) unix.Errno {
 func (p *passport) readFrom6(fd int) bool {
 	var options [40]byte
 	length := uint32(len(options))
-	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_IP, unix.IP_OPTIONS,
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_IP, unix.IP_OPTIONS,
 		uintptr(unsafe.Pointer(&options)), uintptr(unsafe.Pointer(&length)), 0)
 	return errno == 0 && p.decode6(options[:length])
 }
@@ -241,7 +241,7 @@ func attachedFilter(fd int) ([]unix.SockFilter, unix.Errno) {
 	var length uint32                       // in instructions, both ways; 0 asks how many there are
 	const getFilter = unix.SO_ATTACH_FILTER // SO_GET_FILTER is the same number
 	get := func(at unsafe.Pointer) unix.Errno {
-		_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, getFilter, uintptr(at), uintptr(unsafe.Pointer(&length)), 0)
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, getFilter, uintptr(at), uintptr(unsafe.Pointer(&length)), 0)
 		return errno
 	}
 	if errno := get(nil); errno != 0 || length == 0 {

@@ -444,7 +444,7 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 		header.Control = &b.control[0]
 		header.SetControllen(len(b.control))
 	}
-	got, _, errno := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&header)), uintptr(ask))
+	got, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&header)), uintptr(ask))
 	flags = uint32(header.Flags)
 	// Who waits is told of the end; who does not, is not: __skb_wait_for_more_packets in net/core/datagram.c.
 	end := errno == unix.EAGAIN && r.shutdown && r.flags&unix.MSG_DONTWAIT == 0
@@ -836,7 +836,7 @@ func transfer(tid int, data, rest []byte, to []unix.RemoteIovec) int {
 			count++
 		}
 	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(tid), uintptr(unsafe.Pointer(&local)), uintptr(count),
+	n, _, errno := unix.Syscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(tid), uintptr(unsafe.Pointer(&local)), uintptr(count),
 		uintptr(unsafe.Pointer(&to[0])), uintptr(len(to)), 0)
 	if errno != 0 {
 		return 0

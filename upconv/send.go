@@ -717,9 +717,9 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
 	var n uintptr
 	if o.many() {
-		n, _, errno = unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers)), uintptr(o.run), uintptr(flags), 0, 0)
+		n, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers)), uintptr(o.run), uintptr(flags), 0, 0)
 	} else {
-		n, _, errno = unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
+		n, _, errno = unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
 	}
 	return int(n), errno
 }
@@ -938,7 +938,7 @@ func readVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno 
 		return 0, 0
 	}
 	local := unix.Iovec{Base: &buf[0], Len: uint64(len(buf))}
-	got, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(tid), uintptr(unsafe.Pointer(&local)), 1,
+	got, _, errno := unix.Syscall6(unix.SYS_PROCESS_VM_READV, uintptr(tid), uintptr(unsafe.Pointer(&local)), 1,
 		uintptr(unsafe.Pointer(&vectors[0])), uintptr(len(vectors)), 0)
 	if errno != 0 {
 		return 0, errno

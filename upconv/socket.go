@@ -63,7 +63,7 @@ func examine(fd int, s *socket) (idle bool) {
 // readName reads what getsockname(2) tells: name, and with it domain. It is false for what has no name of IPv4 or IPv6.
 func (s *socket) readName(fd int) bool {
 	s.nameLen = uint32(len(s.name))
-	_, _, errno := unix.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
+	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
 	if errno != 0 || s.nameLen < sizeofSockaddrIn {
 		return false
 	}
@@ -191,7 +191,7 @@ func netnsCookie(fd int) (cookie uint64) {
 }
 
 func bind(fd int, sa []byte) unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
+	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
 	return errno
 }
 
@@ -435,12 +435,12 @@ func closeFD(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 func getsockopt(fd, level, name int, value unsafe.Pointer, size uintptr) unix.Errno {
 	length := uint32(size)
-	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
 		uintptr(value), uintptr(unsafe.Pointer(&length)), 0)
 	return errno
 }
 
 func setsockopt(fd, level, name int, value unsafe.Pointer, size uintptr) unix.Errno {
-	_, _, errno := unix.RawSyscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(value), size, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(value), size, 0)
 	return errno
 }

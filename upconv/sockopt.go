@@ -448,7 +448,7 @@ func copyBuffer(from, to, name, privileged int) (same bool) {
 func copyVariable(row *sockopt, from, to int) (lost bool) {
 	var value [2048]byte // the most that IPv6 extension headers can be, RFC 8200
 	length := uint32(len(value))
-	if _, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
+	if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
 		uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&length)), 0); errno != 0 || length == 0 {
 		return false
 	}
@@ -472,7 +472,7 @@ func losesInterface(row *sockopt, from, to int) (lost bool) {
 	}
 	var name [unix.IFNAMSIZ]byte
 	length := uint32(len(name))
-	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
 		uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)), 0)
 	return errno == 0 && !allZero(name[:length])
 }

@@ -63,6 +63,8 @@ type Supervisor struct {
 	adding  atomic.Bool     // one more is about to be started
 	wake    chan struct{}   // wakes one of them
 	gone    chan struct{}   // closed when nobody is left under the filter
+	watch   watch           // over the workers
+	holdups holdups         // processes whose calls hold workers
 }
 
 // egress is a namespace that sockets are made in.
@@ -161,6 +163,7 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	s.workers.Store(n)
 	s.all = wg
 	ready := make(chan error)
+	s.watch.wake = make(chan struct{}, 1)
 	s.threads = make(chan struct{}, maxAside)
 	for range maxAside {
 		s.threads <- struct{}{}
@@ -172,6 +175,7 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	for range n {
 		failed = errors.Join(failed, <-ready)
 	}
+	go s.watchWorkers()
 	haveThreads(supervisorThreads)
 	return failed
 }
@@ -180,7 +184,9 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 func (s *Supervisor) startWorker(index int, ready chan<- error) {
 	w := s.newWorker()
 	w.index, w.extra, w.alone = index, index > 0, false
-	s.all.Go(func() { w.run(ready) })
+	s.watch.workers[index].Store(w)
+	s.all.Add(1)
+	go w.run(ready)
 }
 
 // worker is one thread that answers notifications. Its buffers are reused from call to call.
@@ -237,6 +243,10 @@ type worker struct {
 	pinnedFor uint32      // the target's thread
 	pinnedYet int         // swaps for which it may stay so
 
+	serial  uint32        // of the calls that it has handled
+	current atomic.Uint64 // the call that it handles: the thread, and serial; 0: none; or relieved
+	heldBy  atomic.Int64  // of a relieved worker: the process
+
 	taken   time.Duration // when the latest notification was, by clock; of a worker that is alone, when it began
 	yielded time.Duration // when the Go scheduler last heard of this thread
 	lastTID uint32
@@ -264,18 +274,28 @@ var epoch = time.Now()
 // clock is the time since some moment before: half as expensive as time.Now, which also asks for the date.
 func clock() time.Duration { return time.Since(epoch) }
 
+// run answers notifications until nobody is left under the filter, or another worker has relieved
+// this one. ready, if not nil, is told whether it can.
 func (w *worker) run(ready chan<- error) {
 	// Never unlocked: the thread lives in another namespace from here on, and ends with this goroutine.
 	runtime.LockOSThread()
-	if err := w.settleIn(); err != nil {
+	defer w.end()
+	err := w.settleIn()
+	if ready != nil {
 		ready <- err
+	}
+	if err != nil {
+		w.s.log.Error("worker", "error", err)
+		w.s.all.Done()
 		return
 	}
 	w.mayPin = unix.SchedGetaffinity(0, &w.cpus) == nil && w.cpus.Count() > 1
 	w.own = nth(&w.cpus, w.index)
-	ready <- nil
 	for !w.extra || w.sleep() {
-		if err := w.serve(); err != nil {
+		if err = w.serve(); err == errRelieved {
+			w.serveHeld()
+			return
+		} else if err != nil {
 			if !errors.Is(err, seccompx.ErrGone) {
 				w.s.log.Error("receive", "error", err)
 			}
@@ -285,8 +305,11 @@ func (w *worker) run(ready chan<- error) {
 	if !w.extra {
 		close(w.s.gone)
 	}
-	w.end()
+	w.s.all.Done()
 }
+
+// errRelieved says that another worker has taken the place of one that a call had held.
+var errRelieved = errors.New("relieved")
 
 // newWorker returns one that takes no notifications.
 func (s *Supervisor) newWorker() *worker {
@@ -343,6 +366,9 @@ func (w *worker) serve() error {
 		if w.taken = clock(); w.taken-waiting > atRest {
 			w.yielded = w.taken
 		}
+		if s.holdups.any.Load() > 0 && s.holdups.queue(n) {
+			continue
+		}
 		// One thread alone can be that fast: it is woken in the middle of Respond.
 		alone := n.PID == w.lastTID
 		w.lastTID = n.PID
@@ -355,21 +381,31 @@ func (w *worker) serve() error {
 			w.lonely = 0
 		}
 		w.settle(s.awake.Load() > 1)
-
-		out := w.handle(n)
-		if out.later {
-			// somebody has taken it over
-		} else if out.wait != nil {
-			go out.wait.run()
-		} else if err := s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
-			s.warn("answer", "tid", n.PID, "error", err)
+		if s.watch.sleeping.Load() {
+			s.watch.rouse()
+		}
+		current := w.noteCall(n)
+		w.conclude(n, w.handle(n))
+		if !w.current.CompareAndSwap(current, 0) {
+			return errRelieved
 		}
 		s.busy.Add(-1)
-		w.tidy()
 		if w.lonely++; w.extra && w.lonely > lonelyLimit {
 			return nil
 		}
 	}
+}
+
+// conclude sends what a call has come to, and tidies up after it.
+func (w *worker) conclude(n *seccompx.Notification, out outcome) {
+	if out.later {
+		// somebody has taken it over
+	} else if out.wait != nil {
+		go out.wait.run()
+	} else if err := w.s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
+		w.s.warn("answer", "tid", n.PID, "error", err)
+	}
+	w.tidy()
 }
 
 // settle has this thread stay on its own processor, or run where it likes. The kernel wakes a waiting worker on the

@@ -137,7 +137,7 @@ func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	if slot.tid == tid {
-		got, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(slot.pidfd), uintptr(fd), 0)
+		got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, uintptr(slot.pidfd), uintptr(fd), 0)
 		if errno != unix.ESRCH {
 			return int(got), errno
 		}
@@ -150,7 +150,7 @@ func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 	slot.tid, slot.pidfd, slot.pid = tid, pidfd, 0
 	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is lost.
 	unix.EpollCtl(t.exits.fd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
-	got, _, errno := unix.RawSyscall(unix.SYS_PIDFD_GETFD, uintptr(pidfd), uintptr(fd), 0)
+	got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, uintptr(pidfd), uintptr(fd), 0)
 	return int(got), errno
 }
 
@@ -197,7 +197,7 @@ func readMemory(tid int, addr uint64, buf []byte) unix.Errno {
 	local := unix.Iovec{Base: &buf[0]}
 	local.SetLen(len(buf))
 	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(buf)}
-	n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_READV, uintptr(tid),
+	n, _, errno := unix.Syscall6(unix.SYS_PROCESS_VM_READV, uintptr(tid),
 		uintptr(unsafe.Pointer(&local)), 1, uintptr(unsafe.Pointer(&remote)), 1, 0)
 	if errno == 0 && int(n) != len(buf) {
 		errno = unix.EFAULT
@@ -210,7 +210,7 @@ func writeMemory(tid int, addr uint64, data []byte) unix.Errno {
 	local := unix.Iovec{Base: &data[0]}
 	local.SetLen(len(data))
 	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(data)}
-	n, _, errno := unix.RawSyscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(tid),
+	n, _, errno := unix.Syscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(tid),
 		uintptr(unsafe.Pointer(&local)), 1, uintptr(unsafe.Pointer(&remote)), 1, 0)
 	if errno == 0 && int(n) != len(data) {
 		errno = unix.EFAULT
@@ -261,7 +261,7 @@ func openFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
 
 func readCloseOnExec(file int, scratch []byte) (bool, unix.Errno) {
 	text := scratch[:cap(scratch)]
-	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(file), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)), 0, 0, 0)
+	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(file), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)), 0, 0, 0)
 	if errno != 0 {
 		return false, errno
 	}
