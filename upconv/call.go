@@ -19,13 +19,15 @@ type call struct {
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr     uint64
 	addrLen  uint32
-	name     string    // what call it is; of socketcall(2), the one that is meant
-	fastOpen fastOpen  // of a send that connects
-	sends    bool      // it is a send of datagrams, which are in worker.out
-	compat   bool      // made with the 32-bit structures of i386
-	back     bool      // its socket is brought back to the origin, and the kernel makes it: see bringBack
-	made     bool      // upconv has made it, or begun to
-	since    time.Time // when it was taken up, if that is not now: see aside
+	name     string   // what call it is; of socketcall(2), the one that is meant
+	fastOpen fastOpen // of a send that connects
+	sends    bool     // it is a send of datagrams, which are in worker.out
+	compat   bool     // made with the 32-bit structures of i386
+	back     bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
+	made     bool     // upconv has made it, or begun to
+	// permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it was not asked.
+	permitted int
+	since     time.Time // when it was taken up, if that is not now: see aside
 }
 
 // handler decides what becomes of a call. It does not touch the listener, except to install a descriptor.
@@ -74,6 +76,7 @@ var handlers = []struct {
 	{"sendmsg", (*worker).sendmsg},
 	{"sendmmsg", (*worker).sendmmsg},
 	{"listen", (*worker).listen},
+	{"landlock_restrict_self", (*worker).restrictSelf},
 }
 
 // numbered is a handler with the number of its call in one architecture.
@@ -113,8 +116,22 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 	return carryOn
 }
 
+// number returns the number of a system call in the architecture of this one.
+func (c *call) number(name string) uint64 {
+	arches := seccompx.NativeArches()
+	arch := arches[0]
+	if c.compat {
+		arch = arches[1]
+	}
+	nr, _ := arch.Syscall(name)
+	return uint64(nr)
+}
+
 // connectCall is connect(2).
 func (w *worker) connectCall(c *call) outcome {
+	if w.s.restricted.isDecoy(c.tid) {
+		return carryOn
+	}
 	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
 	return w.connect(c)
 }

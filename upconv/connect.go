@@ -161,6 +161,11 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 			return answer(unix.EISCONN), false // a Unix socket, which would say something else
 		}
 	}
+	if !idle && family == unix.AF_INET {
+		if out, busy, raced := w.busyCrossed(c, old); busy {
+			return out, raced
+		}
+	}
 	if !idle || sock.domain != family {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
@@ -210,6 +215,11 @@ func (w *worker) stays(e *event) {
 // connects that to sa. old is a copy of the target's socket, or -1 where it has been seen to be as good as new and
 // nobody else's. If x is not nil the new socket is one of another family, in the origin.
 func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
+	if sock.kind == unix.SOCK_STREAM && !c.back {
+		if out, done := w.mayConnect(c, e, sock); done {
+			return out, false
+		}
+	}
 	cloexec, out, ok := w.closesOnExec(c, e)
 	if !ok {
 		return out, false
@@ -543,6 +553,9 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has failed or
 // whose result is still to be fetched.
 func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
+	if out, done := w.mayConnect(c, e, sock); done {
+		return out
+	}
 	if sock.flags&unix.O_NONBLOCK == 0 {
 		setFlags(fd, sock.flags|unix.O_NONBLOCK) // until begin gives its flags back
 	}
@@ -572,10 +585,13 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		return answer(errno)
 	}
 	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
-		// The target's own call waits for the connection and sends, without data in the SYN; of the address it
-		// passes the kernel takes no notice any more.
 		setFlags(fd, sock.flags)
 		w.s.events.record(e, 0)
+		if w.waitsForRestricted(e) {
+			return w.s.aside(c, (*worker).connect) // which will find it connecting
+		}
+		// The target's own call waits for the connection and sends, without data in the SYN; of the address it
+		// passes the kernel takes no notice any more.
 		return carryOn
 	}
 	if errno == unix.EINPROGRESS {
@@ -586,7 +602,8 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		}
 	}
 	if errno == unix.EALREADY {
-		if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); timeout != 0 {
+		timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
+		if timeout != 0 || w.waitsForRestricted(e) {
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS. So upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
 			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}

@@ -157,6 +157,9 @@ func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (ou
 	if x.route.Kind == UnixPath || !again {
 		return w.swap(c, e, old, sock, nil, x, x.to[:])
 	}
+	if out, done := w.mayConnect(c, e, sock); done {
+		return out, false
+	}
 	if errno := x.scope(old); errno != 0 {
 		return w.fail(e, "interface "+x.zone, errno), false
 	}

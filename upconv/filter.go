@@ -21,7 +21,7 @@ const (
 // Where sockets are swapped or destinations refused, sends with MSG_FASTOPEN are stopped too: they connect. Where sockets are
 // swapped, so are some more calls: epoll_create(2), to know who has epoll sets, unless upconv sees whether a socket is in one
 // (see sight.go); and, only to know that it is done at all, the setting of socket options that hardly any program sets (see
-// optionsUsed).
+// optionsUsed), and landlock_restrict_self(2) (see restricted.go).
 //
 // Sends of datagrams to an address are stopped if the policy has routes for them; receiving them, only if some of those are to
 // another address family.
@@ -88,7 +88,7 @@ func fastOpenRules() []seccompx.Rule {
 
 // swapRules stop what a swap must know about.
 func swapRules(n needs) []seccompx.Rule {
-	rules := socketcallRules(sysSetsockopt)
+	rules := append(socketcallRules(sysSetsockopt), notify("landlock_restrict_self"))
 	for _, call := range []string{"fcntl", "fcntl64"} {
 		for _, command := range []uint64{unix.F_SETOWN, unix.F_SETSIG, unix.F_SETOWN_EX} {
 			rules = append(rules, notify(call, low(1).Equal(command)))

@@ -138,6 +138,7 @@ func (p *process) start() error {
 func (p *process) launch(events *os.File) (err error) {
 	cfg, s := &p.order.Config, p.supervisor
 	s.needs.sees = s.needs.swaps && maySee()
+	s.restricted.any.Store(s.needs.swaps && areRestricted())
 	wanted := s.needs
 	wanted.makeAtSocket(s.rules.Load().policy, s.swapAt, true)
 	s.needs.makeAtSocket(s.rules.Load().policy, s.swapAt, hasCapability(unix.CAP_SYS_ADMIN))

@@ -39,7 +39,8 @@ type Supervisor struct {
 	swapAt   SwapAt
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
 	discovery  *discovery
-	anyCrossed atomic.Bool   // some socket has been replaced by one of another family
+	anyCrossed atomic.Bool // some socket has been replaced by one of another family
+	restricted restrictions
 	told       toldAddresses // what programs know as their own addresses since
 	nextPort   atomic.Uint32 // see anyPort
 	threads    chan struct{} // of calls that are decided aside, as many as there may be yet

@@ -9,13 +9,15 @@ import (
 )
 
 // wait is a blocking connect(2) that upconv itself waits for, because the kernel's own wait would
-// end differently from a native one: that of a socket with SO_SNDTIMEO, whose expiry says EINPROGRESS.
+// end differently from a native one: that of a socket with SO_SNDTIMEO, whose expiry says EINPROGRESS, or that of
+// a program that may have restricted itself, see restricted.go.
 //
 // It runs on a goroutine of its own and holds no worker and no thread.
 type wait struct {
 	s      *Supervisor
-	fd     int // the connecting socket, non-blocking for now; owned
-	flags  int // status flags to give back to it
+	fd     int  // the connecting socket, non-blocking for now; owned
+	flags  int  // status flags to give back to it
+	timed  bool // it has SO_SNDTIMEO
 	expiry time.Time
 	sa     []byte // its own copy
 	event  *event // its own too, with the call
@@ -25,7 +27,7 @@ type wait struct {
 func (s *Supervisor) newWait(c *call, e *event, fd, flags int, timeout time.Duration, sa []byte) *wait {
 	ownCall, ownEvent := *c, *e
 	ownEvent.c = &ownCall
-	return &wait{s: s, fd: fd, flags: flags, expiry: time.Now().Add(timeout), sa: bytes.Clone(sa), event: &ownEvent}
+	return &wait{s: s, fd: fd, flags: flags, timed: timeout != 0, expiry: time.Now().Add(timeout), sa: bytes.Clone(sa), event: &ownEvent}
 }
 
 // run waits, gives the socket its flags back and answers.
@@ -48,11 +50,11 @@ func (w *wait) result(file *os.File) unix.Errno {
 	var watch interruption
 	for {
 		now := time.Now()
-		if !now.Before(w.expiry) {
+		if w.timed && !now.Before(w.expiry) {
 			return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
 		}
 		until := now.Add(sampling)
-		if until.After(w.expiry) {
+		if w.timed && until.After(w.expiry) {
 			until = w.expiry
 		}
 		if err := file.SetWriteDeadline(until); err != nil {
@@ -69,7 +71,7 @@ func (w *wait) result(file *os.File) unix.Errno {
 			}
 			return errno
 		}
-		if errno := watch.look(w.s, w.event.c, true); errno != 0 {
+		if errno := watch.look(w.s, w.event.c, w.timed); errno != 0 {
 			return errno
 		}
 	}
