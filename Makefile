@@ -32,13 +32,20 @@ install: build ## install it to $(BINDIR) (PREFIX=, DESTDIR=)
 demo: build ## see it work; needs no privileges and leaves nothing behind
 	./$(BINARY) demo
 
-test: test-unit test-integration ## all tests; those that need root are skipped, and say so, without it
+# It runs go test, and ends with what was skipped, and why. TESTS and EXCEPT are regular expressions.
+TALLY    = CGO_ENABLED=1 UPCONV_BIN=$(abspath $(BINARY)) $(GO) run ./integration/tally
+ONLY     = -count=$(COUNT) $(if $(TESTS),-run '$(TESTS)') $(if $(EXCEPT),-skip '$(EXCEPT)')
+UNIT     = -race $(ONLY) ./cmd/... ./upconv/... ./nsdial/... ./seccompx/...
+WHOLE    = $(ONLY) -timeout 20m ./integration/...
+
+test: build ## all tests; an ordinary user's run in a user namespace, and end with what cannot (TESTS=, EXCEPT=)
+	$(TALLY) $(UNIT) -- $(WHOLE)
 
 test-unit: ## tests of the packages, with the race detector
-	CGO_ENABLED=1 $(GO) test -race -count=$(COUNT) ./cmd/... ./upconv/... ./nsdial/... ./seccompx/...
+	$(TALLY) $(UNIT)
 
 test-integration: build ## whole programs in real namespaces
-	UPCONV_BIN=$(abspath $(BINARY)) $(GO) test -count=$(COUNT) -timeout 20m ./integration/...
+	$(TALLY) $(WHOLE)
 
 fidelity: build ## others' test suites with every connection swapped for its like, against native; needs root (SUITES=)
 	UPCONV_BIN=$(abspath $(BINARY)) $(GO) run ./integration/fidelity -run '$(SUITES)'
@@ -53,11 +60,12 @@ lint: ## gofmt, vet (amd64 and arm64), staticcheck, cross-build
 bench: build ## figures, paired with native in one run, as a table and in bench.json; needs root
 	UPCONV_BIN=$(abspath $(BINARY)) UPCONV_FLOOR=$(abspath $(FLOOR)) UPCONV_BENCH_JSON=$(abspath bench.json) $(GO) test -run "^$$" -bench Figures -benchtime 1x -timeout 30m ./integration
 
-fuzz: ## fuzz every parser for FUZZTIME each
-	@set -e; for pkg in $$($(GO) list ./...); do \
-	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
-	  done; done
+fuzz: ## fuzz every parser for FUZZTIME each, all of them before it fails
+	@failed=; for pkg in $$($(GO) list ./...); do \
+	  targets=$$($(GO) test -list '^Fuzz' $$pkg) || failed="$$failed $$pkg"; \
+	  for target in $$(echo "$$targets" | grep '^Fuzz'); do \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || failed="$$failed $$pkg.$$target"; \
+	  done; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 clean: ## remove what was built
 	rm -rf bin bench.json

@@ -142,7 +142,7 @@ func TestSwapAtSocketIsolated(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
 	host, port := split(t, l.greet())
-	nobody := []string{needProgram(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--"}
+	nobody := ordinaryUser(t)
 	for _, what := range []string{"flags", "limit", "protocols", "client", "exec", "server", "back"} {
 		for _, abi := range []string{"amd64", "socketcall"} {
 			t.Run(what+"/"+abi, func(t *testing.T) {

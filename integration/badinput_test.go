@@ -223,6 +223,7 @@ func TestBadInput(t *testing.T) {
 				cmd = withoutFeature(t, test.feature, cmd)
 			}
 			if test.user {
+				needUsers(t)
 				asNobody(cmd)
 			}
 			code, out := status(t, cmd)
@@ -267,7 +268,7 @@ func TestBadInput(t *testing.T) {
 		}
 	})
 	t.Run("doctor without /proc", func(t *testing.T) {
-		code, out := status(t, command(t, "unshare", "--mount", "sh", "-c", "umount -l /proc && exec "+bin+" doctor"))
+		code, out := status(t, command(t, "unshare", "--mount", "sh", "-c", "mount -t tmpfs none /proc && exec "+bin+" doctor"))
 		if code != 1 || !strings.Contains(out, "MISSING  /proc") {
 			t.Errorf("exit status %d\n%s", code, out)
 		}

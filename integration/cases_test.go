@@ -91,6 +91,7 @@ func enter(namespace string) []string { return []string{"ip", "netns", "exec", n
 // ordinaryUser is a command line that starts another one as a user without any rights.
 func ordinaryUser(t testing.TB) []string {
 	t.Helper()
+	needUsers(t)
 	return []string{needProgram(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "env", "HOME=/nonexistent"}
 }
 

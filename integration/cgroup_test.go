@@ -95,6 +95,7 @@ func makeCgroup(t *testing.T, parent string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(parent, "upconv-test-")
 	if err != nil {
+		needRealRoot(t, "it makes cgroups")
 		skip(t, "needs to make cgroups: %v", err)
 	}
 	t.Cleanup(func() {
@@ -162,6 +163,7 @@ func TestCgroupNetCls(t *testing.T) {
 	if root == "" {
 		root = t.TempDir()
 		if err := unix.Mount("cgroup", root, "cgroup", 0, "net_cls"); err != nil {
+			needRealRoot(t, "it mounts cgroups")
 			skip(t, "needs cgroup v1 net_cls: %v", err)
 		}
 		t.Cleanup(func() {

@@ -756,7 +756,7 @@ func TestIsolate(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.Chmod(file, 0o666)
-	nobody := []string{needProgram(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--"}
+	nobody := ordinaryUser(t)
 	run := func(flags ...string) *exec.Cmd {
 		args := append(append(slices.Clone(nobody), exe, "run", "--isolate"), flags...)
 		cmd := l.in(l.egress, args...)

@@ -386,7 +386,7 @@ func TestFamilyClients(t *testing.T) {
 			})
 		}
 		t.Run(name+"/unprivileged", func(t *testing.T) {
-			user := append([]string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent", bin, "run", "--via", "nat64:" + nat64Prefix, "--"}, args...)
+			user := append(ordinaryUser(t), append([]string{bin, "run", "--via", "nat64:" + nat64Prefix, "--"}, args...)...)
 			status, out := status(t, n.in(n.origin, user...))
 			saysAll(t, status, out, want)
 		})
@@ -415,6 +415,7 @@ func TestNAT64Redis(t *testing.T) {
 
 // TestNAT64SSH logs in with ssh, which says whom it has authenticated to.
 func TestNAT64SSH(t *testing.T) {
+	needRealRoot(t, "sshd reads /etc/shadow")
 	n := newNAT64(t)
 	dir := t.TempDir()
 	for _, name := range []string{"host", "user"} {
@@ -476,7 +477,9 @@ s.close(); s = socket.socket(socket.AF_INET6); s.settimeout(20); s.connect(("::1
 	want := strings.Repeat("203.0.113.1 ::1\n", 3) + strings.Repeat("::ffff:203.0.113.1 ::1\n", 3) + "::1\n"
 	for name, as := range map[string]func(*exec.Cmd) *exec.Cmd{"root": func(cmd *exec.Cmd) *exec.Cmd { return cmd }, "user": asNobody} {
 		t.Run(name, func(t *testing.T) {
-			needRoot(t)
+			if needRoot(t); name == "user" {
+				needUsers(t)
+			}
 			for _, flags := range [][]string{{"--via", "inet6:::1"}, {"--rule", "203.0.113.1=inet6:::1", "--via", "netns:host"}} {
 				cmd := as(upconv(t, append(append([]string{"run", "--isolate"}, flags...), "--", needProgram(t, python), "-c", script)...))
 				if out := output(t, cmd); out != want {
@@ -589,7 +592,7 @@ func (n *nat64Lab) plain(user bool, args ...string) *exec.Cmd {
 	line := `mount --bind "$0" /etc/resolv.conf && exec "$@"`
 	all := []string{"unshare", "-m", "sh", "-c", line, conf}
 	if user {
-		all = append(all, "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+		all = append(all, ordinaryUser(n.t)...)
 	}
 	return n.in(n.origin, append(append(all, bin), args...)...)
 }

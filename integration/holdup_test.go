@@ -43,6 +43,7 @@ for holder in holders:
 // TestHoldup has a process for every stopped call hold workers with memory that never comes. Other programs go on
 // being served, the policy is read again, signals are passed on, and the command ends with the front process.
 func TestHoldup(t *testing.T) {
+	needRealRoot(t, "userfaultfd(2) that the kernel waits for")
 	forEachWay(t, func(t *testing.T, w *caseWay) {
 		if w.user {
 			return // an ordinary user's userfaultfd(2) has the kernel fail, so nothing waits for it

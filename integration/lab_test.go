@@ -5,7 +5,6 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +34,10 @@ var bin string
 var scratch string
 
 func TestMain(m *testing.M) {
+	if os.Geteuid() != 0 && os.Getenv(usernsVariable) == "" {
+		fmt.Fprintln(os.Stderr, runAsRoot())
+		os.Exit(1)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "upconv-integration-")
 		if err != nil {
@@ -74,21 +77,6 @@ func skip(t testing.TB, format string, args ...any) {
 		t.Fatalf("would be skipped, but UPCONV_TEST_ALL is set: "+format, args...)
 	}
 	t.Skipf(format, args...)
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		skip(t, "needs root: it makes network namespaces")
-	}
-}
-
-// needBPF skips the test where upconv may not look at sockets in the kernel.
-func needBPF(t testing.TB) {
-	t.Helper()
-	if out, _ := upconv(t, "doctor").Output(); !bytes.Contains(out, []byte("looks at sockets in the kernel")) {
-		skip(t, "needs CAP_BPF and CAP_PERFMON outside a user namespace, BTF and Linux 6.14")
-	}
 }
 
 // needProgram returns the path of a program or skips the test.

@@ -221,6 +221,9 @@ func TestLaunchGivesWhatItWasGiven(t *testing.T) {
 		for _, w := range ways(l) {
 			t.Run(start.name+"/"+w.name, func(t *testing.T) {
 				t.Parallel()
+				if strings.HasPrefix(w.name, "user") {
+					needUsers(t)
+				}
 				dir := publicDir(t)
 				for _, sub := range []string{"gone", "closed"} {
 					path := filepath.Join(dir, sub)
@@ -372,6 +375,7 @@ func TestLaunchLooksUpAsExecvp(t *testing.T) {
 					}
 					cmd := command(t, argv[0], argv[1:]...)
 					if user == "user" {
+						needUsers(t)
 						asNobody(cmd)
 					}
 					cmd.Dir = dir
@@ -402,6 +406,7 @@ func TestLaunchLooksUpAsExecvp(t *testing.T) {
 // an ordinary user's nobody.
 func TestLaunchPrivileges(t *testing.T) {
 	l := newLab(t)
+	needUsers(t)
 	setpriv, su, id := needProgram(t, "setpriv"), needProgram(t, "su"), needProgram(t, "id")
 	dir := publicDir(t)
 	suid := filepath.Join(dir, "setuid-id")
@@ -440,6 +445,7 @@ func TestLaunchPrivileges(t *testing.T) {
 						t.Fatalf("natively it prints %q, want %q: this test cannot tell anything", native, want)
 					}
 				} else {
+					needUsers(t)
 					asNobody(cmd)
 				}
 				var out, errs strings.Builder
@@ -474,6 +480,7 @@ func TestLaunchDroppedPrivilegesAreServed(t *testing.T) {
 	if err := os.Chmod(suid, 0o755|os.ModeSetuid); err != nil {
 		t.Fatal(err)
 	}
+	needUsers(t)
 	drop := []string{needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups"}
 	for name, exe := range map[string]string{"dropped": client, "set-user-ID": suid} {
 		t.Run(name, func(t *testing.T) {

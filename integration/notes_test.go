@@ -48,7 +48,7 @@ connect(socket.socket())`,
 			program := []string{"--", python3, "-c", "import os, socket, sys" + connect + c.program, host, port}
 			cmd := upconv(t, append([]string{"run", "--events", file, "--netns", l.origin, "--via", "netns:" + l.egress}, program...)...)
 			if c.user {
-				args := []string{needProgram(t, "setpriv"), "--reuid", "65534", "--regid", "65534", "--clear-groups", bin, "run", "--events", file, "--via", "netns:host"}
+				args := append(ordinaryUser(t), bin, "run", "--events", file, "--via", "netns:host")
 				cmd = l.in(l.egress, append(args, program...)...)
 			}
 			output(t, cmd)

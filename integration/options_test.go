@@ -23,25 +23,23 @@ func TestOptions(t *testing.T) {
 	hold(listener)
 	host, port := split(t, listener.Addr().String())
 	probe := compileC(t, "options_probe.c", "gcc", "-static")
-	nobody := []string{needProgram(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--"}
 	for _, user := range []struct {
-		name          string
-		native, under []string
+		name    string
+		isolate bool // as an ordinary user; otherwise as root
 		// want are some of the options that must be among those it finds.
 		want []string
 	}{
-		{"root", nil, []string{bin, "run", "--netns", l.origin, "--via", "netns:" + l.egress, "--"},
-			[]string{"SO_MARK", "SO_PRIORITY", "IP_TRANSPARENT", "TCP_REPAIR"}},
-		{"user isolated", nobody, append(slices.Clone(nobody), bin, "run", "--isolate", "--"), nil},
+		{"root", false, []string{"SO_MARK", "SO_PRIORITY", "IP_TRANSPARENT", "TCP_REPAIR"}},
+		{"user isolated", true, nil},
 	} {
 		for _, family := range []string{"inet", "inet6"} {
 			for _, proto := range []string{"tcp", "mptcp"} {
 				t.Run(fmt.Sprintf("%s/%s %s", user.name, family, proto), func(t *testing.T) {
 					args := []string{probe, family, proto, host, port}
-					native := l.in(l.egress, append(slices.Clone(user.native), args...)...)
-					under := l.in(l.egress, append(slices.Clone(user.under), args...)...)
-					if user.native == nil {
-						under = upconv(t, append(slices.Clone(user.under[1:]), args...)...)
+					native, under := l.in(l.egress, args...), l.under(args...)
+					if user.isolate {
+						native = l.in(l.egress, append(ordinaryUser(t), args...)...)
+						under = l.in(l.egress, append(append(ordinaryUser(t), bin, "run", "--isolate", "--"), args...)...)
 					}
 					native.Dir, under.Dir = "/", "/"
 					want := output(t, native)

@@ -135,8 +135,9 @@ func TestDescriptorsExhausted(t *testing.T) {
 func TestThreadsExhausted(t *testing.T) {
 	u := newUDPLab(t)
 	host, port := split(t, u.greet())
+	needUsers(t)
 	// Nobody else's, whose processes would count.
-	user := []string{needProgram(t, "prlimit"), "--nproc=60:60", needProgram(t, "setpriv"), "--reuid", "424242", "--regid", "424242", "--clear-groups", "env", "HOME=/nonexistent"}
+	user := []string{needProgram(t, "prlimit"), "--nproc=60:60", needProgram(t, "setpriv"), "--reuid", "64242", "--regid", "64242", "--clear-groups", "env", "HOME=/nonexistent"}
 	for name, how := range map[string][]string{
 		"nat64":   {u.origin, "--via", "nat64:" + nat64Prefix},
 		"isolate": {u.egress, "--isolate"},

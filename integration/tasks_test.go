@@ -74,11 +74,12 @@ func TestPidsLimit(t *testing.T) {
 		return enough
 	}
 	t.Run("RLIMIT_NPROC", func(t *testing.T) {
+		needUsers(t)
 		needProgram(t, "prlimit")
 		needProgram(t, "setpriv")
 		try(t, func(limit int) []string {
 			// A user that nobody else is, whose processes would count.
-			user := []string{"prlimit", fmt.Sprintf("--nproc=%d:%d", limit, limit), "setpriv", "--reuid=424244", "--regid=424244", "--clear-groups", "env", "HOME=/nonexistent"}
+			user := []string{"prlimit", fmt.Sprintf("--nproc=%d:%d", limit, limit), "setpriv", "--reuid=64244", "--regid=64244", "--clear-groups", "env", "HOME=/nonexistent"}
 			return slices.Concat([]string{"ip", "netns", "exec", l.egress}, user, []string{bin, "run", "--isolate", "--"}, client)
 		})
 	})
@@ -105,6 +106,7 @@ func pidsCgroup(t *testing.T) string {
 		skip(t, "needs the pids controller of cgroups")
 	}
 	if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+pids"), 0); err != nil {
+		needRealRoot(t, "it makes cgroups")
 		skip(t, "needs the pids controller of cgroups: %v", err)
 	}
 	return makeCgroup(t, root)

@@ -40,10 +40,14 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if os.Geteuid() == 0 && os.Getenv(apartEnv) == "" {
+	if os.Getenv(apartEnv) == "" {
 		// Should the code be so wrong that it connects where the tests are, it must
 		// not reach anything: run them in a namespace without a network.
-		fmt.Fprintln(os.Stderr, runApart())
+		run := runApart
+		if os.Geteuid() != 0 {
+			run = runAsRoot
+		}
+		fmt.Fprintln(os.Stderr, run())
 		os.Exit(1)
 	}
 	code := m.Run()
@@ -74,6 +78,18 @@ func runApart() error {
 	return fmt.Errorf("exec: %w", unix.Exec(exe, os.Args, append(os.Environ(), apartEnv+"=1")))
 }
 
+// runAsRoot starts the program again, as the same process, as root of a user namespace
+// without a network, or as it is where that cannot be had. It returns only if it cannot.
+func runAsRoot() error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	const script = "../integration/testdata/userns.sh"
+	args := append([]string{script, exe}, os.Args[1:]...)
+	return fmt.Errorf("%s: %w", script, unix.Exec(script, args, append(os.Environ(), apartEnv+"=1")))
+}
+
 // runChild runs exe, this test binary, again, in a mode of its own.
 func runChild(t *testing.T, exe, mode string, attr *syscall.SysProcAttr, env []string, args ...string) {
 	t.Helper()
@@ -93,7 +109,7 @@ func runChild(t *testing.T, exe, mode string, attr *syscall.SysProcAttr, env []s
 func needRoot(tb testing.TB) {
 	tb.Helper()
 	if os.Geteuid() != 0 {
-		tb.Skip("needs root: makes network namespaces")
+		tb.Skipf("needs root, or user namespaces: %s", os.Getenv("UPCONV_TEST_NO_ROOT"))
 	}
 }
 
