@@ -186,7 +186,7 @@ func (w *worker) bindAtSocket(c *call) outcome {
 			w.closeNow(old)
 			return answer(errno)
 		}
-		if w.socketInfo.port() != 0 {
+		if !w.socketInfo.forgetPort(old) {
 			return answer(unix.EINVAL) // as it is bound already
 		}
 		if out, raced := w.bringBack(c, old, dst); !raced {
@@ -321,7 +321,15 @@ func (s *Supervisor) mayBeMade(route *Route) bool {
 // guard is for a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say about, one with AF_UNSPEC, say: the kernel would
 // read the address anew. If the socket could be connected with it, and within the egress, upconv makes the call.
 func (w *worker) guard(c *call) outcome {
-	if !w.s.swapped.Load() || len(w.s.rules.Load().cookies) == 0 || w.sighted && !w.s.inEgress(w.sight.NetNS) {
+	if !w.s.swapped.Load() || len(w.s.rules.Load().cookies) == 0 {
+		return carryOn
+	}
+	if c.name == "connect" {
+		if sa, is := w.readDisconnection(c); is {
+			return w.disconnectCall(c, sa)
+		}
+	}
+	if w.sighted && !w.s.inEgress(w.sight.NetNS) {
 		return carryOn
 	}
 	if c.name != "connect" && !c.fastOpen.on { // it was a send of datagrams after all

@@ -24,6 +24,7 @@ type call struct {
 	sends    bool     // it is a send of datagrams, which are in worker.out
 	compat   bool     // made with the 32-bit structures of i386
 	back     bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
+	resets   bool     // and the connection that the socket has is reset: see disconnectCall
 	made     bool     // upconv has made it, or begun to
 	// permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it was not asked.
 	permitted int

@@ -168,7 +168,7 @@ func bindRules() []seccompx.Rule {
 func (w *worker) bind(c *call) outcome {
 	w.s.receivers.leave(c)
 	w.s.companions.sweep()
-	if w.s.needs.atSocket() {
+	if w.s.needs.atSocket() || w.s.needs.netns {
 		return w.bindAtSocket(c)
 	}
 	return carryOn

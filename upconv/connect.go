@@ -270,6 +270,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
+	if c.resets {
+		resetOnClose(old)
+	}
 	if sock.kind != unix.SOCK_STREAM {
 		w.noteMoved(replacement)
 		if sock.connected && egress == nil && x == nil {
@@ -415,7 +418,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 		}
 	}
 	var others []int // numbers of the old socket
-	copied := witness && w.alive()
+	copied := witness && (c.resets || w.alive()) // one that is connecting yet is not ready for writing
 	if copied {
 		places, others = w.replaceCopies(c, replacement, places)
 	}
@@ -461,7 +464,9 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 	if one := int32(1); sock.headers {
 		setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
 	}
-	w.shutLike(old, replacement, sock)
+	if !e.c.resets { // a disconnection ends a shutdown(2), too
+		w.shutLike(old, replacement, sock)
+	}
 	return 0
 }
 
@@ -498,6 +503,12 @@ func shutdownOf(fd int) uint8 {
 // bindOver binds the new socket as the old one is bound.
 func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
 	chosen := w.sighted && !w.sight.BoundPort
+	if e.c.resets {
+		if !chosen { // as after a native disconnection, which keeps the port that the program has chosen
+			sock.bindAgain(replacement, false)
+		}
+		return 0
+	}
 	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
 		sock.bindAgain(replacement, chosen)
 		return 0

@@ -14,6 +14,7 @@ import (
 // What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
 type needs struct {
 	swaps   bool // other sockets take their place
+	netns   bool // of other network namespaces
 	inet6   bool // of the family AF_INET6
 	unix    bool // of the family AF_UNIX
 	sees    bool // and they are looked at in the kernel, see sight.go
@@ -49,7 +50,7 @@ func (p *Policy) needs(udp UDPMode) (n needs) {
 	for _, r := range p.Routes() {
 		switch r.Kind {
 		case Netns:
-			n.swaps = true
+			n.swaps, n.netns = true, true
 		case NAT64, Inet6:
 			n.swaps, n.inet6 = true, true
 		case UnixPath:

@@ -39,13 +39,16 @@ func filter(n needs) seccompx.Filter {
 	f := seccompx.Filter{
 		Rules: []seccompx.Rule{
 			{Syscalls: []string{"io_uring_setup"}, Do: seccompx.Errno(unix.ENOSYS)},
-			notify("connect", low(2).AtLeast(sizeofSockaddrIn), low(2).AtMost(sizeofSockaddrStorage)),
+			notify("connect", low(2).AtLeast(n.shortestAddress()), low(2).AtMost(sizeofSockaddrStorage)),
 		},
 		Default: seccompx.Allow,
 	}
 	f.Rules = append(f.Rules, socketcallRules(sysConnect)...)
 	if n.atSocket() {
 		f.Rules = append(f.Rules, atSocketRules(n)...)
+	}
+	if n.netns {
+		f.Rules = append(f.Rules, homecomingRules()...)
 	}
 	if n.sends {
 		f.Rules = append(f.Rules, sendRules()...)

@@ -68,6 +68,8 @@ func (p *process) reread() (*ruleset, error) {
 	switch {
 	case n.swaps && !s.needs.swaps:
 		return nil, errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")
+	case n.netns && !s.needs.netns:
+		return nil, errors.New("it has routes to network namespaces, and the one that the command was started with had none: start it again")
 	case n.rejects && !s.needs.rejects && !s.needs.swaps: // a send with MSG_FASTOPEN would get past it
 		return nil, errors.New("it has routes that refuse, and the one that the command was started with only had direct: start it again")
 	case n.inet6 && !s.needs.inet6 || n.unix && !s.needs.unix:

@@ -36,6 +36,20 @@ type socket struct {
 // examine reads what a swap needs to know, with as few calls as will do. idle is false where fd is not
 // a TCP or MPTCP socket, or is one that is connected, connecting or listening.
 func examine(fd int, s *socket) (idle bool) {
+	if !s.readStream(fd) {
+		return false
+	}
+	if s.port() != 0 || s.proto == unix.IPPROTO_MPTCP { // only a socket with a port can be in another state
+		var state uint8
+		if getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) != 0 || state != tcpClose {
+			return false
+		}
+	}
+	return s.readPlace(fd)
+}
+
+// readStream reads what a TCP or MPTCP socket is, and its name. It is false for any other file.
+func (s *socket) readStream(fd int) bool {
 	*s = socket{}
 	var proto, kind int32
 	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
@@ -49,15 +63,8 @@ func examine(fd int, s *socket) (idle bool) {
 	if !s.readName(fd) {
 		return false
 	}
-	port := s.port() != 0
-	s.bound = port || !allZero(s.address())
-	if port || proto == unix.IPPROTO_MPTCP { // only a socket with a port can be in another state
-		var state uint8
-		if getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) != 0 || state != tcpClose {
-			return false
-		}
-	}
-	return s.readPlace(fd)
+	s.bound = s.port() != 0 || !allZero(s.address())
+	return true
 }
 
 // readName reads what getsockname(2) tells: name, and with it domain. It is false for what has no name of IPv4 or IPv6.

@@ -130,7 +130,8 @@ static void retry(const char *closed) {
 			ends(fd);
 			length = sizeof now;
 			getsockname(fd, (struct sockaddr *)&now, &length);
-			printf("port: %s\n", bound ? now.sin_port == me.sin_port ? "the bound one" : "another" : now.sin_port ? "some" : "none");
+			if (bound) // else it is a number that the kernel has not forgotten, of a port that is given up
+				printf("port: %s\n", now.sin_port == me.sin_port ? "the bound one" : "another");
 			options(fd);
 		}
 }

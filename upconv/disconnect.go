@@ -1,0 +1,110 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// A stream that connect(2) disconnects (AF_UNSPEC) goes back to the origin, and so does a socket of an
+// egress that is bound or listens: in the egress, the program could connect it to whatever is there
+// as soon as another thread puts it under the number of a call that is left to the kernel, or could be
+// a server there.
+
+// sizeofFamily is the least length of an address that connect(2) takes, and then only AF_UNSPEC.
+const sizeofFamily = 2
+
+// shortestAddress is the least length of an address that connect(2) is stopped for.
+func (n *needs) shortestAddress() uint64 {
+	if n.netns {
+		return sizeofFamily
+	}
+	return sizeofSockaddrIn
+}
+
+// homecomingRules stop what a socket of an egress must not do there.
+func homecomingRules() []seccompx.Rule {
+	return append([]seccompx.Rule{
+		notify("bind", low(2).AtLeast(sizeofSockaddrIn)),
+		notify("listen"),
+	}, socketcallRules(sysBind, sysListen)...)
+}
+
+// readDisconnection copies the address of a connect(2) and reports whether it disconnects.
+func (w *worker) readDisconnection(c *call) (sa []byte, is bool) {
+	if c.addrLen < sizeofFamily || c.addrLen > sizeofSockaddrStorage {
+		return nil, false
+	}
+	sa = w.sockaddr[:c.addrLen]
+	if readMemory(c.tid, c.addr, sa) != 0 {
+		return nil, false
+	}
+	return sa, binary.NativeEndian.Uint16(sa) == unix.AF_UNSPEC
+}
+
+// disconnectCall makes a connect(2) with AF_UNSPEC, of whose address sa is a copy. A stream of an
+// egress is replaced by one of the origin; any other socket is disconnected where it is, which
+// neither waits nor takes the program's rights.
+func (w *worker) disconnectCall(c *call, sa []byte) outcome {
+	for range maxRaces {
+		fd, out, ok := w.fetch(c, &event{began: w.now(), c: c, proto: TCP})
+		if !ok {
+			return out
+		}
+		sock := &w.socketInfo
+		stream := sock.readStream(fd) && sock.readPlace(fd)
+		if !stream || !w.s.inEgress(sock.netns) || w.livesIn(c.tid, sock.netns) {
+			errno := connect(fd, sa)
+			w.closeNow(fd)
+			return answer(errno)
+		}
+		if w.see(c) && !w.saw(fd) {
+			w.closeNow(fd)
+			continue
+		}
+		w.held = 1
+		out, raced := w.disconnectStream(c, fd)
+		if !raced {
+			return out
+		}
+	}
+	return answer(unix.EBADF)
+}
+
+// disconnectStream puts a socket of the origin into the place of a stream of an egress, of which old
+// is a copy and w.socketInfo tells, and resets the connection of that. raced is as for route.
+func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
+	e := event{began: w.now(), c: c, proto: TCP, decision: Decision{RuleLocal, directRoute}}
+	c.back, c.resets = true, true
+	if out, raced = w.swap(c, &e, old, &w.socketInfo, nil, nil, nil); !raced && out.carriesOn() {
+		out = answer(0)
+	}
+	return out, raced
+}
+
+// resetOnClose has the connection of a stream be reset, as a disconnection resets it, when nobody
+// has the socket any more.
+func resetOnClose(fd int) {
+	linger := unix.Linger{Onoff: 1}
+	setsockopt(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&linger), unsafe.Sizeof(linger))
+}
+
+// forgetPort has s have no port. It is false if the socket fd, which s tells of, has one. A connect(2)
+// that fails gives the port up, but getsockname(2) goes on saying its number. So fd, which is about to
+// be replaced, is bound to any other port: that says EINVAL if it has one.
+func (s *socket) forgetPort(fd int) bool {
+	if s.port() == 0 {
+		return true
+	}
+	var anywhere [sizeofSockaddrIn]byte
+	binary.NativeEndian.PutUint16(anywhere[:], unix.AF_INET)
+	if bind(fd, anywhere[:]) != 0 {
+		return false
+	}
+	clear(s.name[2:4]) // sin_port
+	s.bound = false
+	return true
+}
