@@ -417,7 +417,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 			w.closeNow(old)
 		}
 	}
-	var others []int // numbers of the old socket
+	var others []int                             // numbers of the old socket
 	copied := witness && (c.resets || w.alive()) // one that is connecting yet is not ready for writing
 	if copied {
 		places, others = w.replaceCopies(c, replacement, places)
