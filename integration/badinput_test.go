@@ -165,15 +165,15 @@ func TestBadInput(t *testing.T) {
 		{name: "swap at socket to nowhere", flags: []string{"--swap-at", "socket", "--via", "reject"}, say: []string{"no route is to a network namespace"}},
 
 		{name: "kernel without WAIT_KILLABLE_RECV", feature: "WAIT_KILLABLE_RECV", flags: via, say: []string{"WAIT_KILLABLE_RECV", "5.19"}},
-		{name: "kernel without user notification", feature: "NEW_LISTENER", flags: via, say: []string{"seccomp user notification", "5.0"}},
+		{name: "kernel without user notification", feature: "NEW_LISTENER", flags: via, say: []string{"seccomp(2) with a listener", "5.0"}},
 		{name: "kernel without seccomp", feature: "seccomp", flags: via, say: []string{"seccomp"}},
 		{name: "kernel without pidfd_getfd", feature: "pidfd_getfd", flags: via, say: []string{"pidfd_getfd", "5.6"}},
 		{name: "kernel without pidfd_open", feature: "pidfd_open", flags: via, say: []string{"pidfd_open", "5.3"}},
 		{name: "kernel without ADDFD", feature: "ADDFD", flags: via, say: []string{"ADDFD", "5.9"}},
 		{name: "kernel without process_vm_readv", feature: "process_vm_readv", flags: via, say: []string{"process_vm_readv"}},
 		{name: "kernel without process_vm_writev", feature: "process_vm_writev", flags: via, say: []string{"process_vm_writev"}},
-		{name: "container without pidfd_getfd", feature: forbid + "pidfd_getfd", flags: via, say: []string{"filter", "forbids", "pidfd_getfd"}},
-		{name: "container without seccomp", feature: forbid + "seccomp", flags: via, say: []string{"filter", "forbids", "seccomp"}},
+		{name: "container without pidfd_getfd", feature: forbid + "pidfd_getfd", flags: via, say: []string{"filter", "refuses", "pidfd_getfd"}},
+		{name: "container without seccomp", feature: forbid + "seccomp", flags: via, say: []string{"filter", "refuses", "seccomp"}},
 		{name: "kernel without pidfd_getfd, isolated", feature: "pidfd_getfd", flags: []string{"--isolate"}, say: []string{"pidfd_getfd", "5.6"}},
 
 		{name: "another listener", flags: append(via, "--", bin, "run", "--via", "netns:"+l.egress, "CMD"), say: []string{"another seccomp listener", "nested"}},

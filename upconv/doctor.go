@@ -35,19 +35,8 @@ func Diagnose() []Check {
 		Found: unix.ByteSliceToString(uts.Sysname[:]) + " " + unix.ByteSliceToString(uts.Release[:]) + " " + unix.ByteSliceToString(uts.Machine[:]),
 	}}
 
-	for _, feature := range required {
-		c := Check{Name: feature.Name, Needed: true, Found: "works (Linux " + feature.Since + ")"}
-		switch err := feature.Probe(); {
-		case err == nil:
-			c.OK = true
-		case errors.Is(err, seccompx.ErrListenerExists):
-			c.Found = "another seccomp listener is already in place (a container runtime's, or an outer upconv run)"
-			c.Cost = "the kernel allows one listener per process: upconv run fails here"
-		default:
-			c.Found = err.Error()
-			c.Cost = "upconv run fails here"
-		}
-		checks = append(checks, c)
+	for i := range required {
+		checks = append(checks, required[i].check())
 	}
 	checks = append(checks, checkCookie(), checkProc())
 	for _, extra := range []struct {
@@ -65,8 +54,28 @@ func Diagnose() []Check {
 		}
 		checks = append(checks, c)
 	}
-	checks = append(checks, checkPrivileges(), checkSights(), checkPtrace(), checkUserNamespaces(), checkBuild())
+	for i := range helperCalls {
+		checks = append(checks, helperCalls[i].check())
+	}
+	scope, _ := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
+	checks = append(checks, checkPrivileges(), checkSights(trySights()), checkPtrace(strings.TrimSpace(string(scope))), checkUserNamespaces(),
+		checkTaskLimit(), checkBuild())
 	return append(checks, checkRoutes()...)
+}
+
+// check tries the feature.
+func (r *requirement) check() Check {
+	c := Check{Name: r.feature.Name, Needed: true, Found: "works (Linux " + r.feature.Since + ")"}
+	switch err := r.feature.Probe(); {
+	case err == nil:
+		c.OK = true
+	case errors.Is(err, seccompx.ErrListenerExists):
+		c.Found = "another seccomp listener is already in place (a container runtime's, or an outer upconv run)"
+		c.Cost = "the kernel allows one listener per process: upconv run fails here"
+	default:
+		c.Found, c.Cost = r.missing(kernelRelease(), err).Error(), "upconv run fails here"
+	}
+	return c
 }
 
 func checkCookie() Check {
@@ -100,28 +109,6 @@ func checkPrivileges() Check {
 		Cost: "commands run with no_new_privs: su, sudo and other setuid programs gain nothing under upconv;\n--netns NAME and --via netns:NAME cannot enter other namespaces (--isolate and netns:host work);\n--swap-at socket is for TCP only"}
 }
 
-func checkPtrace() Check {
-	c := Check{Name: "ptrace access", OK: true, Found: "as between processes of one user"}
-	scope, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
-	if err != nil || hasCapability(unix.CAP_SYS_PTRACE) {
-		if err == nil {
-			c.Found = "CAP_SYS_PTRACE"
-		}
-		return c
-	}
-	switch value := strings.TrimSpace(string(scope)); value {
-	case "0":
-	case "1":
-		c.Found = "kernel.yama.ptrace_scope=1: descendants only, which is enough"
-		c.Cost = "orphaned descendants of the command become children of upconv's supervisor instead of init"
-	default:
-		c.OK, c.Needed = false, true
-		c.Found = "kernel.yama.ptrace_scope=" + value
-		c.Cost = "upconv cannot look at a command without CAP_SYS_PTRACE: its calls would stay as they are"
-	}
-	return c
-}
-
 func checkUserNamespaces() Check {
 	c := Check{Name: "user namespaces", OK: true, Found: "this user can make them, with a network namespace inside"}
 	cmd := exec.Command("/proc/self/exe", "version")
@@ -131,9 +118,12 @@ func checkUserNamespaces() Check {
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}},
 	}
 	if err := cmd.Run(); err != nil {
-		c.OK = false
-		c.Found = err.Error()
-		c.Cost = "upconv demo and, for ordinary users, --isolate fail (look at kernel.unprivileged_userns_clone,\nuser.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)"
+		why, cure := whyNoUserNamespace(err)
+		c.OK, c.Found = false, why
+		c.Cost = "upconv demo and, for ordinary users, --isolate fail"
+		if cure != "" {
+			c.Cost += ";\n" + cure
+		}
 	}
 	return c
 }

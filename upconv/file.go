@@ -3,6 +3,7 @@ package upconv
 import (
 	"os"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,11 +15,30 @@ import (
 
 const kcmpFile = 0 // KCMP_FILE of kcmp(2)
 
-// replaced reports whether the target's descriptor does not refer to the file any more that old is a copy of.
+// replaced reports whether the target's descriptor does not refer to the file any more that old, a socket, is a copy of.
 func (w *worker) replaced(c *call, old int) bool {
 	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(w.s.pid), uintptr(c.tid), kcmpFile, uintptr(old), uintptr(c.fd), 0)
-	return errno == 0 && order != 0 || errno == unix.EBADF
+	switch errno {
+	case 0:
+		return order != 0
+	case unix.EBADF:
+		return true
+	}
+	return !isSocket(c.tid, c.fd, inodeOf(old)) // where kcmp(2) is refused; it takes some us more
 }
+
+// isSocket reports whether the target's descriptor is the socket of an inode number, by its link in proc_pid_fd(5).
+func isSocket(tid, fd int, ino uint64) bool {
+	var buf, link [64]byte
+	path := strconv.AppendInt(append(buf[:0], "/proc/"...), int64(tid), 10)
+	path = append(strconv.AppendInt(append(path, "/fd/"...), int64(fd), 10), 0)
+	at := unix.AT_FDCWD
+	n, _, errno := unix.Syscall6(unix.SYS_READLINKAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), uintptr(unsafe.Pointer(&link)), uintptr(len(link)), 0, 0)
+	return errno == 0 && string(link[:n]) == socketLink(ino)
+}
+
+// socketLink is what the link of a socket's descriptor says.
+func socketLink(ino uint64) string { return "socket:[" + strconv.FormatUint(ino, 10) + "]" }
 
 // copyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and F_SETSIG. Who
 // that is in the target's pid namespace does not matter: the kernel keeps a reference.
@@ -48,7 +68,9 @@ func (w *worker) copyInode(old, to int) (lost string) {
 		}
 	}
 	if mode := w.sight.Mode &^ unix.S_IFMT; mode != 0o777 {
-		unix.RawSyscall(unix.SYS_FCHMOD, uintptr(to), uintptr(mode), 0)
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHMOD, uintptr(to), uintptr(mode), 0); errno != 0 {
+			lost = strings.TrimPrefix(lost+" and its mode", " and ")
+		}
 	}
 	return lost
 }
@@ -104,30 +126,27 @@ func (w *worker) alive() bool {
 // the places in epoll sets that these have, after those given, and the numbers.
 func (w *worker) replaceCopies(c *call, socket int, places []registration) (all []registration, numbers []int) {
 	ino := w.sight.Ino
-	link := "socket:[" + strconv.FormatUint(ino, 10) + "]"
-	numbers = fdsOf(c.tid, link)
+	numbers = fdsOf(c.tid, socketLink(ino))
 	if len(numbers) > 0 && !w.sighted && w.s.epolls.any.Load() { // else they are known already
 		places = append(places, w.registrationsByInode(c, ino, numbers)...)
 	}
 	for _, number := range numbers {
 		// It may have been closed meanwhile, and would be opened again.
-		if cloexec, still := w.copyYet(c, number, link, ino); still {
+		if cloexec, still := w.copyYet(c, number, ino); still {
 			w.install(c, number, socket, cloexec)
 		}
 	}
 	return places, numbers
 }
 
-// copyYet reports whether a number of the target is open, and still the socket of which link and ino tell.
-func (w *worker) copyYet(c *call, number int, link string, ino uint64) (cloexec, still bool) {
+// copyYet reports whether a number of the target is open, and still the socket of an inode number.
+func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) {
 	if !w.sighted {
 		cloexec, errno := w.s.targets.closeOnExec(c.tid, number, w.scratch[:])
 		if errno != 0 {
 			return false, false
 		}
-		var buf [64]byte
-		n, err := unix.Readlink("/proc/"+strconv.Itoa(c.tid)+"/fd/"+strconv.Itoa(number), buf[:])
-		return cloexec, err == nil && string(buf[:n]) == link
+		return cloexec, isSocket(c.tid, number, ino)
 	}
 	var sight peek.Sight
 	errno := w.s.sights.Load().peeker.Look(c.tid, number, &sight)

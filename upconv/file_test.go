@@ -43,9 +43,11 @@ func TestCopyYet(t *testing.T) {
 				t.Fatal("sighted:", w.sighted)
 			}
 			ino := inodeOf(fd)
-			link := "socket:[" + strconv.FormatUint(ino, 10) + "]"
-			if cloexec, still := w.copyYet(c, fd, link, ino); !cloexec || !still {
+			if cloexec, still := w.copyYet(c, fd, ino); !cloexec || !still {
 				t.Errorf("of the socket itself: close-on-exec %v, still there %v", cloexec, still)
+			}
+			if !isSocket(c.tid, fd, ino) {
+				t.Error("the socket itself is taken for another one")
 			}
 			for _, other := range []func() int{
 				func() int {
@@ -63,7 +65,7 @@ func TestCopyYet(t *testing.T) {
 					closeFD(fd)
 					fd = c.fd
 				}
-				if _, still := w.copyYet(c, fd, link, ino); still {
+				if _, still := w.copyYet(c, fd, ino); still || isSocket(c.tid, fd, ino) {
 					t.Error("another file is taken for it")
 				}
 			}

@@ -325,6 +325,12 @@ func (r *forkReport) stepError(p *forkPlan) error {
 		return fmt.Errorf("bring up lo in the command's network namespace: %w", errno)
 	case stepNetns:
 		return fmt.Errorf("enter the command's network namespace: %w", errno)
+	case stepParent:
+		return fmt.Errorf("prctl(2) PR_SET_PDEATHSIG: %w", errno)
+	case stepPrivs:
+		return fmt.Errorf("prctl(2) PR_SET_NO_NEW_PRIVS: %w", errno)
+	case stepLimits:
+		return fmt.Errorf("give the command its limit of open files: prlimit64(2): %w", errno)
 	case stepFilter:
 		return seccompx.InstallError(errno, p.flags)
 	case stepSockets:

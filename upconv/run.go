@@ -328,11 +328,10 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	if err != nil {
 		return fmt.Errorf("%w (is /proc mounted?)", err)
 	}
-	shared, unmap, err := newForkReport()
+	shared, _, err := newForkReport() // and kept
 	if err != nil {
 		return err
 	}
-	defer unmap()
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -350,6 +349,7 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	if err := plan.command([]string{"/proc/self/exe"}, argv, environ); err != nil {
 		return err
 	}
+	f.born, f.plan = shared, plan
 	if f.supervisor, err = plan.fork(); err != nil {
 		return err
 	}
@@ -364,6 +364,8 @@ type front struct {
 	control    *os.File
 	say        *gob.Encoder
 	supervisor int // its pid
+	plan       *forkPlan
+	born       *forkReport // how the supervisor got on before it was executed
 	signals    chan os.Signal
 
 	mu      sync.Mutex
@@ -386,6 +388,9 @@ func (f *front) run() (status int, err error) {
 		if err := messages.Decode(&m); err != nil {
 			if f.running {
 				return ExitSignal + int(unix.SIGKILL), errors.New("the supervisor died, and the command was killed with it")
+			}
+			if f.born.errno != 0 {
+				return ExitFailed, failed(fmt.Errorf("start the supervisor: %w", refusedStep(f.born.step, f.born.stepError(f.plan))))
 			}
 			return ExitFailed, failed(errors.New("the supervisor died before the command ran"))
 		}

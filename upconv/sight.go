@@ -198,15 +198,11 @@ func setOften(fd, set int, inet6 bool) {
 	}
 }
 
-func checkSights() Check {
-	c := Check{Name: "BPF", Found: "looks at sockets in the kernel (CAP_BPF, CAP_PERFMON, BTF, Linux 6.14)"}
+// trySights returns why sockets cannot be looked at, nil if they can.
+func trySights() error {
 	peeker, err := peek.Open()
 	if err == nil {
 		peeker.Close()
-		c.OK = true
-		return c
 	}
-	c.Found = err.Error()
-	c.Cost = "each connect takes some microseconds longer, and a few rare things about a socket cannot be seen:\nsee docs/fidelity.md"
-	return c
+	return err
 }

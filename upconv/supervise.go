@@ -108,7 +108,7 @@ func (p *process) start() error {
 	s.openTags()
 	egress, home, err := openEgress(policy, nil)
 	if err != nil {
-		return failed(err)
+		return failed(explainEntry(err))
 	}
 	s.home = home
 	s.rules.Store(newRuleset(policy, mappings, egress))
@@ -209,7 +209,8 @@ func (p *process) launch(events *os.File) (err error) {
 
 	if p.command, err = plan.fork(); err != nil {
 		if plan.cloneFlags&unix.CLONE_NEWUSER != 0 {
-			err = fmt.Errorf("--isolate: a new user namespace: %w (are unprivileged user namespaces allowed here? see upconv doctor)", err)
+			why, cure := whyNoUserNamespace(err)
+			err = fmt.Errorf("--isolate: a new user namespace: %w (%s; %s)", err, why, cure)
 		}
 		return failed(err)
 	}
@@ -239,8 +240,8 @@ func (p *process) launch(events *os.File) (err error) {
 	if missing := p.lacking(); missing != nil {
 		return failed(missing)
 	}
-	if err := s.listener.SetSyncWakeUp(); err != nil && !errors.Is(err, seccompx.ErrNotSupported) {
-		return failed(err)
+	if err := s.listener.SetSyncWakeUp(); err != nil {
+		s.log.Debug("each stopped call takes some microseconds longer", "error", err)
 	}
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.command), &stat); err != nil {
@@ -257,7 +258,7 @@ func (p *process) launch(events *os.File) (err error) {
 		s.events = newEvents(events, stat.Ino, func(err error) { s.log.Warn("events are lost", "error", err) })
 	}
 	if err := s.start(&p.workers); err != nil {
-		return failed(err)
+		return failed(explainEntry(err))
 	}
 
 	for _, fd := range p.order.Inherited { // sets that the command is given, not makes
@@ -376,10 +377,12 @@ func explain(r *forkReport, plan *forkPlan) error {
 		if missing := Requirements(); missing != nil {
 			return missing
 		}
-	case r.step == stepNetns && unix.Errno(r.errno) == unix.EPERM:
+	case r.step == stepNetns && hasCapability(unix.CAP_SYS_ADMIN):
+		return explainEntry(err)
+	case r.step == stepNetns && isRefusal(err):
 		return fmt.Errorf("%w (needs CAP_SYS_ADMIN: run upconv as root, or use --isolate)", err)
 	}
-	return err
+	return refusedStep(r.step, err)
 }
 
 // lacking returns an error that names what this kernel, or a filter around upconv, does not let upconv do.

@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -126,18 +125,6 @@ func openEgress(p *Policy, known map[string]*egress) (all map[string]*egress, ho
 		}
 	}
 	return all, home, nil
-}
-
-// OpenNamespace opens a network namespace as routes and --netns name it: a name of ip-netns(8), an
-// absolute path, or Host for the one that the calling thread is in.
-func OpenNamespace(target string) (*nsdial.Namespace, error) {
-	switch {
-	case target == Host:
-		return nsdial.OpenCurrent()
-	case target != "" && target[0] == '/':
-		return nsdial.OpenPath(target)
-	}
-	return nsdial.OpenName(target)
 }
 
 // egressOf returns the namespace of a netns route.
@@ -453,13 +440,6 @@ func (s *Supervisor) respond(id uint64, out outcome) error {
 	return s.listener.Respond(id, out.value, int(out.errno))
 }
 
-// unserved notes a target that upconv may not look into: its call goes on natively.
-func (w *worker) unserved(e *event, why string, errno unix.Errno) {
-	e.add("not served, the call stays native: " + why)
-	w.s.events.record(e, errno)
-	w.s.warn("not served, its calls stay native: "+why, "tid", e.c.tid, "comm", identify(e.c.tid).comm, "error", errno)
-}
-
 // warn logs what went wrong with a call, at most once a second: a program in a loop must not flood
 // anybody, nor wait for whoever reads.
 func (s *Supervisor) warn(msg string, args ...any) {
@@ -486,27 +466,4 @@ func errnoOf(err error) unix.Errno {
 		return unix.ENOENT
 	}
 	return unix.EIO
-}
-
-// required are the kernel features without which nothing can be served, or not without harm.
-var required = []*seccompx.Feature{
-	seccompx.ReadMemory, seccompx.WriteMemory, seccompx.UserNotification, seccompx.PidfdOpen, seccompx.ContinueFlag,
-	seccompx.PidfdGetfd, seccompx.AddFDIoctl, seccompx.WaitKillable,
-}
-
-// Requirements returns an error that names the first kernel feature that upconv needs and this
-// kernel lacks, with the version that brought it, or that a filter around upconv forbids; nil where there is none.
-func Requirements() error {
-	for _, feature := range required {
-		switch err := feature.Probe(); {
-		case err == nil:
-		case errors.Is(err, seccompx.ErrNotSupported): // as some filters say, too
-			return fmt.Errorf("this kernel is too old, or a seccomp filter (a container's?) hides what it can do: %w", err)
-		case errors.Is(err, unix.EPERM):
-			return fmt.Errorf("a seccomp filter (a container's?) forbids what upconv needs: %w", err)
-		default:
-			return err
-		}
-	}
-	return nil
 }

@@ -1,0 +1,229 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// refuse is a command line that starts another one under a filter that answers calls, names of refuse.c, with an errno.
+func refuse(t testing.TB, calls string, errno unix.Errno) []string {
+	t.Helper()
+	return []string{compileC(t, "refuse.c", "gcc", "-static"), calls, strconv.Itoa(int(errno))}
+}
+
+// A refusal is a call of upconv's that a filter around it may refuse.
+type refusal struct {
+	calls string
+	fails string // what upconv run says then, a regular expression; "": it works as ever
+	user  bool   // only an ordinary user's upconv, with --isolate, is told
+}
+
+// refusals are the rows of docs/containers.md.
+var refusals = []refusal{
+	{calls: "process_vm_readv", fails: `(refuses|hides) process_vm_readv\(2\), which upconv needs.*: add --cap-add SYS_PTRACE to the container .*profile that allows process_vm_readv`},
+	{calls: "process_vm_writev", fails: `(refuses|hides) process_vm_writev\(2\), which upconv needs.*: add --cap-add SYS_PTRACE to the container .*profile that allows process_vm_readv`},
+	{calls: "seccomp", fails: `(refuses|hides) seccomp\(2\) with a listener, which upconv needs.*: use a seccomp profile that allows seccomp`},
+	{calls: "pidfd_open", fails: `(refuses|hides) pidfd_open\(2\), which upconv needs.*: use a seccomp profile that allows pidfd_open`},
+	{calls: "pidfd_getfd", fails: `(refuses|hides) pidfd_getfd\(2\), which upconv needs.*: add --cap-add SYS_PTRACE to the container, or use a seccomp profile that allows pidfd_getfd and kcmp`},
+	{calls: "ioctl addfd", fails: `(refuses|hides) ioctl\(2\) SECCOMP_IOCTL_NOTIF_ADDFD, which upconv needs.*: use a seccomp profile that allows seccomp and ioctl`},
+	{calls: "prctl pdeathsig", fails: `prctl\(2\) PR_SET_PDEATHSIG: .*refuses it: use a profile that allows prctl\(2\)`},
+	{calls: "socket netlink", fails: `a socket in the command's network namespace: .*refuses it: use a profile that allows socket\(2\) with AF_NETLINK`},
+	{calls: "unshare,close_range", fails: `a descriptor table for the command: .*refuses it: use a profile that allows unshare\(2\) or close_range\(2\)`},
+	{calls: "setns", fails: `enter .*: upconv has CAP_SYS_ADMIN: .*refuses setns\(2\), or the namespace is of another user namespace`},
+	{calls: "clone newuser", user: true, fails: `--isolate: a new user namespace: .*refuses clone\(2\) with CLONE_NEWUSER; use a profile that allows it, or add --cap-add SYS_ADMIN`},
+
+	{calls: "bpf"}, {calls: "kcmp"}, {calls: "kcmp,bpf"}, {calls: "pidfd_open thread"}, {calls: "pidfd_open thread,bpf"}, {calls: "ptrace"},
+	{calls: "unshare"}, {calls: "close_range"}, {calls: "prlimit64 of others"},
+	{calls: "ioctl sync wake-up"}, {calls: "sched_setaffinity"}, {calls: "sched_getaffinity"}, {calls: "getcpu"},
+	{calls: "signalfd"}, {calls: "fchmod"}, {calls: "fchown"}, {calls: "socket packet"},
+	{calls: "setns,unshare,kcmp,bpf,ptrace", user: true}, {calls: "prctl subreaper"},
+}
+
+// TestRefused refuses each of upconv's calls in turn, by either errno. Programs run as they do natively, or upconv does not start them and
+// says which call it is and what helps.
+func TestRefused(t *testing.T) {
+	u := newUDPLab(t)
+	listener := u.listen(serverAddr + ":0")
+	echo(listener)
+	host, port := split(t, listener.Addr().String())
+	_, hello := split(t, u.greet())
+	epoll, file, udp := compileC(t, "swap_epoll.c", "gcc", "-static", "-pthread"), compileC(t, "swap_file.c", "gcc", "-static", "-pthread"), compileC(t, "udp_probe.c", udpABIs["amd64"]...)
+	programs := [][]string{
+		{static(t, "client_connect.c"), "connect", host, hello},
+		{static(t, "client_connect.c"), "poll", host, hello},
+		{file, "flags", host, hello}, {file, "numbers", host, hello},
+		{udp, "connected", host, u.port, u.other, u.closed},
+		{udp, "unconnected", host, u.port, u.other, u.closed},
+	}
+	onOptions := []string{compileC(t, "options_probe.c", "gcc", "-static"), "inet", "tcp", host, port} // takes a second
+	onEpoll := []string{epoll, "several", host, port, "non-blocking"}
+	for _, errno := range []unix.Errno{unix.EPERM, unix.ENOSYS} {
+		for _, r := range refusals {
+			t.Run(fmt.Sprintf("%s/%s", r.calls, unix.ErrnoName(errno)), func(t *testing.T) {
+				run := slices.Clone(programs)
+				if !strings.Contains(r.calls, "kcmp,bpf") {
+					run = append(run, onEpoll)
+				}
+				if r.calls == "kcmp,bpf" && errno == unix.EPERM { // as in a container
+					run = append(run, onOptions)
+				}
+				refused := refuse(t, r.calls, errno)
+				for _, program := range run {
+					natively, under := u.in(u.egress, slices.Concat(refused, program)...),
+						u.in(u.egress, slices.Concat(refused, []string{bin, "run", "--netns", u.origin, "--via", "netns:" + u.egress, "--"}, program)...)
+					if r.user {
+						natively = u.in(u.egress, slices.Concat(ordinaryUser(t), refused, program)...)
+						under = u.in(u.egress, slices.Concat(ordinaryUser(t), refused, []string{bin, "run", "--isolate", "--"}, program)...)
+					}
+					natively.Dir, under.Dir = "/", "/"
+					if r.fails != "" {
+						code, out := status(t, under)
+						if code != 125 || !regexp.MustCompile(`^upconv: .*`+r.fails+`.*\n$`).MatchString(out) {
+							t.Errorf("exit status %d, %q", code, out)
+						}
+						return
+					}
+					_, want := status(t, natively)
+					_, got := status(t, under)
+					if want != got {
+						t.Errorf("%s:", strings.Join(program[1:], " "))
+					}
+					sameOutput(t, want, got)
+				}
+			})
+		}
+	}
+}
+
+// below matches the lines that belong to one of doctor, up to something in them.
+const below = `.*(?:\n {36}.*)*?\n {36}.*`
+
+// TestDoctorRefused: doctor finds every call that is refused, says whether upconv can do without, and what helps.
+func TestDoctorRefused(t *testing.T) {
+	for calls, want := range map[string]string{
+		"process_vm_readv":    `(?m)^MISSING  process_vm_readv .*--cap-add SYS_PTRACE`,
+		"process_vm_writev":   `(?m)^MISSING  process_vm_writev .*--cap-add SYS_PTRACE`,
+		"seccomp":             `(?m)^MISSING  seccomp user notification .*a seccomp profile that allows seccomp`,
+		"pidfd_open":          `(?m)^MISSING  pidfd_open .*a seccomp profile that allows pidfd_open`,
+		"pidfd_getfd":         `(?m)^MISSING  pidfd_getfd .*a seccomp filter .*--cap-add SYS_PTRACE .*a seccomp profile that allows pidfd_getfd and kcmp`,
+		"ioctl addfd":         `(?m)^MISSING  seccomp ADDFD .*a seccomp profile that allows seccomp and ioctl`,
+		"prctl pdeathsig":     `(?m)^MISSING  PR_SET_PDEATHSIG ` + below + `allows prctl`,
+		"socket netlink":      `(?m)^MISSING  netlink sockets ` + below + `allows socket with AF_NETLINK`,
+		"unshare,close_range": `(?m)^MISSING  unshare\(2\) ` + below + `allows close_range`,
+		"unshare":             `(?m)^ok       unshare\(2\) `,
+		"setns":               `(?m)^-        setns\(2\) ` + below + `--cap-add SYS_ADMIN`,
+		"kcmp":                `(?m)^-        kcmp\(2\) ` + below + `--cap-add SYS_PTRACE`,
+		"ptrace":              `(?m)^-        ptrace\(2\) ` + below + `--cap-add SYS_PTRACE`,
+		"bpf":                 `(?m)^-        BPF ` + below,
+		"pidfd_open thread":   `(?m)^-        PIDFD_THREAD `,
+		"ioctl sync wake-up":  `(?m)^-        seccomp sync wake-up `,
+		"prlimit64 of others": `(?m)^-        prlimit64\(2\) ` + below + `allows prlimit64`,
+		"sched_setaffinity":   `(?m)^-        sched_setaffinity\(2\) ` + below + `allows sched_setaffinity`,
+		"clone newuser":       `(?m)^-        user namespaces +a seccomp filter .*refuses clone\(2\) with CLONE_NEWUSER` + below + `--cap-add SYS_ADMIN`,
+	} {
+		for _, errno := range []unix.Errno{unix.EPERM, unix.ENOSYS} {
+			t.Run(fmt.Sprintf("%s/%s", calls, unix.ErrnoName(errno)), func(t *testing.T) {
+				args := append(refuse(t, calls, errno), bin, "doctor")
+				code, out := status(t, command(t, args[0], args[1:]...))
+				if !regexp.MustCompile(want).MatchString(out) {
+					t.Errorf("not %s in\n%s", want, out)
+				}
+				missing := strings.Contains(out, "\nMISSING ")
+				if missing != strings.Contains(want, "MISSING") || code != map[bool]int{false: 0, true: 1}[missing] {
+					t.Errorf("exit status %d\n%s", code, out)
+				}
+			})
+		}
+	}
+}
+
+// TestUnserved: a program that upconv may not look into goes on natively, and it is said why and what helps.
+func TestUnserved(t *testing.T) {
+	l := newLab(t)
+	l.tag(t)
+	host, port := split(t, l.greet())
+	client := static(t, "client_connect.c")
+	unreadable := filepath.Join(publicDir(t), "unreadable")
+	program, err := os.ReadFile(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(unreadable, program, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	setpriv := needProgram(t, "setpriv")
+	withoutPtrace := []string{setpriv, "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace"}
+	for _, c := range []struct {
+		name          string
+		upconv, drops []string // what starts upconv, and the program
+		program       string
+		note, cure    string
+	}{
+		{"a user change", withoutPtrace, ordinaryUser(t), client, "it runs as another user (65534) than upconv (0)", "start upconv behind what changes the user (su-exec USER upconv run -- ...), or give it CAP_SYS_PTRACE"},
+		{"an unreadable file", ordinaryUser(t), nil, unreadable, "it may not be dumped (its user may not read its executable", "make the executable readable for its user (chmod +r), or give upconv CAP_SYS_PTRACE"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := slices.Concat(c.upconv, []string{bin, "run", "--events", "-", "--via", "netns:host", "--"}, c.drops, []string{c.program, "connect", host, port})
+			cmd := l.in(l.egress, args...)
+			cmd.Dir = "/"
+			code, out := status(t, cmd)
+			if code != 0 || !strings.Contains(out, greeting) {
+				t.Errorf("exit status %d", code)
+			}
+			for _, want := range []string{
+				`"note":"not served, the call stays native: its memory cannot be read: ` + c.note,
+				`msg="not served, its calls stay native: its memory cannot be read: ` + c.note,
+				`cure="` + c.cure,
+			} {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %s in\n%s", want, out)
+				}
+			}
+		})
+	}
+	t.Run("doctor", func(t *testing.T) {
+		out, _ := exec.Command(withoutPtrace[0], append(withoutPtrace[1:], bin, "doctor")...).Output()
+		const want = `(?m)^ok       ptrace access +to programs of the same user only` + below + `start upconv behind the`
+		if !regexp.MustCompile(want).Match(out) {
+			t.Errorf("not %s in\n%s", want, out)
+		}
+	})
+}
+
+// TestOwnerRefused: where the owner of a socket cannot be carried over, the event says so.
+func TestOwnerRefused(t *testing.T) {
+	l := newLab(t)
+	l.tag(t)
+	host, port := split(t, l.greet())
+	args := slices.Concat(refuse(t, "fchown", unix.EPERM), []string{bin, "run", "--events", "-", "--netns", l.origin, "--via", "netns:" + l.egress, "--"},
+		ordinaryUser(t), []string{static(t, "client_connect.c"), "connect", host, port})
+	cmd := command(t, args[0], args[1:]...)
+	cmd.Dir = "/"
+	if code, out := status(t, cmd); code != 0 || !strings.Contains(out, greeting) || !strings.Contains(out, `"note":"not carried over: its owner"`) {
+		t.Errorf("exit status %d\n%s", code, out)
+	}
+}
+
+// TestHiddenNamespace: a name that is made where upconv does not see its mount, as in a container that was started before, is told from a
+// file that never was a namespace.
+func TestHiddenNamespace(t *testing.T) {
+	needRoot(t)
+	// The other mount namespace's mounts are its own, and the directory is the same.
+	name := fmt.Sprintf("uc%d-hidden", os.Getpid())
+	const apart = `: >/run/netns/$1 && trap 'rm /run/netns/$1' EXIT && "$0" run --via netns:$1 -- true`
+	makeNamespace(t, fmt.Sprintf("uc%d-seen", os.Getpid())) // so that the directory is there
+	code, out := status(t, command(t, needProgram(t, "unshare"), "-m", "--propagation", "private", "sh", "-c", apart, bin, name))
+	const want = `not a network namespace but an empty file, on which ip-netns\(8\) has mounted it where upconv does not see that: .*docker run -v /run/netns:/run/netns:rslave.*/proc/PID/ns/net`
+	if code != 125 || !regexp.MustCompile(want).MatchString(out) {
+		t.Errorf("exit status %d, %s", code, out)
+	}
+}

@@ -1,0 +1,118 @@
+package upconv
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// TestMissing: an old kernel is told from a filter, and of a filter it is said what helps.
+func TestMissing(t *testing.T) {
+	absent := &seccompx.UnsupportedError{Feature: "pidfd_getfd", Since: "5.6"}
+	refused := fmt.Errorf("probing: %w", unix.EPERM)
+	for _, c := range []struct {
+		name    string
+		release string
+		err     error
+		want    string
+	}{
+		{"an old kernel", "5.4.0-42-generic", absent, "this kernel, Linux 5.4.0-42-generic, is too old: pidfd_getfd(2), which upconv needs, came with Linux 5.6"},
+		{"a filter that says ENOSYS", "6.1.0-18-amd64", absent, aFilter + " hides pidfd_getfd(2), which upconv needs and Linux has since 5.6: " + cureGetfd},
+		{"a filter that says EPERM", "6.1.0-18-amd64", refused, aFilter + " refuses pidfd_getfd(2), which upconv needs: " + cureGetfd + " (operation not permitted)"},
+		{"a filter on an old kernel", "5.4", refused, aFilter + " refuses pidfd_getfd(2), which upconv needs: " + cureGetfd + " (operation not permitted)"},
+		{"a listener", "6.1", seccompx.ErrListenerExists, seccompx.ErrListenerExists.Error()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			getfd := requirement{seccompx.PidfdGetfd, "pidfd_getfd(2)", cureGetfd}
+			if got := getfd.missing(c.release, c.err).Error(); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+// TestCures: every call that can be refused has a name and says what helps.
+func TestCures(t *testing.T) {
+	for _, r := range required {
+		if r.call == "" || r.cure == "" {
+			t.Errorf("%s: call %q, cure %q", r.feature.Name, r.call, r.cure)
+		}
+	}
+	for _, h := range helperCalls {
+		if h.name == "" || h.cost == "" || h.cure == "" || h.needed != strings.Contains(h.cost, "upconv run fails here") {
+			t.Errorf("%+v", h)
+		}
+		if errno := h.try(); errno != 0 {
+			t.Errorf("%s: %v", h.name, errno)
+		}
+		h.try = func() unix.Errno { return unix.EPERM }
+		if c := h.check(); c.OK || c.Needed != h.needed || c.Found != "operation not permitted" || c.Cost != h.cost+";\n"+h.cure {
+			t.Errorf("refused: %+v", c)
+		}
+	}
+}
+
+func TestIsSince(t *testing.T) {
+	for _, c := range []struct {
+		release, since string
+		want           bool
+	}{
+		{"6.18.44-fc-v595", "6.9", true}, {"5.19.0", "5.19", true}, {"5.18.19", "5.19", false}, {"6.1", "5.19", true}, {"4.19.0", "5.0", false}, {"?", "5.0", true},
+	} {
+		if got := isSince(c.release, c.since); got != c.want {
+			t.Errorf("%s since %s: %v", c.release, c.since, got)
+		}
+	}
+}
+
+func TestWhyForbidden(t *testing.T) {
+	same := []int{1000, 1000, 1000}
+	for _, c := range []struct {
+		name       string
+		uids, gids []int
+		owner      int
+		why, cure  string
+	}{
+		{"another user", []int{33, 33, 33}, same, 33, "it runs as another user (33) than upconv (1000)", cureUser},
+		{"a set-user-ID program", []int{1000, 0, 0}, same, 0, "it runs as another user (0) than upconv (1000)", cureUser},
+		{"another group", same, []int{33, 33, 33}, 1000, "it runs as another group (33) than upconv (1000)", cureUser},
+		{"not to be dumped", same, same, 0, "it may not be dumped", cureDump},
+		{"something else", same, same, 1000, "it has capabilities that upconv has not", cureElse},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			why, cure := whyForbidden(c.uids, c.gids, 1000, 1000, c.owner)
+			if !strings.HasPrefix(why, c.why) || cure != c.cure {
+				t.Errorf("got %q, %q", why, cure)
+			}
+		})
+	}
+	const status = "Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n"
+	if uids, gids := fmt.Sprint(statusIDs([]byte(status), "Uid:")), fmt.Sprint(statusIDs([]byte(status), "Gid:")); uids != "[1 2 3]" || gids != "[5 6 7]" {
+		t.Errorf("%s %s", uids, gids)
+	}
+}
+
+// TestRefusedStep: what a child is refused before execve(2) is named, with what helps.
+func TestRefusedStep(t *testing.T) {
+	for step, want := range map[int32]string{
+		stepParent:  "prctl(2) PR_SET_PDEATHSIG: operation not permitted: " + aFilter + " refuses it: use a profile that allows prctl(2)",
+		stepPrivs:   "prctl(2) PR_SET_NO_NEW_PRIVS: operation not permitted: " + aFilter + " refuses it: use a profile that allows prctl(2)",
+		stepSockets: "a socket in the command's network namespace: operation not permitted: " + aFilter + " refuses it: use a profile that allows socket(2) with AF_NETLINK and AF_INET",
+		stepFiles:   "a descriptor table for the command: unshare(2): operation not permitted: " + aFilter + " refuses it: use a profile that allows unshare(2) or close_range(2)",
+		stepLimits:  "give the command its limit of open files: prlimit64(2): operation not permitted: " + aFilter + " refuses it: use a profile that allows prlimit64(2)",
+		stepNetns:   "enter the command's network namespace: operation not permitted",
+	} {
+		r := &forkReport{step: step, errno: int32(unix.EPERM)}
+		if got := refusedStep(step, r.stepError(&forkPlan{})).Error(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	if got := refusedStep(stepSockets, unix.EMFILE); !errors.Is(got, unix.EMFILE) || strings.Contains(got.Error(), aFilter) {
+		t.Errorf("not refused: %v", got)
+	}
+}
