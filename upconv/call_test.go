@@ -358,6 +358,34 @@ func TestCgroupPath(t *testing.T) {
 	}
 }
 
+// FuzzProc has the readers of /proc read anything. A cgroup's name, and so a line, may be of a program's making.
+func FuzzProc(f *testing.F) {
+	f.Add([]byte("pos:\t0\nflags:\t02000002\nmnt_id:\t9\n"))
+	f.Add([]byte("4:memory:/b:c\n0::/v2:odd\n"))
+	f.Add([]byte("Name:\tx\nTgid:\t12\nSigBlk:\t0000000000010000\n"))
+	f.Add([]byte("eth0\t00000000\t0102000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		before := bytes.Clone(text)
+		if flags, ok := fdinfoFlags(text); !ok && flags != 0 {
+			t.Errorf("%q: no flags, but %o", text, flags)
+		}
+		if path := cgroupPath(text); strings.Contains(path, "\n") || !bytes.Contains(text, []byte(":"+path)) && path != "" {
+			t.Errorf("%q: cgroup %q", text, path)
+		}
+		for _, key := range []string{"Tgid:", "SigBlk:"} {
+			if n := statusField(text, key, 16); n != 0 && !bytes.Contains(text, []byte("\n"+key)) {
+				t.Errorf("%q: %s %d", text, key, n)
+			}
+		}
+		if (hasDefaultRoute(string(text)) || hasDefaultRoute6(string(text))) && !bytes.Contains(text, []byte("00000000")) {
+			t.Errorf("%q: a default route", text)
+		}
+		if !bytes.Equal(text, before) {
+			t.Error("the text has changed")
+		}
+	})
+}
+
 func TestHasDefaultRoute(t *testing.T) {
 	const head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
 	for table, want := range map[string]bool{

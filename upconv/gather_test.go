@@ -2,6 +2,7 @@ package upconv
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math/rand"
 	"os"
 	"testing"
@@ -115,4 +116,35 @@ func TestGatherAround(t *testing.T) {
 	if seen < 5000 || together < 2000 {
 		t.Errorf("only %d were near, and %d read together", seen, together)
 	}
+}
+
+// FuzzGatherPlan plans pieces at any addresses: each is within its span, or they are read one by one. Each piece is two
+// bytes for its distance to the one before, two for its length, and one that says where to begin anew.
+func FuzzGatherPlan(f *testing.F) {
+	f.Add(uint64(0x7fff0000), []byte{0, 8, 0, 16, 0, 0, 24, 0, 16, 0, 0, 9, 0, 1, 0, 1, 2, 3, 4, 5, 255, 255, 255, 255, 255})
+	f.Add(uint64(1<<64-100), bytes.Repeat([]byte{0, 50, 0, 60, 0}, 12))
+	f.Fuzz(func(t *testing.T, base uint64, raw []byte) {
+		var vectors []unix.RemoteIovec
+		at := base
+		for ; len(raw) >= 5 && len(vectors) < 1024; raw = raw[5:] {
+			if raw[4]&7 == 7 {
+				at = base << (raw[4] & 63)
+			}
+			at += uint64(binary.BigEndian.Uint16(raw))
+			vectors = append(vectors, unix.RemoteIovec{Base: uintptr(at), Len: int(binary.BigEndian.Uint16(raw[2:])) << (raw[4] >> 7)})
+		}
+		var g gathering
+		if len(vectors) == 0 || !g.plan(vectors) {
+			return
+		}
+		if len(g.spans) > maxSpans || len(g.of) != len(vectors) {
+			t.Fatalf("%d spans, %d of %d pieces", len(g.spans), len(g.of), len(vectors))
+		}
+		for i, v := range vectors {
+			s := g.spans[g.of[i]]
+			if v.Base < s.low || v.Base+uintptr(v.Len) > s.high || v.Base+uintptr(v.Len) < v.Base {
+				t.Fatalf("piece %x+%x is not within %x to %x", v.Base, v.Len, s.low, s.high)
+			}
+		}
+	})
 }

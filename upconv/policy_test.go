@@ -177,6 +177,26 @@ func FuzzParseRule(f *testing.F) {
 	})
 }
 
+func FuzzParseRoute(f *testing.F) {
+	for _, seed := range []string{"direct", "netns:blue", "netns:/proc/1/ns/net", "reject:EPERM", "nat64:2001:db8::/96", "nat64:auto", "inet6:2001:db8::1", "unix:/a?b?proxy=v2&root=target", "unix:@x"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		route, err := ParseRoute(in)
+		if err != nil {
+			var e *SyntaxError
+			if !errors.As(err, &e) || e.Start < 0 || e.End < e.Start || e.End > len(e.Input) {
+				t.Fatalf("ParseRoute(%q): bad error %#v", in, err)
+			}
+			_ = e.Error() + e.Caret()
+			return
+		}
+		if again, err := ParseRoute(route.String()); err != nil || again != route {
+			t.Fatalf("ParseRoute(%q) = %+v, written %q, reads as %+v, %v", in, route, route, again, err)
+		}
+	})
+}
+
 func mustRules(t *testing.T, texts ...string) []Rule {
 	t.Helper()
 	var rules []Rule

@@ -121,6 +121,25 @@ func TestParseResolvConf(t *testing.T) {
 	}
 }
 
+// FuzzResolvConf reads a file that anybody may have written: what comes of it can be asked.
+func FuzzResolvConf(f *testing.F) {
+	f.Add("nameserver 192.0.2.1\nnameserver fe80::1%eth0\noptions timeout:1 attempts:3 use-vc\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		conf := parseResolvConf(text)
+		if len(conf.servers) > maxNameservers || conf.attempts < 1 || conf.attempts > maxAttempts || conf.timeout < time.Second || conf.timeout > maxTimeout*time.Second {
+			t.Errorf("%q: %+v", text, conf)
+		}
+		for _, server := range conf.servers {
+			host, port, err := net.SplitHostPort(server)
+			if err != nil || port != "53" {
+				t.Errorf("%q: server %q, %v", text, server, err)
+			} else if _, err := netip.ParseAddr(host); err != nil {
+				t.Errorf("%q: server %q, %v", text, server, err)
+			}
+		}
+	})
+}
+
 // A resolver answers on loopback, over UDP and TCP. handle returns the messages to send for a query.
 type resolver struct {
 	udp     net.PacketConn
