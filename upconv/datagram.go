@@ -118,7 +118,7 @@ func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
 	case 0:
 		w.done = append(w.done, fd)
 		return fd, out, true
-	case unix.EPERM:
+	case unix.EPERM, errOwnTable:
 		w.unserved(e, "its descriptors cannot be fetched", errno)
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
 		return -1, w.fail(e, "pidfd_getfd", errno), false

@@ -118,12 +118,8 @@ func checkUserNamespaces() Check {
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}},
 	}
 	if err := cmd.Run(); err != nil {
-		why, cure := whyNoUserNamespace(err)
-		c.OK, c.Found = false, why
+		c.OK, c.Found = false, explainUserNamespace(err).Error()
 		c.Cost = "upconv demo and, for ordinary users, --isolate fail"
-		if cure != "" {
-			c.Cost += ";\n" + cure
-		}
 	}
 	return c
 }

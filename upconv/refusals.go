@@ -103,28 +103,27 @@ func refusedStep(step int32, err error) error {
 	return fmt.Errorf("%w: %s refuses it: use a profile that allows %s", err, aFilter, call)
 }
 
-// whyNoUserNamespace returns why a user namespace could not be made, which err is about, and what helps.
-func whyNoUserNamespace(err error) (why, cure string) {
+// explainUserNamespace adds to the error of making a user namespace, or a network namespace with it, why that was and what helps.
+func explainUserNamespace(err error) error {
 	if !isRefusal(err) && !errors.Is(err, unix.ENOSPC) {
-		return err.Error(), ""
+		return err
 	}
 	// The kernel takes these flags for invalid before it looks for anything else. A filter sees the one that it refuses.
 	const invalid = unix.CLONE_NEWUSER | unix.CLONE_FS | unix.CLONE_SIGHAND
 	if _, _, errno := unix.RawSyscall6(unix.SYS_CLONE, invalid, 0, 0, 0, 0, 0); errno != unix.EINVAL {
-		return aFilter + " refuses clone(2) with CLONE_NEWUSER",
-			"use a profile that allows it, or add --cap-add SYS_ADMIN to the container"
+		return fmt.Errorf("%w: %s refuses clone(2) with CLONE_NEWUSER: use a profile that allows it, or add --cap-add SYS_ADMIN to the container", err, aFilter)
 	}
 	for _, sysctl := range []struct{ name, forbids string }{
 		{"kernel.unprivileged_userns_clone", "0"},
 		{"user.max_user_namespaces", "0"},
 		{"kernel.apparmor_restrict_unprivileged_userns", "1"},
 	} {
-		value, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(sysctl.name, ".", "/"))
-		if err == nil && strings.TrimSpace(string(value)) == sysctl.forbids {
-			return sysctl.name + "=" + sysctl.forbids + " forbids it", "set " + sysctl.name + " to another value, or run upconv as root"
+		value, missing := os.ReadFile("/proc/sys/" + strings.ReplaceAll(sysctl.name, ".", "/"))
+		if missing == nil && strings.TrimSpace(string(value)) == sysctl.forbids {
+			return fmt.Errorf("%w: %s=%s forbids it: set that to another value, or run upconv as root", err, sysctl.name, sysctl.forbids)
 		}
 	}
-	return err.Error(), "a chroot, a security module or the limit user.max_user_namespaces may forbid it; or run upconv as root"
+	return fmt.Errorf("%w: a chroot, a security module or a limit (user.max_user_namespaces, user.max_net_namespaces) forbids it: run upconv as root", err)
 }
 
 // explainEntry adds to an error about a network namespace, if that could not be entered, what helps.

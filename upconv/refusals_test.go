@@ -3,6 +3,8 @@ package upconv
 import (
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -53,6 +55,28 @@ func TestCures(t *testing.T) {
 		h.try = func() unix.Errno { return unix.EPERM }
 		if c := h.check(); c.OK || c.Needed != h.needed || c.Found != "operation not permitted" || c.Cost != h.cost+";\n"+h.cure {
 			t.Errorf("refused: %+v", c)
+		}
+	}
+}
+
+// TestContainersGuide: every call that can be refused is in docs/containers.md.
+func TestContainersGuide(t *testing.T) {
+	guide, err := os.ReadFile("../docs/containers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []string
+	for _, r := range required {
+		call, _, _ := strings.Cut(r.call, "(")
+		calls = append(calls, call)
+	}
+	for _, h := range helperCalls {
+		call, _, _ := strings.Cut(h.name, "(")
+		calls = append(calls, call)
+	}
+	for _, call := range calls {
+		if !regexp.MustCompile(`(?m)^\| .*` + call + `.* \| .* \| .* \|$`).Match(guide) {
+			t.Errorf("no row for %s", call)
 		}
 	}
 }

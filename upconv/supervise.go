@@ -209,8 +209,7 @@ func (p *process) launch(events *os.File) (err error) {
 
 	if p.command, err = plan.fork(); err != nil {
 		if plan.cloneFlags&unix.CLONE_NEWUSER != 0 {
-			why, cure := whyNoUserNamespace(err)
-			err = fmt.Errorf("--isolate: a new user namespace: %w (%s; %s)", err, why, cure)
+			err = fmt.Errorf("--isolate: a new user namespace: %w", explainUserNamespace(err))
 		}
 		return failed(err)
 	}

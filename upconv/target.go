@@ -112,7 +112,7 @@ func (s *targetSlot) dropInfo() {
 
 // getfd returns a copy of the target's descriptor fd, owned by the caller and close-on-exec, as
 // pidfd_getfd(2) makes it. The errno is EBADF where the target has no such descriptor, ESRCH where
-// the thread is gone, EPERM where upconv may not look into it (PTRACE_MODE_ATTACH_REALCREDS), EMFILE where
+// the thread is gone, EPERM where upconv may not look into it (PTRACE_MODE_ATTACH_REALCREDS), errOwnTable, EMFILE where
 // upconv's own descriptors have run out although the cache has been emptied.
 func (t *targets) getfd(tid, fd int) (int, unix.Errno) {
 	got, errno := t.tryGetfd(tid, fd)
@@ -172,9 +172,23 @@ func (t *targets) open(tid int) (pidfd int, errno unix.Errno) {
 	fd, _, errno := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), uintptr(t.thread), 0)
 	if t.thread == 0 && (errno == unix.EINVAL || errno == unix.ENOENT) {
 		// Not the first thread of its process, and this kernel names only those.
-		fd, _, errno = unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(threadGroup(tid)), 0, 0)
+		pid := threadGroup(tid)
+		if hasOwnTable(pid, tid) {
+			return -1, errOwnTable
+		}
+		fd, _, errno = unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(pid), 0, 0)
 	}
 	return int(fd), errno
+}
+
+// errOwnTable says that a thread has unshared its descriptors from its process, and that those cannot be had.
+const errOwnTable = unix.EOPNOTSUPP
+
+// hasOwnTable reports whether a thread is known to have other descriptors than its process.
+func hasOwnTable(pid, tid int) bool {
+	const kcmpFiles = 2 // KCMP_FILES of kcmp(2)
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(tid), kcmpFiles, 0, 0, 0)
+	return errno == 0 && order != 0
 }
 
 // threadGroup returns the tgid of a thread, from proc_pid_status(5); 0 where it is gone.

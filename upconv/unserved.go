@@ -13,6 +13,9 @@ import (
 // unserved notes a target that upconv may not look into: its call goes on natively. what is what upconv could not do.
 func (w *worker) unserved(e *event, what string, errno unix.Errno) {
 	why, cure := whyUnserved(e.c.tid)
+	if errno == errOwnTable {
+		why, cure = "it is a thread that has unshared them from its process", cureThread
+	}
 	e.add("not served, the call stays native: " + what + ": " + why)
 	w.s.events.record(e, errno)
 	w.s.warn("not served, its calls stay native: "+what+": "+why, "cure", cure, "tid", e.c.tid, "comm", identify(e.c.tid).comm, "error", errno)
@@ -20,9 +23,10 @@ func (w *worker) unserved(e *event, what string, errno unix.Errno) {
 
 // What helps where upconv may not look into a program.
 const (
-	cureUser = "start upconv behind what changes the user (su-exec USER upconv run -- ...), or give it CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
-	cureDump = "make the executable readable for its user (chmod +r), or give upconv CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
-	cureElse = "give upconv CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
+	cureUser   = "start upconv behind what changes the user (su-exec USER upconv run -- ...), or give it CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
+	cureDump   = "make the executable readable for its user (chmod +r), or give upconv CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
+	cureThread = "use a kernel since 6.9, and a profile that allows pidfd_open with PIDFD_THREAD"
+	cureElse   = "give upconv CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
 )
 
 // whyUnserved returns why upconv may not look into a thread, and what helps: ptrace(2), "Ptrace access mode checking".

@@ -52,8 +52,6 @@ static const struct {
 	{"setns", SYS_setns},
 	{"signalfd", SYS_signalfd4},
 	{"socket netlink", SYS_socket, 0, EQUAL, AF_NETLINK},
-	{"socket packet", SYS_socket, 0, EQUAL, AF_PACKET},
-	{"socket inet6", SYS_socket, 0, EQUAL, AF_INET6},
 	{"unshare", SYS_unshare},
 };
 
