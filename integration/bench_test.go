@@ -44,6 +44,7 @@ func BenchmarkFigures(b *testing.B) {
 	for range b.N {
 		figures = nil
 		figures = append(figures, benchConnect(b, l, client, rounds)...)
+		figures = append(figures, benchBlind(b, l, client, rounds)...)
 		figures = append(figures, benchDirect(b, l, client, rounds)...)
 		figures = append(figures, benchRules(b, l, client, rounds)...)
 		figures = append(figures, benchProcesses(b, l, client, rounds)...)

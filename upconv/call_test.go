@@ -253,12 +253,16 @@ func TestFilterSwaps(t *testing.T) {
 		}
 		for i := range sockopts {
 			row := &sockopts[i]
-			want := seccompx.UserNotify
+			want, wantBlind := seccompx.UserNotify, seccompx.UserNotify
 			if row.always {
 				want = seccompx.Allow
 			}
-			check(blind, want, "setsockopt", 3, uint64(row.level), uint64(row.name))
-			check(blind, want, "setsockopt", 3, dirty|uint64(row.level), dirty|uint64(row.name))
+			if row.always && !row.blind {
+				wantBlind = seccompx.Allow
+			}
+			check(sees, want, "setsockopt", 3, uint64(row.level), uint64(row.name))
+			check(blind, wantBlind, "setsockopt", 3, uint64(row.level), uint64(row.name))
+			check(blind, wantBlind, "setsockopt", 3, dirty|uint64(row.level), dirty|uint64(row.name))
 			check(none, seccompx.Allow, "setsockopt", 3, uint64(row.level), uint64(row.name))
 		}
 		for _, row := range passedOptions {
@@ -424,4 +428,34 @@ func FuzzParseRegistration(f *testing.F) {
 			t.Errorf("%q is taken for descriptor %d", line, tfd)
 		}
 	})
+}
+
+// An option that is not read at every swap is one whose setting is told of, whatever the policy needs.
+func TestOptionsUnreadAreStopped(t *testing.T) {
+	const arch = seccompx.AMD64
+	nr, _ := arch.Syscall("setsockopt")
+	for _, n := range []needs{
+		{swaps: true, netns: true}, {swaps: true, netns: true, sees: true}, {swaps: true, netns: true, udp: true, sends: true},
+		{swaps: true, inet6: true}, {swaps: true, inet6: true, sees: true, udp: true, sends: true, receives: true},
+		{swaps: true, unix: true}, {swaps: true, unix: true, udp: true, sends: true, receives: true},
+	} {
+		f := filter(n)
+		f.Arches = []seccompx.Arch{arch}
+		p, err := f.Assemble()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var used optionsUsed
+		used.note(n)
+		for i := range sockopts {
+			row := &sockopts[i]
+			action := judge(t, p, arch, nr, [6]uint64{3, uint64(row.level), uint64(row.name)})
+			if !used.mustRead(i) && action != seccompx.UserNotify {
+				t.Errorf("%+v: %s is neither read nor stopped", n, row.label)
+			}
+			if used.set(i); !used.mustRead(i) {
+				t.Errorf("%+v: %s is not read although it was set", n, row.label)
+			}
+		}
+	}
 }

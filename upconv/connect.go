@@ -134,24 +134,32 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return out, false
 	case seen && !w.saw(old):
 		return carryOn, true
-	case !seen && w.s.needs.udp && isDatagramType(typeOf(old)):
-		return w.datagram(c, e, family, sa, old)
 	}
-	return w.routeCopy(c, e, family, sa, old)
+	switch kind := typeOf(old); {
+	case !seen && w.s.needs.udp && isDatagramType(kind):
+		return w.datagram(c, e, family, sa, old)
+	case kind == unix.SOCK_STREAM:
+		return w.routeCopy(c, e, family, sa, old)
+	case route.Kind == Direct:
+		w.stays(e)
+	}
+	return carryOn, false
 }
 
-// routeCopy is route for a socket that does not tell enough when it is only looked at. old is a copy of it.
+// routeCopy is route for a stream that does not tell enough when it is only looked at. old is a copy of it.
 func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
 	route, crosses := e.decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
-	if netns := netnsCookie(old); route.Kind == Direct && (!w.s.inEgress(netns) || w.livesIn(c.tid, netns)) {
-		crossed := false
-		if crosses {
-			_, crossed = w.hasPassport(old)
-		}
-		if !crossed {
-			w.stays(e)
-			return carryOn, false
+	if route.Kind == Direct {
+		if netns := netnsCookie(old); !w.s.inEgress(netns) || w.livesIn(c.tid, netns) {
+			crossed := false
+			if crosses {
+				_, crossed = w.hasPassport(old)
+			}
+			if !crossed {
+				w.stays(e)
+				return carryOn, false
+			}
 		}
 	}
 	idle, crossed := examine(old, sock), false
@@ -220,10 +228,6 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			return out, false
 		}
 	}
-	cloexec, out, ok := w.closesOnExec(c, e)
-	if !ok {
-		return out, false
-	}
 	replacement, out, raced, ok := w.equivalent(c, e, old, sock, egress, x)
 	if !ok {
 		return out, raced
@@ -238,15 +242,13 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	places := w.registrations(c, old)
 
-	witness := false
-	if old >= 0 {
-		witness = !w.single() && w.witness(old)
-		if w.replaced(c, old) {
-			if witness {
-				w.acquit(old)
-			}
-			return carryOn, true
+	witness := old >= 0 && !w.single() && w.witness(old)
+	cloexec, out, raced, ok := w.lookLast(c, e, old)
+	if !ok {
+		if witness {
+			w.acquit(old)
 		}
+		return out, raced
 	}
 	early := 0
 	if sock.kind != unix.SOCK_STREAM {
@@ -317,22 +319,29 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	return out, false
 }
 
-// closesOnExec returns whether the target's descriptor is closed on execve(2). Where ok is false, out is what becomes of the call.
-func (w *worker) closesOnExec(c *call, e *event) (cloexec bool, out outcome, ok bool) {
+// lookLast looks at the target's descriptor for the last time before another socket takes its place: whether it is closed
+// on execve(2), and whether it is yet the socket that old is a copy of. If not, ok is false, out is what becomes
+// of the call, and raced as for swap.
+func (w *worker) lookLast(c *call, e *event, old int) (cloexec bool, out outcome, raced, ok bool) {
 	if w.sighted {
-		return w.sight.CloseOnExec, out, true
+		if old >= 0 && w.replaced(c, old) {
+			return false, carryOn, true, false
+		}
+		return w.sight.CloseOnExec, out, false, true
 	}
-	cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:])
+	// One read says both: an inode number is the socket's own as long as there is a copy of it.
+	info, errno := w.s.targets.fdinfo(c.tid, c.fd, w.scratch[:])
 	switch errno {
 	case 0:
-		return cloexec, out, true
+		same := info.ino == w.sight.Ino
+		return info.closesOnExec(), carryOn, !same, same
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return false, w.fail(e, "open /proc/TID/fdinfo/FD", errno), false
-	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone
-		return false, carryOn, false
+		return false, w.fail(e, "open /proc/TID/fdinfo/FD", errno), false, false
+	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
+		return false, carryOn, w.replaced(c, old), false
 	}
 	w.unserved(e, "its descriptors cannot be read in /proc", errno)
-	return false, carryOn, false
+	return false, carryOn, false, false
 }
 
 // equivalent returns the socket that is to take the place of the target's, with all that the program has done to that. The

@@ -55,7 +55,7 @@ func (w *worker) disconnectCall(c *call, sa []byte) outcome {
 			return out
 		}
 		sock := &w.socketInfo
-		stream := sock.readStream(fd) && sock.readPlace(fd)
+		stream := typeOf(fd) == unix.SOCK_STREAM && sock.readStream(fd) && sock.readPlace(fd)
 		if !stream || !w.s.inEgress(sock.netns) || w.livesIn(c.tid, sock.netns) {
 			errno := connect(fd, sa)
 			w.closeNow(fd)

@@ -107,7 +107,7 @@ func swapRules(n needs) []seccompx.Rule {
 		ofLevel := low(1).Equal(uint64(level))
 		for _, options := range [][]sockopt{sockopts, passedOptions} {
 			for i := range options {
-				if row := &options[i]; row.level == level && !n.tells(row) && (row.always || &options[0] == &passedOptions[0]) {
+				if row := &options[i]; row.level == level && n.passes(row) {
 					rules = append(rules, seccompx.Rule{
 						Syscalls: []string{"setsockopt"},
 						When:     []seccompx.Cond{ofLevel, low(2).Equal(uint64(row.name))},
@@ -119,6 +119,11 @@ func swapRules(n needs) []seccompx.Rule {
 		rules = append(rules, notify("setsockopt", ofLevel))
 	}
 	return rules
+}
+
+// passes reports whether setsockopt(2) is not stopped for an option.
+func (n needs) passes(row *sockopt) bool {
+	return row.always && !n.tells(row) && (n.sees || !row.blind)
 }
 
 // tells reports whether a program that sets the option could find out that its socket is of another family.

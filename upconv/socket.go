@@ -33,7 +33,7 @@ type socket struct {
 	often     int
 }
 
-// examine reads what a swap needs to know, with as few calls as will do. idle is false where fd is not
+// examine reads what a swap needs to know of a stream, with as few calls as will do. idle is false where it is not
 // a TCP or MPTCP socket, or is one that is connected, connecting or listening.
 func examine(fd int, s *socket) (idle bool) {
 	if !s.readStream(fd) {
@@ -48,16 +48,14 @@ func examine(fd int, s *socket) (idle bool) {
 	return s.readPlace(fd)
 }
 
-// readStream reads what a TCP or MPTCP socket is, and its name. It is false for any other file.
+// readStream reads what a TCP or MPTCP socket is, and its name. It is false for any other stream; whoever calls it knows
+// that fd is one.
 func (s *socket) readStream(fd int) bool {
 	*s = socket{}
-	var proto, kind int32
+	var proto int32
 	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
 		proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP {
 		return false
-	}
-	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 || kind != unix.SOCK_STREAM {
-		return false // a raw socket for TCP
 	}
 	s.proto, s.kind = int(proto), unix.SOCK_STREAM
 	if !s.readName(fd) {

@@ -2,6 +2,7 @@ package upconv
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"unsafe"
@@ -18,6 +19,9 @@ type sockopt struct {
 	// always marks the options that programs set so often, or on connected sockets, that stopping setsockopt(2)
 	// for them would cost more than to read them at every swap. See optionsUsed for the others.
 	always bool
+	// blind marks those of them that programs hardly set on connections: where sockets cannot be looked at in
+	// the kernel, every read counts, and setsockopt(2) is stopped for these too.
+	blind bool
 	// last marks options that setting another one changes too: they are looked at once more at the end.
 	last bool
 	// mayFail marks options that cannot be set everywhere, or not by everybody.
@@ -58,13 +62,13 @@ const (
 // sockopts is every socket option that a program can set before connect(2) and that outlives it. A row is
 // copied if its value differs from what a fresh socket of the origin has, in this order.
 var sockopts = []sockopt{
-	{level: unix.SOL_SOCKET, name: unix.SO_REUSEADDR, label: "SO_REUSEADDR", always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_REUSEADDR, label: "SO_REUSEADDR", always: true, blind: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_KEEPALIVE, label: "SO_KEEPALIVE", always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_LINGER, label: "SO_LINGER", size: unix.SizeofLinger, always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_RCVTIMEO, label: "SO_RCVTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_SNDTIMEO, label: "SO_SNDTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUF, label: "SO_SNDBUF or SO_RCVBUF", always: true, carry: copyBuffers},
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVLOWAT, label: "SO_RCVLOWAT", always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVLOWAT, label: "SO_RCVLOWAT", always: true, blind: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_NODELAY, label: "TCP_NODELAY", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_CORK, label: "TCP_CORK", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_QUICKACK, label: "TCP_QUICKACK", always: true},
@@ -216,11 +220,11 @@ var sockopts = []sockopt{
 
 // passedOptions are the options that are the same state as a row that is always read.
 var passedOptions = []sockopt{
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUF},
-	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUFFORCE},
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUFFORCE},
-	{level: unix.SOL_SOCKET, name: soRcvTimeoNew},
-	{level: unix.SOL_SOCKET, name: soSndTimeoNew},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUF, always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUFFORCE, always: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUFFORCE, always: true},
+	{level: unix.SOL_SOCKET, name: soRcvTimeoNew, always: true},
+	{level: unix.SOL_SOCKET, name: soSndTimeoNew, always: true},
 }
 
 // sockoptLevels are the levels whose options a TCP socket can have.
@@ -258,7 +262,10 @@ func rowOf(level, name int) int {
 // happens to sockets by dup, fork or SCM_RIGHTS does not matter.
 type optionsUsed struct {
 	rows [3]atomic.Uint64 // a bit a row
-	any  atomic.Bool      // whether any row is set that is not always read
+	// noted are the rows that setsockopt(2) is stopped for although they are marked always: these need not be
+	// read before anybody has set them. It does not change once the filter is made.
+	noted [3]uint64
+	any   atomic.Bool // whether any row is set that is not always read
 	// owner is whether anybody has set who gets a socket's signals (F_SETOWN, F_SETSIG).
 	owner atomic.Bool
 }
@@ -271,6 +278,21 @@ func (u *optionsUsed) set(row int) {
 }
 
 func (u *optionsUsed) has(row int) bool { return u.rows[row/64].Load()&(1<<(row%64)) != 0 }
+
+// note has the rows be told by the filter that it stops setsockopt(2) for, with these needs.
+func (u *optionsUsed) note(n needs) {
+	for i := range sockopts {
+		if row := &sockopts[i]; row.always && slices.Contains(sockoptLevels, row.level) && !n.passes(row) {
+			u.noted[i/64] |= 1 << (i % 64)
+		}
+	}
+}
+
+// mustRead reports whether a row may have been set. One that is changed by others may always have been.
+func (u *optionsUsed) mustRead(row int) bool {
+	r := &sockopts[row]
+	return r.last || r.always && u.noted[row/64]&(1<<(row%64)) == 0 || u.has(row)
+}
 
 // setAll is for when there is no telling: sockets that the program was given.
 func (u *optionsUsed) setAll() {
@@ -352,7 +374,7 @@ func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket, ke
 		if !row.always && !rare {
 			break // these come behind those that are always read
 		}
-		if !row.isOf(sock) || !row.always && !used.has(i) && !row.last {
+		if !row.isOf(sock) || !used.mustRead(i) {
 			continue
 		}
 		if row.carry != nil {

@@ -145,6 +145,7 @@ func (p *process) launch(events *os.File) (err error) {
 	if wanted.datagrams && !s.needs.datagrams && s.udp == UDPConnected {
 		s.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
 	}
+	s.used.note(s.needs)
 	filter := filter(s.needs)
 	program, err := filter.Assemble()
 	if err != nil {

@@ -236,30 +236,45 @@ func writeMemory(tid int, addr uint64, data []byte) unix.Errno {
 // descriptor and not to the file, so a copy of the descriptor does not have it and only
 // proc_pid_fdinfo(5) tells. ENOENT: there is no such descriptor. scratch is for the name and the text.
 func (t *targets) closeOnExec(tid, fd int, scratch []byte) (bool, unix.Errno) {
-	cloexec, errno := t.tryCloseOnExec(tid, fd, scratch)
-	if t.makeRoom(errno) {
-		cloexec, errno = t.tryCloseOnExec(tid, fd, scratch)
-	}
-	return cloexec, errno
+	info, errno := t.fdinfo(tid, fd, scratch)
+	return info.closesOnExec(), errno
 }
 
-func (t *targets) tryCloseOnExec(tid, fd int, scratch []byte) (bool, unix.Errno) {
+// fdinfo is what proc_pid_fdinfo(5) tells of a descriptor: the flags of its file, with O_CLOEXEC if it is the
+// descriptor's, and the inode number of the file (Linux 5.14).
+type fdinfo struct {
+	flags int
+	ino   uint64
+}
+
+func (i *fdinfo) closesOnExec() bool { return i.flags&unix.O_CLOEXEC != 0 }
+
+// fdinfo reads that of the target's descriptor fd. Errors and scratch are as for closeOnExec.
+func (t *targets) fdinfo(tid, fd int, scratch []byte) (fdinfo, unix.Errno) {
+	info, errno := t.tryFdinfo(tid, fd, scratch)
+	if t.makeRoom(errno) {
+		info, errno = t.tryFdinfo(tid, fd, scratch)
+	}
+	return info, errno
+}
+
+func (t *targets) tryFdinfo(tid, fd int, scratch []byte) (fdinfo, unix.Errno) {
 	slot := t.slot(tid)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	if slot.tid != tid || slot.infoFD != fd {
 		file, errno := openFdinfo(tid, fd, scratch)
 		if errno != 0 {
-			return false, errno
+			return fdinfo{}, errno
 		}
 		if slot.tid != tid { // another thread's slot by now
 			defer closeFD(file)
-			return readCloseOnExec(file, scratch)
+			return readOpenFdinfo(file, scratch)
 		}
 		slot.dropInfo()
 		slot.info, slot.infoFD = file, fd
 	}
-	return readCloseOnExec(slot.info, scratch)
+	return readOpenFdinfo(slot.info, scratch)
 }
 
 func openFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
@@ -273,17 +288,20 @@ func openFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
 	return int(file), errno
 }
 
-func readCloseOnExec(file int, scratch []byte) (bool, unix.Errno) {
+func readOpenFdinfo(file int, scratch []byte) (info fdinfo, errno unix.Errno) {
 	text := scratch[:cap(scratch)]
 	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(file), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)), 0, 0, 0)
 	if errno != 0 {
-		return false, errno
+		return info, errno
 	}
-	flags, ok := fdinfoFlags(text[:n])
-	if !ok {
-		return false, unix.EIO
+	var ok bool
+	if info.flags, ok = fdinfoFlags(text[:n]); !ok {
+		return info, unix.EIO
 	}
-	return flags&unix.O_CLOEXEC != 0, 0
+	if at := bytes.Index(text[:n], []byte("\nino:")); at >= 0 {
+		info.ino, _, _ = parseNumber(text[at+len("\nino:"):n], 10)
+	}
+	return info, 0
 }
 
 // fdinfoFlags returns the octal "flags:" of a proc_pid_fdinfo(5) text.

@@ -174,6 +174,9 @@ func TestCloseOnExec(t *testing.T) {
 		if first, errno := all.getfd(os.Getpid(), fd); errno == 0 { // from here on the fdinfo file is kept
 			unix.Close(first)
 		}
+		if info, errno := all.fdinfo(os.Getpid(), fd, scratch[:]); errno != 0 || info.ino == 0 || info.ino != inodeOf(fd) {
+			t.Errorf("descriptor %d: inode %d, %v, want %d", fd, info.ino, errno, inodeOf(fd))
+		}
 		if got, errno := all.closeOnExec(os.Getpid(), fd, scratch[:]); errno != 0 || got != want {
 			t.Errorf("got %v, %v, want %v", got, errno, want)
 		}

@@ -238,7 +238,7 @@ func (d *defaults) eachSet(used *optionsUsed, fd int, sock *socket, do func(row 
 		if !row.always && !rare {
 			break
 		}
-		if !row.isOf(sock) || !row.always && !used.has(i) && !row.last || row.notOnUnix() {
+		if !row.isOf(sock) || !used.mustRead(i) || row.notOnUnix() {
 			continue
 		}
 		if row.carry != nil {
