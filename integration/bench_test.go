@@ -50,6 +50,7 @@ func BenchmarkFigures(b *testing.B) {
 		figures = append(figures, benchProcesses(b, l, client, rounds)...)
 		figures = append(figures, benchThroughput(b, l, max(3, rounds*2/3)))
 		figures = append(figures, benchFamilies(b, client, rounds)...)
+		figures = append(figures, benchWaits(b)...)
 		figures = append(figures, benchUDP(b, rounds)...)
 		figures = append(figures, benchStart(b, l, 3*rounds), benchMemory(b, l))
 		figures = append(figures, benchGrowth(b, l, client)...)

@@ -13,9 +13,11 @@ type waiter interface{ run() }
 // aside is a call that cannot be decided at once, and that no worker may be held up by. It has a thread to itself, which is a
 // worker in everything but that it receives no notifications.
 type aside struct {
-	s  *Supervisor
-	c  call
-	do func(*worker, *call) outcome
+	s    *Supervisor
+	c    call
+	do   func(*worker, *call) outcome
+	held heldCall
+	stop *interruption
 }
 
 // maxAside is how many calls may have a thread at a time. The Go runtime does not survive 10,000 of them.
@@ -25,17 +27,20 @@ const maxAside = 512
 func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
 	own := *c
 	own.since = time.Now()
-	return outcome{wait: &aside{s, own, do}}
+	stop := newInterruption()
+	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: heldCall{s: s, id: c.id, tid: c.tid, end: stop.end}}}
 }
 
 func (a *aside) run() {
 	s := a.s
-	if errno := s.await(&a.c, s.threads); errno != 0 {
+	s.held.add(&a.held)
+	if errno := a.stop.await(s.threads); errno != 0 {
 		a.answer(answer(errno))
 		return
 	}
 	runtime.LockOSThread()
 	w := s.newWorker()
+	w.aside = a
 	err := w.settleIn()
 	var out outcome
 	if err != nil {
@@ -52,35 +57,34 @@ func (a *aside) run() {
 	}
 	s.threads <- struct{}{}
 	if out.wait != nil {
+		s.held.remove(&a.held)
 		out.wait.run()
 	}
 }
 
 func (a *aside) answer(out outcome) {
+	a.s.held.remove(&a.held)
 	if err := a.s.respond(a.c.id, out); err != nil {
 		a.s.log.Debug("answer", "tid", a.c.tid, "error", err)
 	}
 }
 
-// await waits until something can be received from ready, or something ends the wait of the target's call: then it returns the
-// errno to answer.
-func (s *Supervisor) await(c *call, ready <-chan struct{}) unix.Errno {
+// await waits until something can be received from ready, or until the wait is ended: then it returns what the call says.
+func (i *interruption) await(ready <-chan struct{}) unix.Errno {
 	select {
 	case <-ready:
 		return 0
-	default:
+	case <-i.ended:
+		return i.errno
 	}
-	tick := time.NewTicker(sampling)
-	defer tick.Stop()
-	var watch interruption
-	for {
-		select {
-		case <-ready:
-			return 0
-		case <-tick.C:
-			if errno := watch.look(s, c, false); errno != 0 {
-				return errno
-			}
-		}
-	}
+}
+
+// awaitThread takes one of the threads that calls may have. Where something ends the wait of the target's call, it returns what the
+// call says.
+func (s *Supervisor) awaitThread(c *call) unix.Errno {
+	stop := newInterruption()
+	held := heldCall{s: s, id: c.id, tid: c.tid, end: stop.end}
+	s.held.add(&held)
+	defer s.held.remove(&held)
+	return stop.await(s.threads)
 }

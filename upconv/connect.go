@@ -433,7 +433,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 	}
 	if datagrams && (waited || !w.single() && (was.aside || !witness || copied)) {
 		w.s.receivers.follow(w.s, waitedFor, replacement)
-		w.nudge(c, others, replacement)
+		w.restartWaiters(c, others, replacement)
 	}
 	came.handOver() // now that nobody has the port but this one
 	if copied {

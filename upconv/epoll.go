@@ -61,7 +61,6 @@ func (w *worker) epollCreate(c *call) outcome {
 func (w *worker) files(tid int) int {
 	pid := w.s.targets.process(tid)
 	if pid != tid {
-		const kcmpFiles = 2 // KCMP_FILES of kcmp(2)
 		if order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(pid), uintptr(tid), kcmpFiles, 0, 0, 0); errno == 0 && order != 0 {
 			return tid
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -12,39 +13,58 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// sampling is how often the target is looked at for signals that a native wait would end at.
-const sampling = 5 * time.Millisecond
-
-// interruption watches for what ends a call that upconv itself waits for.
+// interruption ends a wait of upconv's that takes a thread of its own.
 type interruption struct {
-	shared int // looks in a row that saw a signal which any thread of the process may take
+	mu     sync.Mutex
+	errno  unix.Errno    // what the call says; 0: nothing has ended it yet
+	ended  chan struct{} // closed then
+	thread int           // one that is in a system call, which ends with EINTR at a signal; 0: none
 }
 
-// look returns 0, or the errno to answer: ERESTARTSYS, which has the kernel do whatever the signal's handler asks for, or
-// EINTR. timed is whether the wait ends after a time that the program has set.
-func (i *interruption) look(s *Supervisor, c *call, timed bool) unix.Errno {
-	if s.listener.Valid(c.id) != nil {
-		return unix.EINTR // the target is gone; nobody will read the answer
+func newInterruption() *interruption { return &interruption{ended: make(chan struct{})} }
+
+// end ends the wait, once.
+func (i *interruption) end(errno unix.Errno) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.errno != 0 {
+		return
 	}
-	own, any := pendingSignals(c.tid)
-	switch left := i.left(own, any); {
-	case own:
-		return restart(timed)
-	case left:
-		return unix.EINTR
+	i.errno = errno
+	close(i.ended)
+	if i.thread != 0 {
+		unix.Tgkill(os.Getpid(), i.thread, unix.SIGURG) // for which the Go runtime has a handler that does nothing
 	}
-	return 0
 }
 
-// left notes what a look has seen, and reports whether a signal that any thread may take has been left for this one. The kernel may
-// have chosen another thread for it, and ERESTARTSYS is only for one that has a signal: so it must have stayed for a while.
-func (i *interruption) left(own, any bool) bool {
-	if own || !any {
-		i.shared = 0
-		return false
+// happened returns what has ended the wait, or 0.
+func (i *interruption) happened() unix.Errno {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.errno
+}
+
+// How long a system call waits at most before it is looked whether the wait has ended: the signal may come too early for it.
+const (
+	shortSlice = 5 * time.Millisecond
+	longSlice  = 250 * time.Millisecond
+)
+
+// during makes a system call that waits for up to a slice, which the caller must double each time. It returns what has ended the
+// wait, or 0. The goroutine must be locked to its thread.
+func (i *interruption) during(do func()) unix.Errno {
+	i.mu.Lock()
+	i.thread = unix.Gettid()
+	errno := i.errno
+	i.mu.Unlock()
+	if errno != 0 {
+		return errno
 	}
-	i.shared++
-	return i.shared >= 3
+	do()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.thread = 0
+	return i.errno
 }
 
 // restart returns what a call says that a signal certainly ends. See signal(7): with a timeout set, it is never begun anew.
@@ -55,17 +75,8 @@ func restart(timed bool) unix.Errno {
 	return seccompx.ERestartSys
 }
 
-// pendingSignals reports whether a signal is waiting for the thread: own, certainly for it; any, for
-// it or for another thread of its process.
-func pendingSignals(tid int) (own, any bool) {
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
-	if err != nil {
-		return false, false
-	}
-	return signalsIn(status)
-}
-
-// signalsIn is pendingSignals for a proc_pid_status(5) text.
+// signalsIn reads in a proc_pid_status(5) text whether a signal is waiting for the thread: own, certainly for it; any, for it or for
+// another thread of its process.
 func signalsIn(status []byte) (own, any bool) {
 	blocked := statusField(status, "SigBlk:", 16)
 	own = statusField(status, "SigPnd:", 16)&^blocked != 0
@@ -79,28 +90,35 @@ func signalsIn(status []byte) (own, any bool) {
 // fewThreads is how many are looked at to find out whom a signal is for.
 const fewThreads = 64
 
-// onlyTaker reports whether a pending signal of a process can be for no other thread than this one, whose proc_pid_status(5)
-// is given: all others block it.
+// onlyTaker reports whether a pending signal of a process can be for no other thread than this one: all others block it. status is
+// proc_pid_status(5) of this one, nil if it has not been read.
 func onlyTaker(tid, pid int, status []byte) bool {
-	pending := statusField(status, "ShdPnd:", 16) &^ statusField(status, "SigBlk:", 16)
 	tasks := "/proc/" + strconv.Itoa(pid) + "/task/"
-	names, err := os.ReadDir(tasks)
-	if err != nil {
+	if status == nil {
+		status, _ = os.ReadFile(tasks + strconv.Itoa(tid) + "/status")
+	}
+	pending := statusField(status, "ShdPnd:", 16) &^ statusField(status, "SigBlk:", 16)
+	if pending == 0 || statusField(status, "Threads:", 10) > fewThreads {
 		return false
 	}
-	for _, entry := range names {
-		if entry.Name() == strconv.Itoa(tid) {
+	for _, thread := range threadsOf(pid) {
+		if thread == tid {
 			continue
 		}
-		other, err := os.ReadFile(tasks + entry.Name() + "/status")
-		if err != nil || bytes.Contains(other, []byte("\nState:\tZ")) || bytes.Contains(other, []byte("\nState:\tX")) {
-			continue // it has ended
+		other, err := os.ReadFile(tasks + strconv.Itoa(thread) + "/status")
+		if err != nil || saysEnded(other) {
+			continue
 		}
 		if pending &= statusField(other, "SigBlk:", 16); pending == 0 {
 			return false
 		}
 	}
 	return true
+}
+
+// saysEnded reports whether a thread has ended, whose proc_pid_status(5) is given.
+func saysEnded(status []byte) bool {
+	return bytes.Contains(status, []byte("\nState:\tZ")) || bytes.Contains(status, []byte("\nState:\tX"))
 }
 
 // openStatus opens a thread's proc_pid_status(5). It returns -1 where that cannot be. scratch is for the name.

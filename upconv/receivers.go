@@ -7,22 +7,17 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/upconv/upconv/seccompx"
 )
 
 // receivers are the calls that wait for a datagram, as many as there may be. One goroutine waits for all of their sockets, in
-// an epoll set of its own, and receives for them; another one looks now and then whether their targets have signals to
-// take. (The runtime's poller takes only files that are O_NONBLOCK, which these must not become: they are the program's.)
+// an epoll set of its own, and receives for them. (The runtime's poller takes only files that are O_NONBLOCK, which these must not become: they are the program's.)
 type receivers struct {
-	mu       sync.Mutex
-	epfd     int                  // the set; 0: not made yet
-	waiting  map[uint64]*receiver // by what the set knows them by
-	last     uint64               // of those
-	sweeping bool
+	mu      sync.Mutex
+	epfd    int                  // the set; 0: not made yet
+	waiting map[uint64]*receiver // by what the set knows them by
+	last    uint64               // of those
 
 	moves atomic.Uint64 // of sockets that may be waited for
 }
@@ -31,26 +26,20 @@ type receivers struct {
 type receiver struct {
 	mu sync.Mutex // held while anything is done for it
 	reception
-	id      uint64
-	over    bool          // it has its answer
-	limit   time.Duration // SO_RCVTIMEO; 0: none
-	expiry  time.Time
-	timer   *time.Timer
-	began   time.Time
-	checked time.Time // when it was last made sure that the target still waits
-
-	// Only for sweep:
-	signals interruption
-	status  int // the thread's proc_pid_status(5), open; -1: not yet
-	pid     int
+	id     uint64
+	over   bool          // it has its answer
+	limit  time.Duration // SO_RCVTIMEO; 0: none
+	expiry time.Time
+	timer  *time.Timer
+	held   heldCall
 }
 
 // wait has a call wait for a datagram, on the socket that is its own from now on.
 func (all *receivers) wait(r *reception, state receptionState) outcome {
 	s := r.s
-	p := &receiver{reception: *r, status: -1, began: time.Now()}
+	p := &receiver{reception: *r}
+	p.held.s, p.held.id, p.held.tid, p.held.end = s, r.c.id, r.c.tid, p.endWith
 	p.keep()
-	p.checked = p.began
 	if state == interrupted {
 		go p.goOn(false)
 		return outcome{later: true}
@@ -83,16 +72,15 @@ func (p *receiver) register() unix.Errno {
 		all.waiting = map[uint64]*receiver{}
 	}
 	all.waiting[p.id] = p
-	if !all.sweeping {
-		all.sweeping = true
-		go all.sweep(p.s)
-	}
 	all.mu.Unlock()
+	p.held.timed.Store(p.limit > 0)
+	p.s.held.add(&p.held)
 	if errno := p.watch(); errno != 0 {
 		p.over = true
 		all.mu.Lock()
 		delete(all.waiting, p.id)
 		all.mu.Unlock()
+		p.s.held.remove(&p.held)
 		return errno
 	}
 	if p.limit > 0 {
@@ -312,35 +300,6 @@ func (p *receiver) watch() unix.Errno {
 	return epollAdd(p.s.receivers.epfd, p.fd, &event)
 }
 
-// holds returns the threads whose calls wait.
-func (all *receivers) holds() map[int]bool {
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	if len(all.waiting) == 0 {
-		return nil
-	}
-	tids := map[int]bool{}
-	for _, p := range all.waiting {
-		tids[p.c.tid] = true
-	}
-	return tids
-}
-
-// restart has a thread that is about to be interrupted begin its call anew, if that waits.
-func (all *receivers) restart(tid int) {
-	var held *receiver
-	all.mu.Lock()
-	for _, p := range all.waiting {
-		if p.c.tid == tid {
-			held = p
-		}
-	}
-	all.mu.Unlock()
-	if held != nil {
-		held.endWith(seccompx.ERestartSys)
-	}
-}
-
 // leave is for a bind(2): those that wait with the port, and whose targets have been killed, give it up. That they are is else noticed
 // a little later, and who starts a killed server anew would find its port taken.
 func (all *receivers) leave(c *call) {
@@ -387,108 +346,9 @@ func (p *receiver) finish(out outcome) {
 		// The target has the file too, so that closing it would not take it out of the set.
 		unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(all.epfd), unix.EPOLL_CTL_DEL, uintptr(p.fd), 0, 0, 0)
 	}
-	if p.status >= 0 {
-		closeFD(p.status)
-	}
+	p.s.held.remove(&p.held)
 	closeFD(p.fd) // before the target goes on: what it closes then shall be closed
 	if err := p.s.respond(p.c.id, out); err != nil {
 		p.s.log.Debug("answer", "tid", p.c.tid, "error", err)
 	}
-}
-
-// How often those that wait are looked at, for signals that a native wait would end at: as often as that takes hardly any of
-// the machine's time.
-const (
-	sweepShare    = 25 // one part of so many
-	maxSampling   = time.Second
-	checkInterval = time.Second
-)
-
-// sweep looks at those that wait, again and again, until there are none.
-func (all *receivers) sweep(s *Supervisor) {
-	interval := sampling
-	var list []*receiver
-	var scratch [4096]byte
-	for {
-		time.Sleep(interval)
-		all.mu.Lock()
-		clear(list)
-		list = list[:0]
-		for _, p := range all.waiting {
-			list = append(list, p)
-		}
-		if len(list) == 0 {
-			all.sweeping = false
-			all.mu.Unlock()
-			return
-		}
-		all.mu.Unlock()
-		began := time.Now()
-		var torn []*receiver // each may be the one of its process that a signal is for
-		for _, p := range list {
-			if began.Sub(p.began) < sampling { // most do not wait for long
-				continue
-			}
-			if p.look(scratch[:], began) {
-				torn = append(torn, p)
-			}
-		}
-		for i, p := range torn {
-			// One of a process at a time, and the first thread before others, as the kernel would choose.
-			first := !slices.ContainsFunc(torn[:i], func(q *receiver) bool { return q.pid == p.pid })
-			if !first {
-				continue
-			}
-			for _, q := range torn[i:] {
-				if q.pid == p.pid && q.c.tid == q.pid {
-					p = q
-				}
-			}
-			p.endWith(unix.EINTR)
-			for _, q := range torn {
-				if q.pid == p.pid {
-					q.signals.shared = 0
-				}
-			}
-		}
-		interval = min(max(sampling, sweepShare*time.Since(began)), maxSampling)
-	}
-}
-
-// look looks at the target for what ends its wait. torn is true if it may be the one of several threads that a signal is for.
-func (p *receiver) look(scratch []byte, now time.Time) (torn bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.over {
-		return false
-	}
-	opened := p.status < 0
-	if opened {
-		if p.status = openStatus(p.c.tid, scratch); p.status < 0 {
-			if p.s.listener.Valid(p.c.id) != nil {
-				p.finish(p.end(unix.EINTR)) // nobody will read it
-			}
-			return false
-		}
-	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(p.status), uintptr(unsafe.Pointer(&scratch[0])), uintptr(len(scratch)), 0, 0, 0)
-	if opened || errno != 0 || now.Sub(p.checked) > checkInterval {
-		p.checked = now
-		if p.s.listener.Valid(p.c.id) != nil {
-			p.finish(p.end(unix.EINTR))
-			return false
-		}
-	}
-	if errno != 0 {
-		return false
-	}
-	status := scratch[:n]
-	own, any := signalsIn(status)
-	if torn = p.signals.left(own, any); any {
-		p.pid = statusField(status, "Tgid:", 10)
-	}
-	if own || p.signals.shared == 1 && statusField(status, "Threads:", 10) <= fewThreads && onlyTaker(p.c.tid, p.pid, status) {
-		p.finish(p.end(restart(p.limit > 0)))
-	}
-	return torn
 }

@@ -158,20 +158,24 @@ func probeConnect(fd, domain int) (errno unix.Errno, idle bool) {
 // waitConnecting waits until a socket is not connecting any more, as connect(2) waits for one that is. It holds up its thread.
 func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 	timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
-	var watch interruption
-	for {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		unix.Poll(fds, int(sampling.Milliseconds()))
+	w.aside.held.timed.Store(timeout != 0)
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for slice := shortSlice; ; slice = min(2*slice, longSlice) {
+		length := slice
+		if timeout != 0 {
+			length = min(length, max(timeout-time.Since(c.since), time.Millisecond))
+		}
+		ended := w.aside.stop.during(func() { unix.Poll(fds, int(length.Milliseconds())) })
 		if state := tcpState(fd); state != tcpSynSent && state != tcpSynRecv {
 			return 0
 		}
 		if fds[0].Revents != 0 {
-			time.Sleep(sampling) // TCP_FASTOPEN_CONNECT: it will not connect before something is sent
+			fds[0].Events, fds[0].Revents = 0, 0 // TCP_FASTOPEN_CONNECT: it will not connect before something is sent
 		}
-		if errno := watch.look(w.s, c, timeout != 0); errno != 0 {
-			return errno
-		}
-		if timeout != 0 && time.Since(c.since) >= timeout {
+		switch {
+		case ended != 0:
+			return ended
+		case timeout != 0 && time.Since(c.since) >= timeout:
 			return unix.EALREADY
 		}
 	}

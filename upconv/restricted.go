@@ -197,7 +197,7 @@ func (q *question) run() {
 	defer closeFD(q.decoy)
 	defer closeFD(q.pidfd)
 	s := q.s
-	if errno := s.await(&q.c, s.threads); errno != 0 {
+	if errno := s.awaitThread(&q.c); errno != 0 {
 		s.respond(q.c.id, answer(errno))
 		return
 	}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -612,13 +611,13 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		}
 	}
 	value, errno := o.submit(fd, flags)
-	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && blocks(fd) {
+	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && blocks(fd) && !lacksPort(fd, onUnix) {
 		// The program waits until there is room. Not in the middle of a move: workers may want that lock, and what comes for the old
 		// socket would not be handed on.
 		if !w.alone || w.moving {
 			return w.s.aside(c, sendAgain)
 		}
-		if errno = w.waitToSend(c, fd, onUnix); errno != 0 {
+		if errno = w.waitToSend(fd, x); errno != 0 {
 			break
 		}
 		value, errno = o.submit(fd, flags)
@@ -821,33 +820,6 @@ func sendAgain(w *worker, c *call) outcome {
 		return w.sendmsg(c)
 	}
 	return w.sendmmsg(c)
-}
-
-// waitToSend waits until a socket may have room, as long as the program would. It holds up its thread.
-func (w *worker) waitToSend(c *call, fd int, onUnix bool) unix.Errno {
-	timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
-	if w.sendDeadline.IsZero() {
-		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
-		if timeout != 0 {
-			w.sendDeadline = time.Now().Add(timeout)
-		}
-	}
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	for {
-		if onUnix {
-			unix.Poll(nil, int(sampling/time.Millisecond)) // whether the peer has room is known only by trying
-		} else if n, _ := unix.Poll(fds, int(sampling/time.Millisecond)); n > 0 {
-			return 0
-		}
-		switch errno := w.watch.look(w.s, c, timeout != 0); {
-		case errno != 0:
-			return errno
-		case time.Now().After(w.sendDeadline):
-			return unix.EAGAIN
-		case onUnix:
-			return 0
-		}
-	}
 }
 
 // translateMessage puts where a message goes along x into m.to.

@@ -477,6 +477,7 @@ func (p *process) reap() int {
 		}
 		if int(info.pid) == p.canary.pid && info.code == cldStopped {
 			consume(p.canary.pid, unix.WSTOPPED)
+			p.supervisor.held.lookNow() // the command is to stop as well
 			p.canary.wake()
 			continue
 		}
@@ -570,6 +571,7 @@ func (p *process) listen(heard chan<- struct{}) {
 			once.Do(func() { close(heard) })
 			continue
 		}
+		p.supervisor.held.lookNow() // the command has it too, or will
 		sig := unix.Signal(m.Signal)
 		if sig == unix.SIGCONT && p.swallowed() {
 			continue

@@ -55,6 +55,7 @@ type Supervisor struct {
 
 	back      atomic.Pointer[backward] // see originalAddr
 	receivers receivers                // calls that wait for a datagram
+	held      heldCalls                // all calls that upconv waits for
 
 	busy    atomic.Int32    // workers that have a notification
 	workers atomic.Int32    // how many there are
@@ -208,8 +209,9 @@ type worker struct {
 	tagged time.Duration // when it was last looked whether there are many net_cls cgroups; 0: never
 	tags   bool          // there are
 
-	watch        interruption // of the one call that it waits for
-	sendDeadline time.Time    // until when that may send
+	aside        *aside    // the one call that it decides, of a worker that is alone
+	sendDeadline time.Time // until when that may send
+	futile       int       // how often in a row it could not send though there was room
 
 	control []byte          // see sendControl
 	receive *receiveBuffers // nil: not needed yet

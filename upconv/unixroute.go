@@ -67,7 +67,7 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 				x.path.close()
 				return w.s.aside(c, (*worker).connect), true
 			}
-			errno = w.waitForRoom(c, fd, x, timeoutOf(fd, unix.SO_SNDTIMEO))
+			errno = w.waitForRoom(fd, x, timeoutOf(fd, unix.SO_SNDTIMEO))
 		}
 	}
 	x.path.close()
@@ -110,30 +110,36 @@ func (w *worker) patient(c *call, flags int) bool {
 	return flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)
 }
 
-// waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread. The kernel's own wait is
-// cut into slices, to look after the target in between.
-func (w *worker) waitForRoom(c *call, fd int, x *crossing, timeout time.Duration) unix.Errno {
+// waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread: the wait is the kernel's own.
+func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno unix.Errno) {
 	var before unix.Timeval
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
-	slice := unix.NsecToTimeval(int64(sampling))
-	setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&slice), unsafe.Sizeof(slice))
 	setFlags(fd, 0)
 	defer func() {
 		setFlags(fd, unix.O_NONBLOCK)
 		setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
 	}()
+	w.aside.held.timed.Store(timeout != 0)
 	began := time.Now()
-	var watch interruption
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.path.raw)), uintptr(x.path.length))
+	for length := shortSlice; ; length = min(2*length, longSlice) {
+		if timeout != 0 {
+			rest := timeout - time.Since(began)
+			if rest <= 0 {
+				return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
+			}
+			length = min(length, max(rest, time.Millisecond))
+		}
+		slice := unix.NsecToTimeval(int64(length)) // with a time, a signal to this thread ends the call
+		setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&slice), unsafe.Sizeof(slice))
+		errno = unix.EAGAIN
+		ended := w.aside.stop.during(func() {
+			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.path.raw)), uintptr(x.path.length))
+		})
 		if errno != unix.EAGAIN && errno != unix.EINTR {
 			return errno
 		}
-		if errno := watch.look(w.s, c, timeout != 0); errno != 0 {
-			return errno
-		}
-		if timeout != 0 && time.Since(began) >= timeout {
-			return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
+		if ended != 0 {
+			return ended
 		}
 	}
 }

@@ -15,26 +15,40 @@ import (
 // It runs on a goroutine of its own and holds no worker and no thread.
 type wait struct {
 	s      *Supervisor
-	fd     int  // the connecting socket, non-blocking for now; owned
-	flags  int  // status flags to give back to it
-	timed  bool // it has SO_SNDTIMEO
-	expiry time.Time
-	sa     []byte // its own copy
-	event  *event // its own too, with the call
+	fd     int       // the connecting socket, non-blocking for now; owned
+	flags  int       // status flags to give back to it
+	expiry time.Time // of SO_SNDTIMEO; zero: none
+	sa     []byte    // its own copy
+	event  *event    // its own too, with the call
+	held   heldCall
+	stop   *interruption
 }
 
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
 func (s *Supervisor) newWait(c *call, e *event, fd, flags int, timeout time.Duration, sa []byte) *wait {
 	ownCall, ownEvent := *c, *e
 	ownEvent.c = &ownCall
-	return &wait{s: s, fd: fd, flags: flags, timed: timeout != 0, expiry: time.Now().Add(timeout), sa: bytes.Clone(sa), event: &ownEvent}
+	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: newInterruption()}
+	if timeout != 0 {
+		w.expiry = time.Now().Add(timeout)
+	}
+	w.held.s, w.held.id, w.held.tid = s, c.id, c.tid
+	w.held.timed.Store(timeout != 0)
+	return w
 }
 
 // run waits, gives the socket its flags back and answers.
 func (w *wait) run() {
 	file := os.NewFile(uintptr(w.fd), "connecting") // non-blocking: joins the runtime's poller
 	defer file.Close()
+	file.SetWriteDeadline(w.expiry)
+	w.held.end = func(errno unix.Errno) {
+		w.stop.end(errno)
+		file.SetWriteDeadline(time.Unix(1, 0))
+	}
+	w.s.held.add(&w.held)
 	errno := w.result(file)
+	w.s.held.remove(&w.held)
 	setFlags(w.fd, w.flags)
 	w.s.events.record(w.event, errno)
 	if err := w.s.respond(w.event.c.id, answer(errno)); err != nil {
@@ -47,32 +61,18 @@ func (w *wait) result(file *os.File) unix.Errno {
 	if err != nil {
 		return unix.EIO
 	}
-	var watch interruption
-	for {
-		now := time.Now()
-		if w.timed && !now.Before(w.expiry) {
-			return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
-		}
-		until := now.Add(sampling)
-		if w.timed && until.After(w.expiry) {
-			until = w.expiry
-		}
-		if err := file.SetWriteDeadline(until); err != nil {
-			return unix.EIO
-		}
-		errno := unix.EALREADY
-		conn.Write(func(fd uintptr) bool {
-			errno = connect(int(fd), w.sa)
-			return errno != unix.EALREADY
-		})
-		if errno != unix.EALREADY {
-			if w.event.decision.Route.crosses() {
-				errno = inetErrno(errno)
-			}
-			return errno
-		}
-		if errno := watch.look(w.s, w.event.c, w.timed); errno != 0 {
-			return errno
-		}
+	errno := unix.EALREADY
+	conn.Write(func(fd uintptr) bool {
+		errno = connect(int(fd), w.sa)
+		return errno != unix.EALREADY
+	})
+	switch {
+	case errno == unix.EALREADY && w.stop.happened() != 0:
+		return w.stop.happened()
+	case errno == unix.EALREADY:
+		return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
+	case w.event.decision.Route.crosses():
+		return inetErrno(errno)
 	}
+	return errno
 }

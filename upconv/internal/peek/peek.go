@@ -15,9 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Peeker is the loaded program. Its methods may be called at the same time.
+// Peeker is the loaded programs. Its methods may be called at the same time.
 type Peeker struct {
 	fd        int
+	threads   int    // the program of LookAtThread
 	singleRef uint64 // what the counter of references says of one
 	// Where some fields are in the signature.
 	family, state, kind, protocol, shutdown, locks int
@@ -60,6 +61,7 @@ type Sight struct {
 	File        uint64 // names the open file as long as it is open; 0: there is no such descriptor
 	Refs        int    // how many descriptors, calls and processes refer to the open file
 	OwnTable    bool   // no other thread has the same table of descriptors
+	Table       int    // how many threads have it, and calls that look at it
 	Watched     int    // how many places in epoll sets it has; MaxWatched stands for that many or more
 	Owned       bool   // F_SETOWN or F_SETSIG was used on it
 	CloseOnExec bool
@@ -141,26 +143,34 @@ var datagram = []field{
 func Open() (*Peeker, error) {
 	names := []string{
 		"task_struct", "files_struct", "fdtable", "file", "inode", "socket", "sock", "net", "inet_sock",
-		"inet_connection_sock", "tcp_sock", "udp_sock", "bpf_task_from_vpid", "bpf_task_release",
+		"inet_connection_sock", "tcp_sock", "udp_sock", "signal_struct", "bpf_task_from_vpid", "bpf_task_release",
 	}
 	p := &Peeker{}
-	var code []byte
+	var code, threads []byte
 	if err := withKernelTypes(names, func(t *types) (err error) {
-		code, err = p.program(t)
+		if code, err = p.program(t); err == nil {
+			threads, err = threadProgram(t)
+		}
 		return err
 	}); err != nil {
 		return nil, err
 	}
-	fd, err := load(code)
-	if err != nil {
+	var err error
+	if p.fd, err = load(code); err != nil {
 		return nil, err
 	}
-	p.fd = fd
+	if p.threads, err = load(threads); err != nil {
+		unix.Close(p.fd)
+		return nil, err
+	}
 	return p, nil
 }
 
-// Close gives the program back.
-func (p *Peeker) Close() { unix.Close(p.fd) }
+// Close gives the programs back.
+func (p *Peeker) Close() {
+	unix.Close(p.fd)
+	unix.Close(p.threads)
+}
 
 // program writes the program for a kernel with these types.
 func (p *Peeker) program(t *types) ([]byte, error) {
@@ -299,22 +309,13 @@ func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 	order := binary.NativeEndian
 	order.PutUint32(ctx[ctxTID:], uint32(tid))
 	order.PutUint32(ctx[ctxFD:], uint32(fd))
-	var attr struct {
-		progFD, retval             uint32
-		sizeIn, sizeOut            uint32
-		dataIn, dataOut            uint64
-		repeat, duration           uint32
-		ctxSizeIn, ctxSizeOut      uint32
-		ctxIn, ctxOut              uint64
-		flags, cpu, batchSize, pad uint32
-	}
-	attr.progFD, attr.ctxSizeIn, attr.ctxIn = uint32(p.fd), ctxSize, pointer(ctx[:])
-	if _, errno := bpf(bpfProgTestRun, &attr); errno != 0 {
+	if errno := testRun(p.fd, ctx[:]); errno != 0 {
 		return errno
 	}
 	s.File = order.Uint64(ctx[ctxFile:])
 	s.Refs = int(order.Uint64(ctx[ctxRefs:])-p.singleRef) + 1
-	s.OwnTable = order.Uint32(ctx[ctxTable:]) == 1
+	s.Table = int(order.Uint32(ctx[ctxTable:]))
+	s.OwnTable = s.Table == 1
 	s.Watched = int(ctx[ctxEpoll])
 	s.Unconnected = ctx[ctxSocket] == 1
 	s.Owned = order.Uint64(ctx[ctxOwner:]) != 0

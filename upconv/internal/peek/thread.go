@@ -1,0 +1,129 @@
+package peek
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Thread is what a thread is to do that no file in /proc tells all of.
+type Thread struct {
+	Began       uint64 // when it did: with its tid this names it
+	Ending      bool   // it runs no program any more
+	Interrupted bool   // it has a signal of its own to take, is to stop with its process, for its tracer, or for a freezer
+	Shared      uint64 // signals that wait for any thread of its process, and that this one does not block: bit N-1 for signal N
+	Threads     int    // how many its process has
+}
+
+// Layout of the context.
+const (
+	threadFound   = ctxFile
+	threadJob     = ctxRefs
+	threadPending = ctxEpoll
+	threadBlocked = ctxOwner
+	threadShared  = ctxCookie
+	threadCount   = ctxCloexec
+	threadFlags   = ctxFlags
+	threadBegan   = ctxUID
+)
+
+// jobInterrupts are the bits of task_struct.jobctl that a thread leaves a call for (linux/sched/jobctl.h, the same since Linux 5.2):
+// JOBCTL_STOP_PENDING, JOBCTL_TRAP_STOP, JOBCTL_TRAP_NOTIFY, JOBCTL_TRAP_FREEZE.
+const jobInterrupts = 1<<17 | 1<<19 | 1<<20 | 1<<23
+
+const exiting = 4 // PF_EXITING, linux/sched.h
+
+// threadProgram writes the program that looks at a thread.
+func threadProgram(t *types) ([]byte, error) {
+	w := writer{types: t, assembler: &assembler{labels: map[string]int{}, jumps: map[int]string{}}}
+	fromPID, release := w.function("bpf_task_from_vpid"), w.function("bpf_task_release")
+	a := w.assembler
+	a.move(r6, r1)
+	a.clear()
+	a.load32(r1, r6, ctxTID)
+	a.callKernel(fromPID)
+	a.ifZero(r0, "gone")
+	a.move(r7, r0)
+	a.moveImm(r1, 1)
+	a.store(r10, r1, slot(threadFound))
+	a.readTo(threadJob, 8, r7, w.at("task_struct", "jobctl"))
+	a.readTo(threadPending, 8, r7, w.at("task_struct", "pending.signal"))
+	a.readTo(threadBlocked, 8, r7, w.at("task_struct", "blocked"))
+	a.readTo(threadFlags, 4, r7, w.at("task_struct", "flags"))
+	a.readTo(threadBegan, 8, r7, w.at("task_struct", "start_boottime"))
+	a.follow(r8, r7, w.at("task_struct", "signal"), "done")
+	a.readTo(threadShared, 8, r8, w.at("signal_struct", "shared_pending.signal"))
+	a.readTo(threadCount, 4, r8, w.at("signal_struct", "nr_threads"))
+	a.label("done")
+	a.move(r1, r7)
+	a.callKernel(release)
+	a.label("gone")
+	a.give(r6, ctxFile)
+	a.moveImm(r0, 0)
+	a.exit()
+	if w.failed != nil {
+		return nil, w.failed
+	}
+	return a.bytes()
+}
+
+// writer notes the first thing that a kernel does not have.
+type writer struct {
+	*types
+	*assembler
+	failed error
+}
+
+func (w *writer) at(of, path string) uint32 {
+	offset, err := w.types.field(of, path)
+	if err != nil && w.failed == nil {
+		w.failed = err
+	}
+	return offset
+}
+
+func (w *writer) function(name string) uint32 {
+	id, err := w.types.function(name)
+	if err != nil && w.failed == nil {
+		w.failed = err
+	}
+	return id
+}
+
+// LookAtThread looks at a thread of this process's pid namespace. It returns ESRCH where there is none.
+func (p *Peeker) LookAtThread(tid int, thread *Thread) unix.Errno {
+	var ctx [ctxSize]byte
+	order := binary.NativeEndian
+	order.PutUint32(ctx[ctxTID:], uint32(tid))
+	if errno := testRun(p.threads, ctx[:]); errno != 0 {
+		return errno
+	}
+	if order.Uint64(ctx[threadFound:]) == 0 {
+		return unix.ESRCH
+	}
+	thread.Began = order.Uint64(ctx[threadBegan:])
+	thread.Ending = order.Uint32(ctx[threadFlags:])&exiting != 0
+	unblocked := ^order.Uint64(ctx[threadBlocked:])
+	own := order.Uint64(ctx[threadPending:])&unblocked != 0
+	thread.Interrupted = own || order.Uint64(ctx[threadJob:])&jobInterrupts != 0
+	thread.Shared = order.Uint64(ctx[threadShared:]) & unblocked
+	thread.Threads = int(order.Uint32(ctx[threadCount:]))
+	return 0
+}
+
+// testRun runs a program with a context.
+func testRun(fd int, ctx []byte) unix.Errno {
+	var attr struct {
+		progFD, retval             uint32
+		sizeIn, sizeOut            uint32
+		dataIn, dataOut            uint64
+		repeat, duration           uint32
+		ctxSizeIn, ctxSizeOut      uint32
+		ctxIn, ctxOut              uint64
+		flags, cpu, batchSize, pad uint32
+	}
+	attr.progFD, attr.ctxSizeIn, attr.ctxIn = uint32(fd), uint32(len(ctx)), uint64(uintptr(unsafe.Pointer(&ctx[0])))
+	_, errno := bpf(bpfProgTestRun, &attr)
+	return errno
+}

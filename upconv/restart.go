@@ -1,0 +1,170 @@
+package upconv
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+)
+
+// restartWaiters has the threads that wait in a call on a descriptor of the target's begin that call anew, when another socket
+// has taken its place: they would wait for the old one for ever. Of the calls that wait for one descriptor the kernel begins
+// all anew but those with SO_RCVTIMEO, which are left alone, and of those that wait for several poll(2) and select(2). Threads
+// in epoll_wait(2) need none: their registrations move along.
+//
+// others are the descriptors that were the old socket, too, and replacement is a copy of the new one.
+func (w *worker) restartWaiters(c *call, others []int, replacement int) {
+	numbers := append(others, c.fd)
+	timed := timeoutOf(replacement, unix.SO_RCVTIMEO) != 0
+	held := w.s.held.threads() // those follow
+	var waiting []int
+	threads := threadsOf(c.tid)
+	for _, pid := range w.tableSharers(c.tid, len(threads)) {
+		threads = append(threads, threadsOf(pid)...)
+	}
+	for _, tid := range threads {
+		if tid != c.tid && !held[tid] && waitsFor(tid, numbers, timed) {
+			waiting = append(waiting, tid)
+		}
+	}
+	if len(waiting) > 0 {
+		w.s.restartThreads(waiting)
+	}
+}
+
+// restartThreads has threads begin their calls anew, as if nothing had been. It reports whether all do.
+func (s *Supervisor) restartThreads(tids []int) (all bool) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		free := true
+		all = true
+		for _, tid := range tids {
+			seized, released := s.interrupt(tid)
+			free = free && released
+			if !seized { // it has a tracer
+				status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+				all = err == nil && sendIgnored(tid, status) && all
+			}
+		}
+		if free { // else the kernel lets go of them with the end of this thread
+			runtime.UnlockOSThread()
+		}
+	}()
+	<-done
+	return all
+}
+
+// waitsFor reports whether a thread is in a call, one that can be begun anew, that is about one of some descriptors or about several.
+// timed is whether receiving from them ends after a time.
+func waitsFor(tid int, fds []int, timed bool) bool {
+	// "NR ARG0 ... ARG5 SP PC", in hexadecimal but for the first, or "running": proc_pid_syscall(5).
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/syscall")
+	if err != nil {
+		return false
+	}
+	var values [9]uint64
+	fields := bytes.Fields(text)
+	if len(fields) != len(values) {
+		return false
+	}
+	for i, field := range fields {
+		if values[i], err = strconv.ParseUint(string(field), 0, 64); err != nil {
+			return false // not in any call: -1
+		}
+	}
+	call, first := waitingCall(tid, values), values[1]
+	switch call {
+	case "socketcall":
+		var raw [4]byte
+		switch first {
+		case sysRecv, sysRecvfrom, sysRecvmsg, sysRecvmmsg:
+			if readMemory(tid, values[2], raw[:]) != 0 {
+				return false
+			}
+			first = uint64(binary.NativeEndian.Uint32(raw[:]))
+		default:
+			return false
+		}
+	case "recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64", "read", "readv":
+	case "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64":
+		return true
+	case "restart_syscall": // a poll(2) that has been interrupted before, among others
+		return true
+	default:
+		return false
+	}
+	return !timed && slices.Contains(fds, int(int32(first)))
+}
+
+// waitingCall returns the name of the call that a thread waits in, given the numbers of its proc_pid_syscall(5). That does not say of
+// which architecture it is. But a 32-bit program has its stack and its code where their addresses are that short.
+func waitingCall(tid int, values [9]uint64) string {
+	arches := seccompx.NativeArches()
+	arch := arches[0]
+	if sp, pc := values[7], values[8]; len(arches) > 1 && sp < 1<<32 && pc < 1<<32 && is32Bit(tid) {
+		arch = arches[1]
+	}
+	name, _ := arch.SyscallName(uint32(values[0]))
+	return name
+}
+
+// is32Bit reports whether a thread's program is: elf(5), EI_CLASS.
+func is32Bit(tid int) bool {
+	file, err := os.Open("/proc/" + strconv.Itoa(tid) + "/exe")
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	var ident [5]byte
+	_, err = file.Read(ident[:])
+	return err == nil && ident[4] == 1 // ELFCLASS32
+}
+
+// maxStopping is how long to wait until a thread has stopped, at most. One that has begun a call meanwhile that upconv handles does
+// not stop before that is answered, and the answer may be waiting for the caller.
+const maxStopping = 20 * time.Millisecond
+
+// interrupt makes a thread begin its call anew, by a tracer's interruption (ptrace(2), PTRACE_INTERRUPT). seized is false where
+// that is not permitted, or somebody else traces it. released is false if the thread is still traced, by the caller's thread,
+// which must end soon.
+func (s *Supervisor) interrupt(tid int) (seized, released bool) {
+	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
+		return false, true
+	}
+	unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_INTERRUPT, uintptr(tid), 0, 0, 0, 0)
+	// It stops within microseconds, on its way out of the call. Until then it cannot be let go.
+	for deadline := time.Now().Add(maxStopping); time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
+		if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(tid), 0, 0, 0, 0); errno == 0 {
+			return true, true
+		}
+		if _, err := os.Stat("/proc/" + strconv.Itoa(tid)); err != nil {
+			return true, true
+		}
+		if h := s.held.of(tid); h != nil { // should its call have been stopped meanwhile, and wait
+			h.interrupt()
+		}
+	}
+	return true, false
+}
+
+// sendIgnored sends a thread that has a tracer, and whose proc_pid_status(5) is given, a signal that it ignores. The kernel drops
+// such signals, but not if there is a tracer who may want to know: then calls that wait begin anew when the tracer has let the
+// thread go on. It reports whether there is such a signal.
+func sendIgnored(tid int, status []byte) bool {
+	blocked, caught := statusField(status, "SigBlk:", 16), statusField(status, "SigCgt:", 16)
+	for _, sig := range []unix.Signal{unix.SIGURG, unix.SIGWINCH, unix.SIGCHLD} { // signal(7): ignored unless it is caught
+		if bit := 1 << (sig - 1); (blocked|caught)&bit == 0 {
+			return unix.Tgkill(statusField(status, "Tgid:", 10), tid, sig) == nil
+		}
+	}
+	return false
+}

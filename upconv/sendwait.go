@@ -1,0 +1,80 @@
+package upconv
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Sends that wait until there is room, as long as the program would.
+
+// lacksPort reports whether EAGAIN, which a send with the socket fd has said, is for want of a port and not of room: who waits
+// would wait for ever, and natively nobody does. See inet_autobind in net/ipv4/af_inet.c.
+func lacksPort(fd int, onUnix bool) bool {
+	if onUnix {
+		return false
+	}
+	var s socket
+	return typeOf(fd) == unix.SOCK_DGRAM && s.readName(fd) && s.port() == 0
+}
+
+// maxFutile is how often in a row a send may say EAGAIN though there is room. It does if others take that in between. If it goes on
+// doing so there is another reason, for which the kernel would not wait.
+const maxFutile = 100
+
+// waitToSend waits until the socket fd may have room. x is not nil if it is one of another family. It holds up its thread.
+func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
+	if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); w.sendDeadline.IsZero() {
+		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
+		if timeout != 0 {
+			w.sendDeadline = time.Now().Add(timeout)
+		}
+		w.aside.held.timed.Store(timeout != 0)
+	}
+	waited, errno := w.waitWritable(fd)
+	if errno == 0 && x != nil && x.family() == unix.AF_UNIX && x.path.length > 0 {
+		// It tells of its own room. That of the peer is told by a socket that is connected to it: unix_dgram_poll in
+		// net/unix/af_unix.c.
+		if peer, failed := newSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0); failed == 0 {
+			defer closeFD(peer)
+			if connect(peer, x.path.sa()) == 0 {
+				var also bool
+				also, errno = w.waitWritable(peer)
+				waited = waited || also
+			}
+		}
+	}
+	if waited || errno != 0 {
+		w.futile = 0
+		return errno
+	}
+	if w.futile++; w.futile > maxFutile {
+		return unix.EAGAIN
+	}
+	if w.futile > maxFutile/10 {
+		time.Sleep(time.Millisecond)
+	}
+	return 0
+}
+
+// waitWritable waits until a socket has room. waited is whether it had none before.
+func (w *worker) waitWritable(fd int) (waited bool, errno unix.Errno) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	unix.Poll(fds, 0)
+	for slice := shortSlice; fds[0].Revents&unix.POLLOUT == 0; slice = min(2*slice, longSlice) {
+		watched := fds
+		if fds[0].Revents != 0 { // as long as its error queue is not empty poll(2) does not wait
+			watched, slice = nil, shortSlice
+		}
+		length := min(slice, max(time.Until(w.sendDeadline), time.Millisecond))
+		switch ended := w.aside.stop.during(func() { unix.Poll(watched, int(length.Milliseconds())) }); {
+		case ended != 0:
+			return true, ended
+		case time.Now().After(w.sendDeadline):
+			return true, unix.EAGAIN
+		}
+		unix.Poll(fds, 0)
+		waited = true
+	}
+	return waited, 0
+}
