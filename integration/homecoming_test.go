@@ -38,8 +38,8 @@ an answer to another send: 5
 	})
 }
 
-// TestHomecomingRace has a thread put a disconnected socket under the number of a direct connect. The egress's loopback
-// has a server, which nobody reaches.
+// TestHomecomingRace has a thread put a socket that is, or was, in an egress under the number of a direct connect. The
+// egress's loopback has a server, which nobody reaches.
 func TestHomecomingRace(t *testing.T) {
 	forEachWay(t, func(t *testing.T, w *caseWay) {
 		if w.route == "nat64" {
@@ -58,9 +58,12 @@ func TestHomecomingRace(t *testing.T) {
 		var arrived atomic.Int64
 		each(loop, func(net.Conn) { arrived.Add(1) })
 		_, port := split(t, loop.Addr().String())
-		got := output(t, w.upconv(nil, compileC(t, "homecoming_probe.c", "gcc", "-pthread"), "dup", serverAddr, acceptPort, port, "20000"))
-		if strings.TrimSpace(got) != "moved: yes; reached: 0" || arrived.Load() != 0 {
-			t.Errorf("it says %q, and %d connections arrived", got, arrived.Load())
+		probe := compileC(t, "homecoming_probe.c", "gcc", "-pthread")
+		for _, kind := range []string{"disconnected", "refused", "datagrams"} {
+			got := output(t, w.upconv(nil, probe, "dup", serverAddr, acceptPort, port, "10000", kind))
+			if strings.TrimSpace(got) != "moved: yes; reached: 0" || arrived.Load() != 0 {
+				t.Errorf("%s: it says %q, and %d connections arrived", kind, got, arrived.Load())
+			}
 		}
 	})
 }

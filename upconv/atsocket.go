@@ -318,50 +318,6 @@ func (s *Supervisor) mayBeMade(route *Route) bool {
 	return s.needs.streams && s.egressOf(route).cookie == s.origin.cookie
 }
 
-// guard is for a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say about, one with AF_UNSPEC, say: the kernel would
-// read the address anew. If the socket could be connected with it, and within the egress, upconv makes the call.
-func (w *worker) guard(c *call) outcome {
-	if !w.s.swapped.Load() || len(w.s.rules.Load().cookies) == 0 {
-		return carryOn
-	}
-	if c.name == "connect" {
-		if sa, is := w.readDisconnection(c); is {
-			return w.disconnectCall(c, sa)
-		}
-	}
-	if w.sighted && !w.s.inEgress(w.sight.NetNS) {
-		return carryOn
-	}
-	if c.name != "connect" && !c.fastOpen.on { // it was a send of datagrams after all
-		return carryOn
-	}
-	fd, ok := w.copyInEgress(c, true)
-	if !ok {
-		return carryOn
-	}
-	if c.addrLen > sizeofSockaddrStorage || c.fastOpen.on && c.addrLen < sizeofSockaddrIn {
-		return answer(unix.EINVAL)
-	}
-	sa := w.sockaddr[:c.addrLen]
-	if len(sa) == 0 || readMemory(c.tid, c.addr, sa) != 0 {
-		return answer(unix.EFAULT)
-	}
-	if family, _, v4 := destination(sa); family == w.socketInfo.domain && (v4 || family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min) {
-		// It has become one meanwhile, or the socket is one that has an error to tell.
-		errno, idle := probeConnect(fd, family)
-		if idle {
-			errno = unix.ECONNABORTED
-		}
-		return answer(errno)
-	}
-	if c.fastOpen.on {
-		return w.open(c, fd, sa)
-	}
-	errno := connect(fd, sa)
-	w.closeNow(fd)
-	return answer(errno)
-}
-
 // inNamespace reports whether a thread is in the network namespace with an inode number, and whose the sockets are that it
 // makes. scratch is for names.
 //

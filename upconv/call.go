@@ -19,6 +19,7 @@ type call struct {
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr     uint64
 	addrLen  uint32
+	sa       []byte   // upconv's copy of the address; nil: not read, or it could not be
 	name     string   // what call it is; of socketcall(2), the one that is meant
 	fastOpen fastOpen // of a send that connects
 	sends    bool     // it is a send of datagrams, which are in worker.out
@@ -26,6 +27,7 @@ type call struct {
 	back     bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
 	resets   bool     // and the connection that the socket has is reset: see disconnectCall
 	made     bool     // upconv has made it, or begun to
+	guarded  bool     // it is not left to the kernel, see guard
 	// permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it was not asked.
 	permitted int
 	since     time.Time // when it was taken up, if that is not now: see aside

@@ -17,22 +17,23 @@ import (
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
-	w.sighted = false
-	out := w.connectAnywhere(c)
+	w.sighted, c.sa = false, nil
+	e := event{c: c, proto: TCP}
+	out := w.connectAnywhere(c, &e)
 	if !c.made && out.carriesOn() {
-		return w.guard(c)
+		return w.guard(c, &e)
 	}
 	return out
 }
 
-// connectAnywhere is connect, but for sockets that were made in the egress.
-func (w *worker) connectAnywhere(c *call) outcome {
+// connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see guard.
+func (w *worker) connectAnywhere(c *call, e *event) outcome {
 	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
 		return carryOn
 	}
-	began := w.now()
+	e.began = w.now()
 	if !c.since.IsZero() {
-		began = c.since
+		e.began = c.since
 	}
 
 	// One copy of the address decides and is what is connected to: the target's other threads can
@@ -40,10 +41,11 @@ func (w *worker) connectAnywhere(c *call) outcome {
 	sa := w.sockaddr[:c.addrLen]
 	if errno := readMemory(c.tid, c.addr, sa); errno != 0 {
 		if errno == unix.EPERM {
-			w.unserved(&event{began: began, c: c, proto: TCP}, "its memory cannot be read", errno)
+			w.unserved(e, "its memory cannot be read", errno)
 		}
 		return carryOn
 	}
+	c.sa = sa
 	family, dst, ok := destination(sa)
 	var decision Decision
 	switch {
@@ -55,18 +57,18 @@ func (w *worker) connectAnywhere(c *call) outcome {
 	default:
 		return carryOn
 	}
-	e := event{began: began, c: c, dst: dst, proto: TCP, decision: decision}
+	e.dst, e.decision = dst, decision
 	if decision.Route.Kind == Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
-		w.stays(&e)
+		w.stays(e)
 		return carryOn
 	}
 
 	// The program's other threads can close the descriptor or put another file in its place, until the
 	// very end. Then everything is looked at anew.
 	for range maxRaces {
-		out, raced := w.route(c, &e, family, sa)
+		out, raced := w.route(c, e, family, sa)
 		if !raced {
 			return out
 		}
@@ -623,7 +625,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	}
 	if errno == unix.EALREADY {
 		timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
-		if timeout != 0 || w.waitsForRestricted(e) {
+		if timeout != 0 || c.guarded || w.waitsForRestricted(e) {
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS. So upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
 			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}

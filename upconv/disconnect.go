@@ -33,22 +33,23 @@ func homecomingRules() []seccompx.Rule {
 	}, socketcallRules(sysBind, sysListen)...)
 }
 
-// readDisconnection copies the address of a connect(2) and reports whether it disconnects.
-func (w *worker) readDisconnection(c *call) (sa []byte, is bool) {
+// disconnects reports whether a connect(2) does, of whose address it reads what nobody has read yet.
+func (w *worker) disconnects(c *call) bool {
 	if c.addrLen < sizeofFamily || c.addrLen > sizeofSockaddrStorage {
-		return nil, false
+		return false
 	}
-	sa = w.sockaddr[:c.addrLen]
-	if readMemory(c.tid, c.addr, sa) != 0 {
-		return nil, false
+	if c.sa == nil && c.addrLen < sizeofSockaddrIn {
+		if sa := w.sockaddr[:c.addrLen]; readMemory(c.tid, c.addr, sa) == 0 {
+			c.sa = sa
+		}
 	}
-	return sa, binary.NativeEndian.Uint16(sa) == unix.AF_UNSPEC
+	return c.sa != nil && binary.NativeEndian.Uint16(c.sa) == unix.AF_UNSPEC
 }
 
-// disconnectCall makes a connect(2) with AF_UNSPEC, of whose address sa is a copy. A stream of an
+// disconnectCall makes a connect(2) with AF_UNSPEC. A stream of an
 // egress is replaced by one of the origin; any other socket is disconnected where it is, which
 // neither waits nor takes the program's rights.
-func (w *worker) disconnectCall(c *call, sa []byte) outcome {
+func (w *worker) disconnectCall(c *call) outcome {
 	for range maxRaces {
 		fd, out, ok := w.fetch(c, &event{began: w.now(), c: c, proto: TCP})
 		if !ok {
@@ -57,7 +58,7 @@ func (w *worker) disconnectCall(c *call, sa []byte) outcome {
 		sock := &w.socketInfo
 		stream := typeOf(fd) == unix.SOCK_STREAM && sock.readStream(fd) && sock.readPlace(fd)
 		if !stream || !w.s.inEgress(sock.netns) || w.livesIn(c.tid, sock.netns) {
-			errno := connect(fd, sa)
+			errno := connect(fd, c.sa)
 			w.closeNow(fd)
 			return answer(errno)
 		}

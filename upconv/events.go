@@ -47,6 +47,7 @@ type event struct {
 	local    int // the new socket, still open; 0: none
 	from     int // a copy of the socket that is sent through, before anything has taken its place; 0: none
 	note     string
+	recorded bool
 }
 
 // add appends to the note.
@@ -146,9 +147,10 @@ func (e *events) flush(atMost time.Duration) {
 // record queues the event; errno is 0 for "ok". The target must still be waiting for its answer: who
 // it is is read here.
 func (e *events) record(ev *event, errno unix.Errno) {
-	if e == nil {
+	if e == nil || ev.recorded {
 		return
 	}
+	ev.recorded = true
 	who := identify(ev.c.tid)
 	line := Event{
 		Time: ev.began, Call: ev.c.name, PID: who.pid, TID: ev.c.tid, Comm: who.comm, Cgroup: who.cgroup,

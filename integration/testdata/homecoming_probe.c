@@ -4,8 +4,10 @@
  *
  * homecoming_probe steps ADDR PORT CLOSED   disconnections of every length, a bind(2), a listen(2) after a connect(2)
  *                                           that failed (at port CLOSED), and the same of datagram sockets
- * homecoming_probe dup ADDR PORT LOOP N     N direct connects to 127.0.0.1:LOOP, while another thread puts a socket
- *                                           that was connected to ADDR and disconnected under the same number
+ * homecoming_probe dup ADDR PORT LOOP N KIND
+ *                                           N direct connects to 127.0.0.1:LOOP, while another thread puts a socket
+ *                                           that has been in use for ADDR under the same number. KIND is disconnected;
+ *                                           refused (at port 9); or datagrams
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -105,15 +107,34 @@ static void *replace(void *unused)
 	return unused;
 }
 
-static void contest(int port, int tries)
+static int unconnected(const char *kind, int round)
+{
+	struct sockaddr_in nobody = dst;
+	int fd;
+	nobody.sin_port = htons(9);
+	if (!strcmp(kind, "disconnected")) {
+		fd = connected(SOCK_STREAM);
+		disconnect(fd, round % 2 ? 16 : 2);
+	} else if (!strcmp(kind, "refused")) {
+		fd = socket(AF_INET, SOCK_STREAM, 0);
+		connect(fd, (struct sockaddr *)&nobody, sizeof nobody);
+	} else {
+		fd = socket(AF_INET, SOCK_DGRAM, 0);
+		sendto(fd, "datum", 5, 0, (struct sockaddr *)&dst, sizeof dst);
+	}
+	return fd;
+}
+
+static void contest(int port, int tries, const char *kind)
 {
 	struct sockaddr_in loop = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int reached = 0, moved = 0;
 	for (int round = 0; round < tries; round += 200) {
 		pthread_t thread;
-		disconnected = connected(SOCK_STREAM);
-		moved += cookie(disconnected) != origin;
-		disconnect(disconnected, round % 400 ? 16 : 2);
+		int other = connected(SOCK_STREAM);
+		moved += cookie(other) != origin;
+		close(other);
+		disconnected = unconnected(kind, round / 200);
 		stop = 0;
 		pthread_create(&thread, NULL, replace, NULL);
 		for (int i = 0; i < 200; i++) {
@@ -140,6 +161,6 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "steps"))
 		steps(atoi(argv[4]));
 	else
-		contest(atoi(argv[4]), atoi(argv[5]));
+		contest(atoi(argv[4]), atoi(argv[5]), argv[6]);
 	return 0;
 }
