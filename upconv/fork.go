@@ -34,6 +34,7 @@ type forkPlan struct {
 	scriptSh *byte   // /bin/sh, and
 	scriptAv []*byte // its arguments but for [1], the file, for one that execve(2) calls ENOEXEC
 	envv     **byte
+	blanks   []blank // in the environment: see fillBlanks
 
 	cloneFlags uintptr // besides SIGCHLD
 	uidMap     []byte  // with CLONE_NEWUSER
@@ -41,8 +42,7 @@ type forkPlan struct {
 	loopback   bool // bring lo up, with CLONE_NEWNET
 	netns      int  // namespace to enter, or -1
 
-	keep    int    // a descriptor that is to survive execve(2), or -1
-	keepAt  int    // under this number
+	keep    []kept // descriptors that are to survive execve(2)
 	null    int    // /dev/null, which is to have all numbers from 3 up to
 	reserve int    // this one that execve(2) leaves free; see numbers.go
 	ignored uint64 // signals to ignore, bit N-1 for signal N
@@ -53,6 +53,7 @@ type forkPlan struct {
 
 	supervised  bool // install the filter, make the origin's sockets, wait for the word to go on
 	partners    bool // make them twice: see origin.grow
+	notifies    bool // and make a socket for messages to systemd
 	noNewPrivs  bool
 	filter      *unix.SockFprog
 	flags       uintptr // of seccomp(2)
@@ -61,12 +62,18 @@ type forkPlan struct {
 	report *forkReport // in memory shared with the child
 }
 
-// forkReport is written by the child.
+// kept is a descriptor that survives execve(2) under a number that is neither any other's nor /dev/null's.
+type kept struct{ fd, at int }
+
+// forkReport is written by the child, but for the variables.
 type forkReport struct {
 	step                           int32 // what it was doing
 	errno                          int32
 	listener, inet, inet6, netlink int32
 	partner, partner6              int32 // AF_INET and AF_INET6 once more
+	notify                         int32
+
+	variables [maxBlanks][160]byte // of the environment, as NAME=VALUE, with a NUL behind
 }
 
 // The steps of a child, for errors.
@@ -183,14 +190,9 @@ func (p *forkPlan) fork() (pid int, err error) {
 			goto fail
 		}
 	}
-	if p.keep >= 0 {
+	for i = 0; i < len(p.keep); i++ {
 		report.step = stepFD
-		if p.keep == p.keepAt {
-			_, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, uintptr(p.keep), unix.F_SETFD, 0)
-		} else {
-			_, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.keep), uintptr(p.keepAt), 0)
-		}
-		if errno != 0 {
+		if _, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.keep[i].fd), uintptr(p.keep[i].at), 0); errno != 0 {
 			goto fail
 		}
 	}
@@ -237,6 +239,13 @@ func (p *forkPlan) fork() (pid int, err error) {
 			if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno == 0 {
 				report.partner6 = int32(r1)
 			}
+		}
+
+		if p.notifies {
+			if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); errno != 0 {
+				goto fail
+			}
+			report.notify = int32(r1)
 		}
 
 		if p.noNewPrivs {
@@ -364,6 +373,9 @@ func (p *forkPlan) command(files, argv, environ []string) (err error) {
 	script := pointers(append([]string{"/bin/sh", ""}, argv[1:]...))
 	if err != nil {
 		return err
+	}
+	for i, b := range p.blanks {
+		env[b.entry] = &p.report.variables[i][0]
 	}
 	p.paths, p.argv, p.envv = paths[:len(files)], &args[0], &env[0]
 	p.scriptSh, p.scriptAv = script[0], script

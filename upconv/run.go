@@ -271,6 +271,8 @@ type (
 		// below Reserved that are not among them are kept free.
 		Inherited []int
 		Reserved  int
+		Service   service
+		Speaker   int // the number of the socket that the front process has a speaker at the other end of; if there is a Service.Notify
 	}
 	// passed tells the supervisor that this process was sent a signal, or that it has been continued from a stop; neither says that
 	// it has heard Started.
@@ -285,16 +287,17 @@ type (
 		Started bool
 		Stopped int // the signal that stopped the command
 		Ended   bool
+		Signal  int  // with Ended: the signal that ended the command, or 0
 		Last    bool // with Ended: nobody is left under the filter, and the supervisor ends too
 	}
 )
 
 // passedSignals are the signals that are passed on to the command. Missing are SIGKILL and SIGSTOP,
-// which nobody can catch, SIGCHLD, faults that the kernel raises, and SIGURG and SIGPROF, which
-// the Go runtime uses.
+// which nobody can catch, SIGCHLD, faults that the kernel raises (SIGABRT is none: watchdogs send it), and SIGURG and SIGPROF,
+// which the Go runtime uses.
 func passedSignals() []unix.Signal {
 	list := []unix.Signal{
-		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTERM,
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTERM,
 		unix.SIGSTKFLT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGXCPU, unix.SIGXFSZ,
 		unix.SIGVTALRM, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
 	}
@@ -328,6 +331,14 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	if err != nil {
 		return fmt.Errorf("%w (is /proc mounted?)", err)
 	}
+	f.service = readService(environ, os.Getpid())
+	notices, err := f.startSpeaker()
+	if err != nil {
+		return err
+	}
+	if notices >= 0 {
+		defer unix.Close(notices)
+	}
 	shared, _, err := newForkReport() // and kept
 	if err != nil {
 		return err
@@ -340,10 +351,16 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	// The child moves its end there, out of the way of all numbers that are somebody's: what the command inherits is put
 	// there for it, and the child needs null to the last. Here, where threads share the descriptor table, growing that would
 	// take the kernel some milliseconds.
-	control := unusedNumber(reserve, append(slices.Clone(inherited), null))
+	taken := append(slices.Clone(inherited), null, pair[1], notices)
+	control := unusedNumber(reserve, taken)
 	plan := &forkPlan{
-		netns: -1, keep: pair[1], keepAt: control, null: null, reserve: reserve, parent: os.Getpid(),
+		netns: -1, keep: []kept{{pair[1], control}}, null: null, reserve: reserve, parent: os.Getpid(),
 		blocked: signalMask(passedSignals()), report: shared,
+	}
+	speaker := 0
+	if notices >= 0 {
+		speaker = unusedNumber(control+1, taken)
+		plan.keep = append(plan.keep, kept{notices, speaker})
 	}
 	argv := append([]string{"upconv", superviseArg, strconv.Itoa(control)}, cfg.Args...)
 	if err := plan.command([]string{"/proc/self/exe"}, argv, environ); err != nil {
@@ -356,7 +373,7 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	f.catch() // before the command can run; and while the supervisor gets started
 	plain := *cfg
 	plain.Args = nil // went along as arguments, which have no limit but the kernel's
-	return f.say.Encode(order{plain, files, denied, started, os.Getpid(), inherited, reserve})
+	return f.say.Encode(order{plain, files, denied, started, os.Getpid(), inherited, reserve, f.service, speaker})
 }
 
 // front is the process that Run was called in.
@@ -367,6 +384,8 @@ type front struct {
 	plan       *forkPlan
 	born       *forkReport // how the supervisor got on before it was executed
 	signals    chan os.Signal
+	service    service
+	speaker    *speaker // nil where service.Notify is ""
 
 	mu      sync.Mutex
 	running bool // the command has been executed
@@ -407,12 +426,16 @@ func (f *front) run() (status int, err error) {
 			stopSelf(unix.Signal(m.Stopped))
 			f.say.Encode(passed{Resumed: true})
 		case m.Ended:
+			f.speaker.end()
 			if m.Last {
 				// Nothing is left of the command: then nothing of upconv shall be when this returns.
 				select {
 				case <-reaped:
 				case <-time.After(2 * time.Second):
 				}
+			}
+			if f.service.Managed && m.Signal != 0 {
+				endBySignal(unix.Signal(m.Signal)) // systemd tells a service that a signal has ended by that
 			}
 			return m.Status, nil
 		}
@@ -465,7 +488,7 @@ func (f *front) pass() {
 		running := f.running
 		f.mu.Unlock()
 		switch sig {
-		case unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM:
+		case unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM:
 			if !running {
 				unix.Kill(f.supervisor, unix.SIGKILL)
 				os.Exit(ExitSignal + int(sig))

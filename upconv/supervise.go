@@ -43,6 +43,9 @@ func SupervisorMain() {
 	control := os.NewFile(uintptr(fd), "front")
 	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control)}
 	if err = p.hear.Decode(&p.order); err == nil {
+		if p.order.Speaker > 0 {
+			unix.CloseOnExec(p.order.Speaker)
+		}
 		free.adopt(p.order.Reserved, p.order.Inherited)
 		p.order.Config.Args = os.Args[3:]
 		err = p.start()
@@ -51,6 +54,7 @@ func SupervisorMain() {
 		if p.canary != nil {
 			p.canary.close()
 		}
+		p.relay.remove()
 		p.say.Encode(report{Failed: err.Error(), Status: statusOf(err)})
 		os.Exit(ExitFailed)
 	}
@@ -67,7 +71,8 @@ type process struct {
 
 	supervisor *Supervisor
 	workers    sync.WaitGroup
-	command    int // its pid
+	command    int    // its pid
+	relay      *relay // nil where the command has nothing to tell systemd
 
 	mu     sync.Mutex
 	reaped bool // the command's pid means nothing any more
@@ -75,6 +80,8 @@ type process struct {
 	group  []groupSignal // signals to the group that the front process has not told of yet
 
 	hangups chan struct{} // says that the policy file is to be read again
+
+	passed [32]time.Time // when the command was last passed each signal; for sentToAll
 
 	groupStopped   time.Time // when the group was last sent a stop signal
 	commandStopped atomic.Bool
@@ -93,7 +100,7 @@ func (p *process) start() error {
 	policy := compile(cfg.Rules, cfg.Via) // Run has checked the rules
 	// This process is in the caller's process group, and is not what signals to that mean. It was started with
 	// all of them blocked; these are the ones that the Go runtime does not leave blocked.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGSTKFLT)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM, unix.SIGSTKFLT)
 	if p.canary, err = startCanary(signalMask(passedSignals())); err != nil {
 		return failed(err)
 	}
@@ -170,7 +177,7 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	privileged := hasCapability(unix.CAP_SYS_ADMIN)
 	plan := &forkPlan{
-		netns: -1, keep: -1, cloneFlags: unix.CLONE_FILES, supervised: true, parent: os.Getpid(),
+		netns: -1, cloneFlags: unix.CLONE_FILES, supervised: true, parent: os.Getpid(),
 		noNewPrivs: !privileged,
 		filter:     &unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))},
 		flags:      seccompx.FlagNewListener | seccompx.FlagWaitKillableRecv,
@@ -178,6 +185,8 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	plan.inherit(&p.order.Birth)
 	plan.denied = p.order.Denied
+	plan.notifies = p.order.Service.Notify != ""
+	plan.blanks = blanks(environ, p.order.Front, plan.notifies)
 	if err := plan.command(p.order.Files, cfg.Args, environ); err != nil {
 		return &Error{ExitCannot, fmt.Errorf("%s: cannot execute: %w", cfg.Args[0], err)}
 	}
@@ -233,6 +242,14 @@ func (p *process) launch(events *os.File) (err error) {
 	if !await(ready[0], pidfd) {
 		return failed(explain(shared, plan))
 	}
+	notify := ""
+	if plan.notifies {
+		if p.relay, err = p.newRelay(int(shared.notify)); err != nil {
+			return failed(err)
+		}
+		notify = p.relay.address
+	}
+	plan.fillBlanks(p.command, notify)
 	if s.listener, err = seccompx.NewListener(int(shared.listener)); err != nil {
 		return failed(err)
 	}
@@ -417,7 +434,8 @@ func openEvents(path string) (*os.File, error) {
 // wait serves until the command ends, says so, and goes on until nobody is left under the filter.
 func (p *process) wait() {
 	s := p.supervisor
-	status := p.reap()
+	status, sig := p.reap()
+	p.relay.end()
 	s.events.flush(5 * time.Second)
 
 	// The kernel is asked, not the workers: on a busy machine those may take their time. What it does not know within lastGasp is
@@ -440,11 +458,15 @@ func (p *process) wait() {
 		}
 	}
 	p.canary.close()
-	p.say.Encode(report{Ended: true, Status: status, Last: last})
+	if last {
+		p.relay.remove()
+	}
+	p.say.Encode(report{Ended: true, Status: status, Signal: sig, Last: last})
 	if !last {
 		p.detach()
 		go reapAll(func(int) {})
 		<-gone
+		p.relay.remove()
 		s.events.flush(5 * time.Second)
 	}
 	os.Exit(0)
@@ -461,9 +483,9 @@ func (p *process) detach() {
 	}
 }
 
-// reap waits for the command and returns its exit status. It tells the front process when the
-// command stops.
-func (p *process) reap() int {
+// reap waits for the command and returns its exit status, and the signal that ended it or 0. It tells the front process when
+// the command stops.
+func (p *process) reap() (status, sig int) {
 	for {
 		var info siginfo
 		// WNOWAIT: as long as the command is not reaped, its pid cannot become another process's.
@@ -473,7 +495,7 @@ func (p *process) reap() int {
 			continue
 		}
 		if errno != 0 {
-			return ExitFailed // ECHILD: cannot be, the command is a child
+			return ExitFailed, 0 // ECHILD: cannot be, the command is a child
 		}
 		if int(info.pid) == p.canary.pid && info.code == cldStopped {
 			consume(p.canary.pid, unix.WSTOPPED)
@@ -507,9 +529,9 @@ func (p *process) reap() int {
 			p.commandStopped.Store(false)
 			p.rouse() // it has died from being stopped
 			if info.code == cldExited {
-				return int(info.status)
+				return int(info.status), 0
 			}
-			return ExitSignal + int(info.status)
+			return ExitSignal + int(info.status), int(info.status)
 		}
 	}
 }
@@ -576,7 +598,7 @@ func (p *process) listen(heard chan<- struct{}) {
 		if sig == unix.SIGCONT && p.swallowed() {
 			continue
 		}
-		if p.toTheGroup(sig) {
+		if p.sentToAll(sig) {
 			continue
 		}
 		if sig == unix.SIGHUP && p.order.Config.File != "" {
