@@ -52,6 +52,7 @@ func BenchmarkFigures(b *testing.B) {
 		figures = append(figures, benchFamilies(b, client, rounds)...)
 		figures = append(figures, benchWaits(b)...)
 		figures = append(figures, benchUDP(b, rounds)...)
+		figures = append(figures, benchForwarder(b, rounds)...)
 		figures = append(figures, benchStart(b, l, 3*rounds), benchMemory(b, l))
 		figures = append(figures, benchGrowth(b, l, client)...)
 	}
