@@ -373,9 +373,9 @@ func (w *worker) act(c *call, e *event, fd int, sock *socket, x *crossing, sa []
 		return w.transmit(c, e, fd, x)
 	}
 	if x != nil && x.family() == unix.AF_UNIX {
-		errno := x.path.open(x.route, c.tid)
+		errno := x.path.open(w.s, x.route, c.tid)
 		if errno == 0 {
-			errno = connect(fd, x.path.sa())
+			errno = x.path.connect(fd)
 		}
 		x.path.close()
 		return w.finished(e, x.asInet(e, errno))

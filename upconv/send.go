@@ -30,10 +30,11 @@ type outgoing struct {
 	all      [maxBatch]parcel
 	sent     int // of sendmmsg(2): how many are
 
-	run   int    // how many of messages go the same way
-	fd    int    // a copy of the target's socket, if there is one yet; else -1
-	known bool   // that it is a datagram socket
-	netns uint64 // what settledIn says of it
+	run   int          // how many of messages go the same way
+	fd    int          // a copy of the target's socket, if there is one yet; else -1
+	known bool         // that it is a datagram socket
+	netns uint64       // what settledIn says of it
+	as    *credentials // who sends, where that is not upconv itself: to a Unix socket
 
 	parts   [maxBatch]parts
 	headers [maxBatch]mmsghdr
@@ -580,6 +581,7 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another family.
 func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	o := &w.out
+	o.as = nil
 	onUnix := x != nil && x.family() == unix.AF_UNIX
 	switch m := &o.messages[0]; {
 	case m.tooLong || x != nil && len(m.payload) > maxPayload4:
@@ -589,10 +591,16 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	case x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0:
 		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
 	case onUnix && len(m.name) > 0:
-		if errno := x.path.open(x.route, c.tid); errno != 0 {
+		if errno := x.path.open(w.s, x.route, c.tid); errno != 0 {
 			return w.sent(e, x.asInet(e, errno))
 		}
 		defer x.path.close()
+		o.as = x.path.as
+	case onUnix:
+		var errno unix.Errno
+		if o.as, errno = w.s.credentialsOf(c.tid); errno != 0 {
+			return w.sent(e, errno)
+		}
 	}
 	for n := range o.run {
 		if errno := w.pack(c, e, x, n); errno != 0 {
@@ -679,6 +687,10 @@ func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 			h.Control, h.Controllen = &control[0], uint64(len(control))
 		}
 	}
+	if o.as != nil {
+		control := o.as.appendTo(nil, w.s.pid)
+		h.Control, h.Controllen = &control[0], uint64(len(control))
+	}
 	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
 	if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !icmp4to6(m.payload) {
 		if len(m.payload) < icmpHeader || m.payload[0] != icmpExtEcho {
@@ -714,12 +726,16 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 
 // submit makes the call that the program has made, with what pack has put into o.headers.
 func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
+	if errno := o.as.become(); errno != 0 {
+		return 0, errno
+	}
 	var n uintptr
 	if o.many() {
 		n, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers)), uintptr(o.run), uintptr(flags), 0, 0)
 	} else {
 		n, _, errno = unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
 	}
+	o.as.revert()
 	return int(n), errno
 }
 

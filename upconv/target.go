@@ -142,16 +142,25 @@ func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 			return int(got), errno
 		}
 	}
-	slot.drop() // another thread's, or a dead one's whose tid has come round again
+	if errno := t.fill(slot, tid); errno != 0 {
+		return -1, errno
+	}
+	got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, uintptr(slot.pidfd), uintptr(fd), 0)
+	return int(got), errno
+}
+
+// fill opens a thread's pidfd for a slot, which the caller has locked. What that has is another thread's, or a dead one's whose tid
+// has come round again.
+func (t *targets) fill(slot *targetSlot, tid int) unix.Errno {
+	slot.drop()
 	pidfd, errno := t.open(tid)
 	if errno != 0 {
-		return -1, errno
+		return errno
 	}
 	slot.tid, slot.pidfd, slot.pid = tid, pidfd, 0
 	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is lost.
 	unix.EpollCtl(t.exits.fd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
-	got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, uintptr(pidfd), uintptr(fd), 0)
-	return int(got), errno
+	return 0
 }
 
 // process returns the pid of a thread that getfd was called for just now.

@@ -12,7 +12,8 @@ import (
 type unixPath struct {
 	raw    [2 + maxUnixPath + 1]byte
 	length int
-	file   int // the socket file, where the name goes through a descriptor; or -1
+	file   int          // the socket file, where the name goes through a descriptor; or -1
+	as     *credentials // whose rights count; valid after open
 }
 
 func (p *unixPath) sa() []byte { return p.raw[:p.length] }
@@ -28,9 +29,13 @@ func (p *unixPath) set(name string) {
 	}
 }
 
-// open finds the socket of a route. What it opens, close closes.
-func (p *unixPath) open(route *Route, tid int) unix.Errno {
+// open finds the socket of a route, for the thread tid and by its rights: who may write a directory of the path could lead
+// upconv anywhere. What it opens, close closes.
+func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno) {
 	p.set(route.Target)
+	if p.as, errno = s.credentialsOf(tid); errno != 0 {
+		return errno
+	}
 	if !route.TargetRoot {
 		return 0
 	}
@@ -39,6 +44,10 @@ func (p *unixPath) open(route *Route, tid int) unix.Errno {
 		return errnoOf(err)
 	}
 	defer unix.Close(root)
+	if errno := p.as.become(); errno != 0 {
+		return errno
+	}
+	defer p.as.revert()
 	// Symbolic links, absolute ones too, must not lead out of there.
 	file, err := unix.Openat2(root, route.Target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
@@ -47,6 +56,15 @@ func (p *unixPath) open(route *Route, tid int) unix.Errno {
 	p.set(fmt.Sprintf("/proc/thread-self/fd/%d", file))
 	p.file = file
 	return 0
+}
+
+// connect connects a Unix socket to it.
+func (p *unixPath) connect(fd int) unix.Errno {
+	if errno := p.as.become(); errno != 0 {
+		return errno
+	}
+	defer p.as.revert()
+	return connect(fd, p.sa())
 }
 
 func (p *unixPath) close() {
@@ -59,9 +77,9 @@ func (p *unixPath) close() {
 // connectUnix connects the socket fd, which is not installed yet: where that fails, the target keeps the one it has. done is
 // true where the call has its outcome.
 func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socket) (out outcome, done bool) {
-	errno := x.path.open(x.route, c.tid)
+	errno := x.path.open(w.s, x.route, c.tid)
 	if errno == 0 {
-		errno = connect(fd, x.path.sa())
+		errno = x.path.connect(fd)
 		if errno == unix.EAGAIN && w.patient(c, sock.flags) {
 			if !w.alone {
 				x.path.close()
@@ -97,7 +115,7 @@ func (x *crossing) asInet(e *event, errno unix.Errno) unix.Errno {
 		e.add(x.route.Target + ": " + errnoName(errno))
 		return unix.ECONNREFUSED
 	case unix.EACCES, unix.EPERM:
-		e.add(x.route.Target + ": " + errnoName(errno) + " for upconv")
+		e.add(x.route.Target + ": " + errnoName(errno) + " for the program's user")
 		return unix.EACCES
 	case unix.ENOTCONN: // of a send without a name
 		return unix.EDESTADDRREQ
@@ -131,10 +149,14 @@ func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno 
 		}
 		slice := unix.NsecToTimeval(int64(length)) // with a time, a signal to this thread ends the call
 		setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&slice), unsafe.Sizeof(slice))
+		if errno = x.path.as.become(); errno != 0 {
+			return errno
+		}
 		errno = unix.EAGAIN
 		ended := w.aside.stop.during(func() {
 			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.path.raw)), uintptr(x.path.length))
 		})
+		x.path.as.revert()
 		if errno != unix.EAGAIN && errno != unix.EINTR {
 			return errno
 		}
