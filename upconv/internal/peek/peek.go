@@ -20,6 +20,7 @@ type Peeker struct {
 	fd        int
 	threads   int    // the program of LookAtThread
 	singleRef uint64 // what the counter of references says of one
+	places    bool   // the kernel's types tell what is in a place
 	// Where some fields are in the signature.
 	family, state, kind, protocol, shutdown, locks int
 }
@@ -53,8 +54,27 @@ const (
 	MaxDatagram = 16
 	ctxStream   = ctxSig + MaxCommon
 	ctxDatagram = ctxStream + MaxStream
-	ctxSize     = ctxDatagram + MaxDatagram
+	ctxPlaces   = ctxDatagram + MaxDatagram
+	ctxSize     = ctxPlaces + MaxWatched*placeSize
 )
+
+// Layout of one place in an epoll set.
+const (
+	placeFile   = 0 // epitem.ffd: the file that is watched
+	placeNumber = 8
+	placeEvents = 12 // epitem.event
+	placeData   = 16
+	placeSet    = 24 // the file of the set
+	placeSize   = 32
+)
+
+// Place is what an epoll set knows of one file under one number.
+type Place struct {
+	Set    uint64 // names the set's own open file, as Sight.File does
+	Number int    // of the watched descriptor when it was added
+	Events uint32
+	Data   uint64
+}
 
 // Sight is what was seen.
 type Sight struct {
@@ -82,7 +102,14 @@ type Sight struct {
 	Common   [MaxCommon]byte
 	Stream   [MaxStream]byte
 	Datagram [MaxDatagram]byte
+
+	places     [MaxWatched]Place
+	placeCount int
 }
+
+// Places returns the file's places in epoll sets, the latest first, if [Peeker.KnowsPlaces]. One that another thread is
+// removing just now may be left out. The slice is valid until the next Look into s.
+func (s *Sight) Places() []Place { return s.places[:s.placeCount] }
 
 // field is a member of a struct, and how many bytes of it belong to the signature.
 type field struct {
@@ -139,11 +166,19 @@ var datagram = []field{
 	{of: "udp_sock", path: "gso_size", size: 2}, // UDP_SEGMENT
 }
 
+// Allowed reports whether bpf(2) reaches the kernel: filters of containers refuse it. It takes no time.
+func Allowed() bool {
+	var attr [16]byte // a map of type 0, which there is not
+	_, errno := bpf(bpfMapCreate, &attr)
+	return errno == unix.EINVAL
+}
+
 // Open loads the program for this kernel. Without the capabilities the error is EPERM.
 func Open() (*Peeker, error) {
 	names := []string{
 		"task_struct", "files_struct", "fdtable", "file", "inode", "socket", "sock", "net", "inet_sock",
-		"inet_connection_sock", "tcp_sock", "udp_sock", "signal_struct", "bpf_task_from_vpid", "bpf_task_release",
+		"inet_connection_sock", "tcp_sock", "udp_sock", "signal_struct", "epitem", "eventpoll", "epoll_event",
+		"bpf_task_from_vpid", "bpf_task_release",
 	}
 	p := &Peeker{}
 	var code, threads []byte
@@ -233,11 +268,15 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 	}
 	a.readTo(ctxRefs, 8, r8, at("file", refs))
 	// Its places in epoll sets are a list: struct hlist_head, then struct hlist_node.
+	p.places = knowsPlaces(t)
 	a.follow(r9, r8, at("file", "f_ep"), "unwatched")
-	for n := 1; n <= MaxWatched; n++ {
+	for n := range MaxWatched {
 		a.follow(r9, r9, 0, "unwatched")
-		a.moveImm(r1, int32(n))
+		a.moveImm(r1, int32(n+1))
 		a.store(r10, r1, slot(ctxEpoll))
+		if p.places {
+			a.readPlace(ctxPlaces+n*placeSize, r9, at)
+		}
 	}
 	a.label("unwatched")
 	a.readTo(ctxFlags, 4, r8, at("file", "f_flags"))
@@ -303,6 +342,31 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 	return a.bytes()
 }
 
+// placeFields are what is read of a place in an epoll set.
+var placeFields = []struct{ of, path string }{
+	{"epitem", "fllink"}, {"epitem", "ffd.file"}, {"epitem", "ffd.fd"}, {"epitem", "event"}, {"epitem", "ep"},
+	{"epoll_event", "events"}, {"epoll_event", "data"}, {"eventpoll", "file"},
+}
+
+// knowsPlaces reports whether the kernel's types tell all that is read of a place in an epoll set.
+func knowsPlaces(t *types) bool {
+	return !slices.ContainsFunc(placeFields, func(f struct{ of, path string }) bool { return !t.has(f.of, f.path) })
+}
+
+// readPlace reads a place in an epoll set. node is a register with the address of its epitem.fllink.
+func (a *assembler) readPlace(context int, node uint8, at func(of, path string) uint32) {
+	link, event := at("epitem", "fllink"), at("epitem", "event")
+	a.readTo(context+placeFile, 8, node, at("epitem", "ffd.file")-link)
+	a.readTo(context+placeNumber, 4, node, at("epitem", "ffd.fd")-link)
+	a.readTo(context+placeEvents, 4, node, event+at("epoll_event", "events")-link)
+	a.readTo(context+placeData, 8, node, event+at("epoll_event", "data")-link)
+	a.follow(r1, node, at("epitem", "ep")-link, "unwatched")
+	a.readTo(context+placeSet, 8, r1, at("eventpoll", "file"))
+}
+
+// KnowsPlaces reports whether Look tells what a file's places in epoll sets are, and not only how many it has.
+func (p *Peeker) KnowsPlaces() bool { return p.places }
+
 // Look looks at descriptor fd of the thread tid, in this process's pid namespace. s.File is 0 where there is none.
 func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 	var ctx [ctxSize]byte
@@ -333,6 +397,19 @@ func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 	copy(s.Common[:], ctx[ctxSig:])
 	copy(s.Stream[:], ctx[ctxStream:])
 	copy(s.Datagram[:], ctx[ctxDatagram:])
+	s.placeCount = 0
+	for n := range s.Watched {
+		place := ctx[ctxPlaces+n*placeSize:]
+		set := order.Uint64(place[placeSet:])
+		if set == 0 || order.Uint64(place[placeFile:]) != s.File {
+			continue // nothing keeps a place from being removed while it is read
+		}
+		s.places[s.placeCount] = Place{
+			Set: set, Number: int(int32(order.Uint32(place[placeNumber:]))),
+			Events: order.Uint32(place[placeEvents:]), Data: order.Uint64(place[placeData:]),
+		}
+		s.placeCount++
+	}
 	return 0
 }
 

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -41,6 +42,13 @@ func look(t testing.TB, p *Peeker, fd int) (s Sight) {
 		t.Fatal(errno)
 	}
 	return s
+}
+
+func TestAllowed(t *testing.T) {
+	open(t)
+	if !Allowed() {
+		t.Error("bpf(2) reaches the kernel here, or no other test could tell anything")
+	}
 }
 
 // What is seen is what the system calls say.
@@ -134,17 +142,30 @@ func TestLookAtFile(t *testing.T) {
 	stdin.Close()
 	process.Wait()
 
+	if !p.KnowsPlaces() {
+		t.Error("what its places in epoll sets are cannot be seen")
+	}
+	var places []Place
 	for n := 1; n <= MaxWatched+2; n++ {
 		set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer unix.Close(set)
-		if err := unix.EpollCtl(set, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{}); err != nil {
+		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(n), Pad: -7}
+		if err := unix.EpollCtl(set, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 			t.Fatal(err)
 		}
-		if s := look(t, p, fd); s.Watched != min(n, MaxWatched) {
+		const always = unix.EPOLLERR | unix.EPOLLHUP // epoll_ctl(2) adds these
+		places = slices.Insert(places, 0, Place{
+			Set: look(t, p, set).File, Number: fd, Events: event.Events | always, Data: uint64(0xfffffff9)<<32 | uint64(n),
+		})
+		s := look(t, p, fd)
+		if s.Watched != min(n, MaxWatched) {
 			t.Errorf("in %d sets: seen in %d", n, s.Watched)
+		}
+		if !slices.Equal(s.Places(), places[:s.Watched]) {
+			t.Errorf("in %d sets: the places are %+v, and seen is %+v", n, places, s.Places())
 		}
 	}
 

@@ -134,6 +134,7 @@ func (a *assembler) follow(dst, base uint8, offset uint32, none string) {
 
 // Commands and types of bpf(2).
 const (
+	bpfMapCreate      = 0
 	bpfProgLoad       = 5
 	bpfProgTestRun    = 10
 	bpfProgTypeSyscal = 31
