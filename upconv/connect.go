@@ -242,7 +242,11 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
-	places := w.registrations(c, old)
+	places, lost := w.registrations(c, old)
+	defer w.closeSets()
+	if lost != "" {
+		e.add(lost)
+	}
 
 	witness := old >= 0 && !w.single() && w.witness(old)
 	cloexec, out, raced, ok := w.lookLast(c, e, old)
@@ -257,7 +261,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		setFlags(replacement, sock.flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
 		// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the very moment in which it has it.
 		early = len(places)
-		w.register(c, places, replacement)
+		w.register(c, e, places, replacement)
 	}
 	if old >= 0 && sock.kind == unix.SOCK_DGRAM && !(w.sighted && w.sight.OwnTable) { // other threads find it as soon as it is installed
 		defer w.s.companions.arrived(w.s.companions.arrives(replacement))
@@ -298,6 +302,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}
+	e.held = true
 	switch {
 	case c.back:
 		setFlags(replacement, sock.flags)
@@ -310,7 +315,11 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		out = w.begin(c, e, replacement, sock, sa)
 	}
 	// Only now: before, a poll of a stream would have said EPOLLHUP.
-	w.register(c, places[early:], replacement)
+	w.register(c, e, places[early:], replacement)
+	if wait, is := out.wait.(*wait); is {
+		wait.event.note = e.note
+	}
+	e.release(w.s.events)
 	if was.aside {
 		w.disown(old)
 		w.setAside(c, &was, replacement, egress)
@@ -418,8 +427,8 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 		var late []registration
 		waited, late = w.lookBack(c, old, places, witness)
 		places = append(places, late...)
-		w.settlePlaces(c, places[:early], replacement)
-		w.unregister(c, places, old)               // whoever has a copy: no more events from it
+		w.settlePlaces(c, places[:early], old, replacement)
+		w.unregister(places, old)                  // whoever has a copy: no more events from it
 		if was.heard && (!was.aside || !c.sends) { // before it is connected: then it hears its peer only
 			came = w.takeOut(c, &was.companion, replacement, egress)
 		}
@@ -431,7 +440,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 	var others []int                             // numbers of the old socket
 	copied := witness && (c.resets || w.alive()) // one that is connecting yet is not ready for writing
 	if copied {
-		places, others = w.replaceCopies(c, replacement, places)
+		places, others = w.replaceCopies(c, e, replacement, places)
 	}
 	if datagrams && (waited || !w.single() && (was.aside || !witness || copied)) {
 		w.s.receivers.follow(w.s, waitedFor, replacement)

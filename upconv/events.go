@@ -48,6 +48,18 @@ type event struct {
 	from     int // a copy of the socket that is sent through, before anything has taken its place; 0: none
 	note     string
 	recorded bool
+	held     bool       // it is not recorded yet: more may become known
+	pending  bool       // it is to be, when it is not held any more
+	errno    unix.Errno // with this
+}
+
+// release records what was to be recorded while the event was held.
+func (e *event) release(to *events) {
+	e.held = false
+	if e.pending {
+		e.pending = false
+		to.record(e, e.errno)
+	}
 }
 
 // add appends to the note.
@@ -148,6 +160,10 @@ func (e *events) flush(atMost time.Duration) {
 // it is is read here.
 func (e *events) record(ev *event, errno unix.Errno) {
 	if e == nil || ev.recorded {
+		return
+	}
+	if ev.held {
+		ev.pending, ev.errno = true, errno
 		return
 	}
 	ev.recorded = true

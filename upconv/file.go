@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -27,14 +28,17 @@ func (w *worker) replaced(c *call, old int) bool {
 	return !isSocket(c.tid, c.fd, inodeOf(old)) // where kcmp(2) is refused; it takes some us more
 }
 
-// isSocket reports whether the target's descriptor is the socket of an inode number, by its link in proc_pid_fd(5).
-func isSocket(tid, fd int, ino uint64) bool {
+// isSocket reports whether the target's descriptor is the socket of an inode number.
+func isSocket(tid, fd int, ino uint64) bool { return isLink(tid, fd, socketLink(ino)) }
+
+// isLink reports whether the link of a descriptor in proc_pid_fd(5) says what want is.
+func isLink(tid, fd int, want string) bool {
 	var buf, link [64]byte
 	path := strconv.AppendInt(append(buf[:0], "/proc/"...), int64(tid), 10)
 	path = append(strconv.AppendInt(append(path, "/fd/"...), int64(fd), 10), 0)
 	at := unix.AT_FDCWD
 	n, _, errno := unix.Syscall6(unix.SYS_READLINKAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), uintptr(unsafe.Pointer(&link)), uintptr(len(link)), 0, 0)
-	return errno == 0 && string(link[:n]) == socketLink(ino)
+	return errno == 0 && string(link[:n]) == want
 }
 
 // socketLink is what the link of a socket's descriptor says.
@@ -84,10 +88,7 @@ func inodeOf(fd int) uint64 {
 
 // async sets the status flags, with O_ASYNC. The number through which that is done is what si_fd will say.
 func (w *worker) async(c *call, socket, flags int) unix.Errno {
-	return free.with(socket, c.fd, func() unix.Errno {
-		_, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(c.fd), unix.F_SETFL, uintptr(flags|unix.O_ASYNC))
-		return errno
-	})
+	return free.setFlags(socket, c.fd, flags|unix.O_ASYNC)
 }
 
 // witness puts old into an epoll set of this worker's own, which does not keep it alive: should it still be
@@ -124,11 +125,15 @@ func (w *worker) alive() bool {
 
 // replaceCopies puts the socket under every other number of the target that refers to the old one. It returns
 // the places in epoll sets that these have, after those given, and the numbers.
-func (w *worker) replaceCopies(c *call, socket int, places []registration) (all []registration, numbers []int) {
+func (w *worker) replaceCopies(c *call, e *event, socket int, places []registration) (all []registration, numbers []int) {
 	ino := w.sight.Ino
-	numbers = fdsOf(c.tid, socketLink(ino))
+	numbers, _ = fdsOf(c.tid, socketLink(ino))
 	if len(numbers) > 0 && !w.sighted && w.s.epolls.any.Load() { // else they are known already
-		places = append(places, w.registrationsByInode(c, ino, numbers)...)
+		found, lost := w.registrationsByInode(c, numbers)
+		if lost != "" {
+			e.add(lost)
+		}
+		places = append(places, found...)
 	}
 	for _, number := range numbers {
 		// It may have been closed meanwhile, and would be opened again.
@@ -162,11 +167,12 @@ func (w *worker) noteCopies(e *event, aside bool) {
 	w.newWitnesses() // without its descriptor the socket cannot be taken out
 }
 
-// fdsOf returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks at all of them.
-func fdsOf(tid int, link string) (fds []int) {
+// fdsOf returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks at all of them. It is false where it
+// cannot.
+func fdsOf(tid int, link string) (fds []int, ok bool) {
 	dir, err := os.Open("/proc/" + strconv.Itoa(tid) + "/fd")
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	defer dir.Close()
 	var buf [64]byte
@@ -181,7 +187,7 @@ func fdsOf(tid int, link string) (fds []int) {
 			}
 		}
 		if err != nil {
-			return fds
+			return fds, err == io.EOF
 		}
 	}
 }

@@ -2,29 +2,32 @@ package upconv
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// What epoll and SIGIO remember of a descriptor is the number that it had in the process that asked, and that
-// must be the target's. So the supervisor keeps the low numbers, which are those that most programs use, free for
-// that: they are all /dev/null when it starts, and whatever it opens itself comes behind them.
+// What epoll and SIGIO remember of a descriptor is the number that it had in the process that
+// asked, and that must be the target's. So the supervisor keeps the low numbers, which are those
+// that most programs use, free for that: they are all /dev/null when it starts, and whatever it
+// opens itself comes behind them.
 
 // maxReserved is the end of the numbers that are kept free, at most.
 const maxReserved = 256
 
-// ownNumbers is how many numbers the supervisor must find for itself: some 25 to start a command, and a few in passing.
+// ownNumbers is how many numbers the supervisor must find for itself: some 25 to start a command,
+// and a few in passing.
 const ownNumbers = 32
 
-// fewestNumbers is how many there must be for the supervisor to get as far as telling what is missing.
+// fewestNumbers is how many there must be for the supervisor to get as far as telling what is
+// missing.
 const fewestNumbers = 16
 
-// reserveLimit returns the end of the numbers to keep free under a limit of RLIMIT_NOFILE. It is 0 where the ones behind
-// it, but for those that are inherited, were too few for the supervisor itself.
+// reserveLimit returns the end of the numbers to keep free under a limit of RLIMIT_NOFILE. It is 0
+// where the ones behind it, but for those that are inherited, were too few for the supervisor
+// itself.
 func reserveLimit(limit uint64, inherited []int) (int, error) {
 	unused := func(start uint64) uint64 {
 		left := limit - start
@@ -45,7 +48,8 @@ func reserveLimit(limit uint64, inherited []int) (int, error) {
 	return int(end), nil
 }
 
-// unusedNumber returns the lowest number from start on that is not in taken. Standard descriptors are never unused.
+// unusedNumber returns the lowest number from start on that is not in taken. Standard descriptors
+// are never unused.
 func unusedNumber(start int, taken []int) int {
 	for number := max(start, 3); ; number++ {
 		if !slices.Contains(taken, number) {
@@ -56,18 +60,30 @@ func unusedNumber(start int, taken []int) int {
 
 // numbers are the descriptors of this process that may become something else for a moment.
 type numbers struct {
-	mu       sync.Mutex // held while one is
-	reserved [maxReserved]bool
-	null     int // another one of /dev/null
+	reserved [maxReserved]atomic.Uint32
+	null     int   // another one of /dev/null
+	atStart  []int // what this process had opened itself when it started, in order
+	// privateFrom is where numbers begin that are never used in the table of descriptors that all
+	// threads share. Growing that takes memory for good, and some milliseconds (synchronize_rcu in
+	// expand_files, fs/file.c).
+	privateFrom int
+	private     privateTables
 }
+
+// What is in numbers.reserved.
+const (
+	notKept uint32 = iota // or not yet: the number may be of something
+	keptFree
+	keptBusy // it is something else now
+)
 
 var free numbers
 
-// adopt finds out which numbers below limit are kept free: those that this process was given at its start but for
-// the ones in use, which are above standard error.
+// adopt finds out which numbers below limit are kept free: those that this process was given at its
+// start but for the ones in use, which are above standard error.
 func (n *numbers) adopt(limit int, inUse []int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.privateFrom = 1 << 16
+	n.atStart = openedAtStart(limit + len(inUse))
 	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
@@ -75,7 +91,9 @@ func (n *numbers) adopt(limit int, inUse []int) {
 	n.null = fd
 	end := min(limit, maxReserved)
 	for fd := 3; fd < end; fd++ {
-		n.reserved[fd] = fd != n.null
+		if fd != n.null {
+			n.reserved[fd].Store(keptFree)
+		}
 	}
 	const setCloseOnExec = 4 // CLOSE_RANGE_CLOEXEC, linux/close_range.h (Linux 5.11)
 	if end > 3 && unix.CloseRange(3, uint(end-1), setCloseOnExec) != nil {
@@ -86,94 +104,97 @@ func (n *numbers) adopt(limit int, inUse []int) {
 	for _, fd := range inUse {
 		unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0) // execve(2) is to pass these on
 		if fd < maxReserved {
-			n.reserved[fd] = false
+			n.reserved[fd].Store(notKept)
 		}
 	}
 }
 
+// openedAtStart returns the descriptors that are closed on execve(2), in order. given is how many
+// the process was given at most, besides the standard ones: it has opened few itself, each under
+// the lowest number that was free.
+func openedAtStart(given int) (fds []int) {
+	const few = 32
+	for fd := 3; fd < 3+given+few; fd++ {
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC != 0 {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
+}
+
 // keep closes descriptors, and keeps their numbers free from here on.
 func (n *numbers) keep(limit int, fds []int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	for _, fd := range fds {
 		if n.null > 0 && fd < min(limit, maxReserved) && unix.Dup3(n.null, fd, unix.O_CLOEXEC) == nil {
-			n.reserved[fd] = true
+			n.reserved[fd].Store(keptFree)
 		} else {
 			unix.Close(fd)
 		}
 	}
 }
 
-// with calls do with a descriptor for the file fd that has a given number.
-func (n *numbers) with(fd, number int, do func() unix.Errno) unix.Errno {
-	if fd == number {
-		return do()
-	}
-	if number < maxReserved && n.reserved[number] {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if _, _, errno := unix.RawSyscall(unix.SYS_DUP3, uintptr(fd), uintptr(number), unix.O_CLOEXEC); errno != 0 {
-			return errno
-		}
-		errno := do()
-		unix.RawSyscall(unix.SYS_DUP3, uintptr(n.null), uintptr(number), unix.O_CLOEXEC)
-		return errno
-	}
-	got, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_DUPFD_CLOEXEC, uintptr(number))
-	if errno == 0 {
-		defer closeFD(int(got))
-		if int(got) == number {
-			return do()
-		}
-	}
-	return withElsewhere(fd, number, do)
+// control does epoll_ctl(2) on a set to a file, as if that had the given number: one operation, or
+// several until one fails. set and file are descriptors of this process, in which the number may
+// mean something else.
+func (n *numbers) control(set, file, number int, event *unix.EpollEvent, ops ...uintptr) unix.Errno {
+	d := underNumber{file: file, number: number, set: set, event: *event}
+	copy(d.ops[:], ops)
+	return n.do(&d)
 }
 
-// can reports whether with is quick.
-func (n *numbers) can(number int) bool { return number >= maxReserved || n.reserved[number] }
+// setFlags does fcntl(2), F_SETFL, to a file as if it had the given number.
+func (n *numbers) setFlags(file, number, flags int) unix.Errno {
+	return n.do(&underNumber{file: file, number: number, set: -1, flags: flags})
+}
 
-// withElsewhere is for a number that upconv itself uses for something else: on a thread with a
-// descriptor table of its own, which ends with it.
-func withElsewhere(fd, number int, do func() unix.Errno) (errno unix.Errno) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked
-		all := ^uint64(0)
-		if errno = unshareFiles(); errno != 0 {
-			return
+// underNumber is what is to be done to a file under a number.
+type underNumber struct {
+	file, number int
+	set          int        // of epoll_ctl(2); -1: F_SETFL
+	ops          [2]uintptr // EPOLL_CTL_ADD and so on
+	event        unix.EpollEvent
+	flags        int // of F_SETFL
+}
+
+// do does it under the number, wherever that can be had. The kernel may take its time: a set is
+// locked while epoll_wait(2) writes into a program's memory. So nobody waits here for the number of
+// somebody else.
+func (n *numbers) do(d *underNumber) unix.Errno {
+	if d.file == d.number {
+		return d.run()
+	}
+	if d.number < maxReserved && n.reserved[d.number].CompareAndSwap(keptFree, keptBusy) {
+		_, _, errno := unix.RawSyscall(unix.SYS_DUP3, uintptr(d.file), uintptr(d.number), unix.O_CLOEXEC)
+		if errno == 0 {
+			errno = d.run()
+			unix.RawSyscall(unix.SYS_DUP3, uintptr(n.null), uintptr(d.number), unix.O_CLOEXEC)
 		}
-		// The number may be one that the Go runtime uses, on this thread too: no signal may let it in
-		// between, and what was there comes back.
-		unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&all)), 0, 8, 0, 0)
-		var before uintptr
-		if before, _, errno = unix.RawSyscall(unix.SYS_FCNTL, uintptr(number), unix.F_DUPFD_CLOEXEC, uintptr(number)+1); errno != 0 {
-			return
+		n.reserved[d.number].Store(keptFree)
+		return errno
+	}
+	if d.number >= maxReserved && d.number < n.privateFrom {
+		got, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(d.file), unix.F_DUPFD_CLOEXEC, uintptr(d.number))
+		if errno == 0 {
+			defer closeFD(int(got))
+			if int(got) == d.number {
+				return d.run()
+			}
 		}
-		if _, _, errno = unix.RawSyscall(unix.SYS_DUP3, uintptr(fd), uintptr(number), unix.O_CLOEXEC); errno != 0 {
-			return
+	}
+	// It is the number of a descriptor of upconv's, which may be the set itself; or it is too high.
+	return n.private.do(*d, n.atStart)
+}
+
+// run does it where the file has the number.
+func (d *underNumber) run() (errno unix.Errno) {
+	if d.set < 0 {
+		_, _, errno = unix.Syscall(unix.SYS_FCNTL, uintptr(d.number), unix.F_SETFL, uintptr(d.flags))
+		return errno
+	}
+	for _, op := range d.ops {
+		if op != 0 && errno == 0 {
+			_, _, errno = unix.Syscall6(unix.SYS_EPOLL_CTL, uintptr(d.set), op, uintptr(d.number), uintptr(unsafe.Pointer(&d.event)), 0, 0)
 		}
-		errno = do()
-		unix.RawSyscall(unix.SYS_DUP3, before, uintptr(number), unix.O_CLOEXEC)
-	}()
-	<-done
+	}
 	return errno
 }
-
-// unshareFiles gives the calling thread a descriptor table of its own. Filters of containers refuse unshare(2), whatever it is for,
-// without CAP_SYS_ADMIN; close_range(2), of no descriptor at all, does the same.
-func unshareFiles() unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0)
-	if errno == 0 {
-		return 0
-	}
-	if _, _, other := unix.RawSyscall(unix.SYS_CLOSE_RANGE, lastFD, lastFD, closeRangeUnshare); other != 0 {
-		return errno
-	}
-	return 0
-}
-
-const (
-	lastFD            = 1<<32 - 1 // which nobody has
-	closeRangeUnshare = 2         // CLOSE_RANGE_UNSHARE, linux/close_range.h (Linux 5.9)
-)

@@ -42,7 +42,7 @@ func maySee() bool {
 	if err != nil || strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295" {
 		return false
 	}
-	return hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON)
+	return (hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON)) && peek.Allowed()
 }
 
 // settleSights is how long after the command was started it is time to get ready to look, if nobody has connected before.
@@ -110,17 +110,33 @@ func (w *worker) lookBack(c *call, old int, places []registration, witness bool)
 	if w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) != 0 {
 		return w.single(), nil
 	}
-	watched := w.sight.Watched
+	return w.single() && sight.Refs != 1, w.latePlaces(c, &sight, places, witness)
+}
+
+// latePlaces returns the places that a socket has got between two looks, besides those that are known. sight is what the second one
+// has shown; witness is whether upconv has then put it into a set of its own.
+func (w *worker) latePlaces(c *call, sight *peek.Sight, places []registration, witness bool) (late []registration) {
+	own := 0
 	if witness {
-		watched++
+		own = 1
 	}
-	if sight.Watched > watched || sight.Watched == peek.MaxWatched {
-		w.s.epolls.forget(w.files(c.tid)) // it may be in a set that is new
-		late = slices.DeleteFunc(w.registrationsByInode(c, w.sight.Ino, nil), func(r registration) bool {
-			return slices.ContainsFunc(places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
+	if w.showsPlaces(sight) {
+		added := slices.DeleteFunc(slices.Clone(sight.Places()), func(p peek.Place) bool {
+			return slices.ContainsFunc(w.sight.Places(), func(q peek.Place) bool { return p.Set == q.Set && p.Number == q.Number })
 		})
+		if len(added) > own {
+			late, _ = w.placesSeen(c, added, len(added)-own)
+		}
+		return late
 	}
-	return w.single() && sight.Refs != 1, late
+	if sight.Watched <= w.sight.Watched+own && sight.Watched < peek.MaxWatched {
+		return nil
+	}
+	w.forgetSets(c) // it may be in a set that is new
+	late, _ = w.registrationsByInode(c, nil)
+	return slices.DeleteFunc(late, func(r registration) bool {
+		return slices.ContainsFunc(places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
+	})
 }
 
 // idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or listening. One whose

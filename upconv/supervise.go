@@ -119,7 +119,7 @@ func (p *process) start() error {
 	}
 	s.home = home
 	s.rules.Store(newRuleset(policy, mappings, egress))
-	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, s.epolls.forget); err != nil {
+	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, s.epolls.ended); err != nil {
 		return failed(err)
 	}
 	var events *os.File

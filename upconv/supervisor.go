@@ -202,6 +202,7 @@ type worker struct {
 	scratch      [512]byte // for names in /proc and what is read there
 
 	long    []byte // for what is longer
+	info    setInfo
 	out     outgoing
 	decided decided
 	known   settledSockets
@@ -217,7 +218,8 @@ type worker struct {
 	receive *receiveBuffers // nil: not needed yet
 	reading reception
 
-	done       []int // sockets to close when the target has its answer
+	sets       []setCopy // of the target's that its socket is in
+	done       []int     // sockets to close when the target has its answer
 	spares     spares
 	unixSpares unixSpares
 	usedUnix   bool // a Unix socket was used
@@ -320,6 +322,7 @@ func (w *worker) settleIn() error {
 // end closes what the worker has.
 func (w *worker) end() {
 	w.spares.close()
+	w.info.close()
 	for _, fd := range slices.Concat(w.done, w.unixSpares.fds, []int{w.witnesses}) {
 		if fd >= 0 {
 			closeFD(fd)

@@ -27,7 +27,7 @@ type wait struct {
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
 func (s *Supervisor) newWait(c *call, e *event, fd, flags int, timeout time.Duration, sa []byte) *wait {
 	ownCall, ownEvent := *c, *e
-	ownEvent.c = &ownCall
+	ownEvent.c, ownEvent.held = &ownCall, false
 	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: newInterruption()}
 	if timeout != 0 {
 		w.expiry = time.Now().Add(timeout)

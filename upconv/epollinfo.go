@@ -1,0 +1,113 @@
+package upconv
+
+import (
+	"bytes"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What proc_pid_fdinfo(5) says of an epoll set.
+
+// setInfo is proc_pid_fdinfo(5) of a set, open: of whatever has the number now.
+type setInfo struct{ tid, epfd, file int }
+
+// close closes it, if it is open.
+func (i *setInfo) close() {
+	if i.tid != 0 {
+		closeFD(i.file)
+		i.tid = 0
+	}
+}
+
+// readFdinfo reads what proc_pid_fdinfo(5) says of a set, which may be long, into a buffer of the
+// worker's. If it is, the file stays open: the kernel, which has it begin anew with twice the
+// memory until all fits, keeps that for the next time.
+func (w *worker) readFdinfo(tid, epfd int) (text []byte, errno unix.Errno) {
+	if w.info.tid == tid && w.info.epfd == epfd {
+		if text, errno = w.readInfo(); errno == 0 {
+			return text, 0
+		}
+	}
+	w.info.close()
+	file, errno := openFdinfo(tid, epfd, w.scratch[:])
+	if w.s.targets.makeRoom(errno) {
+		file, errno = openFdinfo(tid, epfd, w.scratch[:])
+	}
+	if errno != 0 {
+		return nil, errno
+	}
+	w.info = setInfo{tid, epfd, file}
+	if text, errno = w.readInfo(); errno != 0 || len(text) < longText {
+		w.info.close()
+	}
+	return text, errno
+}
+
+// readInfo reads w.info.
+func (w *worker) readInfo() (text []byte, errno unix.Errno) {
+	if w.long == nil {
+		w.long = make([]byte, 4096)
+	}
+	length := 0
+	for {
+		if length == len(w.long) {
+			w.long = append(w.long, make([]byte, len(w.long))...)
+		}
+		rest := w.long[length:]
+		n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(w.info.file), uintptr(unsafe.Pointer(&rest[0])), uintptr(len(rest)), uintptr(length), 0, 0)
+		if errno != 0 {
+			return nil, errno
+		}
+		if n == 0 {
+			break
+		}
+		length += int(n)
+	}
+	text = w.long[:length]
+	if len(w.long) > 1<<20 {
+		w.long = nil // a set like that is rare
+	}
+	return text, 0
+}
+
+// parseRegistration reads a line such as
+//
+//	tfd:        7 events:       19 data: 7fff00000007  pos:0 ino:1a2b sdev:8
+//
+// tfd is decimal, everything else hexadecimal. ino is 0 where the kernel does not say.
+func parseRegistration(line []byte) (tfd int, r registration, ino uint64, ok bool) {
+	rest, ok := bytes.CutPrefix(line, []byte("tfd:"))
+	if !ok {
+		return 0, r, 0, false
+	}
+	number, rest, ok := parseNumber(rest, 10)
+	if !ok {
+		return 0, r, 0, false
+	}
+	field := func(key string) (n uint64) {
+		if at := bytes.Index(rest, []byte(key)); at >= 0 {
+			n, _, _ = parseNumber(rest[at+len(key):], 16)
+		}
+		return n
+	}
+	data := field("data:")
+	r.event = unix.EpollEvent{Events: uint32(field("events:")), Fd: int32(uint32(data)), Pad: int32(uint32(data >> 32))}
+	return int(number), r, field("ino:"), true
+}
+
+// parseNumber reads a number behind spaces. It is false where there is none.
+func parseNumber(text []byte, base uint64) (n uint64, rest []byte, ok bool) {
+	text = bytes.TrimLeft(text, " \t")
+	for i, c := range text {
+		digit := uint64(c) - '0'
+		if c >= 'a' && c <= 'f' {
+			digit = uint64(c) - 'a' + 10
+		}
+		if digit >= base {
+			return n, text[i:], i > 0
+		}
+		n = n*base + digit
+	}
+	return n, nil, len(text) > 0
+}

@@ -1,0 +1,448 @@
+package upconv
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/peek"
+)
+
+// How the places of a socket in epoll sets are found, and given to the socket that replaces it.
+
+// registration is one socket's place in one epoll set.
+type registration struct {
+	epfd   int    // the set, in the target
+	file   uint64 // what Sight.File says of the set; 0: it was not looked at
+	set    int    // a copy of it, which closeSets closes
+	number int    // of the socket, in the target
+	event  unix.EpollEvent
+}
+
+// setCopy is a copy of an epoll set of the target.
+type setCopy struct {
+	epfd int
+	file uint64 // as in registration
+	fd   int
+}
+
+// openSet gets r a copy of its set.
+func (w *worker) openSet(c *call, r *registration) (errno unix.Errno) {
+	for _, s := range w.sets {
+		if s.epfd == r.epfd && s.file == r.file {
+			r.set = s.fd
+			return 0
+		}
+	}
+	if r.set, errno = w.s.targets.getfd(c.tid, r.epfd); errno != 0 {
+		return errno
+	}
+	if r.file != 0 && !w.isFile(r.set, r.file) { // another file has its number by now
+		closeFD(r.set)
+		return unix.EBADF
+	}
+	w.sets = append(w.sets, setCopy{r.epfd, r.file, r.set})
+	return 0
+}
+
+// closeSets closes the copies of sets.
+func (w *worker) closeSets() {
+	for _, s := range w.sets {
+		closeFD(s.fd)
+	}
+	w.sets = w.sets[:0]
+}
+
+// registrations returns the places of the target's socket fd, of which old is a copy, in its
+// process's epoll sets. The caller calls closeSets when it is done with them. It costs nothing
+// where there are no sets. lost says why there may be more; mostly it is empty.
+func (w *worker) registrations(c *call, old int) (found []registration, lost string) {
+	all := &w.s.epolls
+	switch {
+	case w.sighted:
+		return w.registrationsSeen(c, old)
+	case !all.any.Load():
+		return nil, ""
+	}
+	for range 2 {
+		files, pid := w.files(c.tid)
+		fds, large, ok := all.list(files, pid, c.tid)
+		if !ok {
+			return nil, lostPlaces("its process's descriptors cannot be read in /proc", 0)
+		}
+		stale := false
+		for _, epfd := range fds {
+			switch w.membership(c, files, epfd, old, large[epfd]) {
+			case notASet:
+				stale = true
+			case isMember, memberUnknown:
+				var errno unix.Errno
+				if found, errno = w.registrationsIn(c, epfd, []int{c.fd}, found); errno != 0 {
+					lost = lostPlaces("a set", errno)
+				}
+			}
+		}
+		if !stale {
+			break
+		}
+		all.forget(files) // one may have another number now
+		w.closeSets()
+		found, lost = nil, ""
+	}
+	return found, lost
+}
+
+// lostPlaces is a note for an event.
+func lostPlaces(why string, errno unix.Errno) string {
+	if errno != 0 {
+		why += ": " + errnoName(errno)
+	}
+	return "may be lost to epoll sets: " + why
+}
+
+// membership is whether a socket is in a set.
+type membership int
+
+const (
+	memberUnknown membership = iota
+	isMember
+	noMember
+	notASet
+)
+
+const (
+	kcmpEpollTFD = 7 // KCMP_EPOLL_TFD of kcmp(2)
+	// longSearch is what it takes to look through a set of some hundred registrations.
+	longSearch = 4 * time.Microsecond
+	// longText is how much proc_pid_fdinfo(5) says of such a set.
+	longText = 8 << 10
+)
+
+// membership returns whether the target's socket fd, of which old is a copy, is in a set under this
+// number. large is whether that is known to be large, and files what the target's descriptors are
+// known by.
+func (w *worker) membership(c *call, files, epfd, old int, large bool) membership {
+	all := &w.s.epolls
+	if large {
+		if is := w.inLargeSet(c, epfd, old); is != memberUnknown {
+			return is
+		}
+	}
+	if !all.noKcmp.Load() {
+		began := time.Now()
+		is, errno := inSmallSet(c, epfd)
+		if refusesKcmp(errno) {
+			all.noKcmp.Store(true)
+		} else if time.Since(began) > longSearch {
+			all.isLarge(files, epfd)
+		}
+		if is != memberUnknown {
+			return is
+		}
+	}
+	if !isLink(c.tid, epfd, epollLink) {
+		return notASet
+	}
+	return memberUnknown
+}
+
+// inSmallSet asks kcmp(2) about everything that is in a set under the socket's number.
+func inSmallSet(c *call, epfd int) (is membership, errno unix.Errno) {
+	slot := [3]uint32{uint32(epfd), uint32(c.fd), 0} // struct kcmp_epoll_slot: efd, tfd, toff
+	for {
+		order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(c.tid), uintptr(c.tid), kcmpEpollTFD, uintptr(c.fd), uintptr(unsafe.Pointer(&slot)), 0)
+		switch {
+		case errno == 0 && order == 0:
+			return isMember, 0
+		case errno == unix.ENOENT:
+			return noMember, 0
+		case errno == unix.EBADF || errno == unix.EINVAL:
+			return notASet, 0
+		case errno != 0:
+			return memberUnknown, errno
+		}
+		slot[2]++ // another file that was registered under this number
+	}
+}
+
+// inLargeSet is membership without searching all of the set: that is asked to take the socket in
+// under the same number, and refuses with EEXIST what it has. Should it not, the old socket is in
+// it for a moment, and must not be ready then as an idle one always is (EPOLLHUP): so it listens,
+// where nobody knows, and is gone before the target goes on.
+func (w *worker) inLargeSet(c *call, epfd, old int) membership {
+	set, errno := w.s.targets.getfd(c.tid, epfd)
+	if errno != 0 {
+		return memberUnknown
+	}
+	defer closeFD(set)
+	if _, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(old), 0, 0); errno != 0 {
+		return memberUnknown
+	}
+	errno = free.control(set, old, c.fd, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL)
+	// An address of family AF_UNSPEC ends the listening, and the port that came with it.
+	unspecified := [sizeofSockaddrIn]byte{}
+	connect(old, unspecified[:])
+	switch errno {
+	case 0:
+		return noMember
+	case unix.EEXIST:
+		return isMember
+	}
+	return memberUnknown
+}
+
+// registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How
+// many there are is known; should some be missing, there are sets that have not been noticed yet.
+func (w *worker) registrationsSeen(c *call, old int) (found []registration, lost string) {
+	watched := w.sight.Watched
+	if watched > 0 && old >= 0 {
+		watched -= w.s.companions.watches(old)
+	}
+	if watched <= 0 {
+		return nil, ""
+	}
+	if w.showsPlaces(&w.sight) {
+		return w.placesSeen(c, w.sight.Places(), watched)
+	}
+	found, lost = w.registrationsByInode(c, nil)
+	if len(found) < watched || w.sight.Watched == peek.MaxWatched {
+		w.closeSets()
+		w.forgetSets(c)
+		found, lost = w.registrationsByInode(c, nil)
+	}
+	return found, lost
+}
+
+// forgetSets has the sets of the target be looked for anew.
+func (w *worker) forgetSets(c *call) {
+	files, _ := w.files(c.tid)
+	w.s.epolls.forget(files)
+}
+
+// showsPlaces reports whether all places of what was seen are known.
+func (w *worker) showsPlaces(sight *peek.Sight) bool {
+	return sight.Watched < peek.MaxWatched && w.s.sights.Load().peeker.KnowsPlaces()
+}
+
+// placesSeen returns those of some places that are in sets of the target. They should be as many as
+// are wanted; if not, a set has not been noticed yet, or is one that only others have.
+func (w *worker) placesSeen(c *call, places []peek.Place, wanted int) (found []registration, lost string) {
+	for _, noticed := range []bool{true, false} {
+		if !noticed {
+			w.lookAtSets(c.tid)
+		}
+		files, _ := w.files(c.tid)
+		for i := range places {
+			p := &places[i]
+			if hasPlace(found, p) {
+				continue
+			}
+			epfd, ok := w.s.epolls.setOf(files, p.Set)
+			if !ok {
+				continue
+			}
+			r := registration{epfd: epfd, file: p.Set, number: p.Number, event: epollEvent(p)}
+			switch errno := w.openSet(c, &r); errno {
+			case 0:
+				found = append(found, r)
+			case unix.EBADF:
+			default:
+				lost = lostPlaces("a set", errno)
+			}
+		}
+		if len(found) >= wanted {
+			break
+		}
+	}
+	return found, lost
+}
+
+// hasPlace reports whether a place that was seen is among others.
+func hasPlace(others []registration, p *peek.Place) bool {
+	return slices.ContainsFunc(others, func(r registration) bool { return r.file == p.Set && r.number == p.Number })
+}
+
+// isFile reports whether a descriptor of upconv's is of the file that was seen.
+func (w *worker) isFile(fd int, file uint64) bool {
+	var sight peek.Sight
+	return w.s.sights.Load().peeker.Look(w.s.pid, fd, &sight) == 0 && sight.File == file
+}
+
+// epollEvent returns what epoll_ctl(2) was told of a place.
+func epollEvent(p *peek.Place) unix.EpollEvent {
+	return unix.EpollEvent{Events: p.Events, Fd: int32(uint32(p.Data)), Pad: int32(uint32(p.Data >> 32))}
+}
+
+// registrationsByInode finds the target's socket in all sets, under any of some numbers; nil: under
+// any number at all, also one that has been closed since.
+func (w *worker) registrationsByInode(c *call, numbers []int) (found []registration, lost string) {
+	files, pid := w.files(c.tid)
+	fds, _, ok := w.s.epolls.list(files, pid, c.tid)
+	if !ok {
+		return nil, lostPlaces("its process's descriptors cannot be read in /proc", 0)
+	}
+	for _, epfd := range fds {
+		var errno unix.Errno
+		if found, errno = w.registrationsIn(c, epfd, numbers, found); errno != 0 {
+			lost = lostPlaces("a set", errno)
+		}
+	}
+	return found, lost
+}
+
+// registrationsIn appends to found those that are in a set, as proc_pid_fdinfo(5) says.
+func (w *worker) registrationsIn(c *call, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
+	text, errno := w.readFdinfo(c.tid, epfd)
+	if errno == unix.ENOENT {
+		return found, 0 // closed meanwhile
+	}
+	if len(text) > longText {
+		files, _ := w.files(c.tid)
+		w.s.epolls.isLarge(files, epfd)
+	}
+	for line := range bytes.Lines(text) {
+		tfd, r, of, ok := parseRegistration(line)
+		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != w.sight.Ino {
+			continue
+		}
+		r.epfd, r.number = epfd, tfd
+		switch other := w.openSet(c, &r); other {
+		case 0:
+			found = append(found, r)
+		case unix.EBADF: // closed meanwhile
+		default:
+			errno = other
+		}
+	}
+	return found, errno
+}
+
+// register puts the socket, which the target now has, into the sets that the one before it was in.
+// What becomes lost is noted.
+func (w *worker) register(c *call, e *event, places []registration, socket int) {
+	for i := range places {
+		p := &places[i]
+		// A registration belongs to a file and a number: here too the socket must have the target's
+		// number, or the program could not change or remove it.
+		errno := free.control(p.set, socket, p.number, &p.event, unix.EPOLL_CTL_ADD)
+		switch errno {
+		case 0, unix.EEXIST:
+			continue
+		case unix.EMFILE:
+			e.add("lost to an epoll set: upconv's RLIMIT_NOFILE is below its number " + strconv.Itoa(p.number))
+		default:
+			e.add("lost to an epoll set: " + errnoName(errno))
+		}
+		w.s.warn(c.name+": the socket is lost to an epoll set", "tid", c.tid, "fd", c.fd, "error", errno)
+	}
+}
+
+// unregister takes the old socket, which the target has no more, out of the sets that it is in.
+func (w *worker) unregister(places []registration, old int) {
+	for i := range places {
+		free.control(places[i].set, old, places[i].number, &unix.EpollEvent{}, unix.EPOLL_CTL_DEL)
+	}
+}
+
+// settlePlaces is for places that the socket, which the target now has, was given before. Until
+// then others could change those of the old one, and take events of the new one as if of the old:
+// what they have said holds, and who is to be told of an event is told again.
+func (w *worker) settlePlaces(c *call, places []registration, old, socket int) {
+	if len(places) == 0 || w.sighted && w.sight.OwnTable { // there is nobody else
+		return
+	}
+	placesOf := w.placesOf(old, socket)
+	for i := range places {
+		put := &places[i]
+		was, now := placesOf(c, put)
+		if !now.is || now.event != put.event && !fired(now.event) {
+			continue // it has been said of the new one
+		}
+		event := put.event
+		switch {
+		case was.is && !fired(was.event):
+			event = was.event
+		case was.is && fired(event): // it is nobody's turn yet
+			continue
+		}
+		control := func(ops ...uintptr) { free.control(put.set, socket, put.number, &event, ops...) }
+		switch {
+		case !was.is: // taken out meanwhile
+			control(unix.EPOLL_CTL_DEL)
+		case event.Events&unix.EPOLLEXCLUSIVE != 0: // which is for adding alone
+			control(unix.EPOLL_CTL_DEL, unix.EPOLL_CTL_ADD)
+		default:
+			control(unix.EPOLL_CTL_MOD)
+		}
+	}
+}
+
+// said is what a set now has of a socket in a place, as epoll_ctl(2) would have been told it; if it
+// has.
+type said struct {
+	event unix.EpollEvent
+	is    bool
+}
+
+// placesOf returns a function that says what is in a place of two sockets. They are of this
+// process.
+func (w *worker) placesOf(old, socket int) func(c *call, place *registration) (was, now said) {
+	if w.sighted {
+		var before, after peek.Sight
+		peeker := w.s.sights.Load().peeker
+		seen := peeker.Look(w.s.pid, old, &before) == 0 && peeker.Look(w.s.pid, socket, &after) == 0
+		if seen && w.showsPlaces(&before) && w.showsPlaces(&after) {
+			return func(c *call, place *registration) (was, now said) {
+				if place.file == 0 {
+					return w.readPlaces(c, place, inodeOf(socket))
+				}
+				return saidOf(&before, place), saidOf(&after, place)
+			}
+		}
+	}
+	return func(c *call, place *registration) (was, now said) { return w.readPlaces(c, place, inodeOf(socket)) }
+}
+
+func saidOf(sight *peek.Sight, place *registration) said {
+	for _, p := range sight.Places() {
+		if p.Set == place.file && p.Number == place.number {
+			return said{epollEvent(&p), true}
+		}
+	}
+	return said{}
+}
+
+// readPlaces is what proc_pid_fdinfo(5) says of a place of the old socket, and of the one with the
+// inode number ino. The set is read once: it may be long.
+func (w *worker) readPlaces(c *call, place *registration, ino uint64) (was, now said) {
+	text, _ := w.readFdinfo(c.tid, place.epfd)
+	for line := range bytes.Lines(text) {
+		tfd, r, of, ok := parseRegistration(line)
+		if !ok || tfd != place.number {
+			continue
+		}
+		if !was.is && (of == 0 || of == w.sight.Ino) {
+			was = said{r.event, true}
+		}
+		if !now.is && (of == 0 || of == ino) {
+			now = said{r.event, true}
+		}
+	}
+	return was, now
+}
+
+// fired reports whether what is registered is a one-shot that has fired: nothing but how to wait is
+// left of it, and what epoll_ctl(2) always adds.
+func fired(e unix.EpollEvent) bool {
+	const how = unix.EPOLLONESHOT | unix.EPOLLET | unix.EPOLLWAKEUP | unix.EPOLLEXCLUSIVE
+	return e.Events&unix.EPOLLONESHOT != 0 && e.Events&^(how|unix.EPOLLERR|unix.EPOLLHUP) == 0
+}
+
+func epollAdd(set, fd int, event *unix.EpollEvent) unix.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(event)), 0, 0)
+	return errno
+}
