@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -70,25 +71,28 @@ func compileLibevent(t *testing.T) string {
 	return exe
 }
 
-// TestNginxProxy has nginx, which registers a socket before it connects it, be the way from IPv6 to an IPv4
-// upstream: one request after the other, many at once, and with connections that are kept.
-func TestNginxProxy(t *testing.T) {
-	l := newLab(t)
-	l.tag(t)
-	web := l.listen(serverAddr + ":0")
-	page(t, web)
-	nginx := needProgram(t, "nginx")
-	for _, keep := range []string{"", "keepalive 4;"} {
-		t.Run("upstream "+keep, func(t *testing.T) {
-			dir := t.TempDir()
-			conf := fmt.Sprintf(`daemon off;
-worker_processes 2;
+// nginxProxy is nginx under upconv, the way from IPv6 to an IPv4 upstream. It registers a socket before it connects it.
+type nginxProxy struct {
+	l    *lab
+	addr string
+	errs buffer
+}
+
+// startNginxProxy starts nginx by a command line, which is to lead to it. settings are of its upstream.
+func startNginxProxy(t *testing.T, l *lab, upstream, settings string, start func(args ...string) *exec.Cmd) *nginxProxy {
+	t.Helper()
+	p := &nginxProxy{l: l, addr: "[" + originAddr6 + "]:8080"}
+	dir := t.TempDir()
+	conf := fmt.Sprintf(`daemon off;
+worker_processes 1;
+worker_rlimit_nofile 16000;
 pid %[1]s/pid;
 error_log stderr;
 user root;
-events { worker_connections 256; }
+events { worker_connections 15000; }
 http {
 	access_log off;
+	client_header_timeout 300s;
 	client_body_temp_path %[1]s/body;
 	proxy_temp_path %[1]s/proxy;
 	fastcgi_temp_path %[1]s/fastcgi;
@@ -96,7 +100,7 @@ http {
 	scgi_temp_path %[1]s/scgi;
 	upstream legacy { server %[2]s; %[3]s }
 	server {
-		listen [%[4]s]:8080;
+		listen %[4]s backlog=4000;
 		location / {
 			proxy_pass http://legacy;
 			proxy_http_version 1.1;
@@ -106,60 +110,81 @@ http {
 		}
 	}
 }
-`, dir, web.Addr(), keep, originAddr6)
-			file := filepath.Join(dir, "nginx.conf")
-			if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			cmd := l.under(nginx, "-e", "stderr", "-c", file)
-			var errs buffer
-			cmd.Stderr = &errs
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				cmd.Process.Signal(os.Interrupt) // nginx stops at once
-				cmd.Wait()
-			}()
-			client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-				DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-					return l.server.DialContext(ctx, "tcp", addr)
-				},
-				DisableKeepAlives: true,
-			}}
-			get := func() string {
-				resp, err := client.Get("http://[" + originAddr6 + "]:8080/")
-				if err != nil {
-					return err.Error()
-				}
-				defer resp.Body.Close()
-				body, err := io.ReadAll(resp.Body)
-				if err != nil {
-					return err.Error()
-				}
-				return resp.Status + " " + string(body)
-			}
-			want := "200 OK " + greeting
-			if !soon(func() bool {
-				conn, err := l.server.DialContext(context.Background(), "tcp", "["+originAddr6+"]:8080")
-				if err == nil {
-					conn.Close()
-				}
-				return err == nil
-			}) {
-				t.Fatalf("nginx does not listen\n%s", errs.String())
-			}
-			for range 10 {
-				if got := get(); got != want {
-					t.Fatalf("got %q, want %q\n%s", got, want, errs.String())
-				}
-			}
+`, dir, upstream, settings, p.addr)
+	file := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := start(needProgram(t, "nginx"), "-e", "stderr", "-c", file)
+	cmd.Stderr = &p.errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Signal(os.Interrupt) // nginx stops at once
+		cmd.Wait()
+	})
+	if !soon(func() bool {
+		conn, err := p.dial()
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}) {
+		t.Fatalf("nginx does not listen\n%s", p.errs.String())
+	}
+	return p
+}
+
+func (p *nginxProxy) dial() (net.Conn, error) {
+	return p.l.server.DialContext(context.Background(), "tcp", p.addr)
+}
+
+// get returns the status and the body of a page.
+func (p *nginxProxy) get() string {
+	transport := &http.Transport{
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return p.dial() },
+		DisableKeepAlives: true,
+	}
+	resp, err := (&http.Client{Timeout: 10 * time.Second, Transport: transport}).Get("http://" + p.addr + "/")
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return resp.Status + " " + string(body)
+}
+
+// want gets the page so often, and fails the test if it is not what the upstream has.
+func (p *nginxProxy) want(t *testing.T, times int) {
+	t.Helper()
+	const page = "200 OK " + greeting
+	for i := range times {
+		if got := p.get(); got != page {
+			t.Fatalf("request %d: got %q, want %q\n%s", i, got, page, p.errs.String())
+		}
+	}
+}
+
+// TestNginxProxy has nginx answer one request after the other, many at once, and with connections that are kept.
+func TestNginxProxy(t *testing.T) {
+	l := newLab(t)
+	l.tag(t)
+	web := l.listen(serverAddr + ":0")
+	page(t, web)
+	for _, keep := range []string{"", "keepalive 4;"} {
+		t.Run("upstream "+keep, func(t *testing.T) {
+			p := startNginxProxy(t, l, web.Addr().String(), keep, l.under)
+			p.want(t, 10)
 			var running sync.WaitGroup
 			for range 8 {
 				running.Go(func() {
 					for range 10 {
-						if got := get(); got != want {
-							t.Errorf("got %q, want %q\n%s", got, want, errs.String())
+						if got, want := p.get(), "200 OK "+greeting; got != want {
+							t.Errorf("got %q, want %q\n%s", got, want, p.errs.String())
 							return
 						}
 					}
@@ -168,4 +193,36 @@ http {
 			running.Wait()
 		})
 	}
+}
+
+// TestNginxIdleClients has nginx proxy while clients are connected that say nothing: first so many that its sockets have the
+// numbers that upconv uses itself, then thousands, which are all in its epoll set.
+func TestNginxIdleClients(t *testing.T) {
+	needRoot(t)
+	for _, kind := range []string{"bpf", "no bpf"} {
+		t.Run(kind, func(t *testing.T) { nginxIdleClients(t, newCaseWay(t, "netns", kind)) })
+	}
+}
+
+func nginxIdleClients(t *testing.T, w *caseWay) {
+	web := w.listen(serverAddr + ":0")
+	page(t, web)
+	p := startNginxProxy(t, w.lab, web.Addr().String(), "", func(args ...string) *exec.Cmd { return w.upconv(nil, args...) })
+	idle := 0
+	connect := func(clients int) {
+		t.Helper()
+		for ; idle < clients; idle++ {
+			conn, err := p.dial()
+			if err != nil {
+				t.Fatalf("client %d: %v\n%s", idle, err, p.errs.String())
+			}
+			t.Cleanup(func() { conn.Close() })
+		}
+	}
+	for clients := 230; clients < 330; clients++ {
+		connect(clients)
+		p.want(t, 1)
+	}
+	connect(5000)
+	p.want(t, 100)
 }
