@@ -10,8 +10,8 @@
  * N times: socket, connect, close (with a reset, so that no port waits in TIME_WAIT). Prints, in
  * microseconds, the mean of the whole cycle and percentiles of connect(2) alone. "trap" connects a
  * descriptor that does not exist: what it costs that the call is stopped at all. "epoll" registers a
- * non-blocking socket before it connects, and times until it is reported writable. "many" is "tcp" in a
- * process with many other descriptors and an epoll set of many others. "threads" is "tcp" in several threads
+ * non-blocking socket before it connects, and times until it is reported writable. "many" is the same in a
+ * process with many other descriptors, of which the first so many are in its set, but times connect(2) alone. "threads" is "tcp" in several threads
  * at once; the cycle is the time in which one of them gets one done. "names" connects once, and times
  * getpeername(2).
  */
@@ -20,14 +20,14 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 
-static int n, trap, names, set = -1;
+static int n, trap, names, set = -1, many;
 
 static void crowd(int descriptors, int registrations)
 {
 	struct rlimit limit;
 	struct epoll_event event = { .events = EPOLLIN };
-	int other = epoll_create1(EPOLL_CLOEXEC);
 
+	set = epoll_create1(EPOLL_CLOEXEC);
 	getrlimit(RLIMIT_NOFILE, &limit);
 	limit.rlim_cur = limit.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &limit)) {
@@ -36,7 +36,7 @@ static void crowd(int descriptors, int registrations)
 	}
 	for (int i = 0; i < descriptors; i++) {
 		int fd = i < registrations ? eventfd(0, EFD_CLOEXEC) : open("/dev/null", O_RDONLY | O_CLOEXEC);
-		if (fd < 0 || (i < registrations && epoll_ctl(other, EPOLL_CTL_ADD, fd, &event))) {
+		if (fd < 0 || (i < registrations && epoll_ctl(set, EPOLL_CTL_ADD, fd, &event))) {
 			perror("crowd");
 			exit(2);
 		}
@@ -69,6 +69,8 @@ static void *run(void *arg)
 			continue;
 		}
 		int rc = connect(s, &to.any, len);
+		if (many)
+			r->took[i] = now_us() - t;
 		if (set >= 0) {
 			int error = 0;
 			socklen_t size = sizeof error;
@@ -76,7 +78,8 @@ static void *run(void *arg)
 			    !getsockopt(s, SOL_SOCKET, SO_ERROR, &error, &size) && event.events == EPOLLOUT)
 				rc = error;
 		}
-		r->took[i] = now_us() - t;
+		if (!many)
+			r->took[i] = now_us() - t;
 		if (trap)
 			continue;
 		r->failed += rc != 0;
@@ -105,6 +108,7 @@ int main(int argc, char **argv)
 		set = epoll_create1(EPOLL_CLOEXEC);
 	} else if (argc == 7 && !strcmp(argv[1], "many")) {
 		address(argv[4], argv[5]);
+		many = 1;
 		crowd(atoi(argv[2]), atoi(argv[3]));
 	} else if (argc == 6 && !strcmp(argv[1], "threads")) {
 		address(argv[3], argv[4]);
