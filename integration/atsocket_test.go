@@ -70,6 +70,9 @@ func TestSwapAtSocket(t *testing.T) {
 					name += "/by system calls"
 				}
 				t.Run(name, func(t *testing.T) {
+					if c.name == "flags" {
+						needUsers(t) // owners
+					}
 					if c.port == "" {
 						c.port = port
 					}

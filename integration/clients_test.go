@@ -288,6 +288,7 @@ func nginxConf(t *testing.T, addr string) string {
 	dir := t.TempDir()
 	conf := fmt.Sprintf(`daemon off;
 master_process off;
+user root;
 pid %[1]s/pid;
 error_log stderr;
 events {}

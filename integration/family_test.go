@@ -444,6 +444,7 @@ func TestNAT64Postgres(t *testing.T) {
 	if err != nil {
 		skip(t, "needs the user postgres: %v", err)
 	}
+	needUsers(t)
 	dir := filepath.Join(scratch, "postgres")
 	uid, _ := strconv.Atoi(owner.Uid)
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, uid, -1)); err != nil {
@@ -857,6 +858,7 @@ func TestUnixProxy(t *testing.T) {
 	conf := filepath.Join(dir, "nginx.conf")
 	text := fmt.Sprintf(`daemon off;
 master_process off;
+user root;
 pid %[1]s/pid;
 error_log stderr;
 events {}

@@ -27,6 +27,7 @@ var text = strings.Repeat("text of a record that makes answers longer than 512 b
 // dnsmasq starts a DNS server in a namespace, beneath another command line if there is one, and waits until it answers.
 func (n *nat64Lab) dnsmasq(namespace, addr string, beneath []string, args ...string) {
 	n.t.Helper()
+	needUsers(n.t) // it sets its groups
 	line := append(slices.Clone(beneath), needProgram(n.t, "dnsmasq"), "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root",
 		"--pid-file=", "--log-facility=-", "--bind-interfaces", "--local-ttl=3600", "--cache-size=0", "--listen-address="+addr)
 	n.start(namespace, append(line, args...)...)

@@ -390,6 +390,7 @@ one.sendto(b"end", ("127.0.0.1", 8125)); two.sendto(b"end", (sys.argv[1], 8125))
 
 // TestPing pings with an ICMP datagram socket, as an ordinary user, and with a raw one as root.
 func TestPing(t *testing.T) {
+	needUsers(t)
 	u := newUDPLab(t)
 	ping := needProgram(t, "ping")
 	// A copy has no capabilities of the file: a datagram socket is all that it can have.
@@ -416,9 +417,6 @@ func TestPing(t *testing.T) {
 				}
 				t.Run(name+"/"+kind+"/"+route, func(t *testing.T) {
 					u.lab.t = t
-					if kind == "datagram" {
-						needUsers(t)
-					}
 					u.pingGroups(group)
 					args := append([]string{ping}, c.args...)
 					if kind == "datagram" {
