@@ -234,6 +234,74 @@ thread = threading.Thread(target=run); thread.start(); thread.join()`
 	}
 }
 
+// TestPtraceRefused: where a thread that waits for datagrams cannot be made to wait for the socket that another one's send puts in the
+// place of its own, the event says so.
+func TestPtraceRefused(t *testing.T) {
+	u := newUDPLab(t)
+	const program = `
+import os, socket, sys, threading, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("", 0))
+thread = threading.Thread(target=lambda: print(s.recvfrom(100)[0]), daemon=True); thread.start()
+def waits(): return open("/proc/self/task/%d/syscall" % thread.native_id).read().split()[0] == "45" # recvfrom
+while not waits(): time.sleep(0.001)
+s.sendto(b"echo", (sys.argv[1], int(sys.argv[2])))
+if len(sys.argv) == 3: thread.join()
+sys.stdout.flush(); os._exit(0)`
+	for _, c := range []struct {
+		calls string
+		errno unix.Errno
+		noted bool
+	}{
+		{"getcpu", unix.EPERM, false}, {"ptrace", unix.EPERM, true}, {"ptrace,bpf", unix.EPERM, true}, {"ptrace", unix.ENOSYS, true},
+	} {
+		t.Run(c.calls+"/"+unix.ErrnoName(c.errno), func(t *testing.T) {
+			args := slices.Concat(refuse(t, c.calls, c.errno), []string{bin, "run", "--events", "-", "--netns", u.origin, "--via", "netns:" + u.egress, "--",
+				needProgram(t, "python3"), "-c", program, serverAddr, u.port})
+			if c.noted {
+				args = append(args, "it waits on")
+			}
+			code, out := status(t, command(t, args[0], args[1:]...))
+			if code != 0 || strings.Contains(out, `"note":"a thread goes on waiting for the socket from before: ptrace(2) is not permitted"`) != c.noted || !c.noted && !strings.Contains(out, "b'echo") {
+				t.Errorf("exit status %d\n%s", code, out)
+			}
+		})
+	}
+}
+
+// TestUserNamespaceLimit: the sysctl that forbids user namespaces is named, and no container's profile is blamed.
+func TestUserNamespaceLimit(t *testing.T) {
+	needRoot(t)
+	const limited = `echo 0 >/proc/sys/user/max_user_namespaces && shift && exec "$@"` // of the user namespace that it is in
+	for _, c := range []struct{ args, want string }{
+		{"run --isolate -- true", `^upconv: --isolate: a new user namespace: clone: no space left on device: user.max_user_namespaces=0 forbids it: set that to another value, or run upconv as root\n$`},
+		{"doctor", `(?m)^-        user namespaces +.*: user.max_user_namespaces=0 forbids it: set that to another value, or run upconv as root$`},
+	} {
+		args := slices.Concat([]string{"-Ur", "sh", "-c", limited, "sh", "-", needProgram(t, "setpriv"), "--bounding-set=-sys_admin", bin}, strings.Fields(c.args))
+		if _, out := status(t, command(t, needProgram(t, "unshare"), args...)); !regexp.MustCompile(c.want).MatchString(out) {
+			t.Errorf("%s: not %s in\n%s", c.args, c.want, out)
+		}
+	}
+}
+
+// TestHiddenProc mounts /proc so that it does not show others' processes, or nothing but processes: the own ones are served.
+func TestHiddenProc(t *testing.T) {
+	l := newLab(t)
+	l.tag(t)
+	host, port := split(t, l.greet())
+	for _, option := range []string{"hidepid=invisible", "hidepid=ptraceable", "subset=pid"} {
+		for name, user := range map[string][]string{"root": nil, "user": ordinaryUser(t)} {
+			t.Run(option+"/"+name, func(t *testing.T) {
+				mount := []string{needProgram(t, "unshare"), "-m", "sh", "-c", `mount -t proc -o $0 proc /proc && exec "$@"`, option}
+				cmd := l.in(l.egress, slices.Concat(mount, user, []string{bin, "run", "--isolate", "--", static(t, "client_connect.c"), "epoll", host, port})...)
+				cmd.Dir = "/"
+				if got := output(t, cmd); got != greeting {
+					t.Errorf("got %q", got)
+				}
+			})
+		}
+	}
+}
+
 // TestHiddenNamespace: a name that is made where upconv does not see its mount, as in a container that was started before, is told from a
 // file that never was a namespace.
 func TestHiddenNamespace(t *testing.T) {

@@ -444,7 +444,9 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 	}
 	if datagrams && (waited || !w.single() && (was.aside || !witness || copied)) {
 		w.s.receivers.follow(w.s, waitedFor, replacement)
-		w.restartWaiters(c, others, replacement)
+		if !w.restartWaiters(c, others, replacement) {
+			e.add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
+		}
 	}
 	came.handOver() // now that nobody has the port but this one
 	if copied {

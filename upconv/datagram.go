@@ -400,10 +400,14 @@ func (s *Supervisor) openTags() {
 	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {
 		return
 	}
+	s.tags = tagsHidden
 	if fd, err := unix.Open("/proc/cgroups", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
 		s.tags = fd
 	}
 }
+
+// tagsHidden is no descriptor: /proc/cgroups cannot be read, as where /proc is mounted with subset=pid. Then there may be many.
+const tagsHidden = 1 << 30
 
 // tagsFor is for how long what manyTags has found holds. Nobody who moves a program to another cgroup expects it to be in effect
 // for every packet in the same moment.

@@ -19,8 +19,9 @@ import (
 // all anew but those with SO_RCVTIMEO, which are left alone, and of those that wait for several poll(2) and select(2). Threads
 // in epoll_wait(2) need none: their registrations move along.
 //
-// others are the descriptors that were the old socket, too, and replacement is a copy of the new one.
-func (w *worker) restartWaiters(c *call, others []int, replacement int) {
+// others are the descriptors that were the old socket, too, and replacement is a copy of the new one. It reports whether none goes
+// on waiting for the old one.
+func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 	numbers := append(others, c.fd)
 	timed := timeoutOf(replacement, unix.SO_RCVTIMEO) != 0
 	held := w.s.held.threads() // those follow
@@ -34,9 +35,7 @@ func (w *worker) restartWaiters(c *call, others []int, replacement int) {
 			waiting = append(waiting, tid)
 		}
 	}
-	if len(waiting) > 0 {
-		w.s.restartThreads(waiting)
-	}
+	return len(waiting) == 0 || w.s.restartThreads(waiting)
 }
 
 // restartThreads has threads begin their calls anew, as if nothing had been. It reports whether all do.
@@ -50,9 +49,10 @@ func (s *Supervisor) restartThreads(tids []int) (all bool) {
 		for _, tid := range tids {
 			seized, released := s.interrupt(tid)
 			free = free && released
-			if !seized { // it has a tracer
+			if !seized { // it has a tracer, or ptrace(2) is not permitted
 				status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
-				all = err == nil && sendIgnored(tid, status) && all
+				traced := statusField(status, "TracerPid:", 10) != 0
+				all = err == nil && traced && sendIgnored(tid, status) && all
 			}
 		}
 		if free { // else the kernel lets go of them with the end of this thread
