@@ -74,7 +74,7 @@ const (
 // himself. done is true where the call has another outcome: the target may not, or is to be asked.
 func (w *worker) mayConnect(c *call, e *event, sock *socket) (out outcome, done bool) {
 	all := &w.s.restricted
-	if !all.any.Load() || c.permitted == int(e.dst.Port())+1 {
+	if !all.any.Load() || c.permitted == int(e.dst.Port())+1 || !e.dst.IsValid() { // no address with a port
 		return out, false
 	}
 	q := all.take(c.tid)
@@ -85,7 +85,9 @@ func (w *worker) mayConnect(c *call, e *event, sock *socket) (out outcome, done 
 		w.s.events.record(e, q.errno)
 		return answer(q.errno), true
 	case q.port < 0:
-		return w.refuseUnasked(e, "connect(2) says "+errnoName(q.errno)), true
+		e.add(unasked + "connect(2) says " + errnoName(q.errno))
+		w.s.events.record(e, q.errno)
+		return answer(q.errno), true // as natively, unless it is for want of a route for the decoy
 	case q.port == int(e.dst.Port()):
 		c.permitted = q.port + 1
 		return out, false
@@ -114,13 +116,15 @@ func (w *worker) busyCrossed(c *call, fd int) (out outcome, busy, raced bool) {
 	return out, true, connects
 }
 
+const unasked = "a program has restricted itself, and whether that holds here cannot be found out: "
+
 // refuseUnasked refuses a call that the kernel may forbid the target, but cannot be asked about.
 func (w *worker) refuseUnasked(e *event, why string) outcome {
 	return w.s.refuseUnasked(e, why)
 }
 
 func (s *Supervisor) refuseUnasked(e *event, why string) outcome {
-	e.add("a program has restricted itself, and whether that holds here cannot be found out: " + why)
+	e.add(unasked + why)
 	s.events.record(e, unix.EACCES)
 	return answer(unix.EACCES)
 }

@@ -37,7 +37,7 @@ func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
 		// net/unix/af_unix.c.
 		if peer, failed := newSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0); failed == 0 {
 			defer closeFD(peer)
-			if connect(peer, x.path.sa()) == 0 {
+			if x.path.connect(peer) == 0 {
 				var also bool
 				also, errno = w.waitWritable(peer)
 				waited = waited || also
