@@ -302,7 +302,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			e.add("O_ASYNC not carried over: " + errnoName(errno))
 		}
 	}
-	e.held = true
+	e.held = sock.kind == unix.SOCK_STREAM // others have their places by now
 	switch {
 	case c.back:
 		setFlags(replacement, sock.flags)

@@ -892,6 +892,7 @@ func (w *worker) recordSent(e *event, n int) {
 	for _, m := range w.out.messages[1:max(n, 1)] {
 		if _, dst, ok := sendDestination(m.name); ok && dst != e.dst {
 			e.dst, e.decision, e.note = dst, w.decideDatagram(dst), ""
+			e.recorded = false // it was that of another message
 			w.recordSend(e, 0)
 		}
 	}
