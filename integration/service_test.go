@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -177,10 +178,7 @@ func ending(state string) func(*startedService) {
 // upconv and under an ordinary user's.
 func TestService(t *testing.T) {
 	m := newManager(t)
-	probe, err := filepath.Abs("testdata/service_probe.py")
-	if err != nil {
-		t.Fatal(err)
-	}
+	probe := testdata(t, "service_probe.py")
 	type way struct {
 		name  string
 		under []string
@@ -246,3 +244,56 @@ func (s *startedService) run(test serviceTest) string {
 	s.systemctl("stop", s.name+".service", s.name+".socket").Run()
 	return thinks + said
 }
+
+// TestServiceWithoutSystemd starts a command as systemd starts a service, and checks what it finds in its environment and by whom its
+// messages are sent. An ordinary user's upconv cannot send a child's under the child's name, so its own supervisor does.
+func TestServiceWithoutSystemd(t *testing.T) {
+	needUsers(t)
+	start, tell := testdata(t, "service_start.py"), testdata(t, "service_tell.py")
+	const messages = `named ['LISTEN_PID', 'WATCHDOG_PID', 'SYSTEMD_EXEC_PID'] True
+socket 1
+environment []
+main READY=1 STATUS=up []
+main MAINPID=@MAIN X=1 []
+main FDSTORE=1 ['/proc/version', '/dev/null']
+CHILD STATUS=child []
+CHILD BARRIER=1 ['pipe']
+main STOPPING=1 []
+status 0
+`
+	for _, user := range []string{"root", "user"} {
+		for _, kind := range []string{"path", "abstract"} {
+			t.Run(user+"/"+kind, func(t *testing.T) {
+				dir := publicDir(t)
+				address := dir + "/notify"
+				if kind == "abstract" {
+					address = "@" + address
+				}
+				names := []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "WATCHDOG_PID", "WATCHDOG_USEC", "SYSTEMD_EXEC_PID",
+					"MANAGERPID", "NOTIFY_SOCKET", "PATH", "LC_CTYPE"}
+				for how, under := range map[string][]string{"native": nil, "upconv": {bin, "run", "--isolate", "--"}} {
+					line := append([]string{start, address}, under...)
+					cmd := command(t, python, append(line, python, tell, strings.Join(names, ","))...)
+					cmd.Env = []string{"PATH=/usr/bin:/bin"}
+					child := "worker"
+					if user == "user" {
+						asNobody(cmd)
+						if how == "upconv" {
+							child = "upconv"
+						}
+					}
+					out := pipeNumber.ReplaceAllString(output(t, cmd), "pipe")
+					if want := strings.ReplaceAll(messages, "CHILD", child); out != want {
+						t.Errorf("%s:\n%s\nwant:\n%s", how, out, want)
+					}
+					os.Remove(address)
+					if left, _ := os.ReadDir(dir); len(left) > 0 {
+						t.Errorf("%s leaves %v", how, left)
+					}
+				}
+			})
+		}
+	}
+}
+
+var pipeNumber = regexp.MustCompile(`pipe:\[\d+\]`)

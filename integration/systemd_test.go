@@ -54,7 +54,7 @@ const systemd = "/lib/systemd/systemd"
 // newManager prepares a systemd, which starts when its units have been written.
 func newManager(t *testing.T) *manager {
 	t.Helper()
-	needRoot(t)
+	needRealRoot(t, "it starts systemd in a control group")
 	if _, err := os.Stat(systemd); err != nil {
 		skip(t, "needs systemd: %v", err)
 	}

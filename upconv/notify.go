@@ -1,7 +1,6 @@
 package upconv
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -10,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -159,7 +159,7 @@ func newNotifySender() (int, error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 5})
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: int64(notifyPatience / time.Second)})
 	return fd, nil
 }
 
@@ -220,6 +220,7 @@ func (s *speaker) speak(n *notice) {
 	}
 	n.data = n.data[speakerHeader:]
 	n.send(s.socket, &s.to, &sender)
+	unix.Sendto(s.queue.fd, []byte{0}, unix.MSG_NOSIGNAL, nil)
 }
 
 // relay is the supervisor's part: it receives all messages.
@@ -268,9 +269,17 @@ func (r *relay) awaitManager(limit time.Duration) {
 	if err != nil {
 		return
 	}
-	closed := []unix.PollFd{{Fd: int32(ends[0])}}
+	awaitReadable(ends[0], limit)
+}
+
+// notifyPatience is how long systemd, or a front process that is stopped, may hold up one message.
+const notifyPatience = 5 * time.Second
+
+// awaitReadable waits until there is something to read, or the other end is closed, but not longer than limit.
+func awaitReadable(fd int, limit time.Duration) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for deadline := time.Now().Add(limit); ; {
-		if _, err := unix.Poll(closed, int(max(0, time.Until(deadline)).Milliseconds())); err != unix.EINTR {
+		if _, err := unix.Poll(fds, int(max(0, time.Until(deadline)).Milliseconds())); err != unix.EINTR {
 			return
 		}
 	}
@@ -292,7 +301,11 @@ func (r *relay) pass(n *notice) {
 	} else {
 		header := binary.NativeEndian.AppendUint32(nil, n.sender.Uid)
 		n.data = append(binary.NativeEndian.AppendUint32(header, n.sender.Gid), n.data...)
-		err = n.send(r.speaker, nil, nil)
+		if err = n.send(r.speaker, nil, nil); err == nil {
+			// What others send after it must not overtake it.
+			awaitReadable(r.speaker, notifyPatience)
+			unix.Read(r.speaker, make([]byte, 1))
+		}
 	}
 	if err != nil {
 		r.log.Debug("a message to systemd is lost", "pid", n.sender.Pid, "error", err)
@@ -328,20 +341,17 @@ func (r *relay) end() {
 // renameMainPID has a message that says the command to be the service's main process say it of the front process, which systemd
 // can wait for, and which passes on its signals.
 func renameMainPID(message []byte, command, front int) []byte {
-	const mainPID, mainPidfd = "MAINPID=", "MAINPIDFDID="
-	if command == 0 || !bytes.Contains(message, []byte(mainPID+strconv.Itoa(command))) {
+	old, mainPidfd := "MAINPID="+strconv.Itoa(command), "MAINPIDFDID="
+	lines := strings.Split(string(message), "\n")
+	at := slices.Index(lines, old)
+	if command == 0 || at < 0 {
 		return message
 	}
-	var lines []string
-	for line := range strings.SplitSeq(string(message), "\n") {
-		switch {
-		case line == mainPID+strconv.Itoa(command):
-			line = mainPID + strconv.Itoa(front)
-		case strings.HasPrefix(line, mainPidfd): // of the command, too
-			continue
-		}
-		lines = append(lines, line)
+	for ; at >= 0; at = slices.Index(lines, old) {
+		lines[at] = "MAINPID=" + strconv.Itoa(front)
 	}
+	// That was of the command, too.
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasPrefix(line, mainPidfd) })
 	return []byte(strings.Join(lines, "\n"))
 }
 

@@ -63,7 +63,7 @@ what is for 127.0.0.1 arrives at that namespace's own 127.0.0.1. So that is for 
 Without CAP_SYS_ADMIN it is for TCP only.
 
 The exit status is CMD's own; 128+N if signal N ended it; 125 if upconv failed before CMD ran; 126 if
-CMD could not be executed; 127 if it was not found.
+CMD could not be executed; 127 if it was not found. As a service's main process (systemd) upconv ends by signal N itself.
 
 With --config, SIGHUP to upconv reads the file again, and is not passed on to CMD. If something is wrong with the
 file, or it needs what CMD was not started for (a route to another address family, another udp or swapAt), the
