@@ -73,7 +73,7 @@ func serving(s *startedService) {
 
 var serviceTests = []serviceTest{
 	{"ready", nil, []string{"watchdog", "say", `READY=1\nSTATUS=up`, "serve"}, serving},
-	{"not ready", []string{"TimeoutStartSec=300ms"}, []string{"serve"}, (*startedService).start},
+	{"not ready", []string{"TimeoutStartSec=2s"}, []string{"serve"}, (*startedService).start},
 	{"ends before it is ready", nil, []string{"exit", "0"}, (*startedService).start},
 	{"stop", nil, []string{"say", "READY=1", "serve"}, func(s *startedService) {
 		serving(s)
@@ -87,7 +87,7 @@ var serviceTests = []serviceTest{
 		serving(s)
 		s.must("stop", s.name)
 	}},
-	{"stop by another signal", []string{"KillSignal=SIGINT", "TimeoutStopSec=200ms"}, []string{"say", "READY=1", "serve"}, func(s *startedService) {
+	{"stop by another signal", []string{"KillSignal=SIGINT", "TimeoutStopSec=1s"}, []string{"say", "READY=1", "serve"}, func(s *startedService) {
 		serving(s)
 		s.must("stop", s.name)
 	}},
@@ -119,7 +119,7 @@ var serviceTests = []serviceTest{
 	{"restart", []string{"Restart=on-failure", "RestartSec=0", "StartLimitBurst=3"}, []string{"say", "READY=1", "exit", "3"}, ending("failed")},
 	{"last words", nil, []string{"say", "READY=1", "hurry", "STATUS=last", "exit", "0"}, ending("inactive")},
 	{"no restart after SIGTERM", []string{"Restart=on-failure"}, []string{"say", "READY=1", "die", "15"}, ending("inactive")},
-	{"watchdog", []string{"WatchdogSec=200ms"}, []string{"watchdog", "say", "READY=1", "ping", "10", "serve"}, ending("failed")},
+	{"watchdog", []string{"WatchdogSec=500ms"}, []string{"watchdog", "say", "READY=1", "ping", "14", "serve"}, ending("failed")},
 	{"watchdog without a handler", []string{"WatchdogSec=100ms"}, []string{"watchdog", "say", "READY=1", "sleep"}, ending("failed")},
 	{"watchdog triggered", []string{"WatchdogSec=1h"}, []string{"say", "READY=1", "hurry", "WATCHDOG=trigger", "sleep"}, ending("failed")},
 	{"main process alone is heard", nil, []string{"child", "STATUS=child", "say", "READY=1", "serve"}, serving},
