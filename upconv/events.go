@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
 )
 
 // Event is one decision, as one line of JSON. The keys are stable.
@@ -159,7 +161,7 @@ func (e *events) flush(atMost time.Duration) {
 // record queues the event; errno is 0 for "ok". The target must still be waiting for its answer: who
 // it is is read here.
 func (e *events) record(ev *event, errno unix.Errno) {
-	if e == nil || ev.recorded {
+	if e == nil || ev.recorded || errno == seccompx.ERestartSys { // the call is made again then
 		return
 	}
 	if ev.held {
