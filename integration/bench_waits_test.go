@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// benchWaits measures what upconv takes of a processor while calls wait in it and nothing happens, in hundredths. It shows the
-// processor time of what the program itself takes beside that.
+// benchWaits measures what upconv takes of a processor while calls wait in it and nothing happens,
+// in hundredths. It shows the processor time of what the program itself takes beside that.
 func benchWaits(b *testing.B) (figures []figure) {
 	n := newNAT64(b)
 	port, _, _ := n.serveUDP(serverAddr)
@@ -28,7 +28,8 @@ func benchWaits(b *testing.B) (figures []figure) {
 	return figures
 }
 
-// idle has a client's calls wait, and returns what the client and the supervisor take of a processor meanwhile, in hundredths.
+// idle has a client's calls wait, and returns what the client and the supervisor take of a
+// processor meanwhile, in hundredths.
 func (n *nat64Lab) idle(b *testing.B, args ...string) (client, supervisor float64) {
 	const settles, lasts = 5 * time.Second, 10 * time.Second
 	cmd := upconv(b, append([]string{"run", "--netns", n.origin, "--via", "nat64:" + nat64Prefix, "--"}, args...)...)
@@ -48,7 +49,8 @@ func (n *nat64Lab) idle(b *testing.B, args ...string) (client, supervisor float6
 	return 100 * float64(afterOwn-beforeOwn) / float64(lasts), 100 * float64(after-before) / float64(lasts)
 }
 
-// threadsTime returns what the threads of a process have taken of the processors: the first number of /proc/PID/schedstat.
+// threadsTime returns what the threads of a process have taken of the processors: the first number
+// of /proc/PID/schedstat.
 func threadsTime(b *testing.B, pid int) (sum time.Duration) {
 	b.Helper()
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))

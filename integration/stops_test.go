@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStops stops processes, and attaches tracers to threads, that are in a wait of upconv's. What begins anew tells the program
-// nothing; what has a time of the program's says EINTR, as natively.
+// TestStops stops processes, and attaches tracers to threads, that are in a wait of upconv's. What
+// begins anew tells the program nothing; what has a time of the program's says EINTR, as natively.
 func TestStops(t *testing.T) {
 	u := newUDPLab(t)
 	probe := compileC(t, "stops_probe.c", "gcc", "-static", "-pthread")
@@ -63,7 +63,8 @@ func TestStopsNatively(t *testing.T) {
 	}
 }
 
-// TestStopsInShell types Ctrl-Z while a thread waits for a datagram, in a shell on a terminal, and has the program go on.
+// TestStopsInShell types Ctrl-Z while a thread waits for a datagram, in a shell on a terminal, and
+// has the program go on.
 func TestStopsInShell(t *testing.T) {
 	u := newUDPLab(t)
 	for name, wait := range map[string]string{"the only thread": "receive()", "another thread": "threading.Thread(target=receive).start(); threading.Event().wait()"} {
@@ -106,7 +107,8 @@ def receive():
 	}
 }
 
-// programUnder returns the pid of the command that a supervisor has started: its child that is not the canary.
+// programUnder returns the pid of the command that a supervisor has started: its child that is not
+// the canary.
 func programUnder(t testing.TB, supervisor int) (pid int) {
 	t.Helper()
 	eventually(t, "the command", func() bool {
@@ -138,7 +140,8 @@ func waitsInUpconv(t *testing.T, pid int) {
 	})
 }
 
-// TestStopsFrozen freezes a program, by each kind of cgroup that can, while one of its threads waits in upconv.
+// TestStopsFrozen freezes a program, by each kind of cgroup that can, while one of its threads
+// waits in upconv.
 func TestStopsFrozen(t *testing.T) {
 	u := newUDPLab(t)
 	client := compileC(t, "bench_waits.c", "gcc", "-O2", "-static", "-pthread")
@@ -181,7 +184,8 @@ func TestStopsFrozen(t *testing.T) {
 	}
 }
 
-// newCgroup makes a cgroup in the hierarchy that is of a type, or has a controller, for the time of the test; "" where that cannot be.
+// newCgroup makes a cgroup in the hierarchy that is of a type, or has a controller, for the time of
+// the test; "" where that cannot be.
 func newCgroup(t *testing.T, mounted string) (path string) {
 	t.Helper()
 	find := exec.Command("findmnt", "-n", "-o", "TARGET", "-t", mounted)
@@ -200,7 +204,8 @@ func newCgroup(t *testing.T, mounted string) (path string) {
 	return path
 }
 
-// fullBacklog returns the path of a Unix socket that listens and accepts nobody: whoever connects waits.
+// fullBacklog returns the path of a Unix socket that listens and accepts nobody: whoever connects
+// waits.
 func fullBacklog(t *testing.T) (path string) {
 	t.Helper()
 	path = filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))

@@ -5,8 +5,9 @@ import (
 	"testing"
 )
 
-// TestTraced has a thread wait on a UDP socket while another one sends the first datagram through it. The answer comes, also if the
-// program has a tracer, and if it is another process with the same descriptor table that waits.
+// TestTraced has a thread wait on a UDP socket while another one sends the first datagram through
+// it. The answer comes, also if the program has a tracer, and if it is another process with the
+// same descriptor table that waits.
 func TestTraced(t *testing.T) {
 	probe := staticC(t, "traced_probe.c")
 	strace := []string{needProgram(t, "strace"), "-f", "-qq", "-o", "/dev/null"}

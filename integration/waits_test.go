@@ -4,8 +4,8 @@ import (
 	"testing"
 )
 
-// TestSendWithoutPort sends where no port is left for a socket that has none: natively that is EAGAIN at once, and no reason to
-// wait for room, which there is.
+// TestSendWithoutPort sends where no port is left for a socket that has none: natively that is
+// EAGAIN at once, and no reason to wait for room, which there is.
 func TestSendWithoutPort(t *testing.T) {
 	forEachWay(t, func(t *testing.T, w *caseWay) {
 		full := w.egress

@@ -69,7 +69,8 @@ func (a *aside) answer(out outcome) {
 	}
 }
 
-// await waits until something can be received from ready, or until the wait is ended: then it returns what the call says.
+// await waits until something can be received from ready, or until the wait is ended: then it
+// returns what the call says.
 func (i *interruption) await(ready <-chan struct{}) unix.Errno {
 	select {
 	case <-ready:
@@ -79,8 +80,8 @@ func (i *interruption) await(ready <-chan struct{}) unix.Errno {
 	}
 }
 
-// awaitThread takes one of the threads that calls may have. Where something ends the wait of the target's call, it returns what the
-// call says.
+// awaitThread takes one of the threads that calls may have. Where something ends the wait of the
+// target's call, it returns what the call says.
 func (s *Supervisor) awaitThread(c *call) unix.Errno {
 	stop := newInterruption()
 	held := heldCall{s: s, id: c.id, tid: c.tid, end: stop.end}

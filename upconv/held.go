@@ -11,8 +11,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
-// heldCall is a call that upconv itself waits for. The kernel ends its wait for the answer at nothing but a fatal signal
-// (WAIT_KILLABLE_RECV). So upconv looks for what a native wait would end at: signals, stops, tracers.
+// heldCall is a call that upconv itself waits for. The kernel ends its wait for the answer at
+// nothing but a fatal signal (WAIT_KILLABLE_RECV). So upconv looks for what a native wait would end
+// at: signals, stops, tracers.
 type heldCall struct {
 	s     *Supervisor
 	id    uint64 // of the notification
@@ -34,8 +35,9 @@ type heldCall struct {
 	forced time.Time // when it was last begun anew without a sign
 }
 
-// heldCalls are all of them. One look goes over those that are due. A call is looked at less often the longer it waits, and all
-// of them together only as often as that takes hardly any of the machine's time.
+// heldCalls are all of them. One look goes over those that are due. A call is looked at less often
+// the longer it waits, and all of them together only as often as that takes hardly any of the
+// machine's time.
 type heldCalls struct {
 	mu       sync.Mutex
 	calls    map[*heldCall]struct{}
@@ -371,7 +373,8 @@ func (round *lookRound) process(h *heldCall, seen *signs) *processLook {
 	return p
 }
 
-// settle ends one call of each process that a signal has been left for. The kernel chooses the first thread before others.
+// settle ends one call of each process that a signal has been left for. The kernel chooses the
+// first thread before others.
 func (round *lookRound) settle(torn []*heldCall) {
 	pids := map[int]*heldCall{}
 	for _, h := range torn {
@@ -385,8 +388,9 @@ func (round *lookRound) settle(torn []*heldCall) {
 	}
 }
 
-// restartForced has a held call begin anew although it is not certain that its thread has a signal to take: a tracer's
-// interruption sees to it that the kernel understands ERESTARTSYS. Where that is not permitted the program is told EINTR.
+// restartForced has a held call begin anew although it is not certain that its thread has a signal
+// to take: a tracer's interruption sees to it that the kernel understands ERESTARTSYS. Where that
+// is not permitted the program is told EINTR.
 func (s *Supervisor) restartForced(h *heldCall) {
 	go func() {
 		if !s.restartThreads([]int{h.tid}) {

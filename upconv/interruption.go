@@ -44,14 +44,15 @@ func (i *interruption) happened() unix.Errno {
 	return i.errno
 }
 
-// How long a system call waits at most before it is looked whether the wait has ended: the signal may come too early for it.
+// How long a system call waits at most before it is looked whether the wait has ended: the signal
+// may come too early for it.
 const (
 	shortSlice = 5 * time.Millisecond
 	longSlice  = 250 * time.Millisecond
 )
 
-// during makes a system call that waits for up to a slice, which the caller must double each time. It returns what has ended the
-// wait, or 0. The goroutine must be locked to its thread.
+// during makes a system call that waits for up to a slice, which the caller must double each time.
+// It returns what has ended the wait, or 0. The goroutine must be locked to its thread.
 func (i *interruption) during(do func()) unix.Errno {
 	i.mu.Lock()
 	i.thread = unix.Gettid()
@@ -75,8 +76,8 @@ func restart(timed bool) unix.Errno {
 	return seccompx.ERestartSys
 }
 
-// signalsIn reads in a proc_pid_status(5) text whether a signal is waiting for the thread: own, certainly for it; any, for it or for
-// another thread of its process.
+// signalsIn reads in a proc_pid_status(5) text whether a signal is waiting for the thread: own,
+// certainly for it; any, for it or for another thread of its process.
 func signalsIn(status []byte) (own, any bool) {
 	blocked := statusField(status, "SigBlk:", 16)
 	own = statusField(status, "SigPnd:", 16)&^blocked != 0
@@ -90,8 +91,8 @@ func signalsIn(status []byte) (own, any bool) {
 // fewThreads is how many are looked at to find out whom a signal is for.
 const fewThreads = 64
 
-// onlyTaker reports whether a pending signal of a process can be for no other thread than this one: all others block it. status is
-// proc_pid_status(5) of this one, nil if it has not been read.
+// onlyTaker reports whether a pending signal of a process can be for no other thread than this one:
+// all others block it. status is proc_pid_status(5) of this one, nil if it has not been read.
 func onlyTaker(tid, pid int, status []byte) bool {
 	tasks := "/proc/" + strconv.Itoa(pid) + "/task/"
 	if status == nil {

@@ -11,8 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// receivers are the calls that wait for a datagram, as many as there may be. One goroutine waits for all of their sockets, in
-// an epoll set of its own, and receives for them. (The runtime's poller takes only files that are O_NONBLOCK, which these must not become: they are the program's.)
+// receivers are the calls that wait for a datagram, as many as there may be. One goroutine waits
+// for all of their sockets, in an epoll set of its own, and receives for them. (The runtime's
+// poller takes only files that are O_NONBLOCK, which these must not become: they are the
+// program's.)
 type receivers struct {
 	mu      sync.Mutex
 	epfd    int                  // the set; 0: not made yet

@@ -14,13 +14,14 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// restartWaiters has the threads that wait in a call on a descriptor of the target's begin that call anew, when another socket
-// has taken its place: they would wait for the old one for ever. Of the calls that wait for one descriptor the kernel begins
-// all anew but those with SO_RCVTIMEO, which are left alone, and of those that wait for several poll(2) and select(2). Threads
-// in epoll_wait(2) need none: their registrations move along.
+// restartWaiters has the threads that wait in a call on a descriptor of the target's begin that
+// call anew, when another socket has taken its place: they would wait for the old one for ever. Of
+// the calls that wait for one descriptor the kernel begins all anew but those with SO_RCVTIMEO,
+// which are left alone, and of those that wait for several poll(2) and select(2). Threads in
+// epoll_wait(2) need none: their registrations move along.
 //
-// others are the descriptors that were the old socket, too, and replacement is a copy of the new one. It reports whether none goes
-// on waiting for the old one.
+// others are the descriptors that were the old socket, too, and replacement is a copy of the new
+// one. It reports whether none goes on waiting for the old one.
 func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 	numbers := append(others, c.fd)
 	timed := timeoutOf(replacement, unix.SO_RCVTIMEO) != 0
@@ -38,7 +39,8 @@ func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 	return len(waiting) == 0 || w.s.restartThreads(waiting)
 }
 
-// restartThreads has threads begin their calls anew, as if nothing had been. It reports whether all do.
+// restartThreads has threads begin their calls anew, as if nothing had been. It reports whether all
+// do.
 func (s *Supervisor) restartThreads(tids []int) (all bool) {
 	done := make(chan struct{})
 	go func() {
@@ -63,10 +65,11 @@ func (s *Supervisor) restartThreads(tids []int) (all bool) {
 	return all
 }
 
-// waitsFor reports whether a thread is in a call, one that can be begun anew, that is about one of some descriptors or about several.
-// timed is whether receiving from them ends after a time.
+// waitsFor reports whether a thread is in a call, one that can be begun anew, that is about one of
+// some descriptors or about several. timed is whether receiving from them ends after a time.
 func waitsFor(tid int, fds []int, timed bool) bool {
-	// "NR ARG0 ... ARG5 SP PC", in hexadecimal but for the first, or "running": proc_pid_syscall(5).
+	// "NR ARG0 ... ARG5 SP PC", in hexadecimal but for the first, or "running":
+	// proc_pid_syscall(5).
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/syscall")
 	if err != nil {
 		return false
@@ -105,8 +108,9 @@ func waitsFor(tid int, fds []int, timed bool) bool {
 	return !timed && slices.Contains(fds, int(int32(first)))
 }
 
-// waitingCall returns the name of the call that a thread waits in, given the numbers of its proc_pid_syscall(5). That does not say of
-// which architecture it is. But a 32-bit program has its stack and its code where their addresses are that short.
+// waitingCall returns the name of the call that a thread waits in, given the numbers of its
+// proc_pid_syscall(5). That does not say of which architecture it is. But a 32-bit program has its
+// stack and its code where their addresses are that short.
 func waitingCall(tid int, values [9]uint64) string {
 	arches := seccompx.NativeArches()
 	arch := arches[0]
@@ -129,13 +133,14 @@ func is32Bit(tid int) bool {
 	return err == nil && ident[4] == 1 // ELFCLASS32
 }
 
-// maxStopping is how long to wait until a thread has stopped, at most. One that has begun a call meanwhile that upconv handles does
-// not stop before that is answered, and the answer may be waiting for the caller.
+// maxStopping is how long to wait until a thread has stopped, at most. One that has begun a call
+// meanwhile that upconv handles does not stop before that is answered, and the answer may be
+// waiting for the caller.
 const maxStopping = 20 * time.Millisecond
 
-// interrupt makes a thread begin its call anew, by a tracer's interruption (ptrace(2), PTRACE_INTERRUPT). seized is false where
-// that is not permitted, or somebody else traces it. released is false if the thread is still traced, by the caller's thread,
-// which must end soon.
+// interrupt makes a thread begin its call anew, by a tracer's interruption (ptrace(2),
+// PTRACE_INTERRUPT). seized is false where that is not permitted, or somebody else traces it.
+// released is false if the thread is still traced, by the caller's thread, which must end soon.
 func (s *Supervisor) interrupt(tid int) (seized, released bool) {
 	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
 		return false, true
@@ -156,9 +161,10 @@ func (s *Supervisor) interrupt(tid int) (seized, released bool) {
 	return true, false
 }
 
-// sendIgnored sends a thread that has a tracer, and whose proc_pid_status(5) is given, a signal that it ignores. The kernel drops
-// such signals, but not if there is a tracer who may want to know: then calls that wait begin anew when the tracer has let the
-// thread go on. It reports whether there is such a signal.
+// sendIgnored sends a thread that has a tracer, and whose proc_pid_status(5) is given, a signal
+// that it ignores. The kernel drops such signals, but not if there is a tracer who may want to
+// know: then calls that wait begin anew when the tracer has let the thread go on. It reports
+// whether there is such a signal.
 func sendIgnored(tid int, status []byte) bool {
 	blocked, caught := statusField(status, "SigBlk:", 16), statusField(status, "SigCgt:", 16)
 	for _, sig := range []unix.Signal{unix.SIGURG, unix.SIGWINCH, unix.SIGCHLD} { // signal(7): ignored unless it is caught

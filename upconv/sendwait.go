@@ -8,8 +8,9 @@ import (
 
 // Sends that wait until there is room, as long as the program would.
 
-// lacksPort reports whether EAGAIN, which a send with the socket fd has said, is for want of a port and not of room: who waits
-// would wait for ever, and natively nobody does. See inet_autobind in net/ipv4/af_inet.c.
+// lacksPort reports whether EAGAIN, which a send with the socket fd has said, is for want of a port
+// and not of room: who waits would wait for ever, and natively nobody does. See inet_autobind in
+// net/ipv4/af_inet.c.
 func lacksPort(fd int, onUnix bool) bool {
 	if onUnix {
 		return false
@@ -18,11 +19,13 @@ func lacksPort(fd int, onUnix bool) bool {
 	return typeOf(fd) == unix.SOCK_DGRAM && s.readName(fd) && s.port() == 0
 }
 
-// maxFutile is how often in a row a send may say EAGAIN though there is room. It does if others take that in between. If it goes on
-// doing so there is another reason, for which the kernel would not wait.
+// maxFutile is how often in a row a send may say EAGAIN though there is room. It does if others
+// take that in between. If it goes on doing so there is another reason, for which the kernel would
+// not wait.
 const maxFutile = 100
 
-// waitToSend waits until the socket fd may have room. x is not nil if it is one of another family. It holds up its thread.
+// waitToSend waits until the socket fd may have room. x is not nil if it is one of another family.
+// It holds up its thread.
 func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
 	if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); w.sendDeadline.IsZero() {
 		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
@@ -33,8 +36,8 @@ func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
 	}
 	waited, errno := w.waitWritable(fd)
 	if errno == 0 && x != nil && x.family() == unix.AF_UNIX && x.path.length > 0 {
-		// It tells of its own room. That of the peer is told by a socket that is connected to it: unix_dgram_poll in
-		// net/unix/af_unix.c.
+		// It tells of its own room. That of the peer is told by a socket that is connected to it:
+		// unix_dgram_poll in net/unix/af_unix.c.
 		if peer, failed := newSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0); failed == 0 {
 			defer closeFD(peer)
 			if x.path.connect(peer) == 0 {

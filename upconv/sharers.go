@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tableSharers returns the other processes that have the descriptor table of a thread (clone(2), CLONE_FILES without
-// CLONE_THREAD). threads is how many its own process has.
+// tableSharers returns the other processes that have the descriptor table of a thread (clone(2),
+// CLONE_FILES without CLONE_THREAD). threads is how many its own process has.
 func (w *worker) tableSharers(tid, threads int) (pids []int) {
 	if !w.sighted {
 		return sharingRelatives(tid)
@@ -22,8 +22,8 @@ func (w *worker) tableSharers(tid, threads int) (pids []int) {
 	return slices.DeleteFunc(numbersIn("/proc"), func(pid int) bool { return pid == own || !shareTable(tid, pid) })
 }
 
-// sharingRelatives looks for such processes among the parents and the children of those that it knows. To look at all processes
-// takes long, and hardly any process shares its table.
+// sharingRelatives looks for such processes among the parents and the children of those that it
+// knows. To look at all processes takes long, and hardly any process shares its table.
 func sharingRelatives(tid int) (pids []int) {
 	seen := []int{threadGroup(tid)}
 	for next := 0; next < len(seen); next++ {

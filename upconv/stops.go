@@ -9,11 +9,13 @@ import (
 	"sync"
 )
 
-// Stops leave no pending signal to see in a thread that waits for upconv's answer. But the kernel has told the thread of them, as it
-// does of a signal, and understands ERESTARTSYS (signal_wake_up in kernel/signal.c), also if the stop is over by then.
+// Stops leave no pending signal to see in a thread that waits for upconv's answer. But the kernel
+// has told the thread of them, as it does of a signal, and understands ERESTARTSYS (signal_wake_up
+// in kernel/signal.c), also if the stop is over by then.
 
-// groupStopped reports whether a process of several threads is being stopped (SIGSTOP, SIGTSTP): one of its threads has taken the
-// signal, and all that upconv does not hold have stopped or are about to. held are those that it does.
+// groupStopped reports whether a process of several threads is being stopped (SIGSTOP, SIGTSTP):
+// one of its threads has taken the signal, and all that upconv does not hold have stopped or are
+// about to. held are those that it does.
 func groupStopped(pid int, held map[int]bool) bool {
 	if !held[pid] {
 		switch state := stateOf(pid, pid); state {
@@ -44,8 +46,8 @@ func stateOf(pid, tid int) byte {
 	return 0
 }
 
-// freezers are where the hierarchies of cgroups are mounted that can freeze processes: of version 2, and of the freezer of version 1.
-// "" stands for none.
+// freezers are where the hierarchies of cgroups are mounted that can freeze processes: of version
+// 2, and of the freezer of version 1. "" stands for none.
 var freezers = sync.OnceValue(func() (mounts struct{ v2, v1 string }) {
 	text, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(text)) {
@@ -65,7 +67,8 @@ var freezers = sync.OnceValue(func() (mounts struct{ v2, v1 string }) {
 	return mounts
 })
 
-// inFrozenCgroup reports whether a thread is in a cgroup that is, or is being, frozen; onlyV1: in one of version 1.
+// inFrozenCgroup reports whether a thread is in a cgroup that is, or is being, frozen; onlyV1: in
+// one of version 1.
 func inFrozenCgroup(tid int, onlyV1 bool) bool {
 	mounts := freezers()
 	if onlyV1 {
@@ -94,7 +97,8 @@ func inFrozenCgroup(tid int, onlyV1 bool) bool {
 	return false
 }
 
-// frozenV2 reports whether a cgroup or one that it is in is to be frozen: Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze.
+// frozenV2 reports whether a cgroup or one that it is in is to be frozen:
+// Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze.
 func frozenV2(root, path string) bool {
 	for path != "" && path != "/" {
 		value, _ := os.ReadFile(root + path + "/cgroup.freeze")

@@ -128,7 +128,8 @@ func (w *worker) patient(c *call, flags int) bool {
 	return flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)
 }
 
-// waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread: the wait is the kernel's own.
+// waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread: the
+// wait is the kernel's own.
 func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno unix.Errno) {
 	var before unix.Timeval
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))

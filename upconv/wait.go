@@ -9,8 +9,8 @@ import (
 )
 
 // wait is a blocking connect(2) that upconv itself waits for, because the kernel's own wait would
-// end differently from a native one: that of a socket with SO_SNDTIMEO, whose expiry says EINPROGRESS, or that of
-// a program that may have restricted itself, see restricted.go.
+// end differently from a native one: that of a socket with SO_SNDTIMEO, whose expiry says
+// EINPROGRESS, or that of a program that may have restricted itself, see restricted.go.
 //
 // It runs on a goroutine of its own and holds no worker and no thread.
 type wait struct {

@@ -1,7 +1,8 @@
-// bench_waits WAIT ADDR PORT COUNT: has COUNT threads wait, and says "waiting" when all are about to.
+// bench_waits WAIT ADDR PORT COUNT: has COUNT threads wait, and says "waiting" when all are about
+// to.
 //
-// WAIT is "receive" (recvfrom(2) with an address, on sockets that have sent to ADDR) or "connect" (connect(2) to ADDR, with
-// SO_SNDTIMEO). The program ends with its standard input.
+// WAIT is "receive" (recvfrom(2) with an address, on sockets that have sent to ADDR) or "connect"
+// (connect(2) to ADDR, with SO_SNDTIMEO). The program ends with its standard input.
 #include <arpa/inet.h>
 #include <pthread.h>
 #include <stdio.h>

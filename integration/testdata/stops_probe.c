@@ -1,11 +1,14 @@
-// stops_probe WAIT ADDR PORT ROUNDS: stops a process, and attaches a tracer to one of its threads, while that is in a wait.
+// stops_probe WAIT ADDR PORT ROUNDS: stops a process, and attaches a tracer to one of its threads,
+// while that is in a wait.
 //
-// WAIT is what the thread does: "receive" (recvfrom(2) with an address, on a socket that has sent to ADDR), "timed" (the same with
-// SO_RCVTIMEO), "all" (all threads of the process receive), "connect" (connect(2) to ADDR) "sndtimeo" (the same with SO_SNDTIMEO)
-// or "send" (sendto(2) to ADDR until that waits).
+// WAIT is what the thread does: "receive" (recvfrom(2) with an address, on a socket that has sent
+// to ADDR), "timed" (the same with SO_RCVTIMEO), "all" (all threads of the process receive),
+// "connect" (connect(2) to ADDR) "sndtimeo" (the same with SO_SNDTIMEO) or "send" (sendto(2) to
+// ADDR until that waits).
 //
-// Prints "stopped N, longest M ms" and "traced N, longest M ms" for as many of ROUNDS as have come to pass, each errno that a call of the
-// thread has returned ("errno 4"), and for "receive" "answered" when the thread has received an answer at the end.
+// Prints "stopped N, longest M ms" and "traced N, longest M ms" for as many of ROUNDS as have come
+// to pass, each errno that a call of the thread has returned ("errno 4"), and for "receive"
+// "answered" when the thread has received an answer at the end.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

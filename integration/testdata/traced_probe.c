@@ -1,7 +1,9 @@
-// traced_probe WAIT WHO ADDR PORT: one thread waits on a UDP socket, and another one sends its first datagram through it.
+// traced_probe WAIT WHO ADDR PORT: one thread waits on a UDP socket, and another one sends its
+// first datagram through it.
 //
-// WAIT is how it waits: recvfrom, recvmsg, read, poll, select or epoll. WHO is "thread", or "process" for one with the same
-// descriptor table (CLONE_FILES). Prints "received N" with the length of the answer, or "nothing".
+// WAIT is how it waits: recvfrom, recvmsg, read, poll, select or epoll. WHO is "thread", or
+// "process" for one with the same descriptor table (CLONE_FILES). Prints "received N" with the
+// length of the answer, or "nothing".
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <fcntl.h>

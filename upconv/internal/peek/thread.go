@@ -28,8 +28,9 @@ const (
 	threadBegan   = ctxUID
 )
 
-// jobInterrupts are the bits of task_struct.jobctl that a thread leaves a call for (linux/sched/jobctl.h, the same since Linux 5.2):
-// JOBCTL_STOP_PENDING, JOBCTL_TRAP_STOP, JOBCTL_TRAP_NOTIFY, JOBCTL_TRAP_FREEZE.
+// jobInterrupts are the bits of task_struct.jobctl that a thread leaves a call for
+// (linux/sched/jobctl.h, the same since Linux 5.2): JOBCTL_STOP_PENDING, JOBCTL_TRAP_STOP,
+// JOBCTL_TRAP_NOTIFY, JOBCTL_TRAP_FREEZE.
 const jobInterrupts = 1<<17 | 1<<19 | 1<<20 | 1<<23
 
 const exiting = 4 // PF_EXITING, linux/sched.h
@@ -91,7 +92,8 @@ func (w *writer) function(name string) uint32 {
 	return id
 }
 
-// LookAtThread looks at a thread of this process's pid namespace. It returns ESRCH where there is none.
+// LookAtThread looks at a thread of this process's pid namespace. It returns ESRCH where there is
+// none.
 func (p *Peeker) LookAtThread(tid int, thread *Thread) unix.Errno {
 	var ctx [ctxSize]byte
 	order := binary.NativeEndian
