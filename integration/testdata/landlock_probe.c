@@ -63,6 +63,14 @@ static void restrictTo(unsigned long long access, int port)
 
 static void restrictConnect(void) { restrictTo(LANDLOCK_ACCESS_NET_CONNECT_TCP, allowed); }
 
+// drop closes a socket without leaving its port in TIME_WAIT, where the next one could need it.
+static void drop(int fd)
+{
+	struct linger now = {1, 0};
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+	close(fd);
+}
+
 static const char *name(int result) { return result < 0 ? strerrorname_np(errno) : "ok"; }
 
 // aim fills in the address of a port, IPv4-mapped for AF_INET6, and returns its length.
@@ -117,8 +125,8 @@ static int reach(const char *who, int family, int type, int port)
 
 static void both(const char *who)
 {
-	close(reach(who, AF_INET, 0, denied));
-	close(reach(who, AF_INET, 0, allowed));
+	drop(reach(who, AF_INET, 0, denied));
+	drop(reach(who, AF_INET, 0, allowed));
 }
 
 // plain does not restrict itself.
@@ -130,14 +138,14 @@ static void fresh(void)
 	restrictConnect();
 	for (int family = 0; family < 2; family++)
 		for (int type = 0; type < 2; type++) {
-			close(reach("fresh", family ? AF_INET6 : AF_INET, type ? SOCK_NONBLOCK : 0, allowed));
-			close(reach("fresh", family ? AF_INET6 : AF_INET, type ? SOCK_NONBLOCK : 0, denied));
+			drop(reach("fresh", family ? AF_INET6 : AF_INET, type ? SOCK_NONBLOCK : 0, allowed));
+			drop(reach("fresh", family ? AF_INET6 : AF_INET, type ? SOCK_NONBLOCK : 0, denied));
 		}
 	int fd = reach("the same socket", AF_INET, 0, denied);
 	printf("once more: %s\n", name(connectTo(fd, AF_INET, denied)));
 	printf("then the allowed port: %s\n", name(connectTo(fd, AF_INET, allowed)));
 	printf("and again: %s\n", name(connectTo(fd, AF_INET, allowed)));
-	close(fd);
+	drop(fd);
 	for (int fd = 3; fd < 40; fd++)
 		if (fcntl(fd, F_GETFD) >= 0)
 			printf("descriptor %d is open\n", fd);
@@ -158,8 +166,8 @@ static void after(void)
 	printf("disconnected: %s\n", name(connect(before, &none, sizeof none)));
 	printf("connected to the denied port: %s\n", name(connectTo(before, AF_INET, denied)));
 	printf("connected to the allowed port: %s\n", name(connectTo(before, AF_INET, allowed)));
-	close(before);
-	close(idle);
+	drop(before);
+	drop(idle);
 }
 
 static void *inThread(void *run)
@@ -260,7 +268,7 @@ static void opens(void)
 				     : sendmmsg(fd, &m, 1, MSG_FASTOPEN);
 		printf("%s with MSG_FASTOPEN, %s port: %s\n", i / 2 == 0 ? "sendto" : i / 2 == 1 ? "sendmsg" : "sendmmsg",
 		       i & 1 ? "denied" : "allowed", name(n));
-		close(fd);
+		drop(fd);
 	}
 }
 
@@ -274,7 +282,7 @@ static void binds(void)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
 		printf("bind to the %s port: %s\n", i ? "allowed" : "denied", name(bind(fd, (void *)&own, sizeof own)));
 		printf("connect: %s\n", name(connectTo(fd, AF_INET, denied)));
-		close(fd);
+		drop(fd);
 	}
 }
 
@@ -293,9 +301,9 @@ static void own(void)
 	for (int i = 0; i < 2; i++) {
 		int fd = socket(AF_INET, SOCK_STREAM, 0);
 		printf("the program's own server: %s\n", name(connect(fd, (void *)&here, sizeof here)));
-		close(fd);
+		drop(fd);
 	}
-	close(reached);
+	drop(reached);
 }
 
 static struct sockaddr_storage flipped;
@@ -324,7 +332,7 @@ static void race(void)
 		int fd = socket(AF_INET, SOCK_STREAM, 0);
 		int result = connect(fd, (void *)&flipped, length);
 		counts[result == 0 ? 0 : errno == EACCES ? 1 : 2]++;
-		close(fd);
+		drop(fd);
 	}
 	stop = 1;
 	pthread_join(thread, NULL);
@@ -353,7 +361,7 @@ static void signals(void)
 			fprintf(stderr, "port %d: %s\n", port, name(result));
 			bad++;
 		}
-		close(fd);
+		drop(fd);
 	}
 	setitimer(ITIMER_REAL, &never, NULL);
 	sigprocmask(SIG_SETMASK, NULL, &now);
@@ -381,7 +389,7 @@ static void stops(void)
 			int result = connectTo(fd, AF_INET, i ? denied : allowed);
 			if (i ? result == 0 || errno != EACCES : result)
 				fprintf(stderr, "port %d: %s\n", i ? denied : allowed, name(result)), counts[i]++;
-			close(fd);
+			drop(fd);
 		}
 	printf("something else than usual: %d, %d\n", counts[0], counts[1]);
 }
@@ -393,7 +401,7 @@ static void multipath(void)
 	for (int i = 0; i < 2; i++) {
 		int fd = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP);
 		printf("MPTCP, %s port: %s\n", i ? "denied" : "allowed", name(connectTo(fd, AF_INET, i ? denied : allowed)));
-		close(fd);
+		drop(fd);
 	}
 }
 
