@@ -22,6 +22,7 @@ import (
 // demoDir makes a directory that every user can reach, with a copy of upconv in it.
 func demoDir(t *testing.T) (dir, exe string) {
 	t.Helper()
+	needRoot(t)
 	dir, err := os.MkdirTemp("", "upconv-demo-")
 	if err != nil {
 		t.Fatal(err)
