@@ -143,7 +143,7 @@ func TestBadInput(t *testing.T) {
 		{name: "empty namespace", flags: append(via, "--netns", ""), say: []string{"--netns"}},
 
 		{name: "may not enter the namespace", user: true, flags: []string{"--netns", l.origin, "--via", "netns:host"}, say: []string{"CAP_SYS_ADMIN", "root", "--isolate"}},
-		{name: "may not enter the egress", user: true, flags: []string{"--via", "netns:" + l.egress}, say: []string{l.egress, "CAP_SYS_ADMIN"}},
+		{name: "may not enter the egress", user: true, flags: []string{"--via", "netns:" + l.egress}, say: []string{l.egress, "CAP_SYS_ADMIN", "run upconv as root; in a container, add --cap-add SYS_ADMIN"}},
 		{name: "may not enter either", user: true, flags: []string{"--netns", l.origin, "--via", "netns:" + l.egress}, say: []string{"CAP_SYS_ADMIN"}},
 		{name: "may not look into a process", user: true, flags: []string{"--via", "netns:/proc/1/ns/net"}, say: []string{"/proc/1/ns/net", "permission denied"}},
 

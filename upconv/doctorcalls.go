@@ -1,7 +1,6 @@
 package upconv
 
 import (
-	"errors"
 	"fmt"
 	"syscall"
 	"unsafe"
@@ -165,8 +164,8 @@ func checkSights(err error) Check {
 	case !isRefusal(err):
 	case !privileged:
 		c.Cost += "; it takes CAP_BPF and CAP_PERFMON (docker run --cap-add BPF --cap-add PERFMON)"
-	case errors.Is(err, unix.EPERM):
-		c.Cost += "; a seccomp filter refuses bpf(2), or the kernel is locked down"
+	default:
+		c.Cost += "; a seccomp filter refuses bpf(2) (podman run --cap-add SYS_ADMIN), or the kernel is locked down"
 	}
 	return c
 }
