@@ -79,6 +79,8 @@ var sockopts = []sockopt{
 	// The C library sets the first on every socket that it asks for names with, and Go the second on every one for datagrams.
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR, label: "IP_RECVERR", always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_BROADCAST, label: "SO_BROADCAST", always: true},
+	// Name servers and QUIC set it on every socket that they ask a question with.
+	{level: unix.IPPROTO_IP, name: unix.IP_MTU_DISCOVER, label: "IP_MTU_DISCOVER", always: true, blind: true},
 	{level: unix.IPPROTO_UDP, name: udpCork, label: "UDP_CORK", always: true},
 	{level: unix.IPPROTO_UDP, name: udpNoCheck6TX, label: "UDP_NO_CHECK6_TX", always: true},
 	{level: unix.IPPROTO_UDP, name: udpNoCheck6RX, label: "UDP_NO_CHECK6_RX", always: true},
@@ -129,7 +131,6 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVOPTS, label: "IP_RECVOPTS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RETOPTS, label: "IP_RETOPTS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_PKTINFO, label: "IP_PKTINFO"},
-	{level: unix.IPPROTO_IP, name: unix.IP_MTU_DISCOVER, label: "IP_MTU_DISCOVER"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVTTL, label: "IP_RECVTTL"},
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVTOS, label: "IP_RECVTOS"},
 	{level: unix.IPPROTO_IP, name: unix.IP_FREEBIND, label: "IP_FREEBIND"},

@@ -145,6 +145,7 @@ var common = []field{
 	{of: "sock", path: "sk_filter", size: 8},
 	{of: "inet_sock", path: "tos", size: 1},
 	{of: "inet_sock", path: "uc_ttl", size: 2},
+	{of: "inet_sock", path: "pmtudisc", size: 1},
 	{of: "inet_sock", path: "inet_flags", size: 8},
 }
 
