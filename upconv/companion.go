@@ -40,6 +40,7 @@ type companions struct {
 	// inbox is an epoll set of the sockets that are kept and whose datagrams can be handed on.
 	inbox *pollSet
 	kept  map[int32]*group  // by the descriptor in inbox
+	ports map[uint16]int    // how many of the kept have a port; 0 stands for any
 	raw   map[uint64]outlet // by namespace
 
 	// arriving are the sockets, by their cookies, that are being put into the place of others: these may become their companions.
@@ -71,7 +72,8 @@ type companion struct {
 	place place
 	// source returns who a datagram that has come for it is from, as the program is told it; nil: as it stands.
 	source func(unix.Sockaddr) netip.AddrPort
-	beside bool // it was used while the one in use was connected: what has come for it is for nobody
+	port   uint16 // that it had when it was kept; 0: none yet
+	beside bool   // it was used while the one in use was connected: what has come for it is for nobody
 }
 
 // place is where a datagram socket is: a namespace, by its cookie, or that it is one of another family than the program's.
@@ -167,7 +169,11 @@ func bindRules() []seccompx.Rule {
 // bind handles a stopped bind(2).
 func (w *worker) bind(c *call) outcome {
 	w.s.receivers.leave(c)
-	w.s.companions.sweep()
+	if w.s.companions.any() {
+		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
+		readMemory(c.tid, c.args[1], sa[:])
+		w.s.companions.freePort(sa[:])
+	}
 	if w.s.needs.atSocket() || w.s.needs.netns {
 		return w.bindAtSocket(c)
 	}
@@ -212,7 +218,7 @@ func (k *companions) take(old int, at place) (fd int, ok bool) {
 	for i, c := range g.kept {
 		if c.place == at {
 			g.kept = append(g.kept[:i], g.kept[i+1:]...)
-			k.release(c.fd)
+			k.release(&c)
 			if c.beside {
 				discard(c.fd)
 			}
@@ -233,10 +239,20 @@ func discard(fd int) {
 	}
 }
 
-// release forgets a kept descriptor, which is the caller's then.
-func (k *companions) release(fd int) {
-	unix.EpollCtl(k.inbox.fd, unix.EPOLL_CTL_DEL, fd, nil)
-	delete(k.kept, int32(fd))
+// makeRoom looks for companions of closed sockets where there can be no more.
+func (k *companions) makeRoom() {
+	if k.count >= k.most {
+		k.sweepLocked()
+	}
+}
+
+// release forgets a companion, whose descriptor is the caller's then.
+func (k *companions) release(c *companion) {
+	unix.EpollCtl(k.inbox.fd, unix.EPOLL_CTL_DEL, c.fd, nil)
+	delete(k.kept, int32(c.fd))
+	if k.ports[c.port]--; k.ports[c.port] == 0 {
+		delete(k.ports, c.port)
+	}
 	k.count--
 }
 
@@ -252,6 +268,7 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 			return
 		}
 	}
+	k.makeRoom()
 	before := cookieOf(old)
 	g := k.groups[before]
 	if g == nil {
@@ -272,7 +289,7 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 	if other := k.groups[cookieOf(current)]; other != nil { // of another process, which shares it
 		for _, c := range other.kept {
 			if c.place == was.place || slices.ContainsFunc(g.kept, func(own companion) bool { return own.place == c.place }) {
-				k.release(c.fd)
+				k.release(&c)
 				closeFD(c.fd)
 			} else {
 				g.kept = append(g.kept, c)
@@ -327,8 +344,13 @@ func (k *companions) add(g *group, c companion) bool {
 		closeFD(c.fd)
 		return false
 	}
+	var name socket
+	if name.readName(c.fd) && isInet(name.domain) {
+		c.port = name.port()
+	}
 	g.kept = append(g.kept, c)
 	k.count++
+	k.ports[c.port]++
 	k.kept[int32(c.fd)] = g
 	return true
 }
@@ -342,6 +364,7 @@ func (k *companions) keepBeside(current, fd int, at place) {
 		closeFD(fd)
 		return
 	}
+	k.makeRoom()
 	g := k.groups[cookieOf(current)]
 	if g == nil {
 		k.lastID++
@@ -384,7 +407,7 @@ func (k *companions) open() bool {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
 		k.most = int(min(maxCompanions, limit.Cur/2))
 	}
-	k.groups, k.kept, k.raw = map[uint64]*group{}, map[int32]*group{}, map[uint64]outlet{}
+	k.groups, k.kept, k.raw, k.ports = map[uint64]*group{}, map[int32]*group{}, map[uint64]outlet{}, map[uint16]int{}
 	go k.handOn()
 	go func() {
 		for range time.Tick(sweeping) {
@@ -398,6 +421,34 @@ func (k *companions) open() bool {
 func (k *companions) sweep() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.sweepLocked()
+}
+
+// freePort is sweep for a bind(2), with sa the beginning of its address, if a companion may have its port. To
+// look at all of them for every port takes long where many ask name servers, each from a port of its own.
+func (k *companions) freePort(sa []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.mayHave(sa) {
+		k.sweepLocked()
+	}
+}
+
+// mayHave reports whether a companion may have the port of an address. The caller holds mu.
+func (k *companions) mayHave(sa []byte) bool {
+	port := binary.BigEndian.Uint16(sa[2:])
+	return len(k.groups) > 0 && (port == 0 || k.ports[port] > 0 || k.ports[0] > 0)
+}
+
+// any reports whether there are companions.
+func (k *companions) any() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.groups) > 0
+}
+
+// sweepLocked is sweep for who holds mu.
+func (k *companions) sweepLocked() {
 	if len(k.groups) == 0 {
 		return
 	}
@@ -416,7 +467,7 @@ func (k *companions) sweep() {
 			continue
 		}
 		for _, c := range g.kept {
-			k.release(c.fd)
+			k.release(&c)
 			closeFD(c.fd)
 		}
 		delete(k.groups, cookie)

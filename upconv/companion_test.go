@@ -41,6 +41,38 @@ func TestCompanionsOfTwo(t *testing.T) {
 	}
 }
 
+// A bind(2) to the port of a companion whose socket is closed finds the port free; to others it looks at no companion.
+func TestCompanionsFreePort(t *testing.T) {
+	var k companions
+	var sockets [2]int // the one in use, and its companion
+	for i := range sockets {
+		var errno unix.Errno
+		if sockets[i], errno = newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0); errno != 0 {
+			t.Fatal(errno)
+		}
+	}
+	if errno := bind(sockets[1], anyName(sockets[1])); errno != 0 {
+		t.Fatal(errno)
+	}
+	var name socket
+	name.readName(sockets[1])
+	k.keep(companion{fd: sockets[1], place: 1}, sockets[0], false)
+	closeFD(sockets[0])
+	k.mu.Lock() // or the sweep that comes by itself may be first
+	defer k.mu.Unlock()
+	other := name.name
+	other[2] ^= 0x80
+	if k.mayHave(other[:]) {
+		t.Error("another port is taken for that of a companion")
+	}
+	if !k.mayHave(name.name[:]) {
+		t.Error("the port of a companion is taken for another one")
+	}
+	if k.sweepLocked(); k.mayHave(name.name[:]) || k.count != 0 || len(k.ports) != 0 {
+		t.Errorf("%d companions and %d ports are kept", k.count, len(k.ports))
+	}
+}
+
 // TestCompanionsInTurn has two sockets take each other's place again and again, under other numbers each time: of the one in use alone
 // upconv is told when it is closed, and once.
 func TestCompanionsInTurn(t *testing.T) {
