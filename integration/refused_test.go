@@ -286,6 +286,7 @@ func TestUserNamespaceLimit(t *testing.T) {
 
 // TestHiddenProc mounts /proc so that it does not show others' processes, or nothing but processes: the own ones are served.
 func TestHiddenProc(t *testing.T) {
+	needRealRoot(t, "it mounts /proc")
 	l := newLab(t)
 	l.tag(t)
 	host, port := split(t, l.greet())

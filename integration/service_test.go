@@ -264,6 +264,9 @@ status 0
 	for _, user := range []string{"root", "user"} {
 		for _, kind := range []string{"path", "abstract"} {
 			t.Run(user+"/"+kind, func(t *testing.T) {
+				if user == "root" {
+					needRealRoot(t, "it sends credentials of others")
+				}
 				dir := publicDir(t)
 				address := dir + "/notify"
 				if kind == "abstract" {
