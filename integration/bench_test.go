@@ -437,7 +437,7 @@ func benchThroughput(b *testing.B, l *lab, rounds int) figure {
 }
 
 // waitFor reads until a text comes.
-func waitFor(b *testing.B, r io.Reader, text string) {
+func waitFor(b testing.TB, r io.Reader, text string) {
 	b.Helper()
 	var seen []byte
 	buf := make([]byte, 512)
@@ -496,7 +496,7 @@ func benchMemory(b *testing.B, l *lab) figure {
 	return figure{What: "resident memory of the supervisor, one idle target (MB)", Value: ours, Unit: "MB", Bound: 20, Upconv: ours}
 }
 
-func residentMB(b *testing.B, pid int) float64 {
+func residentMB(b testing.TB, pid int) float64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		b.Fatal(err)

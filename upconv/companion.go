@@ -161,7 +161,7 @@ const (
 )
 
 // bindRules stop bind(2), so that the port of a companion, or of a socket that a receiver waits for, is free when the program has closed
-// its socket, or has been killed.
+// its socket, or has been killed; and that the port of a stream that has left the origin is not, see ports.
 func bindRules() []seccompx.Rule {
 	return append([]seccompx.Rule{notify("bind", low(2).AtLeast(sizeofSockaddrIn))}, socketcallRules(sysBind)...)
 }
@@ -173,6 +173,9 @@ func (w *worker) bind(c *call) outcome {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
 		readMemory(c.tid, c.args[1], sa[:])
 		w.s.companions.freePort(sa[:])
+	}
+	if w.collides(c) {
+		return answer(unix.EADDRINUSE)
 	}
 	if w.s.needs.atSocket() || w.s.needs.netns {
 		return w.bindAtSocket(c)

@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"math"
-	"net/netip"
 	"strconv"
 	"time"
 	"unsafe"
@@ -242,6 +241,12 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
+	leaves := w.leaves(sock, egress, x)
+	if leaves {
+		if out, ok := w.depart(c, sock, w.to(egress, x), replacement); !ok {
+			return out, false
+		}
+	}
 	places, lost := w.registrations(c, old)
 	defer w.closeSets()
 	if lost != "" {
@@ -253,6 +258,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if !ok {
 		if witness {
 			w.acquit(old)
+		}
+		if leaves {
+			w.s.ports.stays(sock.port(), w.to(egress, x))
 		}
 		return out, raced
 	}
@@ -271,6 +279,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	if errno := w.install(c, c.fd, replacement, cloexec); errno != 0 {
 		if witness {
 			w.acquit(old)
+		}
+		if leaves {
+			w.s.ports.stays(sock.port(), w.to(egress, x))
 		}
 		if errno == unix.ENOENT || errno == unix.ESRCH {
 			return carryOn, false // the target is gone; nobody will read the answer
@@ -376,10 +387,10 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 	}
 	switch errno := w.carry(e, from, fd, sock, x, kept); {
 	case errno == 0:
-	case x != nil:
+	case x != nil && errno != unix.EADDRINUSE && errno != unix.EACCES:
 		return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false, false
-	default:
-		e.add("the port cannot be had in the egress")
+	default: // the program's error, natively one of bind(2)
+		e.add("port " + strconv.Itoa(int(sock.port())) + " cannot be had in the egress")
 		w.s.events.record(e, errno)
 		return -1, answer(errno), false, false
 	}
@@ -522,41 +533,6 @@ func shutdownOf(fd int) uint8 {
 	return 0
 }
 
-// bindOver binds the new socket as the old one is bound.
-func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
-	chosen := w.sighted && !w.sight.BoundPort
-	if e.c.resets {
-		if !chosen { // as after a native disconnection, which keeps the port that the program has chosen
-			sock.bindAgain(replacement, false)
-		}
-		return 0
-	}
-	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
-		sock.bindAgain(replacement, chosen)
-		return 0
-	}
-	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie, chosen)
-	if sock.yields(e, errno, " in the egress") {
-		clear(sock.name[2:4])
-		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie, false)
-	}
-	if errno == 0 && anywhere && w.s.events != nil {
-		addr, _ := netip.AddrFromSlice(sock.address())
-		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
-	}
-	return errno
-}
-
-// yields reports whether a port that is taken, as errno says, is done without: a send does not fail for want of a port. where is for
-// the event.
-func (s *socket) yields(e *event, errno unix.Errno, where string) bool {
-	if errno != unix.EADDRINUSE || s.kind != unix.SOCK_DGRAM {
-		return false
-	}
-	e.add("from another port: " + strconv.Itoa(int(s.port())) + " is taken" + where)
-	return true
-}
-
 // carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as for swap.
 func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
 	switch {
@@ -580,6 +556,7 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	if kept {
 		return 0
 	}
+	sock.chosen = sock.kind == unix.SOCK_STREAM && w.portChosen(sock) // of datagrams, old itself has the port
 	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
 }
 
@@ -607,11 +584,17 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	waits := sock.flags&unix.O_NONBLOCK == 0
 	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
 		out := w.open(c, fd, sa)
+		if sock.bound {
+			w.noteConnection(e, fd, sock, sa)
+		}
 		setFlags(fd, sock.flags)
 		w.s.events.record(e, underWay(out.errno))
 		return out
 	}
 	errno := connect(fd, sa)
+	if sock.bound {
+		w.noteConnection(e, fd, sock, sa)
+	}
 	if !waits {
 		setFlags(fd, sock.flags)
 		w.s.events.record(e, underWay(errno))

@@ -290,37 +290,6 @@ func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.E
 	return x.pass.putOn6(to)
 }
 
-// bind binds the socket to, if it is an AF_INET6 one, as the program has bound its own: to the port, if there is one.
-func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix.Errno {
-	if !sock.bound || sock.netns != origin && sock.kind == unix.SOCK_STREAM || x.family() == unix.AF_UNIX { // see bindLike
-		return 0
-	}
-	name := [sizeofSockaddrIn6]byte{}
-	binary.NativeEndian.PutUint16(name[:], unix.AF_INET6)
-	binary.BigEndian.PutUint16(name[2:], sock.port())
-	if addr, _ := netip.AddrFromSlice(sock.address()); addr.Is6() && !addr.Is4In6() {
-		copy(name[8:24], sock.address())
-	} else if !addr.Unmap().IsUnspecified() {
-		e.add("bound to any address: " + addr.Unmap().String() + " is an IPv4 one")
-	}
-	if sock.port() == 0 && allZero(name[8:24]) {
-		return 0
-	}
-	if sock.domain == unix.AF_INET && sock.kind == unix.SOCK_STREAM {
-		one := int32(1) // the port of the AF_INET6 socket then has nothing to do with that of the old one
-		setsockopt(to, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
-	}
-	errno := bind(to, name[:])
-	if errno == unix.EADDRINUSE && sock.netns == origin {
-		errno = bindBeside(old, to, name[:])
-	}
-	if sock.yields(e, errno, "") { // a port that a Unix socket was said to have can be anybody's
-		clear(name[2:4])
-		errno = bind(to, name[:])
-	}
-	return errno
-}
-
 // mappedOption is an IPv4 option that has a counterpart of IPv6, which is what then has an effect. An AF_INET6
 // socket takes the IPv4 one too, so that a program reads what it has set.
 type mappedOption struct {

@@ -20,8 +20,8 @@ const (
 //
 // Where sockets are swapped or destinations refused, sends with MSG_FASTOPEN are stopped too: they connect. Where sockets are
 // swapped, so are some more calls: epoll_create(2), to know who has epoll sets, unless upconv sees whether a socket is in one
-// (see sight.go); and, only to know that it is done at all, the setting of socket options that hardly any program sets (see
-// optionsUsed), and landlock_restrict_self(2) (see restricted.go).
+// (see sight.go); bind(2), for a port may be one that has left (see ports.go); and, only to know that it is done at all, the setting
+// of socket options that hardly any program sets (see optionsUsed), and landlock_restrict_self(2) (see restricted.go).
 //
 // Sends of datagrams to an address are stopped if the policy has routes for them; receiving them, only if some of those are to
 // another address family.
@@ -53,9 +53,6 @@ func filter(n needs) seccompx.Filter {
 	if n.sends {
 		f.Rules = append(f.Rules, sendRules()...)
 	}
-	if n.swaps && n.sends || n.receives { // else there are neither companions nor receivers that wait
-		f.Rules = append(f.Rules, bindRules()...)
-	}
 	if n.crosses() {
 		f.Rules = append(f.Rules, crossingRules(n)...)
 		f.Rules = append(f.Rules, receiveRules(n, n.receives)...)
@@ -63,7 +60,8 @@ func filter(n needs) seccompx.Filter {
 	if n.swaps || n.rejects {
 		f.Rules = append(f.Rules, fastOpenRules()...)
 	}
-	if n.swaps {
+	if n.swaps { // else there are neither ports that have left, nor companions, nor receivers that wait
+		f.Rules = append(f.Rules, bindRules()...)
 		f.Rules = append(f.Rules, swapRules(n)...)
 		if !n.sees {
 			f.Rules = append(f.Rules, seccompx.Rule{Syscalls: []string{"epoll_create", "epoll_create1"}, Do: seccompx.UserNotify})

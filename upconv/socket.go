@@ -24,6 +24,8 @@ type socket struct {
 	name    [sizeofSockaddrIn6]byte
 	nameLen uint32
 	bound   bool
+	// chosen is whether the kernel has chosen its port, and nobody has asked for it; see worker.portChosen.
+	chosen bool
 	// connected is whether a datagram socket was when it was moved.
 	connected bool
 	// headers is whether it is a raw one that sends with IP headers of the program's making.
@@ -98,106 +100,12 @@ func addressIn(domain int, name *[sizeofSockaddrIn6]byte) []byte {
 	return name[4:8] // sin_addr
 }
 
-// bindLike binds the socket to as s, of which old is a copy, is bound. An address that the egress does not
-// have becomes any address, which is reported; the port is kept. chosen is true where the kernel has chosen the port: it
-// is then given up when a connect fails.
-func (s *socket) bindLike(old, to int, origin uint64, chosen bool) (anywhere bool, errno unix.Errno) {
-	// A stream that has been swapped before has a port of the kernel's choice, which means nothing now. That of datagrams is the
-	// same whomever they are for.
-	if !s.bound || s.netns != origin && s.kind == unix.SOCK_STREAM {
-		return false, 0
-	}
-	name := s.name
-	if chosen && s.port() != 0 && s.bindChosen(to) {
-		return false, 0
-	}
-	errno = bind(to, name[:s.nameLen])
-	if errno == unix.EADDRNOTAVAIL {
-		clear(addressIn(s.domain, &name))
-		anywhere = true
-		if s.port() == 0 {
-			return true, 0
-		}
-		errno = bind(to, name[:s.nameLen])
-	}
-	if errno == unix.EADDRINUSE && s.port() != 0 && sameNetns(old, to) {
-		// The port is taken by the old socket itself.
-		errno = bindBeside(old, to, name[:s.nameLen])
-	}
-	return anywhere, errno
-}
-
-// bindAgain binds the socket to to the port that s has, which is one of an egress: the program may know it. If somebody has it where
-// to is, that gets another one. chosen is as for bindLike.
-func (s *socket) bindAgain(to int, chosen bool) {
-	if s.port() == 0 || chosen && s.bindChosen(to) {
-		return
-	}
-	name := s.name
-	clear(addressIn(s.domain, &name))
-	bind(to, name[:s.nameLen])
-}
-
-// resume has a socket that was kept be in use again, in the place of s: with no peer, and with its port. The kernel takes a port that it has
-// chosen itself from who is disconnected, see __udp_disconnect in net/ipv4/udp.c. One that was not used before it was put aside has none
-// yet.
-func (s *socket) resume(kept int) {
-	var was socket
-	switch {
-	case !was.readName(kept):
-	case was.port() == 0:
-		s.bindAgain(kept, true)
-	case isConnected(kept):
-		disconnect(kept)
-		was.bindAgain(kept, true)
-	}
-}
-
-// bindChosen has the kernel choose the port that s has, out of a range of one (ip(7), IP_LOCAL_PORT_RANGE, Linux 6.3).
-func (s *socket) bindChosen(to int) bool {
-	var before uint32
-	one := uint32(s.port())<<16 | uint32(s.port())
-	if getsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4) != 0 ||
-		setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&one), 4) != 0 {
-		return false
-	}
-	name := s.name
-	name[2], name[3] = 0, 0 // sin_port
-	errno := bind(to, name[:s.nameLen])
-	setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4)
-	return errno == 0
-}
-
-// bindBeside binds the socket to to a name that old has and is about to lose.
-func bindBeside(old, to int, name []byte) unix.Errno {
-	var before, beforeOld int32
-	one := int32(1)
-	getsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
-	getsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
-	for _, fd := range []int{old, to} {
-		if errno := setsockopt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&one), 4); errno != 0 {
-			return errno
-		}
-	}
-	errno := bind(to, name)
-	setsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
-	if errno != 0 {
-		setsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
-	}
-	return errno
-}
-
 func sameNetns(a, b int) bool { return netnsCookie(a) == netnsCookie(b) }
 
 // netnsCookie returns SO_NETNS_COOKIE, 0 for what is not a socket.
 func netnsCookie(fd int) (cookie uint64) {
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&cookie), 8)
 	return cookie
-}
-
-func bind(fd int, sa []byte) unix.Errno {
-	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
-	return errno
 }
 
 // socket makes a non-blocking socket in the egress; the caller owns it.

@@ -285,6 +285,7 @@ func (p *process) launch(events *os.File) (err error) {
 		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 		if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) { // with options that somebody may have set
 			s.used.setAll()
+			s.ports.noteAsked(fd)
 		}
 	}
 

@@ -50,6 +50,7 @@ type Supervisor struct {
 	moving     [16]sync.Mutex // held while a datagram socket is moved, by its inode
 	moves      atomic.Uint64  // how many have been
 	companions companions
+	ports      ports
 	tags       int                          // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
 	sends      [256]atomic.Pointer[sendKey] // see recordSend
 

@@ -1,0 +1,218 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A new socket is bound as the program has bound its own. A port that the program has asked for
+// must be that one. For one that the kernel has chosen in the origin (bind(2) to port 0), another
+// will do where it is taken: the choice that counts is the egress's.
+
+// portChosen reports whether the kernel has chosen the port of a socket.
+func (w *worker) portChosen(sock *socket) bool {
+	if w.sighted && sock.proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
+		return !w.sight.BoundPort
+	}
+	return !w.s.ports.asked.has(sock.port())
+}
+
+// bindOver binds the new socket as the old one is bound.
+func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
+	sock.chosen = w.portChosen(sock)
+	if e.c.resets {
+		if !sock.chosen { // as after a native disconnection, which keeps the port that was asked for
+			sock.bindAgain(replacement)
+		}
+		return 0
+	}
+	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
+		sock.bindAgain(replacement)
+		return 0
+	}
+	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie)
+	if sock.yields(e, errno, " in the egress") {
+		clear(sock.name[2:4])
+		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie)
+	}
+	if errno != 0 || w.s.events == nil {
+		return errno
+	}
+	if anywhere {
+		addr, _ := netip.AddrFromSlice(sock.address())
+		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
+	}
+	if now := (socket{}); sock.chosen && sock.port() != 0 && now.readName(replacement) && now.port() != sock.port() {
+		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is not one that the egress chooses from")
+	}
+	return 0
+}
+
+// yields reports whether a port that is taken, as errno says, is done without: a send does not fail
+// for want of a port, nor does a connect(2) for want of one that nobody has asked for. where is for
+// the event.
+func (s *socket) yields(e *event, errno unix.Errno, where string) bool {
+	if errno != unix.EADDRINUSE || s.kind == unix.SOCK_STREAM && !s.chosen {
+		return false
+	}
+	e.add("from another port: " + strconv.Itoa(int(s.port())) + " is taken" + where)
+	return true
+}
+
+// bindLike binds the socket to as s, of which old is a copy, is bound. An address that the egress
+// does not have becomes any address, which is reported; the port is kept.
+func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix.Errno) {
+	// A stream that has been swapped before may have a port of the kernel's choice, which means
+	// nothing now. That of datagrams is the same whomever they are for.
+	if !s.bound || s.netns != origin && s.kind == unix.SOCK_STREAM && s.chosen {
+		return false, 0
+	}
+	name := s.name
+	errno = s.bindTo(old, to, name[:s.nameLen])
+	if errno != unix.EADDRNOTAVAIL {
+		return false, errno
+	}
+	clear(addressIn(s.domain, &name))
+	if s.port() == 0 {
+		return true, 0
+	}
+	return true, s.bindTo(old, to, name[:s.nameLen])
+}
+
+// bindTo binds the socket to to a name with the port of s, of which old is a copy.
+func (s *socket) bindTo(old, to int, name []byte) unix.Errno {
+	switch {
+	case s.port() == 0 && s.kind == unix.SOCK_STREAM:
+		return bindAddress(to, name)
+	case s.port() != 0 && s.chosen:
+		if errno := bindChosen(to, name); errno != unix.ENOPROTOOPT && (errno != unix.EADDRINUSE || !sameNetns(old, to)) {
+			return errno
+		}
+	}
+	errno := bind(to, name)
+	if errno == unix.EADDRINUSE && s.port() != 0 && sameNetns(old, to) {
+		// The port is taken by the old socket itself.
+		errno = bindBeside(old, to, name)
+	}
+	return errno
+}
+
+// bindAgain binds the socket to to the port that s has, which is one of an egress: the program may
+// know it. If somebody has it where to is, that gets another one.
+func (s *socket) bindAgain(to int) {
+	name := s.name
+	if s.port() == 0 || s.chosen && bindChosen(to, name[:s.nameLen]) == 0 {
+		return
+	}
+	clear(addressIn(s.domain, &name))
+	bind(to, name[:s.nameLen])
+}
+
+// resume has a socket that was kept be in use again, in the place of s: with no peer, and with its
+// port. The kernel takes a port that it has chosen itself from who is disconnected, see
+// __udp_disconnect in net/ipv4/udp.c. One that was not used before it was put aside has none yet.
+func (s *socket) resume(kept int) {
+	var was socket
+	switch {
+	case !was.readName(kept):
+	case was.port() == 0:
+		s.chosen = true
+		s.bindAgain(kept)
+	case isConnected(kept):
+		disconnect(kept)
+		was.chosen = true
+		was.bindAgain(kept)
+	}
+}
+
+// bind binds the socket to, if it is an AF_INET6 one, as the program has bound its own: to the
+// port, if there is one.
+func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix.Errno {
+	if !sock.bound || sock.netns != origin && sock.kind == unix.SOCK_STREAM && sock.chosen || x.family() == unix.AF_UNIX { // see bindLike
+		return 0
+	}
+	name := [sizeofSockaddrIn6]byte{}
+	binary.NativeEndian.PutUint16(name[:], unix.AF_INET6)
+	binary.BigEndian.PutUint16(name[2:], sock.port())
+	if addr, _ := netip.AddrFromSlice(sock.address()); addr.Is6() && !addr.Is4In6() {
+		copy(name[8:24], sock.address())
+	} else if !addr.Unmap().IsUnspecified() {
+		e.add("bound to any address: " + addr.Unmap().String() + " is an IPv4 one")
+	}
+	if sock.port() == 0 && allZero(name[8:24]) {
+		return 0
+	}
+	if sock.domain == unix.AF_INET && sock.kind == unix.SOCK_STREAM {
+		one := int32(1) // the port of the AF_INET6 socket then has nothing to do with that of the old one
+		setsockopt(to, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
+	}
+	errno := sock.bindTo(old, to, name[:])
+	if sock.yields(e, errno, "") { // a port that a Unix socket was said to have can be anybody's
+		clear(name[2:4])
+		clear(sock.name[2:4])
+		errno = sock.bindTo(old, to, name[:])
+	}
+	return errno
+}
+
+// bindChosen binds a socket to a name, and has the kernel choose its port out of a range of one
+// (ip(7), IP_LOCAL_PORT_RANGE, Linux 6.3): so it is given up when a connect fails. A port that is
+// not in the range of the namespace becomes another one.
+func bindChosen(to int, name []byte) unix.Errno {
+	var before uint32
+	port := uint32(binary.BigEndian.Uint16(name[2:]))
+	one := port<<16 | port
+	if errno := getsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4); errno != 0 {
+		return errno
+	}
+	if errno := setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&one), 4); errno != 0 {
+		return errno
+	}
+	var any [sizeofSockaddrIn6]byte
+	length := copy(any[:], name)
+	clear(any[2:4])
+	errno := bind(to, any[:length])
+	setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4)
+	return errno
+}
+
+// bindAddress binds a stream to the address of a name, whose port is 0. It gets a port when it is
+// connected, one that need be free for that peer alone. For bind(2) itself one that another
+// connection has yet, in TIME_WAIT say, would be taken.
+func bindAddress(to int, name []byte) unix.Errno {
+	var before int32
+	one := int32(1)
+	getsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&before), 4)
+	setsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4)
+	errno := bind(to, name)
+	setsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&before), 4)
+	return errno
+}
+
+// bindBeside binds the socket to to a name that old has and is about to lose.
+func bindBeside(old, to int, name []byte) unix.Errno {
+	var before, beforeOld int32
+	one := int32(1)
+	getsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
+	getsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
+	for _, fd := range []int{old, to} {
+		if errno := setsockopt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&one), 4); errno != 0 {
+			return errno
+		}
+	}
+	errno := bind(to, name)
+	setsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
+	if errno != 0 {
+		setsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
+	}
+	return errno
+}
+
+func bind(fd int, sa []byte) unix.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
+	return errno
+}

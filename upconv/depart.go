@@ -1,0 +1,196 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What bind(2) says of a port that a stream of the program's has taken along to an egress. See
+// ports for what is remembered of it.
+
+// leaves reports whether a port leaves the origin in a swap, whose arguments these are.
+func (w *worker) leaves(sock *socket, egress *egress, x *crossing) bool {
+	if sock.kind != unix.SOCK_STREAM || sock.port() == 0 {
+		return false
+	}
+	return egress != nil && egress.cookie != w.s.origin.cookie || x != nil && x.family() == unix.AF_INET6
+}
+
+// depart is for a stream whose port leaves the origin, before replacement, which has it in the
+// egress, is put into its place. Another thread that is about to ask the kernel for the port
+// must not get it; so that is waited for. That is rare, and no worker waits: where ok is false, out
+// is what becomes of the call.
+//
+// As long as the old socket is the target's, it holds the port in the origin.
+func (w *worker) depart(c *call, sock *socket, to place, replacement int) (out outcome, ok bool) {
+	p, port := &w.s.ports, sock.port()
+	p.put(port, departure{to: to, moving: true})
+	p.goesOn(c.tid)
+	for p.isContended(c.tid, port) {
+		if !w.alone {
+			p.stays(port, to)
+			w.closeNow(replacement)
+			return w.s.aside(c, (*worker).connect), false
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
+	return out, true
+}
+
+// noteConnection is for a bound stream, of which fd is a copy, that has just begun to connect to
+// sa.
+func (w *worker) noteConnection(e *event, fd int, sock *socket, sa []byte) {
+	var now socket
+	d := departure{to: onInet6}
+	switch route := e.decision.Route; route.Kind {
+	case Netns:
+		d.to = place(w.s.egressOf(route).cookie)
+	case NAT64, Inet6:
+	default:
+		return
+	}
+	if d.to == place(w.s.origin.cookie) || !now.readName(fd) {
+		return
+	}
+	if port := sock.port(); port != 0 && port != now.port() { // the kernel has chosen another one
+		w.s.ports.stays(port, d.to)
+	}
+	if now.port() == 0 {
+		return // it has failed
+	}
+	var peer [sizeofSockaddrIn6]byte
+	copy(peer[:], sa)
+	d.cookie, d.inet6 = cookieOf(fd), now.domain == unix.AF_INET6
+	d.local, d.peer = mappedIn(now.domain, &now.name), mappedIn(int(binary.NativeEndian.Uint16(sa)), &peer)
+	d.peerPort, d.zone = binary.BigEndian.Uint16(sa[2:]), binary.NativeEndian.Uint32(peer[24:])
+	w.s.ports.put(now.port(), d)
+}
+
+// mappedIn returns the IP address within a struct sockaddr_in or sockaddr_in6. An IPv4 address
+// becomes an IPv4-mapped one.
+func mappedIn(domain int, name *[sizeofSockaddrIn6]byte) [16]byte {
+	addr, _ := netip.AddrFromSlice(addressIn(domain, name))
+	return addr.As16()
+}
+
+// collides reports whether the port that a stopped bind(2) asks for is one that another socket has
+// taken along to an egress. Whatever else is wrong with the call the kernel says.
+func (w *worker) collides(c *call) bool {
+	length := uint32(c.args[2])
+	if length < sizeofSockaddrIn || length > sizeofSockaddrStorage {
+		return false
+	}
+	var name [sizeofSockaddrIn6]byte
+	if readMemory(c.tid, c.args[1], name[:min(length, sizeofSockaddrIn6)]) != 0 {
+		return false
+	}
+	family, port := int(binary.NativeEndian.Uint16(name[:])), binary.BigEndian.Uint16(name[2:])
+	if port == 0 || family != unix.AF_INET && family != unix.AF_INET6 && family != unix.AF_UNSPEC {
+		return false
+	}
+	p := &w.s.ports
+	d, gone := p.ask(c.tid, port)
+	if !gone {
+		return false
+	}
+	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	if errno != 0 {
+		return false
+	}
+	defer closeFD(fd)
+	w.sighted = false
+	sock := &w.socketInfo
+	if !examine(fd, sock) || sock.bound || sock.netns != w.s.origin.cookie && !w.s.inEgress(sock.netns) || !w.mayBind(sock.domain, &name) {
+		return false
+	}
+	connected := d.moving || w.isConnectedYet(c, port, &d)
+	switch {
+	case w.isTaken(c, fd, sock, &d, &name):
+		if connected || w.isBoundYet(c, port, &d) {
+			return true
+		}
+	case connected: // which allows others beside it
+		return false
+	}
+	p.forget(port, d)
+	return false
+}
+
+// mayBind reports whether a socket of a family can be bound to a name, and whether IPv4 sockets
+// compete for that.
+func (w *worker) mayBind(domain int, name *[sizeofSockaddrIn6]byte) bool {
+	family := int(binary.NativeEndian.Uint16(name[:]))
+	full, _ := netip.AddrFromSlice(addressIn(domain, name))
+	addr := full.Unmap()
+	switch {
+	case domain == unix.AF_INET && (family == unix.AF_INET || family == unix.AF_UNSPEC && addr.IsUnspecified()):
+	case domain == unix.AF_INET6 && family == unix.AF_INET6 && (addr.Is4() || addr.IsUnspecified()):
+	default:
+		return false
+	}
+	return addr.IsUnspecified() || addr.IsLoopback() || w.s.origin.assigned(addr)
+}
+
+// isTaken reports whether a socket, of which fd is a copy, could not be bound to a name where a
+// departure has led.
+func (w *worker) isTaken(c *call, fd int, sock *socket, d *departure, name *[sizeofSockaddrIn6]byte) bool {
+	probe, errno := w.socketAt(c, d.to, sock.domain)
+	if errno != 0 {
+		return false
+	}
+	defer closeFD(probe)
+	reuses := []struct{ level, option int }{{unix.SOL_SOCKET, unix.SO_REUSEADDR}, {unix.SOL_SOCKET, unix.SO_REUSEPORT}, {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}}
+	for _, o := range reuses {
+		var value int32
+		if getsockopt(fd, o.level, o.option, unsafe.Pointer(&value), 4) == 0 && value != 0 {
+			setsockopt(probe, o.level, o.option, unsafe.Pointer(&value), 4)
+		}
+	}
+	w.copyInode(fd, probe) // sockets share a port with SO_REUSEPORT if they are one user's
+	length := sizeofSockaddrIn6
+	if sock.domain == unix.AF_INET {
+		length = sizeofSockaddrIn
+	}
+	if d.to == onInet6 {
+		if addr, _ := netip.AddrFromSlice(addressIn(sock.domain, name)); !addr.Unmap().Is4() || addr.Unmap().IsLoopback() {
+			return false // the kernel itself sees that, or a connection has another address
+		}
+		one := int32(1)
+		setsockopt(probe, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
+		six := sockaddrIn6(netip.IPv6Unspecified(), binary.BigEndian.Uint16(name[2:]))
+		return bind(probe, six[:]) == unix.EADDRINUSE
+	}
+	errno = bind(probe, name[:length])
+	if errno == unix.EADDRNOTAVAIL {
+		clear(addressIn(sock.domain, name))
+		errno = bind(probe, name[:length])
+	}
+	return errno == unix.EADDRINUSE
+}
+
+// socketAt makes a TCP socket where streams of a family are put on the way to a place; the caller
+// owns it.
+func (w *worker) socketAt(c *call, at place, domain int) (int, unix.Errno) {
+	if at == onInet6 {
+		return w.inOrigin(c.tid, unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+	}
+	e := w.s.egressAt(at)
+	if e == nil {
+		return -1, unix.ENOENT
+	}
+	return w.socket(e, domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+}
+
+// egressAt returns an egress by its cookie, nil if there is none.
+func (s *Supervisor) egressAt(at place) *egress {
+	for _, e := range s.rules.Load().egress {
+		if place(e.cookie) == at {
+			return e
+		}
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sock_diag(7): the kernel tells of a connection that is known by its addresses, in any state, and
+// of sockets that are bound only.
+
+const (
+	sockDiagByFamily = 20 // SOCK_DIAG_BY_FAMILY, linux/sock_diag.h
+	boundInactive    = 13 // TCP_BOUND_INACTIVE, net/tcp_states.h (Linux 6.8): a stream with a port that is not connected
+)
+
+// diagRequest is a struct inet_diag_req_v2 behind its header, linux/inet_diag.h.
+type diagRequest struct {
+	unix.NlMsghdr
+	family, protocol, ext, _ uint8
+	states                   uint32
+	localPort, peerPort      [2]byte
+	local, peer              [16]byte
+	device                   uint32
+	cookie                   [2]uint32
+}
+
+// Where a struct inet_diag_msg, behind its header, has its idiag_state and idiag_cookie.
+const (
+	diagState  = unix.SizeofNlMsghdr + 1
+	diagCookie = unix.SizeofNlMsghdr + 44
+	diagSize   = unix.SizeofNlMsghdr + 72
+)
+
+// isConnectedYet asks whether the connection of a departure is there yet. Where that cannot be
+// found out, it is not.
+func (w *worker) isConnectedYet(c *call, port uint16, d *departure) (is bool) {
+	request := d.request(port)
+	request.states = ^uint32(0)
+	w.askDiag(c, d.to, &request, func(message []byte) {
+		is = message[diagState] != tcpListen // a server at the port, which is found where there is no connection
+	})
+	return is
+}
+
+// isBoundYet asks whether the stream of a departure, which is not connected, has its port yet.
+// Where that cannot be found out, it has not.
+func (w *worker) isBoundYet(c *call, port uint16, d *departure) (is bool) {
+	request := diagRequest{family: unix.AF_INET, states: 1 << boundInactive}
+	if d.inet6 {
+		request.family = unix.AF_INET6
+	}
+	request.NlMsghdr.Flags = unix.NLM_F_DUMP
+	binary.BigEndian.PutUint16(request.localPort[:], port)
+	w.askDiag(c, d.to, &request, func(message []byte) {
+		is = is || binary.NativeEndian.Uint64(message[diagCookie:]) == d.cookie
+	})
+	return is
+}
+
+// request asks for the connection.
+func (d *departure) request(port uint16) (r diagRequest) {
+	r.family = unix.AF_INET6
+	binary.BigEndian.PutUint16(r.localPort[:], port)
+	binary.BigEndian.PutUint16(r.peerPort[:], d.peerPort)
+	r.local, r.peer, r.device = d.local, d.peer, d.zone
+	if local, peer := netip.AddrFrom16(d.local), netip.AddrFrom16(d.peer); local.Is4In6() && peer.Is4In6() {
+		r.family, r.local, r.peer = unix.AF_INET, [16]byte{}, [16]byte{}
+		copy(r.local[:], d.local[12:])
+		copy(r.peer[:], d.peer[12:])
+	}
+	return r
+}
+
+// askDiag asks in a place for streams, and calls tell for each struct inet_diag_msg that comes,
+// with the header that it has.
+func (w *worker) askDiag(c *call, at place, request *diagRequest, tell func(message []byte)) {
+	p := &w.s.ports
+	p.diagMu.Lock()
+	defer p.diagMu.Unlock()
+	fd, ok := p.diag[at]
+	if !ok {
+		var errno unix.Errno
+		if fd, errno = w.openDiag(c, at); errno != 0 {
+			w.s.log.Debug("a port that has left the origin is taken for free, as there is no sock_diag(7)", "error", errno)
+			return
+		}
+		if p.diag == nil {
+			p.diag = map[place]int{}
+		}
+		p.diag[at] = fd
+	}
+	size := unsafe.Sizeof(*request)
+	request.protocol, request.cookie = unix.IPPROTO_TCP, [2]uint32{^uint32(0), ^uint32(0)} // INET_DIAG_NOCOOKIE
+	request.Len, request.Type = uint32(size), sockDiagByFamily
+	request.NlMsghdr.Flags |= unix.NLM_F_REQUEST
+	p.sequence++
+	request.Seq = p.sequence
+	if _, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(request)), size, 0, 0, 0); errno != 0 {
+		return
+	}
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p.reply)), uintptr(len(p.reply)), unix.MSG_DONTWAIT, 0, 0)
+		if errno != 0 || !eachMessage(p.reply[:n], p.sequence, tell) || request.NlMsghdr.Flags&unix.NLM_F_DUMP == 0 {
+			return
+		}
+	}
+}
+
+// eachMessage calls tell for each answer to a request in what has come from sock_diag(7). more is
+// false behind the last one.
+func eachMessage(came []byte, sequence uint32, tell func(message []byte)) (more bool) {
+	for len(came) >= unix.SizeofNlMsghdr {
+		length := int(binary.NativeEndian.Uint32(came))
+		if length < unix.SizeofNlMsghdr || length > len(came) {
+			return false
+		}
+		switch kind := binary.NativeEndian.Uint16(came[4:]); {
+		case binary.NativeEndian.Uint32(came[8:]) != sequence:
+		case kind == sockDiagByFamily && length >= diagSize:
+			tell(came[:length])
+		case kind == unix.NLMSG_DONE, kind == unix.NLMSG_ERROR: // ENOENT
+			return false
+		}
+		came = came[min(len(came), (length+3)&^3):]
+	}
+	return true
+}
+
+// openDiag opens what to ask through in a place.
+func (w *worker) openDiag(c *call, at place) (int, unix.Errno) {
+	if at == onInet6 {
+		return w.inOrigin(c.tid, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
+	}
+	e := w.s.egressAt(at)
+	if e == nil {
+		return -1, unix.ENOENT
+	}
+	return w.socket(e, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
+}
