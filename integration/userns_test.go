@@ -43,9 +43,15 @@ func needRoot(t testing.TB) {
 func needRealRoot(t testing.TB, what string) {
 	t.Helper()
 	needRoot(t)
-	if ids, _ := os.ReadFile("/proc/self/uid_map"); strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295" {
+	if inUserNamespace() {
 		skip(t, "needs root outside a user namespace: %s", what)
 	}
+}
+
+// inUserNamespace reports whether root's rights are those of a user namespace.
+func inUserNamespace() bool {
+	ids, _ := os.ReadFile("/proc/self/uid_map")
+	return strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295"
 }
 
 // needUsers skips the test unless there is a user ID for every user, of whom nobody is the last.
