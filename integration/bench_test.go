@@ -214,6 +214,10 @@ func benchProcesses(b *testing.B, l *lab, client string, rounds int) []figure {
 	value, upconv, native := over(epoll[1], epoll[0], p50, ratio)
 	figures = append(figures, figure{What: "connect until EPOLLOUT, registered before, p50 (us)", Value: value, Unit: "x", Bound: 4, Native: native, Upconv: upconv})
 
+	bound := alternate(b, rounds, both("bound", serverAddr, port, "3000")...)
+	value, upconv, native = over(bound[1], bound[0], p50, ratio)
+	figures = append(figures, figure{What: "bind to port 0 and connect, p50 (us)", Value: value, Unit: "x", Bound: 5, Native: native, Upconv: upconv})
+
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		b.Fatal(err)

@@ -6,6 +6,7 @@
  * bench_connect many DESCRIPTORS REGISTRATIONS ADDR PORT N
  * bench_connect threads COUNT ADDR PORT N
  * bench_connect names ADDR PORT N
+ * bench_connect bound ADDR PORT N
  *
  * N times: socket, connect, close (with a reset, so that no port waits in TIME_WAIT). Prints, in
  * microseconds, the mean of the whole cycle and percentiles of connect(2) alone. "trap" connects a
@@ -13,14 +14,14 @@
  * non-blocking socket before it connects, and times until it is reported writable. "many" is the same in a
  * process with many other descriptors, of which the first so many are in its set, but times connect(2) alone. "threads" is "tcp" in several threads
  * at once; the cycle is the time in which one of them gets one done. "names" connects once, and times
- * getpeername(2).
+ * getpeername(2). "bound" is "tcp" with a bind(2) to port 0 before each connect(2), which is timed with it.
  */
 #include "bench.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 
-static int n, trap, names, set = -1, many;
+static int n, trap, names, bound, set = -1, many;
 
 static void crowd(int descriptors, int registrations)
 {
@@ -68,7 +69,9 @@ static void *run(void *arg)
 			r->took[i] = now_us() - t;
 			continue;
 		}
-		int rc = connect(s, &to.any, len);
+		struct sockaddr_in any = { .sin_family = AF_INET };
+		int rc = bound && bind(s, (struct sockaddr *)&any, sizeof any);
+		rc = rc ? rc : connect(s, &to.any, len);
 		if (many)
 			r->took[i] = now_us() - t;
 		if (set >= 0) {
@@ -103,6 +106,9 @@ int main(int argc, char **argv)
 	} else if (argc == 5 && !strcmp(argv[1], "names")) {
 		address(argv[2], argv[3]);
 		names = 1;
+	} else if (argc == 5 && !strcmp(argv[1], "bound")) {
+		address(argv[2], argv[3]);
+		bound = 1;
 	} else if (argc == 5 && !strcmp(argv[1], "epoll")) {
 		address(argv[2], argv[3]);
 		set = epoll_create1(EPOLL_CLOEXEC);
