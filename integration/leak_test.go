@@ -305,11 +305,11 @@ func (s *session) resident() int {
 
 var createdBy = regexp.MustCompile(`(?m)^created by (\S+)`)
 
-// goroutines ends the supervisor by SIGABRT, on which the Go runtime writes a trace of every
+// goroutines ends the supervisor by SIGTRAP, which upconv leaves to the Go runtime: that writes a trace of every
 // goroutine, and returns the functions that started them, sorted. The command dies with the supervisor.
 func (s *session) goroutines() []string {
 	s.t.Helper()
-	if err := syscall.Kill(s.supervisor, syscall.SIGABRT); err != nil {
+	if err := syscall.Kill(s.supervisor, syscall.SIGTRAP); err != nil {
 		s.t.Fatal(err)
 	}
 	var exit *exec.ExitError
