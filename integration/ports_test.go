@@ -286,6 +286,7 @@ func TestPortPrograms(t *testing.T) {
 		})
 		if !w.user { // bindresvport(3) is for root
 			t.Run("rpcinfo", func(t *testing.T) {
+				needRealRoot(t, "rpcbind(8) becomes another user")
 				w.serveRPC(t)
 				code, out := status(t, w.upconv(nil, repeat(5, needProgram(t, "rpcinfo"), "-T", "tcp", serverAddr, "portmapper")...))
 				if got := strings.Count(out, "version 2 ready and waiting"); code != 0 || got != 5 {
