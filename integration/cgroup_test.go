@@ -159,20 +159,7 @@ func TestCgroupV2(t *testing.T) {
 func TestCgroupNetCls(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
-	root := mounted(t, "cgroup", "net_cls")
-	if root == "" {
-		root = t.TempDir()
-		if err := unix.Mount("cgroup", root, "cgroup", 0, "net_cls"); err != nil {
-			needRealRoot(t, "it mounts cgroups")
-			skip(t, "needs cgroup v1 net_cls: %v", err)
-		}
-		t.Cleanup(func() {
-			if err := unix.Unmount(root, 0); err != nil {
-				t.Errorf("unmount %s: %v", root, err)
-			}
-		})
-	}
-	group := makeCgroup(t, root)
+	group := makeCgroup(t, netCls(t))
 	if err := os.WriteFile(filepath.Join(group, "net_cls.classid"), []byte("0x100001"), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -201,5 +188,38 @@ func TestCgroupNetCls(t *testing.T) {
 			l.compareTallies(t, read, test.want, command(t, needProgram(t, "nsenter"), native...), l.under(client...))
 			nft(t, l.egress, "delete", "table", "inet", "tally")
 		})
+	}
+}
+
+// netCls returns where the net_cls cgroups are mounted, and mounts them where they are not.
+func netCls(t *testing.T) (root string) {
+	t.Helper()
+	root = mounted(t, "cgroup", "net_cls")
+	if root == "" {
+		root = t.TempDir()
+		if err := unix.Mount("cgroup", root, "cgroup", 0, "net_cls"); err != nil {
+			needRealRoot(t, "it mounts cgroups")
+			skip(t, "needs cgroup v1 net_cls: %v", err)
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(root, 0); err != nil {
+				t.Errorf("unmount %s: %v", root, err)
+			}
+		})
+	}
+	return root
+}
+
+// TestCgroupNetClsThreads has threads send both ways through one socket where there are net_cls cgroups, so that upconv
+// gives a socket that it has looked at back to the program's: never one that another thread's send has just replaced.
+func TestCgroupNetClsThreads(t *testing.T) {
+	u := newUDPLab(t)
+	makeCgroup(t, netCls(t))
+	probe := compileC(t, "udp_probe.c", udpABIs["amd64"]...)
+	args := append(ordinaryUser(t), bin, "run", "--isolate", "--", probe, "turning-threads", serverAddr, u.port, u.other, u.closed)
+	for range 5 {
+		if got := output(t, u.in(u.egress, args...)); got != "none failed\none port\nend\n" {
+			t.Fatalf("it says %q", got)
+		}
 	}
 }

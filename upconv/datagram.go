@@ -424,13 +424,17 @@ func (w *worker) manyTags() bool {
 func (s *Supervisor) manyTags() bool {
 	var text [1024]byte
 	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
-	if errno != 0 || int(n) == len(text) {
-		return true
-	}
+	return errno != 0 || int(n) == len(text) || hasManyTags(text[:n])
+}
+
+// hasManyTags is manyTags for what /proc/cgroups says. A controller of hierarchy 0 is not mounted, and the number behind it
+// is how many cgroups v2 has.
+func hasManyTags(text []byte) bool {
 	for _, name := range []string{"\nnet_cls\t", "\nnet_prio\t"} {
 		// "net_cls HIERARCHY NUM_CGROUPS ENABLED", cgroups(7).
-		if _, line, ok := bytes.Cut(text[:n], []byte(name)); ok {
-			if _, count, ok := bytes.Cut(line, []byte("\t")); !ok || !bytes.HasPrefix(count, []byte("1\t")) {
+		if _, line, ok := bytes.Cut(text, []byte(name)); ok {
+			hierarchy, count, ok := bytes.Cut(line, []byte("\t"))
+			if string(hierarchy) != "0" && !(ok && bytes.HasPrefix(count, []byte("1\t"))) {
 				return true
 			}
 		}
@@ -447,10 +451,15 @@ func (w *worker) finished(e *event, errno unix.Errno) outcome {
 }
 
 // retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it into upconv's own.
+//
+// It holds the lock of who moves the socket: one that another has just taken the place of must not be put back.
 func (w *worker) retag(c *call, fd int) {
 	if w.s.tags < 0 || !w.manyTags() {
 		return
 	}
+	moving := &w.s.moving[inodeOf(fd)%uint64(len(w.s.moving))]
+	moving.Lock()
+	defer moving.Unlock()
 	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
 		w.install(c, c.fd, fd, cloexec)
 	}
