@@ -22,6 +22,20 @@ func publicDir(t testing.TB) string {
 	return dir
 }
 
+// publicCopy returns the path of a copy of a file of testdata/ that every user can read, wherever the checkout is.
+func publicCopy(t testing.TB, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(testdata(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(publicDir(t), name)
+	if err := os.WriteFile(path, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func staticC(t testing.TB, source string) string { return compileC(t, source, "gcc", "-static") }
 
 // A way is one of the ways that upconv can be started in.

@@ -178,7 +178,7 @@ func ending(state string) func(*startedService) {
 // upconv and under an ordinary user's.
 func TestService(t *testing.T) {
 	m := newManager(t)
-	probe := testdata(t, "service_probe.py")
+	probe := publicCopy(t, "service_probe.py")
 	type way struct {
 		name  string
 		under []string
@@ -250,7 +250,7 @@ func (s *startedService) run(test serviceTest) string {
 // the child's name: its supervisor sends it.
 func TestServiceWithoutSystemd(t *testing.T) {
 	needUsers(t)
-	start, tell := testdata(t, "service_start.py"), testdata(t, "service_tell.py")
+	start, tell := publicCopy(t, "service_start.py"), publicCopy(t, "service_tell.py")
 	const messages = `named ['LISTEN_PID', 'WATCHDOG_PID', 'SYSTEMD_EXEC_PID'] True
 socket 1
 environment []
