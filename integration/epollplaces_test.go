@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"slices"
@@ -72,22 +71,9 @@ func TestEpollAboveLimit(t *testing.T) {
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				cmd := w.upconv([]string{"--events", "-"}, caseEpoll(t), "number", "tcp", serverAddr, fmt.Sprint(number))
-				var events buffer
-				cmd.Stderr = &events
-				stdin, err := cmd.StdinPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				stdout, err := cmd.StdoutPipe()
-				if err == nil {
-					err = cmd.Start()
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
+				stdin, lines, events := converse(t, cmd)
 				defer cmd.Wait()
 				defer stdin.Close()
-				lines := bufio.NewScanner(stdout)
 				if !lines.Scan() || lines.Text() != "ready" {
 					t.Fatalf("it says %q\n%s", lines.Text(), events.String())
 				}

@@ -80,14 +80,12 @@ func atSocketRules(n needs) []seccompx.Rule {
 		made(unix.SOCK_DGRAM)
 	}
 	rules = append(rules,
-		notify("bind", low(2).AtLeast(sizeofSockaddrIn)),
-		notify("listen"),
 		seccompx.Rule{Syscalls: []string{"ioctl"}, When: []seccompx.Cond{low(1).Equal(siocOutQNSD)}, Do: seccompx.Allow},
 		notify("ioctl", low(1).AtLeast(siocAddRT), low(1).AtMost(siocLast)),
 		notify("ioctl", low(1).AtLeast(siocIWFirst), low(1).AtMost(siocIWLast)),
 	)
 	// Sends too: one with MSG_FASTOPEN connects.
-	return append(rules, socketcallRules(sysSocket, sysBind, sysListen, sysSendto, sysSendmsg, sysSendmmsg)...)
+	return append(rules, socketcallRules(sysSocket, sysSendto, sysSendmsg, sysSendmmsg)...)
 }
 
 // socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left to the kernel: the policy is

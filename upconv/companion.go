@@ -177,7 +177,7 @@ func (w *worker) bind(c *call) outcome {
 	if w.collides(c) {
 		return answer(unix.EADDRINUSE)
 	}
-	if w.s.needs.atSocket() || w.s.needs.netns {
+	if w.s.needs.netns {
 		return w.bindAtSocket(c)
 	}
 	return carryOn

@@ -25,12 +25,9 @@ func (n *needs) shortestAddress() uint64 {
 	return sizeofSockaddrIn
 }
 
-// homecomingRules stop what a socket of an egress must not do there.
-func homecomingRules() []seccompx.Rule {
-	return append([]seccompx.Rule{
-		notify("bind", low(2).AtLeast(sizeofSockaddrIn)),
-		notify("listen"),
-	}, socketcallRules(sysBind, sysListen)...)
+// listenRules stop listen(2), which a socket of an egress must not do there; nor bind(2), see bindRules.
+func listenRules() []seccompx.Rule {
+	return append([]seccompx.Rule{notify("listen")}, socketcallRules(sysListen)...)
 }
 
 // disconnects reports whether a connect(2) does, of whose address it reads what nobody has read yet.
@@ -46,9 +43,9 @@ func (w *worker) disconnects(c *call) bool {
 	return c.sa != nil && binary.NativeEndian.Uint16(c.sa) == unix.AF_UNSPEC
 }
 
-// disconnectCall makes a connect(2) with AF_UNSPEC. A stream of an
-// egress is replaced by one of the origin; any other socket is disconnected where it is, which
-// neither waits nor takes the program's rights.
+// disconnectCall makes a connect(2) with AF_UNSPEC. A stream of an egress is replaced by one of the
+// origin; any other socket is disconnected where it is, which neither waits nor takes the program's
+// rights.
 func (w *worker) disconnectCall(c *call) outcome {
 	for range maxRaces {
 		fd, out, ok := w.fetch(c, &event{began: w.now(), c: c, proto: TCP})

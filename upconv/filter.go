@@ -48,7 +48,7 @@ func filter(n needs) seccompx.Filter {
 		f.Rules = append(f.Rules, atSocketRules(n)...)
 	}
 	if n.netns {
-		f.Rules = append(f.Rules, homecomingRules()...)
+		f.Rules = append(f.Rules, listenRules()...)
 	}
 	if n.sends {
 		f.Rules = append(f.Rules, sendRules()...)

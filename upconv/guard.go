@@ -4,13 +4,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// guard decides about a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say about: it is direct, or
-// of another family, or the socket is connected. The kernel would read the address anew and look the descriptor up
-// anew, and by then another thread may have put a socket of an egress there that is not connected. So once a socket
-// has been swapped, upconv makes the call itself, on its own copies.
+// guard decides about a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say
+// about: it is direct, or of another family, or the socket is connected. The kernel would read the
+// address anew and look the descriptor up anew, and by then another thread may have put a socket of
+// an egress there that is not connected. So once a socket has been swapped, upconv makes the call
+// itself, on its own copies.
 //
-// Not so for a thread that nobody shares its descriptors with, and for sockets of other families than IPv4 and IPv6: a
-// Unix socket's server is told who has called connect(2).
+// guard leaves two kinds to the kernel: calls of a thread that shares its descriptors with nobody,
+// and sockets of other families than IPv4 and IPv6, as a Unix socket's server is told who has called
+// connect(2).
 func (w *worker) guard(c *call, e *event) outcome {
 	if !w.s.swapped.Load() || len(w.s.rules.Load().cookies) == 0 {
 		return carryOn
@@ -50,8 +52,8 @@ func (w *worker) guard(c *call, e *event) outcome {
 	return answer(unix.EBADF)
 }
 
-// connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a copy and
-// w.socketInfo tells. There is nothing there that it could be connected to.
+// connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
+// copy and w.socketInfo tells. There is nothing there that the call could connect it to.
 func (w *worker) connectInEgress(c *call, fd int) outcome {
 	if c.addrLen > sizeofSockaddrStorage || c.fastOpen.on && c.addrLen < sizeofSockaddrIn {
 		return answer(unix.EINVAL)
@@ -76,7 +78,8 @@ func (w *worker) connectInEgress(c *call, fd int) outcome {
 	return answer(errno)
 }
 
-// connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have made it. raced is as for route.
+// connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have
+// made it. raced is as for route.
 func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 	fd, errno := w.s.targets.getfd(c.tid, c.fd)
 	switch {
@@ -113,6 +116,5 @@ func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 	case !sock.readStream(fd):
 		return carryOn, false // SCTP, say
 	}
-	out, connects := w.wouldConnect(c, fd, sock.domain)
-	return out, connects
+	return w.wouldConnect(c, fd, sock.domain)
 }

@@ -58,10 +58,7 @@ func (s *Supervisor) watchWorkers() {
 		}
 		idle++
 		for i := range v.workers {
-			w, current := v.workers[i].Load(), uint64(0)
-			if w != nil {
-				current = w.current.Load()
-			}
+			w, current := v.callOf(i)
 			if current != 0 {
 				idle = 0
 				if current == seen[i] {
@@ -71,11 +68,33 @@ func (s *Supervisor) watchWorkers() {
 			seen[i] = current
 		}
 		if idle > watchIdle {
-			ticker.Stop()
 			idle = 0
 			v.sleeping.Store(true)
+			if v.busy() { // with a call that was taken up before its worker could see that the watch sleeps
+				v.sleeping.Store(false)
+			} else {
+				ticker.Stop()
+			}
 		}
 	}
+}
+
+// callOf returns a worker and the call that it handles, 0 for none.
+func (v *watch) callOf(index int) (w *worker, current uint64) {
+	if w = v.workers[index].Load(); w != nil {
+		current = w.current.Load()
+	}
+	return w, current
+}
+
+// busy reports whether any worker handles a call.
+func (v *watch) busy() bool {
+	for i := range v.workers {
+		if _, current := v.callOf(i); current != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // relieve starts another worker in the place of w, if the call current still holds that.

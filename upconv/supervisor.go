@@ -375,10 +375,10 @@ func (w *worker) serve() error {
 			w.lonely = 0
 		}
 		w.settle(s.awake.Load() > 1)
-		if s.watch.sleeping.Load() {
+		current := w.noteCall(n)
+		if s.watch.sleeping.Load() { // after noteCall: the watch looks once more after it says that it sleeps
 			s.watch.rouse()
 		}
-		current := w.noteCall(n)
 		w.conclude(n, w.handle(n))
 		if !w.current.CompareAndSwap(current, 0) {
 			return errRelieved
