@@ -338,7 +338,7 @@ async def main():
 	r, w = await asyncio.wait_for(asyncio.open_connection(sys.argv[1], int(sys.argv[2])), 20)
 	print(w.get_extra_info("peername"), w.get_extra_info("sockname")[0], (await r.read()).decode())
 asyncio.run(main())`, "HOST", "PORT"}, "('HOST', PORT) 192.0.0.2 hello"},
-		"Java": {[]string{needProgram(t, "java"), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", testdata(t, "family_java.java"), "HOST", "PORT"},
+		"Java": {[]string{needProgram(t, "java"), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", publicCopy(t, "family_java.java"), "HOST", "PORT"},
 			"Socket /HOST PORT 192.0.0.2 hello\nSocketChannel /HOST:PORT 192.0.0.2 hello"},
 		"Go": {[]string{golang, "HOST:PORT"}, "HOST:PORT 192.0.0.2 hello"},
 		"Node": {[]string{needProgram(t, "node"), "-e",

@@ -39,7 +39,7 @@ func TestFileIDs(t *testing.T) {
 // TestBecome has a thread act as another user and come back. Others of the process stay who they are.
 func TestBecome(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("needs root: it acts as another user")
 	}
 	runtime.LockOSThread() // and never unlocked: should it fail, the thread must not be used again
 	func() {
