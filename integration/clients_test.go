@@ -154,7 +154,7 @@ func (l *lab) with(flags []string, args ...string) (cmd *exec.Cmd, events func()
 	}
 }
 
-// event is an event as the README describes it.
+// event is an event as docs/events.md describes it.
 type event struct {
 	Time     time.Time `json:"time"`
 	Call     string    `json:"call"`

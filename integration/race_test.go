@@ -29,7 +29,7 @@ func numbersOf(t *testing.T, out string) map[string]int {
 
 // TestSwapRaces has one thread put other files where two others are connecting. None of them should be taken away
 // again, and natively none is. upconv looks whether the descriptor is still the same as late as it can, but the kernel
-// replaces whatever is there some microseconds later (README, limits): how often that hits is reported, and must be
+// replaces whatever is there some microseconds later (docs/running.md): how often that hits is reported, and must be
 // rare even in a program that does nothing else.
 func TestSwapRaces(t *testing.T) {
 	l := newLab(t)

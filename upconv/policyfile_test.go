@@ -305,18 +305,18 @@ func FuzzParsePolicyFile(f *testing.F) {
 	})
 }
 
-// The example of the README is good, and works today.
-func TestREADMEPolicy(t *testing.T) {
-	text, err := os.ReadFile("../README.md")
+// The example of docs/routes.md is good, and works today.
+func TestDocumentedPolicy(t *testing.T) {
+	text, err := os.ReadFile("../docs/routes.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, rest, _ := strings.Cut(string(text), "```yaml\n")
 	example, _, ok := strings.Cut(rest, "```")
 	if !ok {
-		t.Fatal("no policy in the README")
+		t.Fatal("no policy in docs/routes.md")
 	}
-	f, err := ParsePolicyFile("README.md", []byte(example))
+	f, err := ParsePolicyFile("routes.md", []byte(example))
 	if err != nil || f.Written != 3 {
 		t.Errorf("%v, %v", err, f)
 	}
