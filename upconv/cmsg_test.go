@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 func number(v int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(v)) }
@@ -368,15 +370,15 @@ func TestOriginal(t *testing.T) {
 		}
 	}
 	s.discovery = newDiscovery(nil, s.log)
-	s.discovery.found.Store(&foundPrefixes{prefixes: []Prefix64{mustPrefix64(t, "2001:db8:66::/96")}})
+	s.discovery.found.Store(&foundPrefixes{prefixes: []nat64.Prefix{mustPrefix64(t, "2001:db8:66::/96")}})
 	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8:66::c000:207"), &p); !ok || got.String() != "192.0.2.7" {
 		t.Errorf("a prefix that was found: %v, %v", got, ok)
 	}
 }
 
-func mustPrefix64(t *testing.T, s string) Prefix64 {
+func mustPrefix64(t *testing.T, s string) nat64.Prefix {
 	t.Helper()
-	p, err := NewPrefix64(netip.MustParsePrefix(s))
+	p, err := nat64.NewPrefix(netip.MustParsePrefix(s))
 	if err != nil {
 		t.Fatal(fmt.Errorf("%s: %w", s, err))
 	}

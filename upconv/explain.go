@@ -11,12 +11,14 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // Explainer says what becomes of a destination, without anything being run.
 type Explainer struct {
 	policy   *Policy
-	mappings *Mappings
+	mappings *nat64.Mappings
 	udp      UDPMode
 	swapAt   SwapAt
 	// Assigned reports whether an address is one of the origin's own; nil: it has none.
@@ -24,7 +26,7 @@ type Explainer struct {
 	// Prefixes finds the prefixes for nat64:auto. It is called only where they matter, and once.
 	Prefixes func() ([]netip.Prefix, error)
 
-	found    Prefix64
+	found    nat64.Prefix
 	foundErr error
 	asked    bool
 }
@@ -35,7 +37,7 @@ func NewExplainer(cfg *Config) (*Explainer, error) {
 	if hidden := hiddenRules(cfg.Rules); len(hidden) > 0 {
 		return nil, hidden[0]
 	}
-	mappings, err := NewMappings(cfg.Mappings)
+	mappings, err := nat64.NewMappings(cfg.Mappings)
 	if err != nil {
 		return nil, err
 	}
@@ -266,25 +268,25 @@ func (x *Explainer) describeRoute(e *Explanation) {
 }
 
 // prefix returns the prefix that nat64:auto stands for, where it matters.
-func (x *Explainer) prefix(r *Route, addr netip.Addr) Prefix64 {
-	if _, fixed := r.Prefix64(); r.Kind != NAT64 || fixed || x.Prefixes == nil {
-		return Prefix64{}
+func (x *Explainer) prefix(r *Route, addr netip.Addr) nat64.Prefix {
+	if _, fixed := r.Prefix(); r.Kind != NAT64 || fixed || x.Prefixes == nil {
+		return nat64.Prefix{}
 	}
 	if _, mapped := x.mappings.Of(addr); mapped {
-		return Prefix64{}
+		return nat64.Prefix{}
 	}
 	if !x.asked {
 		x.asked = true
 		var list []netip.Prefix
 		if list, x.foundErr = x.Prefixes(); len(list) > 0 {
-			x.found, x.foundErr = NewPrefix64(list[0])
+			x.found, x.foundErr = nat64.NewPrefix(list[0])
 		}
 	}
 	return x.found
 }
 
 // how says where an IPv6 address comes from.
-func how(r *Route, addr netip.Addr, mappings *Mappings, found Prefix64) string {
+func how(r *Route, addr netip.Addr, mappings *nat64.Mappings, found nat64.Prefix) string {
 	if r.Kind == Inet6 {
 		return ""
 	}
@@ -292,7 +294,7 @@ func how(r *Route, addr netip.Addr, mappings *Mappings, found Prefix64) string {
 		return fmt.Sprintf(", as eam maps %s to %s", m.IPv4, m.IPv6)
 	}
 	if !found.IsValid() {
-		found, _ = r.Prefix64()
+		found, _ = r.Prefix()
 	}
 	return fmt.Sprintf(", which is %s under %s", addr, found)
 }
@@ -308,7 +310,7 @@ func at(addr netip.Addr, d Destination) string {
 	return addr.String() + ":PORT"
 }
 
-// DiscoverIn is Discover through the resolvers of a network namespace, which is named as for OpenNamespace; "" is the
+// DiscoverIn is nat64.Discover through the resolvers of a network namespace, which is named as for OpenNamespace; "" is the
 // one that upconv was started in. They are those of /etc/netns/NAME/resolv.conf, where ip-netns(8) has
 // them, and otherwise of /etc/resolv.conf.
 func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
@@ -318,7 +320,7 @@ func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
 	}
 	conf, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoResolver, err)
+		return nil, fmt.Errorf("%w: %w", nat64.ErrNoResolver, err)
 	}
 	dial := (&net.Dialer{}).DialContext
 	if netns != "" {
@@ -329,7 +331,7 @@ func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
 		defer ns.Close()
 		dial = ns.DialContext
 	}
-	prefixes, _, err := Discover(ctx, dial, string(conf))
+	prefixes, _, err := nat64.Discover(ctx, dial, string(conf))
 	return prefixes, err
 }
 

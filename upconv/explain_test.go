@@ -5,7 +5,15 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
+
+var addr = netip.MustParseAddr
+
+func mapping(v4, v6 string) nat64.Mapping {
+	return nat64.Mapping{IPv4: netip.MustParsePrefix(v4), IPv6: netip.MustParsePrefix(v6)}
+}
 
 func TestParseDestination(t *testing.T) {
 	a := addr("192.0.2.1")
@@ -54,23 +62,23 @@ func FuzzParseDestination(f *testing.F) {
 }
 
 func TestTranslate(t *testing.T) {
-	mappings, err := NewMappings([]Mapping{mapping("10.0.0.0/24", "2001:db8:aaaa::/120")})
+	mappings, err := nat64.NewMappings([]nat64.Mapping{mapping("10.0.0.0/24", "2001:db8:aaaa::/120")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := prefix64(t, "2001:db8:64::/96")
+	own := mustPrefix64(t, "2001:db8:64::/96")
 	for _, c := range []struct {
 		route, dst string
-		found      Prefix64
+		found      nat64.Prefix
 		want       string // address, or part of the error
 	}{
-		{"nat64:2001:db8::/32", "192.0.2.33", Prefix64{}, "2001:db8:c000:221::"},
+		{"nat64:2001:db8::/32", "192.0.2.33", nat64.Prefix{}, "2001:db8:c000:221::"},
 		{"nat64:2001:db8::/32", "192.0.2.33", own, "2001:db8:c000:221::"},
 		{"nat64:auto", "192.0.2.33", own, "2001:db8:64::c000:221"},
-		{"nat64:auto", "192.0.2.33", Prefix64{}, "no NAT64 prefix found"},
-		{"nat64:auto", "10.0.0.7", Prefix64{}, "2001:db8:aaaa::7"},
-		{"nat64:64:ff9b::/96", "10.0.0.7", Prefix64{}, "2001:db8:aaaa::7"},
-		{"nat64:64:ff9b::/96", "10.0.1.7", Prefix64{}, "10.0.1.7 is not global (10.0.0.0/8, RFC 1918)"},
+		{"nat64:auto", "192.0.2.33", nat64.Prefix{}, "no NAT64 prefix found"},
+		{"nat64:auto", "10.0.0.7", nat64.Prefix{}, "2001:db8:aaaa::7"},
+		{"nat64:64:ff9b::/96", "10.0.0.7", nat64.Prefix{}, "2001:db8:aaaa::7"},
+		{"nat64:64:ff9b::/96", "10.0.1.7", nat64.Prefix{}, "10.0.1.7 is not global (10.0.0.0/8, RFC 1918)"},
 		{"inet6:fe80::1%eth0", "10.0.0.7", own, "fe80::1%eth0"},
 	} {
 		route, err := ParseRoute(c.route)
@@ -93,13 +101,13 @@ func TestTranslate(t *testing.T) {
 func TestExplainPrefixes(t *testing.T) {
 	x, err := NewExplainer(&Config{
 		Rules: mustRules(t, "203.0.113.0/24=nat64:auto", "198.51.100.0/24=nat64:2001:db8::/96"), Via: Route{Kind: NAT64, Target: "auto"},
-		Mappings: []Mapping{mapping("203.0.113.7/32", "2001:db8:7::/128")},
+		Mappings: []nat64.Mapping{mapping("203.0.113.7/32", "2001:db8:7::/128")},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	asked := 0
-	x.Prefixes = func() ([]netip.Prefix, error) { asked++; return nil, ErrNoNAT64 }
+	x.Prefixes = func() ([]netip.Prefix, error) { asked++; return nil, nat64.ErrNoNAT64 }
 	explain := func(dst string) string { return x.Explain(Destination{addr(dst), 80, 80, TCP})[0].Connects }
 	for _, c := range []struct {
 		dst, want string
@@ -107,8 +115,8 @@ func TestExplainPrefixes(t *testing.T) {
 	}{
 		{"203.0.113.7", "[2001:db8:7::]:80, as eam maps 203.0.113.7/32 to 2001:db8:7::/128", 0},
 		{"198.51.100.1", "[2001:db8::c633:6401]:80, which is 198.51.100.1 under 2001:db8::/96", 0},
-		{"203.0.113.8", "nothing: " + ErrNoNAT64.Error(), 1},
-		{"192.0.2.1", "nothing: " + ErrNoNAT64.Error(), 1},
+		{"203.0.113.8", "nothing: " + nat64.ErrNoNAT64.Error(), 1},
+		{"192.0.2.1", "nothing: " + nat64.ErrNoNAT64.Error(), 1},
 	} {
 		if got := explain(c.dst); got != c.want || asked != c.asked {
 			t.Errorf("%s: %q, asked %d times, want %q and %d", c.dst, got, asked, c.want, c.asked)

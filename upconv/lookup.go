@@ -4,6 +4,8 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+
+	"github.com/upconv/upconv/upconv/internal/ip4"
 )
 
 // lookup finds the first rule that is about a destination, in a time that hardly depends on how many there are.
@@ -46,7 +48,7 @@ func newLookup(rules []Rule) (l *lookup, of []int32) {
 	const indexBits, noIndex = 26, 1<<26 - 1
 	keys := make([]uint64, 0, len(rules)+len(localBlocks))
 	key := func(prefix netip.Prefix, index int) uint64 {
-		addr := number4(prefix.Addr()) & mask4(prefix.Bits())
+		addr := ip4.Number(prefix.Addr()) & ip4.Mask(prefix.Bits())
 		return uint64(addr)<<32 | uint64(prefix.Bits())<<indexBits | uint64(index)
 	}
 	for _, block := range localBlocks {
@@ -115,7 +117,7 @@ func newLookup(rules []Rule) (l *lookup, of []int32) {
 			of[i] = n
 		}
 		begin(start, n)
-		stack = append(stack, open{n, start | ^mask4(bits)})
+		stack = append(stack, open{n, start | ^ip4.Mask(bits)})
 	}
 	for len(stack) > 0 {
 		leave()

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/upconv/upconv/upconv/internal/ip4"
 )
 
 // decideNaively is what Decide must be equal to: the rules one by one.
@@ -70,7 +72,7 @@ func randomRules(r *rand.Rand, n int) []Rule {
 
 func randomAddr(r *rand.Rand) netip.Addr {
 	edges := []uint32{0x00000000, 0x00ffffff, 0x7f000000, 0x7fffffff, 0xa9fe0000, 0xa9feffff, 0xe0000000, 0xefffffff, 0xffffffff, 0xcb007100, 0x0a000000, 0x0a0000ff}
-	return addr4(edges[r.IntN(len(edges))] + uint32(r.IntN(9)) - 4)
+	return ip4.Addr(edges[r.IntN(len(edges))] + uint32(r.IntN(9)) - 4)
 }
 
 func randomPort(r *rand.Rand) uint16 {
@@ -107,7 +109,7 @@ func FuzzLookup(f *testing.F) {
 		rules := randomRules(r, int(n))
 		p := compile(rules, Route{Kind: Netns, Target: "out"})
 		assigned := func(netip.Addr) bool { return own }
-		compare(t, p, rules, netip.AddrPortFrom(addr4(dst), port), TCP, assigned)
+		compare(t, p, rules, netip.AddrPortFrom(ip4.Addr(dst), port), TCP, assigned)
 		for range 50 {
 			compare(t, p, rules, netip.AddrPortFrom(randomAddr(r), randomPort(r)), Proto(1+r.IntN(3)), assigned)
 		}
@@ -118,9 +120,9 @@ func FuzzLookup(f *testing.F) {
 func hiddenNaively(rules []Rule) []int {
 	addrs, ports := map[uint32]bool{0: true}, map[uint16]bool{0: true}
 	cut := func(p netip.Prefix) {
-		start := number4(p.Addr())
+		start := ip4.Number(p.Addr())
 		addrs[start] = true
-		addrs[(start|^mask4(p.Bits()))+1] = true
+		addrs[(start|^ip4.Mask(p.Bits()))+1] = true
 	}
 	for _, b := range localBlocks {
 		cut(b)
@@ -133,8 +135,8 @@ func hiddenNaively(rules []Rule) []int {
 	seen := map[int]bool{}
 	for a := range addrs {
 		for port := range ports {
-			seen[decideNaively(rules, netip.AddrPortFrom(addr4(a), port), TCP, nil)] = true
-			seen[decideNaively(rules, netip.AddrPortFrom(addr4(a), port), UDP, nil)] = true
+			seen[decideNaively(rules, netip.AddrPortFrom(ip4.Addr(a), port), TCP, nil)] = true
+			seen[decideNaively(rules, netip.AddrPortFrom(ip4.Addr(a), port), UDP, nil)] = true
 		}
 	}
 	var hidden []int
@@ -219,22 +221,22 @@ func manyRules(kind string, n int) (rules []Rule, dsts []netip.AddrPort) {
 		switch kind {
 		case "networks":
 			a += uint32(i) << 8
-			r.Dest = netip.PrefixFrom(addr4(a), 24)
+			r.Dest = netip.PrefixFrom(ip4.Addr(a), 24)
 		case "addresses":
 			a += uint32(i) * 5
-			r.Dest = netip.PrefixFrom(addr4(a), 32)
+			r.Dest = netip.PrefixFrom(ip4.Addr(a), 32)
 		case "ports":
 			r.Dest, port = netip.PrefixFrom(netip.IPv4Unspecified(), 0), uint16(i)*6
 			r.LowPort, r.HiPort = port, port+1
 		case "nested": // as deep as can be, with ports in each
 			bits := i % 28
-			r.Dest = netip.PrefixFrom(addr4(a), 32-bits).Masked()
+			r.Dest = netip.PrefixFrom(ip4.Addr(a), 32-bits).Masked()
 			port = uint16(i / 28 * 2)
 			r.LowPort, r.HiPort = port, port
 			port |= 1 // no rule is about it: all are looked at
 		}
 		rules = append(rules, r)
-		dsts = append(dsts, netip.AddrPortFrom(addr4(a+1), port))
+		dsts = append(dsts, netip.AddrPortFrom(ip4.Addr(a+1), port))
 	}
 	return rules, dsts
 }

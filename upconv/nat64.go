@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // errStillLooking says that it is not known yet whether there is a prefix.
@@ -18,7 +20,7 @@ var errStillLooking = errors.New("still looking for a NAT64 prefix")
 // translate returns the IPv6 address that is connected to for dst.
 func (s *Supervisor) translate(route *Route, dst netip.Addr) (netip.Addr, error) {
 	if route.Kind != NAT64 || route.Target != AutoPrefix {
-		return Translate(route, dst, s.rules.Load().mappings, Prefix64{})
+		return Translate(route, dst, s.rules.Load().mappings, nat64.Prefix{})
 	}
 	if addr, ok := s.rules.Load().mappings.To6(dst); ok {
 		return addr, nil
@@ -53,7 +55,7 @@ type discovery struct {
 }
 
 type foundPrefixes struct {
-	prefixes []Prefix64
+	prefixes []nat64.Prefix
 	err      error // why there are none
 }
 
@@ -95,9 +97,9 @@ func (d *discovery) once(ctx context.Context) (use time.Duration) {
 	ctx, cancel := context.WithTimeoutCause(ctx, discoverTimeout, fmt.Errorf("none within %s", discoverTimeout))
 	defer cancel()
 	list, ttl, err := d.look(ctx)
-	var prefixes []Prefix64
+	var prefixes []nat64.Prefix
 	for _, prefix := range list {
-		if p, wrong := NewPrefix64(prefix); wrong == nil {
+		if p, wrong := nat64.NewPrefix(prefix); wrong == nil {
 			prefixes = append(prefixes, p)
 		}
 	}
@@ -109,7 +111,7 @@ func (d *discovery) once(ctx context.Context) (use time.Duration) {
 		}
 		d.found.Store(&foundPrefixes{prefixes: prefixes})
 		use = min(max(ttl, minDiscovery), maxDiscovery)
-	case before != nil && len(before.prefixes) > 0 && !errors.Is(err, ErrNoNAT64):
+	case before != nil && len(before.prefixes) > 0 && !errors.Is(err, nat64.ErrNoNAT64):
 		// Nobody has said that it is gone.
 		d.log.Warn("the NAT64 prefix could not be checked; it stays in use", "prefixes", before.prefixes, "error", err)
 	default:
@@ -130,7 +132,7 @@ func (d *discovery) once(ctx context.Context) (use time.Duration) {
 func (o *origin) discoverer(netns string, pid int) func(context.Context) ([]netip.Prefix, time.Duration, error) {
 	return func(ctx context.Context) ([]netip.Prefix, time.Duration, error) {
 		if o.egress == nil {
-			return nil, 0, fmt.Errorf("%w: the command's network namespace cannot be entered (nat64:PREFIX/LEN needs no resolver)", ErrNoResolver)
+			return nil, 0, fmt.Errorf("%w: the command's network namespace cannot be entered (nat64:PREFIX/LEN needs no resolver)", nat64.ErrNoResolver)
 		}
 		var conf []byte
 		var err error
@@ -143,9 +145,9 @@ func (o *origin) discoverer(netns string, pid int) func(context.Context) ([]neti
 			}
 		}
 		if err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", ErrNoResolver, err)
+			return nil, 0, fmt.Errorf("%w: %w", nat64.ErrNoResolver, err)
 		}
-		return Discover(ctx, o.egress.ns.DialContext, string(conf))
+		return nat64.Discover(ctx, o.egress.ns.DialContext, string(conf))
 	}
 }
 

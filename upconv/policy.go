@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/upconv/upconv/upconv/internal/ip4"
 )
 
 // Proto is a set of transport protocols.
@@ -377,7 +379,7 @@ func (p *Policy) Decide(dst netip.AddrPort, proto Proto, assigned func(netip.Add
 	block := localBlock(netip.PrefixFrom(addr, 32))
 	own := block < 0 && assigned != nil && assigned(addr)
 	if addr.Is4() {
-		if i := p.lookup.find(number4(addr), dst.Port(), proto, own); i != noRule {
+		if i := p.lookup.find(ip4.Number(addr), dst.Port(), proto, own); i != noRule {
 			return Decision{p.positions[i], &p.rules[i].Route}
 		}
 	}

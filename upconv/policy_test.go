@@ -58,14 +58,14 @@ func TestRouteParts(t *testing.T) {
 		if err != nil || !map[Route]bool{r: true}[again] {
 			t.Errorf("%q: %v, %v and %v", in, err, r, again)
 		}
-		p, ok := r.Prefix64()
+		p, ok := r.Prefix()
 		if want := in == "nat64:2001:db8::/40"; ok != want || ok && p.String() != "2001:db8::/40" {
 			t.Errorf("%q: prefix %v, %v", in, p, ok)
 		}
 		if want := in == "inet6:fe80::1%eth0"; r.Addr().IsValid() != want || want && r.Addr().Zone() != "eth0" {
 			t.Errorf("%q: address %v", in, r.Addr())
 		}
-		if n := testing.AllocsPerRun(10, func() { r.Prefix64(); r.Addr() }); n != 0 {
+		if n := testing.AllocsPerRun(10, func() { r.Prefix(); r.Addr() }); n != 0 {
 			t.Errorf("%q: %v allocations", in, n)
 		}
 	}

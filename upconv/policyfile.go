@@ -10,16 +10,18 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // PolicyFile is what a policy file says.
 type PolicyFile struct {
 	Name     string
-	Rules    []Rule    // their From says where; one that was written as one may be several
-	Mappings []Mapping // for destinations whose route is nat64
-	Written  int       // how many rules the file has
-	UDP      UDPMode   // UDPFull where the file says nothing
-	SwapAt   SwapAt    // SwapAtConnect where the file says nothing
+	Rules    []Rule          // their From says where; one that was written as one may be several
+	Mappings []nat64.Mapping // for destinations whose route is nat64
+	Written  int             // how many rules the file has
+	UDP      UDPMode         // UDPFull where the file says nothing
+	SwapAt   SwapAt          // SwapAtConnect where the file says nothing
 }
 
 // The limits of a policy file.
@@ -305,7 +307,7 @@ func (p *fileParser) mappings(list []*yaml.Node) {
 	for _, n := range list {
 		before := p.count()
 		values := p.mapping(n, "a mapping of eam", mappingKeys)
-		var m Mapping
+		var m nat64.Mapping
 		var texts [2]fileText
 		for i, prefix := range []*netip.Prefix{&m.IPv4, &m.IPv6} {
 			key := mappingKeys[i]
@@ -331,7 +333,7 @@ func (p *fileParser) mappings(list []*yaml.Node) {
 		if values == nil || p.count() > before {
 			continue
 		}
-		if wrong := m.check(); wrong != nil {
+		if wrong := m.Check(); wrong != nil {
 			t := texts[0]
 			if wrong.IPv6 {
 				t = texts[1]

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 const designExample = `version: 1
@@ -287,7 +289,7 @@ func FuzzParsePolicyFile(f *testing.F) {
 			if err := validate(text); err != nil {
 				t.Fatalf("the schema refuses what the code takes: %v", err)
 			}
-			if _, err := NewMappings(file.Mappings); err != nil {
+			if _, err := nat64.NewMappings(file.Mappings); err != nil {
 				t.Fatal(err)
 			}
 			return

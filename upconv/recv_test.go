@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // receiveSupervisor is a supervisor that has nobody to supervise. To it, ::1 is what 127.0.0.1 has been translated to.
@@ -34,7 +35,7 @@ func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mappings, err := NewMappings([]Mapping{{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}})
+	mappings, err := nat64.NewMappings([]nat64.Mapping{mapping("127.0.0.1/32", "::1/128")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // reloads reads the policy file again whenever it is to, for ever. Apart from what passes signals on: a file can make it wait, a
@@ -52,7 +54,7 @@ func (p *process) reread() (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	mappings, err := NewMappings(file.Mappings)
+	mappings, err := nat64.NewMappings(file.Mappings)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // RouteKind says in which way a destination is reached.
@@ -75,17 +77,17 @@ func (r Route) options() string {
 	return ""
 }
 
-// Prefix64 returns the prefix of a NAT64; ok is false if that is still to be found ("auto"), and for other
+// Prefix returns the prefix of a NAT64; ok is false if that is still to be found ("auto"), and for other
 // routes. It does not allocate.
-func (r *Route) Prefix64() (p Prefix64, ok bool) {
+func (r *Route) Prefix() (p nat64.Prefix, ok bool) {
 	if r.Kind != NAT64 || r.Target == AutoPrefix {
-		return Prefix64{}, false
+		return nat64.Prefix{}, false
 	}
 	prefix, err := netip.ParsePrefix(r.Target)
 	if err != nil {
-		return Prefix64{}, false
+		return nat64.Prefix{}, false
 	}
-	p, err = NewPrefix64(prefix)
+	p, err = nat64.NewPrefix(prefix)
 	return p, err == nil
 }
 
@@ -99,7 +101,7 @@ func (r *Route) Addr() netip.Addr {
 	return addr
 }
 
-// AutoPrefix stands for the prefix that Discover finds.
+// AutoPrefix stands for the prefix that nat64.Discover finds.
 const AutoPrefix = "auto"
 
 // defaultReject is what a plain "reject" answers: what connect(2) says where there is no IPv4.
@@ -173,8 +175,8 @@ func ParseRoute(s string) (Route, error) {
 			}
 			return fail(target, "not an IPv6 prefix such as 2001:db8:64::/96")
 		}
-		p, err := NewPrefix64(prefix)
-		if wrong := (*Prefix64Error)(nil); errors.As(err, &wrong) {
+		p, err := nat64.NewPrefix(prefix)
+		if wrong := (*nat64.PrefixError)(nil); errors.As(err, &wrong) {
 			part := target
 			if wrong.Length {
 				at += strings.IndexByte(target, '/') + 1

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/birth"
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // Exit statuses of upconv's own, as env(1), nohup(1) and timeout(1) use them.
@@ -34,11 +35,11 @@ const (
 type Config struct {
 	Args     []string // the command and its arguments
 	Rules    []Rule
-	Via      Route     // of what no rule matches and is not local
-	Mappings []Mapping // for destinations whose route is nat64
-	File     string    // the policy file that the Rules with its name in From, and the Mappings, are from; "" for none
-	Netns    string    // where the command starts: as OpenNamespace takes it; "" for where upconv was started
-	Isolate  bool      // start the command in a new namespace with only loopback
+	Via      Route           // of what no rule matches and is not local
+	Mappings []nat64.Mapping // for destinations whose route is nat64
+	File     string          // the policy file that the Rules with its name in From, and the Mappings, are from; "" for none
+	Netns    string          // where the command starts: as OpenNamespace takes it; "" for where upconv was started
+	Isolate  bool            // start the command in a new namespace with only loopback
 
 	UDP    UDPMode // which calls on datagram sockets follow the policy
 	SwapAt SwapAt  // when sockets are replaced

@@ -20,6 +20,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // SupervisorMain is the life of the supervisor's process. It does not return. It must be called by the main goroutine, which an
@@ -104,7 +105,7 @@ func (p *process) start() error {
 	if p.canary, err = startCanary(signalMask(passedSignals())); err != nil {
 		return failed(err)
 	}
-	mappings, err := NewMappings(cfg.Mappings)
+	mappings, err := nat64.NewMappings(cfg.Mappings)
 	if err != nil {
 		return failed(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // Supervisor answers the notifications of one listener. Its workers are goroutines locked to OS
@@ -78,12 +79,12 @@ type egress struct {
 // ruleset is a policy and what it takes. It is replaced as a whole.
 type ruleset struct {
 	policy   *Policy
-	mappings *Mappings
+	mappings *nat64.Mappings
 	egress   map[string]*egress // by the target of a netns route; and those of earlier policies, under other keys
 	cookies  []uint64           // of the same; a map is slow to go through
 }
 
-func newRuleset(policy *Policy, mappings *Mappings, all map[string]*egress) *ruleset {
+func newRuleset(policy *Policy, mappings *nat64.Mappings, all map[string]*egress) *ruleset {
 	rules := &ruleset{policy: policy, mappings: mappings, egress: all}
 	for _, e := range all {
 		rules.cookies = append(rules.cookies, e.cookie)

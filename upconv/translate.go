@@ -6,22 +6,24 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // ErrNoPrefix is what Translate answers for nat64:auto as long as no prefix has been found.
 var ErrNoPrefix = errors.New("no NAT64 prefix found")
 
 // Translate returns the IPv6 address that is connected to for an IPv4 destination whose route is a NAT64 or an Inet6.
-// For a NAT64 a mapping takes precedence (RFC 7757 section 3.1); found is the prefix that Discover has found, for
-// nat64:auto. The error is ErrNoPrefix or one of Prefix64.Embed. Translate does not allocate unless it fails.
-func Translate(route *Route, dst netip.Addr, mappings *Mappings, found Prefix64) (netip.Addr, error) {
+// For a NAT64 a mapping takes precedence (RFC 7757 section 3.1); found is the prefix that nat64.Discover has found, for
+// nat64:auto. The error is ErrNoPrefix or one of nat64.Prefix.Embed. Translate does not allocate unless it fails.
+func Translate(route *Route, dst netip.Addr, mappings *nat64.Mappings, found nat64.Prefix) (netip.Addr, error) {
 	if route.Kind == Inet6 {
 		return route.Addr(), nil
 	}
 	if mapped, ok := mappings.To6(dst); ok {
 		return mapped, nil
 	}
-	if prefix, ok := route.Prefix64(); ok {
+	if prefix, ok := route.Prefix(); ok {
 		found = prefix
 	}
 	if !found.IsValid() {
@@ -69,14 +71,14 @@ func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, 
 		return v4, true
 	}
 	for _, prefix := range b.prefixes {
-		if v4, ok = prefix.embedded(addr); ok {
+		if v4, err := prefix.ExtractAny(addr); err == nil {
 			return v4, true
 		}
 	}
 	if s.discovery != nil {
 		if found := s.discovery.found.Load(); found != nil {
 			for _, prefix := range found.prefixes {
-				if v4, ok = prefix.embedded(addr); ok {
+				if v4, err := prefix.ExtractAny(addr); err == nil {
 					return v4, true
 				}
 			}
@@ -85,19 +87,10 @@ func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, 
 	return p.peer.Addr(), fixed
 }
 
-// embedded is Extract, and takes addresses under WellKnownPrefix that are not global for what they say.
-func (p Prefix64) embedded(addr netip.Addr) (netip.Addr, bool) {
-	v4, err := p.Extract(addr)
-	if notGlobal, ok := err.(*NotGlobalError); ok {
-		return notGlobal.Addr, true
-	}
-	return v4, err == nil
-}
-
 // backward is what a policy translates to. It is for the way back.
 type backward struct {
 	of       *ruleset
-	prefixes []Prefix64 // the longest first
+	prefixes []nat64.Prefix // the longest first
 	// fixed are the addresses of inet6 routes, each with the one IPv4 address that it is for; the zero Addr if there are several.
 	fixed map[netip.Addr]netip.Addr
 }
@@ -109,13 +102,13 @@ func (s *Supervisor) backward(rules *ruleset) *backward {
 		return before
 	}
 	b := &backward{of: rules, fixed: map[netip.Addr]netip.Addr{}}
-	add := func(prefix Prefix64) {
+	add := func(prefix nat64.Prefix) {
 		if !slices.Contains(b.prefixes, prefix) {
 			b.prefixes = append(b.prefixes, prefix)
 		}
 	}
 	note := func(route *Route, only netip.Addr) {
-		switch prefix, ok := route.Prefix64(); {
+		switch prefix, ok := route.Prefix(); {
 		case ok:
 			add(prefix)
 		case route.Kind == Inet6:
@@ -135,7 +128,7 @@ func (s *Supervisor) backward(rules *ruleset) *backward {
 		note(&rule.Route, only)
 	}
 	note(&rules.policy.fallback, netip.Addr{})
-	slices.SortStableFunc(b.prefixes, func(p, q Prefix64) int { return int(q.bits) - int(p.bits) })
+	slices.SortStableFunc(b.prefixes, func(p, q nat64.Prefix) int { return q.Netip().Bits() - p.Netip().Bits() })
 	if before != nil {
 		for _, prefix := range before.prefixes {
 			add(prefix)

@@ -1,10 +1,12 @@
-package upconv
+package nat64
 
 import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/upconv/upconv/upconv/internal/ip4"
 )
 
 // Mapping says which IPv6 addresses stand for the IPv4 addresses of a prefix, one by one: an Explicit Address Mapping of
@@ -37,8 +39,8 @@ type mappingsOfLength[K comparable] struct {
 	by   map[K]Mapping
 }
 
-// check says what is wrong with the mapping by itself.
-func (m Mapping) check() *MappingError {
+// Check says what is wrong with the mapping by itself; nil if nothing is.
+func (m Mapping) Check() *MappingError {
 	fail := func(v6 bool, format string, args ...any) *MappingError {
 		return &MappingError{IPv6: v6, Msg: fmt.Sprintf(format, args...)}
 	}
@@ -68,7 +70,7 @@ func NewMappings(list []Mapping) (*Mappings, error) {
 	t := &Mappings{}
 	seen4, seen6 := map[netip.Prefix]int{}, map[netip.Prefix]int{}
 	for i, m := range list {
-		if err := m.check(); err != nil {
+		if err := m.Check(); err != nil {
 			err.Index = i
 			return nil, err
 		}
@@ -79,7 +81,7 @@ func NewMappings(list []Mapping) (*Mappings, error) {
 			return nil, &MappingError{i, true, fmt.Sprintf("%s is mapped already, by mapping %d", m.IPv6, first+1)}
 		}
 		seen4[m.IPv4], seen6[m.IPv6] = i, i
-		insertMapping(&t.by4, m.IPv4.Bits(), number4(m.IPv4.Addr()), m)
+		insertMapping(&t.by4, m.IPv4.Bits(), ip4.Number(m.IPv4.Addr()), m)
 		insertMapping(&t.by6, m.IPv6.Bits(), m.IPv6.Addr().As16(), m)
 	}
 	return t, nil
@@ -103,7 +105,7 @@ func (t *Mappings) To6(addr netip.Addr) (mapped netip.Addr, ok bool) {
 	}
 	// The bits behind the IPv4 prefix go behind the IPv6 prefix.
 	v6 := m.IPv6.Addr().As16()
-	suffix := uint128{lo: uint64(number4(addr) &^ mask4(m.IPv4.Bits()))}.shl(128 - m.IPv6.Bits() - (32 - m.IPv4.Bits()))
+	suffix := uint128{lo: uint64(ip4.Number(addr) &^ ip4.Mask(m.IPv4.Bits()))}.shl(128 - m.IPv6.Bits() - (32 - m.IPv4.Bits()))
 	binary.BigEndian.PutUint64(v6[:8], binary.BigEndian.Uint64(v6[:8])|suffix.hi)
 	binary.BigEndian.PutUint64(v6[8:], binary.BigEndian.Uint64(v6[8:])|suffix.lo)
 	return netip.AddrFrom16(v6), true
@@ -114,9 +116,9 @@ func (t *Mappings) Of(addr netip.Addr) (m Mapping, ok bool) {
 	if t == nil || !addr.Is4() {
 		return Mapping{}, false
 	}
-	v4 := number4(addr)
+	v4 := ip4.Number(addr)
 	for i := range t.by4 {
-		if m, ok = t.by4[i].by[v4&mask4(t.by4[i].bits)]; ok {
+		if m, ok = t.by4[i].by[v4&ip4.Mask(t.by4[i].bits)]; ok {
 			return m, true
 		}
 	}
@@ -137,7 +139,7 @@ func (t *Mappings) To4(addr netip.Addr) (mapped netip.Addr, ok bool) {
 		}
 		v6 := addr.As16()
 		suffix := uint128{binary.BigEndian.Uint64(v6[:8]), binary.BigEndian.Uint64(v6[8:])}.shr(128 - m.IPv6.Bits() - (32 - m.IPv4.Bits()))
-		return addr4(number4(m.IPv4.Addr()) | uint32(suffix.lo)&^mask4(m.IPv4.Bits())), true
+		return ip4.Addr(ip4.Number(m.IPv4.Addr()) | uint32(suffix.lo)&^ip4.Mask(m.IPv4.Bits())), true
 	}
 	return netip.Addr{}, false
 }
@@ -157,18 +159,3 @@ func (u uint128) shr(n int) uint128 {
 	}
 	return uint128{u.hi >> n, u.lo>>n | u.hi<<(64-n)}
 }
-
-// number4 returns an IPv4 address as a number.
-func number4(addr netip.Addr) uint32 {
-	b := addr.As4()
-	return binary.BigEndian.Uint32(b[:])
-}
-
-func addr4(n uint32) netip.Addr {
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], n)
-	return netip.AddrFrom4(b)
-}
-
-// mask4 has the first bits set.
-func mask4(bits int) uint32 { return ^uint32(0) << (32 - bits) }

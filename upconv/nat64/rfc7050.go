@@ -1,4 +1,4 @@
-package upconv
+package nat64
 
 import (
 	"cmp"
@@ -41,7 +41,7 @@ var (
 
 // Discover finds the prefixes of the NAT64s of a network by RFC 7050: it asks the resolvers of a text of the form
 // of resolv.conf(5) for the IPv6 addresses of ipv4only.arpa, over sockets that dial makes. The prefixes are
-// valid for NewPrefix64, each there once, in an order that does not depend on that of the answer:
+// valid for NewPrefix, each there once, in an order that does not depend on that of the answer:
 // the well-known one, which cannot be used for every address, last. They may be used for ttl.
 //
 // The error is ErrNoResolver, ErrNoAnswer, ErrNoNAT64 or ErrMalformedDNS, wrapped; or the context's. With
@@ -122,12 +122,12 @@ func findPrefixes(records []addressRecord) (prefixes []netip.Prefix, ttl uint32)
 		if len(prefixes) == 0 || r.ttl < ttl {
 			ttl = r.ttl
 		}
-		if !slices.Contains(prefixes, p.Prefix()) {
-			prefixes = append(prefixes, p.Prefix())
+		if !slices.Contains(prefixes, p.Netip()) {
+			prefixes = append(prefixes, p.Netip())
 		}
 	}
 	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
-		if wellKnown := WellKnownPrefix.Prefix(); (a == wellKnown) != (b == wellKnown) {
+		if wellKnown := WellKnownPrefix.Netip(); (a == wellKnown) != (b == wellKnown) {
 			if a == wellKnown {
 				return 1
 			}
@@ -143,22 +143,22 @@ func findPrefixes(records []addressRecord) (prefixes []netip.Prefix, ttl uint32)
 // A well-known address that stands in addr more than once says nothing (RFC 7050 section 3: there is
 // a second record, with the other one). If both are found, in different places, one of them is part of
 // the prefix by chance: the one with zeros behind it counts, since a suffix is reserved and should be zero.
-func findPrefix(addr netip.Addr) (Prefix64, bool) {
+func findPrefix(addr netip.Addr) (Prefix, bool) {
 	if !addr.Is6() || addr.Is4In6() || addr.Zone() != "" {
-		return Prefix64{}, false
+		return Prefix{}, false
 	}
 	v6 := addr.As16()
-	var candidates, clean []Prefix64
+	var candidates, clean []Prefix
 	for _, known := range wellKnown4 {
 		times := 0
-		var found Prefix64
+		var found Prefix
 		for _, place := range places64 {
 			if at4(v6, place.at) != known {
 				continue
 			}
 			times++
 			if place.bits != 0 {
-				found, _ = NewPrefix64(netip.PrefixFrom(addr, place.bits).Masked())
+				found, _ = NewPrefix(netip.PrefixFrom(addr, place.bits).Masked())
 			}
 		}
 		if times != 1 || !found.IsValid() || v6[uOctet] != 0 {
@@ -173,7 +173,7 @@ func findPrefix(addr netip.Addr) (Prefix64, bool) {
 		candidates = clean
 	}
 	if len(candidates) != 1 {
-		return Prefix64{}, false
+		return Prefix{}, false
 	}
 	return candidates[0], true
 }

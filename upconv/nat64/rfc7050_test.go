@@ -1,4 +1,4 @@
-package upconv
+package nat64
 
 import (
 	"context"
@@ -80,12 +80,12 @@ func FuzzFindPrefixes(f *testing.F) {
 	f.Fuzz(func(t *testing.T, prefix []byte, length uint8) {
 		var v6 [16]byte
 		copy(v6[:], prefix)
-		p, err := NewPrefix64(netip.PrefixFrom(netip.AddrFrom16(v6), []int{32, 40, 48, 56, 64, 96}[length%6]).Masked())
+		p, err := NewPrefix(netip.PrefixFrom(netip.AddrFrom16(v6), []int{32, 40, 48, 56, 64, 96}[length%6]).Masked())
 		if err != nil {
 			return
 		}
 		found, _ := findPrefixes([]addressRecord{{p.put(wellKnown4[0]), 1}, {p.put(wellKnown4[1]), 1}})
-		if len(found) > 1 || len(found) == 1 && found[0] != p.Prefix() {
+		if len(found) > 1 || len(found) == 1 && found[0] != p.Netip() {
 			t.Fatalf("%s: found %v", p, found)
 		}
 		holds := func(known netip.Addr) bool { // the prefix itself
@@ -365,7 +365,7 @@ func TestDiscoverTimeout(t *testing.T) {
 	})
 	// The next one is asked.
 	prefixes, _, err := Discover(t.Context(), dialer(silent, good), "nameserver 192.0.2.1\nnameserver 192.0.2.2\noptions timeout:1\n")
-	if err != nil || len(prefixes) != 1 || prefixes[0] != WellKnownPrefix.Prefix() {
+	if err != nil || len(prefixes) != 1 || prefixes[0] != WellKnownPrefix.Netip() {
 		t.Errorf("found %v, %v", prefixes, err)
 	}
 	if silent.queries.Load() != 1 || good.queries.Load() != 1 {

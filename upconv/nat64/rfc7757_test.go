@@ -1,10 +1,12 @@
-package upconv
+package nat64
 
 import (
 	"errors"
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/upconv/upconv/upconv/internal/ip4"
 )
 
 func mapping(v4, v6 string) Mapping {
@@ -120,12 +122,12 @@ func FuzzMappings(f *testing.F) {
 	f.Fuzz(func(t *testing.T, v4 uint32, bits4 uint8, v6 []byte, bits6 uint8, suffix uint32) {
 		var b [16]byte
 		copy(b[:], v6)
-		m := Mapping{netip.PrefixFrom(addr4(v4), int(bits4%33)).Masked(), netip.PrefixFrom(netip.AddrFrom16(b), int(bits6%129)).Masked()}
+		m := Mapping{netip.PrefixFrom(ip4.Addr(v4), int(bits4%33)).Masked(), netip.PrefixFrom(netip.AddrFrom16(b), int(bits6%129)).Masked()}
 		table, err := NewMappings([]Mapping{m})
 		if err != nil {
 			return
 		}
-		a := addr4(number4(m.IPv4.Addr()) | suffix&^mask4(m.IPv4.Bits()))
+		a := ip4.Addr(ip4.Number(m.IPv4.Addr()) | suffix&^ip4.Mask(m.IPv4.Bits()))
 		got, ok := table.To6(a)
 		if !ok || !m.IPv6.Contains(got) {
 			t.Fatalf("%s: %s is %v, %v", m, a, got, ok)

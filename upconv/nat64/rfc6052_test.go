@@ -1,4 +1,4 @@
-package upconv
+package nat64
 
 import (
 	"errors"
@@ -8,9 +8,9 @@ import (
 
 var addr = netip.MustParseAddr
 
-func prefix64(t testing.TB, s string) Prefix64 {
+func prefix64(t testing.TB, s string) Prefix {
 	t.Helper()
-	p, err := NewPrefix64(netip.MustParsePrefix(s))
+	p, err := NewPrefix(netip.MustParsePrefix(s))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,10 +60,10 @@ func TestExtract(t *testing.T) {
 			t.Errorf("%s, %s: %v, %v, want %s", c.prefix, c.v6, v4, err, c.v4)
 		}
 	}
-	if _, err := (Prefix64{}).Extract(addr("::1")); !errors.Is(err, ErrNotEmbedded) {
+	if _, err := (Prefix{}).Extract(addr("::1")); !errors.Is(err, ErrNotEmbedded) {
 		t.Errorf("no prefix: error %v", err)
 	}
-	if _, err := (Prefix64{}).Embed(addr("192.0.2.1")); err == nil {
+	if _, err := (Prefix{}).Embed(addr("192.0.2.1")); err == nil {
 		t.Error("no prefix: embedded")
 	}
 	for _, no := range []netip.Addr{{}, addr("::1"), addr("::ffff:192.0.2.1")} {
@@ -73,18 +73,18 @@ func TestExtract(t *testing.T) {
 	}
 }
 
-func TestNewPrefix64Errors(t *testing.T) {
+func TestNewPrefixErrors(t *testing.T) {
 	for _, bad := range []string{
 		"2001:db8::/31", "2001:db8::/33", "2001:db8::/72", "2001:db8::/95", "2001:db8::/128", "2001:db8::1/96", "2001:db8:0:0:100::/96",
 		"192.0.2.0/32", "::ffff:0.0.0.0/96", "::/96", "::/32", "ff0e::/96", "fe80::/64",
 	} {
-		_, err := NewPrefix64(netip.MustParsePrefix(bad))
-		var e *Prefix64Error
+		_, err := NewPrefix(netip.MustParsePrefix(bad))
+		var e *PrefixError
 		if !errors.As(err, &e) || e.Error() == "" {
-			t.Errorf("%s: error %v, want a *Prefix64Error", bad, err)
+			t.Errorf("%s: error %v, want a *PrefixError", bad, err)
 		}
 	}
-	if _, err := NewPrefix64(netip.Prefix{}); err == nil {
+	if _, err := NewPrefix(netip.Prefix{}); err == nil {
 		t.Error("the zero prefix is taken")
 	}
 }
@@ -137,7 +137,7 @@ func TestEmbedDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func FuzzPrefix64(f *testing.F) {
+func FuzzPrefix(f *testing.F) {
 	for i := range uint8(6) {
 		f.Add([]byte("\x20\x01\x0d\xb8\x01\x22\x03\x44\x00\x00\x00\x00\x00\x00\x00\x00"), i, uint32(0xc0000221))
 	}
@@ -145,7 +145,7 @@ func FuzzPrefix64(f *testing.F) {
 		var v6 [16]byte
 		copy(v6[:], prefix)
 		bits := []int{32, 40, 48, 56, 64, 96}[length%6]
-		p, err := NewPrefix64(netip.PrefixFrom(netip.AddrFrom16(v6), bits).Masked())
+		p, err := NewPrefix(netip.PrefixFrom(netip.AddrFrom16(v6), bits).Masked())
 		if err != nil {
 			return
 		}
@@ -158,7 +158,7 @@ func FuzzPrefix64(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b := embedded.As16(); b[uOctet] != 0 || !p.Prefix().Contains(embedded) {
+		if b := embedded.As16(); b[uOctet] != 0 || !p.Netip().Contains(embedded) {
 			t.Fatalf("%s in %s is %s", a, p, embedded)
 		}
 		if back, err := p.Extract(embedded); err != nil || back != a {

@@ -1,4 +1,4 @@
-package upconv
+package nat64
 
 import (
 	"net"
