@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // Swapping at socket(2): the program is given a socket of the egress to begin with, so that in a connect(2) that goes there
@@ -32,24 +33,10 @@ func (n *needs) makeAtSocket(p *Policy, at SwapAt, enters bool) {
 			n.datagrams = n.datagrams || proto&UDP != 0 && n.udp && enters
 		}
 	}
-	for i := range p.rules {
-		note(&p.rules[i].Route, p.rules[i].Proto)
+	for i := range p.Rules() {
+		note(&p.Rules()[i].Route, p.Rules()[i].Proto)
 	}
-	note(&p.fallback, TCP|UDP)
-}
-
-// theNamespace returns a route to the one namespace that sockets for a protocol are made in; nil where there is none: a policy
-// that has been read again may have none for datagrams, say, any more.
-func (p *Policy) theNamespace(proto Proto) *Route {
-	if p.fallback.Kind == Netns {
-		return &p.fallback
-	}
-	for i := range p.rules {
-		if p.rules[i].Route.Kind == Netns && p.rules[i].Proto&proto != 0 {
-			return &p.rules[i].Route
-		}
-	}
-	return nil
+	note(p.Fallback(), TCP|UDP)
 }
 
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
@@ -119,7 +106,7 @@ func (w *worker) socketCall(c *call) outcome {
 		of = UDP
 	}
 	rules := w.s.rules.Load()
-	route := rules.policy.theNamespace(of)
+	route := rules.policy.NamespaceFor(of)
 	if route == nil {
 		return carryOn
 	}
@@ -290,7 +277,7 @@ func (w *worker) livesIn(tid int, cookie uint64) bool {
 // call then goes on.
 func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, raced bool) {
 	c.back = true
-	e := event{began: w.now(), c: c, dst: dst, proto: TCP, decision: Decision{RuleLocal, directRoute}}
+	e := event{began: w.now(), c: c, dst: dst, proto: TCP, decision: policy.DirectLocal}
 	if w.socketInfo.kind != unix.SOCK_STREAM {
 		e.proto = UDP
 	}

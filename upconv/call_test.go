@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/policy"
+	"github.com/upconv/upconv/upconv/policy/policytest"
 )
 
 func TestDestination(t *testing.T) {
@@ -122,11 +124,11 @@ func TestFilterOfFamilies(t *testing.T) {
 
 // TestFilterOfRefusals is about what is stopped where destinations are refused and nothing else is done: all that connects.
 func TestFilterOfRefusals(t *testing.T) {
-	policy, err := NewPolicy(mustRules(t, "192.0.2.0/24=reject"), Route{})
+	rejecting, err := policy.New(policytest.Rules(t, "192.0.2.0/24=reject"), Route{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := Filter(policy, UDPOff)
+	f := Filter(rejecting, UDPOff)
 	f.Arches = []seccompx.Arch{seccompx.AMD64}
 	program, err := f.Assemble()
 	if err != nil {

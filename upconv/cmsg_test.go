@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 func number(v int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(v)) }
@@ -359,11 +360,11 @@ func TestOriginal(t *testing.T) {
 	}
 
 	// Another policy: what was translated before is still known.
-	policy, err := NewPolicy(nil, Route{Kind: NAT64, Target: "2001:db8:65::/96"})
+	other, err := policy.New(nil, Route{Kind: NAT64, Target: "2001:db8:65::/96"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.rules.Store(&ruleset{policy: policy})
+	s.rules.Store(&ruleset{policy: other})
 	for from, want := range map[string]string{"2001:db8:65::c000:207": "192.0.2.7", "2001:db8:64::c000:207": "192.0.2.7", "2001:db8::7": "203.0.113.7"} {
 		if got, ok := s.originalAddr(netip.MustParseAddr(from), &p); !ok || got.String() != want {
 			t.Errorf("%s after a reload: %v, %v, want %s", from, got, ok, want)

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // connect handles a stopped connect(2): it decides from one copy of the address, and where the
@@ -52,7 +54,7 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 		decision = w.s.rules.Load().policy.Decide(dst, TCP, w.s.origin.assigned)
 	case family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min && w.s.swapped.Load():
 		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2) to one.
-		dst, decision = inet6Destination(sa), Decision{"default", &Route{Kind: Direct}}
+		dst, decision = inet6Destination(sa), policy.DirectDefault
 	default:
 		return carryOn
 	}
@@ -117,7 +119,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if plain && !w.idle(family) {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	if seen && (route.Kind == Netns && !w.s.mayBeMade(route) || route.crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
+	if seen && (route.Kind == Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
 		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
 		if route.Kind == Netns {
 			return w.swap(c, e, -1, &w.socketInfo, w.s.egressOf(route), nil, sa)
@@ -613,7 +615,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if errno == unix.EINPROGRESS {
 		// Over a fast network the handshake may be over. Then a second connect fetches its result and
 		// leaves the socket as a blocking connect would have.
-		if errno = connect(fd, sa); e.decision.Route.crosses() {
+		if errno = connect(fd, sa); e.decision.Route.Crosses() {
 			errno = inetErrno(errno)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // Datagram sockets: UDP, UDP-Lite and ICMP echo. A socket goes where its datagram goes: connect(2) and every send with an
@@ -93,7 +95,7 @@ func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 // decideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those are left alone.
 func (w *worker) decideDatagram(dst netip.AddrPort) Decision {
 	if !dst.Addr().Is4() {
-		return Decision{RuleDefault, directRoute}
+		return policy.DirectDefault
 	}
 	rules, addresses, last := w.s.rules.Load(), w.s.origin.addresses.Load(), &w.decided
 	if last.dst != dst || last.rules != rules || last.addresses != addresses {
@@ -212,7 +214,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		if route.Kind == Reject {
 			return w.finished(e, route.Errno), false
 		}
-		e.decision = Decision{RuleDefault, directRoute}
+		e.decision = policy.DirectDefault
 		return w.move(c, e, old, sock, nil, nil, sa)
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == Reject && !c.sends {

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // A stream that connect(2) disconnects (AF_UNSPEC) goes back to the origin, and so does a socket of an
@@ -75,7 +76,7 @@ func (w *worker) disconnectCall(c *call) outcome {
 // disconnectStream puts a socket of the origin into the place of a stream of an egress, of which old
 // is a copy and w.socketInfo tells, and resets the connection of that. raced is as for route.
 func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
-	e := event{began: w.now(), c: c, proto: TCP, decision: Decision{RuleLocal, directRoute}}
+	e := event{began: w.now(), c: c, proto: TCP, decision: policy.DirectLocal}
 	c.back, c.resets = true, true
 	if out, raced = w.swap(c, &e, old, &w.socketInfo, nil, nil, nil); !raced && out.carriesOn() {
 		out = answer(0)

@@ -27,7 +27,7 @@ type Event struct {
 	Proto  string    `json:"proto"`  // "tcp" or "udp"; for ICMP too it is "udp"
 	Dst    string    `json:"dst"`    // address:port that the program asked for
 	Rule   string    `json:"rule"`   // "1" for the first rule, "local" or "default"
-	Route  string    `json:"route"`  // as ParseRoute reads it
+	Route  string    `json:"route"`  // as policy.ParseRoute reads it
 	// Local is address:port of the new socket; empty where none was made or connecting it failed at once.
 	Local string `json:"local"`
 	// Result is "ok" where the connection is made or under way, else the name of the errno that the

@@ -18,7 +18,7 @@ import (
 func sampleEvent() *event {
 	return &event{
 		began: time.Now(), c: &call{name: "connect", tid: os.Getpid(), fd: 7}, proto: TCP,
-		dst: netip.MustParseAddrPort("203.0.113.10:80"), decision: Decision{"1", &Route{Kind: Netns, Target: "blue"}},
+		dst: netip.MustParseAddrPort("203.0.113.10:80"), decision: Decision{Rule: "1", Route: &Route{Kind: Netns, Target: "blue"}},
 	}
 }
 

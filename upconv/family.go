@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
-	"slices"
 	"strconv"
 	"unsafe"
 
@@ -30,23 +29,20 @@ type needs struct {
 // crosses reports whether sockets are replaced by those of another family.
 func (n needs) crosses() bool { return n.inet6 || n.unix }
 
-// crosses reports whether the route leads to sockets of another family.
-func (r *Route) crosses() bool { return r.Kind == NAT64 || r.Kind == Inet6 || r.Kind == UnixPath }
-
-// needs returns what the routes of the policy have upconv do.
-func (p *Policy) needs(udp UDPMode) (n needs) {
+// needsOf returns what the routes of a policy have upconv do.
+func needsOf(p *Policy, udp UDPMode) (n needs) {
 	datagrams := func(r *Route) {
 		if r.Kind != Direct && udp != UDPOff {
 			n.udp, n.sends = true, udp == UDPFull
-			n.receives = n.receives || r.crosses()
+			n.receives = n.receives || r.Crosses()
 		}
 	}
-	for i := range p.rules {
-		if p.rules[i].Proto&UDP != 0 {
-			datagrams(&p.rules[i].Route)
+	for i := range p.Rules() {
+		if rule := &p.Rules()[i]; rule.Proto&UDP != 0 {
+			datagrams(&rule.Route)
 		}
 	}
-	datagrams(&p.fallback)
+	datagrams(p.Fallback())
 	for _, r := range p.Routes() {
 		switch r.Kind {
 		case Netns:
@@ -60,11 +56,6 @@ func (p *Policy) needs(udp UDPMode) (n needs) {
 		}
 	}
 	return n
-}
-
-// discovers reports whether a route needs to know the prefix of a NAT64 that is not given.
-func (p *Policy) discovers() bool {
-	return slices.Contains(p.Routes(), Route{Kind: NAT64, Target: AutoPrefix})
 }
 
 // A crossing is a swap for a socket of another address family.

@@ -33,7 +33,7 @@ const (
 // names of sockets, and getsockopt(2) and setsockopt(2) for some options.
 //
 // It is the filter of [SwapAtConnect].
-func Filter(p *Policy, udp UDPMode) seccompx.Filter { return filter(p.needs(udp)) }
+func Filter(p *Policy, udp UDPMode) seccompx.Filter { return filter(needsOf(p, udp)) }
 
 func filter(n needs) seccompx.Filter {
 	f := seccompx.Filter{

@@ -2,6 +2,8 @@ package upconv
 
 import (
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // guard decides about a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say
@@ -36,7 +38,7 @@ func (w *worker) guard(c *call, e *event) outcome {
 	}
 	e.recorded, c.guarded = true, true // as far as it is to be
 	if e.decision.Route == nil {       // nothing that there are rules for
-		e.decision = Decision{RuleDefault, directRoute}
+		e.decision = policy.DirectDefault
 	}
 	for range maxRaces {
 		if fd, ok := w.copyInEgress(c, true); ok {

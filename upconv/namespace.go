@@ -7,13 +7,14 @@ import (
 	"path/filepath"
 
 	"github.com/upconv/upconv/nsdial"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // OpenNamespace opens a network namespace as routes and --netns name it: a name of ip-netns(8), an
-// absolute path, or Host for the one that the calling thread is in.
+// absolute path, or policy.Host for the one that the calling thread is in.
 func OpenNamespace(target string) (ns *nsdial.Namespace, err error) {
 	switch {
-	case target == Host:
+	case target == policy.Host:
 		return nsdial.OpenCurrent()
 	case target != "" && target[0] == '/':
 		ns, err = nsdial.OpenPath(target)

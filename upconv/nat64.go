@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // errStillLooking says that it is not known yet whether there is a prefix.
@@ -19,21 +21,21 @@ var errStillLooking = errors.New("still looking for a NAT64 prefix")
 
 // translate returns the IPv6 address that is connected to for dst.
 func (s *Supervisor) translate(route *Route, dst netip.Addr) (netip.Addr, error) {
-	if route.Kind != NAT64 || route.Target != AutoPrefix {
-		return Translate(route, dst, s.rules.Load().mappings, nat64.Prefix{})
+	if route.Kind != NAT64 || route.Target != policy.AutoPrefix {
+		return policy.Translate(route, dst, s.rules.Load().mappings, nat64.Prefix{})
 	}
 	if addr, ok := s.rules.Load().mappings.To6(dst); ok {
 		return addr, nil
 	}
 	if s.discovery == nil {
-		return netip.Addr{}, ErrNoPrefix
+		return netip.Addr{}, policy.ErrNoPrefix
 	}
 	found := s.discovery.found.Load()
 	if found == nil {
 		return netip.Addr{}, errStillLooking
 	}
 	if len(found.prefixes) == 0 {
-		return netip.Addr{}, fmt.Errorf("%w: %w", ErrNoPrefix, found.err)
+		return netip.Addr{}, fmt.Errorf("%w: %w", policy.ErrNoPrefix, found.err)
 	}
 	var addr netip.Addr
 	var err error
@@ -153,7 +155,7 @@ func (o *origin) discoverer(netns string, pid int) func(context.Context) ([]neti
 
 // netnsResolvConf returns the resolv.conf that ip-netns(8) has for a namespace, named as for OpenNamespace; "" for none.
 func netnsResolvConf(netns string) string {
-	if netns == "" || netns == Host || netns[0] == '/' {
+	if netns == "" || netns == policy.Host || netns[0] == '/' {
 		return ""
 	}
 	if own := "/etc/netns/" + netns + "/resolv.conf"; exists(own) {
@@ -173,4 +175,29 @@ func (s *Supervisor) whenFound(c *call) outcome {
 		}
 		return w.connect(c)
 	})
+}
+
+// DiscoverIn is nat64.Discover through the resolvers of a network namespace, which is named as for OpenNamespace; "" is the
+// one that upconv was started in. They are those of /etc/netns/NAME/resolv.conf, where ip-netns(8) has
+// them, and otherwise of /etc/resolv.conf.
+func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
+	path := netnsResolvConf(netns)
+	if path == "" {
+		path = "/etc/resolv.conf"
+	}
+	conf, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nat64.ErrNoResolver, err)
+	}
+	dial := (&net.Dialer{}).DialContext
+	if netns != "" {
+		ns, err := OpenNamespace(netns)
+		if err != nil {
+			return nil, err
+		}
+		defer ns.Close()
+		dial = ns.DialContext
+	}
+	prefixes, _, err := nat64.Discover(ctx, dial, string(conf))
+	return prefixes, err
 }

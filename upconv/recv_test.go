@@ -18,6 +18,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // receiveSupervisor is a supervisor that has nobody to supervise. To it, ::1 is what 127.0.0.1 has been translated to.
@@ -25,22 +26,22 @@ func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
 	t.Helper()
 	var parsed []Rule
 	for _, rule := range rules {
-		r, err := ParseRule(rule)
+		r, err := policy.ParseRule(rule)
 		if err != nil {
 			t.Fatal(err)
 		}
 		parsed = append(parsed, r)
 	}
-	policy, err := NewPolicy(parsed, Route{Kind: NAT64, Target: "2001:db8:64::/96"})
+	decided, err := policy.New(parsed, Route{Kind: NAT64, Target: "2001:db8:64::/96"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	mappings, err := nat64.NewMappings([]nat64.Mapping{mapping("127.0.0.1/32", "::1/128")})
+	mappings, err := nat64.NewMappings([]nat64.Mapping{{IPv4: netip.MustParsePrefix("127.0.0.1/32"), IPv6: netip.MustParsePrefix("::1/128")}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := &Supervisor{needs: needs{swaps: true, inet6: true, unix: true}, log: slog.New(slog.DiscardHandler), pid: os.Getpid()}
-	s.rules.Store(&ruleset{policy: policy, mappings: mappings})
+	s.rules.Store(&ruleset{policy: decided, mappings: mappings})
 	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // reloads reads the policy file again whenever it is to, for ever. Apart from what passes signals on: a file can make it wait, a
@@ -45,12 +46,12 @@ func (p *process) reload() {
 
 func (p *process) reread() (*ruleset, error) {
 	s, cfg := p.supervisor, &p.order.Config
-	file, err := ReadPolicyFile(cfg.File)
+	file, err := policy.ReadFile(cfg.File)
 	if err != nil {
 		return nil, err
 	}
 	fromFlags := slices.DeleteFunc(slices.Clone(cfg.Rules), func(r Rule) bool { return r.From.File != "" })
-	policy, err := NewPolicy(append(fromFlags, file.Rules...), cfg.Via)
+	changed, err := policy.New(append(fromFlags, file.Rules...), cfg.Via)
 	if err != nil {
 		return nil, err
 	}
@@ -61,12 +62,12 @@ func (p *process) reread() (*ruleset, error) {
 	if err := cfg.sameModes(file); err != nil {
 		return nil, err
 	}
-	if err := policy.CheckSwapAt(cfg.SwapAt); err != nil {
+	if err := changed.CheckSwapAt(cfg.SwapAt); err != nil {
 		return nil, err
 	}
 	// The filter that the program runs under cannot be changed any more.
-	n := policy.needs(cfg.UDP)
-	n.makeAtSocket(policy, s.swapAt, hasCapability(unix.CAP_SYS_ADMIN))
+	n := needsOf(changed, cfg.UDP)
+	n.makeAtSocket(changed, s.swapAt, hasCapability(unix.CAP_SYS_ADMIN))
 	switch {
 	case n.swaps && !s.needs.swaps:
 		return nil, errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")
@@ -82,11 +83,11 @@ func (p *process) reread() (*ruleset, error) {
 		return nil, errors.New("it has stream sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
 	case n.datagrams && !s.needs.datagrams:
 		return nil, errors.New("it has datagram sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
-	case policy.discovers() && s.discovery == nil:
+	case changed.Discovers() && s.discovery == nil:
 		return nil, errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
 	}
 	before := s.rules.Load().egress
-	egress, _, err := openEgress(policy, before)
+	egress, _, err := openEgress(changed, before)
 	if err != nil {
 		return nil, err
 	}
@@ -99,12 +100,12 @@ func (p *process) reread() (*ruleset, error) {
 			egress[fmt.Sprintf("/earlier/%d", e.cookie)] = e
 		}
 	}
-	return newRuleset(policy, mappings, egress), nil
+	return newRuleset(changed, mappings, egress), nil
 }
 
 // sameModes returns an error if a policy file that has been read again says something else of when and which sockets are
 // replaced than what the command was started with. What a flag has said does not depend on the file.
-func (cfg *Config) sameModes(file *PolicyFile) error {
+func (cfg *Config) sameModes(file *policy.File) error {
 	switch {
 	case file.UDP != cfg.UDP && !cfg.UDPFixed:
 		return fmt.Errorf("its udp is %s, and the command was started with %s: start it again", file.UDP, cfg.UDP)

@@ -98,7 +98,7 @@ func (w *worker) mayConnect(c *call, e *event, sock *socket) (out outcome, done 
 // waitsForRestricted reports whether upconv has to wait for a connection, in the place of the kernel: that would tell who has
 // restricted himself that the address is of another family than the socket (EINVAL).
 func (w *worker) waitsForRestricted(e *event) bool {
-	return w.s.restricted.any.Load() && e.decision.Route.crosses()
+	return w.s.restricted.any.Load() && e.decision.Route.Crosses()
 }
 
 // busyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is connected, or about to be. The kernel

@@ -21,6 +21,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/birth"
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // Exit statuses of upconv's own, as env(1), nohup(1) and timeout(1) use them.
@@ -94,9 +95,9 @@ func Run(cfg *Config) (status int, err error) {
 	if err != nil {
 		return statusOf(err), err
 	}
-	err = checkRules(cfg.Rules)
+	err = policy.CheckRules(cfg.Rules)
 	if err == nil && cfg.SwapAt == SwapAtSocket {
-		err = compile(cfg.Rules, cfg.Via).CheckSwapAt(cfg.SwapAt)
+		err = policy.Compile(cfg.Rules, cfg.Via).CheckSwapAt(cfg.SwapAt)
 	}
 	if err != nil {
 		return ExitFailed, failed(err)

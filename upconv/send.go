@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // parcel is one datagram that a program sends. All of it is copied from the target's memory once.
@@ -432,7 +433,7 @@ func (w *worker) sendAll(c *call) outcome {
 	for {
 		m := &o.messages[0]
 		family, dst, ok := sendDestination(m.name)
-		e := event{began: w.now(), c: c, dst: dst, proto: UDP, decision: Decision{RuleDefault, directRoute}}
+		e := event{began: w.now(), c: c, dst: dst, proto: UDP, decision: policy.DirectDefault}
 		switch {
 		case ok:
 			e.decision = w.decideDatagram(dst)

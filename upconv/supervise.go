@@ -21,6 +21,7 @@ import (
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // SupervisorMain is the life of the supervisor's process. It does not return. It must be called by the main goroutine, which an
@@ -98,7 +99,7 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	policy := compile(cfg.Rules, cfg.Via) // Run has checked the rules
+	decided := policy.Compile(cfg.Rules, cfg.Via) // Run has checked the rules
 	// This process is in the caller's process group, and is not what signals to that mean. It was started with
 	// all of them blocked; these are the ones that the Go runtime does not leave blocked.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM, unix.SIGSTKFLT)
@@ -110,16 +111,16 @@ func (p *process) start() error {
 		return failed(err)
 	}
 	s := &Supervisor{
-		needs: policy.needs(cfg.UDP), udp: cfg.UDP, swapAt: cfg.SwapAt, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(),
+		needs: needsOf(decided, cfg.UDP), udp: cfg.UDP, swapAt: cfg.SwapAt, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(),
 	}
 	p.supervisor = s
 	s.openTags()
-	egress, home, err := openEgress(policy, nil)
+	egress, home, err := openEgress(decided, nil)
 	if err != nil {
 		return failed(explainEntry(err))
 	}
 	s.home = home
-	s.rules.Store(newRuleset(policy, mappings, egress))
+	s.rules.Store(newRuleset(decided, mappings, egress))
 	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, s.epolls.ended); err != nil {
 		return failed(err)
 	}
@@ -353,13 +354,13 @@ func (p *process) openOrigin() error {
 	default:
 		here.Close()
 	}
-	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || s.rules.Load().policy.fallback.Kind != Netns) {
+	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || s.rules.Load().policy.Fallback().Kind != Netns) {
 		s.home = e // where most sockets are made
 	} else if e != nil && s.home.cookie == e.cookie {
 		e.ns.Close()
 		s.origin.egress = s.home
 	}
-	if s.rules.Load().policy.discovers() {
+	if s.rules.Load().policy.Discovers() {
 		s.discovery = newDiscovery(s.origin.discoverer(cfg.Netns, p.command), s.log)
 		go s.discovery.run(context.Background())
 	}

@@ -93,7 +93,7 @@ func newRuleset(policy *Policy, mappings *nat64.Mappings, all map[string]*egress
 }
 
 // openEgress opens every namespace that the policy names, but for those that are among known. cwd-independent: targets
-// are names, absolute paths or Host, which is the namespace of the calling thread.
+// are names, absolute paths or policy.Host, which is the namespace of the calling thread.
 func openEgress(p *Policy, known map[string]*egress) (all map[string]*egress, home *egress, err error) {
 	all = map[string]*egress{}
 	var opened []*egress

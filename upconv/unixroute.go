@@ -6,11 +6,13 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // unixPath is a struct sockaddr_un.
 type unixPath struct {
-	raw    [2 + maxUnixPath + 1]byte
+	raw    [2 + policy.MaxUnixPath + 1]byte
 	length int
 	file   int          // the socket file, where the name goes through a descriptor; or -1
 	as     *credentials // whose rights count; valid after open
@@ -19,7 +21,7 @@ type unixPath struct {
 func (p *unixPath) sa() []byte { return p.raw[:p.length] }
 
 func (p *unixPath) set(name string) {
-	p.raw, p.file = [2 + maxUnixPath + 1]byte{}, -1
+	p.raw, p.file = [2 + policy.MaxUnixPath + 1]byte{}, -1
 	*(*uint16)(unsafe.Pointer(&p.raw)) = unix.AF_UNIX
 	p.length = 2 + copy(p.raw[2:], name)
 	if name[0] == '@' {

@@ -71,7 +71,7 @@ func (w *wait) result(file *os.File) unix.Errno {
 		return w.stop.happened()
 	case errno == unix.EALREADY:
 		return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
-	case w.event.decision.Route.crosses():
+	case w.event.decision.Route.Crosses():
 		return inetErrno(errno)
 	}
 	return errno

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 func newCheck() *cobra.Command {
@@ -64,7 +65,7 @@ The exit status is 0 if all files are good, and otherwise 125.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bad := false
 			for _, path := range args {
-				file, err := upconv.ReadPolicyFile(path)
+				file, err := policy.ReadFile(path)
 				if err != nil {
 					tell(cmd.ErrOrStderr(), err)
 					bad = true
@@ -81,7 +82,7 @@ The exit status is 0 if all files are good, and otherwise 125.`,
 }
 
 // summarize says in a few lines what was understood.
-func summarize(out io.Writer, file *upconv.PolicyFile) {
+func summarize(out io.Writer, file *policy.File) {
 	fmt.Fprintf(out, "%s: good: %s", file.Name, count(file.Written, "rule"))
 	if n := len(file.Mappings); n > 0 {
 		fmt.Fprintf(out, ", %s", count(n, "eam mapping"))
@@ -125,8 +126,8 @@ func some(routes []upconv.Route) string {
 // tell prints an error, with the text and carets under what is wrong where it has a place.
 func tell(out io.Writer, err error) {
 	var (
-		syntax *upconv.SyntaxError
-		file   upconv.FileErrors
+		syntax *policy.SyntaxError
+		file   policy.FileErrors
 	)
 	if errors.As(err, &file) {
 		for _, e := range file {

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/explain"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // discover finds the prefixes of nat64:auto; tests put something else here.
@@ -56,7 +58,7 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dst, err := upconv.ParseDestination(args[0])
+			dst, err := explain.ParseDestination(args[0])
 			if err != nil {
 				return err
 			}
@@ -78,10 +80,10 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 					fmt.Fprintln(cmd.OutOrStdout(), "no --rule, --via or --config, and there is an IPv4 default route: upconv run has nothing to do here")
 					cfg.SwapAt = upconv.SwapAtConnect // nor has it sockets to answer socket(2) with
 				} else {
-					cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: upconv.AutoPrefix}
+					cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: policy.AutoPrefix}
 				}
 			}
-			x, err := upconv.NewExplainer(&cfg)
+			x, err := explain.New(&explain.Config{Rules: cfg.Rules, Via: cfg.Via, Mappings: cfg.Mappings, UDP: cfg.UDP, SwapAt: cfg.SwapAt})
 			if err != nil {
 				return err
 			}
@@ -104,7 +106,7 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 }
 
 // printExplanation prints one explanation.
-func printExplanation(out io.Writer, e *upconv.Explanation) {
+func printExplanation(out io.Writer, e *explain.Explanation) {
 	fmt.Fprintf(out, "%s\n  rule      %s\n  route     %s\n  connects  %s\n  sees      %s\n", e.Destination, e.Rule, e.Route, e.Connects, e.Sees)
 	for _, note := range e.Notes {
 		fmt.Fprintf(out, "  note      %s\n", note)

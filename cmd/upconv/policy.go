@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // routeFlags adds the flags that say where destinations go, and which calls follow that.
@@ -27,10 +28,10 @@ func routeFlags(cmd *cobra.Command, rules *[]string, via, file, udp, swapAt *str
 
 // readModes puts what --udp and --swap-at say into cfg.
 func readModes(cmd *cobra.Command, cfg *upconv.Config, udp, swapAt string) (err error) {
-	if cfg.UDP, err = upconv.ParseUDPMode(udp); err != nil {
+	if cfg.UDP, err = policy.ParseUDPMode(udp); err != nil {
 		return fmt.Errorf("--udp: %w", err)
 	}
-	if cfg.SwapAt, err = upconv.ParseSwapAt(swapAt); err != nil {
+	if cfg.SwapAt, err = policy.ParseSwapAt(swapAt); err != nil {
 		return fmt.Errorf("--swap-at: %w", err)
 	}
 	cfg.UDPFixed, cfg.SwapAtFixed = cmd.Flags().Changed("udp"), cmd.Flags().Changed("swap-at")
@@ -47,14 +48,14 @@ func routed(cmd *cobra.Command) bool {
 // that another flag stands for.
 func readRoutes(cmd *cobra.Command, cfg *upconv.Config, rules []string, via, file string) error {
 	for _, text := range rules {
-		rule, err := upconv.ParseRule(text)
+		rule, err := policy.ParseRule(text)
 		if err != nil {
 			return fmt.Errorf("--rule: %w", err)
 		}
 		cfg.Rules = append(cfg.Rules, rule)
 	}
 	if via != "" || cmd.Flags().Changed("via") {
-		route, err := upconv.ParseRoute(via)
+		route, err := policy.ParseRoute(via)
 		if err != nil {
 			return fmt.Errorf("--via: %w", err)
 		}
@@ -68,7 +69,7 @@ func readRoutes(cmd *cobra.Command, cfg *upconv.Config, rules []string, via, fil
 	}
 	// What a long file is parsed into is many small things, all of them in use until the end: there is little garbage to collect.
 	before := debug.SetGCPercent(400)
-	policy, err := upconv.ReadPolicyFile(file)
+	policy, err := policy.ReadFile(file)
 	debug.SetGCPercent(before)
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)

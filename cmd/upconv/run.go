@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 func newRun() *cobra.Command {
@@ -114,7 +115,7 @@ background as long as descendants of CMD live on.`,
 			case cmd.Flags().Changed("events") && cfg.Events == "":
 				return errors.New("--events: no file given; - is standard error")
 			case cfg.Isolate && !cmd.Flags().Changed("via"):
-				via = "netns:" + upconv.Host
+				via = "netns:" + policy.Host
 			case !routed(cmd):
 				return runUnrouted(&cfg)
 			}
@@ -155,7 +156,7 @@ func runUnrouted(cfg *upconv.Config) error {
 		return err
 	}
 	if !native {
-		cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: upconv.AutoPrefix}
+		cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: policy.AutoPrefix}
 		return run(cfg)
 	}
 	log, err := upconv.NewLogger(cfg.LogLevel, cfg.LogFormat)

@@ -1,26 +1,25 @@
-package upconv
+// Package explain says what becomes of a destination under a policy, in words, without anything being run.
+package explain
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // Explainer says what becomes of a destination, without anything being run.
 type Explainer struct {
-	policy   *Policy
+	policy   *policy.Policy
 	mappings *nat64.Mappings
-	udp      UDPMode
-	swapAt   SwapAt
+	udp      policy.UDPMode
+	swapAt   policy.SwapAt
 	// Assigned reports whether an address is one of the origin's own; nil: it has none.
 	Assigned func(netip.Addr) bool
 	// Prefixes finds the prefixes for nat64:auto. It is called only where they matter, and once.
@@ -31,28 +30,36 @@ type Explainer struct {
 	asked    bool
 }
 
-// NewExplainer returns an explainer of the policy that Run would make of the rules, the mappings, the route of
-// everything else and the modes in cfg.
-func NewExplainer(cfg *Config) (*Explainer, error) {
-	if hidden := hiddenRules(cfg.Rules); len(hidden) > 0 {
+// Config is what the user has said.
+type Config struct {
+	Rules    []policy.Rule
+	Via      policy.Route // of what no rule matches
+	Mappings []nat64.Mapping
+	UDP      policy.UDPMode
+	SwapAt   policy.SwapAt
+}
+
+// New returns an explainer of the policy that upconv run would make of cfg.
+func New(cfg *Config) (*Explainer, error) {
+	if hidden := policy.HiddenRules(cfg.Rules); len(hidden) > 0 {
 		return nil, hidden[0]
 	}
 	mappings, err := nat64.NewMappings(cfg.Mappings)
 	if err != nil {
 		return nil, err
 	}
-	policy := compile(cfg.Rules, cfg.Via)
-	if err := policy.CheckSwapAt(cfg.SwapAt); err != nil {
+	compiled := policy.Compile(cfg.Rules, cfg.Via)
+	if err := compiled.CheckSwapAt(cfg.SwapAt); err != nil {
 		return nil, err
 	}
-	return &Explainer{policy: policy, mappings: mappings, udp: cfg.UDP, swapAt: cfg.SwapAt}, nil
+	return &Explainer{policy: compiled, mappings: mappings, udp: cfg.UDP, swapAt: cfg.SwapAt}, nil
 }
 
 // Destination is what a program might ask for: an IPv4 address, a range of ports, a protocol.
 type Destination struct {
 	Addr      netip.Addr
 	Low, High uint16
-	Proto     Proto // one
+	Proto     policy.Proto // one
 }
 
 // String returns it as ParseDestination reads it, or with a range of ports.
@@ -67,16 +74,16 @@ func (d Destination) String() string {
 }
 
 // ParseDestination reads ADDR[:PORT][/tcp] or ADDR[:PORT]/udp; without a port it is all of them. ADDR is an IPv4
-// address, plain or as ::ffff:a.b.c.d. The error is a *SyntaxError.
+// address, plain or as ::ffff:a.b.c.d. The error is a *policy.SyntaxError.
 func ParseDestination(s string) (Destination, error) {
-	d := Destination{High: 65535, Proto: TCP}
+	d := Destination{High: 65535, Proto: policy.TCP}
 	fail := func(start, end int, format string, args ...any) (Destination, error) {
-		return Destination{}, &SyntaxError{What: "destination", Input: s, Start: start, End: end, Msg: fmt.Sprintf(format, args...)}
+		return Destination{}, &policy.SyntaxError{What: "destination", Input: s, Start: start, End: end, Msg: fmt.Sprintf(format, args...)}
 	}
 	rest, proto, ok := strings.Cut(s, "/")
 	switch {
 	case ok && proto == "udp":
-		d.Proto = UDP
+		d.Proto = policy.UDP
 	case ok && proto != "tcp":
 		return fail(len(rest)+1, len(s), "not tcp or udp; a destination is one address, ADDR[:PORT][/udp]")
 	}
@@ -84,7 +91,7 @@ func ParseDestination(s string) (Destination, error) {
 	if _, err := netip.ParseAddr(rest); err != nil && !strings.HasSuffix(rest, "]") { // else the last colon is the address's own
 		if i := strings.LastIndexByte(rest, ':'); i >= 0 {
 			text, port = rest[:i], rest[i+1:]
-			low, err := parsePort(port)
+			low, err := policy.ParsePort(port)
 			if err != nil {
 				return fail(i+1, len(rest), "%v", err)
 			}
@@ -110,7 +117,7 @@ func ParseDestination(s string) (Destination, error) {
 type Explanation struct {
 	Destination Destination // of the ports asked for, those of which it is true
 	Rule        string      // which rule, and where it is written
-	Route       Route
+	Route       policy.Route
 	Connects    string // what is connected to, and where
 	Sees        string // what the program is told: getpeername(2), getsockname(2), the errno
 	Notes       []string
@@ -119,8 +126,8 @@ type Explanation struct {
 // Explain explains a destination. Where it depends on the port there are several explanations.
 func (x *Explainer) Explain(d Destination) []Explanation {
 	var list []Explanation
-	var last Decision
-	for _, low := range x.policy.portCuts(d) {
+	var last policy.Decision
+	for _, low := range portCuts(x.policy, d) {
 		decision := x.policy.Decide(netip.AddrPortFrom(d.Addr, low), d.Proto, x.Assigned)
 		if len(list) > 0 {
 			before := &list[len(list)-1].Destination
@@ -139,11 +146,11 @@ func (x *Explainer) Explain(d Destination) []Explanation {
 	return list
 }
 
-// portCuts returns the ports of d at which something may change, the first one included.
-func (p *Policy) portCuts(d Destination) []uint16 {
+// portCuts returns the ports of d at which something may change in a policy, the first one included.
+func portCuts(p *policy.Policy, d Destination) []uint16 {
 	cuts := []uint16{d.Low}
-	for i := range p.rules {
-		r := &p.rules[i]
+	for i := range p.Rules() {
+		r := &p.Rules()[i]
 		if !r.Dest.Contains(d.Addr) || r.Proto&d.Proto == 0 {
 			continue
 		}
@@ -158,15 +165,15 @@ func (p *Policy) portCuts(d Destination) []uint16 {
 	return slices.Compact(cuts)
 }
 
-func (x *Explainer) rule(addr netip.Addr, d Decision) string {
+func (x *Explainer) rule(addr netip.Addr, d policy.Decision) string {
 	switch rule := x.policy.RuleOf(d); {
-	case rule != nil && rule.From != (Source{}):
+	case rule != nil && rule.From != (policy.Source{}):
 		return fmt.Sprintf("%s, %s: %s", d.Rule, rule.From, rule)
 	case rule != nil:
 		return fmt.Sprintf("%s: %s", d.Rule, rule)
-	case d.Rule == RuleLocal:
-		if block := localBlock(netip.PrefixFrom(addr, 32)); block >= 0 {
-			return fmt.Sprintf("%s: no rule is about nothing but %s or a part of it", d.Rule, localBlocks[block])
+	case d.Rule == policy.RuleLocal:
+		if block, ok := policy.LocalBlock(addr); ok {
+			return fmt.Sprintf("%s: no rule is about nothing but %s or a part of it", d.Rule, block)
 		}
 		return d.Rule + ": an address of the program's own namespace, and no rule is about just that"
 	}
@@ -178,40 +185,40 @@ const sharedBlock = "192.0.0.0/29 (RFC 7335)"
 
 func (x *Explainer) describe(e *Explanation) {
 	d, r := e.Destination, &e.Route
-	asItIs := d.Proto == UDP && x.udp == UDPOff
+	asItIs := d.Proto == policy.UDP && x.udp == policy.UDPOff
 	switch {
-	case asItIs || r.Kind == Direct:
+	case asItIs || r.Kind == policy.Direct:
 		e.Connects = at(d.Addr, d) + ", in the program's own namespace"
 		e.Sees = "what the kernel says"
 	default:
 		x.describeRoute(e)
 	}
 	if asItIs {
-		if r.Kind != Direct {
+		if r.Kind != policy.Direct {
 			e.Notes = append(e.Notes, "with --udp off datagram sockets are left alone, whatever their route")
 		}
 		return
 	}
-	if d.Proto == UDP && r.Kind != Direct {
+	if d.Proto == policy.UDP && r.Kind != policy.Direct {
 		switch x.udp {
-		case UDPFull:
+		case policy.UDPFull:
 			e.Notes = append(e.Notes, "connect(2) takes this route, and so does each send with an address")
-		case UDPConnected:
+		case policy.UDPConnected:
 			where := "in the program's own namespace"
-			if x.swapAt == SwapAtSocket {
+			if x.swapAt == policy.SwapAtSocket {
 				where = "in the namespace that the socket was made in"
 			}
 			e.Notes = append(e.Notes, "with --udp connected only after connect(2): a send with an address goes as it is, "+where)
 		}
 	}
-	if x.swapAt == SwapAtSocket && (d.Proto == TCP || x.udp != UDPOff) {
+	if x.swapAt == policy.SwapAtSocket && (d.Proto == policy.TCP || x.udp != policy.UDPOff) {
 		namespace := x.policy.Namespaces()[0]
 		switch r.Kind {
-		case Netns:
+		case policy.Netns:
 			e.Notes = append(e.Notes, "with --swap-at socket it is a socket of this namespace from socket(2) on")
-		case Direct:
+		case policy.Direct:
 			e.Notes = append(e.Notes, "with --swap-at socket it is a socket of the network namespace "+namespace+" until this destination is known")
-			if d.Proto == UDP && x.udp == UDPConnected {
+			if d.Proto == policy.UDP && x.udp == policy.UDPConnected {
 				e.Notes = append(e.Notes, "with --udp connected only connect(2) makes it known: a send with an address goes to what has this one there")
 			}
 		}
@@ -222,21 +229,21 @@ func (x *Explainer) describe(e *Explanation) {
 func (x *Explainer) describeRoute(e *Explanation) {
 	d, r := e.Destination, &e.Route
 	fails, peer := "connect fails", "getpeername"
-	if d.Proto == UDP && x.udp == UDPFull {
+	if d.Proto == policy.UDP && x.udp == policy.UDPFull {
 		fails, peer = "connect, or a send with the address, fails", "datagrams from"
 	}
 	seesIPv4 := fmt.Sprintf("an IPv4 socket: %s %s, getsockname an address of its namespace or else of %s", peer, at(d.Addr, d), sharedBlock)
 	switch r.Kind {
-	case Netns:
+	case policy.Netns:
 		e.Connects = at(d.Addr, d) + ", in the network namespace " + r.Target
 		e.Sees = peer + " " + at(d.Addr, d) + ", getsockname an address of that namespace"
-	case Reject:
+	case policy.Reject:
 		e.Connects = "nothing"
 		e.Sees = fmt.Sprintf("%s at once with %s, %s", fails, unix.ErrnoName(r.Errno), r.Errno)
-	case NAT64, Inet6:
+	case policy.NAT64, policy.Inet6:
 		found := x.prefix(r, d.Addr)
-		to, err := Translate(r, d.Addr, x.mappings, found)
-		if errors.Is(err, ErrNoPrefix) && x.foundErr != nil {
+		to, err := policy.Translate(r, d.Addr, x.mappings, found)
+		if errors.Is(err, policy.ErrNoPrefix) && x.foundErr != nil {
 			err = x.foundErr
 		}
 		if err != nil {
@@ -246,7 +253,7 @@ func (x *Explainer) describeRoute(e *Explanation) {
 		}
 		e.Connects = at(to, d) + how(r, d.Addr, x.mappings, found)
 		e.Sees = seesIPv4
-	case UnixPath:
+	case policy.UnixPath:
 		e.Connects = r.Target
 		switch {
 		case r.Target[0] == '@':
@@ -255,7 +262,7 @@ func (x *Explainer) describeRoute(e *Explanation) {
 			e.Connects += ", from the root directory of the program"
 		}
 		switch {
-		case d.Proto == UDP:
+		case d.Proto == policy.UDP:
 			e.Connects += ", as SOCK_DGRAM"
 			if r.ProxyV2 {
 				e.Notes = append(e.Notes, "datagrams carry no PROXY header")
@@ -268,8 +275,8 @@ func (x *Explainer) describeRoute(e *Explanation) {
 }
 
 // prefix returns the prefix that nat64:auto stands for, where it matters.
-func (x *Explainer) prefix(r *Route, addr netip.Addr) nat64.Prefix {
-	if _, fixed := r.Prefix(); r.Kind != NAT64 || fixed || x.Prefixes == nil {
+func (x *Explainer) prefix(r *policy.Route, addr netip.Addr) nat64.Prefix {
+	if _, fixed := r.Prefix(); r.Kind != policy.NAT64 || fixed || x.Prefixes == nil {
 		return nat64.Prefix{}
 	}
 	if _, mapped := x.mappings.Of(addr); mapped {
@@ -286,8 +293,8 @@ func (x *Explainer) prefix(r *Route, addr netip.Addr) nat64.Prefix {
 }
 
 // how says where an IPv6 address comes from.
-func how(r *Route, addr netip.Addr, mappings *nat64.Mappings, found nat64.Prefix) string {
-	if r.Kind == Inet6 {
+func how(r *policy.Route, addr netip.Addr, mappings *nat64.Mappings, found nat64.Prefix) string {
+	if r.Kind == policy.Inet6 {
 		return ""
 	}
 	if m, ok := mappings.Of(addr); ok {
@@ -308,34 +315,4 @@ func at(addr netip.Addr, d Destination) string {
 		return "[" + addr.String() + "]:PORT"
 	}
 	return addr.String() + ":PORT"
-}
-
-// DiscoverIn is nat64.Discover through the resolvers of a network namespace, which is named as for OpenNamespace; "" is the
-// one that upconv was started in. They are those of /etc/netns/NAME/resolv.conf, where ip-netns(8) has
-// them, and otherwise of /etc/resolv.conf.
-func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
-	path := netnsResolvConf(netns)
-	if path == "" {
-		path = "/etc/resolv.conf"
-	}
-	conf, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", nat64.ErrNoResolver, err)
-	}
-	dial := (&net.Dialer{}).DialContext
-	if netns != "" {
-		ns, err := OpenNamespace(netns)
-		if err != nil {
-			return nil, err
-		}
-		defer ns.Close()
-		dial = ns.DialContext
-	}
-	prefixes, _, err := nat64.Discover(ctx, dial, string(conf))
-	return prefixes, err
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }

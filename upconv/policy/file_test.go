@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 import (
 	"errors"
@@ -46,7 +46,7 @@ func TestParsePolicyFile(t *testing.T) {
 		{"version: 1\neam:\n- {ipv4: 192.0.2.0/24, ipv6: 2001:db8:aaaa::/120}\n- ipv4: 198.51.100.1\n  ipv6: 2001:db8::1\n", "",
 			"192.0.2.0/24 <-> 2001:db8:aaaa::/120; 198.51.100.1/32 <-> 2001:db8::1/128", 0},
 	} {
-		f, err := ParsePolicyFile("p.yaml", []byte(c.text))
+		f, err := ParseFile("p.yaml", []byte(c.text))
 		if err != nil {
 			t.Errorf("%q: %v", c.text, err)
 			continue
@@ -71,7 +71,7 @@ func TestParsePolicyFile(t *testing.T) {
 }
 
 func TestPolicyFileModes(t *testing.T) {
-	for text, want := range map[string]PolicyFile{
+	for text, want := range map[string]File{
 		"":                                  {},
 		"udp: full\n":                       {},
 		"udp: off\n":                        {UDP: UDPOff},
@@ -80,7 +80,7 @@ func TestPolicyFileModes(t *testing.T) {
 		"swapAt: socket\negress: [{to: '*', via: netns:blue}]\n":   {SwapAt: SwapAtSocket},
 		"swapAt: socket\negress: [{to: 192.0.2.1, via: direct}]\n": {SwapAt: SwapAtSocket}, // a flag may have the namespace
 	} {
-		f, err := ParsePolicyFile("p.yaml", []byte("version: 1\n"+text))
+		f, err := ParseFile("p.yaml", []byte("version: 1\n"+text))
 		if err != nil || f.UDP != want.UDP || f.SwapAt != want.SwapAt {
 			t.Errorf("%q: %+v, %v", text, f, err)
 		}
@@ -180,7 +180,7 @@ func TestPolicyFileErrors(t *testing.T) {
 		{"version: 1\n" + strings.Repeat("#", maxPolicyFile), []string{"1:1+1 longer than the 4 MiB"}},
 		{rule("- to: [" + strings.Repeat("'*',", 400) + "]\n  ports: [" + strings.Repeat("1,", 400) + "]\n  via: direct\n"), []string{"3:3+1 more than 100000 combinations"}},
 	} {
-		f, err := ParsePolicyFile("p.yaml", []byte(c.text))
+		f, err := ParseFile("p.yaml", []byte(c.text))
 		short := c.text[:min(len(c.text), 200)]
 		var errs FileErrors
 		if !errors.As(err, &errs) || f != nil {
@@ -228,12 +228,12 @@ func TestReadPolicyFile(t *testing.T) {
 	if err := os.WriteFile(good, []byte(designExample), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f, err := ReadPolicyFile(good)
+	f, err := ReadFile(good)
 	if err != nil || f.Name != good || len(f.Rules) != 5 || f.Rules[0].From.String() != good+":3" {
 		t.Errorf("%+v, %v", f, err)
 	}
 	for _, bad := range []string{dir, filepath.Join(dir, "none")} {
-		if _, err := ReadPolicyFile(bad); err == nil || !strings.Contains(err.Error(), bad) {
+		if _, err := ReadFile(bad); err == nil || !strings.Contains(err.Error(), bad) {
 			t.Errorf("%s: error %v", bad, err)
 		}
 	}
@@ -257,7 +257,7 @@ func TestPolicyFileBombs(t *testing.T) {
 	} {
 		began := time.Now()
 		var errs FileErrors
-		if _, err := ParsePolicyFile("p.yaml", []byte(text)); !errors.As(err, &errs) || len(errs) > maxFileErrors+1 {
+		if _, err := ParseFile("p.yaml", []byte(text)); !errors.As(err, &errs) || len(errs) > maxFileErrors+1 {
 			t.Errorf("%s: %d errors", name, len(errs))
 		}
 		if took := time.Since(began); took > 10*time.Second {
@@ -266,7 +266,7 @@ func TestPolicyFileBombs(t *testing.T) {
 	}
 }
 
-func FuzzParsePolicyFile(f *testing.F) {
+func FuzzParseFile(f *testing.F) {
 	f.Add([]byte(designExample))
 	f.Add([]byte("version: 1\neam:\n- {ipv4: 192.0.2.0/24, ipv6: 2001:db8:aaaa::/120}\n"))
 	f.Add([]byte("version: 1\negress:\n- {to: ['*', 10.0.0.0/8], ports: '1,2', via: unix:@a?proxy=v2}\n- {to: 10.0.0.0/33, via: x}\n"))
@@ -274,7 +274,7 @@ func FuzzParsePolicyFile(f *testing.F) {
 	f.Add([]byte("version: 1\n---\na: &a [*a, !!str x]\n"))
 	f.Add([]byte("\ufeff{version: 1, egress: [{to: \"\\x2a\", via: 'reject'}]}\r\n# é\r"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		file, err := ParsePolicyFile("p.yaml", text)
+		file, err := ParseFile("p.yaml", text)
 		if err == nil {
 			for _, r := range file.Rules {
 				again, err := ParseRule(r.String())
@@ -283,7 +283,7 @@ func FuzzParsePolicyFile(f *testing.F) {
 					t.Fatalf("rule %q: %v", r, err)
 				}
 			}
-			if hidden := hiddenRules(file.Rules); len(hidden) > 0 {
+			if hidden := HiddenRules(file.Rules); len(hidden) > 0 {
 				t.Fatal(hidden[0])
 			}
 			if err := validate(text); err != nil {
@@ -309,7 +309,7 @@ func FuzzParsePolicyFile(f *testing.F) {
 
 // The example of docs/routes.md is good, and works today.
 func TestDocumentedPolicy(t *testing.T) {
-	text, err := os.ReadFile("../docs/routes.md")
+	text, err := os.ReadFile("../../docs/routes.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +318,7 @@ func TestDocumentedPolicy(t *testing.T) {
 	if !ok {
 		t.Fatal("no policy in docs/routes.md")
 	}
-	f, err := ParsePolicyFile("routes.md", []byte(example))
+	f, err := ParseFile("routes.md", []byte(example))
 	if err != nil || f.Written != 3 {
 		t.Errorf("%v, %v", err, f)
 	}

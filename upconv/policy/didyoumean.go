@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 // closest returns the candidate that word is most likely a misspelling of, or "".
 func closest(word string, candidates []string) string {

@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 import (
 	"fmt"
@@ -89,7 +89,7 @@ func TestLookupAgainstNaive(t *testing.T) {
 	}()
 	for range 300 {
 		rules := randomRules(r, r.IntN(40))
-		p := compile(rules, Route{Kind: Netns, Target: "out"})
+		p := Compile(rules, Route{Kind: Netns, Target: "out"})
 		own := randomAddr(r)
 		assigned := func(a netip.Addr) bool { return a == own }
 		for range 300 {
@@ -107,7 +107,7 @@ func FuzzLookup(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b uint64, n uint8, dst uint32, port uint16, own bool) {
 		r := rand.New(rand.NewPCG(a, b))
 		rules := randomRules(r, int(n))
-		p := compile(rules, Route{Kind: Netns, Target: "out"})
+		p := Compile(rules, Route{Kind: Netns, Target: "out"})
 		assigned := func(netip.Addr) bool { return own }
 		compare(t, p, rules, netip.AddrPortFrom(ip4.Addr(dst), port), TCP, assigned)
 		for range 50 {
@@ -180,7 +180,7 @@ func TestHidden(t *testing.T) {
 		{"224.0.0.0/4=direct 239.0.0.0/8=reject", "already takes all of it"},
 		{"203.0.113.7=direct 203.0.113.7=reject", `rule 1, "203.0.113.7=direct", already takes all of it`},
 	} {
-		_, err := NewPolicy(mustRules(t, strings.Fields(c.rules)...), Route{})
+		_, err := New(mustRules(t, strings.Fields(c.rules)...), Route{})
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%q: error %v, want %q", c.rules, err, c.want)
 		}
@@ -194,10 +194,10 @@ func TestSources(t *testing.T) {
 	for i, s := range []Source{{}, first, first, second, third, third} {
 		rules[i].From = s
 	}
-	if _, err := NewPolicy(rules, Route{}); err == nil || !strings.Contains(err.Error(), `p.yaml:7: rule "203.0.113.7=netns:d" never applies: rule 2, "203.0.113.0/24=netns:b"`) {
+	if _, err := New(rules, Route{}); err == nil || !strings.Contains(err.Error(), `p.yaml:7: rule "203.0.113.7=netns:d" never applies: rule 2, "203.0.113.0/24=netns:b"`) {
 		t.Errorf("error %v", err)
 	}
-	p, err := NewPolicy(rules[:4], Route{})
+	p, err := New(rules[:4], Route{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestManyRules(t *testing.T) {
 	for _, kind := range []string{"networks", "addresses", "ports", "nested"} {
 		rules, dsts := manyRules(kind, 10000)
 		began := time.Now()
-		p, err := NewPolicy(rules, Route{})
+		p, err := New(rules, Route{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -266,7 +266,7 @@ func BenchmarkDecide(b *testing.B) {
 		for _, n := range []int{1, 100, 10000} {
 			b.Run(fmt.Sprintf("%s/%d", kind, n), func(b *testing.B) {
 				rules, dsts := manyRules(kind, n)
-				p := compile(rules, Route{})
+				p := Compile(rules, Route{})
 				rand.Shuffle(len(dsts), func(i, j int) { dsts[i], dsts[j] = dsts[j], dsts[i] })
 				own := map[netip.Addr]struct{}{addr("192.0.2.1"): {}}
 				assigned := func(a netip.Addr) bool { _, ok := own[a]; return ok }

@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 import (
 	"cmp"
@@ -14,8 +14,8 @@ import (
 	"github.com/upconv/upconv/upconv/nat64"
 )
 
-// PolicyFile is what a policy file says.
-type PolicyFile struct {
+// File is what a policy file says.
+type File struct {
 	Name     string
 	Rules    []Rule          // their From says where; one that was written as one may be several
 	Mappings []nat64.Mapping // for destinations whose route is nat64
@@ -59,8 +59,8 @@ var (
 	}
 )
 
-// ReadPolicyFile reads a policy file. If what it says is wrong the error is FileErrors.
-func ReadPolicyFile(path string) (*PolicyFile, error) {
+// ReadFile reads a policy file. If what it says is wrong the error is FileErrors.
+func ReadFile(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("policy file: %w", err)
@@ -70,11 +70,11 @@ func ReadPolicyFile(path string) (*PolicyFile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("policy file: %w", err)
 	}
-	return ParsePolicyFile(path, text)
+	return ParseFile(path, text)
 }
 
 // Routes returns the routes of the rules, each once, in their order.
-func (f *PolicyFile) Routes() []Route {
+func (f *File) Routes() []Route {
 	var routes []Route
 	seen := map[Route]bool{}
 	for i := range f.Rules {
@@ -86,7 +86,7 @@ func (f *PolicyFile) Routes() []Route {
 	return routes
 }
 
-// ParsePolicyFile reads the text of a policy file; name is what errors call it. The format is YAML without
+// ParseFile reads the text of a policy file; name is what errors call it. The format is YAML without
 // anchors, aliases and tags, in UTF-8:
 //
 //	version: 1
@@ -102,8 +102,8 @@ func (f *PolicyFile) Routes() []Route {
 //
 // The error is FileErrors, which has all that is wrong; of more than a thousand errors it has the first
 // thousand found, and how many more there are.
-func ParsePolicyFile(name string, text []byte) (*PolicyFile, error) {
-	p := &fileParser{file: &PolicyFile{Name: name}}
+func ParseFile(name string, text []byte) (*File, error) {
+	p := &fileParser{file: &File{Name: name}}
 	if len(text) > maxPolicyFile {
 		p.fail(1, 1, 1, "longer than the %d MiB that a policy may have", maxPolicyFile>>20)
 		return nil, p.errs
@@ -127,7 +127,7 @@ func ParsePolicyFile(name string, text []byte) (*PolicyFile, error) {
 }
 
 type fileParser struct {
-	file  *PolicyFile
+	file  *File
 	lines []string
 	errs  FileErrors
 	items []fileItem

@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 import (
 	"fmt"
@@ -116,7 +116,7 @@ func (p *Policy) ruleAt(i int) string {
 // "" where they have none yet.
 func notAtSocket(r *Route, namespace *string) string {
 	switch {
-	case r.crosses():
+	case r.Crosses():
 		return "a socket of another family can only be made when the destination is known"
 	case r.Kind == Netns && *namespace == "":
 		*namespace = r.Target

@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 import (
 	"strings"
@@ -63,7 +63,7 @@ func TestCheckSwapAt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := NewPolicy(mustRules(t, strings.Fields(c.rules)...), via)
+		p, err := New(mustRules(t, strings.Fields(c.rules)...), via)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,38 +77,15 @@ func TestCheckSwapAt(t *testing.T) {
 	}
 
 	// A rule of a file is named by its place.
-	f, err := ParsePolicyFile("p.yaml", []byte("version: 1\negress:\n- {to: [192.0.2.1, 192.0.2.2], via: direct}\n- {to: '*', via: nat64:auto}\n"))
+	f, err := ParseFile("p.yaml", []byte("version: 1\negress:\n- {to: [192.0.2.1, 192.0.2.2], via: direct}\n- {to: '*', via: nat64:auto}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := NewPolicy(f.Rules, Route{})
+	p, err := New(f.Rules, Route{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := p.CheckSwapAt(SwapAtSocket); err == nil || !strings.Contains(err.Error(), `rule 2, p.yaml:4: "*=nat64:auto": `) {
 		t.Errorf("%v", err)
-	}
-}
-
-// A file that is read again may not change the modes, but where flags have set them it does not matter what it says.
-func TestSameModes(t *testing.T) {
-	for _, c := range []struct {
-		cfg  Config
-		file PolicyFile
-		want string
-	}{
-		{Config{}, PolicyFile{}, ""},
-		{Config{UDP: UDPOff, SwapAt: SwapAtSocket}, PolicyFile{UDP: UDPOff, SwapAt: SwapAtSocket}, ""},
-		{Config{UDP: UDPOff}, PolicyFile{}, "its udp is full, and the command was started with off"},
-		{Config{}, PolicyFile{UDP: UDPConnected}, "its udp is connected, and the command was started with full"},
-		{Config{UDP: UDPOff, UDPFixed: true}, PolicyFile{UDP: UDPConnected}, ""},
-		{Config{SwapAt: SwapAtSocket}, PolicyFile{}, "its swapAt is connect, and the command was started with socket"},
-		{Config{UDPFixed: true}, PolicyFile{SwapAt: SwapAtSocket}, "its swapAt is socket, and the command was started with connect"},
-		{Config{SwapAtFixed: true}, PolicyFile{SwapAt: SwapAtSocket}, ""},
-	} {
-		err := c.cfg.sameModes(&c.file)
-		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%+v, %+v: %v, want %q", c.cfg, c.file, err, c.want)
-		}
 	}
 }

@@ -1,4 +1,6 @@
-package upconv
+// Package policy is what the user says: which destinations take which route, and how. It is pure: it decides, and knows
+// nothing of processes and sockets.
+package policy
 
 import (
 	"fmt"
@@ -175,7 +177,7 @@ func parsePorts(s string) (low, high uint16, wrong *SyntaxError) {
 		return 0, 0, &SyntaxError{What: "ports", Input: s, Start: start, End: end, Msg: msg}
 	}
 	first, last, isRange := strings.Cut(s, "-")
-	low, err := parsePort(first)
+	low, err := ParsePort(first)
 	if err != nil {
 		end := len(first)
 		if first == "" {
@@ -186,7 +188,7 @@ func parsePorts(s string) (low, high uint16, wrong *SyntaxError) {
 	if !isRange {
 		return low, low, nil
 	}
-	if high, err = parsePort(last); err != nil {
+	if high, err = ParsePort(last); err != nil {
 		return fail(len(first)+1, len(s), err.Error())
 	}
 	if high < low {
@@ -200,7 +202,8 @@ func isAddr4(s string) bool {
 	return err == nil && addr.Is4()
 }
 
-func parsePort(s string) (uint16, error) {
+// ParsePort reads a port, 1 to 65535, in digits.
+func ParsePort(s string) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || s[0] == '+' {
 		return 0, fmt.Errorf("not a port from 0 to 65535")
@@ -230,32 +233,32 @@ type Policy struct {
 	lookup    *lookup
 }
 
-// NewPolicy returns the policy that tries rules in their order and sends everything else that is
+// New returns the policy that tries rules in their order and sends everything else that is
 // not local along fallback. Rules that are hidden completely by earlier ones of the same file, or by
 // earlier flags, are an error. That flags, which come first, hide rules of a file is
 // what they are for.
-func NewPolicy(rules []Rule, fallback Route) (*Policy, error) {
-	if err := checkRules(rules); err != nil {
+func New(rules []Rule, fallback Route) (*Policy, error) {
+	if err := CheckRules(rules); err != nil {
 		return nil, err
 	}
-	return compile(rules, fallback), nil
+	return Compile(rules, fallback), nil
 }
 
-// checkRules returns what is wrong with rules, if anything is.
-func checkRules(rules []Rule) error {
+// CheckRules returns what is wrong with rules, if anything is.
+func CheckRules(rules []Rule) error {
 	for i := range rules {
 		if dest := &rules[i].Dest; !dest.IsValid() || !dest.Addr().Is4() {
 			return fmt.Errorf("rule for %v: not an IPv4 prefix", *dest)
 		}
 	}
-	if hidden := hiddenRules(rules); len(hidden) > 0 {
+	if hidden := HiddenRules(rules); len(hidden) > 0 {
 		return hidden[0]
 	}
 	return nil
 }
 
-// compile is NewPolicy without its checks.
-func compile(rules []Rule, fallback Route) *Policy {
+// Compile is New for rules that New would find nothing wrong with: it does not look.
+func Compile(rules []Rule, fallback Route) *Policy {
 	lookup, _ := newLookup(rules)
 	return &Policy{rules: slices.Clone(rules), positions: positions(rules), fallback: fallback, lookup: lookup}
 }
@@ -285,8 +288,8 @@ type HiddenError struct {
 
 func (e *HiddenError) Error() string { return e.text }
 
-// hiddenRules returns an error for each rule that never applies.
-func hiddenRules(rules []Rule) (errs []*HiddenError) {
+// HiddenRules returns an error for each rule that never applies.
+func HiddenRules(rules []Rule) (errs []*HiddenError) {
 	var number []string
 	for start := 0; start < len(rules); {
 		end := start + 1
@@ -344,6 +347,15 @@ func (r *Rule) hides(later *Rule) bool {
 	return localBlock(r.Dest) == localBlock(later.Dest)
 }
 
+// LocalBlock returns the block of local addresses that an address is in; ok is false if it is in none.
+func LocalBlock(addr netip.Addr) (block netip.Prefix, ok bool) {
+	i := localBlock(netip.PrefixFrom(addr, 32))
+	if i < 0 {
+		return netip.Prefix{}, false
+	}
+	return localBlocks[i], true
+}
+
 // localBlock returns the index of the local block that prefix lies within, or -1.
 func localBlock(prefix netip.Prefix) int {
 	for i, block := range localBlocks {
@@ -366,7 +378,14 @@ type Decision struct {
 	Route *Route
 }
 
-var directRoute = &Route{Kind: Direct}
+// DirectRoute is the route of what is left alone.
+var DirectRoute = &Route{Kind: Direct}
+
+// Decisions about what no rule is asked about, and that is left alone.
+var (
+	DirectLocal   = Decision{RuleLocal, DirectRoute}
+	DirectDefault = Decision{RuleDefault, DirectRoute}
+)
 
 // Decide returns the route of dst, an IPv4 address and port. assigned reports whether an address
 // is one of the origin's own; nil means it has none. Decide does not allocate.
@@ -384,10 +403,16 @@ func (p *Policy) Decide(dst netip.AddrPort, proto Proto, assigned func(netip.Add
 		}
 	}
 	if block >= 0 || own {
-		return Decision{RuleLocal, directRoute}
+		return Decision{RuleLocal, DirectRoute}
 	}
 	return Decision{RuleDefault, &p.fallback}
 }
+
+// Rules returns the rules in their order. They must not be changed.
+func (p *Policy) Rules() []Rule { return p.rules }
+
+// Fallback returns the route of what no rule matches. It must not be changed.
+func (p *Policy) Fallback() *Route { return &p.fallback }
 
 // RuleOf returns the rule that has made a decision; nil if none has.
 func (p *Policy) RuleOf(d Decision) *Rule {
@@ -425,4 +450,22 @@ func (p *Policy) Namespaces() []string {
 		}
 	}
 	return names
+}
+
+// Discovers reports whether a route needs to know the prefix of a NAT64 that is not given.
+func (p *Policy) Discovers() bool {
+	return slices.Contains(p.Routes(), Route{Kind: NAT64, Target: AutoPrefix})
+}
+
+// NamespaceFor returns a netns route that destinations of a protocol may take; nil where there is none.
+func (p *Policy) NamespaceFor(proto Proto) *Route {
+	if p.fallback.Kind == Netns {
+		return &p.fallback
+	}
+	for i := range p.rules {
+		if p.rules[i].Route.Kind == Netns && p.rules[i].Proto&proto != 0 {
+			return &p.rules[i].Route
+		}
+	}
+	return nil
 }

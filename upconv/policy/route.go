@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 import (
 	"errors"
@@ -100,6 +100,9 @@ func (r *Route) Addr() netip.Addr {
 	addr, _ := netip.ParseAddr(r.Target)
 	return addr
 }
+
+// Crosses reports whether the route leads to sockets of another address family.
+func (r *Route) Crosses() bool { return r.Kind == NAT64 || r.Kind == Inet6 || r.Kind == UnixPath }
 
 // AutoPrefix stands for the prefix that nat64.Discover finds.
 const AutoPrefix = "auto"
@@ -226,10 +229,10 @@ func ParseRoute(s string) (Route, error) {
 			return fail(route.Target, "a Unix socket is an absolute path or @NAME")
 		case route.Target == "@":
 			return fail(route.Target, "no name after the @")
-		case route.Target[0] == '/' && len(route.Target) > maxUnixPath:
-			return fail(route.Target, "%d bytes long, and unix(7) allows %d", len(route.Target), maxUnixPath)
-		case len(route.Target) > maxUnixPath+1: // the @ stands for a byte of zero
-			return fail(route.Target, "the name is %d bytes long, and unix(7) allows %d", len(route.Target)-1, maxUnixPath)
+		case route.Target[0] == '/' && len(route.Target) > MaxUnixPath:
+			return fail(route.Target, "%d bytes long, and unix(7) allows %d", len(route.Target), MaxUnixPath)
+		case len(route.Target) > MaxUnixPath+1: // the @ stands for a byte of zero
+			return fail(route.Target, "the name is %d bytes long, and unix(7) allows %d", len(route.Target)-1, MaxUnixPath)
 		case strings.Contains(route.Target, "\x00"):
 			return fail(route.Target, "has a byte of zero in it")
 		}
@@ -263,8 +266,8 @@ func ParseRoute(s string) (Route, error) {
 	return fail(kind, "no such route; routes are %s", routeForms)
 }
 
-// maxUnixPath is how long a path may be: sun_path less the byte of zero that ends it, unix(7).
-const maxUnixPath = 107
+// MaxUnixPath is how long a path may be: sun_path less the byte of zero that ends it, unix(7).
+const MaxUnixPath = 107
 
 func isAddr6(s string) bool {
 	addr, err := netip.ParseAddr(s)

@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 import (
 	"maps"
@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-const schemaFile = "../docs/policy.schema.json"
+const schemaFile = "../../docs/policy.schema.json"
 
 var schema = sync.OnceValues(func() (*jsonschema.Schema, error) {
 	return jsonschema.NewCompiler().Compile(schemaFile)
@@ -112,7 +112,7 @@ func TestSchemaExamples(t *testing.T) {
 		bad = append(bad, "version: 1\neam:\n- {"+s+"}\n")
 	}
 	for _, text := range good {
-		if _, err := ParsePolicyFile("p.yaml", []byte(text)); err != nil {
+		if _, err := ParseFile("p.yaml", []byte(text)); err != nil {
 			t.Errorf("the code refuses %q: %v", text, err)
 		}
 		if err := validate([]byte(text)); err != nil {
@@ -120,7 +120,7 @@ func TestSchemaExamples(t *testing.T) {
 		}
 	}
 	for _, text := range bad {
-		if _, err := ParsePolicyFile("p.yaml", []byte(text)); err == nil {
+		if _, err := ParseFile("p.yaml", []byte(text)); err == nil {
 			t.Errorf("the code takes %q", text)
 		}
 		if err := validate([]byte(text)); err == nil {

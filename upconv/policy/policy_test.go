@@ -1,4 +1,4 @@
-package upconv
+package policy
 
 import (
 	"errors"
@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/nat64"
 )
 
 func TestParseRoute(t *testing.T) {
@@ -249,7 +251,7 @@ func TestDecide(t *testing.T) {
 		{"203.0.113.0/24:80-90=netns:a", "203.0.113.9:90", TCP, "1", "netns:a"},
 		{"203.0.113.0/24:80-90=netns:a", "203.0.113.9:91", TCP, "default", "netns:out"},
 	} {
-		p, err := NewPolicy(mustRules(t, strings.Fields(c.rules)...), Route{Kind: Netns, Target: "out"})
+		p, err := New(mustRules(t, strings.Fields(c.rules)...), Route{Kind: Netns, Target: "out"})
 		if err != nil {
 			t.Fatalf("%q: %v", c.rules, err)
 		}
@@ -261,7 +263,7 @@ func TestDecide(t *testing.T) {
 }
 
 func TestDecideDoesNotAllocate(t *testing.T) {
-	p, err := NewPolicy(mustRules(t, "203.0.113.0/24:80=netns:a", "*:25=reject"), Route{})
+	p, err := New(mustRules(t, "203.0.113.0/24:80=netns:a", "*:25=reject"), Route{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +290,7 @@ func TestNewPolicyErrors(t *testing.T) {
 		{"*=nat64:auto", ""},
 		{"203.0.113.7=inet6:2001:db8::1 *=unix:/run/s", ""},
 	} {
-		_, err := NewPolicy(mustRules(t, strings.Fields(c.rules)...), Route{})
+		_, err := New(mustRules(t, strings.Fields(c.rules)...), Route{})
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%q: error %v, want %q", c.rules, err, c.want)
 		}
@@ -296,11 +298,52 @@ func TestNewPolicyErrors(t *testing.T) {
 }
 
 func TestNamespaces(t *testing.T) {
-	p, err := NewPolicy(mustRules(t, "203.0.113.1=netns:a", "203.0.113.2=netns:b", "203.0.113.3=netns:a", "*=reject"), Route{Kind: Netns, Target: Host})
+	p, err := New(mustRules(t, "203.0.113.1=netns:a", "203.0.113.2=netns:b", "203.0.113.3=netns:a", "*=reject"), Route{Kind: Netns, Target: Host})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.Join(p.Namespaces(), " "); got != "a b host" {
 		t.Errorf("namespaces %q, want a b host", got)
+	}
+}
+
+var addr = netip.MustParseAddr
+
+func TestTranslate(t *testing.T) {
+	mappings, err := nat64.NewMappings([]nat64.Mapping{{IPv4: netip.MustParsePrefix("10.0.0.0/24"), IPv6: netip.MustParsePrefix("2001:db8:aaaa::/120")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := nat64.NewPrefix(netip.MustParsePrefix("2001:db8:64::/96"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		route, dst string
+		found      nat64.Prefix
+		want       string // address, or part of the error
+	}{
+		{"nat64:2001:db8::/32", "192.0.2.33", nat64.Prefix{}, "2001:db8:c000:221::"},
+		{"nat64:2001:db8::/32", "192.0.2.33", own, "2001:db8:c000:221::"},
+		{"nat64:auto", "192.0.2.33", own, "2001:db8:64::c000:221"},
+		{"nat64:auto", "192.0.2.33", nat64.Prefix{}, "no NAT64 prefix found"},
+		{"nat64:auto", "10.0.0.7", nat64.Prefix{}, "2001:db8:aaaa::7"},
+		{"nat64:64:ff9b::/96", "10.0.0.7", nat64.Prefix{}, "2001:db8:aaaa::7"},
+		{"nat64:64:ff9b::/96", "10.0.1.7", nat64.Prefix{}, "10.0.1.7 is not global (10.0.0.0/8, RFC 1918)"},
+		{"inet6:fe80::1%eth0", "10.0.0.7", own, "fe80::1%eth0"},
+	} {
+		route, err := ParseRoute(c.route)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Translate(&route, addr(c.dst), mappings, c.found)
+		if err == nil && got.String() != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s, %s: %v, %v, want %s", c.route, c.dst, got, err, c.want)
+		}
+		if err == nil {
+			if n := testing.AllocsPerRun(10, func() { Translate(&route, addr(c.dst), mappings, c.found) }); n != 0 {
+				t.Errorf("%s: %v allocations", c.route, n)
+			}
+		}
 	}
 }

@@ -1,0 +1,52 @@
+package upconv_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/upconv/upconv/"
+
+// imports says of each package which others of this module it may import, not counting test files.
+var imports = map[string]string{
+	"seccompx":                     "",
+	"nsdial":                       "",
+	"upconv/internal/ip4":          "",
+	"upconv/internal/birth":        "",
+	"upconv/internal/peek":         "",
+	"upconv/nat64":                 "upconv/internal/ip4",
+	"upconv/policy":                "upconv/nat64 upconv/internal/ip4",
+	"upconv/policy/policytest":     "upconv/policy",
+	"upconv/explain":               "upconv/policy upconv/nat64",
+	"upconv":                       "upconv/policy upconv/nat64 upconv/internal/birth upconv/internal/peek seccompx nsdial",
+	"cmd/upconv/internal/demo":     "upconv nsdial",
+	"cmd/upconv":                   "cmd/upconv/internal/demo upconv upconv/policy upconv/explain",
+	"seccompx/internal/mksyscalls": "",
+	"integration/tally":            "",
+	"integration/fidelity":         "",
+	"integration":                  "",
+}
+
+// TestLayers holds that packages import in one direction only: a new import, and a new package, is
+// a decision that the list above has to be told of.
+func TestLayers(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, module+"...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		name := strings.TrimPrefix(fields[0], module)
+		allowed, known := imports[name]
+		if !known {
+			t.Errorf("%s is not in the list of who may import whom", name)
+		}
+		for _, path := range fields[1:] {
+			other, ours := strings.CutPrefix(path, module)
+			if ours && !strings.Contains(" "+allowed+" ", " "+other+" ") {
+				t.Errorf("%s imports %s", name, other)
+			}
+		}
+	}
+}
