@@ -1,45 +1,18 @@
 package upconv
 
 import (
-	"encoding/json"
 	"io"
 	"net/netip"
 	"os"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	eventlog "github.com/upconv/upconv/upconv/event"
 )
 
-// Event is one decision, as one line of JSON. The keys are stable.
-type Event struct {
-	Time   time.Time `json:"time"`   // when the call was taken up, RFC 3339 with nanoseconds
-	Call   string    `json:"call"`   // the system call: "connect", "sendto", "sendmsg" or "sendmmsg"; or "reload"
-	PID    int       `json:"pid"`    // the process, in upconv's pid namespace
-	TID    int       `json:"tid"`    // the thread
-	Comm   string    `json:"comm"`   // its name, proc_pid_comm(5)
-	Cgroup string    `json:"cgroup"` // its cgroup v2 path, or the first v1 one where there is no v2
-	Netns  uint64    `json:"netns"`  // inode of the origin
-	FD     int       `json:"fd"`     // the descriptor in the process
-	Proto  string    `json:"proto"`  // "tcp" or "udp"; for ICMP too it is "udp"
-	Dst    string    `json:"dst"`    // address:port that the program asked for
-	Rule   string    `json:"rule"`   // "1" for the first rule, "local" or "default"
-	Route  string    `json:"route"`  // as policy.ParseRoute reads it
-	// Local is address:port of the new socket; empty where none was made or connecting it failed at once.
-	Local string `json:"local"`
-	// Result is "ok" where the connection is made or under way, else the name of the errno that the
-	// program was given. Of one that was under way upconv does not learn the end: it is the kernel
-	// that waits.
-	Result   string `json:"result"`
-	Duration int64  `json:"duration_us"` // from taking the call up to having the answer, in microseconds
-	// Note says what a program could find to be different from a socket that was not swapped; mostly left out.
-	Note string `json:"note,omitempty"`
-}
-
-// event is a decision on its way to becoming an Event.
+// event is a decision on its way to becoming an event of the record.
 type event struct {
 	began    time.Time
 	c        *call
@@ -72,89 +45,23 @@ func (e *event) add(note string) {
 	e.note += note
 }
 
-// events writes Events from a goroutine of its own, so that a reader who is slow holds up the record
-// and not the programs. Should the queue run full, events are dropped, counted, and the count is
-// written when there is room. A nil *events records nothing.
+// events makes events of decisions, and has them written. A nil *events records nothing.
 type events struct {
 	netns uint64
 	// ownCgroup is upconv's own cgroup v2 path; "" where there is no v2.
 	ownCgroup string
-	queue     chan Event
-	dropped   atomic.Uint64
-	done      chan struct{}
-	flushes   chan chan struct{}
-	once      sync.Once
-	failed    func(error) // told of the first error from the writer
+	recorder  *eventlog.Recorder
 }
 
-const eventQueue = 4096
-
-// newEvents returns a recorder that writes to out. failed is called once, should writing fail.
+// newEvents returns one that writes to out. failed is called once, should writing fail.
 func newEvents(out io.Writer, netns uint64, failed func(error)) *events {
-	e := &events{netns: netns, ownCgroup: ownCgroup(), queue: make(chan Event, eventQueue), done: make(chan struct{}), flushes: make(chan chan struct{}), failed: failed}
-	go e.write(out)
-	return e
+	return &events{netns: netns, ownCgroup: ownCgroup(), recorder: eventlog.NewRecorder(out, failed)}
 }
 
-func (e *events) write(out io.Writer) {
-	defer close(e.done)
-	encode := json.NewEncoder(out)
-	encode.SetEscapeHTML(false)
-	put := func(v any) {
-		if err := encode.Encode(v); err != nil {
-			e.once.Do(func() { e.failed(err) })
-		}
-	}
-	one := func(ev Event) {
-		if n := e.dropped.Swap(0); n > 0 {
-			put(struct {
-				Time    time.Time `json:"time"`
-				Dropped uint64    `json:"dropped"`
-			}{time.Now(), n})
-		}
-		put(ev)
-	}
-	drain := func() {
-		for {
-			select {
-			case ev := <-e.queue:
-				one(ev)
-			default:
-				return
-			}
-		}
-	}
-	for {
-		select {
-		case ev, ok := <-e.queue:
-			if !ok {
-				return
-			}
-			one(ev)
-		case flushed := <-e.flushes:
-			drain()
-			close(flushed)
-		}
-	}
-}
-
-// flush waits until everything recorded so far is written, but no longer than the given time: a
-// reader that has stopped reading must not keep the command's end from being reported.
+// flush waits until everything recorded so far is written, but no longer than the given time.
 func (e *events) flush(atMost time.Duration) {
-	if e == nil {
-		return
-	}
-	deadline := time.NewTimer(atMost)
-	defer deadline.Stop()
-	flushed := make(chan struct{})
-	select {
-	case e.flushes <- flushed:
-	case <-deadline.C:
-		return
-	}
-	select {
-	case <-flushed:
-	case <-deadline.C:
+	if e != nil {
+		e.recorder.Flush(atMost)
 	}
 }
 
@@ -170,7 +77,7 @@ func (e *events) record(ev *event, errno unix.Errno) {
 	}
 	ev.recorded = true
 	who := identify(ev.c.tid)
-	line := Event{
+	line := eventlog.Event{
 		Time: ev.began, Call: ev.c.name, PID: who.pid, TID: ev.c.tid, Comm: who.comm, Cgroup: who.cgroup,
 		Netns: e.netns, FD: ev.c.fd, Proto: ev.proto.String(), Route: Route{}.String(), Result: "ok", Note: ev.note,
 	}
@@ -191,11 +98,7 @@ func (e *events) record(ev *event, errno unix.Errno) {
 		line.Local = localName(ev.local)
 	}
 	line.Duration = time.Since(ev.began).Microseconds()
-	select {
-	case e.queue <- line:
-	default:
-		e.dropped.Add(1)
-	}
+	e.recorder.Record(line)
 }
 
 // recordReload queues that the policy file was read again.
@@ -203,16 +106,12 @@ func (e *events) recordReload(began time.Time, errno unix.Errno, note string) {
 	if e == nil {
 		return
 	}
-	line := Event{Time: began, Call: "reload", PID: os.Getpid(), Netns: e.netns, FD: -1, Result: "ok", Note: note}
+	line := eventlog.Event{Time: began, Call: "reload", PID: os.Getpid(), Netns: e.netns, FD: -1, Result: "ok", Note: note}
 	if errno != 0 {
 		line.Result = errnoName(errno)
 	}
 	line.Duration = time.Since(began).Microseconds()
-	select {
-	case e.queue <- line:
-	default:
-		e.dropped.Add(1)
-	}
+	e.recorder.Record(line)
 }
 
 // localName returns the address:port that a socket has, or "" where it has no port yet.

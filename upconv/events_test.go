@@ -1,11 +1,8 @@
 package upconv
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"net/netip"
 	"os"
 	"strings"
@@ -54,48 +51,6 @@ func TestEventKeys(t *testing.T) {
 		if len(got) != 11 {
 			t.Errorf("keys that nobody knows: %v", got)
 		}
-	}
-}
-
-// A reader that does not read holds up neither who records nor, for long, a flush; what is lost is counted.
-func TestEventsSlowReader(t *testing.T) {
-	reader, writer := io.Pipe()
-	e := newEvents(writer, 1, func(err error) { t.Error(err) })
-	const n = eventQueue + 100
-	for range n {
-		e.record(sampleEvent(), 0)
-	}
-	e.flush(time.Millisecond) // returns
-	seen, dropped := 0, 0
-	for lines := bufio.NewScanner(reader); seen+dropped < n+1 && lines.Scan(); {
-		var line struct{ Dropped int }
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
-			t.Fatal(err)
-		}
-		if dropped += line.Dropped; line.Dropped == 0 {
-			seen++
-		}
-		if seen == 10 && line.Dropped == 0 {
-			e.record(sampleEvent(), 0) // there is room again, and the count goes along
-		}
-	}
-	if dropped == 0 {
-		t.Error("nothing was counted as dropped")
-	}
-}
-
-type brokenWriter struct{}
-
-func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("no space left") }
-
-func TestEventsBrokenWriter(t *testing.T) {
-	told := make(chan error, 10)
-	e := newEvents(brokenWriter{}, 1, func(err error) { told <- err })
-	e.record(sampleEvent(), 0)
-	e.record(sampleEvent(), 0)
-	e.flush(10 * time.Second)
-	if len(told) != 1 {
-		t.Errorf("told %d times, want once", len(told))
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/event"
 )
 
 const (
@@ -181,7 +182,7 @@ func unreachable(ns *nsdial.Namespace) error {
 
 // fetched is what is known of the client's success.
 type fetched struct {
-	events  []upconv.Event
+	events  []event.Event
 	visitor netip.AddrPort // the client as the server saw it
 }
 
@@ -212,11 +213,11 @@ func (d *stage) succeed(f *fetched) error {
 }
 
 // splitEvents takes the events out of what was written to standard error.
-func splitEvents(stderr string) (words string, events []upconv.Event) {
+func splitEvents(stderr string) (words string, events []event.Event) {
 	for line := range strings.Lines(stderr) {
-		var event upconv.Event
-		if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &event) == nil && event.Call != "" {
-			events = append(events, event)
+		var e event.Event
+		if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &e) == nil && e.Call != "" {
+			events = append(events, e)
 		} else {
 			words += line
 		}
