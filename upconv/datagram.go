@@ -120,12 +120,14 @@ func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
 	case 0:
 		w.done = append(w.done, fd)
 		return fd, out, true
+	case unix.EBADF:
+		return -1, answer(unix.EBADF), false // the number may be another file's by the time the kernel looks
 	case unix.EPERM, errOwnTable:
 		w.unserved(e, "its descriptors cannot be fetched", errno)
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
 		return -1, w.fail(e, "pidfd_getfd", errno), false
 	}
-	return -1, carryOn, false // EBADF; or ESRCH, and nobody will read the answer
+	return -1, carryOn, false // ESRCH: nobody will read the answer
 }
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a copy of it, or -1.
@@ -220,7 +222,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		if route.Kind == Reject && !c.sends {
 			return answer(connect(old, sa)), false // never a call that the kernel would make with another file, see reject
 		}
-		return carryOn, false // whatever it is, and whatever the kernel says of it
+		return w.leave(c, e, old, sock, sa), false // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.domain == unix.AF_INET6: // where it stands for no address
 		for i := range w.out.run {
 			w.out.messages[i].name = nil
@@ -231,7 +233,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	case route.Kind == Reject:
 		return w.finished(e, route.Errno), false
 	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
-		return carryOn, false // the target went to a namespace of its own: not ours there
+		return w.leave(c, e, old, sock, sa), false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
 	case Direct:
@@ -393,6 +395,15 @@ func (w *worker) stay(c *call, e *event, fd int, sock *socket, x *crossing, sa [
 		w.closeNow(fd) // before the target goes on: what it closes then shall be closed
 	}
 	return out
+}
+
+// leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a send is made with it all the same,
+// as the kernel might find another one. A connect(2) is left to guard.
+func (w *worker) leave(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
+	if c.sends {
+		return w.stay(c, e, fd, sock, nil, sa)
+	}
+	return carryOn
 }
 
 // openTags finds out whether there can be net_cls or net_prio cgroups.

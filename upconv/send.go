@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -31,11 +32,13 @@ type outgoing struct {
 	all      [maxBatch]parcel
 	sent     int // of sendmmsg(2): how many are
 
-	run   int          // how many of messages go the same way
-	fd    int          // a copy of the target's socket, if there is one yet; else -1
-	known bool         // that it is a datagram socket
-	netns uint64       // what settledIn says of it
-	as    *credentials // who sends, where that is not upconv itself: to a Unix socket
+	run    int          // how many of messages go the same way
+	fd     int          // a copy of the target's socket, if there is one yet; else -1
+	known  bool         // that it is a datagram socket
+	looked bool         // guardsSend has
+	shared bool         // and has not seen that the target shares its descriptors with nobody
+	netns  uint64       // what settledIn says of it
+	as     *credentials // who sends, where that is not upconv itself: to a Unix socket
 
 	parts   [maxBatch]parts
 	headers [maxBatch]mmsghdr
@@ -229,7 +232,7 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 				n = i // as far as that; then it is the first
 				break
 			}
-			if !w.s.moved.Load() {
+			if !w.guardsSend(c) {
 				return 0, 0, carryOn
 			}
 			if stream, out := w.isStream(c); stream {
@@ -251,7 +254,7 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 		add(h.control, p.control)
 	}
 	if !named {
-		if !w.s.moved.Load() {
+		if !w.guardsSend(c) {
 			return 0, 0, carryOn
 		}
 		if stream, out := w.isStream(c); stream {
@@ -333,12 +336,35 @@ func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
 	return n, out
 }
 
-// meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and some of those have been moved.
+// guardsSend reports whether a send must not be left to the kernel, which would look up the descriptor and the address anew: a
+// datagram socket has been moved, or may be by another thread meanwhile, which can then put it under the number.
+func (w *worker) guardsSend(c *call) bool {
+	if w.s.moved.Load() {
+		return true
+	}
+	if o := &w.out; !o.looked {
+		o.looked, o.shared = true, !w.ownsTable(c.tid) || w.s.moved.Load()
+	}
+	return w.out.shared
+}
+
+// ownsTable reports whether a thread is seen to share its descriptors with nobody. Then, as long as
+// it is stopped, nobody puts another file under a number of its own.
+func (w *worker) ownsTable(tid int) bool {
+	all := w.s.looks()
+	var thread peek.Thread
+	return all != nil && all.peeker.LookAtThread(tid, &thread) == 0 && thread.OwnTable
+}
+
+// meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to the kernel.
 func (w *worker) meansNothing(c *call) bool {
-	if !w.s.needs.sends || !w.s.moved.Load() {
+	if !w.s.needs.sends {
 		return false
 	}
 	w.out.begin(0)
+	if !w.guardsSend(c) {
+		return false
+	}
 	stream, _ := w.isStream(c)
 	return !stream
 }
@@ -372,7 +398,7 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 // anywhere but to where the program's sockets are.
 func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 	o := &w.out
-	if w.s.moved.Load() {
+	if w.guardsSend(c) {
 		is, out = w.isStream(c)
 		return out, is
 	}
@@ -406,7 +432,7 @@ func (w *worker) unreadable(c *call, errno unix.Errno) outcome {
 	case errno == unix.EPERM:
 		w.unserved(&event{began: w.now(), c: c, proto: UDP}, "its memory cannot be read", errno)
 		return carryOn
-	case w.s.moved.Load():
+	case w.guardsSend(c):
 		if stream, out := w.isStream(c); stream {
 			return out
 		}
@@ -506,7 +532,11 @@ func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
 	if !ipv4 && family != unix.AF_INET6 { // it goes where the socket is
 		return o.netns != 0
 	}
-	if route.Kind != Netns {
+	switch route.Kind {
+	case policy.Netns:
+	case policy.Direct:
+		return family != unix.AF_INET6 && w.staysHome(fd)
+	default:
 		return false
 	}
 	cookie := w.s.egressOf(route).cookie
@@ -523,25 +553,44 @@ func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
 	return true
 }
 
+// staysHome is isThere for what is direct: the socket fd is of the origin.
+func (w *worker) staysHome(fd int) bool {
+	origin := w.s.origin.cookie
+	if netns := w.out.netns; netns != 0 {
+		return netns == origin
+	}
+	if netnsCookie(fd) != origin || domainOf(fd) != unix.AF_INET || typeOf(fd) != unix.SOCK_DGRAM {
+		return false
+	}
+	w.noteSettled(fd, origin)
+	return true
+}
+
 func isInet(family int) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
 
-// settledSockets are, by their cookies, AF_INET and AF_INET6 datagram sockets of an egress that is not the origin, and the
-// namespaces they are in: nothing of that ever changes, and SO_COOKIE alone tells the rest. It may forget.
+// settledSockets are, by their cookies, AF_INET and AF_INET6 datagram sockets of an egress that is not the origin, and AF_INET
+// ones of the origin if that is no egress, with the namespaces they are in: nothing of that ever changes, and SO_COOKIE alone
+// tells the rest. It may forget.
 type settledSockets [64]struct{ cookie, netns uint64 }
 
-// settledIn returns the namespace of the socket fd, if that is known to be a datagram socket of an egress; else 0.
+// settledIn returns the namespace of the socket fd, if that is known to be a datagram socket that stays there; else 0.
 func (w *worker) settledIn(fd int) (netns uint64) {
 	cookie := cookieOf(fd)
 	known := &w.known[cookie%uint64(len(w.known))]
-	if cookie == 0 || known.cookie != cookie || !w.s.inEgress(known.netns) {
+	if cookie == 0 || known.cookie != cookie || !w.settles(known.netns) {
 		return 0
 	}
 	return known.netns
 }
 
-// noteSettled is for a datagram socket that is in an egress.
+// settles reports whether sockets of a namespace are noted in settledSockets.
+func (w *worker) settles(netns uint64) bool {
+	return (netns == w.s.origin.cookie) != w.s.isEgress(netns)
+}
+
+// noteSettled is for a datagram socket that is in an egress, or an AF_INET one in the origin.
 func (w *worker) noteSettled(fd int, netns uint64) {
-	if w.s.inEgress(netns) {
+	if w.settles(netns) {
 		cookie := cookieOf(fd)
 		known := &w.known[cookie%uint64(len(w.known))]
 		known.cookie, known.netns = cookie, netns
@@ -571,9 +620,8 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 	switch {
 	case x != nil: // whatever namespace a Unix socket is of
 	case sock.headers && w.s.inEgress(sock.netns): // to its peer, if it has one
-	case !known || sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns):
-		return carryOn
-	case sock.kind == unix.SOCK_DGRAM:
+	case !known || sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns): // none of ours
+	case sock.kind == unix.SOCK_DGRAM && (sock.domain == unix.AF_INET || sock.netns != w.s.origin.cookie):
 		w.noteSettled(old, sock.netns)
 	}
 	return w.stay(c, e, old, sock, x, nil)
@@ -910,6 +958,7 @@ type sendKey struct {
 // begin empties o.
 func (o *outgoing) begin(flags uint32) {
 	o.flags, o.messages, o.sent, o.fd, o.known, o.netns = flags, nil, 0, -1, false, 0
+	o.looked = false
 }
 
 // room returns n bytes, which the next room overwrites.

@@ -73,14 +73,20 @@ func (s *Supervisor) loadSights() {
 	s.sights.Store(all)
 }
 
+// looks returns what is needed for looking, nil where upconv cannot look.
+func (s *Supervisor) looks() *sights {
+	all := s.sights.Load()
+	if all == nil && s.needs.sees {
+		s.openSights()
+		all = s.sights.Load()
+	}
+	return all
+}
+
 // see looks at the target's descriptor. It reports whether it could.
 func (w *worker) see(c *call) bool {
 	w.moves, w.held = w.s.moves.Load(), 0
-	all := w.s.sights.Load()
-	if all == nil && w.s.needs.sees {
-		w.s.openSights()
-		all = w.s.sights.Load()
-	}
+	all := w.s.looks()
 	w.sighted = all != nil && all.peeker.Look(c.tid, c.fd, &w.sight) == 0
 	return w.sighted
 }

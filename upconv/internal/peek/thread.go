@@ -14,6 +14,7 @@ type Thread struct {
 	Interrupted bool   // it has a signal of its own to take, is to stop with its process, for its tracer, or for a freezer
 	Shared      uint64 // signals that wait for any thread of its process, and that this one does not block: bit N-1 for signal N
 	Threads     int    // how many its process has
+	OwnTable    bool   // no other thread has the same table of descriptors
 }
 
 // Layout of the context.
@@ -26,6 +27,7 @@ const (
 	threadCount   = ctxCloexec
 	threadFlags   = ctxFlags
 	threadBegan   = ctxUID
+	threadTable   = ctxTable
 )
 
 // jobInterrupts are the bits of task_struct.jobctl that a thread leaves a call for
@@ -53,6 +55,8 @@ func threadProgram(t *types) ([]byte, error) {
 	a.readTo(threadBlocked, 8, r7, w.at("task_struct", "blocked"))
 	a.readTo(threadFlags, 4, r7, w.at("task_struct", "flags"))
 	a.readTo(threadBegan, 8, r7, w.at("task_struct", "start_boottime"))
+	a.follow(r8, r7, w.at("task_struct", "files"), "done")
+	a.readTo(threadTable, 4, r8, w.at("files_struct", "count"))
 	a.follow(r8, r7, w.at("task_struct", "signal"), "done")
 	a.readTo(threadShared, 8, r8, w.at("signal_struct", "shared_pending.signal"))
 	a.readTo(threadCount, 4, r8, w.at("signal_struct", "nr_threads"))
@@ -111,6 +115,7 @@ func (p *Peeker) LookAtThread(tid int, thread *Thread) unix.Errno {
 	thread.Interrupted = own || order.Uint64(ctx[threadJob:])&jobInterrupts != 0
 	thread.Shared = order.Uint64(ctx[threadShared:]) & unblocked
 	thread.Threads = int(order.Uint32(ctx[threadCount:]))
+	thread.OwnTable = order.Uint32(ctx[threadTable:]) == 1
 	return 0
 }
 

@@ -1,0 +1,115 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/upconv/upconv/nsdial"
+)
+
+// loopServers are a TCP and a UDP server on the loopback of an egress, which nobody is to reach. They count what arrives.
+type loopServers struct {
+	egress   *nsdial.Namespace
+	tcp, udp string // ports
+	arrived  atomic.Int64
+}
+
+// serveLoop starts the servers on the egress's loopback.
+func (w *caseWay) serveLoop(t *testing.T) *loopServers {
+	t.Helper()
+	egress, err := nsdial.OpenName(w.egress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { egress.Close() })
+	s := &loopServers{egress: egress}
+	listener, err := egress.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	_, s.tcp = split(t, listener.Addr().String())
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			s.arrived.Add(1)
+			conn.Close()
+		}
+	}()
+	packets := w.packets(egress, "127.0.0.1:0")
+	_, s.udp = split(t, packets.LocalAddr().String())
+	go func() {
+		data := make([]byte, 1<<10)
+		for {
+			_, from, err := packets.ReadFromUDPAddrPort(data)
+			if err != nil {
+				return
+			}
+			s.arrived.Add(1)
+			packets.WriteToUDPAddrPort(data[:1], from)
+		}
+	}()
+	return s
+}
+
+// count returns how much has arrived since the last count. It sends something itself, over both protocols, which comes after
+// all else and must have been counted, too.
+func (s *loopServers) count(t *testing.T) int64 {
+	t.Helper()
+	for network, port := range map[string]string{"tcp": s.tcp, "udp": s.udp} {
+		conn, err := s.egress.DialContext(context.Background(), network, "127.0.0.1:"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		if network == "udp" {
+			conn.Write([]byte("counted?"))
+		}
+		if n, err := conn.Read(make([]byte, 16)); n == 0 && !errors.Is(err, io.EOF) {
+			t.Fatalf("%s: %v", network, err)
+		}
+		conn.Close()
+	}
+	n := s.arrived.Swap(0) - 2
+	if n < 0 {
+		t.Fatal("the servers on the egress's loopback do not count what arrives")
+	}
+	return n
+}
+
+// forEachEgress is forEachWay for the ways that have an egress, with servers on its loopback.
+func forEachEgress(t *testing.T, test func(t *testing.T, w *caseWay, loop *loopServers)) {
+	forEachWay(t, func(t *testing.T, w *caseWay) {
+		if w.route != "nat64" {
+			test(t, w, w.serveLoop(t))
+		}
+	})
+}
+
+// TestFirstMoveRace has many threads send to the loopback in the moment in which the program's first datagram socket goes to
+// an egress and is put under their numbers.
+func TestFirstMoveRace(t *testing.T) {
+	const rounds = 3
+	forEachEgress(t, func(t *testing.T, w *caseWay, loop *loopServers) {
+		probe := compileC(t, "guard_race.c", "gcc", "-static", "-pthread")
+		for _, how := range []string{"sendto", "sendmsg", "sendmmsg"} {
+			for range rounds {
+				got := output(t, w.upconv([]string{"--udp", "full"}, probe, "first", how, serverAddr, echoPort, "60", loop.tcp, loop.udp))
+				if strings.TrimSpace(got) != "moved: yes" {
+					t.Fatalf("%s: it says %q", how, got)
+				}
+			}
+			if n := loop.count(t); n != 0 {
+				t.Errorf("%s: %d datagrams reached the egress's loopback", how, n)
+			}
+		}
+	})
+}
