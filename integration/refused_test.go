@@ -218,18 +218,33 @@ func TestOwnTableRefused(t *testing.T) {
 	host, port := split(t, l.greet())
 	const program = `
 import ctypes, socket, sys, threading
+begin, ready, go = threading.Event(), threading.Event(), threading.Event()
 def run():
+    begin.wait() # a thread that is served before, too
+    try: socket.create_connection(("127.0.0.1", 1))
+    except ConnectionRefusedError: pass
     if ctypes.CDLL(None).unshare(0x400): raise OSError("unshare")
-    print(socket.create_connection((sys.argv[1], int(sys.argv[2]))).recv(100))
-thread = threading.Thread(target=run); thread.start(); thread.join()`
-	for calls, served := range map[string]bool{"getcpu": true, "bpf": true, "pidfd_open thread,bpf": false} {
+    mine = socket.socket(); print(mine.fileno())
+    ready.set(); go.wait()
+    mine.connect((sys.argv[1], int(sys.argv[2]))); print(mine.recv(100))
+thread = threading.Thread(target=run); thread.start(); begin.set(); ready.wait()
+other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); print(other.fileno()) # the same number in another table
+go.set(); thread.join()
+try: print(other.getpeername())
+except OSError: print("alone")`
+	for calls, served := range map[string]bool{"getcpu": true, "bpf": true, "pidfd_open thread,bpf": false, "pidfd_open thread,bpf,kcmp": false} {
 		t.Run(calls, func(t *testing.T) {
-			args := slices.Concat(enter(l.egress), refuse(t, calls, unix.EINVAL), []string{bin, "run", "--events", "-", "--via", "netns:host", "--", needProgram(t, "python3"), "-c", program, host, port})
+			events := filepath.Join(t.TempDir(), "events")
+			args := slices.Concat(enter(l.egress), refuse(t, calls, unix.EPERM), []string{bin, "run", "--events", events, "--via", "netns:host", "--", needProgram(t, "python3"), "-c", program, host, port})
 			code, out := status(t, command(t, args[0], args[1:]...))
+			told, err := os.ReadFile(events)
+			if err != nil {
+				t.Fatal(err)
+			}
 			const why = "its descriptors cannot be fetched: it is a thread that has unshared them from its process"
-			if code != 0 || !strings.Contains(out, strings.TrimSpace(greeting)) || strings.Contains(out, `"note":"not served, the call stays native: `+why) == served ||
+			if code != 0 || !strings.Contains(out, strings.TrimSpace(greeting)) || !strings.Contains(out, "alone\n") || strings.Contains(string(told), `"note":"not served, the call stays native: `+why) == served ||
 				strings.Contains(out, why+`" cure="use a kernel since 6.9`) == served {
-				t.Errorf("exit status %d\n%s", code, out)
+				t.Errorf("exit status %d\n%s\n%s", code, out, told)
 			}
 		})
 	}
@@ -264,6 +279,21 @@ sys.stdout.flush(); os._exit(0)`
 			code, out := status(t, command(t, args[0], args[1:]...))
 			if code != 0 || strings.Contains(out, `"note":"a thread goes on waiting for the socket from before: ptrace(2) is not permitted"`) != c.noted || !c.noted && !strings.Contains(out, "b'echo") {
 				t.Errorf("exit status %d\n%s", code, out)
+			}
+		})
+	}
+}
+
+// TestSharersRefused: where kcmp(2) is refused, processes with the descriptor table of the one that sends are found, too. One waits on
+// the socket that the send puts another one in the place of.
+func TestSharersRefused(t *testing.T) {
+	u := newUDPLab(t)
+	for _, calls := range []string{"kcmp", "kcmp,bpf"} {
+		t.Run(calls, func(t *testing.T) {
+			args := slices.Concat(refuse(t, calls, unix.EPERM), []string{bin, "run", "--netns", u.origin, "--via", "netns:" + u.egress, "--"},
+				[]string{staticC(t, "traced_probe.c"), "recvfrom", "process", serverAddr, u.port})
+			if got := output(t, command(t, args[0], args[1:]...)); !strings.HasPrefix(got, "received ") {
+				t.Errorf("it says %q", got)
 			}
 		})
 	}

@@ -75,7 +75,7 @@ func (w *worker) files(tid int) (files, pid int) {
 	if pid == tid || w.s.epolls.noKcmp.Load() {
 		return tid, pid
 	}
-	order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(pid), uintptr(tid), kcmpFiles, 0, 0, 0)
+	order, errno := compareTables(pid, tid)
 	if errno == 0 && order == 0 {
 		return pid, pid
 	}

@@ -28,7 +28,7 @@ func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 	held := w.s.held.threads() // those follow
 	var waiting []int
 	threads := threadsOf(c.tid)
-	for _, pid := range w.tableSharers(c.tid, len(threads)) {
+	for _, pid := range w.tableSharers(c, len(threads), replacement) {
 		threads = append(threads, threadsOf(pid)...)
 	}
 	for _, tid := range threads {

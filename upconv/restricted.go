@@ -135,7 +135,7 @@ func (w *worker) ask(c *call, e *event, sock *socket) outcome {
 	if errno != 0 {
 		return w.refuseUnasked(e, "socket(2) says "+errnoName(errno))
 	}
-	pidfd, errno := w.s.targets.open(c.tid)
+	pidfd, _, errno := w.s.targets.open(c.tid)
 	if errno != 0 {
 		closeFD(decoy)
 		return w.refuseUnasked(e, "pidfd_open(2) says "+errnoName(errno))

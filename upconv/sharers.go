@@ -9,22 +9,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tableSharers returns the other processes that have the descriptor table of a thread (clone(2),
-// CLONE_FILES without CLONE_THREAD). threads is how many its own process has.
-func (w *worker) tableSharers(tid, threads int) (pids []int) {
+// tableSharers returns the other processes that have the descriptor table of a call's thread
+// (clone(2), CLONE_FILES without CLONE_THREAD). threads is how many its own process has, and
+// replacement is a copy of the socket that has just been put under the call's descriptor.
+func (w *worker) tableSharers(c *call, threads, replacement int) (pids []int) {
+	var link string
+	shares := func(pid int) bool {
+		order, errno := compareTables(c.tid, pid)
+		if !refusesKcmp(errno) {
+			return errno == 0 && order == 0
+		}
+		if link == "" {
+			link = socketLink(inodeOf(replacement))
+		}
+		return isLink(pid, c.fd, link) // nobody else can have it yet, but for a child that was made since
+	}
 	if !w.sighted {
-		return sharingRelatives(tid)
+		return sharingRelatives(c.tid, shares)
 	}
 	if w.sight.Table <= threads {
 		return nil
 	}
-	own := threadGroup(tid)
-	return slices.DeleteFunc(numbersIn("/proc"), func(pid int) bool { return pid == own || !shareTable(tid, pid) })
+	own := threadGroup(c.tid)
+	return slices.DeleteFunc(numbersIn("/proc"), func(pid int) bool { return pid == own || !shares(pid) })
 }
 
 // sharingRelatives looks for such processes among the parents and the children of those that it
 // knows. To look at all processes takes long, and hardly any process shares its table.
-func sharingRelatives(tid int) (pids []int) {
+func sharingRelatives(tid int, shares func(pid int) bool) (pids []int) {
 	seen := []int{threadGroup(tid)}
 	for next := 0; next < len(seen); next++ {
 		relatives := childrenOf(seen[next])
@@ -32,7 +44,7 @@ func sharingRelatives(tid int) (pids []int) {
 			relatives = append(relatives, statusField(status, "PPid:", 10))
 		}
 		for _, pid := range relatives {
-			if !slices.Contains(seen, pid) && shareTable(tid, pid) {
+			if !slices.Contains(seen, pid) && shares(pid) {
 				seen = append(seen, pid)
 			}
 		}
@@ -55,10 +67,10 @@ func childrenOf(pid int) (pids []int) {
 
 const kcmpFiles = 2 // KCMP_FILES of kcmp(2)
 
-// shareTable reports whether two threads have the same descriptor table.
-func shareTable(a, b int) bool {
-	order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpFiles, 0, 0, 0)
-	return errno == 0 && order == 0
+// compareTables compares the descriptor tables of two threads: 0 where they are the same.
+func compareTables(a, b int) (order int, errno unix.Errno) {
+	r, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpFiles, 0, 0, 0)
+	return int(r), errno
 }
 
 // threadsOf returns the threads of a process, which is named by one of them.

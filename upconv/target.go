@@ -32,6 +32,8 @@ type targetSlot struct {
 	tid   int
 	pidfd int // valid where tid != 0
 	pid   int // the process; 0: nobody has asked
+	// byProcess is whether pidfd names the thread's process, whose descriptors may be others.
+	byProcess bool
 	// info is the thread's fdinfo file of descriptor infoFD, open where infoFD >= 0. Reading it again costs a
 	// fifth of opening it, and it tells of whatever has that number now.
 	info, infoFD int
@@ -137,15 +139,23 @@ func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	if slot.tid == tid {
-		got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, uintptr(slot.pidfd), uintptr(fd), 0)
+		got, errno := slot.getfd(fd)
 		if errno != unix.ESRCH {
-			return int(got), errno
+			return got, errno
 		}
 	}
 	if errno := t.fill(slot, tid); errno != 0 {
 		return -1, errno
 	}
-	got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, uintptr(slot.pidfd), uintptr(fd), 0)
+	return slot.getfd(fd)
+}
+
+// getfd returns a copy of a descriptor of the slot's thread. Errors are as for those of targets.
+func (s *targetSlot) getfd(fd int) (int, unix.Errno) {
+	if s.byProcess && s.hasOther(fd) {
+		return -1, errOwnTable
+	}
+	got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, uintptr(s.pidfd), uintptr(fd), 0)
 	return int(got), errno
 }
 
@@ -153,11 +163,11 @@ func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 // has come round again.
 func (t *targets) fill(slot *targetSlot, tid int) unix.Errno {
 	slot.drop()
-	pidfd, errno := t.open(tid)
+	pidfd, pid, errno := t.open(tid)
 	if errno != 0 {
 		return errno
 	}
-	slot.tid, slot.pidfd, slot.pid = tid, pidfd, 0
+	slot.tid, slot.pidfd, slot.pid, slot.byProcess = tid, pidfd, pid, pid != 0
 	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is lost.
 	unix.EpollCtl(t.exits.fd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
 	return 0
@@ -177,26 +187,28 @@ func (t *targets) process(tid int) int {
 	return slot.pid
 }
 
-func (t *targets) open(tid int) (pidfd int, errno unix.Errno) {
+// open returns a pidfd of a thread, or of its process, whose pid is not 0 then.
+func (t *targets) open(tid int) (pidfd, pid int, errno unix.Errno) {
 	fd, _, errno := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), uintptr(t.thread), 0)
 	if t.thread == 0 && (errno == unix.EINVAL || errno == unix.ENOENT) {
 		// Not the first thread of its process, and this kernel names only those.
-		pid := threadGroup(tid)
-		if hasOwnTable(pid, tid) {
-			return -1, errOwnTable
-		}
+		pid = threadGroup(tid)
 		fd, _, errno = unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(pid), 0, 0)
 	}
-	return int(fd), errno
+	return int(fd), pid, errno
 }
 
 // errOwnTable says that a thread has unshared its descriptors from its process, and that those cannot be had.
 const errOwnTable = unix.EOPNOTSUPP
 
-// hasOwnTable reports whether a thread is known to have other descriptors than its process.
-func hasOwnTable(pid, tid int) bool {
-	const kcmpFiles = 2 // KCMP_FILES of kcmp(2)
-	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(tid), kcmpFiles, 0, 0, 0)
+// hasOther reports whether the thread has other descriptors than its process or, where kcmp(2) is
+// refused, whether it has another file under a number.
+func (s *targetSlot) hasOther(fd int) bool {
+	order, errno := compareTables(s.pid, s.tid)
+	if refusesKcmp(errno) {
+		var ours, theirs [64]byte
+		return string(readLink(s.tid, fd, ours[:])) != string(readLink(s.pid, fd, theirs[:]))
+	}
 	return errno == 0 && order != 0
 }
 

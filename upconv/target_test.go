@@ -108,7 +108,7 @@ func TestTargets(t *testing.T) {
 	}
 	slot = all.slot(pid)
 	slot.mu.Lock()
-	stale, errno := all.open(other)
+	stale, _, errno := all.open(other)
 	if errno != 0 {
 		t.Fatal(errno)
 	}
