@@ -116,6 +116,11 @@ func TestDoctorRefused(t *testing.T) {
 		"prctl pdeathsig":     `(?m)^MISSING  PR_SET_PDEATHSIG ` + below + `allows prctl`,
 		"socket netlink":      `(?m)^MISSING  netlink sockets ` + below + `allows socket with AF_NETLINK`,
 		"unshare,close_range": `(?m)^MISSING  unshare\(2\) ` + below + `allows close_range`,
+		"socket sock_diag":    `(?m)^-        sock_diag\(7\) ` + below + `allows socket with AF_NETLINK`,
+		"socket raw":          `(?m)^-        sockets of SOCK_RAW ` + below + `allows socket with SOCK_RAW`,
+		"signalfd":            `(?m)^-        signalfd\(2\) ` + below + `allows signalfd4`,
+		"fchown":              `(?m)^-        fchown\(2\) ` + below + `allows fchown and fchmod`,
+		"fchmod":              `(?m)^-        fchown\(2\) ` + below + `allows fchown and fchmod`,
 		"unshare":             `(?m)^ok       unshare\(2\) `,
 		"setns":               `(?m)^-        setns\(2\) ` + below + `--cap-add SYS_ADMIN`,
 		"kcmp":                `(?m)^-        kcmp\(2\) ` + below + `--cap-add SYS_PTRACE`,
@@ -296,6 +301,23 @@ func TestSharersRefused(t *testing.T) {
 				t.Errorf("it says %q", got)
 			}
 		})
+	}
+}
+
+// TestSockDiagRefused: where sock_diag(7) is refused, bind(2) says EADDRINUSE of the ports that a program has taken to the egress.
+func TestSockDiagRefused(t *testing.T) {
+	u := newUDPLab(t)
+	listener := u.listen(serverAddr + ":0")
+	echo(listener)
+	host, port := split(t, listener.Addr().String())
+	probe := staticC(t, "ports_probe.c")
+	want := output(t, u.in(u.egress, probe, "scan", "tcp", "20000", host, port))
+	for from, errno := range map[string]unix.Errno{"20500": unix.EPERM, "21000": unix.ENOSYS} {
+		args := slices.Concat(refuse(t, "socket sock_diag", errno), []string{bin, "run", "--netns", u.origin, "--via", "netns:" + u.egress, "--",
+			probe, "scan", "tcp", from, host, port})
+		if got := output(t, command(t, args[0], args[1:]...)); got != want {
+			t.Errorf("%s: got\n%s\nwant, as natively,\n%s", unix.ErrnoName(errno), got, want)
+		}
 	}
 }
 

@@ -23,7 +23,8 @@ var helperCalls = []helperCall{
 		cost: "each connect takes some microseconds longer: /proc tells what kcmp(2) would",
 		cure: "add --cap-add SYS_PTRACE to the container, or use a profile that allows kcmp"},
 	{name: "ptrace(2)", try: tryPtrace,
-		cost: "threads that wait for datagrams while another one's send moves their socket wait for the old one",
+		cost: "threads that wait for datagrams while another one's send moves their socket wait for the old one, and\n" +
+			"programs that have restricted themselves (Landlock) may connect nowhere",
 		cure: "add --cap-add SYS_PTRACE to the container, or use a profile that allows ptrace"},
 	{name: "unshare(2)", try: tryUnshare, needed: true,
 		cost: "upconv run fails here: neither it nor close_range(2) is allowed",
@@ -37,6 +38,18 @@ var helperCalls = []helperCall{
 	{name: "sched_setaffinity(2)", try: tryAffinity,
 		cost: "each connect takes some microseconds longer",
 		cure: "use a profile that allows sched_setaffinity"},
+	{name: "fchown(2)", try: tryOwner,
+		cost: "the owner and the mode of a socket may not be carried over",
+		cure: "use a profile that allows fchown and fchmod"},
+	{name: "signalfd(2)", try: trySignalfd,
+		cost: "of several real-time signals of one kind the command may get one",
+		cure: "use a profile that allows signalfd4"},
+	{name: "sockets of SOCK_RAW", try: tryRaw,
+		cost: "datagrams that come for a socket that has been moved wait until the program sends there again",
+		cure: "use a profile that allows socket with SOCK_RAW, and give upconv CAP_NET_RAW in the network namespace"},
+	{name: "sock_diag(7)", try: trySockDiag,
+		cost: "bind(2) says EADDRINUSE also of ports that strangers have in an egress, if the program has had them there",
+		cure: "use a profile that allows socket with AF_NETLINK"},
 	{name: "netlink sockets", try: tryNetlink, needed: true,
 		cost: "upconv run fails here: which addresses are local cannot be told",
 		cure: "use a profile that allows socket with AF_NETLINK"},
@@ -96,8 +109,30 @@ func tryAffinity() unix.Errno {
 	return setAffinity(&cpus)
 }
 
-func tryNetlink() unix.Errno {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+func tryNetlink() unix.Errno { return trySocket(unix.AF_NETLINK, unix.NETLINK_ROUTE) }
+
+func trySockDiag() unix.Errno { return trySocket(unix.AF_NETLINK, unix.NETLINK_SOCK_DIAG) }
+
+func tryRaw() unix.Errno { return trySocket(unix.AF_INET, unix.IPPROTO_RAW) }
+
+// trySocket makes a raw socket, of which AF_NETLINK knows no other.
+func trySocket(domain, proto int) unix.Errno {
+	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, proto)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return errnoOf(err)
+}
+
+func tryOwner() unix.Errno {
+	if errno := unlessExpected(errnoOf(unix.Fchown(-1, -1, -1)), unix.EBADF); errno != 0 {
+		return errno
+	}
+	return unlessExpected(errnoOf(unix.Fchmod(-1, 0)), unix.EBADF)
+}
+
+func trySignalfd() unix.Errno {
+	fd, err := unix.Signalfd(-1, &unix.Sigset_t{}, unix.SFD_CLOEXEC)
 	if err == nil {
 		unix.Close(fd)
 	}

@@ -1,10 +1,16 @@
 // refuse CALL[,CALL...] ERRNO PROGRAM [ARG...]: starts a program under a filter that answers some calls with an errno, a number, as
 // the filter of a container does. Prints nothing. CALL is a name of the table below, where some are a call with certain arguments.
+//
+// Compiled with PROGRAM, CALLS, ERRNO, LOW and HIGH, the executable stands for PROGRAM, and what that starts is spared: only calls are
+// refused whose instruction is at an address from LOW up to HIGH, where PROGRAM alone has its text.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/netlink.h>
 #include <linux/ptrace.h>
 #include <linux/seccomp.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -19,6 +25,8 @@
 #ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
 #define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
 #endif
+
+#define PIDFD_GET_INFO 0xc040ff0b // linux/pidfd.h
 
 enum { ANY, EQUAL, HAS, NOT_ZERO }; // what the low half of an argument must be
 
@@ -36,6 +44,8 @@ static const struct {
 	{"getcpu", SYS_getcpu},
 	{"ioctl addfd", SYS_ioctl, 1, EQUAL, SECCOMP_IOCTL_NOTIF_ADDFD},
 	{"ioctl sync wake-up", SYS_ioctl, 1, EQUAL, SECCOMP_IOCTL_NOTIF_SET_FLAGS},
+	{"ioctl pidfd info", SYS_ioctl, 1, EQUAL, PIDFD_GET_INFO},
+	{"ioctl socket namespace", SYS_ioctl, 1, EQUAL, SIOCGSKNS},
 	{"kcmp", SYS_kcmp},
 	{"pidfd_getfd", SYS_pidfd_getfd},
 	{"pidfd_open", SYS_pidfd_open},
@@ -52,16 +62,24 @@ static const struct {
 	{"setns", SYS_setns},
 	{"signalfd", SYS_signalfd4},
 	{"socket netlink", SYS_socket, 0, EQUAL, AF_NETLINK},
+	{"socket raw", SYS_socket, 2, EQUAL, IPPROTO_RAW},
+	{"socket sock_diag", SYS_socket, 2, EQUAL, NETLINK_SOCK_DIAG},
 	{"unshare", SYS_unshare},
 };
 
-int main(int argc, char **argv) {
+// install installs the filter. Of calls that names has, separated by commas, it refuses those that the program's text makes.
+static int install(char *names, int error) {
 	struct sock_filter filter[200];
 	unsigned short n = 0;
-	if (argc < 4)
-		return 2;
-	int error = atoi(argv[2]);
-	for (char *name = strtok(argv[1], ","); name; name = strtok(NULL, ",")) {
+#ifdef PROGRAM
+	filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer) + 4);
+	filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3);
+	filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, instruction_pointer));
+	filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, LOW, 0, 1);
+	filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, HIGH, 0, 1);
+	filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+#endif
+	for (char *name = strtok(names, ","); name; name = strtok(NULL, ",")) {
 		size_t i = 0;
 		while (i < sizeof calls / sizeof *calls && strcmp(calls[i].name, name))
 			i++;
@@ -84,13 +102,30 @@ int main(int argc, char **argv) {
 	}
 	filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	struct sock_fprog program = {n, filter};
-	// Privileges are to stay what they are, where that can be.
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0 &&
-	    (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)) {
+	// Privileges are to stay what they are, where that can be. prctl(2) is it since a filter around this one may refuse seccomp(2).
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0 &&
+	    (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)) {
 		perror("refuse: seccomp");
 		return 2;
 	}
-	execvp(argv[3], argv + 3);
-	perror(argv[3]);
+	return 0;
+}
+
+int main(int argc, char **argv) {
+#ifdef PROGRAM
+	static char names[] = CALLS;
+	const char *program = PROGRAM;
+	int failed = install(names, ERRNO);
+#else
+	if (argc < 4)
+		return 2;
+	const char *program = argv[3];
+	int failed = install(argv[1], atoi(argv[2]));
+	argv += 3;
+#endif
+	if (failed)
+		return failed;
+	execvp(program, argv);
+	perror(program);
 	return 127;
 }
