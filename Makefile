@@ -7,7 +7,7 @@ GO      ?= go
 # The entry point records what the process was given before the Go runtime changes it
 # (upconv/internal/birth): signal dispositions, limits, closed descriptors.
 ENTRY    = github.com/upconv/upconv/upconv/internal/birth.entry
-LDFLAGS  = -s -w -X main.version=$(VERSION) -E $(ENTRY)
+LDFLAGS  = -s -w -X main.version=$(VERSION) -E $(ENTRY) $(if $(TEXT),-T $(TEXT))
 BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # A directory with a plain C supervisor, floor.c, to measure against; empty: none.
@@ -17,8 +17,15 @@ COUNT   ?= 1
 BINARY  ?= bin/upconv
 # Which suites make fidelity runs, a regular expression.
 SUITES  ?= .
+# What test-refused refuses, one run each: names of integration/testdata/refuse.c, with commas between those of one run.
+REFUSE  ?= kcmp; bpf; kcmp,bpf; ptrace; pidfd_open thread,bpf; unshare; close_range; fchown,fchmod; prlimit64 of others; \
+	sched_setaffinity,sched_getaffinity,getcpu,ioctl sync wake-up; signalfd; prctl subreaper; socket raw; setns; clone newuser
+ERRNO   ?= EPERM
+# Integration tests that take two thirds of the time.
+LONG    ?= TestUDP|TestUDPUnprivileged|TestUDPClients|TestUDPSwapAtSocket|TestUDPAtBest|TestUDPWaiting|TestUDPBlocked|TestUDPSignals|TestResolvers|$\
+	TestResolversFailOver|TestIperfUDP|TestOptions|TestMemory|TestNAT64Errors|TestRejectSays|TestRejectHolds
 
-.PHONY: help build install demo test test-unit test-integration fidelity lint bench fuzz clean
+.PHONY: help build install demo test test-unit test-integration test-refused fidelity lint bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +53,12 @@ test-unit: ## tests of the packages, with the race detector
 
 test-integration: build ## whole programs in real namespaces
 	$(TALLY) $(WHOLE)
+
+test-refused: ## the integration tests but for LONG, with each of upconv's own calls refused in turn (REFUSE=, ERRNO=, TESTS=, LONG=)
+	@failed=; IFS=';'; set -f; for calls in $$(echo '$(REFUSE)' | sed 's/; */;/g'); do echo "refused: $$calls ($(ERRNO))"; \
+	  UPCONV_REFUSE="$$calls" UPCONV_REFUSE_ERRNO=$(ERRNO) UPCONV_TEST_LOSSES=integration/testdata/losses CGO_ENABLED=1 nice $(GO) run ./integration/tally \
+	    -count=$(COUNT) $(if $(TESTS),-run '$(TESTS)') $(if $(LONG),-skip '^($(LONG))$$') -timeout 30m ./integration || failed="$$failed; $$calls"; \
+	  done; test -z "$$failed" || { echo "failed under$$failed"; exit 1; }
 
 fidelity: build ## others' test suites with every connection swapped for its like, against native; needs root (SUITES=)
 	UPCONV_BIN=$(abspath $(BINARY)) $(GO) run ./integration/fidelity -run '$(SUITES)'

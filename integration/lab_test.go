@@ -30,6 +30,9 @@ import (
 // bin is the upconv under test: a copy of $UPCONV_BIN, or one built by TestMain.
 var bin string
 
+// executable is what runs then: bin, or what that executes in its own place.
+var executable string
+
 // scratch is a directory that ordinary users can read and that goes away with the test run.
 var scratch string
 
@@ -47,26 +50,40 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		os.Chmod(dir, 0o755) // ordinary users run what is in it
 		scratch = dir
-		bin = filepath.Join(dir, "upconv")
-		if built := os.Getenv("UPCONV_BIN"); built != "" {
-			// A copy, since not every user can reach every checkout.
-			program, err := os.ReadFile(built)
-			if err == nil {
-				err = os.WriteFile(bin, program, 0o755)
-			}
-			if err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				return 1
-			}
-		} else {
-			build := exec.Command("make", "-C", "..", "build", "BINARY="+bin)
-			if out, err := build.CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "%v: %v\n%s", build, err, out)
-				return 1
-			}
+		if bin, executable, err = makeUpconv(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
 		}
 		return m.Run()
 	}())
+}
+
+// makeUpconv puts the upconv under test into a directory: a copy of $UPCONV_BIN, since not every user
+// can reach every checkout, or one that it builds. It returns what is to be started, and what that is.
+func makeUpconv(dir string) (start, executable string, err error) {
+	path := filepath.Join(dir, "upconv")
+	if calls := os.Getenv(refuseVariable); calls != "" {
+		executable, err = makeRefused(path, calls)
+		return path, executable, err
+	}
+	built := os.Getenv("UPCONV_BIN")
+	if built == "" {
+		return path, path, makeBuild(path)
+	}
+	program, err := os.ReadFile(built)
+	if err != nil {
+		return "", "", err
+	}
+	return path, path, os.WriteFile(path, program, 0o755)
+}
+
+// makeBuild runs make build for an executable, with variables as NAME=VALUE.
+func makeBuild(path string, variables ...string) error {
+	build := exec.Command("make", append([]string{"-C", "..", "build", "BINARY=" + path}, variables...)...)
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w\n%s", build, err, out)
+	}
+	return nil
 }
 
 // skip skips a test for want of something that not every machine has. Where UPCONV_TEST_ALL is set,

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -53,7 +54,7 @@ type way struct {
 func ways(l *lab) []way {
 	all := func(more ...string) map[string]string {
 		m := map[string]string{
-			"NSpid:": "", "Seccomp:": "Seccomp:\t2", "Seccomp_filters:": "Seccomp_filters:\t1",
+			"NSpid:": "", "Seccomp:": "Seccomp:\t2", "Seccomp_filters:": fmt.Sprint("Seccomp_filters:\t", 1+refusingFilters()),
 			"PR_GET_PDEATHSIG:": "PR_GET_PDEATHSIG: 9",
 		}
 		for i := 0; i < len(more); i += 2 {

@@ -933,7 +933,7 @@ while :; do
 done`
 	t.Run("orphans", func(t *testing.T) {
 		t.Parallel()
-		if code, out := status(t, under("sh", "-c", script, "sh", bin)); code != 7 || out != "" {
+		if code, out := status(t, under("sh", "-c", script, "sh", executable)); code != 7 || out != "" {
 			t.Errorf("exit status %d, want 7\n%s", code, out)
 		}
 	})

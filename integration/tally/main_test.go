@@ -84,3 +84,85 @@ func TestUnexpected(t *testing.T) {
 		t.Errorf("without a file: %v, %v", all.unexpected(allowed), err)
 	}
 }
+
+// TestLosses has one loss that explains a failure, one that does not concern this refusal, and one whose test passes.
+func TestLosses(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "losses")
+	const text = "# what cannot hold\n\nkcmp\tTestParent/t.*\tplaces are lost\nbpf\tTestDies\tnever\nkcmp.*\tTestGood\tno longer so\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tallied := func(record string) *tally {
+		losses, err := readLosses(file, "kcmp")
+		if err != nil || len(losses) != 2 {
+			t.Fatalf("%d losses, %v", len(losses), err)
+		}
+		all := newTally(&strings.Builder{})
+		all.losses = losses
+		if err := all.read(strings.NewReader(record)); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	all := tallied(record)
+	var out strings.Builder
+	all.summary(&out)
+	if !strings.HasPrefix(out.String(), "\n1 tests passed, 1 failed, 3 skipped\n") || !strings.HasSuffix(out.String(), "\n     1 lost: places are lost\n") {
+		t.Errorf("it prints\n%s", out.String())
+	}
+	if got := strings.Join(all.held(), ""); got != "  ^(?:TestGood)$: no longer so\n" {
+		t.Errorf("held: %q", got)
+	}
+	if all.onlyLosses() {
+		t.Error("a package that died is a loss")
+	}
+	only, _, _ := strings.Cut(record, `{"Action":"run","Package":"p","Test":"TestDies"}`)
+	if !tallied(only).onlyLosses() {
+		t.Error("a loss is a failure")
+	}
+	const parent = `{"Action":"fail","Package":"p","Test":"TestGood2"}`
+	if tallied(only + parent).onlyLosses() {
+		t.Error("a failure beside a loss is a loss")
+	}
+	if _, err := readLosses(file, "x"); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(file, []byte("kcmp TestParent places\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readLosses(file, "kcmp"); err == nil {
+		t.Error("a line without tabs is read")
+	}
+}
+
+// TestParentAlone: a test that fails though its subtests have passed is a failure.
+func TestParentAlone(t *testing.T) {
+	const record = `{"Action":"run","Package":"p","Test":"TestParent"}
+{"Action":"run","Package":"p","Test":"TestParent/one"}
+{"Action":"pass","Package":"p","Test":"TestParent/one"}
+{"Action":"fail","Package":"p","Test":"TestParent"}
+`
+	all := newTally(&strings.Builder{})
+	if err := all.read(strings.NewReader(record)); err != nil {
+		t.Fatal(err)
+	}
+	if all.results["pass"] != 1 || all.results["fail"] != 1 {
+		t.Errorf("%v", all.results)
+	}
+}
+
+// TestSlashes: a parent is known by a subtest whose own name has a slash.
+func TestSlashes(t *testing.T) {
+	const record = `{"Action":"run","Package":"p","Test":"TestParent"}
+{"Action":"run","Package":"p","Test":"TestParent/one/root"}
+{"Action":"fail","Package":"p","Test":"TestParent/one/root"}
+{"Action":"fail","Package":"p","Test":"TestParent"}
+`
+	all := newTally(&strings.Builder{})
+	if err := all.read(strings.NewReader(record)); err != nil {
+		t.Fatal(err)
+	}
+	if all.results["fail"] != 1 {
+		t.Errorf("%v", all.results)
+	}
+}
