@@ -25,7 +25,7 @@ ERRNO   ?= EPERM
 LONG    ?= TestUDP|TestUDPUnprivileged|TestUDPClients|TestUDPSwapAtSocket|TestUDPAtBest|TestUDPWaiting|TestUDPBlocked|TestUDPSignals|TestResolvers|$\
 	TestResolversFailOver|TestIperfUDP|TestOptions|TestMemory|TestNAT64Errors|TestRejectSays|TestRejectHolds
 
-.PHONY: help build install demo test test-unit test-integration test-refused fidelity lint bench fuzz clean
+.PHONY: help build install demo test test-unit test-integration test-refused fidelity hostile lint bench fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,17 @@ test-refused: ## the integration tests but for LONG, with each of upconv's own c
 fidelity: build ## others' test suites with every connection swapped for its like, against native; needs root (SUITES=)
 	UPCONV_BIN=$(abspath $(BINARY)) $(GO) run ./integration/fidelity -run '$(SUITES)'
 
+# How long make hostile takes in all, in seconds; or, instead, how many tries of each kind it makes.
+SECONDS ?= 600
+TRIES   ?=
+# Other tests of what a program must not get, and whom it must not hold up.
+SECURE   = TestHomecoming|TestReject|TestUnixUser|TestHoldup|TestLandlockRace|TestLaunch|TestStress
+
+hostile: build ## programs that try to get past the policy, for SECONDS or TRIES of each kind, as a table; and other such tests
+	HOSTILE_SECONDS=$(SECONDS) HOSTILE_TRIES=$(TRIES) HOSTILE_TABLE=$(abspath hostile.txt) $(TALLY) -count=1 -run '^TestHostile$$' -timeout 0 ./integration; \
+	  status=$$?; cat hostile.txt; exit $$status
+	$(TALLY) -count=1 -run '^($(SECURE))' ./integration
+
 lint: ## gofmt, vet (amd64 and arm64), staticcheck, cross-build
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
 	$(GO) vet ./...
@@ -81,4 +92,4 @@ fuzz: ## fuzz every parser for FUZZTIME each, all of them before it fails
 	  done; done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 clean: ## remove what was built
-	rm -rf bin bench.json
+	rm -rf bin bench.json hostile.txt
