@@ -27,6 +27,7 @@ enum {
 	SHUTDOWN = 1 << 7,  // the connection, by shutdown(2)
 	UNSPEC = 1 << 8,    // the connection, by connect(2)
 	LINK = 1 << 9,      // where a symbolic link leads
+	FLAGS = 1 << 20,    // of a send, where they are in memory
 	SOCKET = DUP2 | REOPEN,
 	// Who does.
 	PROCESS = 1 << 10,  // a process that shares descriptors (CLONE_FILES), instead of a thread
@@ -74,6 +75,8 @@ static long make_deferred(int fd)
 }
 
 static long make_sendto(int fd) { return sys(SYS_sendto, 11, fd, (long)a->data, 1, 0, (long)&a->name, sizeof a->name); }
+
+static long make_sendto6(int fd) { return sys(SYS_sendto, 11, fd, (long)a->data, 1, 0, (long)&a->name6, sizeof a->name6); }
 
 static long make_fast(int fd)
 {
@@ -124,7 +127,7 @@ static long make_server(int fd)
 
 static const struct call
 	c_connect = {AF_INET, SOCK_STREAM, 0, AF_INET, 1, make_connect},
-	c_mapped = {AF_INET6, SOCK_STREAM, 0, AF_INET6, 1, make_connect6},
+	c_connect6 = {AF_INET6, SOCK_STREAM, 0, AF_INET6, 1, make_connect6},
 	c_multipath = {AF_INET, SOCK_STREAM, IPPROTO_MPTCP, AF_INET, 1, make_connect},
 	c_deferred = {AF_INET, SOCK_STREAM, 0, AF_INET, 1, make_deferred},
 	c_fast = {AF_INET, SOCK_STREAM, 0, AF_INET, 1, make_fast},
@@ -133,6 +136,7 @@ static const struct call
 	c_udp = {AF_INET, SOCK_DGRAM, 0, AF_INET, 8, make_connect},
 	c_udp6 = {AF_INET6, SOCK_DGRAM, 0, AF_INET6, 8, make_connect6},
 	c_sendto = {AF_INET, SOCK_DGRAM, 0, AF_INET, 32, make_sendto},
+	c_sendto6 = {AF_INET6, SOCK_DGRAM, 0, AF_INET6, 32, make_sendto6},
 	c_sendmsg = {AF_INET, SOCK_DGRAM, 0, AF_INET, 32, make_sendmsg},
 	c_sendmmsg = {AF_INET, SOCK_DGRAM, 0, AF_INET, 32, make_sendmmsg},
 	c_bind = {AF_INET, SOCK_DGRAM, 0, AF_INET, 1, make_bind},
@@ -165,15 +169,16 @@ static const struct kind {
 	{"connect that waits, disconnected", &c_connect, ADDRESS | UNSPEC | WAITS},
 	{"connect that waits, dup2 refused", &c_connect, ADDRESS | DUP2 | WAITS, src_refused},
 	{"connect that waits, dup2 datagrams", &c_connect, ADDRESS | DUP2 | WAITS, src_datagram},
-	{"mapped connect, address", &c_mapped, ADDRESS},
-	{"mapped connect, dup2 refused", &c_mapped, DUP2, src_refused},
-	{"mapped connect, dup2 datagrams", &c_mapped, DUP2, src_datagram},
+	{"AF_INET6 connect, address", &c_connect6, ADDRESS},
+	{"AF_INET6 connect, dup2 refused", &c_connect6, DUP2, src_refused6},
+	{"AF_INET6 connect, dup2 datagrams", &c_connect6, DUP2, src_datagram6},
 	{"MPTCP, address", &c_multipath, ADDRESS},
 	{"MPTCP, dup2 refused", &c_multipath, DUP2, src_multipath},
 	{"MSG_FASTOPEN, address", &c_fast, ADDRESS | I386},
 	{"MSG_FASTOPEN, disconnected", &c_fast, ADDRESS | UNSPEC},
 	{"MSG_FASTOPEN, shutdown", &c_fast, ADDRESS | SHUTDOWN | WAITS},
-	{"MSG_FASTOPEN, dup2 refused", &c_fast, DUP2, src_refused},
+	{"MSG_FASTOPEN, flags", &c_fast, DUP2 | FLAGS | MEMORY, src_refused},
+	{"MSG_FASTOPEN, dup2 refused", &c_fast, DUP2 | I386, src_refused},
 	{"MSG_FASTOPEN, dup2 datagrams", &c_fast, DUP2, src_datagram},
 	{"MSG_FASTOPEN by sendmsg, pointer", &c_fastmsg, POINTER},
 	{"TCP_FASTOPEN_CONNECT, address", &c_deferred, ADDRESS},
@@ -184,10 +189,13 @@ static const struct kind {
 	{"UDP connect, address", &c_udp, ADDRESS | I386},
 	{"UDP connect, dup2 datagrams", &c_udp, DUP2, src_datagram},
 	{"UDP connect, dup2 refused", &c_udp, DUP2, src_refused},
-	{"mapped UDP connect, address", &c_udp6, ADDRESS},
+	{"AF_INET6 UDP connect, address", &c_udp6, ADDRESS},
+	{"AF_INET6 UDP connect, dup2 datagrams", &c_udp6, DUP2, src_datagram6},
 	{"the first connect, dup2 refused", &c_connect, DUP2 | FIRST, src_refused},
 	{"the first send, dup2 datagrams", &c_sendto, DUP2 | UNCONNECTED | FIRST, src_datagram},
 	{"sendto, address", &c_sendto, ADDRESS | UNCONNECTED | I386},
+	{"AF_INET6 sendto, address", &c_sendto6, ADDRESS | UNCONNECTED},
+	{"AF_INET6 sendto, dup2 datagrams", &c_sendto6, DUP2 | UNCONNECTED, src_datagram6},
 	{"sendto, family", &c_sendto, DUP2 | FAMILY | UNCONNECTED, src_datagram},
 	{"sendto, length", &c_sendto, DUP2 | LENGTH | MEMORY | UNCONNECTED, src_peer},
 	{"sendto, pointer", &c_sendto, DUP2 | POINTER | MEMORY | UNCONNECTED, src_datagram},
@@ -217,6 +225,7 @@ static const struct kind {
 static const struct kind *k;
 static const char *link_path, *link_next, *own_socket, *foreign_socket;
 static int nonblock; // SOCK_NONBLOCK in every other round
+static int loop6;    // the loopback of AF_INET6 sockets is ::1
 static void *nowhere;
 
 static int fresh(void) { return number_at(socket(k->call->family, k->call->type | nonblock, k->call->protocol), CONTESTED); }
@@ -224,7 +233,7 @@ static int fresh(void) { return number_at(socket(k->call->family, k->call->type 
 static void name(struct in_addr address)
 {
 	a->name.sin_addr = address;
-	memcpy(&a->name6.sin6_addr.s6_addr[12], &address, sizeof address);
+	a->name6.sin6_addr = loop6 && address.s_addr == loop4.s_addr ? in6addr_loopback : mapped(address);
 }
 
 static void lead(const char *where)
@@ -252,6 +261,8 @@ static void change(int other, unsigned r)
 			a->message[i].msg_hdr.msg_name = k->how & DUP2 ? 0 : &a->other;
 		a->args[k->call->make == make_connect ? 1 : 4] = k->how & DUP2 ? 0 : (long)&a->other;
 	}
+	if (k->how & FLAGS)
+		a->args[3] = MSG_NOSIGNAL;
 	if (k->how & VECTOR) {
 		a->vector[0].iov_base = r & 1 ? nowhere : a->data + 32;
 		a->vector[0].iov_len = r % 2000;
@@ -283,6 +294,8 @@ static void restore(int other)
 	a->message[0].msg_hdr.msg_namelen = sizeof a->name;
 	for (int i = 0; i < BATCH; i++)
 		a->message[i].msg_hdr.msg_name = &a->name;
+	if (k->how & FLAGS)
+		a->args[3] = MSG_FASTOPEN | MSG_NOSIGNAL;
 	a->vector[0] = (struct iovec){a->data, 1};
 	a->message[0].msg_hdr.msg_iovlen = 1;
 	if (k->how & LINK)
@@ -339,12 +352,13 @@ static void in_child(void)
 }
 
 // play plays one round: an attacker, and a caller beside it.
-static void play(int number)
+static void play(unsigned number)
 {
 	pthread_t thread;
 	pid_t process = 0;
 	nonblock = number % 2 && !(k->how & (WAITS | ALONE)) && k->call->make != make_bind ? SOCK_NONBLOCK : 0;
 	a->bad = number / 2 % 2 ? rejected : loop4;
+	loop6 = number / 4 % 2;
 	a->good = !(k->how & ADDRESS) ? a->bad : k->how & WAITS ? silent : number / 4 % 4 == 3 ? closed : allowed;
 	if (k->how & POINTER && !(k->how & DUP2))
 		a->good = allowed;
@@ -408,7 +422,6 @@ static void prepare(char **argv)
 	nowhere = mmap(0, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	a->name.sin_port = a->name6.sin6_port = port;
 	a->name6.sin6_family = AF_INET6;
-	a->name6.sin6_addr.s6_addr[10] = a->name6.sin6_addr.s6_addr[11] = 0xff;
 	for (int i = 0; i < BATCH; i++)
 		a->message[i].msg_hdr = (struct msghdr){&a->name, sizeof a->name, a->vector, 1};
 	a->vector[1] = (struct iovec){a->data, 1};
@@ -447,7 +460,7 @@ int main(int argc, char **argv)
 		close(src_datagram(0));
 	}
 	pid_t hander = k->how & HANDED ? start_handing(k->source) : 0;
-	int number = k->how & FIRST ? 2 * (getpid() & 1) : 0;
+	unsigned number = getpid(); // programs that are there for one round only begin with various ones
 	double end = now() + seconds;
 	do
 		play(number++);

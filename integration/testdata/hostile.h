@@ -96,6 +96,14 @@ static int connect_to(int fd, struct in_addr address)
 	return connect(fd, (void *)&to, sizeof to);
 }
 
+// mapped is the IPv4-mapped address of an IPv4 one.
+static struct in6_addr mapped(struct in_addr address)
+{
+	struct in6_addr six = {.s6_addr = {[10] = 0xff, [11] = 0xff}};
+	memcpy(&six.s6_addr[12], &address, sizeof address);
+	return six;
+}
+
 // unspec disconnects by an address of a length of 2 to 16.
 static int unspec(int fd, unsigned r)
 {
@@ -157,6 +165,14 @@ static int src_multipath(unsigned r)
 	return fd;
 }
 
+static int src_refused6(unsigned r)
+{
+	struct sockaddr_in6 to = {AF_INET6, port, 0, mapped(closed)};
+	int fd = socket(AF_INET6, SOCK_STREAM, 0);
+	connect(fd, (void *)&to, sizeof to);
+	return fd;
+}
+
 static int src_datagram(unsigned r)
 {
 	struct sockaddr_in to = {AF_INET, port, allowed};
@@ -166,6 +182,19 @@ static int src_datagram(unsigned r)
 		return fd;
 	connect_to(fd, allowed); // with --udp connected
 	unspec(fd, r);
+	return fd;
+}
+
+static int src_datagram6(unsigned r)
+{
+	struct sockaddr_in6 to = {AF_INET6, port, 0, mapped(allowed)};
+	struct sockaddr none = {AF_UNSPEC};
+	int fd = socket(AF_INET6, SOCK_DGRAM, 0);
+	sendto(fd, "x", 1, 0, (void *)&to, sizeof to);
+	if (cookie(fd) != origin)
+		return fd;
+	connect(fd, (void *)&to, sizeof to); // with --udp connected
+	connect(fd, &none, sizeof none);
 	return fd;
 }
 
