@@ -83,9 +83,9 @@ func TestRefused(t *testing.T) {
 					}
 					natively.Dir, under.Dir = "/", "/"
 					if r.fails != "" {
-						code, out := status(t, under)
-						if code != 125 || !regexp.MustCompile(`^upconv: .*`+r.fails+`.*\n$`).MatchString(out) {
-							t.Errorf("exit status %d, %q", code, out)
+						refusesToRun(t, under, r.fails)
+						if errno == unix.EPERM && r.calls != "setns" && !r.user {
+							u.refusesEveryRoute(t, refused, r.fails)
 						}
 						return
 					}
@@ -97,6 +97,27 @@ func TestRefused(t *testing.T) {
 					sameOutput(t, want, got)
 				}
 			})
+		}
+	}
+}
+
+// refusesToRun has upconv run end before the command is run, with a message.
+func refusesToRun(t *testing.T, cmd *exec.Cmd, want string) {
+	t.Helper()
+	code, out := status(t, cmd)
+	if code != 125 || !regexp.MustCompile(`^upconv: .*`+want+`.*\n$`).MatchString(out) {
+		t.Errorf("%v: exit status %d, %q", cmd, code, out)
+	}
+}
+
+// refusesEveryRoute is refusesToRun for each kind of route, as root and as an ordinary user.
+func (u *udpLab) refusesEveryRoute(t *testing.T, refused []string, want string) {
+	t.Helper()
+	for _, user := range [][]string{nil, ordinaryUser(t)} {
+		for _, flags := range []string{"--isolate", "--isolate --swap-at socket", "--via nat64:" + nat64Prefix, "--via unix:@nowhere", "--via reject", "--via direct", "--udp off --via reject"} {
+			cmd := u.in(u.origin, slices.Concat(user, refused, []string{bin, "run"}, strings.Fields(flags), []string{"--", "true"})...)
+			cmd.Dir = "/"
+			refusesToRun(t, cmd, want)
 		}
 	}
 }
