@@ -51,7 +51,7 @@ func (n *nat64Lab) idle(b *testing.B, args ...string) (client, supervisor float6
 
 // threadsTime returns what the threads of a process have taken of the processors: the first number
 // of /proc/PID/schedstat.
-func threadsTime(b *testing.B, pid int) (sum time.Duration) {
+func threadsTime(b testing.TB, pid int) (sum time.Duration) {
 	b.Helper()
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	for _, file := range files {

@@ -188,10 +188,14 @@ func checkTaskLimit() Check {
 	return c
 }
 
-// checkSights is about looking at sockets by BPF. err is that of trying it.
-func checkSights(err error) Check {
-	if err == nil {
-		return Check{Name: "BPF", OK: true, Found: "looks at sockets in the kernel (CAP_BPF, CAP_PERFMON, BTF, Linux 6.14)"}
+// checkSights is about BPF: looking at sockets, and being told of signals. The errors are those of trying it.
+func checkSights(err, signals error) Check {
+	switch {
+	case err == nil && signals == nil:
+		return Check{Name: "BPF", OK: true, Found: "looks at sockets in the kernel, and is told of signals (CAP_BPF, CAP_PERFMON, BTF, Linux 6.14)"}
+	case err == nil:
+		return Check{Name: "BPF", OK: true, Found: "looks at sockets in the kernel, but is not told of signals: " + signals.Error(),
+			Cost: "a signal for a thread whose call upconv waits for may be noticed half a second late"}
 	}
 	c := Check{Name: "BPF", Found: err.Error(), Cost: "each connect takes some microseconds longer, and a few rare things about a socket cannot be seen:\nsee docs/fidelity.md"}
 	privileged := hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON)

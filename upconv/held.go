@@ -21,18 +21,20 @@ type heldCall struct {
 	timed atomic.Bool      // the wait ends after a time that the program has set
 	end   func(unix.Errno) // ends the wait, unless that is over
 
-	mu     sync.Mutex // for status and gone
+	mu     sync.Mutex // for status, gone and keys
 	status int        // the thread's proc_pid_status(5), if opened
 	opened bool
 	gone   bool // remove has been called
+	keys   watchKeys
 
 	// The rest is only for sweep.
-	pid    int // 0: not known yet
-	began  time.Time
-	next   time.Time // when it is looked at again
-	thread uint64    // when it began; 0: not known
-	shared int       // looks in a row that saw a signal which any thread of the process may take
-	forced time.Time // when it was last begun anew without a sign
+	pid     int // 0: not known yet
+	began   time.Time
+	stirred time.Time // when it began, or was last told of a signal
+	next    time.Time // when it is looked at again
+	thread  uint64    // when it began; 0: not known
+	shared  int       // looks in a row that saw a signal which any thread of the process may take
+	forced  time.Time // when it was last begun anew without a sign
 }
 
 // heldCalls are all of them. One look goes over those that are due. A call is looked at less often
@@ -48,6 +50,7 @@ type heldCalls struct {
 
 	cost    time.Duration // of one look
 	tracers map[int]int   // of threads that had a tracer when they were last looked at; only for sweep
+	signals signalWatch
 }
 
 // maxTracers is how many threads are remembered to have a tracer.
@@ -65,7 +68,7 @@ const (
 // add has a call be looked at until it is removed.
 func (all *heldCalls) add(h *heldCall) {
 	h.began = time.Now()
-	h.next = h.began.Add(sampling)
+	h.stirred, h.next = h.began, h.began.Add(sampling)
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if all.calls == nil {
@@ -95,6 +98,7 @@ func (all *heldCalls) remove(h *heldCall) {
 		closeFD(h.status)
 	}
 	h.opened, h.gone = false, true
+	h.unwatch()
 }
 
 // lookNow has all calls be looked at soon: something has happened that may concern them.
@@ -145,10 +149,15 @@ func (all *heldCalls) sweep() {
 	}
 	all.sweeping, all.due = true, time.Time{}
 	hurried := began.Before(all.hurried)
+	concerned := all.signals.take(all.calls)
 	var list []*heldCall
 	for h := range all.calls {
+		if concerned[h] && began.Sub(h.stirred) > maxSampling {
+			h.stirred = began // something may come of the signal a little later
+		}
 		// Who is due in a while is looked at as well: fewer sweeps.
-		if ahead := h.pause(began) / 2; hurried || began.Add(ahead).After(h.next) && began.Sub(h.began) >= sampling {
+		ahead := h.pause(began) / 2
+		if hurried || concerned[h] || began.Add(ahead).After(h.next) && began.Sub(h.began) >= sampling {
 			list = append(list, h)
 		}
 	}
@@ -158,6 +167,7 @@ func (all *heldCalls) sweep() {
 	var torn []*heldCall // each may be the one of its process that a signal is for
 	again := make([]time.Duration, len(list))
 	for i, h := range list {
+		h.beginWatch(began)
 		switch again[i] = h.pause(began); h.look(&round) {
 		case signShared:
 			torn = append(torn, h)
@@ -177,6 +187,7 @@ func (all *heldCalls) sweep() {
 		each := time.Since(began) / time.Duration(len(list))
 		all.cost = min(each, max(all.cost+all.cost/4, time.Microsecond))
 	}
+	all.signals.rest = sweepShare * all.cost * time.Duration(len(concerned))
 	if round.hurry || len(torn) > 0 {
 		all.hurried = time.Now().Add(hurry)
 	}
@@ -196,12 +207,15 @@ func (all *heldCalls) sweep() {
 	if now.Before(all.hurried) {
 		next = now.Add(sampling)
 	}
+	if all.signals.waits() {
+		next = now
+	}
 	all.arm(next)
 }
 
 // pause is how long a call is not looked at again.
 func (h *heldCall) pause(now time.Time) time.Duration {
-	return min(max(sampling, now.Sub(h.began)/patience), maxSampling)
+	return min(max(sampling, now.Sub(h.stirred)/patience), maxSampling)
 }
 
 // sign is what a look has seen.
@@ -228,9 +242,10 @@ type processLook struct{ stopped, frozen bool }
 
 // signs are what one look at a thread has seen.
 type signs struct {
-	own   bool // it has a signal to take, or is to stop
-	any   bool // it, or another thread of its process, has a signal to take
-	exact bool // that is all, but for a freezer of cgroup version 1
+	own     bool // it has a signal to take, or is to stop
+	any     bool // it, or another thread of its process, has a signal to take
+	exact   bool // that is all, but for a freezer of cgroup version 1
+	certain bool // and for that too, and any is nothing to the thread unless own
 	// Only if not exact:
 	threads, tracer int
 	status          []byte // proc_pid_status(5)
@@ -251,7 +266,10 @@ func (h *heldCall) look(round *lookRound) sign {
 		h.shared++
 	}
 	attached := !seen.exact && round.all.attached(h.tid, seen.tracer)
-	process := round.process(h, &seen)
+	process := &processLook{}
+	if !seen.certain {
+		process = round.process(h, &seen)
+	}
 	switch {
 	case seen.own:
 		h.interrupt()
@@ -281,7 +299,7 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 		return seen, false
 	}
 	var thread peek.Thread
-	if all := h.s.sights.Load(); all != nil && all.peeker.LookAtThread(h.tid, &thread) == 0 {
+	if h.lookAtThread(&thread) {
 		if h.thread == 0 {
 			h.thread = thread.Began
 		}
@@ -289,8 +307,12 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 			h.end(unix.EINTR)
 			return seen, false
 		}
-		seen.own = thread.Interrupted || thread.Threads == 1 && thread.Shared != 0
-		seen.any, seen.exact = seen.own || thread.Shared != 0, true
+		seen.own, seen.exact, seen.certain = thread.Interrupted, true, thread.Certain
+		if !seen.certain {
+			seen.own = seen.own || thread.Threads == 1 && thread.Shared != 0
+			seen.any = thread.Shared != 0
+		}
+		seen.any = seen.any || seen.own
 		return seen, true
 	}
 	if seen.status = h.readStatus(round.scratch[:]); seen.status == nil || saysEnded(seen.status) {
@@ -305,6 +327,18 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 		seen.tracer = 0
 	}
 	return seen, true
+}
+
+// lookAtThread looks at the call's thread by BPF. It reports whether it could.
+func (h *heldCall) lookAtThread(thread *peek.Thread) bool {
+	all := h.s.sights.Load()
+	if all == nil || all.peeker.LookAtThread(h.tid, thread) != 0 {
+		return false
+	}
+	if h.watch(thread) { // a signal that came before is not told of
+		return all.peeker.LookAtThread(h.tid, thread) == 0
+	}
+	return true
 }
 
 // attached reports whether a thread has got another tracer, or 0, since it was last looked at.

@@ -36,6 +36,7 @@ static const struct {
 	unsigned value;
 } calls[] = {
 	{"bpf", SYS_bpf},
+	{"bpf attach", SYS_bpf, 0, EQUAL, 17}, // BPF_RAW_TRACEPOINT_OPEN
 	{"clone newuser", SYS_clone, 0, HAS, CLONE_NEWUSER},
 	{"close_range", SYS_close_range},
 	{"epoll_create1", SYS_epoll_create1},

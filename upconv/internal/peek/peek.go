@@ -2,7 +2,8 @@
 // program. One call tells what otherwise takes some twenty, and some things that no other call does: how
 // many references a file has, and whether it is in an epoll set. It takes CAP_BPF and CAP_PERFMON.
 //
-// The program is run by bpf(2) BPF_PROG_TEST_RUN, reads and changes nothing, and is attached to nothing.
+// The program is run by bpf(2) BPF_PROG_TEST_RUN, reads and changes nothing, and is attached to nothing. Another one,
+// of a [Teller], is attached to a tracepoint and tells of signals.
 package peek
 
 import (
@@ -10,6 +11,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,10 +21,13 @@ import (
 type Peeker struct {
 	fd        int
 	threads   int    // the program of LookAtThread
+	tasks     tasks  // for the program of a Teller
 	singleRef uint64 // what the counter of references says of one
 	places    bool   // the kernel's types tell what is in a place
 	// Where some fields are in the signature.
 	family, state, kind, protocol, shutdown, locks int
+
+	wanted atomic.Uint64 // the bit of a thread's flags that says that it is to leave its call; 0: not known
 }
 
 // Layout of the program's context: what it is asked, what it found, and the signature.
@@ -187,15 +192,16 @@ func Open() (*Peeker, error) {
 		if code, err = p.program(t); err == nil {
 			threads, err = threadProgram(t)
 		}
+		p.tasks = tasksOf(t)
 		return err
 	}); err != nil {
 		return nil, err
 	}
 	var err error
-	if p.fd, err = load(code); err != nil {
+	if p.fd, err = load("upconv_peek", bpfProgTypeSyscal, bpfSleepable, code); err != nil {
 		return nil, err
 	}
-	if p.threads, err = load(threads); err != nil {
+	if p.threads, err = load("upconv_thread", bpfProgTypeSyscal, bpfSleepable, threads); err != nil {
 		unix.Close(p.fd)
 		return nil, err
 	}

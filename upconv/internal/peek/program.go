@@ -23,7 +23,7 @@ const (
 	r1
 	r2
 	r3
-	_
+	r4
 	_
 	r6
 	r7
@@ -63,7 +63,14 @@ func (a *assembler) callKernel(id uint32) {
 }
 func (a *assembler) exit() { a.emit(0x95, 0, 0, 0, 0) }
 
+// loadMap loads what helpers know a map by.
+func (a *assembler) loadMap(dst uint8, fd int) {
+	a.emit(0x18, dst, pseudoMapFD, 0, int32(fd))
+	a.emit(0, 0, 0, 0, 0)
+}
+
 func (a *assembler) ifZero(dst uint8, label string)          { a.jump(0x15, dst, 0, 0, label) }
+func (a *assembler) ifNotZero(dst uint8, label string)       { a.jump(0x55, dst, 0, 0, label) }
 func (a *assembler) ifNotBelow(dst, src uint8, label string) { a.jump(0x3d, dst, src, 0, label) }
 func (a *assembler) jump(code, dst, src uint8, imm int32, label string) {
 	a.jumps[len(a.code)] = label
@@ -135,14 +142,18 @@ func (a *assembler) follow(dst, base uint8, offset uint32, none string) {
 // Commands and types of bpf(2).
 const (
 	bpfMapCreate      = 0
+	bpfMapUpdate      = 2
+	bpfMapDelete      = 3
 	bpfProgLoad       = 5
 	bpfProgTestRun    = 10
+	bpfRawTracepoint  = 17 // BPF_RAW_TRACEPOINT_OPEN
+	bpfProgTypeRawTP  = 17 // BPF_PROG_TYPE_RAW_TRACEPOINT
 	bpfProgTypeSyscal = 31
 	bpfSleepable      = 1 << 4 // BPF_F_SLEEPABLE
 )
 
 // load has the kernel verify and compile a program.
-func load(code []byte) (int, error) {
+func load(name string, kind, flags uint32, code []byte) (int, error) {
 	// The helpers and functions it calls are for programs under the GPL only.
 	license := []byte("Dual BSD/GPL\x00")
 	var attr struct {
@@ -161,9 +172,9 @@ func load(code []byte) (int, error) {
 		attachFD               uint32
 		_                      uint32
 	}
-	attr.progType, attr.insnCount = bpfProgTypeSyscal, uint32(len(code)/8)
-	attr.insns, attr.license, attr.flags = pointer(code), pointer(license), bpfSleepable
-	copy(attr.name[:], "upconv_peek")
+	attr.progType, attr.insnCount = kind, uint32(len(code)/8)
+	attr.insns, attr.license, attr.flags = pointer(code), pointer(license), flags
+	copy(attr.name[:], name)
 	// The verifier gives up when a signal is pending, and the Go runtime sends its threads many.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -12,9 +12,12 @@ type Thread struct {
 	Began       uint64 // when it did: with its tid this names it
 	Ending      bool   // it runs no program any more
 	Interrupted bool   // it has a signal of its own to take, is to stop with its process, for its tracer, or for a freezer
+	Certain     bool   // Interrupted is all: else it may be for a signal of Shared, or for a freezer of cgroup version 1
 	Shared      uint64 // signals that wait for any thread of its process, and that this one does not block: bit N-1 for signal N
 	Threads     int    // how many its process has
 	OwnTable    bool   // no other thread has the same table of descriptors
+	// What the thread and its process are called in the initial pid namespace, as [Teller.Watch] takes it.
+	ID, Process int
 }
 
 // Layout of the context.
@@ -28,12 +31,18 @@ const (
 	threadFlags   = ctxFlags
 	threadBegan   = ctxUID
 	threadTable   = ctxTable
+	threadID      = ctxWord
+	threadProcess = ctxMax
+	threadWanted  = ctxIno
 )
 
 // jobInterrupts are the bits of task_struct.jobctl that a thread leaves a call for
 // (linux/sched/jobctl.h, the same since Linux 5.2): JOBCTL_STOP_PENDING, JOBCTL_TRAP_STOP,
 // JOBCTL_TRAP_NOTIFY, JOBCTL_TRAP_FREEZE.
 const jobInterrupts = 1<<17 | 1<<19 | 1<<20 | 1<<23
+
+// threadFlagsPath is the member of task_struct with the flags that include TIF_SIGPENDING.
+const threadFlagsPath = "thread_info.flags"
 
 const exiting = 4 // PF_EXITING, linux/sched.h
 
@@ -55,6 +64,11 @@ func threadProgram(t *types) ([]byte, error) {
 	a.readTo(threadBlocked, 8, r7, w.at("task_struct", "blocked"))
 	a.readTo(threadFlags, 4, r7, w.at("task_struct", "flags"))
 	a.readTo(threadBegan, 8, r7, w.at("task_struct", "start_boottime"))
+	if t.has("task_struct", threadFlagsPath) {
+		a.readTo(threadWanted, 8, r7, w.at("task_struct", threadFlagsPath))
+	}
+	a.readTo(threadID, 4, r7, w.at("task_struct", "pid"))
+	a.readTo(threadProcess, 4, r7, w.at("task_struct", "tgid"))
 	a.follow(r8, r7, w.at("task_struct", "files"), "done")
 	a.readTo(threadTable, 4, r8, w.at("files_struct", "count"))
 	a.follow(r8, r7, w.at("task_struct", "signal"), "done")
@@ -112,8 +126,15 @@ func (p *Peeker) LookAtThread(tid int, thread *Thread) unix.Errno {
 	thread.Ending = order.Uint32(ctx[threadFlags:])&exiting != 0
 	unblocked := ^order.Uint64(ctx[threadBlocked:])
 	own := order.Uint64(ctx[threadPending:])&unblocked != 0
-	thread.Interrupted = own || order.Uint64(ctx[threadJob:])&jobInterrupts != 0
+	wanted := p.wanted.Load()
+	thread.Certain = wanted != 0
+	if thread.Certain {
+		thread.Interrupted = order.Uint64(ctx[threadWanted:])&wanted != 0
+	} else {
+		thread.Interrupted = own || order.Uint64(ctx[threadJob:])&jobInterrupts != 0
+	}
 	thread.Shared = order.Uint64(ctx[threadShared:]) & unblocked
+	thread.ID, thread.Process = int(order.Uint32(ctx[threadID:])), int(order.Uint32(ctx[threadProcess:]))
 	thread.Threads = int(order.Uint32(ctx[threadCount:]))
 	thread.OwnTable = order.Uint32(ctx[threadTable:]) == 1
 	return 0
