@@ -18,7 +18,7 @@ BINARY  ?= bin/upconv
 # Which suites make fidelity runs, a regular expression.
 SUITES  ?= .
 # What test-refused refuses, one run each: names of integration/testdata/refuse.c, with commas between those of one run.
-REFUSE  ?= kcmp; bpf; kcmp,bpf; ptrace; pidfd_open thread,bpf; unshare; close_range; fchown,fchmod; prlimit64 of others; \
+REFUSE  ?= kcmp; bpf; bpf attach; kcmp,bpf; ptrace; pidfd_open thread,bpf; unshare; close_range; fchown,fchmod; prlimit64 of others; \
 	sched_setaffinity,sched_getaffinity,getcpu,ioctl sync wake-up; signalfd; prctl subreaper; socket raw; setns; clone newuser
 ERRNO   ?= EPERM
 # Integration tests that take two thirds of the time.

@@ -43,7 +43,7 @@ var refusals = []refusal{
 
 	{calls: "bpf"}, {calls: "kcmp"}, {calls: "kcmp,bpf"}, {calls: "pidfd_open thread,bpf"}, {calls: "ptrace"}, {calls: "unshare"}, {calls: "close_range"},
 	// These make things slower, or are missed in rare cases only.
-	{calls: "sched_setaffinity,sched_getaffinity,getcpu,ioctl sync wake-up"},
+	{calls: "sched_setaffinity,sched_getaffinity,getcpu,ioctl sync wake-up,bpf attach"},
 	{calls: "prlimit64 of others,prctl subreaper,signalfd,fchmod,fchown"},
 	{calls: "setns,unshare,kcmp,bpf,ptrace", user: true},
 }

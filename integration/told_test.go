@@ -71,9 +71,9 @@ func TestToldOfSignals(t *testing.T) {
 	}
 	waiters := make([][]*waiter, len(ways))
 	for i, way := range ways { // all wait at the same time
-		for range 5 {
+		for n := range 5 { // not at the same time, so that nothing holds up most of them
 			w := u.startWaiter(t, way.prefix, probe, serverAddr, u.closed, way.threads)
-			w.send(settled, way.sig)
+			w.send(settled+time.Duration(n)*100*time.Millisecond, way.sig)
 			waiters[i] = append(waiters[i], w)
 		}
 	}

@@ -32,7 +32,7 @@ func (t *Thread) ProcessKey() Key { return Key(t.Process<<1 | forProcess) }
 const forProcess = 1
 
 // maxWatched is how many threads and processes can be watched.
-const maxWatched = 1 << 15
+const maxWatched = 1 << 13
 
 // tasks is what is needed of the kernel's types.
 type tasks struct {
@@ -146,7 +146,7 @@ func (t *Teller) code(k *tasks) ([]byte, error) {
 	a.call(mapLookup)
 	a.ifZero(r0, "end")
 	a.load(r1, r0, 0)
-	a.jump(0x55, r1, 0, 0, "end") // it has been told of
+	a.ifNotZero(r1, "end") // it has been told of
 	a.moveImm(r1, 1)
 	a.store(r0, r1, 0)
 	a.store(r10, r8, record)
@@ -250,8 +250,8 @@ func (t *Teller) Close() {
 
 // mapElement is what bpf(2) takes for BPF_MAP_UPDATE_ELEM and BPF_MAP_DELETE_ELEM.
 type mapElement struct {
-	mapFD, _          uint32
-	key, value, flags uint64
+	mapFD, _      uint32
+	key, value, _ uint64
 }
 
 // Kinds of maps and their flags: linux/bpf.h.
