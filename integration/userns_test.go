@@ -76,7 +76,13 @@ const nobodyID = 65534
 // needBPF skips the test where upconv may not look at sockets in the kernel.
 func needBPF(t testing.TB) {
 	t.Helper()
-	if out, _ := exec.Command(bin, "doctor").Output(); !bytes.Contains(out, []byte("looks at sockets in the kernel")) {
+	if !hasBPF() {
 		skip(t, "needs CAP_BPF and CAP_PERFMON outside a user namespace, BTF and Linux 6.14")
 	}
+}
+
+// hasBPF reports whether upconv looks at sockets by BPF here.
+func hasBPF() bool {
+	out, _ := exec.Command(bin, "doctor").Output()
+	return bytes.Contains(out, []byte("looks at sockets in the kernel"))
 }
