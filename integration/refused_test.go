@@ -147,7 +147,6 @@ func TestDoctorRefused(t *testing.T) {
 		"kcmp":                `(?m)^-        kcmp\(2\) ` + below + `--cap-add SYS_PTRACE`,
 		"ptrace":              `(?m)^-        ptrace\(2\) ` + below + `--cap-add SYS_PTRACE`,
 		"bpf":                 `(?m)^-        BPF ` + below + `a few rare things`,
-		"bpf attach":          `(?m)^ok       BPF +looks at sockets in the kernel, but is not told of signals: bpf\(2\) BPF_RAW_TRACEPOINT_OPEN: ` + below + `half a second late`,
 		"bpf,kcmp":            `(?m)^-        BPF ` + below + `a seccomp filter refuses bpf\(2\) \(podman run --cap-add SYS_ADMIN\)`,
 		"pidfd_open thread":   `(?m)^-        PIDFD_THREAD `,
 		"ioctl sync wake-up":  `(?m)^-        seccomp sync wake-up `,

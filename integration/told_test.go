@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -90,13 +91,18 @@ func TestToldOfSignals(t *testing.T) {
 	}
 }
 
-// TestNotToldOfSignals refuses upconv to be told. It looks for signals itself then, and says nothing.
+// TestNotToldOfSignals refuses upconv to be told. It looks for signals itself then, and doctor says so.
 func TestNotToldOfSignals(t *testing.T) {
 	needBPF(t)
 	u := newUDPLab(t)
 	probe := compileC(t, "told_probe.c", "gcc", "-static", "-pthread")
 	for _, errno := range []unix.Errno{unix.EPERM, unix.EINVAL} {
-		w := u.startWaiter(t, refuse(t, "bpf attach", errno), probe, serverAddr, u.closed, "4")
+		refused := refuse(t, "bpf attach", errno)
+		const says = `(?m)^ok       BPF +looks at sockets in the kernel, but is not told of signals: bpf\(2\) BPF_RAW_TRACEPOINT_OPEN: ` + below + `half a second late`
+		if _, out := status(t, command(t, refused[0], append(refused[1:], bin, "doctor")...)); !regexp.MustCompile(says).MatchString(out) {
+			t.Errorf("not %s in\n%s", says, out)
+		}
+		w := u.startWaiter(t, refused, probe, serverAddr, u.closed, "4")
 		for _, sig := range []unix.Signal{unix.SIGUSR1, unix.SIGSTOP} {
 			w.send(150*time.Millisecond, sig) // upconv has tried by then
 			if took := w.taken(t); took > 2*time.Second {
