@@ -113,3 +113,19 @@ func TestFirstMoveRace(t *testing.T) {
 		}
 	})
 }
+
+// TestCallRace has a thread put a socket of an egress under the number of another one's call, and change its address. The
+// calls are direct, or wait for a host that does not answer.
+func TestCallRace(t *testing.T) {
+	forEachEgress(t, func(t *testing.T, w *caseWay, loop *loopServers) {
+		probe := compileC(t, "guard_race.c", "gcc", "-static", "-pthread")
+		for _, call := range []string{"connect", "wait", "wait-sendto", "fastopen", "fastopen-sendmsg"} {
+			for _, kind := range []string{"refused", "udp"} {
+				got := output(t, w.upconv([]string{"--udp", "full"}, probe, call, kind, serverAddr, echoPort, "30", loop.tcp, loop.udp))
+				if n := loop.count(t); strings.TrimSpace(got) != "planted: yes; reached: 0" || n != 0 {
+					t.Errorf("%s, %s: it says %q, and %d arrived", call, kind, got, n)
+				}
+			}
+		}
+	})
+}

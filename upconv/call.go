@@ -28,6 +28,8 @@ type call struct {
 	resets   bool     // and the connection that the socket has is reset: see disconnectCall
 	made     bool     // upconv has made it, or begun to
 	guarded  bool     // it is not left to the kernel, see guard
+	table    uint8    // what sharesTable has found; 0: it has not looked
+	indirect bool     // its arguments are in memory: socketcall(2)
 	// permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it was not asked.
 	permitted int
 	since     time.Time // when it was taken up, if that is not now: see aside

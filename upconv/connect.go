@@ -19,7 +19,8 @@ import (
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
 	w.sighted, c.sa = false, nil
-	e := event{c: c, proto: TCP}
+	e := event{c: c, proto: TCP, recorded: c.made}
+	c.made = false // if it was, it is decided anew, see aside
 	out := w.connectAnywhere(c, &e)
 	if !c.made && out.carriesOn() {
 		return w.guard(c, &e)
@@ -602,6 +603,9 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		w.s.events.record(e, underWay(errno))
 		return answer(errno)
 	}
+	if c.fastOpen.on && w.guards(c) {
+		return w.beginEarly(c, e, fd, sock, sa, errno)
+	}
 	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
 		setFlags(fd, sock.flags)
 		w.s.events.record(e, 0)
@@ -621,8 +625,9 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	}
 	if errno == unix.EALREADY {
 		timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
-		if timeout != 0 || c.guarded || w.waitsForRestricted(e) {
-			// The kernel would wait, but at the end say EALREADY for EINPROGRESS. So upconv does.
+		if timeout != 0 || c.guarded || w.waitsForRestricted(e) || w.guards(c) {
+			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by looking for the socket anew. So
+			// upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
 			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}
 		}

@@ -132,9 +132,8 @@ func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a copy of it, or -1.
 func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
-	if c.fastOpen.on { // a flag that means nothing to it
-		c.fastOpen = fastOpen{}
-		return w.resend(c), false
+	if c.fastOpen.on {
+		return w.resend(c)
 	}
 	e.proto, e.decision = UDP, w.decideDatagram(e.dst)
 	if old < 0 {

@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // fastOpen is what a send with MSG_FASTOPEN (RFC 7413) sends: on a TCP socket that is not connected it is a
@@ -14,12 +16,19 @@ type fastOpen struct {
 	flags uint32
 	// vector is where the data is in the target's memory, as struct iovec.
 	vector []unix.RemoteIovec
+	// control is where its control messages are, and how long they are.
+	control       uint64
+	controlLength int
+	sent          int    // how much of the data is
+	cookie        uint64 // of the socket that the rest is for
 	// result is where the number of bytes goes, besides being returned; 0: nowhere. sendmmsg(2) returns messages.
 	result uint64
 }
 
-// maxFastOpen is more than a SYN can carry.
-const maxFastOpen = 64 << 10
+const (
+	maxFastOpen = 64 << 10   // more than a SYN can carry, and how much is sent at a time
+	maxSent     = 0x7ffff000 // what one call sends at most: MAX_RW_COUNT, linux/fs.h
+)
 
 // sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter the first message connects,
 // and is all that is sent.
@@ -35,23 +44,26 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 				return answer(unix.EFAULT) // for it could be read the next time
 			}
 		}
+		if w.guards(c) {
+			return answer(unix.EFAULT)
+		}
 		return carryOn // the kernel will say EFAULT
 	}
 	h := c.msghdr(header[:])
 	c.addr, c.addrLen = h.name, uint32(h.nameLen)
-	count := int(min(h.count, 16))
-	if h.controlLen != 0 {
-		count = 0 // control messages: they go with what is sent when the connection is there
+	if h.nameLen > sizeofSockaddrStorage {
+		c.addrLen = sizeofSockaddrStorage // as the kernel cuts it
 	}
-	var raw [16 * 16]byte
-	room := maxFastOpen
-	if count > 0 && readMemory(c.tid, h.iovecs, raw[:count*c.iovecSize()]) == 0 {
-		for i := range count {
-			base, full := c.iovec(raw[:], i)
-			length := int(min(full, uint64(room)))
-			room -= length
-			if length > 0 {
-				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(base), Len: length})
+	c.fastOpen.control, c.fastOpen.controlLength = h.control, int(min(h.controlLen, maxControl))
+	raw := make([]byte, int(min(h.count, maxIovecs))*c.iovecSize())
+	if len(raw) > 0 && readMemory(c.tid, h.iovecs, raw) != 0 {
+		if w.guards(c) {
+			return answer(unix.EFAULT)
+		}
+	} else {
+		for i := range len(raw) / c.iovecSize() {
+			if base, length := c.iovec(raw, i); length > 0 {
+				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(base), Len: int(min(length, maxSent))})
 			}
 		}
 	}
@@ -63,7 +75,7 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 func (w *worker) open(c *call, fd int, sa []byte) outcome {
 	f := &c.fastOpen
 	length := 0
-	if len(f.vector) > 0 {
+	if len(f.vector) > 0 && f.controlLength == 0 { // control messages go with what is sent when the connection is there
 		if len(w.long) < maxFastOpen {
 			w.long = make([]byte, maxFastOpen)
 		}
@@ -84,11 +96,119 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 		flags &^= unix.MSG_FASTOPEN
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags), uintptr(to), uintptr(len(sa)))
-	if errno != 0 || f.result == 0 {
+	return c.opened(int(n), errno)
+}
+
+// beginEarly is begin for a send with MSG_FASTOPEN that waits and must not be left to the kernel. errno
+// is what connecting has said.
+func (w *worker) beginEarly(c *call, e *event, fd int, sock *socket, sa []byte, errno unix.Errno) outcome {
+	if errno == unix.EINPROGRESS {
+		errno = connect(fd, sa) // over a fast network the handshake may be over
+	}
+	setFlags(fd, sock.flags)
+	w.s.events.record(e, underWay(errno))
+	switch {
+	case errno == unix.EALREADY:
+		return w.s.aside(c, (*worker).connect) // which will find it connecting
+	case errno == 0:
+		return w.sendEarly(c, fd)
+	case e.decision.Route.Crosses():
+		errno = inetErrno(errno)
+	}
+	return answer(errno)
+}
+
+// opened answers a send with MSG_FASTOPEN that has sent n bytes.
+func (c *call) opened(n int, errno unix.Errno) outcome {
+	if errno != 0 || c.fastOpen.result == 0 {
 		return outcome{answered: true, errno: errno, value: int64(n)}
 	}
 	var result [4]byte
 	binary.NativeEndian.PutUint32(result[:], uint32(n))
-	writeMemory(c.tid, f.result, result[:])
+	writeMemory(c.tid, c.fastOpen.result, result[:])
 	return outcome{answered: true, value: 1}
+}
+
+// sendEarly sends all data of a send with MSG_FASTOPEN through the stream fd, which is connected by
+// now, and waits for room as the program would.
+func (w *worker) sendEarly(c *call, fd int) outcome {
+	f := &c.fastOpen
+	flags, _ := flagsOf(fd)
+	patient := w.patient(c, flags)
+	for {
+		n, more, errno := w.sendPiece(c, fd)
+		switch f.sent += n; {
+		case errno == 0 && !more:
+			return c.opened(f.sent, 0)
+		case errno == unix.EAGAIN && patient && !w.alone:
+			f.cookie = cookieOf(fd)
+			return w.s.aside(c, sendEarlyAgain)
+		case errno == unix.EAGAIN && patient:
+			errno = w.waitToSend(fd, nil)
+		}
+		switch {
+		case errno != 0 && f.sent > 0:
+			return c.opened(f.sent, 0)
+		case errno != 0:
+			return answer(errno)
+		}
+	}
+}
+
+// sendEarlyAgain is sendEarly on a thread that may wait.
+func sendEarlyAgain(w *worker, c *call) outcome {
+	fd, out, ok := w.fetch(c, &event{c: c, proto: policy.TCP})
+	switch {
+	case ok && cookieOf(fd) == c.fastOpen.cookie:
+		return w.sendEarly(c, fd)
+	case c.fastOpen.sent > 0: // another thread has put another file there
+		return c.opened(c.fastOpen.sent, 0)
+	case ok:
+		return answer(unix.EBADF)
+	}
+	return out
+}
+
+// sendPiece sends some of what sendEarly has not sent yet. more says whether there was more than it tried to send.
+func (w *worker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno) {
+	f := &c.fastOpen
+	var vectors []unix.RemoteIovec
+	left, skip := 0, f.sent
+	for _, v := range f.vector {
+		passed := min(skip, v.Len)
+		skip -= passed
+		if v.Len -= passed; v.Len > 0 {
+			v.Base += uintptr(passed)
+			vectors = append(vectors, v)
+			left += v.Len
+		}
+	}
+	if len(w.long) < maxFastOpen {
+		w.long = make([]byte, maxFastOpen)
+	}
+	length, errno := readVectors(c.tid, w.long[:maxFastOpen], vectors)
+	if errno != 0 {
+		return 0, false, unix.EFAULT
+	}
+	part := unix.Iovec{Base: &w.long[0], Len: uint64(length)}
+	header := unix.Msghdr{Iov: &part, Iovlen: 1}
+	if f.controlLength > 0 && f.sent == 0 {
+		raw := make([]byte, f.controlLength)
+		if readMemory(c.tid, f.control, raw) != 0 {
+			return 0, false, unix.EFAULT
+		}
+		control, errno := w.packControl(c, raw, nil)
+		if errno != 0 {
+			return 0, false, errno
+		}
+		if len(control) > 0 {
+			header.Control, header.Controllen = &control[0], uint64(len(control))
+		}
+	}
+	flags := f.flags&^(unix.MSG_ZEROCOPY|unix.MSG_FASTOPEN) | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	sent, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)), uintptr(flags))
+	if errno != 0 {
+		return 0, false, errno
+	}
+	return int(sent), int(sent) < left, 0
 }

@@ -1,34 +1,36 @@
 package upconv
 
 import (
+	"encoding/binary"
+	"unsafe"
+
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
 // guard decides about a connect(2), or a send with MSG_FASTOPEN, that upconv has nothing to say
 // about: it is direct, or of another family, or the socket is connected. The kernel would read the
 // address anew and look the descriptor up anew, and by then another thread may have put a socket of
-// an egress there that is not connected. So once a socket has been swapped, upconv makes the call
-// itself, on its own copies.
+// an egress there that is not connected. So upconv makes the call itself, on its own copies.
 //
 // guard leaves two kinds to the kernel: calls of a thread that shares its descriptors with nobody,
 // and sockets of other families than IPv4 and IPv6, as a Unix socket's server is told who has called
 // connect(2).
 func (w *worker) guard(c *call, e *event) outcome {
-	if !w.s.swapped.Load() || len(w.s.rules.Load().cookies) == 0 {
+	swapped := w.s.swapped.Load()
+	switch {
+	case len(w.s.rules.Load().cookies) == 0, c.name != "connect" && !c.fastOpen.on: // it was a send of datagrams after all
 		return carryOn
-	}
-	if c.name == "connect" {
-		if w.disconnects(c) {
-			return w.disconnectCall(c)
-		}
-	} else if !c.fastOpen.on { // it was a send of datagrams after all
+	case !swapped && !w.sharesTable(c) && !w.s.swapped.Load():
 		return carryOn
+	case c.name == "connect" && w.disconnects(c):
+		return w.disconnectCall(c)
 	}
 	if w.sighted || w.see(c) {
 		switch inet := w.sight.Family == unix.AF_INET || w.sight.Family == unix.AF_INET6; {
-		case w.sight.OwnTable && !w.s.inEgress(w.sight.NetNS):
+		case w.sight.OwnTable && !c.indirect && !w.s.inEgress(w.sight.NetNS):
 			return carryOn
 		case w.sight.File == 0:
 			return answer(unix.EBADF) // or the thread is gone
@@ -42,10 +44,10 @@ func (w *worker) guard(c *call, e *event) outcome {
 	}
 	for range maxRaces {
 		if fd, ok := w.copyInEgress(c, true); ok {
-			return w.connectInEgress(c, fd)
-		}
-		if c.fastOpen.on {
-			return carryOn
+			if out, raced := w.connectInEgress(c, fd); !raced {
+				return out
+			}
+			continue
 		}
 		if out, raced := w.connectDirect(c, e); !raced {
 			return out
@@ -55,14 +57,18 @@ func (w *worker) guard(c *call, e *event) outcome {
 }
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
-// copy and w.socketInfo tells. There is nothing there that the call could connect it to.
-func (w *worker) connectInEgress(c *call, fd int) outcome {
+// copy and w.socketInfo tells. There is nothing there that the call could connect it to. raced is as for route.
+func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
+	if c.fastOpen.on && isDatagramType(w.socketInfo.kind) { // a flag that means nothing to it
+		w.closeNow(fd)
+		return w.resend(c)
+	}
 	if c.addrLen > sizeofSockaddrStorage || c.fastOpen.on && c.addrLen < sizeofSockaddrIn {
-		return answer(unix.EINVAL)
+		return answer(unix.EINVAL), false
 	}
 	sa := c.sa
 	if len(sa) == 0 {
-		return answer(unix.EFAULT)
+		return answer(unix.EFAULT), false
 	}
 	if family, _, v4 := destination(sa); family == w.socketInfo.domain && (v4 || family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min) {
 		// The socket is one that has an error to tell.
@@ -70,14 +76,14 @@ func (w *worker) connectInEgress(c *call, fd int) outcome {
 		if idle {
 			errno = unix.ECONNABORTED
 		}
-		return answer(errno)
+		return answer(errno), false
 	}
 	if c.fastOpen.on {
-		return w.open(c, fd, sa)
+		return w.open(c, fd, sa), false
 	}
 	errno := connect(fd, sa)
 	w.closeNow(fd)
-	return answer(errno)
+	return answer(errno), false
 }
 
 // connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have
@@ -95,14 +101,17 @@ func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 		w.closeNow(fd)
 		return carryOn, false
 	}
-	switch {
-	case c.sa != nil:
-	case c.addrLen >= sizeofFamily && c.addrLen <= sizeofSockaddrStorage:
-		return answer(unix.EFAULT), false // it could not be read, and could be the next time
-	default:
-		return carryOn, false // EINVAL, whatever it is
-	}
 	sock, datagrams := &w.socketInfo, isDatagramType(typeOf(fd))
+	switch {
+	case datagrams && c.fastOpen.on: // a flag that means nothing to it
+		w.closeNow(fd)
+		return w.resend(c)
+	case c.sa != nil:
+	case c.addrLen >= c.leastAddress() && c.addrLen <= sizeofSockaddrStorage:
+		return answer(unix.EFAULT), false // it could not be read, and could be the next time
+	case c.addrLen > sizeofSockaddrStorage || !c.fastOpen.on:
+		return answer(unix.EINVAL), false
+	}
 	idle := !datagrams && examine(fd, sock)
 	if netns := netnsCookie(fd); (datagrams || idle) && w.s.inEgress(netns) && !w.livesIn(c.tid, netns) {
 		w.closeNow(fd)
@@ -113,10 +122,75 @@ func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 		errno = connect(fd, c.sa)
 		w.closeNow(fd)
 		return answer(errno), false
+	case c.fastOpen.on && c.sa != nil && binary.NativeEndian.Uint16(c.sa) == unix.AF_UNSPEC:
+		return answer(unix.EOPNOTSUPP), false
+	case idle && c.sa == nil:
+		return answer(unix.EINVAL), false
 	case idle:
 		return w.again(c, e, fd, sock, c.sa), false
-	case !sock.readStream(fd):
-		return carryOn, false // SCTP, say
+	case !sock.readStream(fd): // SCTP, say
+		if c.fastOpen.on {
+			return answer(unix.EOPNOTSUPP), false
+		}
+		return w.connectAside(c, fd), false
 	}
 	return w.wouldConnect(c, fd, sock.domain)
+}
+
+// connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread that may wait.
+func (w *worker) connectAside(c *call, fd int) outcome {
+	if flags, _ := flagsOf(fd); w.patient(c, flags) {
+		if !w.alone {
+			return w.s.aside(c, (*worker).connect)
+		}
+		errno := unix.EINTR
+		ended := w.aside.stop.during(func() {
+			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&c.sa[0])), uintptr(len(c.sa)))
+		})
+		if errno == unix.EINTR && ended != 0 {
+			errno = ended
+		}
+		return answer(errno)
+	}
+	return answer(connect(fd, c.sa))
+}
+
+// leastAddress is the least length of an address that means something to the call.
+func (c *call) leastAddress() uint32 {
+	if c.fastOpen.on {
+		return sizeofSockaddrIn
+	}
+	return sizeofFamily
+}
+
+// What sharesTable has found.
+const (
+	tableOwn = 1 + iota
+	tableShared
+)
+
+// guards reports whether a call must not be left to the kernel: the policy has an egress, and another
+// thread may put a socket of that under the number meanwhile.
+func (w *worker) guards(c *call) bool {
+	return len(w.s.rules.Load().cookies) > 0 && w.sharesTable(c)
+}
+
+// sharesTable reports whether another thread may put another file under the number of a call: they
+// have one table of descriptors, or it cannot be seen that they do not. If not, nobody does as long
+// as the thread is stopped. The number itself can change where that is in memory, of socketcall(2).
+func (w *worker) sharesTable(c *call) bool {
+	if c.table == 0 {
+		c.table = tableShared
+		if !c.indirect && w.ownsTable(c.tid) {
+			c.table = tableOwn
+		}
+	}
+	return c.table == tableShared
+}
+
+// ownsTable reports whether a thread is seen to share its descriptors with nobody.
+func (w *worker) ownsTable(tid int) bool {
+	all := w.s.looks()
+	var thread peek.Thread
+	return all != nil && all.peeker.LookAtThread(tid, &thread) == 0 && thread.OwnTable
 }

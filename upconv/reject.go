@@ -128,7 +128,7 @@ func (w *worker) wouldConnect(c *call, fd, domain int) (out outcome, connects bo
 		errno = 0 // another thread has been told first
 	}
 	if errno == 0 && c.fastOpen.on {
-		return w.open(c, fd, nil), false
+		return w.sendEarly(c, fd), false
 	}
 	return answer(errno), connects
 }

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
-	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -32,13 +31,11 @@ type outgoing struct {
 	all      [maxBatch]parcel
 	sent     int // of sendmmsg(2): how many are
 
-	run    int          // how many of messages go the same way
-	fd     int          // a copy of the target's socket, if there is one yet; else -1
-	known  bool         // that it is a datagram socket
-	looked bool         // guardsSend has
-	shared bool         // and has not seen that the target shares its descriptors with nobody
-	netns  uint64       // what settledIn says of it
-	as     *credentials // who sends, where that is not upconv itself: to a Unix socket
+	run   int          // how many of messages go the same way
+	fd    int          // a copy of the target's socket, if there is one yet; else -1
+	known bool         // that it is a datagram socket
+	netns uint64       // what settledIn says of it
+	as    *credentials // who sends, where that is not upconv itself: to a Unix socket
 
 	parts   [maxBatch]parts
 	headers [maxBatch]mmsghdr
@@ -82,10 +79,16 @@ func sendRules() []seccompx.Rule {
 func (w *worker) sendto(c *call) outcome {
 	c.addr, c.addrLen = c.args[4], uint32(c.args[5])
 	flags := uint32(c.args[3])
-	if flags&unix.MSG_FASTOPEN != 0 && !w.meansNothing(c) {
+	if flags&unix.MSG_FASTOPEN != 0 {
+		if w.meansNothing(c) {
+			if out := w.sendtoDatagram(c); !out.carriesOn() || !w.guards(c) {
+				return out
+			}
+			// It is a stream by now.
+		}
 		c.fastOpen = fastOpen{on: true, flags: flags}
 		if c.args[2] > 0 {
-			c.fastOpen.vector = []unix.RemoteIovec{{Base: uintptr(c.args[1]), Len: int(min(c.args[2], maxFastOpen))}}
+			c.fastOpen.vector = []unix.RemoteIovec{{Base: uintptr(c.args[1]), Len: int(min(c.args[2], maxSent))}}
 		}
 		return w.connect(c)
 	}
@@ -144,12 +147,24 @@ func (w *worker) sendmmsg(c *call) outcome {
 // sendMessages handles a send of count messages, whose headers are stride bytes from each other. A stride of 0
 // stands for sendmsg(2).
 func (w *worker) sendMessages(c *call, flags uint32, count, stride int) outcome {
-	switch {
-	case count == 0:
+	if count == 0 {
 		return carryOn
-	case flags&unix.MSG_FASTOPEN != 0 && !w.meansNothing(c):
-		return w.sendFastOpen(c, flags, stride)
-	case !w.s.needs.sends:
+	}
+	if flags&unix.MSG_FASTOPEN == 0 {
+		return w.sendDatagrams(c, flags, count, stride)
+	}
+	if w.meansNothing(c) {
+		if out := w.sendDatagrams(c, flags, count, stride); !out.carriesOn() || !w.guards(c) {
+			return out
+		}
+		// It is a stream by now.
+	}
+	return w.sendFastOpen(c, flags, stride)
+}
+
+// sendDatagrams is sendMessages where those are datagrams.
+func (w *worker) sendDatagrams(c *call, flags uint32, count, stride int) outcome {
+	if !w.s.needs.sends {
 		return carryOn
 	}
 	o := &w.out
@@ -339,21 +354,7 @@ func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
 // guardsSend reports whether a send must not be left to the kernel, which would look up the descriptor and the address anew: a
 // datagram socket has been moved, or may be by another thread meanwhile, which can then put it under the number.
 func (w *worker) guardsSend(c *call) bool {
-	if w.s.moved.Load() {
-		return true
-	}
-	if o := &w.out; !o.looked {
-		o.looked, o.shared = true, !w.ownsTable(c.tid) || w.s.moved.Load()
-	}
-	return w.out.shared
-}
-
-// ownsTable reports whether a thread is seen to share its descriptors with nobody. Then, as long as
-// it is stopped, nobody puts another file under a number of its own.
-func (w *worker) ownsTable(tid int) bool {
-	all := w.s.looks()
-	var thread peek.Thread
-	return all != nil && all.peeker.LookAtThread(tid, &thread) == 0 && thread.OwnTable
+	return w.s.moved.Load() || w.sharesTable(c) || w.s.moved.Load()
 }
 
 // meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to the kernel.
@@ -862,17 +863,23 @@ func (w *worker) tellLengths(c *call, n int) {
 	transfer(c.tid, lengths[:4*n], nil, o.vectors)
 }
 
-// resend makes a send that has been taken for another call.
-func (w *worker) resend(c *call) outcome {
-	switch {
-	case !w.s.needs.sends:
-		return carryOn
-	case c.name == "sendmsg":
+// resend makes a send with MSG_FASTOPEN that is about a datagram socket, to which this flag means nothing. raced is as for route.
+func (w *worker) resend(c *call) (out outcome, raced bool) {
+	if !w.s.needs.sends {
+		return carryOn, false
+	}
+	before := *c
+	c.fastOpen = fastOpen{}
+	if c.name == "sendmsg" {
 		c.args[2] &^= unix.MSG_FASTOPEN
-	default: // sendto, sendmmsg
+	} else { // sendto, sendmmsg
 		c.args[3] &^= unix.MSG_FASTOPEN
 	}
-	return sendAgain(w, c)
+	if out = sendAgain(w, c); out.carriesOn() && w.guards(c) {
+		*c = before
+		return out, true // it is a stream by now
+	}
+	return out, false
 }
 
 // sendAgain makes a send on a thread that may wait.
@@ -958,7 +965,6 @@ type sendKey struct {
 // begin empties o.
 func (o *outgoing) begin(flags uint32) {
 	o.flags, o.messages, o.sent, o.fd, o.known, o.netns = flags, nil, 0, -1, false, 0
-	o.looked = false
 }
 
 // room returns n bytes, which the next room overwrites.

@@ -69,7 +69,7 @@ func (w *worker) socketcall(c *call) outcome {
 		if what == sysSetsockopt {
 			w.s.used.setAll()
 		}
-		if w.s.needs.atSocket() {
+		if w.s.needs.atSocket() || w.s.needs.netns {
 			return answer(unix.EFAULT) // for they could be read the next time
 		}
 		return carryOn // the kernel will say EFAULT
@@ -77,6 +77,7 @@ func (w *worker) socketcall(c *call) outcome {
 	for i := range of.args {
 		c.args[i] = uint64(binary.LittleEndian.Uint32(raw[4*i:]))
 	}
+	c.indirect = true
 	c.name, c.fd = of.name, int(int32(c.args[0]))
 	return of.handle(w, c)
 }

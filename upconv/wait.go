@@ -4,13 +4,15 @@ import (
 	"bytes"
 	"os"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // wait is a blocking connect(2) that upconv itself waits for, because the kernel's own wait would
 // end differently from a native one: that of a socket with SO_SNDTIMEO, whose expiry says
-// EINPROGRESS, or that of a program that may have restricted itself, see restricted.go.
+// EINPROGRESS, that of a program that may have restricted itself, see restricted.go, or that of a
+// thread that shares its descriptors, see guard.
 //
 // It runs on a goroutine of its own and holds no worker and no thread.
 type wait struct {
@@ -63,7 +65,7 @@ func (w *wait) result(file *os.File) unix.Errno {
 	}
 	errno := unix.EALREADY
 	conn.Write(func(fd uintptr) bool {
-		errno = connect(int(fd), w.sa)
+		errno = w.fetch(int(fd))
 		return errno != unix.EALREADY
 	})
 	switch {
@@ -75,4 +77,22 @@ func (w *wait) result(file *os.File) unix.Errno {
 		return inetErrno(errno)
 	}
 	return errno
+}
+
+// fetch returns what has become of the connection so far. If another thread has ended it
+// (shutdown(2)), a connect(2) to the same address would begin anew.
+func (w *wait) fetch(fd int) unix.Errno {
+	if w.s.restricted.any.Load() { // the rules may be upconv's own, and know another address
+		return connect(fd, w.sa)
+	}
+	errno, idle := probeConnect(fd, domainOf(fd))
+	if !idle {
+		return errno
+	}
+	var pending int32
+	getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&pending), 4)
+	if pending != 0 {
+		return unix.Errno(pending)
+	}
+	return unix.ECONNABORTED
 }
