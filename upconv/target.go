@@ -205,12 +205,20 @@ const errOwnTable = unix.EOPNOTSUPP
 // refused, whether it has another file under a number.
 func (s *targetSlot) hasOther(fd int) bool {
 	order, errno := compareTables(s.pid, s.tid)
-	if refusesKcmp(errno) {
-		var ours, theirs [64]byte
-		return string(readLink(s.tid, fd, ours[:])) != string(readLink(s.pid, fd, theirs[:]))
+	if !refusesKcmp(errno) {
+		return errno == 0 && order != 0
 	}
-	return errno == 0 && order != 0
+	// One difference says little: other threads may put files there between two looks.
+	for range differences {
+		var ours, theirs [64]byte
+		if string(readLink(s.tid, fd, ours[:])) == string(readLink(s.pid, fd, theirs[:])) {
+			return false
+		}
+	}
+	return true
 }
+
+const differences = 16
 
 // threadGroup returns the tgid of a thread, from proc_pid_status(5); 0 where it is gone.
 func threadGroup(tid int) int {
