@@ -300,13 +300,12 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 	if !seen {
 		w.sight.Ino = inodeOf(old)
 	}
-	moving := &w.s.moving[w.sight.Ino%uint64(len(w.s.moving))]
-	moving.Lock()
+	moving := w.s.moving.lock(w.sight.Ino)
 	w.moving = true
 	defer func() {
 		w.moving = false
 		w.s.moves.Add(1)
-		moving.Unlock()
+		w.s.moving.unlock(moving)
 	}()
 	if !seen || before != w.s.moves.Load() {
 		file := w.sight.File
@@ -348,9 +347,7 @@ func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *eg
 // beside returns a copy of the companion that the socket old has where egress and x lead, as for swap, and sees to it that there is
 // one, like old.
 func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, errno unix.Errno, raced bool) {
-	moving := &w.s.moving[inodeOf(old)%uint64(len(w.s.moving))]
-	moving.Lock()
-	defer moving.Unlock()
+	defer w.s.moving.unlock(w.s.moving.lock(inodeOf(old)))
 	if w.see(c) && !w.saw(old) || !w.sighted && w.replaced(c, old) {
 		return -1, 0, true
 	}
@@ -469,9 +466,7 @@ func (w *worker) retag(c *call, fd int) {
 	if w.s.tags < 0 || !w.manyTags() {
 		return
 	}
-	moving := &w.s.moving[inodeOf(fd)%uint64(len(w.s.moving))]
-	moving.Lock()
-	defer moving.Unlock()
+	defer w.s.moving.unlock(w.s.moving.lock(inodeOf(fd)))
 	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
 		w.install(c, c.fd, fd, cloexec)
 	}

@@ -47,9 +47,9 @@ type Supervisor struct {
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
 	moved      atomic.Bool   // and some datagram socket
 	made       madeSockets
-	returned   madeSockets    // datagram sockets of the origin that have taken the place of connected ones
-	moving     [16]sync.Mutex // held while a datagram socket is moved, by its inode
-	moves      atomic.Uint64  // how many have been
+	returned   madeSockets // datagram sockets of the origin that have taken the place of connected ones
+	moving     movingSockets
+	moves      atomic.Uint64 // how many have been
 	companions companions
 	ports      ports
 	tags       int                          // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
