@@ -20,9 +20,6 @@ type aside struct {
 	stop *interruption
 }
 
-// maxAside is how many calls may have a thread at a time. The Go runtime does not survive 10,000 of them.
-const maxAside = 512
-
 // aside takes a call from its worker. do may block.
 func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
 	own := *c
@@ -34,7 +31,8 @@ func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
 func (a *aside) run() {
 	s := a.s
 	s.held.add(&a.held)
-	if errno := a.stop.await(s.threads); errno != 0 {
+	pid := s.targets.process(a.c.tid)
+	if errno := s.threads.take(pid, a.stop); errno != 0 {
 		a.answer(answer(errno))
 		return
 	}
@@ -55,7 +53,7 @@ func (a *aside) run() {
 	if w.home == nil { // else it is in another namespace, and ends with this goroutine
 		runtime.UnlockOSThread()
 	}
-	s.threads <- struct{}{}
+	s.threads.giveBack(pid)
 	if out.wait != nil {
 		s.held.remove(&a.held)
 		out.wait.run()
@@ -80,12 +78,12 @@ func (i *interruption) await(ready <-chan struct{}) unix.Errno {
 	}
 }
 
-// awaitThread takes one of the threads that calls may have. Where something ends the wait of the
-// target's call, it returns what the call says.
-func (s *Supervisor) awaitThread(c *call) unix.Errno {
+// awaitThread takes one of the threads that calls of a process may have. Where something ends the
+// wait of the target's call, it returns what the call says.
+func (s *Supervisor) awaitThread(c *call, pid int) unix.Errno {
 	stop := newInterruption()
 	held := heldCall{s: s, id: c.id, tid: c.tid, end: stop.end}
 	s.held.add(&held)
 	defer s.held.remove(&held)
-	return stop.await(s.threads)
+	return s.threads.take(pid, stop)
 }

@@ -201,11 +201,12 @@ func (q *question) run() {
 	defer closeFD(q.decoy)
 	defer closeFD(q.pidfd)
 	s := q.s
-	if errno := s.awaitThread(&q.c); errno != 0 {
+	pid := s.targets.process(q.c.tid)
+	if errno := s.awaitThread(&q.c, pid); errno != 0 {
 		s.respond(q.c.id, answer(errno))
 		return
 	}
-	defer func() { s.threads <- struct{}{} }()
+	defer s.threads.giveBack(pid)
 	done := make(chan bool)
 	go func() {
 		runtime.LockOSThread()

@@ -43,7 +43,7 @@ type Supervisor struct {
 	restricted restrictions
 	told       toldAddresses // what programs know as their own addresses since
 	nextPort   atomic.Uint32 // see anyPort
-	threads    chan struct{} // of calls that are decided aside, as many as there may be yet
+	threads    callThreads   // of calls that are decided aside
 	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
 	moved      atomic.Bool   // and some datagram socket
 	made       madeSockets
@@ -155,10 +155,6 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	s.all = wg
 	ready := make(chan error)
 	s.watch.wake = make(chan struct{}, 1)
-	s.threads = make(chan struct{}, maxAside)
-	for range maxAside {
-		s.threads <- struct{}{}
-	}
 	for i := range n {
 		s.startWorker(i, ready)
 	}
