@@ -52,14 +52,20 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 	return 0
 }
 
-// yields reports whether a port that is taken, as errno says, is done without: a send does not fail
-// for want of a port, nor does a connect(2) for want of one that nobody has asked for. where is for
-// the event.
+// yields reports whether a port is done without that is taken, as errno says, or that only a
+// privilege would give upconv: a send does not fail for want of a port, nor does a connect(2) for want of one
+// that nobody has asked for; and bind(2) has given the program what its own namespace allows. where is for the
+// event.
 func (s *socket) yields(e *event, errno unix.Errno, where string) bool {
-	if errno != unix.EADDRINUSE || s.kind == unix.SOCK_STREAM && !s.chosen {
+	port := strconv.Itoa(int(s.port()))
+	switch {
+	case errno == unix.EADDRINUSE && (s.kind != unix.SOCK_STREAM || s.chosen):
+		e.add("from another port: " + port + " is taken" + where)
+	case errno == unix.EACCES && s.port() != 0:
+		e.add("from another port: " + port + " takes a privilege" + where + " (net.ipv4.ip_unprivileged_port_start)")
+	default:
 		return false
 	}
-	e.add("from another port: " + strconv.Itoa(int(s.port())) + " is taken" + where)
 	return true
 }
 
