@@ -42,6 +42,7 @@ type companions struct {
 	kept  map[int32]*group  // by the descriptor in inbox
 	ports map[uint16]int    // how many of the kept have a port; 0 stands for any
 	raw   map[uint64]outlet // by namespace
+	lent  map[int]loan      // by descriptor, those that take has given to somebody and that may be put back
 
 	// arriving are the sockets, by their cookies, that are being put into the place of others: these may become their companions.
 	arriving map[uint64]bool
@@ -65,6 +66,13 @@ type group struct {
 	netns uint64 // of the one in use
 	name  netip.AddrPort
 	kept  []companion
+	over  bool // nobody has the socket in use any more
+}
+
+// loan is a companion that is about to be the socket in use.
+type loan struct {
+	companion
+	group *group
 }
 
 type companion struct {
@@ -74,6 +82,10 @@ type companion struct {
 	source func(unix.Sockaddr) netip.AddrPort
 	port   uint16 // that it had when it was kept; 0: none yet
 	beside bool   // it was used while the one in use was connected: what has come for it is for nobody
+	// handsOn is whether what comes for it is handed on, and by that its reader is the one who does, of
+	// a Unix socket; else nil.
+	handsOn bool
+	reader  *unixReader
 }
 
 // place is where a datagram socket is: a namespace, by its cookie, or that it is one of another family than the program's.
@@ -115,8 +127,9 @@ type former struct {
 	aside bool // it is kept for the one in its place
 }
 
-// former returns what there is to know of the socket old, or -1, whose place is taken by one that is at to.
-func (w *worker) former(old int, sock *socket, to place) (was former) {
+// former returns what there is to know of the socket old, or -1, of the thread tid, whose place is
+// taken by one that is at to.
+func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
 	was.fd = old
 	if old < 0 || sock.kind != unix.SOCK_DGRAM {
 		return was
@@ -131,6 +144,8 @@ func (w *worker) former(old int, sock *socket, to place) (was former) {
 			was.source = func(from unix.Sockaddr) netip.AddrPort { return s.sender(from, &pass) }
 			if was.place = onUnix; family == unix.AF_INET6 {
 				was.place = onInet6
+			} else {
+				was.reader = &unixReader{turns: &s.turns, pid: s.targets.process(tid)}
 			}
 			canReturn = !pass.connected // see deaf
 		}
@@ -203,12 +218,32 @@ func (k *companions) arrived(cookie uint64) {
 	k.arrival.Broadcast()
 }
 
-// take returns the companion that the socket of which old is a copy has in a place. It is the caller's then.
+// take returns the companion that the socket of which old is a copy has in a place. It is the caller's
+// then, who calls settle or putBack.
 func (k *companions) take(old int, at place) (fd int, ok bool) {
+	c, ok := k.find(old, at)
+	if !ok {
+		return -1, false
+	}
+	if c.reader != nil { // what it has received already is to be handed on
+		c.reader.mu.Lock()
+		defer c.reader.mu.Unlock()
+	}
+	if !k.lend(&c) {
+		return -1, false
+	}
+	if c.beside {
+		discard(c.fd)
+	}
+	return c.fd, true
+}
+
+// find returns the companion for take, which waits while that is being put there.
+func (k *companions) find(old int, at place) (found companion, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.groups) == 0 && len(k.arriving) == 0 {
-		return -1, false
+		return found, false
 	}
 	cookie := cookieOf(old)
 	for k.arriving[cookie] { // whoever puts it there has taken what it needs, and so waits for nobody
@@ -216,26 +251,65 @@ func (k *companions) take(old int, at place) (fd int, ok bool) {
 	}
 	g := k.groups[cookie]
 	if g == nil {
-		return -1, false
+		return found, false
 	}
-	for i, c := range g.kept {
-		if c.place == at {
-			g.kept = append(g.kept[:i], g.kept[i+1:]...)
-			k.release(&c)
-			if c.beside {
-				discard(c.fd)
-			}
-			return c.fd, true
-		}
+	i := slices.IndexFunc(g.kept, func(c companion) bool { return c.place == at })
+	if i < 0 {
+		return found, false
 	}
-	return -1, false
+	return g.kept[i], true
 }
 
-// discard receives what has come for a socket.
+// lend has a companion be no longer kept. It returns false if it is not.
+func (k *companions) lend(c *companion) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	g := k.kept[int32(c.fd)]
+	if g == nil {
+		return false
+	}
+	i := slices.IndexFunc(g.kept, func(other companion) bool { return other.fd == c.fd && other.place == c.place })
+	if i < 0 {
+		return false
+	}
+	g.kept = slices.Delete(g.kept, i, i+1)
+	k.release(c)
+	if k.lent == nil {
+		k.lent = map[int]loan{}
+	}
+	k.lent[c.fd] = loan{*c, g}
+	return true
+}
+
+// settle is for a socket that is in use now, whether take has returned it or not.
+func (k *companions) settle(fd int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.lent, fd)
+}
+
+// putBack keeps a socket again that take has returned and that did not come into use. It reports
+// whether it is kept, and so no longer the caller's.
+func (k *companions) putBack(fd int) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c, ok := k.lent[fd]
+	delete(k.lent, fd)
+	if !ok || c.group.over || slices.ContainsFunc(c.group.kept, func(other companion) bool { return other.place == c.place }) {
+		return false
+	}
+	if k.add(c.group, c.companion) && c.handsOn {
+		k.watch(unix.EPOLL_CTL_ADD, fd)
+	}
+	return true
+}
+
+// discard receives what has come for a socket. A Unix socket is locked while a program receives from
+// it; so not a RawSyscall.
 func discard(fd int) {
 	var buf [1]byte
 	for range 1 << 16 {
-		_, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&buf)), 1, unix.MSG_DONTWAIT, 0, 0)
+		_, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&buf)), 1, unix.MSG_DONTWAIT, 0, 0)
 		if errno == unix.EAGAIN {
 			return
 		}
@@ -262,9 +336,18 @@ func (k *companions) release(c *companion) {
 // keep keeps was, which the target's descriptor has just been taken from, as the companion of the socket in its place. It
 // takes ownership of it; handsOn is whether what comes for it can be handed on to the namespace of the new one.
 func (k *companions) keep(was companion, current int, handsOn bool) {
+	// Of a socket that the program has locked this takes long.
+	old := was.fd
+	was.port, was.handsOn = inetPort(old), handsOn
+	var now socket
+	var name netip.AddrPort
+	if examineDatagram(current, &now) {
+		if addr, ok := netip.AddrFromSlice(now.address()); ok {
+			name = netip.AddrPortFrom(addr.Unmap(), now.port())
+		}
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	old := was.fd
 	if k.groups == nil {
 		if !k.open() {
 			closeFD(old)
@@ -281,14 +364,7 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 	}
 	delete(k.groups, before)
 	k.lastID++
-	g.id, g.netns = k.lastID, netnsCookie(current)
-	g.name = netip.AddrPort{}
-	var now socket
-	if examineDatagram(current, &now) {
-		if addr, ok := netip.AddrFromSlice(now.address()); ok {
-			g.name = netip.AddrPortFrom(addr.Unmap(), now.port())
-		}
-	}
+	g.id, g.netns, g.name = k.lastID, netnsCookie(current), name
 	if other := k.groups[cookieOf(current)]; other != nil { // of another process, which shares it
 		for _, c := range other.kept {
 			if c.place == was.place || slices.ContainsFunc(g.kept, func(own companion) bool { return own.place == c.place }) {
@@ -341,15 +417,20 @@ func (k *companions) watches(fd int) int {
 	return 1
 }
 
+// inetPort returns the port of an IPv4 or IPv6 socket, 0 of any other.
+func inetPort(fd int) uint16 {
+	var name socket
+	if name.readName(fd) && isInet(name.domain) {
+		return name.port()
+	}
+	return 0
+}
+
 // add adds a companion to a group. It takes ownership of its descriptor. It returns false where there are too many.
 func (k *companions) add(g *group, c companion) bool {
 	if k.count >= k.most {
 		closeFD(c.fd)
 		return false
-	}
-	var name socket
-	if name.readName(c.fd) && isInet(name.domain) {
-		c.port = name.port()
 	}
 	g.kept = append(g.kept, c)
 	k.count++
@@ -361,6 +442,7 @@ func (k *companions) add(g *group, c companion) bool {
 // keepBeside keeps fd, which is at a place, as a companion of the socket of which current is a copy. It takes ownership of fd.
 // Nothing that comes for it is handed on.
 func (k *companions) keepBeside(current, fd int, at place) {
+	port := inetPort(fd)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.groups == nil && !k.open() {
@@ -374,7 +456,7 @@ func (k *companions) keepBeside(current, fd int, at place) {
 		g = &group{id: k.lastID, netns: netnsCookie(current)}
 		k.use(g, current)
 	}
-	k.add(g, companion{fd: fd, place: at, beside: true})
+	k.add(g, companion{fd: fd, place: at, port: port, beside: true})
 }
 
 // watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not levels: an error queue, or
@@ -473,6 +555,7 @@ func (k *companions) sweepLocked() {
 			k.release(&c)
 			closeFD(c.fd)
 		}
+		g.over = true
 		delete(k.groups, cookie)
 	}
 }
@@ -524,6 +607,10 @@ func (k *companions) drain(g *group, fd int, packet []byte) {
 		return
 	}
 	for i := range g.kept {
+		if reader := g.kept[i].reader; g.kept[i].fd == fd && reader != nil {
+			reader.wake(k, fd)
+			return
+		}
 		for n := 0; g.kept[i].fd == fd && n < 64; n++ { // at a time
 			length, from, err := unix.Recvfrom(fd, packet[handedOn:], unix.MSG_DONTWAIT)
 			switch err {

@@ -265,6 +265,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		if leaves {
 			w.s.ports.stays(sock.port(), w.to(egress, x))
 		}
+		w.notUsed(sock, replacement)
 		return out, raced
 	}
 	early := 0
@@ -286,6 +287,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		if leaves {
 			w.s.ports.stays(sock.port(), w.to(egress, x))
 		}
+		w.notUsed(sock, replacement)
 		if errno == unix.ENOENT || errno == unix.ESRCH {
 			return carryOn, false // the target is gone; nobody will read the answer
 		}
@@ -296,6 +298,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		resetOnClose(old)
 	}
 	if sock.kind != unix.SOCK_STREAM {
+		w.s.companions.settle(replacement)
 		w.noteMoved(replacement)
 		if sock.connected && egress == nil && x == nil {
 			w.s.returned.add(replacement)
@@ -304,7 +307,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			w.noteSettled(replacement, egress.cookie)
 		}
 	}
-	was := w.former(old, sock, w.to(egress, x))
+	was := w.former(c.tid, old, sock, w.to(egress, x))
 	places = w.retire(c, e, &was, replacement, sock, egress, places, early, witness)
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
@@ -342,6 +345,13 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		w.closeNow(replacement) // before the target goes on: what it closes then shall be closed
 	}
 	return out, false
+}
+
+// notUsed is for a socket that did not come into the place of the target's.
+func (w *worker) notUsed(sock *socket, fd int) {
+	if sock.kind != unix.SOCK_STREAM && w.s.companions.putBack(fd) {
+		w.disown(fd)
+	}
 }
 
 // lookLast looks at the target's descriptor for the last time before another socket takes its place: whether it is closed
@@ -391,8 +401,10 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 	switch errno := w.carry(e, from, fd, sock, x, kept); {
 	case errno == 0:
 	case x != nil && errno != unix.EADDRINUSE && errno != unix.EACCES:
+		w.notUsed(sock, fd)
 		return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false, false
 	default: // the program's error, natively one of bind(2)
+		w.notUsed(sock, fd)
 		e.add("port " + strconv.Itoa(int(sock.port())) + " cannot be had in the egress")
 		w.s.events.record(e, errno)
 		return -1, answer(errno), false, false
@@ -457,7 +469,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 		places, others = w.replaceCopies(c, e, replacement, places)
 	}
 	if datagrams && (waited || !w.single() && (was.aside || !witness || copied)) {
-		w.s.receivers.follow(w.s, waitedFor, replacement)
+		w.s.receivers.follow(waitedFor, replacement)
 		if !w.restartWaiters(c, others, replacement) {
 			e.add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
 		}

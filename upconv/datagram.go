@@ -358,11 +358,14 @@ func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress
 	if errno = w.carry(e, old, companion, sock, x, kept); errno == 0 {
 		setFlags(companion, sock.flags&^unix.O_ASYNC)
 		if fd, errno = dup(companion); errno == 0 {
+			w.s.companions.settle(companion)
 			w.s.companions.keepBeside(old, companion, w.to(egress, x))
 			return fd, 0, false
 		}
 	}
-	closeFD(companion)
+	if !w.s.companions.putBack(companion) {
+		closeFD(companion)
+	}
 	return -1, errno, false
 }
 

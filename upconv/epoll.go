@@ -144,27 +144,43 @@ func (e *epolls) table(files int) *epollTable {
 // that was about to make is made. It is false if they cannot be found out. files and pid are what
 // worker.files says.
 func (e *epolls) list(files, pid, tid int) (fds []int, large map[int]bool, ok bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	t, m := e.table(files), e.makers[pid]
-	generation := 0
-	if m != nil {
-		generation = m.generation
-	}
-	if t.known && t.generation == generation {
+	if t, known := e.lookUp(files, pid); known {
 		return t.fds, t.large, true
 	}
-	made := true
-	if m != nil {
-		m.making = slices.DeleteFunc(m.making, func(other int) bool { return other == tid })
-		if time.Since(m.created) > settling {
-			m.making = nil
-		}
-		made = len(m.making) == 0
+	generation, made := e.generationOf(pid, tid)
+	fds, ok = fdsOf(tid, epollLink) // of which a program may have very many: nobody else waits for that
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t := e.table(files)
+	t.fds, t.large, t.known, t.generation = fds, nil, ok && made && !e.deaf, generation
+	return fds, nil, ok
+}
+
+// lookUp returns what is known of a table, if it is what the table has now.
+func (e *epolls) lookUp(files, pid int) (known epollTable, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, generation := e.table(files), 0
+	if m := e.makers[pid]; m != nil {
+		generation = m.generation
 	}
-	t.fds, ok = fdsOf(tid, epollLink)
-	t.large, t.known, t.generation = nil, ok && made && !e.deaf, generation
-	return t.fds, t.large, ok
+	return *t, t.known && t.generation == generation
+}
+
+// generationOf returns which set a process has made last, and whether all are in place that its
+// threads, apart from tid, were about to make.
+func (e *epolls) generationOf(pid, tid int) (generation int, made bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := e.makers[pid]
+	if m == nil {
+		return 0, true
+	}
+	m.making = slices.DeleteFunc(m.making, func(other int) bool { return other == tid })
+	if time.Since(m.created) > settling {
+		m.making = nil
+	}
+	return m.generation, len(m.making) == 0
 }
 
 // epollLink is what proc_pid_fd(5) says of an epoll set.

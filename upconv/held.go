@@ -21,6 +21,8 @@ type heldCall struct {
 	timed atomic.Bool      // the wait ends after a time that the program has set
 	end   func(unix.Errno) // ends the wait, unless that is over
 
+	restarting atomic.Bool // by restartForced
+
 	mu     sync.Mutex // for status, gone and keys
 	status int        // the thread's proc_pid_status(5), if opened
 	opened bool
@@ -426,7 +428,13 @@ func (round *lookRound) settle(torn []*heldCall) {
 // to take: a tracer's interruption sees to it that the kernel understands ERESTARTSYS. Where that
 // is not permitted the program is told EINTR.
 func (s *Supervisor) restartForced(h *heldCall) {
+	if !h.restarting.CompareAndSwap(false, true) {
+		return
+	}
 	go func() {
+		defer h.restarting.Store(false)
+		s.turns.take(h.pid) // the program may be in the middle of an execve(2)
+		defer s.turns.giveBack(h.pid)
 		if !s.restartThreads([]int{h.tid}) {
 			h.end(unix.EINTR)
 		}

@@ -44,6 +44,7 @@ func (v *watch) rouse() {
 func (s *Supervisor) watchWorkers() {
 	v := &s.watch
 	var seen [mostWorkers]uint64
+	seenReceiver := uint64(0)
 	idle := 0
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -67,10 +68,18 @@ func (s *Supervisor) watchWorkers() {
 			}
 			seen[i] = current
 		}
+		current := s.receivers.current.Load()
+		if current != 0 {
+			idle = 0
+			if current == seenReceiver {
+				s.receivers.relieve(current)
+			}
+		}
+		seenReceiver = current
 		if idle > watchIdle {
 			idle = 0
 			v.sleeping.Store(true)
-			if v.busy() { // with a call that was taken up before its worker could see that the watch sleeps
+			if v.busy() || s.receivers.current.Load() != 0 { // with a call that was taken up before its worker could see that the watch sleeps
 				v.sleeping.Store(false)
 			} else {
 				ticker.Stop()

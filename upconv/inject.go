@@ -45,8 +45,9 @@ func seize(tid, pidfd int) (*tracee, unix.Errno) {
 	return t, t.request(unix.PTRACE_INTERRUPT, 0, 0)
 }
 
+// request is ptrace(2). It may wait for an execve(2) of the program's; so not a RawSyscall.
 func (t *tracee) request(request int, addr, data uintptr) unix.Errno {
-	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(request), uintptr(t.tid), addr, data, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_PTRACE, uintptr(request), uintptr(t.tid), addr, data, 0, 0)
 	return errno
 }
 

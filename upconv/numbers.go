@@ -164,10 +164,10 @@ func (n *numbers) do(d *underNumber) unix.Errno {
 		return d.run()
 	}
 	if d.number < maxReserved && n.reserved[d.number].CompareAndSwap(keptFree, keptBusy) {
-		_, _, errno := unix.RawSyscall(unix.SYS_DUP3, uintptr(d.file), uintptr(d.number), unix.O_CLOEXEC)
+		_, _, errno := unix.Syscall(unix.SYS_DUP3, uintptr(d.file), uintptr(d.number), unix.O_CLOEXEC)
 		if errno == 0 {
 			errno = d.run()
-			unix.RawSyscall(unix.SYS_DUP3, uintptr(n.null), uintptr(d.number), unix.O_CLOEXEC)
+			unix.Syscall(unix.SYS_DUP3, uintptr(n.null), uintptr(d.number), unix.O_CLOEXEC) // see closeFD
 		}
 		n.reserved[d.number].Store(keptFree)
 		return errno

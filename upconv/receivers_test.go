@@ -407,8 +407,8 @@ func TestReceiveFollows(t *testing.T) {
 			t.Fatal(err)
 		}
 		cookie := s.receivers.on(old)
-		s.receivers.follow(s, cookie, to)
-		s.receivers.follow(s, cookie, to) // again, for nothing
+		s.receivers.follow(cookie, to)
+		s.receivers.follow(cookie, to) // again, for nothing
 	}
 	from := func(p *pair, got recvResult) {
 		t.Helper()
@@ -448,7 +448,7 @@ func TestReceiveFollows(t *testing.T) {
 	swap(first.six)
 	out = th.recvfrom(a, fd, 0)
 	th.waiting(1)
-	s.receivers.follow(s, s.receivers.on(first.to6), second.six)
+	s.receivers.follow(s.receivers.on(first.to6), second.six)
 	send(first)
 	from(first, th.result(out))
 
@@ -478,12 +478,11 @@ func (all *receivers) list(condition func(*receiver) bool) (list []*receiver) {
 			list = append(list, p)
 			continue
 		}
-		if p.mu.TryLock() {
-			if condition(p) {
-				list = append(list, p)
-			}
-			p.mu.Unlock()
+		p.mu.Lock()
+		if !p.busy && condition(p) {
+			list = append(list, p)
 		}
+		p.mu.Unlock()
 	}
 	return list
 }

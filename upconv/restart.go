@@ -142,13 +142,13 @@ const maxStopping = 20 * time.Millisecond
 // PTRACE_INTERRUPT). seized is false where that is not permitted, or somebody else traces it.
 // released is false if the thread is still traced, by the caller's thread, which must end soon.
 func (s *Supervisor) interrupt(tid int) (seized, released bool) {
-	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
 		return false, true
 	}
-	unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_INTERRUPT, uintptr(tid), 0, 0, 0, 0)
+	unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_INTERRUPT, uintptr(tid), 0, 0, 0, 0)
 	// It stops within microseconds, on its way out of the call. Until then it cannot be let go.
 	for deadline := time.Now().Add(maxStopping); time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
-		if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(tid), 0, 0, 0, 0); errno == 0 {
+		if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(tid), 0, 0, 0, 0); errno == 0 {
 			return true, true
 		}
 		if _, err := os.Stat("/proc/" + strconv.Itoa(tid)); err != nil {

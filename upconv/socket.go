@@ -325,9 +325,10 @@ func blocks(fd int) bool {
 	return ok && flags&unix.O_NONBLOCK == 0
 }
 
-// setFlags gives the file the status flags that fcntl(F_SETFL) takes.
+// setFlags gives the file the status flags that fcntl(F_SETFL) takes. The kernel may wait for the
+// lock of a socket then (sock_fasync in net/socket.c); so not a RawSyscall.
 func setFlags(fd, flags int) {
-	unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, uintptr(flags))
+	unix.Syscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, uintptr(flags))
 }
 
 func allZero(b []byte) bool {
@@ -344,7 +345,8 @@ func dup(fd int) (int, unix.Errno) {
 	return int(copied), errno
 }
 
-func closeFD(fd int) { unix.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+// closeFD closes a descriptor. The last one of a stream with SO_LINGER waits; so not a RawSyscall.
+func closeFD(fd int) { unix.Syscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 func getsockopt(fd, level, name int, value unsafe.Pointer, size uintptr) unix.Errno {
 	length := uint32(size)

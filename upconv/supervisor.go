@@ -68,6 +68,7 @@ type Supervisor struct {
 	gone    chan struct{}   // closed when nobody is left under the filter
 	watch   watch           // over the workers
 	holdups holdups         // processes whose calls hold workers
+	turns   turns           // of those whose calls are seen to by others
 }
 
 // egress is a namespace that sockets are made in.

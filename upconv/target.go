@@ -287,23 +287,43 @@ func (t *targets) fdinfo(tid, fd int, scratch []byte) (fdinfo, unix.Errno) {
 	return info, errno
 }
 
-func (t *targets) tryFdinfo(tid, fd int, scratch []byte) (fdinfo, unix.Errno) {
+func (t *targets) tryFdinfo(tid, fd int, scratch []byte) (info fdinfo, errno unix.Errno) {
+	// The slot is not locked meanwhile: if the number is an epoll set's by now, the program decides how
+	// long the kernel takes to tell of it.
 	slot := t.slot(tid)
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	if slot.tid != tid || slot.infoFD != fd {
-		file, errno := openFdinfo(tid, fd, scratch)
-		if errno != 0 {
-			return fdinfo{}, errno
+	file := slot.takeInfo(tid, fd)
+	if file < 0 {
+		if file, errno = openFdinfo(tid, fd, scratch); errno != 0 {
+			return info, errno
 		}
-		if slot.tid != tid { // another thread's slot by now
-			defer closeFD(file)
-			return readOpenFdinfo(file, scratch)
-		}
-		slot.dropInfo()
-		slot.info, slot.infoFD = file, fd
 	}
-	return readOpenFdinfo(slot.info, scratch)
+	info, errno = readOpenFdinfo(file, scratch)
+	slot.keepInfo(tid, fd, file)
+	return info, errno
+}
+
+// takeInfo returns the fdinfo file of a descriptor of a thread, which is the caller's then; -1 if the
+// slot has none.
+func (s *targetSlot) takeInfo(tid, fd int) (file int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tid != tid || s.infoFD != fd {
+		return -1
+	}
+	s.infoFD = -1
+	return s.info
+}
+
+// keepInfo takes ownership of an fdinfo file.
+func (s *targetSlot) keepInfo(tid, fd, file int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tid != tid { // another thread's slot by now
+		closeFD(file)
+		return
+	}
+	s.dropInfo()
+	s.info, s.infoFD = file, fd
 }
 
 func openFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
