@@ -120,3 +120,49 @@ func TestCompanionsInTurn(t *testing.T) {
 		t.Errorf("%d are kept, in %d groups", k.count, len(k.groups))
 	}
 }
+
+// TestCompanionPutBack has a companion not come into use after all: it is kept as it was, and what comes for it is handed on as
+// before. When the socket in use is closed it is closed too, by whoever has it.
+func TestCompanionPutBack(t *testing.T) {
+	var k companions
+	inUse, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	own, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	if errno := bind(own, anyName(own)); errno != 0 {
+		t.Fatal(errno)
+	}
+	k.keep(companion{fd: own, place: 1}, inUse, true)
+	inInbox := func() bool { return unix.EpollCtl(k.inbox.fd, unix.EPOLL_CTL_MOD, own, &unix.EpollEvent{}) == nil }
+	for range 2 {
+		fd, ok := k.take(inUse, 1)
+		if !ok || fd != own || inInbox() {
+			t.Fatalf("taken: %d %v, and not %d", fd, ok, own)
+		}
+		if _, ok := k.take(inUse, 1); ok {
+			t.Fatal("it is taken twice")
+		}
+		if !k.putBack(fd) || k.count != 1 || !inInbox() {
+			t.Fatalf("%d are kept after it was put back", k.count)
+		}
+	}
+	if fd, _ := k.take(inUse, 1); fd != own {
+		t.Fatal("it is not kept")
+	}
+	k.settle(own)
+	if k.putBack(own) {
+		t.Error("one that is in use is kept as well")
+	}
+	k.keep(companion{fd: own, place: 1}, inUse, true)
+	k.take(inUse, 1)
+	closeFD(inUse)
+	k.sweep()
+	if k.putBack(own) || k.count != 0 || len(k.lent) != 0 {
+		t.Errorf("%d are kept and %d lent for a socket that is closed", k.count, len(k.lent))
+	}
+	closeFD(own)
+}
