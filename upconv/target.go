@@ -222,8 +222,17 @@ const differences = 16
 
 // threadGroup returns the tgid of a thread, from proc_pid_status(5); 0 where it is gone.
 func threadGroup(tid int) int {
-	status, _ := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
-	return statusField(status, "Tgid:", 10)
+	var text [1024]byte // of which that is in the beginning
+	file := openStatus(tid, text[:])
+	if file < 0 {
+		return 0
+	}
+	defer closeFD(file)
+	n, err := unix.Pread(file, text[:], 0)
+	if err != nil {
+		return 0
+	}
+	return statusField(text[:n], "Tgid:", 10)
 }
 
 // statusField returns the number behind key in a proc_pid_status(5) text, or 0.
