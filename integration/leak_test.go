@@ -243,10 +243,11 @@ func (u usage) within(start usage) bool {
 	return u.lasting()-start.lasting() <= min(spares, u.sockets()-start.sockets())
 }
 
-// lasting counts descriptors, but for that of the BPF program, which is loaded a little after the start.
+// lasting counts descriptors, but for those of BPF programs, which are loaded a little after the start or when the first
+// call waits.
 func (u usage) lasting() (n int) {
 	for _, file := range u.files {
-		if file != "anon_inode:bpf-prog" {
+		if !strings.HasPrefix(file, "anon_inode:bpf") {
 			n++
 		}
 	}
