@@ -114,12 +114,12 @@ type tally struct {
 	results map[string]int    // by "pass", "fail" and "skip"
 	skipped map[string][]name // by reason
 	losses  []*loss           // what may fail
-	broken  map[name]bool     // tests below which one has failed
+	failed  map[name]bool     // tests a subtest of which has failed; false: all that have are lost
 	died    bool              // a package did not compile, or ended in the middle of a test
 }
 
 func newTally(out io.Writer) *tally {
-	return &tally{out: out, running: map[name][]string{}, parents: map[name]bool{}, results: map[string]int{}, skipped: map[string][]name{}, broken: map[name]bool{}}
+	return &tally{out: out, running: map[name][]string{}, parents: map[name]bool{}, results: map[string]int{}, skipped: map[string][]name{}, failed: map[name]bool{}}
 }
 
 // read takes what go test -json prints, and prints what is to be seen of it.
@@ -178,16 +178,20 @@ func (t *tally) take(e event) {
 func (t *tally) end(n name, result string) {
 	output := t.running[n]
 	delete(t.running, n)
-	for parent := range n.above {
-		t.broken[parent] = t.broken[parent] || result == "fail"
+	lost := !t.parents[n] && t.lose(n, result)
+	if result == "fail" {
+		for parent := range n.above {
+			t.failed[parent] = t.failed[parent] || !lost
+		}
 	}
-	if !t.parents[n] && t.lose(n, result) {
+	failed, broken := t.failed[n] // a test fails with its subtests, and is lost with them
+	if lost || broken && !failed {
 		return
 	}
 	if result == "fail" {
 		io.WriteString(t.out, strings.Join(output, ""))
 	}
-	if t.parents[n] && (result != "fail" || t.broken[n]) {
+	if t.parents[n] && (result != "fail" || broken) {
 		return
 	}
 	t.results[result]++
