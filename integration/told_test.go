@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"testing"
@@ -91,7 +93,8 @@ func TestToldOfSignals(t *testing.T) {
 	}
 }
 
-// TestNotToldOfSignals refuses upconv to be told. It looks for signals itself then, and doctor says so.
+// TestNotToldOfSignals refuses upconv to be told. It looks for signals itself then, and only doctor
+// says so.
 func TestNotToldOfSignals(t *testing.T) {
 	needBPF(t)
 	u := newUDPLab(t)
@@ -102,12 +105,16 @@ func TestNotToldOfSignals(t *testing.T) {
 		if _, out := status(t, command(t, refused[0], append(refused[1:], bin, "doctor")...)); !regexp.MustCompile(says).MatchString(out) {
 			t.Errorf("not %s in\n%s", says, out)
 		}
-		w := u.startWaiter(t, refused, probe, serverAddr, u.closed, "4")
+		said := filepath.Join(t.TempDir(), "said")
+		w := u.startWaiter(t, append([]string{"sh", "-c", `exec "$@" 2>` + said, "sh"}, refused...), probe, serverAddr, u.closed, "4")
 		for _, sig := range []unix.Signal{unix.SIGUSR1, unix.SIGSTOP} {
 			w.send(150*time.Millisecond, sig) // upconv has tried by then
 			if took := w.taken(t); took > 2*time.Second {
 				t.Errorf("%v: %v is taken only after %v", errno, sig, took)
 			}
+		}
+		if text, err := os.ReadFile(said); err != nil || len(text) > 0 {
+			t.Errorf("%v: upconv says %q, %v", errno, text, err)
 		}
 	}
 }
