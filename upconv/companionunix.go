@@ -31,8 +31,7 @@ func (r *unixReader) wake(k *companions, fd int) {
 	}
 	go func() {
 		defer closeFD(own)
-		r.turns.take(r.pid)
-		defer r.turns.giveBack(r.pid)
+		defer r.turns.giveBack(r.turns.take(func() int { return r.pid }))
 		for more := true; more; {
 			due := r.due.Load()
 			r.drain(k, fd, own)

@@ -431,10 +431,11 @@ func (s *Supervisor) restartForced(h *heldCall) {
 	if !h.restarting.CompareAndSwap(false, true) {
 		return
 	}
+	pid := h.pid
 	go func() {
 		defer h.restarting.Store(false)
-		s.turns.take(h.pid) // the program may be in the middle of an execve(2)
-		defer s.turns.giveBack(h.pid)
+		// The program may be in the middle of an execve(2).
+		defer s.turns.giveBack(s.turns.take(func() int { return pid }))
 		if !s.restartThreads([]int{h.tid}) {
 			h.end(unix.EINTR)
 		}

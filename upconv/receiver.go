@@ -115,9 +115,7 @@ func (p *receiver) isOver() bool {
 
 // attendInTurn is attend when its process has a turn, on a goroutine of its own.
 func (p *receiver) attendInTurn(on bool) {
-	pid := p.process()
-	p.s.turns.take(pid)
-	defer p.s.turns.giveBack(pid)
+	defer p.s.turns.giveBack(p.s.turns.take(p.process))
 	b := receiveBufferPool.Get().(*receiveBuffers)
 	defer receiveBufferPool.Put(b)
 	p.attend(b, on)

@@ -1,13 +1,18 @@
 package upconv
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
-// turns bound how many goroutines that are not workers do anything at a time that one process can
-// hold up: each has a thread then. The others of that process wait without one. Turns end with
-// the process, as what it holds up does.
+// turns bound how many goroutines that are not workers do anything at a time that a program can hold
+// up: each has a thread then. There are some turns for everybody, for which nobody need find out
+// which process it is. When these are taken, each process has a few of its own, and what else is to be
+// done for it waits. Turns end with the process, as what it holds up does.
 type turns struct {
-	mu sync.Mutex
-	by map[int]*turn // by process
+	shared atomic.Int32 // how many of those for everybody are taken
+	mu     sync.Mutex
+	by     map[int]*turn // by process
 }
 
 type turn struct {
@@ -15,14 +20,25 @@ type turn struct {
 	waiting []chan struct{} // in order; each is closed when its turn has come
 }
 
-// maxTurns is how many turns a process has at a time.
-const maxTurns = 2
+const (
+	maxSharedTurns = 16 // for everybody
+	maxTurns       = 2  // of each process
+)
 
-// take waits for a turn of a process.
-func (t *turns) take(pid int) {
+// sharedTurn is what take returns for one of those for everybody. No process has that number.
+const sharedTurn = -1
+
+// take waits for a turn. process says whose it would be. What take returns is for giveBack.
+func (t *turns) take(process func() int) (of int) {
+	if t.shared.Add(1) <= maxSharedTurns {
+		return sharedTurn
+	}
+	t.shared.Add(-1)
+	pid := process()
 	if next := t.tryTake(pid); next != nil {
 		<-next
 	}
+	return pid
 }
 
 // tryTake returns nil if a turn has been taken, and else what is closed when it has.
@@ -46,8 +62,12 @@ func (t *turns) tryTake(pid int) (next chan struct{}) {
 	return next
 }
 
-// giveBack passes a turn on to the next one that waits.
+// giveBack passes a turn on to the next one that waits, if it was one of a process.
 func (t *turns) giveBack(pid int) {
+	if pid == sharedTurn {
+		t.shared.Add(-1)
+		return
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.by[pid]

@@ -22,7 +22,6 @@ type wait struct {
 	expiry time.Time // of SO_SNDTIMEO; zero: none
 	sa     []byte    // its own copy
 	event  *event    // its own too, with the call
-	pid    int       // whose call it is
 	held   heldCall
 	stop   *interruption
 }
@@ -35,7 +34,7 @@ func (s *Supervisor) newWait(c *call, e *event, fd, flags int, timeout time.Dura
 	if timeout != 0 {
 		w.expiry = time.Now().Add(timeout)
 	}
-	w.held.s, w.held.id, w.held.tid, w.pid = s, c.id, c.tid, s.targets.process(c.tid)
+	w.held.s, w.held.id, w.held.tid = s, c.id, c.tid
 	w.held.timed.Store(timeout != 0)
 	return w
 }
@@ -51,8 +50,7 @@ func (w *wait) run() {
 	}
 	w.s.held.add(&w.held)
 	errno := w.result(file)
-	w.s.turns.take(w.pid)
-	defer w.s.turns.giveBack(w.pid)
+	defer w.s.turns.giveBack(w.s.turns.take(w.process))
 	w.s.held.remove(&w.held)
 	setFlags(w.fd, w.flags)
 	w.s.events.record(w.event, errno)
@@ -61,6 +59,9 @@ func (w *wait) run() {
 	}
 }
 
+// process returns whose call it is.
+func (w *wait) process() int { return w.s.targets.process(w.held.tid) }
+
 func (w *wait) result(file *os.File) unix.Errno {
 	conn, err := file.SyscallConn()
 	if err != nil {
@@ -68,8 +69,7 @@ func (w *wait) result(file *os.File) unix.Errno {
 	}
 	errno := unix.EALREADY
 	conn.Write(func(fd uintptr) bool {
-		w.s.turns.take(w.pid) // the program may have locked the socket
-		defer w.s.turns.giveBack(w.pid)
+		defer w.s.turns.giveBack(w.s.turns.take(w.process)) // the program may have locked the socket
 		errno = w.fetch(int(fd))
 		return errno != unix.EALREADY
 	})

@@ -1,0 +1,41 @@
+package upconv
+
+import (
+	"sync/atomic"
+	"testing"
+)
+
+// TestTurns has one process hold up all turns that it can have. Others have theirs, and nothing of it is lost.
+func TestTurns(t *testing.T) {
+	var all turns
+	const greedy, other, work = 1, 2, 100
+	var begun, done atomic.Int32
+	release := make(chan struct{})
+	process := func(pid int) func() int { return func() int { return pid } }
+	for range work {
+		go func() {
+			of := all.take(process(greedy))
+			begun.Add(1)
+			<-release
+			all.giveBack(of)
+			done.Add(1)
+		}()
+	}
+	until(t, "all its turns are taken", func() bool {
+		all.mu.Lock()
+		defer all.mu.Unlock()
+		p := all.by[greedy]
+		return p != nil && len(p.waiting) == work-maxSharedTurns-maxTurns
+	})
+	if n := begun.Load(); n != maxSharedTurns+maxTurns {
+		t.Errorf("one process has %d turns", n)
+	}
+	for range 3 { // would wait for ever
+		all.giveBack(all.take(process(other)))
+	}
+	close(release)
+	until(t, "all is done", func() bool { return done.Load() == work })
+	if len(all.by) != 0 || all.shared.Load() != 0 {
+		t.Errorf("%d processes and %d turns are left", len(all.by), all.shared.Load())
+	}
+}
