@@ -139,6 +139,11 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	case seen && !w.saw(old):
 		return carryOn, true
 	}
+	sock := &w.socketInfo
+	if route.Kind != Direct && w.readTCP(old, sock) {
+		return w.routeCopy(c, e, family, sa, old)
+	}
+	*sock = socket{}
 	switch kind := typeOf(old); {
 	case !seen && w.s.needs.udp && isDatagramType(kind):
 		return w.datagram(c, e, family, sa, old)
@@ -150,7 +155,8 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	return carryOn, false
 }
 
-// routeCopy is route for a stream that does not tell enough when it is only looked at. old is a copy of it.
+// routeCopy is route for a stream that does not tell enough when it is only looked at. old is a copy of it, and
+// w.socketInfo what readTCP has said, or nothing.
 func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
 	route, crosses := e.decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
@@ -166,7 +172,7 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 			}
 		}
 	}
-	idle, crossed := examine(old, sock), false
+	idle, crossed := (sock.reads != nil || sock.readStream(old)) && sock.readIdle(old), false
 	if crosses && (!idle || sock.domain == unix.AF_INET6) {
 		var busy bool
 		if crossed, busy = w.crossed(old, sock, idle); busy && crossed {
@@ -190,6 +196,9 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
+	if w.sighted || crossed || route.Kind == UnixPath {
+		sock.readFlags(old) // else lookLast tells them
+	}
 	switch route.Kind {
 	case Direct:
 		return w.swap(c, e, old, sock, nil, nil, sa)
@@ -198,6 +207,7 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 	}
 	egress := w.s.egressOf(route)
 	if sock.netns == egress.cookie && (sock.netns != origin.cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
+		sock.readFlags(old)
 		return w.again(c, e, old, sock, sa), false
 	}
 	return w.swap(c, e, old, sock, egress, nil, sa)
@@ -257,7 +267,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 
 	witness := old >= 0 && !w.single() && w.witness(old)
-	cloexec, out, raced, ok := w.lookLast(c, e, old)
+	cloexec, out, raced, ok := w.lookLast(c, e, old, sock)
 	if !ok {
 		if witness {
 			w.acquit(old)
@@ -267,6 +277,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 		w.notUsed(sock, replacement)
 		return out, raced
+	}
+	if old >= 0 && sock.kind == unix.SOCK_STREAM && sock.flags&unix.O_ASYNC != 0 {
+		copyOwner(old, replacement) // carry may not have known the flags
 	}
 	early := 0
 	if sock.kind != unix.SOCK_STREAM {
@@ -356,19 +369,20 @@ func (w *worker) notUsed(sock *socket, fd int) {
 
 // lookLast looks at the target's descriptor for the last time before another socket takes its place: whether it is closed
 // on execve(2), and whether it is yet the socket that old is a copy of. If not, ok is false, out is what becomes
-// of the call, and raced as for swap.
-func (w *worker) lookLast(c *call, e *event, old int) (cloexec bool, out outcome, raced, ok bool) {
+// of the call, and raced as for swap. Of a socket that was not seen sock gets the flags.
+func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (cloexec bool, out outcome, raced, ok bool) {
 	if w.sighted {
 		if old >= 0 && w.replaced(c, old) {
 			return false, carryOn, true, false
 		}
 		return w.sight.CloseOnExec, out, false, true
 	}
-	// One read says both: an inode number is the socket's own as long as there is a copy of it.
+	// One read says all: an inode number is the socket's own as long as there is a copy of it.
 	info, errno := w.s.targets.fdinfo(c.tid, c.fd, w.scratch[:])
 	switch errno {
 	case 0:
 		same := info.ino == w.sight.Ino
+		sock.flags = info.flags &^ unix.O_CLOEXEC
 		return info.closesOnExec(), carryOn, !same, same
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
 		return false, w.fail(e, "open /proc/TID/fdinfo/FD", errno), false, false
@@ -412,7 +426,7 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 	if sock.untouched {
 		setOften(fd, sock.often, x != nil)
 	}
-	if lost := w.copyInode(old, fd); lost != "" {
+	if lost := w.copyInode(old, fd, sock); lost != "" {
 		e.add("not carried over: " + lost)
 	}
 	return fd, out, false, true

@@ -150,7 +150,7 @@ func (w *worker) isTaken(c *call, fd int, sock *socket, d *departure, name *[siz
 			setsockopt(probe, o.level, o.option, unsafe.Pointer(&value), 4)
 		}
 	}
-	w.copyInode(fd, probe) // sockets share a port with SO_REUSEPORT if they are one user's
+	w.copyInode(fd, probe, sock) // sockets share a port with SO_REUSEPORT if they are one user's
 	length := sizeofSockaddrIn6
 	if sock.domain == unix.AF_INET {
 		length = sizeofSockaddrIn

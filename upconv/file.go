@@ -66,15 +66,15 @@ func copyOwner(from, to int) {
 	}
 }
 
-// copyInode gives the socket to the owner and mode of the target's socket, of which old is a copy unless it has been
-// seen. That is also the user that packet filters and routing rules (skuid, uidrange) see.
-func (w *worker) copyInode(old, to int) (lost string) {
-	if !w.sighted {
+// copyInode gives the socket to the owner and mode of the target's socket, which sock tells of, and of which old is a copy
+// unless it has been seen. That is also the user that packet filters and routing rules (skuid, uidrange) see.
+func (w *worker) copyInode(old, to int, sock *socket) (lost string) {
+	if !w.sighted && sock.reads == nil {
 		var stat unix.Stat_t
 		if unix.Fstat(old, &stat) != nil {
 			return "its owner"
 		}
-		w.sight.UID, w.sight.GID, w.sight.Mode, w.sight.Ino = int(stat.Uid), int(stat.Gid), stat.Mode, stat.Ino
+		w.noteInode(&stat)
 	}
 	if w.sight.UID != w.s.uid || w.sight.GID != w.s.gid {
 		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(to), uintptr(w.sight.UID), uintptr(w.sight.GID)); errno != 0 {
@@ -87,6 +87,11 @@ func (w *worker) copyInode(old, to int) (lost string) {
 		}
 	}
 	return lost
+}
+
+// noteInode notes owner, mode and inode number of a socket that could not be seen.
+func (w *worker) noteInode(stat *unix.Stat_t) {
+	w.sight.UID, w.sight.GID, w.sight.Mode, w.sight.Ino = int(stat.Uid), int(stat.Gid), stat.Mode, stat.Ino
 }
 
 // inodeOf returns the inode number of an open file, 0 if there is none.

@@ -33,21 +33,25 @@ type socket struct {
 	// untouched is whether untouchedUDP says so, and often what else.
 	untouched bool
 	often     int
+	// reads is what readTCP has read besides; nil: nothing.
+	reads *reads
 }
 
 // examine reads what a swap needs to know of a stream, with as few calls as will do. idle is false where it is not
 // a TCP or MPTCP socket, or is one that is connected, connecting or listening.
 func examine(fd int, s *socket) (idle bool) {
-	if !s.readStream(fd) {
-		return false
-	}
+	return s.readStream(fd) && s.readIdle(fd) && s.readFlags(fd)
+}
+
+// readIdle reads netns, if it is not known. It is false for a stream that is connected, connecting or listening.
+func (s *socket) readIdle(fd int) (idle bool) {
 	if s.port() != 0 || s.proto == unix.IPPROTO_MPTCP { // only a socket with a port can be in another state
 		var state uint8
 		if getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) != 0 || state != tcpClose {
 			return false
 		}
 	}
-	return s.readPlace(fd)
+	return s.netns != 0 || s.readNetns(fd)
 }
 
 // readStream reads what a TCP or MPTCP socket is, and its name. It is false for any other stream; whoever calls it knows
@@ -63,8 +67,14 @@ func (s *socket) readStream(fd int) bool {
 	if !s.readName(fd) {
 		return false
 	}
-	s.bound = s.port() != 0 || !allZero(s.address())
+	s.named()
 	return true
+}
+
+// named derives domain and bound of a stream from name.
+func (s *socket) named() {
+	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
+	s.bound = s.port() != 0 || !allZero(s.address())
 }
 
 // readName reads what getsockname(2) tells: name, and with it domain. It is false for what has no name of IPv4 or IPv6.
@@ -79,10 +89,16 @@ func (s *socket) readName(fd int) bool {
 }
 
 // readPlace reads netns and flags.
-func (s *socket) readPlace(fd int) (ok bool) {
-	if s.netns = netnsCookie(fd); s.netns == 0 {
-		return false
-	}
+func (s *socket) readPlace(fd int) (ok bool) { return s.readNetns(fd) && s.readFlags(fd) }
+
+// readNetns reads netns. It is false for what is not a socket.
+func (s *socket) readNetns(fd int) (ok bool) {
+	s.netns = netnsCookie(fd)
+	return s.netns != 0
+}
+
+// readFlags reads flags.
+func (s *socket) readFlags(fd int) (ok bool) {
 	s.flags, ok = flagsOf(fd)
 	return ok
 }

@@ -379,12 +379,12 @@ func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket, ke
 			continue
 		}
 		if row.carry != nil {
-			if row.carry(row, from, to) {
+			if !sock.reads.tunesBuffers(i) && row.carry(row, from, to) {
 				without = append(without, row.label)
 			}
 			continue
 		}
-		if getsockopt(from, row.level, row.name, unsafe.Pointer(&value), row.size) != 0 {
+		if sock.reads.option(from, i, &value) != 0 {
 			continue // not an option of this protocol or kernel: the program cannot have set it
 		}
 		isDefault := d.known.Load() && bytes.Equal(value[:row.size], d.values[i][:row.size])

@@ -193,6 +193,7 @@ type worker struct {
 	call         call
 	sockaddr     [sizeofSockaddrStorage]byte
 	socketInfo   socket
+	reads        *reads     // nil: not needed yet
 	sight        peek.Sight // of the target's socket: all of it where sighted, else owner, mode and inode
 	sighted      bool
 	moves        uint64    // how many datagram sockets had been moved when it was looked at

@@ -348,7 +348,7 @@ func openFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
 
 func readOpenFdinfo(file int, scratch []byte) (info fdinfo, errno unix.Errno) {
 	text := scratch[:cap(scratch)]
-	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(file), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)), 0, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(file), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)), 0, 0, 0)
 	if errno != 0 {
 		return info, errno
 	}

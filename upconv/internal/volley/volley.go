@@ -1,0 +1,40 @@
+// Package volley makes several system calls in a row, without going back to Go in between.
+//
+// Where a processor's address cache is emptied on the way into the kernel and back (page table isolation, virtual
+// machines), the first instructions and words that a program touches after each call are slow, by page. From Go a call
+// passes through several pages of code; here all calls share one. That saves a quarter of a short call such as
+// getsockopt(2).
+package volley
+
+import "golang.org/x/sys/unix"
+
+// Call is one system call that does not wait.
+type Call struct {
+	Number uintptr
+	// Args are its arguments. One that is an address must be of memory that stays where it is as long as the Call is
+	// in use: within a heap object that somebody holds.
+	Args   [6]uintptr
+	result uintptr
+}
+
+// Errno returns what was wrong with a call that Make has made, 0 if nothing.
+func (c *Call) Errno() unix.Errno {
+	if !fails(c.result) {
+		return 0
+	}
+	return unix.Errno(-c.result)
+}
+
+// fails reports whether a result is an errno: the last 4095 numbers are.
+func fails(result uintptr) bool { return result > ^uintptr(4095) }
+
+// Make makes the calls, each with fd for its first argument. It stops behind one of the first few, needed, that fails.
+// It reports whether those did not.
+func Make(fd int, calls []Call, needed int) (ok bool) {
+	return perform(uintptr(fd), &calls[0], len(calls), needed) == len(calls)
+}
+
+// perform is Make. It returns how many calls were made without one that is needed failing.
+//
+//go:noescape
+func perform(fd uintptr, calls *Call, count, needed int) (made int)

@@ -1,0 +1,118 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/volley"
+)
+
+// What has to be asked of a TCP socket that could not be seen, in one volley of system calls.
+
+// reads are those calls, and the memory that they write to. It is on the heap, so that this stays where it is.
+type reads struct {
+	all     [maxReads + 1]volley.Call
+	values  [maxReads][maxSockopt]byte // by call
+	lengths [maxReads]uint32
+	sizes   [maxReads]uint32 // what lengths are before the calls
+	name    [sizeofSockaddrIn6]byte
+	nameLen uint32
+	stat    unix.Stat_t // of the file
+
+	calls []volley.Call                // those of all that there are
+	rows  [len(defaults{}.values)]int8 // by row of sockopts: 1 + the index of its call; 0: none
+}
+
+// maxReads is how many calls there can be besides fstat(2).
+const maxReads = 24
+
+// Indices of the first calls, all of which must succeed. The first fails on what is no TCP or MPTCP socket.
+const (
+	readNoDelay = iota
+	readProtocol
+	readNetns
+	readName
+	neededReads
+)
+
+// newReads makes the list of calls: of the options, those that are read at every swap of a TCP socket.
+func newReads(used *optionsUsed) *reads {
+	r := new(reads)
+	r.calls = r.all[:0]
+	option := func(level, name int, size uintptr) {
+		i := len(r.calls)
+		r.sizes[i] = uint32(size)
+		r.calls = append(r.calls, volley.Call{Number: unix.SYS_GETSOCKOPT, Args: [6]uintptr{0, uintptr(level), uintptr(name),
+			uintptr(unsafe.Pointer(&r.values[i])), uintptr(unsafe.Pointer(&r.lengths[i]))}})
+	}
+	noDelay := rowOf(unix.IPPROTO_TCP, unix.TCP_NODELAY)
+	option(unix.IPPROTO_TCP, unix.TCP_NODELAY, 4)
+	r.rows[noDelay] = 1 + readNoDelay
+	option(unix.SOL_SOCKET, unix.SO_PROTOCOL, 4)
+	option(unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, 8)
+	r.calls = append(r.calls, volley.Call{Number: unix.SYS_GETSOCKNAME, Args: [6]uintptr{0,
+		uintptr(unsafe.Pointer(&r.name)), uintptr(unsafe.Pointer(&r.nameLen))}})
+	for i := range sockopts {
+		row := &sockopts[i]
+		if i == noDelay || !row.always || row.domain != 0 || !row.isOf(&socket{kind: unix.SOCK_STREAM}) || !used.mustRead(i) || len(r.calls) == maxReads {
+			continue
+		}
+		r.rows[i] = int8(1 + len(r.calls))
+		if row.name == unix.SO_SNDBUF && row.level == unix.SOL_SOCKET {
+			option(unix.SOL_SOCKET, unix.SO_BUF_LOCK, 4) // which says whether there is anything to copy
+			continue
+		}
+		option(row.level, row.name, row.size)
+	}
+	r.calls = append(r.calls, volley.Call{Number: unix.SYS_FSTAT, Args: [6]uintptr{0, uintptr(unsafe.Pointer(&r.stat))}})
+	return r
+}
+
+// readTCP reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for its state and its flags.
+// It is false for anything else.
+func (w *worker) readTCP(fd int, s *socket) (ok bool) {
+	if w.reads == nil {
+		w.reads = newReads(&w.s.used)
+	}
+	r := w.reads
+	calls := r.calls
+	if w.sighted {
+		calls = calls[:len(calls)-1] // its owner is known
+	}
+	*s, r.nameLen, r.lengths = socket{}, uint32(len(r.name)), r.sizes
+	if !volley.Make(fd, calls, neededReads) {
+		return false
+	}
+	s.proto = int(binary.NativeEndian.Uint32(r.values[readProtocol][:]))
+	if s.proto != unix.IPPROTO_TCP && s.proto != unix.IPPROTO_MPTCP || r.nameLen < sizeofSockaddrIn {
+		return false
+	}
+	s.kind, s.netns, s.reads = unix.SOCK_STREAM, binary.NativeEndian.Uint64(r.values[readNetns][:]), r
+	s.name, s.nameLen = r.name, r.nameLen
+	s.named()
+	if !w.sighted {
+		w.noteInode(&r.stat)
+	}
+	return true
+}
+
+// option reads the option of a row of sockopts from the socket fd, unless r, which may be nil, tells what it is.
+func (r *reads) option(fd, row int, value *[maxSockopt]byte) unix.Errno {
+	if r != nil && r.rows[row] > 0 {
+		i := r.rows[row] - 1
+		*value = r.values[i]
+		return r.calls[i].Errno()
+	}
+	return getsockopt(fd, sockopts[row].level, sockopts[row].name, unsafe.Pointer(value), sockopts[row].size)
+}
+
+// tunesBuffers reports whether r, which may be nil, tells that the kernel chooses the sizes of both buffers.
+func (r *reads) tunesBuffers(row int) bool {
+	if r == nil || r.rows[row] == 0 {
+		return false
+	}
+	i := r.rows[row] - 1
+	return r.calls[i].Errno() == 0 && allZero(r.values[i][:4])
+}

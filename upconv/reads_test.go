@@ -1,0 +1,157 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestReadTCP holds that one volley tells of a socket what single calls do, and of nothing but TCP and MPTCP.
+func TestReadTCP(t *testing.T) {
+	w := &worker{s: &Supervisor{}, witnesses: -1}
+	for _, test := range []struct {
+		domain, kind, proto int
+		port                uint16
+		is                  bool
+	}{
+		{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP, 0, true},
+		{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP, freePort(t), true},
+		{unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP, 0, true},
+		{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP, 0, true},
+		{unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP, 0, false},
+		{unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP, 0, false}, // root's
+		{unix.AF_UNIX, unix.SOCK_STREAM, 0, 0, false},
+		{unix.AF_NETLINK, unix.SOCK_RAW, unix.IPPROTO_TCP, 0, false}, // which is NETLINK_XFRM there
+	} {
+		name := fmt.Sprintf("domain %d type %d protocol %d", test.domain, test.kind, test.proto)
+		fd, err := unix.Socket(test.domain, test.kind|unix.SOCK_CLOEXEC, test.proto)
+		if err != nil {
+			if test.kind != unix.SOCK_RAW && test.proto != unix.IPPROTO_MPTCP {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue // not everybody may, and not every kernel has it
+		}
+		defer unix.Close(fd)
+		if test.port != 0 {
+			at := &unix.SockaddrInet4{Port: int(test.port), Addr: netip.MustParseAddr("127.0.0.1").As4()}
+			if err := unix.Bind(fd, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var sock, want socket
+		if is := w.readTCP(fd, &sock); is != test.is {
+			t.Errorf("%s: read: %v", name, is)
+		}
+		if !test.is {
+			continue
+		}
+		if !want.readStream(fd) || !want.readNetns(fd) {
+			t.Fatalf("%s cannot be read call by call", name)
+		}
+		want.reads = sock.reads
+		if sock != want {
+			t.Errorf("%s: %+v, want %+v", name, sock, want)
+		}
+		var stat unix.Stat_t
+		if unix.Fstat(fd, &stat); w.sight.Ino != stat.Ino || w.sight.UID != int(stat.Uid) || w.sight.GID != int(stat.Gid) || w.sight.Mode != stat.Mode {
+			t.Errorf("%s: owner, mode and inode %d %d %o %d", name, w.sight.UID, w.sight.GID, w.sight.Mode, w.sight.Ino)
+		}
+	}
+}
+
+// freePort returns a port that nobody has.
+func freePort(t *testing.T) uint16 {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var sock socket
+	if unix.Bind(fd, &unix.SockaddrInet4{}) != nil || !sock.readName(fd) {
+		t.Fatal("no port")
+	}
+	return sock.port()
+}
+
+// TestReadOptions sets every option that is always read, one at a time, on a socket that has been read before, and holds that the next
+// volley has just that, or that it is read by a call of its own.
+func TestReadOptions(t *testing.T) {
+	w := &worker{s: &Supervisor{}, witnesses: -1}
+	set := map[string]any{
+		"SO_REUSEADDR": int32(1), "SO_KEEPALIVE": int32(1), "SO_LINGER": unix.Linger{Onoff: 1, Linger: 7},
+		"SO_RCVTIMEO": unix.Timeval{Sec: 3, Usec: 500000}, "SO_SNDTIMEO": unix.Timeval{Sec: 4}, "SO_SNDBUF or SO_RCVBUF": int32(10000),
+		"SO_RCVLOWAT": int32(3), "TCP_NODELAY": int32(1), "TCP_CORK": int32(1), "TCP_QUICKACK": int32(0), "TCP_KEEPIDLE": int32(77),
+		"TCP_KEEPINTVL": int32(78), "TCP_KEEPCNT": int32(5), "IPV6_V6ONLY": int32(1), "IP_RECVERR": int32(1), "SO_BROADCAST": int32(1),
+		"IP_MTU_DISCOVER": int32(unix.IP_PMTUDISC_DO),
+	}
+	volleyed := 0
+	for i := range sockopts {
+		row := &sockopts[i]
+		if !row.always || !row.isOf(&socket{kind: unix.SOCK_STREAM, domain: unix.AF_INET6}) {
+			continue
+		}
+		value, known := set[row.label]
+		if !known {
+			t.Errorf("%s is not tested", row.label)
+			continue
+		}
+		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		var before, after, want [maxSockopt]byte
+		read := func(to *[maxSockopt]byte) {
+			var sock socket
+			if !w.readTCP(fd, &sock) {
+				t.Fatal("not TCP")
+			}
+			if row.carry != nil {
+				if sock.reads.tunesBuffers(i) {
+					to[0] = 1
+				}
+				return
+			}
+			if errno := sock.reads.option(fd, i, to); errno != 0 {
+				t.Errorf("%s: %v", row.label, errno)
+			}
+		}
+		read(&before)
+		var errno unix.Errno
+		switch v := value.(type) {
+		case int32:
+			errno = setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), 4)
+		case unix.Linger:
+			errno = setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), row.size)
+		case unix.Timeval:
+			errno = setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), row.size)
+		}
+		if errno != 0 {
+			t.Errorf("set %s: %v", row.label, errno)
+		}
+		read(&after)
+		if before == after {
+			t.Errorf("%s: still %v after it was set", row.label, after)
+		}
+		if row.carry == nil {
+			if getsockopt(fd, row.level, row.name, unsafe.Pointer(&want), row.size); after != want {
+				t.Errorf("%s: %v, want %v", row.label, after, want)
+			}
+		} else if binary.NativeEndian.Uint32(before[:]) != 1 || after[0] != 0 {
+			t.Errorf("%s: tuned: %v, then %v", row.label, before[0], after[0])
+		}
+		if w.reads.rows[i] > 0 {
+			volleyed++
+		}
+	}
+	if want := 16; volleyed != want {
+		t.Errorf("%d options are read in a volley, want %d", volleyed, want)
+	}
+	if len(w.reads.calls) > maxReads {
+		t.Errorf("%d calls: there is no room for more", len(w.reads.calls))
+	}
+}
