@@ -266,10 +266,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		e.add(lost)
 	}
 
-	witness := old >= 0 && !w.single() && w.witness(old)
-	cloexec, out, raced, ok := w.lookLast(c, e, old, sock)
+	last, out, raced, ok := w.lookLast(c, e, old, sock)
 	if !ok {
-		if witness {
+		if last.watched {
 			w.acquit(old)
 		}
 		if leaves {
@@ -293,8 +292,8 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
 	// cgroups, and its first packet must already carry them.
-	if errno := w.install(c, c.fd, replacement, cloexec); errno != 0 {
-		if witness {
+	if errno := w.install(c, c.fd, replacement, last.closesOnExec); errno != 0 {
+		if last.watched {
 			w.acquit(old)
 		}
 		if leaves {
@@ -321,7 +320,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		}
 	}
 	was := w.former(c.tid, old, sock, w.to(egress, x))
-	places = w.retire(c, e, &was, replacement, sock, egress, places, early, witness)
+	places = w.retire(c, e, &was, replacement, sock, egress, places, early, last.watched)
 	if sock.flags&unix.O_ASYNC != 0 {
 		// Before it connects: this is what it is to be told of.
 		flags := sock.flags
@@ -369,28 +368,35 @@ func (w *worker) notUsed(sock *socket, fd int) {
 
 // lookLast looks at the target's descriptor for the last time before another socket takes its place: whether it is closed
 // on execve(2), and whether it is yet the socket that old is a copy of. If not, ok is false, out is what becomes
-// of the call, and raced as for swap. Of a socket that was not seen sock gets the flags.
-func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (cloexec bool, out outcome, raced, ok bool) {
+// of the call, and raced as for swap. Of a socket that was not seen sock gets the flags. If others may have old it is put
+// among the worker's witnesses before.
+func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (last lastSeen, out outcome, raced, ok bool) {
 	if w.sighted {
+		last.watched = old >= 0 && !w.single() && w.witness(old)
 		if old >= 0 && w.replaced(c, old) {
-			return false, carryOn, true, false
+			return last, carryOn, true, false
 		}
-		return w.sight.CloseOnExec, out, false, true
+		last.closesOnExec = w.sight.CloseOnExec
+		return last, out, false, true
 	}
 	// One read says all: an inode number is the socket's own as long as there is a copy of it.
-	info, errno := w.s.targets.fdinfo(c.tid, c.fd, w.scratch[:])
+	info, errno := w.s.targets.fdinfoBy(c.tid, c.fd, w.scratch[:], func(file int, to []byte) (n int, errno unix.Errno) {
+		last.watched, n, errno = w.watchAndRead(old, file, to)
+		return n, errno
+	})
 	switch errno {
 	case 0:
 		same := info.ino == w.sight.Ino
 		sock.flags = info.flags &^ unix.O_CLOEXEC
-		return info.closesOnExec(), carryOn, !same, same
+		last.closesOnExec = info.closesOnExec()
+		return last, carryOn, !same, same
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return false, w.fail(e, "open /proc/TID/fdinfo/FD", errno), false, false
+		return last, w.fail(e, "open /proc/TID/fdinfo/FD", errno), false, false
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
-		return false, carryOn, w.replaced(c, old), false
+		return last, carryOn, w.replaced(c, old), false
 	}
 	w.unserved(e, "its descriptors cannot be read in /proc", errno)
-	return false, carryOn, false, false
+	return last, carryOn, false, false
 }
 
 // equivalent returns the socket that is to take the place of the target's, with all that the program has done to that. The
@@ -461,7 +467,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 	if datagrams {
 		waitedFor = w.s.receivers.on(old)
 	}
-	waited := false
+	waited, alive := false, false
 	var came unread
 	if old >= 0 {
 		var late []registration
@@ -473,12 +479,17 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 			came = w.takeOut(c, &was.companion, replacement, egress)
 		}
 		// All that is left of the old socket should be this copy.
-		if !was.aside {
+		switch {
+		case was.aside:
+			alive = true
+		case witness:
+			alive = w.closeWatched(old) // one that is connecting yet is not ready for writing
+		default:
 			w.closeNow(old)
 		}
 	}
-	var others []int                             // numbers of the old socket
-	copied := witness && (c.resets || w.alive()) // one that is connecting yet is not ready for writing
+	var others []int // numbers of the old socket
+	copied := witness && (c.resets || alive)
 	if copied {
 		places, others = w.replaceCopies(c, e, replacement, places)
 	}

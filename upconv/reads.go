@@ -82,7 +82,10 @@ func (w *worker) readTCP(fd int, s *socket) (ok bool) {
 		calls = calls[:len(calls)-1] // its owner is known
 	}
 	*s, r.nameLen, r.lengths = socket{}, uint32(len(r.name)), r.sizes
-	if !volley.Make(fd, calls, neededReads) {
+	for i := range calls {
+		calls[i].Args[0] = uintptr(fd)
+	}
+	if !volley.Make(calls, neededReads) {
 		return false
 	}
 	s.proto = int(binary.NativeEndian.Uint32(r.values[readProtocol][:]))

@@ -289,14 +289,27 @@ func (i *fdinfo) closesOnExec() bool { return i.flags&unix.O_CLOEXEC != 0 }
 
 // fdinfo reads that of the target's descriptor fd. Errors and scratch are as for closeOnExec.
 func (t *targets) fdinfo(tid, fd int, scratch []byte) (fdinfo, unix.Errno) {
-	info, errno := t.tryFdinfo(tid, fd, scratch)
+	return t.fdinfoBy(tid, fd, scratch, readText)
+}
+
+// fdinfoBy is fdinfo with its own way to read the start of a file into scratch.
+func (t *targets) fdinfoBy(tid, fd int, scratch []byte, read readFile) (fdinfo, unix.Errno) {
+	info, errno := t.tryFdinfo(tid, fd, scratch, read)
 	if t.makeRoom(errno) {
-		info, errno = t.tryFdinfo(tid, fd, scratch)
+		info, errno = t.tryFdinfo(tid, fd, scratch, read)
 	}
 	return info, errno
 }
 
-func (t *targets) tryFdinfo(tid, fd int, scratch []byte) (info fdinfo, errno unix.Errno) {
+// readFile reads the start of a file, and returns how long it is.
+type readFile func(file int, to []byte) (n int, errno unix.Errno)
+
+func readText(file int, to []byte) (int, unix.Errno) {
+	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(file), uintptr(unsafe.Pointer(&to[0])), uintptr(len(to)), 0, 0, 0)
+	return int(n), errno
+}
+
+func (t *targets) tryFdinfo(tid, fd int, scratch []byte, read readFile) (info fdinfo, errno unix.Errno) {
 	// The slot is not locked meanwhile: if the number is an epoll set's by now, the program decides how
 	// long the kernel takes to tell of it.
 	slot := t.slot(tid)
@@ -306,7 +319,7 @@ func (t *targets) tryFdinfo(tid, fd int, scratch []byte) (info fdinfo, errno uni
 			return info, errno
 		}
 	}
-	info, errno = readOpenFdinfo(file, scratch)
+	info, errno = readOpenFdinfo(file, scratch, read)
 	slot.keepInfo(tid, fd, file)
 	return info, errno
 }
@@ -346,9 +359,9 @@ func openFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
 	return int(file), errno
 }
 
-func readOpenFdinfo(file int, scratch []byte) (info fdinfo, errno unix.Errno) {
+func readOpenFdinfo(file int, scratch []byte, read readFile) (info fdinfo, errno unix.Errno) {
 	text := scratch[:cap(scratch)]
-	n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(file), uintptr(unsafe.Pointer(&text[0])), uintptr(len(text)), 0, 0, 0)
+	n, errno := read(file, text)
 	if errno != 0 {
 		return info, errno
 	}

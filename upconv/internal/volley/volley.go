@@ -6,9 +6,13 @@
 // getsockopt(2).
 package volley
 
-import "golang.org/x/sys/unix"
+import (
+	_ "unsafe" // for go:linkname
 
-// Call is one system call that does not wait.
+	"golang.org/x/sys/unix"
+)
+
+// Call is one system call.
 type Call struct {
 	Number uintptr
 	// Args are its arguments. One that is an address must be of memory that stays where it is as long as the Call is
@@ -28,13 +32,32 @@ func (c *Call) Errno() unix.Errno {
 // fails reports whether a result is an errno: the last 4095 numbers are.
 func fails(result uintptr) bool { return result > ^uintptr(4095) }
 
-// Make makes the calls, each with fd for its first argument. It stops behind one of the first few, needed, that fails.
-// It reports whether those did not.
-func Make(fd int, calls []Call, needed int) (ok bool) {
-	return perform(uintptr(fd), &calls[0], len(calls), needed) == len(calls)
+// Result returns what a call that Make has made returned, and did not fail.
+func (c *Call) Result() int { return int(c.result) }
+
+// Make makes the calls. It stops behind one of the first few, needed, that fails, and reports whether those did not.
+func Make(calls []Call, needed int) (ok bool) {
+	return perform(&calls[0], len(calls), needed) == len(calls)
 }
 
-// perform is Make. It returns how many calls were made without one that is needed failing.
+// perform is Make. It returns how many calls were made without one that is needed failing. The Go scheduler is told, as
+// of every system call: a program may hold a lock that the kernel needs for one.
+//
+//go:nosplit
+func perform(calls *Call, count, needed int) (made int) {
+	entersyscall()
+	made = perform0(calls, count, needed)
+	exitsyscall()
+	return made
+}
+
+// perform0 is in assembly.
 //
 //go:noescape
-func perform(fd uintptr, calls *Call, count, needed int) (made int)
+func perform0(calls *Call, count, needed int) (made int)
+
+//go:linkname entersyscall runtime.entersyscall
+func entersyscall()
+
+//go:linkname exitsyscall runtime.exitsyscall
+func exitsyscall()

@@ -1,15 +1,15 @@
 #include "textflag.h"
 
-// func perform(fd uintptr, calls *Call, count, needed int) (made int)
-TEXT ·perform(SB),NOSPLIT,$0-40
-	MOVQ calls+8(FP), R12
-	MOVQ needed+24(FP), R13
+// func perform0(calls *Call, count, needed int) (made int)
+TEXT ·perform0(SB),NOSPLIT,$0-32
+	MOVQ calls+0(FP), R12
+	MOVQ needed+16(FP), R13
 	XORQ BX, BX
 next:
-	CMPQ BX, count+16(FP)
+	CMPQ BX, count+8(FP)
 	JGE  done
-	MOVQ fd+0(FP), DI
 	MOVQ 0(R12), AX
+	MOVQ 8(R12), DI
 	MOVQ 16(R12), SI
 	MOVQ 24(R12), DX
 	MOVQ 32(R12), R10
@@ -26,5 +26,5 @@ made:
 	INCQ BX
 	JMP  next
 done:
-	MOVQ BX, made+32(FP)
+	MOVQ BX, made+24(FP)
 	RET

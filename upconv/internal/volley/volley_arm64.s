@@ -1,17 +1,16 @@
 #include "textflag.h"
 
-// func perform(fd uintptr, calls *Call, count, needed int) (made int)
-TEXT ·perform(SB),NOSPLIT,$0-40
-	MOVD fd+0(FP), R9
-	MOVD calls+8(FP), R10
-	MOVD count+16(FP), R11
-	MOVD needed+24(FP), R12
+// func perform0(calls *Call, count, needed int) (made int)
+TEXT ·perform0(SB),NOSPLIT,$0-32
+	MOVD calls+0(FP), R10
+	MOVD count+8(FP), R11
+	MOVD needed+16(FP), R12
 	MOVD $0, R13
 next:
 	CMP  R11, R13
 	BGE  done
-	MOVD R9, R0
 	MOVD 0(R10), R8
+	MOVD 8(R10), R0
 	MOVD 16(R10), R1
 	MOVD 24(R10), R2
 	MOVD 32(R10), R3
@@ -28,5 +27,5 @@ made:
 	ADD  $1, R13
 	B    next
 done:
-	MOVD R13, made+32(FP)
+	MOVD R13, made+24(FP)
 	RET

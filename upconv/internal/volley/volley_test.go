@@ -9,9 +9,9 @@ import (
 )
 
 // option is a getsockopt(2) of an int.
-func option(level, name int, value *[2]uint32) Call {
+func option(fd, level, name int, value *[2]uint32) Call {
 	value[1] = 4
-	return Call{Number: unix.SYS_GETSOCKOPT, Args: [6]uintptr{0, uintptr(level), uintptr(name),
+	return Call{Number: unix.SYS_GETSOCKOPT, Args: [6]uintptr{uintptr(fd), uintptr(level), uintptr(name),
 		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&value[1]))}}
 }
 
@@ -44,11 +44,11 @@ func TestMake(t *testing.T) {
 		values := new([3][2]uint32)
 		values[1][0] = untouched
 		calls := []Call{
-			option(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, &values[0]),
-			option(unix.SOL_SOCKET, unix.SO_PROTOCOL, &values[1]),
-			option(unix.SOL_SOCKET, unix.SO_TYPE, &values[2]),
+			option(test.fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, &values[0]),
+			option(test.fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, &values[1]),
+			option(test.fd, unix.SOL_SOCKET, unix.SO_TYPE, &values[2]),
 		}
-		if ok := Make(test.fd, calls, test.needed); ok != test.ok {
+		if ok := Make(calls, test.needed); ok != test.ok {
 			t.Errorf("%s: ok is %v", test.what, ok)
 		}
 		for i := range calls {
@@ -78,11 +78,14 @@ func TestMakeArgs(t *testing.T) {
 	offsets := new([2]int64)
 	offsets[0], offsets[1] = 0, 4096
 	calls := []Call{
-		{Number: unix.SYS_PWRITE64, Args: [6]uintptr{99, uintptr(unsafe.Pointer(text)), 5, 0}},
-		{Number: unix.SYS_COPY_FILE_RANGE, Args: [6]uintptr{99, uintptr(unsafe.Pointer(&offsets[0])), uintptr(fd), uintptr(unsafe.Pointer(&offsets[1])), 5, 0}},
+		{Number: unix.SYS_PWRITE64, Args: [6]uintptr{uintptr(fd), uintptr(unsafe.Pointer(text)), 5, 0}},
+		{Number: unix.SYS_COPY_FILE_RANGE, Args: [6]uintptr{uintptr(fd), uintptr(unsafe.Pointer(&offsets[0])), uintptr(fd), uintptr(unsafe.Pointer(&offsets[1])), 5, 0}},
 	}
-	if !Make(fd, calls, len(calls)) {
+	if !Make(calls, len(calls)) {
 		t.Fatal(calls[0].Errno(), calls[1].Errno())
+	}
+	if calls[1].Result() != 5 {
+		t.Errorf("copy_file_range: %d", calls[1].Result())
 	}
 	var got [5]byte
 	if _, err := unix.Pread(fd, got[:], 4096); err != nil || string(got[:]) != "hello" {
