@@ -43,6 +43,7 @@ func Make(calls []Call, needed int) (ok bool) {
 // perform is Make. It returns how many calls were made without one that is needed failing. The Go scheduler is told, as
 // of every system call: a program may hold a lock that the kernel needs for one.
 //
+//go:norace
 //go:nosplit
 func perform(calls *Call, count, needed int) (made int) {
 	entersyscall()
