@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// benchBlind is what a connect costs where sockets cannot be looked at in the kernel: as root without the kernel's
-// types, and as an ordinary user; and what the same system calls cost a plain C supervisor. All ways go along netns, in
-// one run.
+// benchBlind is what a connect costs where sockets cannot be looked at in the kernel: as root
+// without the kernel's types, and as an ordinary user; and what the same system calls cost a plain
+// C supervisor. All ways go along netns, in one run.
 func benchBlind(b *testing.B, l *lab, client string, rounds int) []figure {
 	const port = "9006"
 	acceptAndClose(b, l, l.serverName, "tcp", serverAddr, port)

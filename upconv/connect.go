@@ -155,8 +155,8 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	return carryOn, false
 }
 
-// routeCopy is route for a stream that does not tell enough when it is only looked at. old is a copy of it, and
-// w.socketInfo what readTCP has said, or nothing.
+// routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
+// copy of it, and w.socketInfo what readTCP has said, or nothing.
 func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
 	route, crosses := e.decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
@@ -366,10 +366,11 @@ func (w *worker) notUsed(sock *socket, fd int) {
 	}
 }
 
-// lookLast looks at the target's descriptor for the last time before another socket takes its place: whether it is closed
-// on execve(2), and whether it is yet the socket that old is a copy of. If not, ok is false, out is what becomes
-// of the call, and raced as for swap. Of a socket that was not seen sock gets the flags. If others may have old it is put
-// among the worker's witnesses before.
+// lookLast looks at the target's descriptor for the last time before another socket takes its
+// place: whether it is closed on execve(2), and whether it is yet the socket that old is a copy of.
+// If not, ok is false, out is what becomes of the call, and raced as for swap. Of a socket that was
+// not seen sock gets the flags. If others may have old it is put among the worker's witnesses
+// before.
 func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (last lastSeen, out outcome, raced, ok bool) {
 	if w.sighted {
 		last.watched = old >= 0 && !w.single() && w.witness(old)

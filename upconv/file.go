@@ -66,8 +66,9 @@ func copyOwner(from, to int) {
 	}
 }
 
-// copyInode gives the socket to the owner and mode of the target's socket, which sock tells of, and of which old is a copy
-// unless it has been seen. That is also the user that packet filters and routing rules (skuid, uidrange) see.
+// copyInode gives the socket to the owner and mode of the target's socket, which sock tells of, and
+// of which old is a copy unless it has been seen. That is also the user that packet filters and
+// routing rules (skuid, uidrange) see.
 func (w *worker) copyInode(old, to int, sock *socket) (lost string) {
 	if !w.sighted && sock.reads == nil {
 		var stat unix.Stat_t

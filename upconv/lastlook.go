@@ -16,7 +16,8 @@ type lastSeen struct {
 	watched      bool // the socket is in the worker's witnesses
 }
 
-// lastLook is system calls in volleys, and the memory that they use. It is on the heap, so that this stays where it is.
+// lastLook is system calls in volleys, and the memory that they use. It is on the heap, so that
+// this stays where it is.
 type lastLook struct {
 	before, after [2]volley.Call
 	event         unix.EpollEvent

@@ -11,7 +11,8 @@ import (
 
 // What has to be asked of a TCP socket that could not be seen, in one volley of system calls.
 
-// reads are those calls, and the memory that they write to. It is on the heap, so that this stays where it is.
+// reads are those calls, and the memory that they write to. It is on the heap, so that this stays
+// where it is.
 type reads struct {
 	all     [maxReads + 1]volley.Call
 	values  [maxReads][maxSockopt]byte // by call
@@ -28,7 +29,8 @@ type reads struct {
 // maxReads is how many calls there can be besides fstat(2).
 const maxReads = 24
 
-// Indices of the first calls, all of which must succeed. The first fails on what is no TCP or MPTCP socket.
+// Indices of the first calls, all of which must succeed. The first fails on what is no TCP or MPTCP
+// socket.
 const (
 	readNoDelay = iota
 	readProtocol
@@ -37,7 +39,8 @@ const (
 	neededReads
 )
 
-// newReads makes the list of calls: of the options, those that are read at every swap of a TCP socket.
+// newReads makes the list of calls: of the options, those that are read at every swap of a TCP
+// socket.
 func newReads(used *optionsUsed) *reads {
 	r := new(reads)
 	r.calls = r.all[:0]
@@ -70,8 +73,8 @@ func newReads(used *optionsUsed) *reads {
 	return r
 }
 
-// readTCP reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for its state and its flags.
-// It is false for anything else.
+// readTCP reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for
+// its state and its flags. It is false for anything else.
 func (w *worker) readTCP(fd int, s *socket) (ok bool) {
 	if w.reads == nil {
 		w.reads = newReads(&w.s.used)
@@ -101,7 +104,8 @@ func (w *worker) readTCP(fd int, s *socket) (ok bool) {
 	return true
 }
 
-// option reads the option of a row of sockopts from the socket fd, unless r, which may be nil, tells what it is.
+// option reads the option of a row of sockopts from the socket fd, unless r, which may be nil,
+// tells what it is.
 func (r *reads) option(fd, row int, value *[maxSockopt]byte) unix.Errno {
 	if r != nil && r.rows[row] > 0 {
 		i := r.rows[row] - 1
@@ -111,7 +115,8 @@ func (r *reads) option(fd, row int, value *[maxSockopt]byte) unix.Errno {
 	return getsockopt(fd, sockopts[row].level, sockopts[row].name, unsafe.Pointer(value), sockopts[row].size)
 }
 
-// tunesBuffers reports whether r, which may be nil, tells that the kernel chooses the sizes of both buffers.
+// tunesBuffers reports whether r, which may be nil, tells that the kernel chooses the sizes of both
+// buffers.
 func (r *reads) tunesBuffers(row int) bool {
 	if r == nil || r.rows[row] == 0 {
 		return false

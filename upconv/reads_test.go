@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestReadTCP holds that one volley tells of a socket what single calls do, and of nothing but TCP and MPTCP.
+// TestReadTCP holds that one volley tells of a socket what single calls do, and of nothing but TCP
+// and MPTCP.
 func TestReadTCP(t *testing.T) {
 	w := &worker{s: &Supervisor{}, witnesses: -1}
 	for _, test := range []struct {
@@ -77,8 +78,9 @@ func freePort(t *testing.T) uint16 {
 	return sock.port()
 }
 
-// TestReadOptions sets every option that is always read, one at a time, on a socket that has been read before, and holds that the next
-// volley has just that, or that it is read by a call of its own.
+// TestReadOptions sets every option that is always read, one at a time, on a socket that has been
+// read before, and holds that the next volley has just that, or that it is read by a call of its
+// own.
 func TestReadOptions(t *testing.T) {
 	w := &worker{s: &Supervisor{}, witnesses: -1}
 	set := map[string]any{

@@ -43,7 +43,8 @@ func examine(fd int, s *socket) (idle bool) {
 	return s.readStream(fd) && s.readIdle(fd) && s.readFlags(fd)
 }
 
-// readIdle reads netns, if it is not known. It is false for a stream that is connected, connecting or listening.
+// readIdle reads netns, if it is not known. It is false for a stream that is connected, connecting
+// or listening.
 func (s *socket) readIdle(fd int) (idle bool) {
 	if s.port() != 0 || s.proto == unix.IPPROTO_MPTCP { // only a socket with a port can be in another state
 		var state uint8

@@ -1,10 +1,11 @@
 /*
  * bench_swap ask|trust ORIGIN CMD [ARG...]
  *
- * Runs CMD in the network namespace ORIGIN, a path, and replaces every TCP socket that it connects to another host by
- * one of the caller's namespace: what the kernel takes for that, as a lower bound for whoever does it. "trust" takes
- * the socket for a new one that nobody else has, and its descriptor for one that execve(2) leaves open. "ask" asks,
- * without BPF, all that could be otherwise, which upconv asks too.
+ * Runs CMD in the network namespace ORIGIN, a path, and replaces every TCP socket that it connects
+ * by one of the caller's namespace: what the kernel takes for that, as a lower bound for whoever
+ * does it. "trust" takes the socket for a new one that nobody else has, and its descriptor for one
+ * that execve(2) leaves open. "ask" asks, without BPF, all that could be otherwise, which upconv
+ * asks too.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -74,7 +75,7 @@ static const struct {
 
 static int asks, listener, pidfd, witness;
 
-/* Returns a copy of the program's socket, which has been asked all that matters but for its descriptor. */
+/* Returns a copy of the program's socket, which has been asked all but what the descriptor is. */
 static int ask(const struct seccomp_notif *n)
 {
 	struct sockaddr_storage name;

@@ -1,8 +1,7 @@
 // Package volley makes several system calls in a row, without going back to Go in between.
 //
-// Where a processor's address cache is emptied on the way into the kernel and back (page table isolation, virtual
-// machines), the first instructions and words that a program touches after each call are slow, by page. From Go a call
-// passes through several pages of code; here all calls share one. That saves a quarter of a short call such as
+// From Go a call passes through functions on several pages of code, and comes back to others; here
+// all calls share one. In a virtual machine that saved a quarter of a short call such as
 // getsockopt(2).
 package volley
 
@@ -15,8 +14,8 @@ import (
 // Call is one system call.
 type Call struct {
 	Number uintptr
-	// Args are its arguments. One that is an address must be of memory that stays where it is as long as the Call is
-	// in use: within a heap object that somebody holds.
+	// Args are its arguments. One that is an address must be of memory that stays where it is as
+	// long as the Call is in use: within a heap object that somebody holds.
 	Args   [6]uintptr
 	result uintptr
 }
@@ -35,13 +34,15 @@ func fails(result uintptr) bool { return result > ^uintptr(4095) }
 // Result returns what a call that Make has made returned, and did not fail.
 func (c *Call) Result() int { return int(c.result) }
 
-// Make makes the calls. It stops behind one of the first few, needed, that fails, and reports whether those did not.
+// Make makes the calls. It stops behind one of the first few, needed, that fails, and reports
+// whether those did not.
 func Make(calls []Call, needed int) (ok bool) {
 	return perform(&calls[0], len(calls), needed) == len(calls)
 }
 
-// perform is Make. It returns how many calls were made without one that is needed failing. The Go scheduler is told, as
-// of every system call: a program may hold a lock that the kernel needs for one.
+// perform is Make. It returns how many calls were made without one that is needed failing. The Go
+// scheduler is told, as of every system call: a program may hold a lock that the kernel needs for
+// one.
 //
 //go:norace
 //go:nosplit
