@@ -18,10 +18,10 @@ BINARY  ?= bin/upconv
 # Which suites make fidelity runs, a regular expression.
 SUITES  ?= .
 # What test-refused refuses, one run each: names of integration/testdata/refuse.c, with commas between those of one run. Not
-# those without which upconv run is an error, and setns, without which there is no --netns: TestRefused has them.
+# those without which upconv run, --netns (setns) or --isolate (clone newuser) is an error: TestRefused has them.
 REFUSE  ?= kcmp; bpf; bpf attach; kcmp,bpf; ptrace; pidfd_open thread,bpf,kcmp; unshare; close_range; fchown,fchmod; prlimit64 of others; \
 	sched_setaffinity,sched_getaffinity,getcpu,ioctl sync wake-up; signalfd; prctl subreaper; socket raw; socket sock_diag; \
-	ioctl pidfd info; ioctl socket namespace; clone newuser
+	ioctl pidfd info; ioctl socket namespace
 ERRNO   ?= EPERM
 # Integration tests that take two thirds of the time.
 LONG    ?= TestUDP|TestUDPUnprivileged|TestUDPClients|TestUDPSwapAtSocket|TestUDPAtBest|TestUDPWaiting|TestUDPBlocked|TestUDPSignals|TestResolvers|$\
