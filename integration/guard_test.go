@@ -119,12 +119,48 @@ func TestFirstMoveRace(t *testing.T) {
 func TestCallRace(t *testing.T) {
 	forEachEgress(t, func(t *testing.T, w *caseWay, loop *loopServers) {
 		probe := compileC(t, "guard_race.c", "gcc", "-static", "-pthread")
-		for _, call := range []string{"connect", "wait", "wait-sendto", "fastopen", "fastopen-sendmsg"} {
-			for _, kind := range []string{"refused", "udp"} {
-				got := output(t, w.upconv([]string{"--udp", "full"}, probe, call, kind, serverAddr, echoPort, "30", loop.tcp, loop.udp))
-				if n := loop.count(t); strings.TrimSpace(got) != "planted: yes; reached: 0" || n != 0 {
-					t.Errorf("%s, %s: it says %q, and %d arrived", call, kind, got, n)
-				}
+		for _, c := range []struct{ call, kind string }{
+			{"connect", "refused"}, {"connect", "udp"}, {"wait", "refused"}, {"wait", "udp"}, {"wait-sendto", "refused"}, {"wait-sendto", "udp"},
+			{"fastopen", "refused"}, {"fastopen", "udp"}, {"fastopen-sendmsg", "udp"}, {"listen", "refused"}, {"listen", "idle"},
+		} {
+			got := output(t, w.upconv([]string{"--udp", "full"}, probe, c.call, c.kind, serverAddr, echoPort, "30", loop.tcp, loop.udp))
+			if n := loop.count(t); strings.TrimSpace(got) != "planted: yes; reached: 0" || n != 0 {
+				t.Errorf("%s, %s: it says %q, and %d arrived", c.call, c.kind, got, n)
+			}
+		}
+	})
+}
+
+// TestGuardedBind has a program with two threads, whose bind(2) upconv makes, ask for a low port: it gets that only with the
+// privilege, as natively.
+func TestGuardedBind(t *testing.T) {
+	const script = `import errno, socket, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+    for family, address in (socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1'):
+        s = socket.socket(family, kind)
+        said = []
+        for port in 80, 0, 0:
+            try:
+                s.bind((address, port))
+                said.append('ok')
+            except OSError as e:
+                said.append(errno.errorcode[e.errno])
+        print(*said)
+`
+	forEachEgress(t, func(t *testing.T, w *caseWay, _ *loopServers) {
+		client := []string{needProgram(t, python), "-c", script}
+		users := map[string][]string{"as it is": client}
+		if !w.user {
+			setpriv := needProgram(t, "setpriv")
+			users["without the capability"] = append([]string{setpriv, "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"}, client...)
+			users["as an ordinary user"] = append([]string{setpriv, "--reuid=65534", "--regid=65534", "--clear-groups"}, client...)
+			users["with the capability"] = append([]string{setpriv, "--reuid=65534", "--regid=65534", "--clear-groups",
+				"--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service"}, client...)
+		}
+		for name, args := range users {
+			if got, want := output(t, w.upconv(nil, args...)), output(t, w.native(args...)); got != want {
+				t.Errorf("%s: it says\n%s\nwant\n%s", name, got, want)
 			}
 		}
 	})

@@ -29,6 +29,8 @@ disconnected, length 128: 0, origin
 refused, then bind: 0, origin
 and listen: 0, origin
 refused, then listen: 0, origin
+refused over AF_INET6, then bind: 0, origin
+and listen: 0, origin
 datagrams, disconnected, then bind: 0, origin
 an answer to another send: 5
 `

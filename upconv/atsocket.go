@@ -152,19 +152,26 @@ func (w *worker) socketCall(c *call) outcome {
 // bindAtSocket is bind(2).
 func (w *worker) bindAtSocket(c *call) outcome {
 	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
-	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
-		return carryOn // EINVAL
-	}
 	for range maxRaces {
-		old, ok := w.idleInEgress(c)
+		old, ok := -1, false
+		if c.addrLen >= sizeofSockaddrIn && c.addrLen <= sizeofSockaddrStorage {
+			old, ok = w.idleInEgress(c)
+		}
 		if !ok {
-			return carryOn
+			out, raced := w.guardBind(c)
+			if raced {
+				continue
+			}
+			return out
 		}
 		sa := w.sockaddr[:c.addrLen]
 		if readMemory(c.tid, c.addr, sa) != 0 {
 			return answer(unix.EFAULT) // for it could be read the next time
 		}
 		family, dst, ok := sendDestination(sa)
+		if family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min {
+			dst, ok = inet6Destination(sa), w.socketInfo.domain == unix.AF_INET6
+		}
 		if !ok || family == unix.AF_UNSPEC && !dst.Addr().IsUnspecified() || dst.Addr().IsUnspecified() && dst.Port() == 0 {
 			// To no address that it could be bound to; or to any port, of which nobody knows yet.
 			errno := bind(old, sa)
@@ -174,7 +181,7 @@ func (w *worker) bindAtSocket(c *call) outcome {
 		if !w.socketInfo.forgetPort(old) {
 			return answer(unix.EINVAL) // as it is bound already
 		}
-		if out, raced := w.bringBack(c, old, dst); !raced {
+		if out, raced := w.bringBack(c, old, dst); !raced && !(out.carriesOn() && w.guards(c)) {
 			return out
 		}
 	}
@@ -196,7 +203,18 @@ func (w *worker) toOrigin(c *call) outcome {
 }
 
 // listen handles a stopped listen(2).
-func (w *worker) listen(c *call) outcome { return w.toOrigin(c) }
+func (w *worker) listen(c *call) outcome {
+	for range maxRaces {
+		out := w.toOrigin(c)
+		if !out.carriesOn() {
+			return out
+		}
+		if out, raced := w.guardListen(c); !raced {
+			return out
+		}
+	}
+	return answer(unix.EBADF)
+}
 
 // ioctl handles a stopped ioctl(2).
 func (w *worker) ioctl(c *call) outcome {
@@ -223,7 +241,7 @@ func namesInterface(level, name int) bool {
 	return false
 }
 
-// idleInEgress returns a copy of the target's socket, which tidy closes, if it is an AF_INET one of the egress that is not
+// idleInEgress returns a copy of the target's socket, which tidy closes, if it is one of the egress that is not
 // connected, and the target is elsewhere. What it is, is then in w.socketInfo.
 func (w *worker) idleInEgress(c *call) (fd int, ok bool) { return w.copyInEgress(c, false) }
 
@@ -233,7 +251,7 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 		return -1, false
 	}
 	seen := w.see(c)
-	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || w.sight.Family != unix.AF_INET && !(all && w.sight.Family == unix.AF_INET6) || !w.s.inEgress(w.sight.NetNS)) {
+	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || !isInet(w.sight.Family) || !w.s.inEgress(w.sight.NetNS)) {
 		return -1, false
 	}
 	fd, errno := w.s.targets.getfd(c.tid, c.fd)
@@ -245,11 +263,11 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	switch {
 	case seen && !w.saw(fd), !w.s.inEgress(netnsCookie(fd)):
 	case typeOf(fd) == unix.SOCK_STREAM:
-		ok = examine(fd, sock) && (all || sock.domain == unix.AF_INET)
+		ok = examine(fd, sock)
 	case all:
 		ok = examineDatagram(fd, sock) || sock.headers
 	default:
-		ok = examineDatagram(fd, sock) && sock.domain == unix.AF_INET && sock.proto != unix.IPPROTO_ICMP && !isConnected(fd)
+		ok = examineDatagram(fd, sock) && sock.proto != unix.IPPROTO_ICMP && sock.proto != unix.IPPROTO_ICMPV6 && !isConnected(fd)
 	}
 	if !ok || w.livesIn(c.tid, sock.netns) {
 		w.closeNow(fd)

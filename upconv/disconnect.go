@@ -98,8 +98,8 @@ func (s *socket) forgetPort(fd int) bool {
 	if s.port() == 0 {
 		return true
 	}
-	var anywhere [sizeofSockaddrIn]byte
-	binary.NativeEndian.PutUint16(anywhere[:], unix.AF_INET)
+	var anywhere [sizeofSockaddrIn6]byte
+	binary.NativeEndian.PutUint16(anywhere[:], uint16(s.domain))
 	if bind(fd, anywhere[:]) != 0 {
 		return false
 	}

@@ -198,6 +198,8 @@ static void contest(const char *call, int tries)
 	union address *evil = strcmp(kind, "refused") ? &loop_udp : &loop_tcp;
 	pthread_t thread;
 
+	if (!strcmp(call, "listen"))
+		evil->in.sin_port = 0;
 	home = waits ? nobody : unix_call ? here : *evil;
 	aim = home;
 	handle = -1;

@@ -79,6 +79,15 @@ static void steps(int closed)
 	connect(fd, (struct sockaddr *)&nobody, sizeof nobody);
 	place("refused, then listen", fd, listen(fd, 1));
 	close(fd);
+	struct sockaddr_in6 mapped = {.sin6_family = AF_INET6, .sin6_port = htons(closed)};
+	struct sockaddr_in6 home6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	memset(&mapped.sin6_addr.s6_addr[10], 0xff, 2);
+	memcpy(&mapped.sin6_addr.s6_addr[12], &dst.sin_addr, 4);
+	fd = socket(AF_INET6, SOCK_STREAM, 0);
+	connect(fd, (struct sockaddr *)&mapped, sizeof mapped);
+	place("refused over AF_INET6, then bind", fd, bind(fd, (struct sockaddr *)&home6, sizeof home6));
+	place("and listen", fd, listen(fd, 1));
+	close(fd);
 	fd = connected(SOCK_DGRAM);
 	disconnect(fd, 2);
 	place("datagrams, disconnected, then bind", fd, bind(fd, (struct sockaddr *)&home, sizeof home));

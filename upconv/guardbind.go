@@ -1,0 +1,126 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A bind(2) or listen(2) of a thread that shares its descriptors is made by upconv, on its own copy: the
+// kernel would look the number up again, and another thread may have put a socket of an egress there.
+//
+// Some are left to the kernel: those of Unix sockets, whose files and peers know who has made the call,
+// and bind(2) of streams once somebody has restricted himself, as the rules are about who makes it.
+
+// guardBind makes a bind(2) that is left to the kernel, if it must not be. raced says that the socket
+// is one that has to be brought back first.
+func (w *worker) guardBind(c *call) (out outcome, raced bool) {
+	fd, out, raced, ours := w.copyToBind(c)
+	if !ours || w.s.restricted.any.Load() && typeOf(fd) == unix.SOCK_STREAM {
+		return out, raced
+	}
+	if c.addrLen > sizeofSockaddrStorage {
+		return answer(unix.EINVAL), false
+	}
+	sa := w.sockaddr[:c.addrLen]
+	if len(sa) > 0 && readMemory(c.tid, c.addr, sa) != 0 {
+		return answer(unix.EFAULT), false
+	}
+	errno := w.bindFor(c.tid, fd, sa)
+	w.closeNow(fd)
+	return answer(errno), false
+}
+
+// guardListen is guardBind for listen(2).
+func (w *worker) guardListen(c *call) (out outcome, raced bool) {
+	fd, out, raced, ours := w.copyToBind(c)
+	if !ours {
+		return out, raced
+	}
+	_, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(fd), uintptr(int32(c.args[1])), 0)
+	w.closeNow(fd)
+	return answer(errno), false
+}
+
+// copyToBind returns a copy of an IPv4 or IPv6 socket whose bind(2) or listen(2) must not be left to
+// the kernel. If ours is false it may be, or out is the outcome; raced is as for guardBind.
+func (w *worker) copyToBind(c *call) (fd int, out outcome, raced, ours bool) {
+	if !w.guards(c) {
+		return -1, carryOn, false, false
+	}
+	fd, out, ok := w.fetch(c, &event{c: c})
+	if !ok {
+		return -1, out, false, false
+	}
+	if !isInet(domainOf(fd)) {
+		w.closeNow(fd)
+		return -1, carryOn, false, false
+	}
+	if netns := netnsCookie(fd); w.s.inEgress(netns) && !w.livesIn(c.tid, netns) && !isConnected(fd) {
+		w.closeNow(fd)
+		return -1, carryOn, true, false
+	}
+	return fd, out, false, true
+}
+
+// bindFor binds a socket as the thread tid may: to a low port only if that has the privilege.
+func (w *worker) bindFor(tid, fd int, sa []byte) unix.Errno {
+	if len(sa) < sizeofSockaddrIn {
+		return unix.EINVAL
+	}
+	port := binary.BigEndian.Uint16(sa[2:])
+	if port == 0 || w.bindsLow(tid) {
+		return bind(fd, sa)
+	}
+	if w.s.origin.closed && port < firstOrdinaryPort { // upconv's user owns that namespace, and may all there
+		return unix.EACCES
+	}
+	before, errno := dropEffective(unix.CAP_NET_BIND_SERVICE)
+	if errno != 0 {
+		return errno
+	}
+	errno = bind(fd, sa)
+	setCapabilities(&before)
+	return errno
+}
+
+// firstOrdinaryPort is the first that everybody may bind to in a new namespace: PROT_SOCK,
+// net/sock.h.
+const firstOrdinaryPort = 1024
+
+// bindsLow reports whether a thread has CAP_NET_BIND_SERVICE where its sockets are.
+func (w *worker) bindsLow(tid int) bool {
+	proc := "/proc/" + strconv.Itoa(tid)
+	own, errOwn := os.Readlink("/proc/self/ns/user")
+	of, err := os.Readlink(proc + "/ns/user")
+	if errOwn != nil || err != nil || own != of && !w.s.origin.closed {
+		return false
+	}
+	status, err := os.ReadFile(proc + "/status")
+	return err == nil && statusField(status, "CapEff:", 16)&(1<<unix.CAP_NET_BIND_SERVICE) != 0
+}
+
+// capabilities are those of a thread.
+type capabilities [2]unix.CapUserData
+
+// dropEffective takes a capability from the calling thread, until setCapabilities gives it back what it had.
+func dropEffective(capability uint) (before capabilities, errno unix.Errno) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	_, _, errno = unix.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&before)), 0)
+	if errno != 0 {
+		return before, errno
+	}
+	now := before
+	now[capability/32].Effective &^= 1 << (capability % 32)
+	return before, setCapabilities(&now)
+}
+
+// setCapabilities sets the capabilities of the calling thread.
+func setCapabilities(all *capabilities) unix.Errno {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(all)), 0)
+	return errno
+}
