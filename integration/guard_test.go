@@ -165,3 +165,74 @@ for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
 		}
 	})
 }
+
+// TestGuardedUnix has a program with two threads, and with a socket in an egress, connect Unix sockets, which upconv then
+// does for it: everything is as natively, and the server sees the same user.
+func TestGuardedUnix(t *testing.T) {
+	const script = `import errno, os, socket, struct, sys, tempfile, threading, time
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+moved = socket.create_connection((sys.argv[1], 7080), 10)
+directory = tempfile.mkdtemp()
+os.chdir(directory)
+os.mkdir('in')
+def unix(kind=socket.SOCK_STREAM): return socket.socket(socket.AF_UNIX, kind)
+def listener(name, backlog=50):
+    l = unix(); l.bind(name); l.listen(backlog); return l
+def attempt(what, address, s=None, timeout=None):
+    s = s or unix()
+    try:
+        if timeout: s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack('ll', 0, int(timeout*1e6)))
+        s.connect(address)
+        print(what, 'ok', s.getpeername())
+    except OSError as e:
+        print(what, errno.errorcode[e.errno])
+    return s
+here, abstract, full = listener('in/here'), listener('\0guarded-%d' % os.getpid()), listener('full', 0)
+os.symlink('in/here', 'link')
+os.symlink('loop', 'loop')
+open('file', 'w').close()
+packets = unix(socket.SOCK_DGRAM); packets.bind('packets')
+def peer(l):
+    c, _ = l.accept()
+    print(struct.unpack('3i', c.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1:])
+first = attempt('relative', 'in/here'); peer(here)
+print(struct.unpack('3i', first.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1:] == (os.getuid(), os.getgid()))
+attempt('again', 'in/here', first)
+attempt('up', 'in/../in/here'); peer(here)
+s = unix()
+s.connect(os.path.join(directory, 'in/here')); peer(here)
+attempt('link', 'link'); peer(here)
+s = unix(); s.connect('\0guarded-%d' % os.getpid()); print('abstract'); peer(abstract)
+fd = os.open('in', os.O_PATH)
+unix().connect('/proc/self/fd/%d/here' % fd); print('by descriptor'); peer(here)
+attempt('nobody', 'nobody'); attempt('directory', 'in'); attempt('file', 'file'); attempt('loop', 'loop'); attempt('below', 'file/x')
+attempt('kind', 'packets'); attempt('datagrams', 'packets', unix(socket.SOCK_DGRAM)); attempt('kind', 'in/here', unix(socket.SOCK_DGRAM))
+attempt('empty', '')
+os.chmod('in', 0)
+attempt('forbidden', 'in/here')
+os.chmod('in', 0o755)
+attempt('first', 'full')
+s = unix(); s.setblocking(False); attempt('full', 'full', s)
+attempt('full, in time', 'full', timeout=0.1)
+def accept_late(): time.sleep(0.2); full.accept(); full.accept()
+threading.Thread(target=accept_late).start()
+attempt('full, waits', 'full')
+attempt('closed', 'in/here', here)
+here.close(); attempt('nobody listens', 'in/here')
+l = unix(); l.bind('late'); attempt('before listen', 'late'); l.listen(); attempt('after', 'late'); peer(l)
+try: unix(socket.SOCK_DGRAM).listen()
+except OSError as e: print(errno.errorcode[e.errno])
+with open('file') as f:
+    for call in (lambda s: s.connect('x')), (lambda s: s.bind('x')), (lambda s: s.listen()), (lambda s: s.sendto(b'x', 'x')):
+        s = unix(); os.dup2(f.fileno(), s.fileno())
+        try: call(s)
+        except OSError as e: print(errno.errorcode[e.errno])
+`
+	forEachEgress(t, func(t *testing.T, w *caseWay, _ *loopServers) {
+		client := []string{needProgram(t, python), "-c", script, serverAddr}
+		under := w.upconv([]string{"--udp", "full"}, client...)
+		if got, want := output(t, under), output(t, w.native(client...)); got != want {
+			t.Errorf("it says\n%s\nwant\n%s", got, want)
+		}
+	})
+}

@@ -15,9 +15,8 @@ import (
 // address anew and look the descriptor up anew, and by then another thread may have put a socket of
 // an egress there that is not connected. So upconv makes the call itself, on its own copies.
 //
-// guard leaves two kinds to the kernel: calls of a thread that shares its descriptors with nobody,
-// and sockets of other families than IPv4 and IPv6, as a Unix socket's server is told who has called
-// connect(2).
+// guard leaves to the kernel what a thread calls that shares its descriptors with nobody, and some of
+// what is about sockets of other families than IPv4 and IPv6, see leavesOthers.
 func (w *worker) guard(c *call, e *event) outcome {
 	swapped := w.s.swapped.Load()
 	switch {
@@ -34,7 +33,7 @@ func (w *worker) guard(c *call, e *event) outcome {
 			return carryOn
 		case w.sight.File == 0:
 			return answer(unix.EBADF) // or the thread is gone
-		case !inet:
+		case !inet && w.leavesOthers(c):
 			return carryOn
 		}
 	}
@@ -97,7 +96,8 @@ func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 		return carryOn, false // nobody will read the answer; or the program's descriptors cannot be fetched
 	}
 	w.done = append(w.done, fd)
-	if domain := domainOf(fd); domain != unix.AF_INET && domain != unix.AF_INET6 {
+	domain := domainOf(fd)
+	if !isInet(domain) && w.leavesOthers(c) {
 		w.closeNow(fd)
 		return carryOn, false
 	}
@@ -111,6 +111,9 @@ func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 		return answer(unix.EFAULT), false // it could not be read, and could be the next time
 	case c.addrLen > sizeofSockaddrStorage || !c.fastOpen.on:
 		return answer(unix.EINVAL), false
+	}
+	if !isInet(domain) {
+		return w.connectOther(c, fd, domain), false
 	}
 	idle := !datagrams && examine(fd, sock)
 	if netns := netnsCookie(fd); (datagrams || idle) && w.s.inEgress(netns) && !w.livesIn(c.tid, netns) {
@@ -153,6 +156,12 @@ func (w *worker) connectAside(c *call, fd int) outcome {
 		return answer(errno)
 	}
 	return answer(connect(fd, c.sa))
+}
+
+// leavesOthers reports whether a call is left to the kernel that is about a file that is no IPv4 or IPv6 socket: a send; as
+// long as no socket is in an egress; and where somebody has restricted himself, as the rules are about who makes it.
+func (w *worker) leavesOthers(c *call) bool {
+	return c.fastOpen.on || !w.s.swapped.Load() || w.s.restricted.any.Load()
 }
 
 // leastAddress is the least length of an address that means something to the call.

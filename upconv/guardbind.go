@@ -12,15 +12,21 @@ import (
 // A bind(2) or listen(2) of a thread that shares its descriptors is made by upconv, on its own copy: the
 // kernel would look the number up again, and another thread may have put a socket of an egress there.
 //
-// Some are left to the kernel: those of Unix sockets, whose files and peers know who has made the call,
-// and bind(2) of streams once somebody has restricted himself, as the rules are about who makes it.
+// bind(2) of other families is left to the kernel, as files are made by it, and so is bind(2) of streams once
+// somebody has restricted himself, as the rules are about who makes it.
 
 // guardBind makes a bind(2) that is left to the kernel, if it must not be. raced says that the socket
 // is one that has to be brought back first.
 func (w *worker) guardBind(c *call) (out outcome, raced bool) {
 	fd, out, raced, ours := w.copyToBind(c)
-	if !ours || w.s.restricted.any.Load() && typeOf(fd) == unix.SOCK_STREAM {
+	switch domain := domainOf(fd); {
+	case !ours:
 		return out, raced
+	case domain == 0: // no socket
+		return answer(bind(fd, make([]byte, sizeofFamily))), false
+	case !isInet(domain), w.s.restricted.any.Load() && typeOf(fd) == unix.SOCK_STREAM:
+		w.closeNow(fd)
+		return carryOn, false
 	}
 	if c.addrLen > sizeofSockaddrStorage {
 		return answer(unix.EINVAL), false
@@ -40,13 +46,21 @@ func (w *worker) guardListen(c *call) (out outcome, raced bool) {
 	if !ours {
 		return out, raced
 	}
+	var as *credentials // whom those who connect to a Unix socket see
+	if domain := domainOf(fd); !isInet(domain) && domain != 0 {
+		errno := unix.Errno(0)
+		if as, errno = w.s.credentialsOf(c.tid); errno != 0 || !w.s.swapped.Load() || as.become() != 0 {
+			w.closeNow(fd)
+			return carryOn, false
+		}
+	}
 	_, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(fd), uintptr(int32(c.args[1])), 0)
+	as.revert()
 	w.closeNow(fd)
 	return answer(errno), false
 }
 
-// copyToBind returns a copy of an IPv4 or IPv6 socket whose bind(2) or listen(2) must not be left to
-// the kernel. If ours is false it may be, or out is the outcome; raced is as for guardBind.
+// copyToBind returns a copy of a file whose bind(2) or listen(2) must not be left to the kernel. If ours is false it may be, or out is the outcome; raced is as for guardBind.
 func (w *worker) copyToBind(c *call) (fd int, out outcome, raced, ours bool) {
 	if !w.guards(c) {
 		return -1, carryOn, false, false
@@ -54,10 +68,6 @@ func (w *worker) copyToBind(c *call) (fd int, out outcome, raced, ours bool) {
 	fd, out, ok := w.fetch(c, &event{c: c})
 	if !ok {
 		return -1, out, false, false
-	}
-	if !isInet(domainOf(fd)) {
-		w.closeNow(fd)
-		return -1, carryOn, false, false
 	}
 	if netns := netnsCookie(fd); w.s.inEgress(netns) && !w.livesIn(c.tid, netns) && !isConnected(fd) {
 		w.closeNow(fd)

@@ -383,8 +383,13 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 	}
 	if !o.known {
 		if o.netns = w.settledIn(o.fd); o.netns == 0 {
-			domain := domainOf(o.fd)
-			if !isInet(domain) && !(domain == unix.AF_UNIX && w.s.needs.unix) || !isDatagramType(typeOf(o.fd)) {
+			var domain int32
+			if errno := getsockopt(o.fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
+				w.closeNow(o.fd)
+				o.fd = -1
+				return true, answer(errno) // ENOTSOCK; or EBADF, for O_PATH
+			}
+			if !isInet(int(domain)) && !(domain == unix.AF_UNIX && w.s.needs.unix) || !isDatagramType(typeOf(o.fd)) {
 				w.closeNow(o.fd)
 				o.fd = -1
 				return true, carryOn
