@@ -20,6 +20,8 @@ import (
 func (w *worker) guardBind(c *call) (out outcome, raced bool) {
 	fd, out, raced, ours := w.copyToBind(c)
 	switch domain := domainOf(fd); {
+	case raced && (c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage): // wherever it is
+		return answer(unix.EINVAL), false
 	case !ours:
 		return out, raced
 	case domain == 0: // no socket

@@ -97,8 +97,13 @@ func (w *worker) sendto(c *call) outcome {
 
 // sendtoDatagram is sendto(2) with an address.
 func (w *worker) sendtoDatagram(c *call) outcome {
-	if !w.s.needs.sends || c.addr == 0 || c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
+	switch short := c.addr == 0 || c.addrLen < sizeofSockaddrIn; {
+	case !w.s.needs.sends, (short || c.addrLen > sizeofSockaddrStorage) && !(c.indirect && w.guards(c)):
 		return carryOn
+	case c.addr == 0:
+		c.addrLen = 0
+	case c.addrLen > sizeofSockaddrStorage:
+		return answer(unix.EINVAL)
 	}
 	o := &w.out
 	o.begin(uint32(c.args[3]))
