@@ -319,7 +319,7 @@ func (s *session) goroutines() []string {
 	}
 	var names []string
 	for _, m := range createdBy.FindAllStringSubmatch(s.errors.String(), -1) {
-		if strings.HasPrefix(m[1], "runtime.gc") { // the collector's, which come with the first garbage
+		if strings.HasPrefix(m[1], "runtime.") { // the runtime's own: the collector's, say, which come with the first garbage
 			continue
 		}
 		// On a busy machine a worker may have been started in the place of one that took long.
