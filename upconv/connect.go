@@ -394,7 +394,12 @@ func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (last lastSe
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
 		return last, w.fail(e, "open /proc/TID/fdinfo/FD", errno), false, false
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
-		return last, carryOn, w.replaced(c, old), false
+		raced = w.replaced(c, old)
+		if dir, errno := openDir(c.tid, w.scratch[:]); errno == 0 { // it was closed for a moment only
+			closeFD(dir)
+			raced = true
+		}
+		return last, carryOn, raced, false
 	}
 	w.unserved(e, "its descriptors cannot be read in /proc", errno)
 	return last, carryOn, false, false
