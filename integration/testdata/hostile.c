@@ -45,7 +45,7 @@ enum {
 
 // A call is one way to ask for a destination.
 struct call {
-	int family, type, protocol;
+	int family, type, protocol; // of the socket; a family of 0 is a file that is none
 	int named;  // the family of the address
 	int reused; // a socket is good for so many calls
 	long (*make)(int fd);
@@ -139,6 +139,13 @@ static const struct call
 	c_sendto6 = {AF_INET6, SOCK_DGRAM, 0, AF_INET6, 32, make_sendto6},
 	c_sendmsg = {AF_INET, SOCK_DGRAM, 0, AF_INET, 32, make_sendmsg},
 	c_sendmmsg = {AF_INET, SOCK_DGRAM, 0, AF_INET, 32, make_sendmmsg},
+	c_sendto_stream = {AF_INET, SOCK_STREAM, 0, AF_INET, 1, make_sendto},
+	c_sendmsg_stream = {AF_INET, SOCK_STREAM, 0, AF_INET, 1, make_sendmsg},
+	c_sendmsg_unix = {AF_UNIX, SOCK_DGRAM, 0, AF_INET, 1, make_sendmsg},
+	c_connect_file = {0, 0, 0, AF_INET, 1, make_connect},
+	c_sendto_file = {0, 0, 0, AF_INET, 1, make_sendto},
+	c_server_unix = {AF_UNIX, SOCK_STREAM, 0, AF_INET, 1, make_server},
+	c_bind_unix = {AF_UNIX, SOCK_DGRAM, 0, AF_INET, 1, make_bind},
 	c_bind = {AF_INET, SOCK_DGRAM, 0, AF_INET, 1, make_bind},
 	c_server = {AF_INET, SOCK_STREAM, 0, AF_INET, 1, make_server};
 
@@ -160,6 +167,7 @@ static const struct kind {
 	{"connect, dup2 datagrams", &c_connect, DUP2 | I386, src_datagram},
 	{"connect, dup2 datagrams and family", &c_connect, DUP2 | FAMILY, src_datagram},
 	{"connect, dup2 datagrams and address", &c_connect, DUP2 | ADDRESS, src_datagram},
+	{"connect of a file, dup2 datagrams", &c_connect_file, DUP2, src_datagram},
 	{"connect, close and reopen", &c_connect, REOPEN, src_refused},
 	{"connect, CLONE_FILES", &c_connect, DUP2 | PROCESS, src_refused},
 	{"connect, vfork", &c_connect, ADDRESS | VFORK},
@@ -180,7 +188,7 @@ static const struct kind {
 	{"MSG_FASTOPEN, shutdown", &c_fast, ADDRESS | SHUTDOWN | WAITS},
 	{"MSG_FASTOPEN, flags", &c_fast, DUP2 | FLAGS | MEMORY, src_refused},
 	{"MSG_FASTOPEN, dup2 refused", &c_fast, DUP2 | I386, src_refused},
-	{"MSG_FASTOPEN, dup2 datagrams", &c_fast, DUP2, src_datagram},
+	{"MSG_FASTOPEN, dup2 datagrams", &c_fast, DUP2 | UNCONNECTED, src_datagram},
 	{"MSG_FASTOPEN by sendmsg, pointer", &c_fastmsg, POINTER},
 	{"TCP_FASTOPEN_CONNECT, address", &c_deferred, ADDRESS},
 	{"TCP_FASTOPEN_CONNECT, dup2 refused", &c_deferred, DUP2, src_refused},
@@ -203,6 +211,11 @@ static const struct kind {
 	{"sendto, dup2 datagrams", &c_sendto, DUP2 | UNCONNECTED | I386, src_datagram},
 	{"sendto, dup2 connected datagrams", &c_sendto, DUP2 | UNCONNECTED, src_peer},
 	{"sendto, dup2 datagrams and address", &c_sendto, DUP2 | ADDRESS | UNCONNECTED, src_datagram},
+	{"sendto on a stream, dup2 datagrams", &c_sendto_stream, DUP2 | UNCONNECTED, src_datagram},
+	{"sendmsg on a stream, dup2 datagrams", &c_sendmsg_stream, DUP2 | UNCONNECTED, src_datagram},
+	{"sendmsg on a Unix socket, dup2 datagrams", &c_sendmsg_unix, DUP2 | UNCONNECTED, src_datagram},
+	{"sendto on a file, dup2 datagrams", &c_sendto_file, DUP2 | UNCONNECTED, src_datagram},
+	{"sendmsg, close and reopen", &c_sendmsg, REOPEN | UNCONNECTED, src_datagram},
 	{"sendto, close and reopen", &c_sendto, REOPEN | UNCONNECTED, src_datagram},
 	{"sendto, CLONE_FILES", &c_sendto, DUP2 | PROCESS | UNCONNECTED, src_datagram},
 	{"sendto, vfork", &c_sendto, ADDRESS | VFORK | UNCONNECTED},
@@ -220,6 +233,10 @@ static const struct kind {
 	{"server, shut down", &c_server, ALONE, src_shut},
 	{"server, dup2 refused", &c_server, DUP2, src_refused},
 	{"server, dup2 shut down", &c_server, DUP2, src_shut},
+	{"server, close and reopen", &c_server, REOPEN, src_refused},
+	{"server on a Unix socket, dup2 refused", &c_server_unix, DUP2, src_refused},
+	{"bind of a Unix socket, dup2 datagrams", &c_bind_unix, DUP2, src_datagram},
+	{"bind, close and reopen", &c_bind, REOPEN, src_datagram},
 	{"bind, datagrams", &c_bind, ALONE, src_peer},
 	{"bind, dup2 datagrams", &c_bind, DUP2, src_datagram},
 	{"bind, dup2 connected datagrams", &c_bind, DUP2, src_peer},
@@ -231,7 +248,12 @@ static int nonblock; // SOCK_NONBLOCK in every other round
 static int loop6;    // the loopback of AF_INET6 sockets is ::1
 static void *nowhere;
 
-static int fresh(void) { return number_at(socket(k->call->family, k->call->type | nonblock, k->call->protocol), CONTESTED); }
+// fresh puts a new socket under the number, or a file that is none.
+static int fresh(void)
+{
+	const struct call *c = k->call;
+	return number_at(c->family ? socket(c->family, c->type | nonblock, c->protocol) : open("/dev/null", O_RDWR), CONTESTED);
+}
 
 static void name(struct in_addr address)
 {
@@ -433,6 +455,7 @@ static void prepare(char **argv)
 	close(own);
 	struct sigaction action = {.sa_handler = interrupted};
 	sigaction(SIGUSR1, &action, 0);
+	signal(SIGPIPE, SIG_IGN);
 }
 
 static double now(void)
