@@ -292,9 +292,8 @@ func (k *hostileKind) share(tries int64) int64 {
 // "What is left to the kernel". It is told, but does not fail the test.
 var openKinds = []string{
 	"sendto on a ", "sendmsg on a ", // they are the program's own sends, whatever they are about
-	"sendto, close and reopen", "sendmsg, close and reopen",
 	"MSG_FASTOPEN, flags", // by socketcall(2), which reads the flags again
-	"server on a Unix socket",
+	"server on a Unix socket", "bind of a Unix socket",
 }
 
 // mayArrive reports whether a kind is one of openKinds.
