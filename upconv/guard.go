@@ -33,7 +33,7 @@ func (w *worker) guard(c *call, e *event) outcome {
 			return carryOn
 		case w.sight.File == 0:
 			return answer(unix.EBADF) // or the thread is gone
-		case !inet && w.leavesOthers(c):
+		case !inet && !c.fastOpen.on && w.leavesOthers(c): // of a send a copy tells: a look may be at what was just closed
 			return carryOn
 		}
 	}
