@@ -33,7 +33,8 @@ func TestSwapAgain(t *testing.T) {
 	})
 }
 
-// TestSwapRoutes takes one socket from one route to another and back to direct, with all that it has.
+// TestSwapRoutes takes one socket from one route to another and back to direct, with all that it
+// has.
 func TestSwapRoutes(t *testing.T) {
 	const otherAddr, otherServer = "198.51.100.65", "198.51.100.66"
 	o := newOutskirts(t)

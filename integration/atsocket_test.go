@@ -14,7 +14,8 @@ import (
 	"github.com/upconv/upconv/nsdial"
 )
 
-// TestSwapAtSocket compares stream sockets natively, in the egress or in the origin, with those of --swap-at socket.
+// TestSwapAtSocket compares stream sockets natively, in the egress or in the origin, with those of
+// --swap-at socket.
 func TestSwapAtSocket(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -140,7 +141,8 @@ func TestSwapAtSocket(t *testing.T) {
 	l.t = t
 }
 
-// TestSwapAtSocketIsolated is for ordinary users, whose upconv has no privileges in the namespace of the program.
+// TestSwapAtSocketIsolated is for ordinary users, whose upconv has no privileges in the namespace
+// of the program.
 func TestSwapAtSocketIsolated(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)

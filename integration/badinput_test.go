@@ -17,8 +17,8 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// oldKernel in the environment has this test binary put itself under a filter that hides a feature of the
-// kernel, and then become the command in its arguments.
+// oldKernel in the environment has this test binary put itself under a filter that hides a feature
+// of the kernel, and then become the command in its arguments.
 const oldKernel = "UPCONV_TEST_OLD_KERNEL"
 
 // forbid before the name of a system call has the filter refuse it, as those of containers do.
@@ -83,8 +83,8 @@ func withoutFeature(t testing.TB, feature string, cmd *exec.Cmd) *exec.Cmd {
 	return old
 }
 
-// TestBadInput gives upconv what it cannot work with. It says what is the matter in a line or two, ends with the
-// status that tells whose failure it was, and runs nothing.
+// TestBadInput gives upconv what it cannot work with. It says what is the matter in a line or two,
+// ends with the status that tells whose failure it was, and runs nothing.
 func TestBadInput(t *testing.T) {
 	l := newLab(t)
 	shared := publicDir(t)
@@ -117,7 +117,8 @@ func TestBadInput(t *testing.T) {
 	via := []string{"--via", "netns:" + l.egress}
 	for _, test := range []struct {
 		name string
-		// flags of upconv run; CMD stands for -- and a command that leaves a mark, and is added where it and -- are missing
+		// flags of upconv run; CMD stands for -- and a command that leaves a mark, and is added
+		// where it and -- are missing
 		flags   []string
 		feature string // that the kernel lacks
 		user    bool   // as an ordinary user
@@ -299,8 +300,8 @@ func TestEventsToFIFO(t *testing.T) {
 	}
 }
 
-// TestBadInputHostileRules gives upconv rules and routes that nobody means well with. It refuses or takes them,
-// and never panics.
+// TestBadInputHostileRules gives upconv rules and routes that nobody means well with. It refuses or
+// takes them, and never panics.
 func TestBadInputHostileRules(t *testing.T) {
 	needRoot(t)
 	long := strings.Repeat("9", 40000)

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// benchFamilies measures routes to other families, through a real NAT64 (tayga) and to a Unix socket.
+// benchFamilies measures routes to other families, through a real NAT64 (tayga) and to a Unix
+// socket.
 func benchFamilies(b *testing.B, client string, rounds int) []figure {
 	n := newNAT64(b)
 	const port = "9004"

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// forwarder is unbound as it asks another name server for every name. It has a fresh UDP socket for each
-// question, with a port of its own choice, so that each question swaps one.
+// forwarder is unbound as it asks another name server for every name. It has a fresh UDP socket for
+// each question, with a port of its own choice, so that each question swaps one.
 const forwarder = `server:
   interface: ::1@5300
   access-control: ::1/128 allow
@@ -35,7 +35,8 @@ remote-control:
   control-enable: no
 `
 
-// benchForwarder is how many questions a second unbound answers under dnsperf, against unbound in the egress.
+// benchForwarder is how many questions a second unbound answers under dnsperf, against unbound in
+// the egress.
 func benchForwarder(b *testing.B, rounds int) []figure {
 	for _, name := range []string{"unbound", "dnsperf"} {
 		if _, err := exec.LookPath(name); err != nil {

@@ -31,9 +31,9 @@ type figure struct {
 	Upconv float64 `json:"upconv"`
 }
 
-// BenchmarkFigures measures upconv against native, alternating in one run, and writes a table to standard
-// output and JSON to $UPCONV_BENCH_JSON. $UPCONV_FLOOR names a directory with the sources of a plain C
-// supervisor to compare with too; $UPCONV_BENCH_ROUNDS is how often each is run.
+// BenchmarkFigures measures upconv against native, alternating in one run, and writes a table to
+// standard output and JSON to $UPCONV_BENCH_JSON. $UPCONV_FLOOR names a directory with the sources
+// of a plain C supervisor to compare with too; $UPCONV_BENCH_ROUNDS is how often each is run.
 //
 // Every value is the median over the rounds of the ratio (or difference) within a round.
 func BenchmarkFigures(b *testing.B) {
@@ -179,8 +179,8 @@ func benchConnect(b *testing.B, l *lab, client string, rounds int) []figure {
 	return figures
 }
 
-// acceptAndClose starts the other end of bench_connect in a namespace. It is a plain C program: a server in
-// this process would wake more threads, and when it does would decide the figures.
+// acceptAndClose starts the other end of bench_connect in a namespace. It is a plain C program: a
+// server in this process would wake more threads, and when it does would decide the figures.
 func acceptAndClose(b *testing.B, l *lab, namespace string, where ...string) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -197,8 +197,8 @@ func acceptAndClose(b *testing.B, l *lab, namespace string, where ...string) {
 	waitFor(b, stdout, "listening")
 }
 
-// benchProcesses is the main job in processes that make it harder: sockets that are in an epoll set before they
-// connect, many other descriptors, several threads.
+// benchProcesses is the main job in processes that make it harder: sockets that are in an epoll set
+// before they connect, many other descriptors, several threads.
 func benchProcesses(b *testing.B, l *lab, client string, rounds int) []figure {
 	const port = "9002"
 	acceptAndClose(b, l, l.serverName, "tcp", serverAddr, port)
@@ -242,7 +242,8 @@ func benchProcesses(b *testing.B, l *lab, client string, rounds int) []figure {
 	return figures
 }
 
-// benchGrowth is what a million swaps leave behind in the supervisor; $UPCONV_BENCH_SWAPS is how many.
+// benchGrowth is what a million swaps leave behind in the supervisor; $UPCONV_BENCH_SWAPS is how
+// many.
 func benchGrowth(b *testing.B, l *lab, client string) []figure {
 	const port = "9003"
 	acceptAndClose(b, l, l.serverName, "tcp", serverAddr, port)
@@ -321,7 +322,8 @@ func benchDirect(b *testing.B, l *lab, client string, rounds int) []figure {
 	return figures
 }
 
-// benchRules is what a long policy costs: a connect whose destination only the last of 10,000 rules is for, and the start.
+// benchRules is what a long policy costs: a connect whose destination only the last of 10,000 rules
+// is for, and the start.
 func benchRules(b *testing.B, l *lab, client string, rounds int) []figure {
 	const port, many = "9005", 10_000
 	acceptAndClose(b, l, l.serverName, "tcp", serverAddr, port)
@@ -343,10 +345,11 @@ func benchRules(b *testing.B, l *lab, client string, rounds int) []figure {
 	}
 }
 
-// longPolicy writes a policy file, the last of whose rules is the first that takes serverAddr at a port above 4096, and sends it
-// through the egress. The kinds of routes are the same however many rules there are: what the filter stops depends on
-// them. The others are about hosts and networks of many sizes, some within others, with and without ports; one in a
-// hundred about the server itself.
+// longPolicy writes a policy file, the last of whose rules is the first that takes serverAddr at a
+// port above 4096, and sends it through the egress. The kinds of routes are the same however many
+// rules there are: what the filter stops depends on them. The others are about hosts and networks
+// of many sizes, some within others, with and without ports; one in a hundred about the server
+// itself.
 func longPolicy(b *testing.B, l *lab, rules int) (path string) {
 	b.Helper()
 	var text strings.Builder
@@ -394,7 +397,8 @@ func BenchmarkRules(b *testing.B) {
 
 const iperfPort = "5201"
 
-// throughput returns what an iperf3 client, which connects to the server's iperfPort, has measured, in Gbit/s.
+// throughput returns what an iperf3 client, which connects to the server's iperfPort, has measured,
+// in Gbit/s.
 func (l *lab) throughput(b *testing.B, client *exec.Cmd) float64 {
 	b.Helper()
 	server := l.in(l.serverName, needProgram(b, "iperf3"), "-s", "-1", "-B", serverAddr, "-p", iperfPort, "--forceflush")
@@ -462,8 +466,8 @@ func benchStart(b *testing.B, l *lab, rounds int) figure {
 	return figure{What: "upconv run -- true, over true (ms)", Value: value, Unit: "ms", Bound: 15, Native: other, Upconv: ours}
 }
 
-// startOver returns how much longer the second command takes from start to end than the first, and how long each does, in
-// milliseconds.
+// startOver returns how much longer the second command takes from start to end than the first, and
+// how long each does, in milliseconds.
 func startOver(b *testing.B, rounds int, first, second func() *exec.Cmd) (value, medianSecond, medianFirst float64) {
 	took := func(cmd *exec.Cmd) float64 {
 		began := time.Now()
@@ -478,7 +482,8 @@ func startOver(b *testing.B, rounds int, first, second func() *exec.Cmd) (value,
 	return median(differences), median(seconds), median(firsts)
 }
 
-// benchMemory is the resident memory of the supervisor while one target sleeps, in MB; that of the front process is printed.
+// benchMemory is the resident memory of the supervisor while one target sleeps, in MB; that of the
+// front process is printed.
 func benchMemory(b *testing.B, l *lab) figure {
 	cmd := l.under("sh", "-c", "echo up; exec sleep 60")
 	stdout, err := cmd.StdoutPipe()

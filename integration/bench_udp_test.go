@@ -44,8 +44,8 @@ func benchUDP(b *testing.B, rounds int) []figure {
 		return value, upconv, native
 	}
 
-	// Nobody receives what these send: a receiver that natively never gets to sleep would have to be woken for each datagram when
-	// they come more slowly, and sending would seem to take longer.
+	// Nobody receives what these send: a receiver that natively never gets to sleep would have to
+	// be woken for each datagram when they come more slowly, and sending would seem to take longer.
 	all := alternate(b, rounds, native("connected", serverAddr, hole, "100000"), under(netns, nil, "connected", serverAddr, hole, "100000"))
 	value, ours, theirs := rate(all[1], all[0])
 	add(figure{What: "connected UDP, packets per second (us each)", Unit: "x", Bound: 0.97, AtLeast: true}, value, ours, theirs)

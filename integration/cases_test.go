@@ -9,15 +9,17 @@ import (
 	"testing"
 )
 
-// A case is a small program that does what a real one did when it went wrong. It takes the address of a server, which
-// has an echo at port echoPort (TCP and UDP) and something that accepts at port acceptPort.
+// A case is a small program that does what a real one did when it went wrong. It takes the address
+// of a server, which has an echo at port echoPort (TCP and UDP) and something that accepts at port
+// acceptPort.
 const (
 	echoPort   = "7000"
 	acceptPort = "7080"
 )
 
-// A caseWay is one way to run a case: a route, a user, and whether upconv can look at sockets with BPF. Its lab is its
-// own, with the servers running; it is the origin's and the egress's names and addresses that a case may need besides.
+// A caseWay is one way to run a case: a route, a user, and whether upconv can look at sockets with
+// BPF. Its lab is its own, with the servers running; it is the origin's and the egress's names and
+// addresses that a case may need besides.
 type caseWay struct {
 	*lab
 	route string // "netns", "nat64" or "isolate"
@@ -42,7 +44,8 @@ type caseWay struct {
 //		...
 //	})
 //
-// Whatever is started by w.upconv and w.native is over when the subtest is, or fails it. Labs go away with it.
+// Whatever is started by w.upconv and w.native is over when the subtest is, or fails it. Labs go
+// away with it.
 func forEachWay(t *testing.T, test func(t *testing.T, w *caseWay)) {
 	t.Helper()
 	needRoot(t)
@@ -95,8 +98,9 @@ func ordinaryUser(t testing.TB) []string {
 	return []string{needProgram(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "env", "HOME=/nonexistent"}
 }
 
-// hideBTF is a command line that starts another one without the kernel's types, which upconv's BPF program needs.
-// Capabilities would not do: root without CAP_SYS_ADMIN cannot enter namespaces, and with it may use BPF.
+// hideBTF is a command line that starts another one without the kernel's types, which upconv's BPF
+// program needs. Capabilities would not do: root without CAP_SYS_ADMIN cannot enter namespaces, and
+// with it may use BPF.
 func hideBTF(t testing.TB) []string {
 	t.Helper()
 	return []string{needProgram(t, "unshare"), "-m", "sh", "-c", `mount -t tmpfs none /sys/kernel/btf && exec "$@"`, "sh"}
@@ -139,7 +143,8 @@ func (w *caseWay) upconv(flags []string, args ...string) *exec.Cmd {
 	return w.place(command(w.t, line[0], append(line[1:], args...)...))
 }
 
-// native prepares a program to be run by the same user in the egress, which has IPv4, without upconv.
+// native prepares a program to be run by the same user in the egress, which has IPv4, without
+// upconv.
 func (w *caseWay) native(args ...string) *exec.Cmd {
 	line := enter(w.egress)
 	if w.user {
@@ -156,8 +161,8 @@ func (w *caseWay) place(cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-// TestCaseWays shows that every way is what it says: natively and under upconv the program reaches both servers, as
-// the right user, and without upconv the origin reaches neither.
+// TestCaseWays shows that every way is what it says: natively and under upconv the program reaches
+// both servers, as the right user, and without upconv the origin reaches neither.
 func TestCaseWays(t *testing.T) {
 	const script = `import os, socket, sys
 host = sys.argv[1]

@@ -12,17 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nft runs nft in a namespace. ip-netns(8) would put another /sys in place, and nft looks cgroups up there.
+// nft runs nft in a namespace. ip-netns(8) would put another /sys in place, and nft looks cgroups
+// up there.
 func nft(t *testing.T, namespace string, args ...string) string {
 	t.Helper()
 	return output(t, command(t, needProgram(t, "nsenter"), append([]string{"--net=/run/netns/" + namespace, needProgram(t, "nft")}, args...)...))
 }
 
-// A tally is the packets that the egress has seen go to a port: all, the first of each connection, and of both those that
-// belong to a cgroup.
+// A tally is the packets that the egress has seen go to a port: all, the first of each connection,
+// and of both those that belong to a cgroup.
 type tally struct{ all, syn, allOwn, synOwn int }
 
-// tallyPackets counts the packets to a port of the server, and which of them match what nft has to say of a cgroup.
+// tallyPackets counts the packets to a port of the server, and which of them match what nft has to
+// say of a cgroup.
 func (l *lab) tallyPackets(t *testing.T, port, match string) (read func() tally) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "rules")
@@ -106,11 +108,12 @@ func makeCgroup(t *testing.T, parent string) string {
 	return dir
 }
 
-// compareTallies runs a client natively and under upconv, and wants the packets of both to belong to the cgroup, the first ones included.
+// compareTallies runs a client natively and under upconv, and wants the packets of both to belong
+// to the cgroup, the first ones included.
 func (l *lab) compareTallies(t *testing.T, read func() tally, want string, native, under *exec.Cmd) {
 	t.Helper()
-	// A connection is four packets at least: SYN, ACK, an ACK of the greeting, FIN. What the kernel may send when the
-	// socket is gone is nobody's, so there can be more than the cgroup's own.
+	// A connection is four packets at least: SYN, ACK, an ACK of the greeting, FIN. What the kernel
+	// may send when the socket is gone is nobody's, so there can be more than the cgroup's own.
 	good := func(connections int) (last tally, ok bool) {
 		ok = soon(func() bool {
 			last = read()
@@ -152,10 +155,11 @@ func TestCgroupV2(t *testing.T) {
 	l.compareTallies(t, read, greeting, command(t, native[0], native[1:]...), command(t, under[0], under[1:]...))
 }
 
-// TestCgroupNetCls has the target alone be in a cgroup of net_cls: every packet carries its class, from the first on.
+// TestCgroupNetCls has the target alone be in a cgroup of net_cls: every packet carries its class,
+// from the first on.
 //
-// There is none like it for net_prio: its map of priorities takes interfaces of the initial namespace only, so that
-// nothing can be seen of it in the namespaces of these tests.
+// There is none like it for net_prio: its map of priorities takes interfaces of the initial
+// namespace only, so that nothing can be seen of it in the namespaces of these tests.
 func TestCgroupNetCls(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -174,7 +178,8 @@ func TestCgroupNetCls(t *testing.T) {
 		{"once", greeting, func(host, port string) []string {
 			return []string{static(t, "client_connect.c"), "connect", host, port}
 		}},
-		// The second time the socket is one that upconv has made, which it must not have for its own meanwhile.
+		// The second time the socket is one that upconv has made, which it must not have for its
+		// own meanwhile.
 		{"refused at first", "connect: -1 ECONNREFUSED\nconnect elsewhere: 0\ngreeting: " + greeting + "end\n", func(host, port string) []string {
 			return []string{again, "elsewhere", host, closed, port}
 		}},
@@ -210,8 +215,9 @@ func netCls(t *testing.T) (root string) {
 	return root
 }
 
-// TestCgroupNetClsThreads has threads send both ways through one socket where there are net_cls cgroups, so that upconv
-// gives a socket that it has looked at back to the program's: never one that another thread's send has just replaced.
+// TestCgroupNetClsThreads has threads send both ways through one socket where there are net_cls
+// cgroups, so that upconv gives a socket that it has looked at back to the program's: never one
+// that another thread's send has just replaced.
 func TestCgroupNetClsThreads(t *testing.T) {
 	u := newUDPLab(t)
 	makeCgroup(t, netCls(t))

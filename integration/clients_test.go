@@ -110,7 +110,8 @@ func page(t testing.TB, listener net.Listener) {
 	go server.Serve(listener)
 }
 
-// serve starts a program in the server's namespace, waits until addr takes connections, and ends it with the test.
+// serve starts a program in the server's namespace, waits until addr takes connections, and ends it
+// with the test.
 func (l *lab) serve(addr string, args ...string) {
 	l.t.Helper()
 	cmd := l.in(l.serverName, args...)
@@ -142,8 +143,8 @@ func (l *lab) serve(addr string, args ...string) {
 	}
 }
 
-// with prepares args to be run in the origin under upconv, with the egress as way out, further flags
-// of upconv's, and a file for events.
+// with prepares args to be run in the origin under upconv, with the egress as way out, further
+// flags of upconv's, and a file for events.
 func (l *lab) with(flags []string, args ...string) (cmd *exec.Cmd, events func() []event) {
 	l.t.Helper()
 	file := filepath.Join(l.t.TempDir(), "events")
@@ -283,7 +284,8 @@ func clients(t *testing.T, l *lab, s *services) []client {
 	return list
 }
 
-// nginxConf writes a configuration that serves one page at addr, from one process in the foreground.
+// nginxConf writes a configuration that serves one page at addr, from one process in the
+// foreground.
 func nginxConf(t *testing.T, addr string) string {
 	dir := t.TempDir()
 	conf := fmt.Sprintf(`daemon off;
@@ -312,7 +314,8 @@ http {
 	return file
 }
 
-// TestClients runs each client twice: it fails for want of IPv4 without upconv, and does its work under it.
+// TestClients runs each client twice: it fails for want of IPv4 without upconv, and does its work
+// under it.
 func TestClients(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -331,8 +334,8 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// attributed checks that there are so many events of connections to the server, and that the server has seen the
-// address of each.
+// attributed checks that there are so many events of connections to the server, and that the server
+// has seen the address of each.
 func (l *lab) attributed(t *testing.T, s *services, events []event, want int, elsewhere bool) {
 	t.Helper()
 	n := 0
@@ -353,8 +356,8 @@ func (l *lab) attributed(t *testing.T, s *services, events []event, want int, el
 	}
 }
 
-// TestJava runs every way of connecting that Java has in one virtual machine: it is slow to start. By default its
-// sockets are AF_INET6 and its addresses ::ffff:a.b.c.d.
+// TestJava runs every way of connecting that Java has in one virtual machine: it is slow to start.
+// By default its sockets are AF_INET6 and its addresses ::ffff:a.b.c.d.
 func TestJava(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -529,7 +532,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestEventsOnStandardError sees that "-" is standard error and that each event is there as a line of its own.
+// TestEventsOnStandardError sees that "-" is standard error and that each event is there as a line
+// of its own.
 func TestEventsOnStandardError(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -674,8 +678,8 @@ func TestTwoEgresses(t *testing.T) {
 	}
 }
 
-// TestOwnAddresses gives the origin an IPv4 address of its own: it is local, whatever a wide rule says, and from the
-// moment on that the origin has it.
+// TestOwnAddresses gives the origin an IPv4 address of its own: it is local, whatever a wide rule
+// says, and from the moment on that the origin has it.
 func TestOwnAddresses(t *testing.T) {
 	const own = "198.51.100.1"
 	l := newLab(t)
@@ -723,7 +727,8 @@ func TestOwnAddresses(t *testing.T) {
 	t.Run("while running", func(t *testing.T) {
 		loopback(t, l.origin, netlink.AddrDel, own)
 		s := l.session(t)
-		// Right after a change upconv may not know yet; natively unreachable is then what the program sees.
+		// Right after a change upconv may not know yet; natively unreachable is then what the
+		// program sees.
 		get := func() string {
 			s.start(strings.Join(client, " ") + " 2>&1")
 			_, out := s.finish()
@@ -743,8 +748,8 @@ func TestOwnAddresses(t *testing.T) {
 	})
 }
 
-// TestIsolate is for ordinary users: the client starts in a namespace with nothing but loopback, and the namespace
-// that upconv was started in is the way out.
+// TestIsolate is for ordinary users: the client starts in a namespace with nothing but loopback,
+// and the namespace that upconv was started in is the way out.
 func TestIsolate(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)

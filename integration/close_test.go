@@ -2,8 +2,9 @@ package integration
 
 import "testing"
 
-// TestClosed closes sockets right after they are connected: then nobody else may have them open any more. The policy swaps
-// loopback connections for others of the same namespace, so that one program is both ends.
+// TestClosed closes sockets right after they are connected: then nobody else may have them open any
+// more. The policy swaps loopback connections for others of the same namespace, so that one program
+// is both ends.
 func TestClosed(t *testing.T) {
 	l := newLab(t)
 	python3 := needProgram(t, python)

@@ -103,7 +103,8 @@ func (o *outskirts) run(t *testing.T, cmd *exec.Cmd, arrive func()) string {
 	return text.String()
 }
 
-// TestConnect compares connect(2) natively, in the egress, with what it is like under upconv in the origin.
+// TestConnect compares connect(2) natively, in the egress, with what it is like under upconv in the
+// origin.
 func TestConnect(t *testing.T) {
 	o := newOutskirts(t)
 	var running sync.WaitGroup

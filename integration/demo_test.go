@@ -88,7 +88,8 @@ func (d *demoRun) processes() (pids []int) {
 	return pids
 }
 
-// nothingLeft checks that neither processes nor namespaces are left. The demo promises that for the moment it ends.
+// nothingLeft checks that neither processes nor namespaces are left. The demo promises that for the
+// moment it ends.
 func (d *demoRun) nothingLeft() {
 	d.t.Helper()
 	for _, pid := range d.processes() {
@@ -122,8 +123,9 @@ func (d *demoRun) nothingLeft() {
 	}
 }
 
-// ownedElsewhere reports whether a network namespace belongs to another user namespace than this process's. What
-// has the inode of one of the demo's, and does not, was made since: inodes are used again at once.
+// ownedElsewhere reports whether a network namespace belongs to another user namespace than this
+// process's. What has the inode of one of the demo's, and does not, was made since: inodes are used
+// again at once.
 func ownedElsewhere(path string) bool {
 	ns, err := os.Open(path)
 	if err != nil {
@@ -322,8 +324,8 @@ func TestDemoNotPermitted(t *testing.T) {
 	}
 }
 
-// demoCurl makes a PATH with a curl that behaves as the script says at its calls: 1 in the egress, 2 in the origin,
-// 3 in the origin under upconv. $page is what the server says.
+// demoCurl makes a PATH with a curl that behaves as the script says at its calls: 1 in the egress,
+// 2 in the origin, 3 in the origin under upconv. $page is what the server says.
 func demoCurl(t *testing.T, dir, script string) (path string) {
 	t.Helper()
 	path, err := os.MkdirTemp(dir, "curl-")
@@ -384,8 +386,9 @@ func TestDemoInterrupted(t *testing.T) {
 			{"SIGKILL", unix.SIGKILL, false},
 		} {
 			t.Run(at+" "+how.name, func(t *testing.T) {
-				// The client says in a FIFO that it has been started, and stays; with a child, which the demo has to find.
-				// Where the demo is killed, nobody looks for children of clients.
+				// The client says in a FIFO that it has been started, and stays; with a child,
+				// which the demo has to find. Where the demo is killed, nobody looks for children
+				// of clients.
 				fifo := filepath.Join(dir, fmt.Sprintf("fifo-%s-%d", at, how.sig))
 				if err := errors.Join(unix.Mkfifo(fifo, 0o666), unix.Mkfifo(fifo+"-never", 0o666)); err != nil {
 					t.Fatal(err)

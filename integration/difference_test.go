@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// differences returns the lines that are in only one of two texts, as "-line" and "+line", each lot of them after
-// the line " line" before it.
+// differences returns the lines that are in only one of two texts, as "-line" and "+line", each lot
+// of them after the line " line" before it.
 func differences(native, under string) (lines []string) {
 	a, b := strings.Split(native, "\n"), strings.Split(under, "\n")
 	before := ""

@@ -25,8 +25,9 @@ import (
 	"github.com/upconv/upconv/nsdial"
 )
 
-// A nat64Lab is three hosts: the origin, which has IPv6 only, the server, which has IPv4 only, and between them one with a
-// NAT64, tayga. Its namespace is the lab's egress: there the server can be reached natively.
+// A nat64Lab is three hosts: the origin, which has IPv6 only, the server, which has IPv4 only, and
+// between them one with a NAT64, tayga. Its namespace is the lab's egress: there the server can be
+// reached natively.
 //
 //	origin 2001:db8:1::2 --- 2001:db8:1::1 (NAT64 2001:db8:64::/96) 192.0.2.1 --- 192.0.2.2 server 203.0.113.10
 type nat64Lab struct {
@@ -173,8 +174,8 @@ func greetUnix(conn net.Conn) {
 	io.Copy(io.Discard, conn)
 }
 
-// TestFamilyLooks compares what a socket looks like to a program natively, where there is IPv4, and under upconv, where it
-// really is another one.
+// TestFamilyLooks compares what a socket looks like to a program natively, where there is IPv4, and
+// under upconv, where it really is another one.
 func TestFamilyLooks(t *testing.T) {
 	n := newNAT64(t)
 	silent := n.listen(serverAddr + ":0")
@@ -215,8 +216,8 @@ func TestFamilyLooks(t *testing.T) {
 	}
 }
 
-// TestUnixPeers connects to one destination again and again, and to others in between: each socket has its own names, and tells
-// them when others are open as well.
+// TestUnixPeers connects to one destination again and again, and to others in between: each socket
+// has its own names, and tells them when others are open as well.
 func TestUnixPeers(t *testing.T) {
 	n := newLab(t)
 	n.tag(t)
@@ -246,8 +247,9 @@ print(wrong, len(all) - len(ports))
 	}
 }
 
-// TestFamilyConnect compares connect(2) natively, where there is IPv4, with what it is like over other families. What
-// differs is only the program's own address; and a Unix socket is connected at once.
+// TestFamilyConnect compares connect(2) natively, where there is IPv4, with what it is like over
+// other families. What differs is only the program's own address; and a Unix socket is connected at
+// once.
 func TestFamilyConnect(t *testing.T) {
 	n := newNAT64(t)
 	host, port := split(t, n.greet())
@@ -351,7 +353,8 @@ asyncio.run(main())`, "HOST", "PORT"}, "('HOST', PORT) 192.0.0.2 hello"},
 	}
 }
 
-// TestFamilyClients has programs say whom they think they are connected to: as root, and as an ordinary user.
+// TestFamilyClients has programs say whom they think they are connected to: as root, and as an
+// ordinary user.
 func TestFamilyClients(t *testing.T) {
 	n := newNAT64(t)
 	host, port := split(t, n.greet())
@@ -491,7 +494,8 @@ s.close(); s = socket.socket(socket.AF_INET6); s.settimeout(20); s.connect(("::1
 	}
 }
 
-// TestNAT64Errors is about connections that cannot be made: what the program is told, and what the event says besides.
+// TestNAT64Errors is about connections that cannot be made: what the program is told, and what the
+// event says besides.
 func TestNAT64Errors(t *testing.T) {
 	n := newNAT64(t)
 	closed := n.listen(serverAddr + ":0")
@@ -530,7 +534,8 @@ func TestNAT64Errors(t *testing.T) {
 try: socket.create_connection((sys.argv[1], int(sys.argv[2])), eval(sys.argv[3])); print("connected")
 except OSError as e: print(errno.errorcode[e.errno])
 `, dst, port, timeout)
-				// "Host unreachable" and "net unreachable" are one in ICMPv6, and the kernel's own wait says so: docs/fidelity.md.
+				// "Host unreachable" and "net unreachable" are one in ICMPv6, and the kernel's own
+				// wait says so: docs/fidelity.md.
 				if out := output(t, cmd); out != test.errno+"\n" && !(timeout == "None" && test.dst != "" && out == "ENETUNREACH\n") {
 					t.Errorf("timeout %s: %s, want %s", timeout, out, test.errno)
 				}
@@ -544,7 +549,8 @@ except OSError as e: print(errno.errorcode[e.errno])
 	n.lab.t = t
 }
 
-// resolver answers the question for ipv4only.arpa at the middle host; asked tells of every question.
+// resolver answers the question for ipv4only.arpa at the middle host; asked tells of every
+// question.
 func (n *nat64Lab) resolver(ttl uint32, prefixes ...string) (asked chan struct{}, goOn chan struct{}) {
 	n.t.Helper()
 	conn, err := n.middle.ListenPacket(context.Background(), "udp", "["+middleAddr6+"]:53")
@@ -583,7 +589,8 @@ func (n *nat64Lab) resolver(ttl uint32, prefixes ...string) (asked chan struct{}
 	return asked, goOn
 }
 
-// plain prepares an upconv command line to be run in the origin, with the middle host for a resolver.
+// plain prepares an upconv command line to be run in the origin, with the middle host for a
+// resolver.
 func (n *nat64Lab) plain(user bool, args ...string) *exec.Cmd {
 	n.t.Helper()
 	conf := filepath.Join(n.t.TempDir(), "resolv.conf")
@@ -598,8 +605,8 @@ func (n *nat64Lab) plain(user bool, args ...string) *exec.Cmd {
 	return n.in(n.origin, append(append(all, bin), args...)...)
 }
 
-// TestNAT64Auto is the plain upconv run, without flags and privileges: the first connect waits for the resolver, later
-// ones do not.
+// TestNAT64Auto is the plain upconv run, without flags and privileges: the first connect waits for
+// the resolver, later ones do not.
 func TestNAT64Auto(t *testing.T) {
 	n := newNAT64(t)
 	host, port := split(t, n.greet())
@@ -807,8 +814,8 @@ except OSError as e: print(errno.errorcode[e.errno], time.monotonic() - began >=
 	}
 }
 
-// TestUnixWaitsAside has more threads wait for a server with a full backlog than the supervisor has workers. All the same
-// there is somebody to serve others of the same program.
+// TestUnixWaitsAside has more threads wait for a server with a full backlog than the supervisor has
+// workers. All the same there is somebody to serve others of the same program.
 func TestUnixWaitsAside(t *testing.T) {
 	n := newNAT64(t)
 	full := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
@@ -903,7 +910,8 @@ http {
 	}
 }
 
-// TestUnixTargetRoot has a path looked up in the root directory of the program, from which links do not lead out.
+// TestUnixTargetRoot has a path looked up in the root directory of the program, from which links do
+// not lead out.
 func TestUnixTargetRoot(t *testing.T) {
 	n := newNAT64(t)
 	path := unixServer(t, greetUnix)

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestFTPControl has lftp log in and talk over its control connection. Its data connections need an address of the
-// egress to be bound to, which nothing allows.
+// TestFTPControl has lftp log in and talk over its control connection. Its data connections need an
+// address of the egress to be bound to, which nothing allows.
 func TestFTPControl(t *testing.T) {
 	forEachWay(t, func(t *testing.T, w *caseWay) {
 		listener := w.listen(serverAddr + ":0")

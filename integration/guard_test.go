@@ -12,7 +12,8 @@ import (
 	"github.com/upconv/upconv/nsdial"
 )
 
-// loopServers are a TCP and a UDP server on the loopback of an egress, which nobody is to reach. They count what arrives.
+// loopServers are a TCP and a UDP server on the loopback of an egress, which nobody is to reach.
+// They count what arrives.
 type loopServers struct {
 	egress   *nsdial.Namespace
 	tcp, udp string // ports
@@ -60,8 +61,8 @@ func (w *caseWay) serveLoop(t *testing.T) *loopServers {
 	return s
 }
 
-// count returns how much has arrived since the last count. It sends something itself, over both protocols, which comes after
-// all else and must have been counted, too.
+// count returns how much has arrived since the last count. It sends something itself, over both
+// protocols, which comes after all else and must have been counted, too.
 func (s *loopServers) count(t *testing.T) int64 {
 	t.Helper()
 	for network, port := range map[string]string{"tcp": s.tcp, "udp": s.udp} {
@@ -94,8 +95,8 @@ func forEachEgress(t *testing.T, test func(t *testing.T, w *caseWay, loop *loopS
 	})
 }
 
-// TestFirstMoveRace has many threads send to the loopback in the moment in which the program's first datagram socket goes to
-// an egress and is put under their numbers.
+// TestFirstMoveRace has many threads send to the loopback in the moment in which the program's
+// first datagram socket goes to an egress and is put under their numbers.
 func TestFirstMoveRace(t *testing.T) {
 	const rounds = 3
 	forEachEgress(t, func(t *testing.T, w *caseWay, loop *loopServers) {
@@ -114,8 +115,8 @@ func TestFirstMoveRace(t *testing.T) {
 	})
 }
 
-// TestCallRace has a thread put a socket of an egress under the number of another one's call, and change its address. The
-// calls are direct, or wait for a host that does not answer.
+// TestCallRace has a thread put a socket of an egress under the number of another one's call, and
+// change its address. The calls are direct, or wait for a host that does not answer.
 func TestCallRace(t *testing.T) {
 	forEachEgress(t, func(t *testing.T, w *caseWay, loop *loopServers) {
 		probe := compileC(t, "guard_race.c", "gcc", "-static", "-pthread")
@@ -131,8 +132,8 @@ func TestCallRace(t *testing.T) {
 	})
 }
 
-// TestGuardedBind has a program with two threads, whose bind(2) upconv makes, ask for a low port: it gets that only with the
-// privilege, as natively.
+// TestGuardedBind has a program with two threads, whose bind(2) upconv makes, ask for a low port:
+// it gets that only with the privilege, as natively.
 func TestGuardedBind(t *testing.T) {
 	const script = `import errno, socket, threading
 threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -166,8 +167,9 @@ for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
 	})
 }
 
-// TestGuardedUnix has a program with two threads, and with a socket in an egress, connect Unix sockets, which upconv then
-// does for it: everything is as natively, and the server sees the same user.
+// TestGuardedUnix has a program with two threads, and with a socket in an egress, connect Unix
+// sockets, which upconv then does for it: everything is as natively, and the server sees the same
+// user.
 func TestGuardedUnix(t *testing.T) {
 	const script = `import errno, os, socket, struct, sys, tempfile, threading, time
 threading.Thread(target=threading.Event().wait, daemon=True).start()

@@ -22,9 +22,9 @@ var holdups = []struct {
 	{"move", false}, {"wait", true}, {"expiry", true}, {"interrupted", true},
 }
 
-// holdupClient starts one process for each call that it is given, whose eight threads wait for memory that never comes.
-// Beside them it connects and sends to the server a hundred times each time it is told to, and has a signal
-// interrupt a call that waits.
+// holdupClient starts one process for each call that it is given, whose eight threads wait for
+// memory that never comes. Beside them it connects and sends to the server a hundred times each
+// time it is told to, and has a signal interrupt a call that waits.
 const holdupClient = `
 import select, signal, socket, struct, subprocess, sys, time
 host, probe, calls = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -55,8 +55,9 @@ for holder in holders:
     holder.kill(); holder.wait()
 `
 
-// TestHoldup has a process for every stopped call hold workers with memory that never comes. Other programs go on
-// being served, the policy is read again, signals are passed on, and the command ends with the front process.
+// TestHoldup has a process for every stopped call hold workers with memory that never comes. Other
+// programs go on being served, the policy is read again, signals are passed on, and the command
+// ends with the front process.
 func TestHoldup(t *testing.T) {
 	needRealRoot(t, "userfaultfd(2) that the kernel waits for")
 	forEachWay(t, func(t *testing.T, w *caseWay) {

@@ -13,8 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// greedyClient has more threads wait in calls for each of which upconv needs a thread than there can be. Each is a
-// connect(2) to a rejected address with a socket that is connecting already. Another process then makes one such call.
+// greedyClient has more threads wait in calls for each of which upconv needs a thread than there
+// can be. Each is a connect(2) to a rejected address with a socket that is connecting already.
+// Another process then makes one such call.
 const greedyClient = `
 import os, socket, struct, subprocess, sys, threading, time
 host, threads = sys.argv[1], int(sys.argv[2])
@@ -58,7 +59,8 @@ func (l *lab) listenWithoutRoom(addr string) {
 	}
 }
 
-// TestHoldupThreads has one process wait in more calls than upconv has threads for. Another one gets a thread all the same.
+// TestHoldupThreads has one process wait in more calls than upconv has threads for. Another one
+// gets a thread all the same.
 func TestHoldupThreads(t *testing.T) {
 	needRoot(t)
 	w := newCaseWay(t, "netns", "no bpf")

@@ -10,7 +10,8 @@ import (
 	"github.com/upconv/upconv/nsdial"
 )
 
-// TestHomecoming has sockets of an egress be disconnected, fail to connect, be bound and listen: none stays there.
+// TestHomecoming has sockets of an egress be disconnected, fail to connect, be bound and listen:
+// none stays there.
 func TestHomecoming(t *testing.T) {
 	forEachWay(t, func(t *testing.T, w *caseWay) {
 		if w.route == "nat64" {
@@ -40,8 +41,8 @@ an answer to another send: 5
 	})
 }
 
-// TestHomecomingRace has a thread put a socket that is, or was, in an egress under the number of a direct connect. The
-// egress's loopback has a server, which nobody reaches.
+// TestHomecomingRace has a thread put a socket that is, or was, in an egress under the number of a
+// direct connect. The egress's loopback has a server, which nobody reaches.
 func TestHomecomingRace(t *testing.T) {
 	forEachWay(t, func(t *testing.T, w *caseWay) {
 		if w.route == "nat64" {

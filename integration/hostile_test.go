@@ -37,8 +37,8 @@ type watch struct {
 	prove   func(context.Context) error // arrives there once
 }
 
-// arrivals returns how many have arrived but for the test's own. It makes sure that one that arrives is
-// counted. That one comes last, so that nothing is on its way any more.
+// arrivals returns how many have arrived but for the test's own. It makes sure that one that
+// arrives is counted. That one comes last, so that nothing is on its way any more.
 func (w *watch) arrivals(t testing.TB) int64 {
 	t.Helper()
 	before := w.arrived.Load()
@@ -82,8 +82,8 @@ var hostileWays = []hostileWayRow{
 	{"isolate", "user", []string{"--swap-at", "socket"}, false},
 }
 
-// parts is how large a share of the time a way has. One that is not for every kind has a third where
-// there is little time.
+// parts is how large a share of the time a way has. One that is not for every kind has a third
+// where there is little time.
 func (r *hostileWayRow) parts(long bool) int {
 	switch {
 	case inUserNamespace() && r.kind == "bpf":
@@ -288,8 +288,8 @@ func (k *hostileKind) share(tries int64) int64 {
 	return (tries + ways - 1) / ways
 }
 
-// openKinds are parts of the names of kinds of which some arrive: docs/security.md says so of them, under
-// "What is left to the kernel". It is told, but does not fail the test.
+// openKinds are parts of the names of kinds of which some arrive: docs/security.md says so of them,
+// under "What is left to the kernel". It is told, but does not fail the test.
 var openKinds = []string{
 	"sendto on a ", "sendmsg on a ", // they are the program's own sends, whatever they are about
 	"MSG_FASTOPEN, flags", // by socketcall(2), which reads the flags again
@@ -333,8 +333,8 @@ func (h *hostileTable) String() string {
 	return text.String()
 }
 
-// play runs hostile programs of a kind until an end, or until they have made so many tries, and counts
-// what arrives.
+// play runs hostile programs of a kind until an end, or until they have made so many tries, and
+// counts what arrives.
 func (w *hostileWay) play(t *testing.T, k hostileKind, until time.Time, tries int64) (score hostileScore) {
 	t.Helper()
 	before := map[*watch]int64{}
@@ -391,13 +391,13 @@ func (w *hostileWay) playOnce(t *testing.T, k hostileKind, score *hostileScore, 
 	}
 }
 
-// TestHostile runs programs of every kind that try to get past the policy by changing what a call is
-// about while it is decided, in every way. Nothing of theirs arrives at a host that is refused, at the
-// loopback of the egress, or at a Unix socket that only root may reach; and nobody beyond the egress
-// reaches the program.
+// TestHostile runs programs of every kind that try to get past the policy by changing what a call
+// is about while it is decided, in every way. Nothing of theirs arrives at a host that is refused,
+// at the loopback of the egress, or at a Unix socket that only root may reach; and nobody beyond
+// the egress reaches the program.
 //
-// It takes some $HOSTILE_SECONDS in all, or makes $HOSTILE_TRIES of each kind, and writes a table to
-// the file $HOSTILE_TABLE.
+// It takes some $HOSTILE_SECONDS in all, or makes $HOSTILE_TRIES of each kind, and writes a table
+// to the file $HOSTILE_TABLE.
 func TestHostile(t *testing.T) {
 	needRoot(t)
 	length, tries := 40*time.Second, int64(0)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestICMP has a router say that a destination cannot be reached or may not be. ICMPv6 has other words for it than ICMP, but what
-// an IPv4 program is told is to be the same.
+// TestICMP has a router say that a destination cannot be reached or may not be. ICMPv6 has other
+// words for it than ICMP, but what an IPv4 program is told is to be the same.
 func TestICMP(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -75,7 +75,8 @@ print("end")
 	}
 }
 
-// TestPathMTU asks for the path MTU of a connection over IPv6: it is less by what the longer header takes.
+// TestPathMTU asks for the path MTU of a connection over IPv6: it is less by what the longer header
+// takes.
 func TestPathMTU(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)

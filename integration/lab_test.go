@@ -1,7 +1,7 @@
 // Package integration runs whole programs under upconv, in network namespaces made for the purpose.
 //
-// The addresses are documentation addresses (RFC 5737, RFC 3849), and a client under test always runs in
-// a namespace that the test has made, so that a bug cannot send a packet anywhere else.
+// The addresses are documentation addresses (RFC 5737, RFC 3849), and a client under test always
+// runs in a namespace that the test has made, so that a bug cannot send a packet anywhere else.
 package integration
 
 import (
@@ -58,8 +58,9 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// makeUpconv puts the upconv under test into a directory: a copy of $UPCONV_BIN, since not every user
-// can reach every checkout, or one that it builds. It returns what is to be started, and what that is.
+// makeUpconv puts the upconv under test into a directory: a copy of $UPCONV_BIN, since not every
+// user can reach every checkout, or one that it builds. It returns what is to be started, and what
+// that is.
 func makeUpconv(dir string) (start, executable string, err error) {
 	path := filepath.Join(dir, "upconv")
 	if calls := os.Getenv(refuseVariable); calls != "" {
@@ -185,7 +186,8 @@ func inNamespace(t testing.TB, name string, f func() error) {
 	})
 }
 
-// loopback gives the loopback device of a namespace an address of its own, or takes it: change is netlink.AddrAdd or AddrDel.
+// loopback gives the loopback device of a namespace an address of its own, or takes it: change is
+// netlink.AddrAdd or AddrDel.
 func loopback(t testing.TB, namespace string, change func(netlink.Link, *netlink.Addr) error, addr string) {
 	t.Helper()
 	inNamespace(t, namespace, func() error {
@@ -277,15 +279,17 @@ func (l *lab) listen(addr string) net.Listener {
 	return listener
 }
 
-// greet serves connections at the server's IPv4 address with the word hello. It returns address:port.
+// greet serves connections at the server's IPv4 address with the word hello. It returns
+// address:port.
 func (l *lab) greet() string {
 	listener := l.listen(serverAddr + ":0")
 	say(listener, "hello")
 	return listener.Addr().String()
 }
 
-// say serves the connections of a listener: it writes "WORD PEER\n", where PEER is the address that it sees,
-// and waits for the client to close, since to close with data unread resets the connection.
+// say serves the connections of a listener: it writes "WORD PEER\n", where PEER is the address that
+// it sees, and waits for the client to close, since to close with data unread resets the
+// connection.
 func say(listener net.Listener, word string) {
 	each(listener, func(conn net.Conn) {
 		host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())

@@ -23,14 +23,16 @@ func needLandlock(t *testing.T) {
 	}
 }
 
-// landlockProbe is the command line of landlock_probe, allowed to connect to echoPort and not to acceptPort.
+// landlockProbe is the command line of landlock_probe, allowed to connect to echoPort and not to
+// acceptPort.
 func landlockProbe(t *testing.T, words ...string) []string {
 	t.Helper()
 	return append([]string{compileC(t, "landlock_probe.c", "gcc", "-static", "-pthread"), serverAddr, echoPort, acceptPort}, words...)
 }
 
-// TestLandlock compares what a program that has restricted itself reaches, natively and under upconv: sockets of all kinds,
-// from before and after, in threads, children and orphans, with signals all the while.
+// TestLandlock compares what a program that has restricted itself reaches, natively and under
+// upconv: sockets of all kinds, from before and after, in threads, children and orphans, with
+// signals all the while.
 func TestLandlock(t *testing.T) {
 	needLandlock(t)
 	args := landlockProbe(t, "fresh", "after", "threads", "children", "binds", "own", "signals", "stops")
@@ -66,8 +68,8 @@ func TestLandlockAtSocket(t *testing.T) {
 	sameOutput(t, output(t, w.native(args...)), output(t, w.upconv([]string{"--swap-at", "socket"}, args...)))
 }
 
-// TestLandlockStricter sends with MSG_FASTOPEN, which connects, and uses MPTCP. Kernels up to 6.18 do not ask Landlock about
-// these; upconv does, as for TCP.
+// TestLandlockStricter sends with MSG_FASTOPEN, which connects, and uses MPTCP. Kernels up to 6.18
+// do not ask Landlock about these; upconv does, as for TCP.
 func TestLandlockStricter(t *testing.T) {
 	needLandlock(t)
 	forEachWay(t, func(t *testing.T, w *caseWay) {
@@ -80,8 +82,8 @@ func TestLandlockStricter(t *testing.T) {
 	})
 }
 
-// TestLandlockRace has a thread change the port while a connect(2) to it is decided. None may reach the server at the port
-// that is denied, whose count is shown to work.
+// TestLandlockRace has a thread change the port while a connect(2) to it is decided. None may reach
+// the server at the port that is denied, whose count is shown to work.
 func TestLandlockRace(t *testing.T) {
 	needLandlock(t)
 	forEachWay(t, func(t *testing.T, w *caseWay) {
@@ -153,7 +155,8 @@ func TestLandlockRoutes(t *testing.T) {
 	}
 }
 
-// TestLandlockAround runs upconv itself in a program's restrictions: they hold for what it starts as natively.
+// TestLandlockAround runs upconv itself in a program's restrictions: they hold for what it starts
+// as natively.
 func TestLandlockAround(t *testing.T) {
 	needLandlock(t)
 	for _, route := range []string{"netns", "nat64"} {
@@ -167,8 +170,8 @@ func TestLandlockAround(t *testing.T) {
 	}
 }
 
-// TestLandlockEvents looks at what is recorded of refusals: by the program's own rules, and because somebody traces it,
-// so that the kernel cannot be asked.
+// TestLandlockEvents looks at what is recorded of refusals: by the program's own rules, and because
+// somebody traces it, so that the kernel cannot be asked.
 func TestLandlockEvents(t *testing.T) {
 	needLandlock(t)
 	w := newCaseWay(t, "netns", "bpf")

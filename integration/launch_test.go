@@ -23,7 +23,8 @@ func publicDir(t testing.TB) string {
 	return dir
 }
 
-// publicCopy returns the path of a copy of a file of testdata/ that every user can read, wherever the checkout is.
+// publicCopy returns the path of a copy of a file of testdata/ that every user can read, wherever
+// the checkout is.
 func publicCopy(t testing.TB, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(testdata(t, name))
@@ -44,13 +45,14 @@ type way struct {
 	name  string
 	steps []string // last steps of the starter
 	flags []string // of upconv run
-	// changed are the lines of launch_probe that upconv changes on purpose: the first word of a line
-	// and all of the new line; "" for any.
+	// changed are the lines of launch_probe that upconv changes on purpose: the first word of a
+	// line and all of the new line; "" for any.
 	changed map[string]string
 }
 
-// ways returns what differs from a native start in each: the command's network namespace, the filter, and that
-// it dies with the supervisor; for an ordinary user no_new_privs, and with --isolate a user namespace.
+// ways returns what differs from a native start in each: the command's network namespace, the
+// filter, and that it dies with the supervisor; for an ordinary user no_new_privs, and with
+// --isolate a user namespace.
 func ways(l *lab) []way {
 	all := func(more ...string) map[string]string {
 		m := map[string]string{
@@ -117,8 +119,8 @@ func compareProbes(t *testing.T, w way, native, under string) {
 	}
 }
 
-// TestLaunchGivesWhatItWasGiven starts a program natively and under upconv from the same process, and compares
-// everything that a process is given.
+// TestLaunchGivesWhatItWasGiven starts a program natively and under upconv from the same process,
+// and compares everything that a process is given.
 func TestLaunchGivesWhatItWasGiven(t *testing.T) {
 	l := newLab(t)
 	starter, probe := staticC(t, "launch_start.c"), staticC(t, "launch_probe.c")
@@ -288,7 +290,8 @@ func TestLaunchGivesWhatItWasGiven(t *testing.T) {
 	}
 }
 
-// TestLaunchLooksUpAsExecvp compares what is executed, and the exit status, with env(1), which calls execvp(3).
+// TestLaunchLooksUpAsExecvp compares what is executed, and the exit status, with env(1), which
+// calls execvp(3).
 func TestLaunchLooksUpAsExecvp(t *testing.T) {
 	needRoot(t)
 	env := needProgram(t, "env")
@@ -417,8 +420,8 @@ func TestLaunchLooksUpAsExecvp(t *testing.T) {
 	}
 }
 
-// TestLaunchPrivileges checks who can gain privileges: under root's upconv whoever can natively, under
-// an ordinary user's nobody.
+// TestLaunchPrivileges checks who can gain privileges: under root's upconv whoever can natively,
+// under an ordinary user's nobody.
 func TestLaunchPrivileges(t *testing.T) {
 	l := newLab(t)
 	needUsers(t)
@@ -477,8 +480,8 @@ func TestLaunchPrivileges(t *testing.T) {
 	}
 }
 
-// TestLaunchDroppedPrivilegesAreServed connects from a program that root's upconv started and that is an ordinary user
-// by then, and from a set-user-ID one.
+// TestLaunchDroppedPrivilegesAreServed connects from a program that root's upconv started and that
+// is an ordinary user by then, and from a set-user-ID one.
 func TestLaunchDroppedPrivilegesAreServed(t *testing.T) {
 	l := newLab(t)
 	host, port, _ := strings.Cut(l.greet(), ":")

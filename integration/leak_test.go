@@ -33,8 +33,8 @@ func soon(ok func() bool) bool {
 // tagVariable is in the environment of every process that a tagged test starts.
 const tagVariable = "UPCONV_INTEGRATION"
 
-// tag has every process that the test starts carry a mark, and checks at the end of the test that none of them
-// is left, alive or as a zombie.
+// tag has every process that the test starts carry a mark, and checks at the end of the test that
+// none of them is left, alive or as a zombie.
 func (l *lab) tag(t *testing.T) {
 	t.Helper()
 	t.Setenv(tagVariable, l.origin)
@@ -86,7 +86,8 @@ func describe(pid int) string {
 	return fmt.Sprintf("%d %q", pid, bytes.ReplaceAll(bytes.TrimRight(cmdline, "\x00"), []byte{0}, []byte{' '}))
 }
 
-// A session is a shell under upconv that runs one command line after the other, all served by one supervisor.
+// A session is a shell under upconv that runs one command line after the other, all served by one
+// supervisor.
 type session struct {
 	t          testing.TB
 	cmd        *exec.Cmd
@@ -117,7 +118,8 @@ func (b *buffer) String() string {
 
 const shell = `while read -r line; do eval "$line"; printf '\nstatus %d\n' $?; done`
 
-// session starts a shell in the origin with the egress as way out; flags are further ones of upconv.
+// session starts a shell in the origin with the egress as way out; flags are further ones of
+// upconv.
 func (l *lab) session(t testing.TB, flags ...string) *session {
 	t.Helper()
 	args := append([]string{"run", "--netns", l.origin, "--via", "netns:" + l.egress}, flags...)
@@ -234,17 +236,18 @@ func usageOf(pid int) (u usage) {
 	return u
 }
 
-// spares is how many sockets more than at the start the supervisor may hold: each of its workers keeps up to four of
-// each address family ready.
+// spares is how many sockets more than at the start the supervisor may hold: each of its workers
+// keeps up to four of each address family ready.
 var spares = 2 * 4 * max(2, runtime.NumCPU())
 
-// within reports whether a process holds no descriptor that it did not hold at the start, but for the spares.
+// within reports whether a process holds no descriptor that it did not hold at the start, but for
+// the spares.
 func (u usage) within(start usage) bool {
 	return u.lasting()-start.lasting() <= min(spares, u.sockets()-start.sockets())
 }
 
-// lasting counts descriptors, but for those of BPF programs, which are loaded a little after the start or when the first
-// call waits.
+// lasting counts descriptors, but for those of BPF programs, which are loaded a little after the
+// start or when the first call waits.
 func (u usage) lasting() (n int) {
 	for _, file := range u.files {
 		if !strings.HasPrefix(file, "anon_inode:bpf") {
@@ -263,8 +266,8 @@ func (u usage) sockets() (n int) {
 	return n
 }
 
-// steady does the work twice and more, and checks that the supervisor afterwards holds no descriptor and no
-// thread that it did not hold before.
+// steady does the work twice and more, and checks that the supervisor afterwards holds no
+// descriptor and no thread that it did not hold before.
 //
 // The Go runtime makes a thread where it has none to spare and keeps it for the next time. So it is
 // a leak of threads only if there are more after every round.
@@ -306,8 +309,9 @@ func (s *session) resident() int {
 
 var createdBy = regexp.MustCompile(`(?m)^created by (\S+)`)
 
-// goroutines ends the supervisor by SIGTRAP, which upconv leaves to the Go runtime: that writes a trace of every
-// goroutine, and returns the functions that started them, sorted. The command dies with the supervisor.
+// goroutines ends the supervisor by SIGTRAP, which upconv leaves to the Go runtime: that writes a
+// trace of every goroutine, and returns the functions that started them, sorted. The command dies
+// with the supervisor.
 func (s *session) goroutines() []string {
 	s.t.Helper()
 	if err := syscall.Kill(s.supervisor, syscall.SIGTRAP); err != nil {
@@ -332,9 +336,9 @@ func (s *session) goroutines() []string {
 	return names
 }
 
-// leakless does the work under upconv and checks that it leaves nothing behind: no descriptor and no thread
-// in the supervisor while it lives, no process at the end, and no goroutine that is not there after one
-// single connection.
+// leakless does the work under upconv and checks that it leaves nothing behind: no descriptor and
+// no thread in the supervisor while it lives, no process at the end, and no goroutine that is not
+// there after one single connection.
 func (l *lab) leakless(t *testing.T, work func(s *session)) {
 	t.Helper()
 	l.tag(t)
@@ -357,8 +361,8 @@ func (l *lab) leakless(t *testing.T, work func(s *session)) {
 	}
 }
 
-// connectsOver waits until no socket of the egress is in SYN_SENT: what waits for one that its program is
-// dead to is on its way out.
+// connectsOver waits until no socket of the egress is in SYN_SENT: what waits for one that its
+// program is dead to is on its way out.
 func (l *lab) connectsOver(t *testing.T) {
 	t.Helper()
 	inNamespace(t, l.egress, func() error {
@@ -383,7 +387,8 @@ func count(names []string) map[string]int {
 	return m
 }
 
-// greetClient is the command line of a client that connects to a server of greet and prints the greeting.
+// greetClient is the command line of a client that connects to a server of greet and prints the
+// greeting.
 func (l *lab) greetClient(t *testing.T) string {
 	t.Helper()
 	host, port := split(t, l.greet())
@@ -414,8 +419,8 @@ func TestLeakDetection(t *testing.T) {
 	s.finish()
 }
 
-// TestNoOrphans sees that upconv waits for its supervisor: in a container whose first process reaps nobody, one
-// zombie a run would be left.
+// TestNoOrphans sees that upconv waits for its supervisor: in a container whose first process reaps
+// nobody, one zombie a run would be left.
 func TestNoOrphans(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)

@@ -71,14 +71,16 @@ func compileLibevent(t *testing.T) string {
 	return exe
 }
 
-// nginxProxy is nginx under upconv, the way from IPv6 to an IPv4 upstream. It registers a socket before it connects it.
+// nginxProxy is nginx under upconv, the way from IPv6 to an IPv4 upstream. It registers a socket
+// before it connects it.
 type nginxProxy struct {
 	l    *lab
 	addr string
 	errs buffer
 }
 
-// startNginxProxy starts nginx by a command line, which is to lead to it. settings are of its upstream.
+// startNginxProxy starts nginx by a command line, which is to lead to it. settings are of its
+// upstream.
 func startNginxProxy(t *testing.T, l *lab, upstream, settings string, start func(args ...string) *exec.Cmd) *nginxProxy {
 	t.Helper()
 	p := &nginxProxy{l: l, addr: "[" + originAddr6 + "]:8080"}
@@ -169,7 +171,8 @@ func (p *nginxProxy) want(t *testing.T, times int) {
 	}
 }
 
-// TestNginxProxy has nginx answer one request after the other, many at once, and with connections that are kept.
+// TestNginxProxy has nginx answer one request after the other, many at once, and with connections
+// that are kept.
 func TestNginxProxy(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -195,8 +198,9 @@ func TestNginxProxy(t *testing.T) {
 	}
 }
 
-// TestNginxIdleClients has nginx proxy while clients are connected that say nothing: first so many that its sockets have the
-// numbers that upconv uses itself, then thousands, which are all in its epoll set.
+// TestNginxIdleClients has nginx proxy while clients are connected that say nothing: first so many
+// that its sockets have the numbers that upconv uses itself, then thousands, which are all in its
+// epoll set.
 func TestNginxIdleClients(t *testing.T) {
 	needRoot(t)
 	for _, kind := range []string{"bpf", "no bpf"} {

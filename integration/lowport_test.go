@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// lowPortClient binds a stream and a datagram socket to a port below 1024, and uses both. It says what bind(2) says,
-// and whether the port is the same afterwards.
+// lowPortClient binds a stream and a datagram socket to a port below 1024, and uses both. It says
+// what bind(2) says, and whether the port is the same afterwards.
 const lowPortClient = `
 import errno, socket, sys
 host, port = sys.argv[1], int(sys.argv[2])
@@ -22,8 +22,9 @@ for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
     print(s.recv(9).decode(), "from the port" if s.getsockname()[1] == port else "from another port")
 `
 
-// TestLowPort has programs without CAP_NET_BIND_SERVICE bind to a low port, where net.ipv4.ip_unprivileged_port_start of
-// the origin and of the egress are not the same: it is the origin's that counts.
+// TestLowPort has programs without CAP_NET_BIND_SERVICE bind to a low port, where
+// net.ipv4.ip_unprivileged_port_start of the origin and of the egress are not the same: it is the
+// origin's that counts.
 func TestLowPort(t *testing.T) {
 	const port = "601"
 	set := func(w *caseWay, namespace, start string) {

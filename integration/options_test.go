@@ -14,8 +14,8 @@ func hold(listener net.Listener) {
 	each(listener, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 }
 
-// TestOptions sets every option there is, one by one and all at once, and sees that every option reads as it does
-// natively when the socket is connected.
+// TestOptions sets every option there is, one by one and all at once, and sees that every option
+// reads as it does natively when the socket is connected.
 func TestOptions(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)

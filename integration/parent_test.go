@@ -209,8 +209,8 @@ func startCounter(t *testing.T, cmd *exec.Cmd) *counter {
 	return c
 }
 
-// settle returns when signals sent to upconv before have come through, if they do: a marker has overtaken them
-// or not, three times.
+// settle returns when signals sent to upconv before have come through, if they do: a marker has
+// overtaken them or not, three times.
 func (c *counter) settle(marker syscall.Signal) {
 	c.t.Helper()
 	for range 3 {
@@ -277,7 +277,8 @@ func TestParentDeathBySignal(t *testing.T) {
 	}
 }
 
-// TestParentSignals sends upconv, or its whole process group, every signal, and counts what the command gets.
+// TestParentSignals sends upconv, or its whole process group, every signal, and counts what the
+// command gets.
 func TestParentSignals(t *testing.T) {
 	needRoot(t)
 	prog := staticC(t, "launch_signals.c")
@@ -336,7 +337,8 @@ func TestParentSignalsTwice(t *testing.T) {
 	}
 }
 
-// TestParentRealTimeSignalsQueue sends real-time signals faster than they are taken. They queue (signal(7)).
+// TestParentRealTimeSignalsQueue sends real-time signals faster than they are taken. They queue
+// (signal(7)).
 func TestParentRealTimeSignalsQueue(t *testing.T) {
 	needRoot(t)
 	prog := staticC(t, "launch_signals.c")
@@ -362,7 +364,8 @@ func TestParentRealTimeSignalsQueue(t *testing.T) {
 	}
 }
 
-// TestParentSignalsToEach sends a signal to upconv and to its supervisor, as kill $(pidof upconv) does.
+// TestParentSignalsToEach sends a signal to upconv and to its supervisor, as kill $(pidof upconv)
+// does.
 func TestParentSignalsToEach(t *testing.T) {
 	needRoot(t)
 	prog := staticC(t, "launch_signals.c")
@@ -380,8 +383,8 @@ func TestParentSignalsToEach(t *testing.T) {
 	}
 }
 
-// TestParentBlockedAndIgnored starts upconv with signals blocked or ignored: they reach the command all the same, and
-// it decides.
+// TestParentBlockedAndIgnored starts upconv with signals blocked or ignored: they reach the command
+// all the same, and it decides.
 func TestParentBlockedAndIgnored(t *testing.T) {
 	needRoot(t)
 	prog, starter := staticC(t, "launch_signals.c"), staticC(t, "launch_start.c")
@@ -489,7 +492,8 @@ func (tty *terminal) shell() {
 	tty.start(cmd)
 }
 
-// keys presses every key that sends a signal, and changes the size, and expects launch_signals to be told once of each.
+// keys presses every key that sends a signal, and changes the size, and expects launch_signals to
+// be told once of each.
 func (tty *terminal) keys(marker func()) {
 	tty.t.Helper()
 	before := tty.tally()
@@ -684,7 +688,8 @@ func TestParentJobControl(t *testing.T) {
 			if n := j.tally()[int(unix.SIGCONT)]; n != round {
 				t.Errorf("round %d: SIGCONT came %d times", round, n)
 			}
-			// bash would continue one that it takes for stopped. fg writes what it brings to the foreground, too.
+			// bash would continue one that it takes for stopped. fg writes what it brings to the
+			// foreground, too.
 			j.typed("until jobs | grep Running; do :; done; fg\n")
 			j.expect("Running")
 			j.expect("count default 20")
@@ -721,7 +726,8 @@ func TestParentJobControl(t *testing.T) {
 			unix.Kill(j.command, unix.SIGSTOP)
 			stopped(t, j.command)
 			unix.Kill(j.command, unix.SIGCONT)
-			// What is passed on is so until well after the moment when upconv stops as well, if it does.
+			// What is passed on is so until well after the moment when upconv stops as well, if it
+			// does.
 			for until := time.Now().Add(150 * time.Millisecond); time.Now().Before(until); {
 				unix.Kill(j.front, unix.SIGUSR2)
 				j.expect(got(unix.SIGUSR2))
@@ -788,8 +794,8 @@ func TestParentTimeout(t *testing.T) {
 	})
 }
 
-// family is a command under upconv that has left a descendant behind in a session of its own, which connects
-// when it is told to.
+// family is a command under upconv that has left a descendant behind in a session of its own, which
+// connects when it is told to.
 type family struct {
 	*counter
 	supervisor int

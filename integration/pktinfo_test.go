@@ -14,8 +14,8 @@ import (
 // tunnelAddr is what a namespace gains when a VPN client's tunnel is up.
 const tunnelAddr = "10.97.0.2"
 
-// TestStickySource has a program answer from the address that it was reached at, before its namespace gains an address,
-// while it has that, and when it has lost it again.
+// TestStickySource has a program answer from the address that it was reached at, before its
+// namespace gains an address, while it has that, and when it has lost it again.
 func TestStickySource(t *testing.T) {
 	probe := staticC(t, "pktinfo_probe.c")
 	forEachWay(t, func(t *testing.T, w *caseWay) {
@@ -28,7 +28,8 @@ func TestStickySource(t *testing.T) {
 	})
 }
 
-// stickySource runs pktinfo_probe, changes its namespace when it says so, and returns what it says of its sends.
+// stickySource runs pktinfo_probe, changes its namespace when it says so, and returns what it says
+// of its sends.
 func stickySource(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	in, err := cmd.StdinPipe()
@@ -69,8 +70,8 @@ func stickySource(t *testing.T, cmd *exec.Cmd) string {
 	return said.String()
 }
 
-// TestWireGuard joins two real WireGuard peers, one of them under upconv, and pings through the tunnel once that has
-// given the namespace its address.
+// TestWireGuard joins two real WireGuard peers, one of them under upconv, and pings through the
+// tunnel once that has given the namespace its address.
 func TestWireGuard(t *testing.T) {
 	needProgram(t, "wireguard-go")
 	for _, route := range []string{"netns", "nat64"} {
@@ -117,7 +118,8 @@ func newWireGuard(t *testing.T, prefix string) *wireGuard {
 	return g
 }
 
-// start starts the process by a command line, and waits for its device. enter is an empty command line in the device's namespace.
+// start starts the process by a command line, and waits for its device. enter is an empty command
+// line in the device's namespace.
 func (g *wireGuard) start(cmd, enter *exec.Cmd) {
 	g.t.Helper()
 	g.namespace = enter.Args

@@ -27,10 +27,11 @@ func numbersOf(t *testing.T, out string) map[string]int {
 	return numbers
 }
 
-// TestSwapRaces has one thread put other files where two others are connecting. None of them should be taken away
-// again, and natively none is. upconv looks whether the descriptor is still the same as late as it can, but the kernel
-// replaces whatever is there some microseconds later (docs/running.md): how often that hits is reported, and must be
-// rare even in a program that does nothing else.
+// TestSwapRaces has one thread put other files where two others are connecting. None of them should
+// be taken away again, and natively none is. upconv looks whether the descriptor is still the same
+// as late as it can, but the kernel replaces whatever is there some microseconds later
+// (docs/running.md): how often that hits is reported, and must be rare even in a program that does
+// nothing else.
 func TestSwapRaces(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -67,7 +68,8 @@ func TestSwapRaces(t *testing.T) {
 	}
 }
 
-// TestSignalStorm counts the calls that 1,000 signals a second interrupt, with a handler that does not restart them.
+// TestSignalStorm counts the calls that 1,000 signals a second interrupt, with a handler that does
+// not restart them.
 func TestSignalStorm(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -87,7 +89,8 @@ func TestSignalStorm(t *testing.T) {
 	if native["signals"] < 1000 || under["signals"] < 1000 {
 		t.Errorf("too few signals: this test cannot tell anything")
 	}
-	// A blocking connect may be interrupted natively, too: it waits. How often is only reported, as is the rest for now.
+	// A blocking connect may be interrupted natively, too: it waits. How often is only reported, as
+	// is the rest for now.
 	for _, name := range []string{"non-blocking connect with EINTR", "others with EINTR"} {
 		if native[name] != 0 {
 			t.Errorf("natively %q %d times: this test cannot tell anything", name, native[name])

@@ -8,21 +8,22 @@ import (
 	"path/filepath"
 )
 
-// refuseVariable names calls of refuse.c that every upconv of this run of the tests is refused, with the errno that errnoVariable
-// names, EPERM by default. make test-refused sets them.
+// refuseVariable names calls of refuse.c that every upconv of this run of the tests is refused,
+// with the errno that errnoVariable names, EPERM by default. make test-refused sets them.
 const (
 	refuseVariable = "UPCONV_REFUSE"
 	errnoVariable  = "UPCONV_REFUSE_ERRNO"
 )
 
-// Where the upconv that is refused calls has its text. No program that a test runs has any there, so that the filter, which these
-// inherit, tells their calls from upconv's.
+// Where the upconv that is refused calls has its text. No program that a test runs has any there,
+// so that the filter, which these inherit, tells their calls from upconv's.
 const (
 	refusedLow  = 0x30000000
 	refusedHigh = 0x40000000
 )
 
-// makeRefused makes an executable that starts upconv under a filter that refuses its calls. It returns upconv's own path.
+// makeRefused makes an executable that starts upconv under a filter that refuses its calls. It
+// returns upconv's own path.
 func makeRefused(path, calls string) (upconv string, err error) {
 	dir := filepath.Join(filepath.Dir(path), "refused")
 	if err := os.Mkdir(dir, 0o755); err != nil {

@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// refuse is a command line that starts another one under a filter that answers calls, names of refuse.c, with an errno.
+// refuse is a command line that starts another one under a filter that answers calls, names of
+// refuse.c, with an errno.
 func refuse(t testing.TB, calls string, errno unix.Errno) []string {
 	t.Helper()
 	return []string{compileC(t, "refuse.c", "gcc", "-static"), calls, strconv.Itoa(int(errno))}
@@ -48,8 +49,8 @@ var refusals = []refusal{
 	{calls: "setns,unshare,kcmp,bpf,ptrace", user: true},
 }
 
-// TestRefused refuses each of upconv's calls in turn, by either errno. Programs run as they do natively, or upconv does not start them and
-// says which call it is and what helps.
+// TestRefused refuses each of upconv's calls in turn, by either errno. Programs run as they do
+// natively, or upconv does not start them and says which call it is and what helps.
 func TestRefused(t *testing.T) {
 	u := newUDPLab(t)
 	listener := u.listen(serverAddr + ":0")
@@ -125,7 +126,8 @@ func (u *udpLab) refusesEveryRoute(t *testing.T, refused []string, want string) 
 // below matches the lines that belong to one of doctor, up to something in them.
 const below = `.*(?:\n {36}.*)*?\n {36}.*`
 
-// TestDoctorRefused: doctor finds every call that is refused, says whether upconv can do without, and what helps.
+// TestDoctorRefused: doctor finds every call that is refused, says whether upconv can do without,
+// and what helps.
 func TestDoctorRefused(t *testing.T) {
 	for calls, want := range map[string]string{
 		"process_vm_readv":    `(?m)^MISSING  process_vm_readv .*--cap-add SYS_PTRACE`,
@@ -170,7 +172,8 @@ func TestDoctorRefused(t *testing.T) {
 	}
 }
 
-// TestUnserved: a program that upconv may not look into goes on natively, and it is said why and what helps.
+// TestUnserved: a program that upconv may not look into goes on natively, and it is said why and
+// what helps.
 func TestUnserved(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -237,7 +240,8 @@ func TestOwnerRefused(t *testing.T) {
 	}
 }
 
-// TestOwnTableRefused: where the descriptors of a thread that has its own cannot be had, its calls stay native, and it is said why.
+// TestOwnTableRefused: where the descriptors of a thread that has its own cannot be had, its calls
+// stay native, and it is said why.
 func TestOwnTableRefused(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -276,8 +280,8 @@ except OSError: print("alone")`
 	}
 }
 
-// TestPtraceRefused: where a thread that waits for datagrams cannot be made to wait for the socket that another one's send puts in the
-// place of its own, the event says so.
+// TestPtraceRefused: where a thread that waits for datagrams cannot be made to wait for the socket
+// that another one's send puts in the place of its own, the event says so.
 func TestPtraceRefused(t *testing.T) {
 	u := newUDPLab(t)
 	const program = `
@@ -310,8 +314,8 @@ sys.stdout.flush(); os._exit(0)`
 	}
 }
 
-// TestSharersRefused: where kcmp(2) is refused, processes with the descriptor table of the one that sends are found, too. One waits on
-// the socket that the send puts another one in the place of.
+// TestSharersRefused: where kcmp(2) is refused, processes with the descriptor table of the one that
+// sends are found, too. One waits on the socket that the send puts another one in the place of.
 func TestSharersRefused(t *testing.T) {
 	u := newUDPLab(t)
 	for _, calls := range []string{"kcmp", "kcmp,bpf"} {
@@ -325,7 +329,8 @@ func TestSharersRefused(t *testing.T) {
 	}
 }
 
-// TestSockDiagRefused: where sock_diag(7) is refused, bind(2) says EADDRINUSE of the ports that a program has taken to the egress.
+// TestSockDiagRefused: where sock_diag(7) is refused, bind(2) says EADDRINUSE of the ports that a
+// program has taken to the egress.
 func TestSockDiagRefused(t *testing.T) {
 	u := newUDPLab(t)
 	listener := u.listen(serverAddr + ":0")
@@ -342,7 +347,8 @@ func TestSockDiagRefused(t *testing.T) {
 	}
 }
 
-// TestUserNamespaceLimit: the sysctl that forbids user namespaces is named, and no container's profile is blamed.
+// TestUserNamespaceLimit: the sysctl that forbids user namespaces is named, and no container's
+// profile is blamed.
 func TestUserNamespaceLimit(t *testing.T) {
 	needRoot(t)
 	const limited = `echo 0 >/proc/sys/user/max_user_namespaces && shift && exec "$@"` // of the user namespace that it is in
@@ -357,7 +363,8 @@ func TestUserNamespaceLimit(t *testing.T) {
 	}
 }
 
-// TestHiddenProc mounts /proc so that it does not show others' processes, or nothing but processes: the own ones are served.
+// TestHiddenProc mounts /proc so that it does not show others' processes, or nothing but processes:
+// the own ones are served.
 func TestHiddenProc(t *testing.T) {
 	needRealRoot(t, "it mounts /proc")
 	l := newLab(t)
@@ -377,8 +384,8 @@ func TestHiddenProc(t *testing.T) {
 	}
 }
 
-// TestHiddenNamespace: a name that is made where upconv does not see its mount, as in a container that was started before, is told from a
-// file that never was a namespace.
+// TestHiddenNamespace: a name that is made where upconv does not see its mount, as in a container
+// that was started before, is told from a file that never was a namespace.
 func TestHiddenNamespace(t *testing.T) {
 	needRoot(t)
 	// The other mount namespace's mounts are its own, and the directory is the same.

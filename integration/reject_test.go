@@ -11,8 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// refusing has upconv refuse one port of the server, in a namespace where natively it could be reached. arrived counts the connections
-// that have been made to it.
+// refusing has upconv refuse one port of the server, in a namespace where natively it could be
+// reached. arrived counts the connections that have been made to it.
 func (o *outskirts) refusing(t testing.TB) (flags []string, host, port string, arrived *atomic.Int32) {
 	t.Helper()
 	listener := o.listen(serverAddr + ":0")
@@ -26,8 +26,8 @@ func (o *outskirts) refusing(t testing.TB) (flags []string, host, port string, a
 // crossing has upconv see to sockets of other families as well, and look at sockets in the kernel.
 var crossing = []string{"run", "--rule", "198.51.100.99=unix:/nonexistent"}
 
-// TestRejectSays compares what a destination says that is refused with what one says that there is no route to: what is wrong with the
-// descriptor or the socket comes first.
+// TestRejectSays compares what a destination says that is refused with what one says that there is
+// no route to: what is wrong with the descriptor or the socket comes first.
 func TestRejectSays(t *testing.T) {
 	o := newOutskirts(t)
 	o.tag(t)
@@ -68,8 +68,8 @@ func TestRejectSays(t *testing.T) {
 	}
 }
 
-// TestRejectHolds has one thread put sockets under a number that others connect to a destination that is refused. None may arrive there,
-// whatever upconv found under the number.
+// TestRejectHolds has one thread put sockets under a number that others connect to a destination
+// that is refused. None may arrive there, whatever upconv found under the number.
 func TestRejectHolds(t *testing.T) {
 	o := newOutskirts(t)
 	o.tag(t)
@@ -111,8 +111,8 @@ func TestRejectHolds(t *testing.T) {
 	}
 }
 
-// TestRejectHoldsForTCP is TestRejectHolds for a destination that is refused to TCP alone: what goes for datagram sockets must not go for the
-// TCP socket that is put under the number.
+// TestRejectHoldsForTCP is TestRejectHolds for a destination that is refused to TCP alone: what
+// goes for datagram sockets must not go for the TCP socket that is put under the number.
 func TestRejectHoldsForTCP(t *testing.T) {
 	o := newOutskirts(t)
 	o.tag(t)

@@ -102,7 +102,8 @@ for line in sys.stdin:
 	}
 }
 
-// TestReloadWaits has a file that nobody writes be read again: other signals are passed on all the same.
+// TestReloadWaits has a file that nobody writes be read again: other signals are passed on all the
+// same.
 func TestReloadWaits(t *testing.T) {
 	needRoot(t)
 	file := filepath.Join(t.TempDir(), "policy.yaml")
@@ -134,8 +135,8 @@ func TestReloadWaits(t *testing.T) {
 	}
 }
 
-// TestReloadUnderLoad takes a namespace out of the policy, again and again, while the program sends there: what has been decided by
-// the one policy is carried out under the other.
+// TestReloadUnderLoad takes a namespace out of the policy, again and again, while the program sends
+// there: what has been decided by the one policy is carried out under the other.
 func TestReloadUnderLoad(t *testing.T) {
 	l := newLab(t)
 	dir := t.TempDir()
@@ -185,7 +186,8 @@ sys.stdin.read()
 	}
 }
 
-// TestReloadSwapAt refuses a policy that cannot be followed where sockets are swapped, and keeps the one in force.
+// TestReloadSwapAt refuses a policy that cannot be followed where sockets are swapped, and keeps
+// the one in force.
 func TestReloadSwapAt(t *testing.T) {
 	l := newLab(t)
 	file := filepath.Join(t.TempDir(), "policy.yaml")
@@ -232,8 +234,9 @@ for line in sys.stdin:
 	}
 }
 
-// TestReloadSwapAtSocket refuses a policy that needs sockets at socket(2) of a kind which the filter does not stop. And of a kind that the
-// policy in force has no namespace for, none are made there any more.
+// TestReloadSwapAtSocket refuses a policy that needs sockets at socket(2) of a kind which the
+// filter does not stop. And of a kind that the policy in force has no namespace for, none are made
+// there any more.
 func TestReloadSwapAtSocket(t *testing.T) {
 	l := newLab(t)
 	dir := t.TempDir()
@@ -293,7 +296,8 @@ for line in sys.stdin:
 	}
 }
 
-// converse starts a command that answers lines with lines, and ends it with the test. stderr is what it complains of.
+// converse starts a command that answers lines with lines, and ends it with the test. stderr is
+// what it complains of.
 func converse(t *testing.T, cmd *exec.Cmd) (stdin io.WriteCloser, lines *bufio.Scanner, stderr *buffer) {
 	t.Helper()
 	stderr = &buffer{}

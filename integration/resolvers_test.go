@@ -24,7 +24,8 @@ const (
 // text is as long as an answer over UDP can become without fragments.
 var text = strings.Repeat("text of a record that makes answers longer than 512 bytes; ", 4)
 
-// dnsmasq starts a DNS server in a namespace, beneath another command line if there is one, and waits until it answers.
+// dnsmasq starts a DNS server in a namespace, beneath another command line if there is one, and
+// waits until it answers.
 func (n *nat64Lab) dnsmasq(namespace, addr string, beneath []string, args ...string) {
 	n.t.Helper()
 	needUsers(n.t) // it sets its groups
@@ -65,8 +66,8 @@ func (n *nat64Lab) withResolvConf(servers []string, args ...string) []string {
 	return append([]string{needProgram(n.t, "unshare"), "-m", "sh", "-c", `mount --bind "$0" /etc/resolv.conf && exec "$@"`, conf}, args...)
 }
 
-// resolving is what the clients of TestResolvers do: each natively in the egress, in the origin, where it must fail, and
-// there under upconv.
+// resolving is what the clients of TestResolvers do: each natively in the egress, in the origin,
+// where it must fail, and there under upconv.
 func (n *nat64Lab) resolving(t *testing.T, route string, servers []string, args []string, want string) {
 	t.Helper()
 	n.lab.t = t
@@ -109,7 +110,8 @@ func resolvers(t *testing.T) map[string]struct {
 		"glibc":      {[]string{compileC(t, "resolve.c", "gcc"), dualName, ipv4Name}, both},
 		"glibc i386": {[]string{i386, dualName, ipv4Name}, both},
 		"musl":       {[]string{musl, dualName, ipv4Name}, both},
-		// Not "ahostsv4", which asks with AI_ADDRCONFIG: for IPv4 addresses only if the host has one itself.
+		// Not "ahostsv4", which asks with AI_ADDRCONFIG: for IPv4 addresses only if the host has
+		// one itself.
 		"getent": {[]string{needProgram(t, "getent"), "hosts", ipv4Name}, ipv4Addr},
 		"Python": {[]string{needProgram(t, python), "-c", `import socket, sys
 print(sorted({a[4][0] for a in socket.getaddrinfo(sys.argv[1], 80)}), socket.gethostbyname(sys.argv[2]), socket.gethostbyaddr(sys.argv[3])[0])
@@ -150,8 +152,8 @@ func TestResolvers(t *testing.T) {
 	n.lab.t = t
 }
 
-// TestResolversFailOver gives programs a name server that is not there before the one that is: at loopback, and beyond the
-// egress. musl asks all at once, with one socket.
+// TestResolversFailOver gives programs a name server that is not there before the one that is: at
+// loopback, and beyond the egress. musl asks all at once, with one socket.
 func TestResolversFailOver(t *testing.T) {
 	n := newNAT64(t)
 	n.tag(t)
@@ -171,8 +173,8 @@ func TestResolversFailOver(t *testing.T) {
 	n.lab.t = t
 }
 
-// TestResolverStub is the way of systemd-resolved: programs ask 127.0.0.53, which is in the origin, and only the one who
-// listens there asks further.
+// TestResolverStub is the way of systemd-resolved: programs ask 127.0.0.53, which is in the origin,
+// and only the one who listens there asks further.
 func TestResolverStub(t *testing.T) {
 	local := []string{"--local=/example/", "--host-record=ready.example,192.0.2.99", "--host-record=" + stubName + "," + stubAddr}
 	n := newNAT64(t)
@@ -197,7 +199,8 @@ for _ in range(3): print(socket.gethostbyname(sys.argv[1]), ask(sys.argv[2], sys
 		})
 	}
 	n.lab.t = t
-	// And the stub itself asks by way of upconv. It is a server with many sockets: one for each query.
+	// And the stub itself asks by way of upconv. It is a server with many sockets: one for each
+	// query.
 	forward := []string{"--server=" + serverAddr, "--host-record=ready.example,192.0.2.99"}
 	n.dnsmasq(n.egress, "127.0.0.54", nil, forward...)
 	for route, via := range n.datagramRoutes() {

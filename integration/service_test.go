@@ -174,8 +174,8 @@ func ending(state string) func(*startedService) {
 	}
 }
 
-// TestService compares what systemd thinks of a service, and what the service sees, when its command is run natively, under root's
-// upconv and under an ordinary user's.
+// TestService compares what systemd thinks of a service, and what the service sees, when its
+// command is run natively, under root's upconv and under an ordinary user's.
 func TestService(t *testing.T) {
 	m := newManager(t)
 	probe := publicCopy(t, "service_probe.py")
@@ -217,7 +217,8 @@ func TestService(t *testing.T) {
 	}
 }
 
-// write writes the unit files: the service, and a socket of the same name, which starts it if somebody connects.
+// write writes the unit files: the service, and a socket of the same name, which starts it if
+// somebody connects.
 func (s *startedService) write(test serviceTest, argv, lines []string) {
 	s.t.Helper()
 	argv = append(argv, test.steps...)
@@ -234,7 +235,8 @@ func (s *startedService) write(test serviceTest, argv, lines []string) {
 	s.unit(s.name+".socket", "[Unit]", "DefaultDependencies=no", "[Socket]", "ListenStream="+s.file+".sock", "SocketMode=0666", "FileDescriptorName=front")
 }
 
-// run starts the service, has done with it what the test says, and returns what systemd thinks of it and what it has said.
+// run starts the service, has done with it what the test says, and returns what systemd thinks of
+// it and what it has said.
 func (s *startedService) run(test serviceTest) string {
 	s.t.Helper()
 	test.do(s)
@@ -245,9 +247,9 @@ func (s *startedService) run(test serviceTest) string {
 	return thinks + said
 }
 
-// TestServiceWithoutSystemd starts a command as systemd starts a service, and checks what it finds in its environment and
-// by whom its messages are sent. Without CAP_SYS_ADMIN outside of user namespaces upconv cannot send a child's message under
-// the child's name: its supervisor sends it.
+// TestServiceWithoutSystemd starts a command as systemd starts a service, and checks what it finds
+// in its environment and by whom its messages are sent. Without CAP_SYS_ADMIN outside of user
+// namespaces upconv cannot send a child's message under the child's name: its supervisor sends it.
 func TestServiceWithoutSystemd(t *testing.T) {
 	needUsers(t)
 	start, tell := publicCopy(t, "service_start.py"), publicCopy(t, "service_tell.py")

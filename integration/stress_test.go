@@ -43,7 +43,8 @@ func TestManyProcesses(t *testing.T) {
 	})
 }
 
-// TestKilledMidConnect kills a target at a random moment, again and again, while another one works on.
+// TestKilledMidConnect kills a target at a random moment, again and again, while another one works
+// on.
 func TestKilledMidConnect(t *testing.T) {
 	for _, way := range []string{"good", "hole", "timeout"} {
 		t.Run(way, func(t *testing.T) {
@@ -58,8 +59,8 @@ func TestKilledMidConnect(t *testing.T) {
 	}
 }
 
-// TestKilledMidDatagram is TestKilledMidConnect for datagrams: victims send to a namespace, through a NAT64 and to themselves with the
-// same sockets, and wait for what comes.
+// TestKilledMidDatagram is TestKilledMidConnect for datagrams: victims send to a namespace, through
+// a NAT64 and to themselves with the same sockets, and wait for what comes.
 func TestKilledMidDatagram(t *testing.T) {
 	u := newUDPLab(t)
 	s := u.session(t, "--rule", serverAddr+":"+u.other+"=nat64:"+nat64Prefix)
@@ -79,8 +80,8 @@ func TestKilledMidDatagram(t *testing.T) {
 	s.end()
 }
 
-// TestDescriptorPulledAway closes or replaces a descriptor while another thread connects it. What happens to that
-// connect is the program's own affair, but nothing may crash, hang or leak.
+// TestDescriptorPulledAway closes or replaces a descriptor while another thread connects it. What
+// happens to that connect is the program's own affair, but nothing may crash, hang or leak.
 func TestDescriptorPulledAway(t *testing.T) {
 	for _, how := range []string{"close", "file", "socket"} {
 		t.Run(how, func(t *testing.T) {
@@ -102,7 +103,8 @@ func TestDescriptorPulledAway(t *testing.T) {
 	}
 }
 
-// TestDescriptorsExhausted connects where the program, and where the supervisor, has no descriptor to spare.
+// TestDescriptorsExhausted connects where the program, and where the supervisor, has no descriptor
+// to spare.
 func TestDescriptorsExhausted(t *testing.T) {
 	t.Run("program", func(t *testing.T) {
 		l := newLab(t)
@@ -114,8 +116,8 @@ func TestDescriptorsExhausted(t *testing.T) {
 		})
 	})
 	t.Run("supervisor", func(t *testing.T) {
-		// Every thread that has connected costs the supervisor a descriptor as long as it lives; here it has
-		// fewer than there are threads, and has to make do.
+		// Every thread that has connected costs the supervisor a descriptor as long as it lives;
+		// here it has fewer than there are threads, and has to make do.
 		l := newLab(t)
 		l.tag(t)
 		host, port := split(t, l.greet())
@@ -130,8 +132,8 @@ func TestDescriptorsExhausted(t *testing.T) {
 	})
 }
 
-// TestThreadsExhausted has a program use up what threads its user may have. upconv, which is of the same user, makes do with those that
-// it has, also to pass signals on.
+// TestThreadsExhausted has a program use up what threads its user may have. upconv, which is of the
+// same user, makes do with those that it has, also to pass signals on.
 func TestThreadsExhausted(t *testing.T) {
 	u := newUDPLab(t)
 	host, port := split(t, u.greet())
@@ -170,8 +172,8 @@ func TestThreadsExhausted(t *testing.T) {
 	}
 }
 
-// TestEgressDeleted takes the egress away while upconv runs: its name first, which nobody in it notices, and then
-// its links.
+// TestEgressDeleted takes the egress away while upconv runs: its name first, which nobody in it
+// notices, and then its links.
 func TestEgressDeleted(t *testing.T) {
 	for _, count := range []string{"1", "50"} { // threads
 		t.Run(count, func(t *testing.T) {
@@ -247,7 +249,8 @@ func ownerOf(addr string) (netlink.Link, error) {
 	return nil, fmt.Errorf("nobody has the address %s", addr)
 }
 
-// TestMemory makes 20,000 connections with one supervisor, whose memory stays what it is after the first 5,000.
+// TestMemory makes 20,000 connections with one supervisor, whose memory stays what it is after the
+// first 5,000.
 func TestMemory(t *testing.T) {
 	const most = 4 << 20
 	l := newLab(t)

@@ -13,12 +13,14 @@ type swapCase struct {
 	name string
 	args []string // SERVER and PORT stand for the greeting's address
 	wrap []string // a program that starts it
-	// want are lines that it must print natively, or the test cannot tell anything; separated by "; ".
+	// want are lines that it must print natively, or the test cannot tell anything; separated by ";
+	// ".
 	want string
 	need func(testing.TB) // skips it where something that it is about is not to be had
 }
 
-// compareSwaps runs each case natively, in the egress, and under upconv, in the origin: it must print the same.
+// compareSwaps runs each case natively, in the egress, and under upconv, in the origin: it must
+// print the same.
 func compareSwaps(t *testing.T, l *lab, source, addr string, cases []swapCase) {
 	t.Helper()
 	host, port := split(t, addr)

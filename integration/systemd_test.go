@@ -11,8 +11,9 @@ import (
 	"testing"
 )
 
-// A manager is a systemd of the test's own: the first process of a PID namespace, with network, mounts and a control group of its
-// own. It can write to nothing but its directory and what is mounted for it.
+// A manager is a systemd of the test's own: the first process of a PID namespace, with network,
+// mounts and a control group of its own. It can write to nothing but its directory and what is
+// mounted for it.
 type manager struct {
 	t   *testing.T
 	dir string // everybody may write there; units are in units/

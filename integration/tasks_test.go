@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestNames says what ps(1) and top(1) call upconv's processes, and how many threads they have at rest: each counts for RLIMIT_NPROC and
-// for the pids.max of a cgroup.
+// TestNames says what ps(1) and top(1) call upconv's processes, and how many threads they have at
+// rest: each counts for RLIMIT_NPROC and for the pids.max of a cgroup.
 func TestNames(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)
@@ -45,7 +45,8 @@ $`)
 	}
 }
 
-// TestPidsLimit starts upconv where there may be only so many processes and threads: it works, or says in one line why it cannot.
+// TestPidsLimit starts upconv where there may be only so many processes and threads: it works, or
+// says in one line why it cannot.
 func TestPidsLimit(t *testing.T) {
 	l := newLab(t)
 	l.tag(t)

@@ -22,8 +22,8 @@ type waiter struct {
 	out *bufio.Scanner
 }
 
-// startWaiter starts a program under upconv, which is started by prefix, and waits until its threads
-// are about to wait.
+// startWaiter starts a program under upconv, which is started by prefix, and waits until its
+// threads are about to wait.
 func (u *udpLab) startWaiter(t *testing.T, prefix []string, program ...string) *waiter {
 	t.Helper()
 	line := slices.Concat(prefix, []string{bin, "run", "--netns", u.origin, "--via", "nat64:" + nat64Prefix, "--"}, program)
@@ -54,8 +54,8 @@ func (w *waiter) taken(t *testing.T) time.Duration {
 // settled is how long a call has waited when it is looked at every 500 ms only.
 const settled = 2500 * time.Millisecond
 
-// TestToldOfSignals sends signals to processes that have waited for so long that they are hardly ever
-// looked at. The kernel tells upconv of them.
+// TestToldOfSignals sends signals to processes that have waited for so long that they are hardly
+// ever looked at. The kernel tells upconv of them.
 func TestToldOfSignals(t *testing.T) {
 	needBPF(t)
 	u := newUDPLab(t)
@@ -70,7 +70,8 @@ func TestToldOfSignals(t *testing.T) {
 	}{
 		{"one thread", nil, "1", unix.SIGUSR1, 50 * time.Millisecond},
 		{"several threads", nil, "4", unix.SIGUSR1, 50 * time.Millisecond},
-		// The kernel tells of the signal; that the other threads are to stop is looked for from then on.
+		// The kernel tells of the signal; that the other threads are to stop is looked for from
+		// then on.
 		{"several threads that stop", nil, "4", unix.SIGSTOP, 120 * time.Millisecond},
 		{"in a pid namespace", unshare, "1", unix.SIGUSR1, 50 * time.Millisecond},
 	}

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// program runs a program natively in the egress and in the origin under upconv: both must succeed and say want, and the
-// same. In the origin without upconv it must not.
+// program runs a program natively in the egress and in the origin under upconv: both must succeed
+// and say want, and the same. In the origin without upconv it must not.
 func (u *udpLab) program(t *testing.T, route string, args []string, want string, unlike ...*regexp.Regexp) {
 	t.Helper()
 	u.lab.t = t
@@ -107,7 +107,8 @@ function connected() {
 	u.lab.t = t
 }
 
-// TestSocatRelay has socat relay datagrams of many others, from loopback to beyond the egress and back.
+// TestSocatRelay has socat relay datagrams of many others, from loopback to beyond the egress and
+// back.
 func TestSocatRelay(t *testing.T) {
 	u := newUDPLab(t)
 	for route, via := range u.routes() {
@@ -136,8 +137,9 @@ for i in range(5):
 	u.lab.t = t
 }
 
-// TestQUIC downloads by HTTP/3 and talks QUIC, with all that quic-go does: segmentation offload, congestion marks, path
-// MTU discovery. Whether it does is counted in the namespace that datagrams leave.
+// TestQUIC downloads by HTTP/3 and talks QUIC, with all that quic-go does: segmentation offload,
+// congestion marks, path MTU discovery. Whether it does is counted in the namespace that datagrams
+// leave.
 func TestQUIC(t *testing.T) {
 	u := newUDPLab(t)
 	needProgram(t, "nft")
@@ -326,8 +328,8 @@ func TestLogger(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestStatsd has a program count at a statsd of the origin and at one beyond the egress, with one socket and with two.
-// None of what it sends may be lost or go astray.
+// TestStatsd has a program count at a statsd of the origin and at one beyond the egress, with one
+// socket and with two. None of what it sends may be lost or go astray.
 func TestStatsd(t *testing.T) {
 	u := newUDPLab(t)
 	remote := u.packets(u.server, serverAddr+":8125")
@@ -463,8 +465,8 @@ func TestPings(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestOwnHeaders has raw sockets that are in the egress begin to send headers of their own making, which could say anything: they are taken
-// back to the program's namespace.
+// TestOwnHeaders has raw sockets that are in the egress begin to send headers of their own making,
+// which could say anything: they are taken back to the program's namespace.
 func TestOwnHeaders(t *testing.T) {
 	u := newUDPLab(t)
 	got := output(t, upconv(t, "run", "--netns", u.origin, "--rule", "203.0.113.77=reject:EACCES", "--via", "netns:"+u.egress, "--",
@@ -500,8 +502,8 @@ sendmsg 203.0.113.10 28 elsewhere 1
 	}
 }
 
-// TestTraceroute asks for the way to a host that is two hops from the egress. That takes IP_TTL, IP_RECVERR and IP_RECVTTL, and
-// path MTU discovery that is the program's own affair.
+// TestTraceroute asks for the way to a host that is two hops from the egress. That takes IP_TTL,
+// IP_RECVERR and IP_RECVTTL, and path MTU discovery that is the program's own affair.
 func TestTraceroute(t *testing.T) {
 	u := newUDPLab(t)
 	const far = "203.0.113.130"
@@ -554,8 +556,8 @@ func TestTraceroute(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestUDPProxy has nginx pass the datagrams of many clients at loopback on to a server beyond the egress, from one event loop for each
-// of two processes, and send its log there too.
+// TestUDPProxy has nginx pass the datagrams of many clients at loopback on to a server beyond the
+// egress, from one event loop for each of two processes, and send its log there too.
 func TestUDPProxy(t *testing.T) {
 	u := newUDPLab(t)
 	nginx := needProgram(t, "nginx")
@@ -638,7 +640,8 @@ print("asked again", again)
 	u.lab.t = t
 }
 
-// TestUDPPeers is the way of user-space WireGuard: one bound socket that is read all the time, many peers, both directions.
+// TestUDPPeers is the way of user-space WireGuard: one bound socket that is read all the time, many
+// peers, both directions.
 func TestUDPPeers(t *testing.T) {
 	u := newUDPLab(t)
 	exe := compileGo(t, "udp_peers.go")

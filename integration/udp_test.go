@@ -25,8 +25,8 @@ import (
 	"github.com/upconv/upconv/nsdial"
 )
 
-// A udpLab is a nat64Lab whose server answers datagrams. Its egress has IPv4 natively and is a NAT64, so that one lab
-// serves both routes.
+// A udpLab is a nat64Lab whose server answers datagrams. Its egress has IPv4 natively and is a
+// NAT64, so that one lab serves both routes.
 type udpLab struct {
 	*nat64Lab
 	port, other, closed string
@@ -89,7 +89,8 @@ type udpEcho struct {
 	seen []netip.AddrPort
 }
 
-// has reports whether a datagram has come from an address; 0.0.0.0 is that of a socket that is not connected.
+// has reports whether a datagram has come from an address; 0.0.0.0 is that of a socket that is not
+// connected.
 func (s *udpEcho) has(addr string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +213,8 @@ func number(kind int, value int32) []byte {
 // A udpCase is a case of udp_probe.c.
 type udpCase struct {
 	args []string
-	// want are lines that it must print natively, or the test cannot tell anything; separated by "; ".
+	// want are lines that it must print natively, or the test cannot tell anything; separated by ";
+	// ".
 	want string
 	// routes are those that can carry it, all if there are none.
 	routes []string
@@ -227,11 +229,12 @@ func (u *udpLab) routes() map[string]string {
 	return map[string]string{"netns": "netns:" + u.egress, "nat64": "nat64:" + nat64Prefix}
 }
 
-// own matches the addresses that a program finds to be its own: natively that of the egress, and RFC 7335's with another
-// family. The server sees that of the NAT64.
+// own matches the addresses that a program finds to be its own: natively that of the egress, and
+// RFC 7335's with another family. The server sees that of the NAT64.
 var own = regexp.MustCompile(`192\.0\.2\.1|192\.0\.0\.2|198\.51\.100\.\d+`)
 
-// compare runs a probe natively, in the egress, and in the origin under upconv: it must print the same.
+// compare runs a probe natively, in the egress, and in the origin under upconv: it must print the
+// same.
 func (u *udpLab) compare(t *testing.T, route string, flags []string, probe string, c udpCase) {
 	t.Helper()
 	u.lab.t = t
@@ -274,8 +277,9 @@ func (u *udpLab) compare(t *testing.T, route string, flags []string, probe strin
 	sameOutput(t, own.ReplaceAllString(native, "OWN"), own.ReplaceAllString(under, "OWN"))
 }
 
-// badChecksums is how many datagrams the origin has dropped for their checksum. tayga 0.9.2 makes such now and then, presumably where it
-// comes to 0, which over IPv6 must be sent as 0xffff (RFC 8200 section 8.1).
+// badChecksums is how many datagrams the origin has dropped for their checksum. tayga 0.9.2 makes
+// such now and then, presumably where it comes to 0, which over IPv6 must be sent as 0xffff (RFC
+// 8200 section 8.1).
 func (u *udpLab) badChecksums() int {
 	u.t.Helper()
 	for line := range strings.SplitSeq(output(u.t, u.in(u.origin, "cat", "/proc/net/snmp6")), "\n") {
@@ -342,7 +346,8 @@ var udpCases = []udpCase{
 	{args: []string{"departed"}, routes: []string{"netns", "nat64"}, want: `at 127.0.0.1: "to 127.0.0.1" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"; send "echo": -1 ENETUNREACH`},
 }
 
-// udpAtBest are cases in which one socket cannot be all that it natively is; see docs/fidelity.md for what is.
+// udpAtBest are cases in which one socket cannot be all that it natively is; see docs/fidelity.md
+// for what is.
 var udpAtBest = []udpCase{
 	{args: []string{"both-at-once"}, want: "answers: 2 of 2"},
 	{args: []string{"both-families"}, want: "answers: 4 of 4; a short address: -1 EINVAL; recvfrom: 4 bytes from ::ffff:203.0.113.10 the server: \"echo\""},
@@ -361,7 +366,8 @@ var udpAtBest = []udpCase{
 	{args: []string{"one-port", "elsewhere first"}, want: "the same port for both"},
 }
 
-// TestUDP compares datagrams natively with those under upconv: on each route, and as a 32-bit program makes its calls.
+// TestUDP compares datagrams natively with those under upconv: on each route, and as a 32-bit
+// program makes its calls.
 func TestUDP(t *testing.T) {
 	u := newUDPLab(t)
 	for _, c := range udpCases {
@@ -385,7 +391,8 @@ var udpABIs = map[string][]string{
 	"socketcall": {"gcc", "-static", "-pthread", "-m32", "-DSOCKETCALL"},
 }
 
-// TestUDPAtBest is about several destinations of one socket at a time, and several processes and threads with one.
+// TestUDPAtBest is about several destinations of one socket at a time, and several processes and
+// threads with one.
 func TestUDPAtBest(t *testing.T) {
 	u := newUDPLab(t)
 	for _, c := range udpAtBest {
@@ -398,7 +405,8 @@ func TestUDPAtBest(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestUDPWaiting has a thread wait for a socket in every call that can, while another one's send has another socket take its place.
+// TestUDPWaiting has a thread wait for a socket in every call that can, while another one's send
+// has another socket take its place.
 func TestUDPWaiting(t *testing.T) {
 	u := newUDPLab(t)
 	receives := []string{"recvfrom", "recv", "recvmsg", "recvmmsg", "read", "readv"}
@@ -435,7 +443,8 @@ func TestUDPWaiting(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestUDPUnprivileged is TestUDP for an ordinary user, who may neither enter the origin nor look at sockets in the kernel.
+// TestUDPUnprivileged is TestUDP for an ordinary user, who may neither enter the origin nor look at
+// sockets in the kernel.
 func TestUDPUnprivileged(t *testing.T) {
 	u := newUDPLab(t)
 	u.as = ordinaryUser(t)
@@ -476,8 +485,8 @@ func TestUDPEvents(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestUDPEventsOnce sees that there is one event for each destination of each socket, however many datagrams there are and wherever
-// the socket has been in between.
+// TestUDPEventsOnce sees that there is one event for each destination of each socket, however many
+// datagrams there are and wherever the socket has been in between.
 func TestUDPEventsOnce(t *testing.T) {
 	u := newUDPLab(t)
 	const sends = `import ctypes, socket, sys
@@ -526,7 +535,8 @@ def several(s, *all):
 	u.lab.t = t
 }
 
-// TestUDPEventsDirect is about datagram sockets that are left alone: their events tell UDP, and the rule for that.
+// TestUDPEventsDirect is about datagram sockets that are left alone: their events tell UDP, and the
+// rule for that.
 func TestUDPEventsDirect(t *testing.T) {
 	u := newUDPLab(t)
 	for _, name := range []string{"root", "user"} {
@@ -611,8 +621,9 @@ func TestUDPUnix(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestUDPUnixAndNetns has one socket send to a Unix socket and to a namespace: the one that takes the program's place for the former
-// is of the namespace of the latter, and yet not the one to send there with.
+// TestUDPUnixAndNetns has one socket send to a Unix socket and to a namespace: the one that takes
+// the program's place for the former is of the namespace of the latter, and yet not the one to send
+// there with.
 func TestUDPUnixAndNetns(t *testing.T) {
 	const across = "203.0.113.77"
 	u := newUDPLab(t)
@@ -626,7 +637,8 @@ func TestUDPUnixAndNetns(t *testing.T) {
 	})
 }
 
-// TestUDPThreeWays has one socket send behind the NAT64, to another namespace and to its own: all answers come.
+// TestUDPThreeWays has one socket send behind the NAT64, to another namespace and to its own: all
+// answers come.
 func TestUDPThreeWays(t *testing.T) {
 	const across = "203.0.113.77"
 	u := newUDPLab(t)
@@ -655,8 +667,8 @@ func unixgram(t *testing.T) (path string) {
 	return path
 }
 
-// TestUDPUnixWithoutName sends to a Unix socket without saying where to, and with control messages: that says what it natively says, and no
-// descriptor goes along.
+// TestUDPUnixWithoutName sends to a Unix socket without saying where to, and with control messages:
+// that says what it natively says, and no descriptor goes along.
 func TestUDPUnixWithoutName(t *testing.T) {
 	u := newUDPLab(t)
 	path := filepath.Join(scratch, fmt.Sprintf("unix-%d", unixServers.Add(1)))
@@ -700,8 +712,8 @@ say("connected, too long", [b"l" * 65508])
 	}
 }
 
-// TestUDPUnixThenElsewhere has an AF_INET6 socket send to a Unix socket first: what then takes the place of that is an AF_INET6 one
-// again, with its port.
+// TestUDPUnixThenElsewhere has an AF_INET6 socket send to a Unix socket first: what then takes the
+// place of that is an AF_INET6 one again, with its port.
 func TestUDPUnixThenElsewhere(t *testing.T) {
 	u := newUDPLab(t)
 	path := unixgram(t)
@@ -721,8 +733,8 @@ for connects in True, False:
 	}
 }
 
-// TestUDPUnixFull has a thread wait until a Unix socket has room, while another one sends to the origin with the same socket: nobody else
-// waits. The alarm ends what would hang.
+// TestUDPUnixFull has a thread wait until a Unix socket has room, while another one sends to the
+// origin with the same socket: nobody else waits. The alarm ends what would hang.
 func TestUDPUnixFull(t *testing.T) {
 	u := newUDPLab(t)
 	path := unixgram(t)
@@ -746,8 +758,8 @@ print("done"); sys.stdout.flush(); os._exit(0)
 	}
 }
 
-// TestUDPUnspecRace has a thread change the address of a connect(2) with AF_UNSPEC, which there is nothing to decide about: a socket of the
-// egress is not connected to the loopback there.
+// TestUDPUnspecRace has a thread change the address of a connect(2) with AF_UNSPEC, which there is
+// nothing to decide about: a socket of the egress is not connected to the loopback there.
 func TestUDPUnspecRace(t *testing.T) {
 	u := newUDPLab(t)
 	got := output(t, upconv(t, "run", "--netns", u.origin, "--via", "netns:"+u.egress, "--", compileC(t, "unspec_race.c", "gcc", "-static", "-pthread"),
@@ -757,8 +769,8 @@ func TestUDPUnspecRace(t *testing.T) {
 	}
 }
 
-// TestUDPUnixThenInet6 has somebody else have the port in the origin that a socket was said to have while it was a Unix one: a send
-// does not fail for want of it.
+// TestUDPUnixThenInet6 has somebody else have the port in the origin that a socket was said to have
+// while it was a Unix one: a send does not fail for want of it.
 func TestUDPUnixThenInet6(t *testing.T) {
 	u := newUDPLab(t)
 	path := unixgram(t)
@@ -816,7 +828,8 @@ func TestUDPModes(t *testing.T) {
 				_, got := status(t, cmd)
 				want := want
 				if name == "nat64" && mode == "connected" {
-					// The socket is an AF_INET6 one by now, and nothing stops a send with an IPv4 address.
+					// The socket is an AF_INET6 one by now, and nothing stops a send with an IPv4
+					// address.
 					want = strings.Replace(want, "send \"echo with an address\": 20\nrecv: 20"+from+" with an address\"\n",
 						"send \"echo with an address\": -1 ENETUNREACH\nrecv: nothing comes\n", 1)
 				}
@@ -829,8 +842,8 @@ func TestUDPModes(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestUDPSwapAtSocket has every case again with sockets that are swapped as soon as they are made. And one that is made
-// for the interfaces sees those of the origin.
+// TestUDPSwapAtSocket has every case again with sockets that are swapped as soon as they are made.
+// And one that is made for the interfaces sees those of the origin.
 func TestUDPSwapAtSocket(t *testing.T) {
 	u := newUDPLab(t)
 	route := u.routes()["netns"]
@@ -907,8 +920,8 @@ func TestUDPBroadcast(t *testing.T) {
 	}
 }
 
-// TestUDPBlocked has a thousand threads wait for datagrams at a time. None of them holds up a connect; though the kernel goes
-// through all stopped calls, one after the other, to find one.
+// TestUDPBlocked has a thousand threads wait for datagrams at a time. None of them holds up a
+// connect; though the kernel goes through all stopped calls, one after the other, to find one.
 func TestUDPBlocked(t *testing.T) {
 	u := newUDPLab(t)
 	const count = 1000
@@ -939,7 +952,8 @@ func TestUDPBlocked(t *testing.T) {
 	}
 }
 
-// TestUDPSignals has signals come to a thread that waits for datagrams. A handler with SA_RESTART is not noticed.
+// TestUDPSignals has signals come to a thread that waits for datagrams. A handler with SA_RESTART
+// is not noticed.
 func TestUDPSignals(t *testing.T) {
 	u := newUDPLab(t)
 	probe := compileC(t, "udp_signals.c", "gcc", "-static", "-pthread")
@@ -961,7 +975,8 @@ func TestUDPSignals(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestUDPIsolated has an ordinary user's program send to both its own namespace, which upconv cannot enter, and the one that it was started in.
+// TestUDPIsolated has an ordinary user's program send to both its own namespace, which upconv
+// cannot enter, and the one that it was started in.
 func TestUDPIsolated(t *testing.T) {
 	u := newUDPLab(t)
 	probe := compileC(t, "udp_probe.c", udpABIs["amd64"]...)
@@ -978,8 +993,8 @@ func TestUDPIsolated(t *testing.T) {
 	u.lab.t = t
 }
 
-// TestUDPTwoEgresses has one socket send to two egresses and to its own namespace: from one port, which is the program's or the kernel's
-// choice, and back from wherever it is answered.
+// TestUDPTwoEgresses has one socket send to two egresses and to its own namespace: from one port,
+// which is the program's or the kernel's choice, and back from wherever it is answered.
 func TestUDPTwoEgresses(t *testing.T) {
 	u := newUDPLab(t)
 	second := u.egress + "2"
@@ -1013,7 +1028,8 @@ print(len(seen), 'and back' in seen)
 	u.lab.t = t
 }
 
-// TestUDPNetnsThenNAT64 connects a socket that has sent to an egress to what is behind the NAT64: it has one port, and what has come is not lost.
+// TestUDPNetnsThenNAT64 connects a socket that has sent to an egress to what is behind the NAT64:
+// it has one port, and what has come is not lost.
 func TestUDPNetnsThenNAT64(t *testing.T) {
 	u := newUDPLab(t)
 	cmd := upconv(t, "run", "--netns", u.origin, "--rule", "*:"+u.other+"=netns:"+u.egress, "--via", "nat64:"+nat64Prefix, "--", needProgram(t, python), "-c", `
@@ -1030,7 +1046,8 @@ print(s.getsockname()[1] == port, s.recv(100))
 	}
 }
 
-// TestUDPFewDescriptors has more sockets than upconv can keep companions of send to both sides: not all answers can come, but all sends do.
+// TestUDPFewDescriptors has more sockets than upconv can keep companions of send to both sides: not
+// all answers can come, but all sends do.
 func TestUDPFewDescriptors(t *testing.T) {
 	u := newUDPLab(t)
 	args := []string{bin, "run", "--via", "netns:" + u.egress, "--", needProgram(t, python), "-c", `
@@ -1051,7 +1068,8 @@ socket.create_connection((sys.argv[1], int(sys.argv[3])))
 	output(t, u.in(u.origin, append(append([]string{"sh", "-c", `ulimit -n 600; exec "$@"`, "sh"}, args...), port)...))
 }
 
-// TestUDPOwnAddress has the address that a program keeps sending to become one of its own namespace, and cease to be.
+// TestUDPOwnAddress has the address that a program keeps sending to become one of its own
+// namespace, and cease to be.
 func TestUDPOwnAddress(t *testing.T) {
 	u := newUDPLab(t)
 	origin, err := nsdial.OpenName(u.origin)

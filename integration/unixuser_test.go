@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newUserSocket serves a Unix socket, streams or datagrams, with a mode and a group in a directory that everybody may search.
-// It tells those who connect or send which user it sees them as. It is one of the namespace, where it finds who has sent.
+// newUserSocket serves a Unix socket, streams or datagrams, with a mode and a group in a directory
+// that everybody may search. It tells those who connect or send which user it sees them as. It is
+// one of the namespace, where it finds who has sent.
 func newUserSocket(t *testing.T, namespace, name, network string, mode os.FileMode, group int) string {
 	t.Helper()
 	dir := filepath.Join(scratch, t.Name())
@@ -81,8 +82,9 @@ func answerSenders(t *testing.T, conn *net.UnixConn) {
 	}
 }
 
-// TestUnixUser has programs of another user than upconv's, which is root, connect and send along routes to Unix sockets. They
-// reach those that they may reach themselves, wherever links lead that they have put there, and are seen as who they are.
+// TestUnixUser has programs of another user than upconv's, which is root, connect and send along
+// routes to Unix sockets. They reach those that they may reach themselves, wherever links lead that
+// they have put there, and are seen as who they are.
 func TestUnixUser(t *testing.T) {
 	w := newCaseWay(t, "nat64", "bpf")
 	own := filepath.Join(t.TempDir(), "own") // a directory of the program's

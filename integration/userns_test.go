@@ -10,14 +10,15 @@ import (
 	"testing"
 )
 
-// usernsVariable is set once testdata/userns.sh has done what it can, and noRootVariable if that was nothing: it says why.
+// usernsVariable is set once testdata/userns.sh has done what it can, and noRootVariable if that
+// was nothing: it says why.
 const (
 	usernsVariable = "UPCONV_TEST_USERNS"
 	noRootVariable = "UPCONV_TEST_NO_ROOT"
 )
 
-// runAsRoot starts the tests of an ordinary user again, as the same process, as root of a user namespace. It returns only if
-// it cannot.
+// runAsRoot starts the tests of an ordinary user again, as the same process, as root of a user
+// namespace. It returns only if it cannot.
 func runAsRoot() error {
 	exe, err := os.Executable()
 	if err != nil {

@@ -435,8 +435,8 @@ func addTwoWorkers(t *testing.T) {
 	t.Logf("served by each worker: %d", served)
 }
 
-// addUnderSignals adds descriptors from a thread that takes one signal after the other, for a target
-// that gets the CPU late: between the request and its completion there is always a signal.
+// addUnderSignals adds descriptors from a thread that takes one signal after the other, for a
+// target that gets the CPU late: between the request and its completion there is always a signal.
 func addUnderSignals(t *testing.T) {
 	const rounds = 10
 	var cpus, first unix.CPUSet

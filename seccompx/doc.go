@@ -26,8 +26,8 @@
 //	}
 //
 // The supervisor answers with a value or an errno ([Listener.Respond]), lets the kernel make the
-// call after all ([Listener.Continue]), or puts one of its own descriptors into the target's
-// table ([Listener.AddFD]): a file the target cannot open, a socket it cannot make.
+// call after all ([Listener.Continue]), or puts one of its own descriptors into the target's table
+// ([Listener.AddFD]): a file the target cannot open, a socket it cannot make.
 //
 // What the running kernel can do is tried by each [Feature]'s Probe. Errors are told apart with
 // errors.Is.

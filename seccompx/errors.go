@@ -13,7 +13,8 @@ var (
 	ErrListenerExists = errors.New("another seccomp listener is already in place in this filter chain " +
 		"(a nested supervisor, or a container runtime with a listener of its own?)")
 
-	// ErrNotPrivileged: a filter was installed without CAP_SYS_ADMIN and without no_new_privs (EACCES).
+	// ErrNotPrivileged: a filter was installed without CAP_SYS_ADMIN and without no_new_privs
+	// (EACCES).
 	ErrNotPrivileged = errors.New("installing a filter needs CAP_SYS_ADMIN in the user namespace, or no_new_privs to be set")
 
 	// ErrNotSupported: the kernel lacks something. See [UnsupportedError] for what.

@@ -28,7 +28,8 @@ type Feature struct {
 
 // The features that a supervisor may want, each tried by [Feature.Probe].
 var (
-	// ReadMemory: process_vm_readv(2), by which a supervisor sees what a target's arguments point to.
+	// ReadMemory: process_vm_readv(2), by which a supervisor sees what a target's arguments point
+	// to.
 	ReadMemory = &Feature{Name: "process_vm_readv", Since: "3.2", try: tryMemory(unix.SYS_PROCESS_VM_READV)}
 	// WriteMemory: process_vm_writev(2), by which it hands over results that are in memory.
 	WriteMemory = &Feature{Name: "process_vm_writev", Since: "3.2", try: tryMemory(unix.SYS_PROCESS_VM_WRITEV)}
@@ -77,12 +78,12 @@ func (e *UnsupportedError) Is(target error) bool { return target == ErrNotSuppor
 
 func (f *Feature) unsupported() *UnsupportedError { return &UnsupportedError{f.Name, f.Since} }
 
-// Probe tries whether the running kernel has the feature: nil if so, an [UnsupportedError] if not. That
-// is remembered; any other error means that the attempt failed and is not.
+// Probe tries whether the running kernel has the feature: nil if so, an [UnsupportedError] if not.
+// That is remembered; any other error means that the attempt failed and is not.
 //
 // It takes no privileges. What can only be tried at a listener (CONTINUE, ADDFD, ADDFD_SEND, sync
-// wake-up) is tried by a thread that puts itself under a filter and has ended when Probe returns. If
-// this process runs under a listener of somebody else already, that cannot be done and the error
+// wake-up) is tried by a thread that puts itself under a filter and has ended when Probe returns.
+// If this process runs under a listener of somebody else already, that cannot be done and the error
 // is [ErrListenerExists].
 func (f *Feature) Probe() error {
 	f.mu.Lock()
@@ -104,8 +105,9 @@ func (f *Feature) Probe() error {
 // errAbsent is how a try says no.
 var errAbsent = errors.New("absent")
 
-// verdict reads the errno of an attempt that is made to fail: present is how it fails where the kernel
-// has the feature, absent where it has not. Anything else (EPERM of a container's filter) is no answer.
+// verdict reads the errno of an attempt that is made to fail: present is how it fails where the
+// kernel has the feature, absent where it has not. Anything else (EPERM of a container's filter) is
+// no answer.
 func verdict(errno, present, absent syscall.Errno) error {
 	switch errno {
 	case present:
@@ -199,8 +201,8 @@ func throwAwayListener() (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	// The goroutine is done, its thread not quite: the listener knows when it is on its way out. (It
-	// does not before Linux 5.9; then the thread ends a little later, that is all.)
+	// The goroutine is done, its thread not quite: the listener knows when it is on its way out.
+	// (It does not before Linux 5.9; then the thread ends a little later, that is all.)
 	fds := []unix.PollFd{{Fd: int32(fd)}}
 	for {
 		if _, err := unix.Poll(fds, 1000); err != unix.EINTR {

@@ -121,8 +121,8 @@ func (o Operand) Masked(mask uint64) Operand {
 	return Operand{o.arg, mask, true}
 }
 
-// Low32 returns the lower 32 bits of the operand: right for int and unsigned int arguments, of which
-// the kernel ignores the rest. It is compared as unsigned: an int of -1 is 0xffffffff.
+// Low32 returns the lower 32 bits of the operand: right for int and unsigned int arguments, of
+// which the kernel ignores the rest. It is compared as unsigned: an int of -1 is 0xffffffff.
 func (o Operand) Low32() Operand { return o.Masked(0xffffffff) }
 
 // Equal holds if the operand is v.

@@ -207,7 +207,8 @@ func statFD(t testing.TB, fd int) fileID {
 	return fileID{st.Dev, st.Ino}
 }
 
-// memfd returns a descriptor of a new file with that content. It is close-on-exec and closed with the test.
+// memfd returns a descriptor of a new file with that content. It is close-on-exec and closed with
+// the test.
 func memfd(t testing.TB, content string) int {
 	t.Helper()
 	fd, err := unix.MemfdCreate("seccompx", unix.MFD_CLOEXEC)
@@ -271,8 +272,8 @@ func (p *program) end(t testing.TB) {
 	}
 }
 
-// targetMain is what a program does: "N M" is N threads, each of which is stopped M times with a token
-// as argument and expects a descriptor of a file that contains the token.
+// targetMain is what a program does: "N M" is N threads, each of which is stopped M times with a
+// token as argument and expects a descriptor of a file that contains the token.
 func targetMain(what string) int {
 	var threads, calls int
 	if _, err := fmt.Sscanf(what, "%d %d", &threads, &calls); err != nil {

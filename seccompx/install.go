@@ -72,15 +72,16 @@ func (p Program) Fprog() unix.SockFprog {
 	return unix.SockFprog{Len: uint16(len(p)), Filter: (*unix.SockFilter)(unsafe.Pointer(unsafe.SliceData(p)))}
 }
 
-// Install puts the calling thread under the filter: for good, with every thread and process it makes
-// from then on, across execve(2) too. With o.Listener it returns the listener, which the caller
-// has to close, and which is close-on-exec; otherwise nil.
+// Install puts the calling thread under the filter: for good, with every thread and process it
+// makes from then on, across execve(2) too. With o.Listener it returns the listener, which the
+// caller has to close, and which is close-on-exec; otherwise nil.
 //
 // A goroutine runs on the thread only as long as it is locked to it. So Install calls
-// [runtime.LockOSThread] and, unless it failed before changing anything or o.TSync was given, leaves
-// the goroutine locked: the thread ends with the goroutine instead of being handed to others.
-// What the goroutine starts with os/exec is under the filter as well; goroutines it starts are not.
-// The first thread of the process outlives its goroutine; [OnOwnThread] provides one that does not.
+// [runtime.LockOSThread] and, unless it failed before changing anything or o.TSync was given,
+// leaves the goroutine locked: the thread ends with the goroutine instead of being handed to
+// others. What the goroutine starts with os/exec is under the filter as well; goroutines it starts
+// are not. The first thread of the process outlives its goroutine; [OnOwnThread] provides one that
+// does not.
 //
 // Errors are those of [InstallError].
 //
@@ -105,8 +106,8 @@ func Install(p Program, o InstallOptions) (*Listener, error) {
 	return l, nil
 }
 
-// install returns the listener or -1. Whether the thread is no longer like the others is in changed,
-// after an error as well.
+// install returns the listener or -1. Whether the thread is no longer like the others is in
+// changed, after an error as well.
 func install(p Program, o InstallOptions) (fd int, changed bool, err error) {
 	if o.NoNewPrivs {
 		old, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)

@@ -101,8 +101,8 @@ func NewListener(fd int) (*Listener, error) {
 	return l, nil
 }
 
-// wakesReceivers reports whether RECV returns when the last target ends (Linux >= 6.11). It is the one
-// thing here that goes by the version: a try would never return where the answer is no.
+// wakesReceivers reports whether RECV returns when the last target ends (Linux >= 6.11). It is the
+// one thing here that goes by the version: a try would never return where the answer is no.
 var wakesReceivers = sync.OnceValue(func() bool {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
@@ -129,12 +129,12 @@ func (l *Listener) Close() error {
 	return unix.Close(int(fd))
 }
 
-// Receive waits for the next stopped system call and writes it to *n, whatever was there before.
-// It returns [ErrGone] once no thread is left under the filter. A notification whose target
-// is killed before it could be received is passed over.
+// Receive waits for the next stopped system call and writes it to *n, whatever was there before. It
+// returns [ErrGone] once no thread is left under the filter. A notification whose target is killed
+// before it could be received is passed over.
 //
-// It blocks its thread in SECCOMP_IOCTL_NOTIF_RECV. Until a notification is received the target's wait is
-// ended by any signal, so always have somebody in Receive.
+// It blocks its thread in SECCOMP_IOCTL_NOTIF_RECV. Until a notification is received the target's
+// wait is ended by any signal, so always have somebody in Receive.
 func (l *Listener) Receive(n *Notification) error {
 	for {
 		if l.pollFirst {
@@ -262,10 +262,10 @@ type AddFD struct {
 // 5.9), and returns its number there. With SetTarget what was open under that number is closed in
 // the same step, as by dup2(2): nobody ever sees the number unused.
 //
-// Errors: [ErrTargetGone] (ENOENT, ESRCH) if nobody waits any more; EINPROGRESS if the notification is
-// answered already or not received yet; EBADF if Source is not open or Target is beyond the target's
-// RLIMIT_NOFILE; EMFILE if no number below that limit is free; EBUSY if Send comes while another
-// AddFD for the same notification is under way.
+// Errors: [ErrTargetGone] (ENOENT, ESRCH) if nobody waits any more; EINPROGRESS if the notification
+// is answered already or not received yet; EBADF if Source is not open or Target is beyond the
+// target's RLIMIT_NOFILE; EMFILE if no number below that limit is free; EBUSY if Send comes while
+// another AddFD for the same notification is under way.
 //
 // The descriptor is installed by the target's own thread, which is woken for it, so AddFD blocks
 // until that thread has been given a CPU.
@@ -356,8 +356,8 @@ func (l *Listener) WaitHangup(ctx context.Context) error {
 }
 
 // addAndSend is AddFD with Send. A signal that the supervisor's thread takes before the target has
-// run undoes the request but not the answer: the kernel has marked the notification as answered by then,
-// and the call returns 0 with no descriptor. So no signal is taken meanwhile.
+// run undoes the request but not the answer: the kernel has marked the notification as answered by
+// then, and the call returns 0 with no descriptor. So no signal is taken meanwhile.
 func (l *Listener) addAndSend(r *addFD) (int, error) {
 	runtime.LockOSThread() // the signal mask is the thread's
 	defer runtime.UnlockOSThread()

@@ -80,8 +80,8 @@ func TestAnswers(t *testing.T) {
 	unix.Close(int(r.value))
 }
 
-// TestEnd has the last thread under a filter end: in good time, before anybody asks, while somebody waits;
-// with both ways of receiving.
+// TestEnd has the last thread under a filter end: in good time, before anybody asks, while somebody
+// waits; with both ways of receiving.
 func TestEnd(t *testing.T) {
 	for _, pollFirst := range []bool{false, true} {
 		if !pollFirst && !wakesReceivers() {
@@ -139,7 +139,8 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestKilledBeforeReceive: a notification whose target is dead before anybody received it is not the end.
+// TestKilledBeforeReceive: a notification whose target is dead before anybody received it is not
+// the end.
 func TestKilledBeforeReceive(t *testing.T) {
 	for _, pollFirst := range []bool{false, true} {
 		tg := newTarget(t, notifyStopped, withListener, false)
@@ -273,8 +274,9 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-// TestInterruptedBeforeReceive pins what no flag helps against: before the notification is received, a signal whose handler
-// does not restart calls ends the call with EINTR, and the notification is gone.
+// TestInterruptedBeforeReceive pins what no flag helps against: before the notification is
+// received, a signal whose handler does not restart calls ends the call with EINTR, and the
+// notification is gone.
 func TestInterruptedBeforeReceive(t *testing.T) {
 	if !inSubprocess(t) {
 		return

@@ -10,8 +10,8 @@ import (
 // waiter answers a call later, on a goroutine of its own.
 type waiter interface{ run() }
 
-// aside is a call that cannot be decided at once, and that no worker may be held up by. It has a thread to itself, which is a
-// worker in everything but that it receives no notifications.
+// aside is a call that cannot be decided at once, and that no worker may be held up by. It has a
+// thread to itself, which is a worker in everything but that it receives no notifications.
 type aside struct {
 	s    *Supervisor
 	c    call

@@ -11,18 +11,21 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// Swapping at socket(2): the program is given a socket of the egress to begin with, so that in a connect(2) that goes there
-// nothing is swapped any more. What turns out to be about the origin takes the socket back there before the kernel makes
-// the call: bind(2) to anything that means a server or an address of one's own, listen(2), an interface.
+// Swapping at socket(2): the program is given a socket of the egress to begin with, so that in a
+// connect(2) that goes there nothing is swapped any more. What turns out to be about the origin
+// takes the socket back there before the kernel makes the call: bind(2) to anything that means a
+// server or an address of one's own, listen(2), an interface.
 //
-// A socket of the egress that is not connected could reach whatever is there, its loopback, say. So no call that has an
-// address is left to the kernel while it is about such a socket: see guard, and datagram.go. The exception is what the user has
-// chosen with UDPConnected: that nothing is stopped where datagrams are sent.
+// A socket of the egress that is not connected could reach whatever is there, its loopback, say. So
+// no call that has an address is left to the kernel while it is about such a socket: see guard, and
+// datagram.go. The exception is what the user has chosen with UDPConnected: that nothing is stopped
+// where datagrams are sent.
 
 // atSocket reports whether any sockets are made in the egress at socket(2).
 func (n *needs) atSocket() bool { return n.streams || n.datagrams }
 
-// makeAtSocket notes which sockets are. Datagram sockets are where upconv can enter the origin too, to make others there.
+// makeAtSocket notes which sockets are. Datagram sockets are where upconv can enter the origin too,
+// to make others there.
 func (n *needs) makeAtSocket(p *Policy, at SwapAt, enters bool) {
 	if at != SwapAtSocket {
 		return
@@ -42,8 +45,8 @@ func (n *needs) makeAtSocket(p *Policy, at SwapAt, enters bool) {
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
 const sockTypeMask = 0xf
 
-// Requests of ioctl(2) about interfaces, routes and neighbours: linux/sockios.h, linux/wireless.h. In between is one that is about
-// a connection, and that programs make often.
+// Requests of ioctl(2) about interfaces, routes and neighbours: linux/sockios.h, linux/wireless.h.
+// In between is one that is about a connection, and that programs make often.
 const (
 	siocAddRT     = 0x890b
 	siocLast      = 0x89ff
@@ -75,8 +78,8 @@ func atSocketRules(n needs) []seccompx.Rule {
 	return append(rules, socketcallRules(sysSocket, sysSendto, sysSendmsg, sysSendmmsg)...)
 }
 
-// socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left to the kernel: the policy is
-// then followed at connect(2).
+// socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left
+// to the kernel: the policy is then followed at connect(2).
 func (w *worker) socketCall(c *call) outcome {
 	kind, proto := int(int32(c.args[1])), int(int32(c.args[2]))
 	flags := kind &^ sockTypeMask
@@ -225,7 +228,8 @@ func (w *worker) ioctl(c *call) outcome {
 	return w.toOrigin(c)
 }
 
-// namesInterface reports whether a socket option is about interfaces, which are those of the origin.
+// namesInterface reports whether a socket option is about interfaces, which are those of the
+// origin.
 func namesInterface(level, name int) bool {
 	switch level {
 	case unix.SOL_SOCKET:
@@ -241,8 +245,8 @@ func namesInterface(level, name int) bool {
 	return false
 }
 
-// idleInEgress returns a copy of the target's socket, which tidy closes, if it is one of the egress that is not
-// connected, and the target is elsewhere. What it is, is then in w.socketInfo.
+// idleInEgress returns a copy of the target's socket, which tidy closes, if it is one of the egress
+// that is not connected, and the target is elsewhere. What it is, is then in w.socketInfo.
 func (w *worker) idleInEgress(c *call) (fd int, ok bool) { return w.copyInEgress(c, false) }
 
 // copyInEgress is idleInEgress if all is false, and else for whatever connect(2) may connect there.
@@ -279,8 +283,8 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	return fd, true
 }
 
-// livesIn reports whether a target is itself in the egress that its socket is of: it went there by its own means, and its local
-// addresses and interfaces are those of that namespace.
+// livesIn reports whether a target is itself in the egress that its socket is of: it went there by
+// its own means, and its local addresses and interfaces are those of that namespace.
 func (w *worker) livesIn(tid int, cookie uint64) bool {
 	for _, e := range w.s.rules.Load().egress {
 		if e.cookie == cookie {
@@ -291,8 +295,8 @@ func (w *worker) livesIn(tid int, cookie uint64) bool {
 	return false
 }
 
-// bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of the origin. The target's
-// call then goes on.
+// bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of
+// the origin. The target's call then goes on.
 func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, raced bool) {
 	c.back = true
 	e := event{began: w.now(), c: c, dst: dst, proto: TCP, decision: policy.DirectLocal}
@@ -316,15 +320,17 @@ func (w *worker) there(c *call, e *event, sa []byte) (out outcome, raced bool) {
 	return w.again(c, e, fd, &w.socketInfo, sa), false
 }
 
-// mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which nothing but made tells.
+// mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which
+// nothing but made tells.
 func (s *Supervisor) mayBeMade(route *Route) bool {
 	return s.needs.streams && s.egressOf(route).cookie == s.origin.cookie
 }
 
-// inNamespace reports whether a thread is in the network namespace with an inode number, and whose the sockets are that it
-// makes. scratch is for names.
+// inNamespace reports whether a thread is in the network namespace with an inode number, and whose
+// the sockets are that it makes. scratch is for names.
 //
-// The directory in /proc is kept open, as pidfds are. It goes bad with the thread, also when another one gets its number.
+// The directory in /proc is kept open, as pidfds are. It goes bad with the thread, also when
+// another one gets its number.
 func (t *targets) inNamespace(tid int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
 	slot := t.slot(tid)
 	slot.mu.Lock()

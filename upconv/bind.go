@@ -53,9 +53,9 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 }
 
 // yields reports whether a port is done without that is taken, as errno says, or that only a
-// privilege would give upconv: a send does not fail for want of a port, nor does a connect(2) for want of one
-// that nobody has asked for; and bind(2) has given the program what its own namespace allows. where is for the
-// event.
+// privilege would give upconv: a send does not fail for want of a port, nor does a connect(2) for
+// want of one that nobody has asked for; and bind(2) has given the program what its own namespace
+// allows. where is for the event.
 func (s *socket) yields(e *event, errno unix.Errno, where string) bool {
 	port := strconv.Itoa(int(s.port()))
 	switch {

@@ -30,12 +30,14 @@ type call struct {
 	guarded  bool     // it is not left to the kernel, see guard
 	table    uint8    // what sharesTable has found; 0: it has not looked
 	indirect bool     // its arguments are in memory: socketcall(2)
-	// permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it was not asked.
+	// permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it
+	// was not asked.
 	permitted int
 	since     time.Time // when it was taken up, if that is not now: see aside
 }
 
-// handler decides what becomes of a call. It does not touch the listener, except to install a descriptor.
+// handler decides what becomes of a call. It does not touch the listener, except to install a
+// descriptor.
 type handler func(w *worker, c *call) outcome
 
 // outcome is what a handler wants the target to see. The zero value lets the kernel run the call as
@@ -110,7 +112,8 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 		return carryOn // a thread outside our pid namespace: cannot be named, cannot be served
 	}
 	c := &w.call
-	// The kernel takes int arguments from the low half of the register, so the high half is dropped.
+	// The kernel takes int arguments from the low half of the register, so the high half is
+	// dropped.
 	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), compat: n.Data.Arch == seccompx.I386}
 	for i := range byNumber {
 		if h := &byNumber[i]; n.Data.Nr == h.nr && n.Data.Arch == h.arch {
@@ -174,7 +177,8 @@ func inet6Destination(sa []byte) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sa[8:24])), binary.BigEndian.Uint16(sa[2:]))
 }
 
-// sockaddrIn6 returns a struct sockaddr_in6, without sin6_scope_id. An IPv4 address becomes an IPv4-mapped one.
+// sockaddrIn6 returns a struct sockaddr_in6, without sin6_scope_id. An IPv4 address becomes an
+// IPv4-mapped one.
 func sockaddrIn6(addr netip.Addr, port uint16) (sa [sizeofSockaddrIn6]byte) {
 	binary.NativeEndian.PutUint16(sa[:], unix.AF_INET6)
 	binary.BigEndian.PutUint16(sa[2:], port)

@@ -57,7 +57,8 @@ func FuzzDestination(f *testing.F) {
 	})
 }
 
-// TestFilterOfFamilies is about what is stopped only where sockets are replaced by those of other families.
+// TestFilterOfFamilies is about what is stopped only where sockets are replaced by those of other
+// families.
 func TestFilterOfFamilies(t *testing.T) {
 	assemble := func(n needs) seccompx.Program {
 		f := filter(n)
@@ -122,7 +123,8 @@ func TestFilterOfFamilies(t *testing.T) {
 	}
 }
 
-// TestFilterOfRefusals is about what is stopped where destinations are refused and nothing else is done: all that connects.
+// TestFilterOfRefusals is about what is stopped where destinations are refused and nothing else is
+// done: all that connects.
 func TestFilterOfRefusals(t *testing.T) {
 	rejecting, err := policy.New(policytest.Rules(t, "192.0.2.0/24=reject"), Route{})
 	if err != nil {
@@ -360,7 +362,8 @@ func TestCgroupPath(t *testing.T) {
 	}
 }
 
-// FuzzProc has the readers of /proc read anything. A cgroup's name, and so a line, may be of a program's making.
+// FuzzProc has the readers of /proc read anything. A cgroup's name, and so a line, may be of a
+// program's making.
 func FuzzProc(f *testing.F) {
 	f.Add([]byte("pos:\t0\nflags:\t02000002\nmnt_id:\t9\n"))
 	f.Add([]byte("4:memory:/b:c\n0::/v2:odd\n"))
@@ -428,7 +431,8 @@ func FuzzParseRegistration(f *testing.F) {
 	})
 }
 
-// An option that is not read at every swap is one whose setting is told of, whatever the policy needs.
+// An option that is not read at every swap is one whose setting is told of, whatever the policy
+// needs.
 func TestOptionsUnreadAreStopped(t *testing.T) {
 	const arch = seccompx.AMD64
 	nr, _ := arch.Syscall("setsockopt")

@@ -8,8 +8,9 @@ import (
 )
 
 // callThreads are the threads that calls may have to themselves. A process may have as many as are
-// left: so the first one has half of them at most, and there are always some for another one. Further
-// calls of a process wait until it has a thread again; it may hold up its own for as long as it lives.
+// left: so the first one has half of them at most, and there are always some for another one.
+// Further calls of a process wait until it has a thread again; it may hold up its own for as long
+// as it lives.
 type callThreads struct {
 	mu      sync.Mutex
 	used    int

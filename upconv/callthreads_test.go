@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCallThreads has one process want all threads: half of them are left for others, of which each gets
-// some. No call is lost, whatever ends its wait.
+// TestCallThreads has one process want all threads: half of them are left for others, of which each
+// gets some. No call is lost, whatever ends its wait.
 func TestCallThreads(t *testing.T) {
 	var all callThreads
 	got := func(waiting []chan struct{}) (n int) {

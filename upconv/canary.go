@@ -9,28 +9,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// canary is a process that sits in the caller's process group, does nothing, and remembers which signals
-// it was sent. It is how upconv tells a signal to the whole group, from a terminal or from kill(2) with a
-// negative pid, which the command has had from the same sender, from a signal to the front process
-// alone, which must be passed on.
+// canary is a process that sits in the caller's process group, does nothing, and remembers which
+// signals it was sent. It is how upconv tells a signal to the whole group, from a terminal or from
+// kill(2) with a negative pid, which the command has had from the same sender, from a signal to the
+// front process alone, which must be passed on.
 //
-// The supervisor cannot be its own canary: the Go runtime keeps some signals from being blocked, and
-// somebody may send a signal to every process called upconv.
+// The supervisor cannot be its own canary: the Go runtime keeps some signals from being blocked,
+// and somebody may send a signal to every process called upconv.
 type canary struct {
 	pid int
 	say *os.File
 }
 
-// askSignal has the canary say what it has seen. It is the last one that the kernel hands out of several that
-// wait, so that all others have been seen by then.
+// askSignal has the canary say what it has seen. It is the last one that the kernel hands out of
+// several that wait, so that all others have been seen by then.
 const askSignal = 64
 
 // canaryName is what ps(1) shows. It does not have "upconv" in it, for pkill(1) and pidof(1).
 const canaryName = "canary"
 
-// startCanary clones this process. The child shares nothing with it but what it was given, runs no Go
-// but a loop of raw system calls, and is killed with this thread. Nothing may be compiled into it that calls
-// the runtime, which has no stack to grow there: neither the race detector's marks nor its checks of pointers.
+// startCanary clones this process. The child shares nothing with it but what it was given, runs no
+// Go but a loop of raw system calls, and is killed with this thread. Nothing may be compiled into
+// it that calls the runtime, which has no stack to grow there: neither the race detector's marks
+// nor its checks of pointers.
 //
 //go:noinline
 //go:norace
@@ -91,8 +92,8 @@ func startCanary(signals uint64) (*canary, error) {
 	syscall.RawSyscall(unix.SYS_DUP3, uintptr(say[1]), 0, 0)
 	syscall.RawSyscall(unix.SYS_CLOSE_RANGE, 1, ^uintptr(0)>>33, 0)
 	for {
-		// At once, not when asked: the kernel takes SIGCONT away again from a process that is sent a stop signal,
-		// and the other way round.
+		// At once, not when asked: the kernel takes SIGCONT away again from a process that is sent
+		// a stop signal, and the other way round.
 		r1, _, errno = syscall.RawSyscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&mask)), uintptr(unsafe.Pointer(&info)), 0, 8, 0, 0)
 		if errno != 0 || r1 == 0 || r1 > 64 {
 			continue // EINTR: stopped and continued
@@ -114,8 +115,8 @@ exit:
 	}
 }
 
-// heard returns how many times the process group was sent each signal since the last time: [0] is signal 1.
-// After an error nothing is known of the group any more.
+// heard returns how many times the process group was sent each signal since the last time: [0] is
+// signal 1. After an error nothing is known of the group any more.
 func (c *canary) heard() (seen [64]byte, err error) {
 	if err := unix.Kill(c.pid, askSignal); err != nil {
 		return seen, err
@@ -127,8 +128,8 @@ func (c *canary) heard() (seen [64]byte, err error) {
 	return seen, err
 }
 
-// wake has a canary go on that was stopped along with the group. (Only then: SIGCONT takes away the stop
-// signals that wait to be seen.)
+// wake has a canary go on that was stopped along with the group. (Only then: SIGCONT takes away the
+// stop signals that wait to be seen.)
 func (c *canary) wake() { unix.Kill(c.pid, unix.SIGCONT) }
 
 // close ends the process and reaps it.

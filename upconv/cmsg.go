@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Control messages, cmsg(3), of sockets that have been replaced by ones of another family: what the program sends as on an
-// AF_INET socket must go out on an AF_INET6 one, and what comes with a datagram the other way round. And i386 programs
-// have a layout of their own.
+// Control messages, cmsg(3), of sockets that have been replaced by ones of another family: what the
+// program sends as on an AF_INET socket must go out on an AF_INET6 one, and what comes with a
+// datagram the other way round. And i386 programs have a layout of their own.
 
 // control is one control message.
 type control struct {
@@ -27,8 +27,8 @@ func controlLayout(compat bool) (header, align int) {
 
 func aligned(n, align int) int { return (n + align - 1) &^ (align - 1) }
 
-// takeControl returns the first control message of a buffer, and what is behind it. ok is false at the end. The errno is
-// EINVAL for a length that cannot be: CMSG_OK in linux/socket.h.
+// takeControl returns the first control message of a buffer, and what is behind it. ok is false at
+// the end. The errno is EINVAL for a length that cannot be: CMSG_OK in linux/socket.h.
 func takeControl(from []byte, compat bool) (m control, rest []byte, ok bool, errno unix.Errno) {
 	header, align := controlLayout(compat)
 	if len(from) < header {
@@ -57,10 +57,12 @@ func appendControl(to []byte, level, name int, data []byte) []byte {
 	return append(to, make([]byte, aligned(len(data), align)-len(data))...)
 }
 
-// sendControl makes of the control messages that a program sends, in its layout, those to send on its socket. Where that is an
-// AF_INET6 one in the place of another, and sends to an IPv4 destination, from is the family of the program's; else 0. Where there
-// is nothing to change the result is raw. Else it is valid until the next call. The errno is what sendmsg(2) says to such messages; if
-// there are messages all the same, the kernel says it to one of them, unless something else comes first.
+// sendControl makes of the control messages that a program sends, in its layout, those to send on
+// its socket. Where that is an AF_INET6 one in the place of another, and sends to an IPv4
+// destination, from is the family of the program's; else 0. Where there is nothing to change the
+// result is raw. Else it is valid until the next call. The errno is what sendmsg(2) says to such
+// messages; if there are messages all the same, the kernel says it to one of them, unless something
+// else comes first.
 func (w *worker) sendControl(raw []byte, compat bool, from int) ([]byte, unix.Errno) {
 	if len(raw) == 0 || !compat && !(from != 0 && mentionsIP(raw)) {
 		return raw, 0
@@ -112,8 +114,8 @@ func controlToSend(out, raw []byte, compat bool, from int) ([]byte, unix.Errno) 
 	}
 }
 
-// refusedControl is a message of IPv6 that the kernel refuses with EINVAL if it has no data, as it does a wrong one of IPv4:
-// ip6_datagram_send_ctl in net/ipv6/datagram.c.
+// refusedControl is a message of IPv6 that the kernel refuses with EINVAL if it has no data, as it
+// does a wrong one of IPv4: ip6_datagram_send_ctl in net/ipv6/datagram.c.
 const refusedControl = unix.IPV6_TCLASS
 
 const (
@@ -122,8 +124,9 @@ const (
 	sizeofIn6Pktinfo = 20 // struct in6_pktinfo
 )
 
-// appendControl6 appends what a control message of a socket of the program's, which is of the family from, is on an AF_INET6 one in
-// its place. What is wrong with it is what ip_cmsg_send in net/ipv4/ip_sockglue.c says.
+// appendControl6 appends what a control message of a socket of the program's, which is of the
+// family from, is on an AF_INET6 one in its place. What is wrong with it is what ip_cmsg_send in
+// net/ipv4/ip_sockglue.c says.
 func appendControl6(out []byte, m control, from int) ([]byte, unix.Errno) {
 	var value [sizeofIn6Pktinfo]byte
 	integer := func(low, high int32, bytes int) unix.Errno {
@@ -162,7 +165,8 @@ func appendControl6(out []byte, m control, from int) ([]byte, unix.Errno) {
 		if len(m.data) != sizeofInPktinfo {
 			return out, unix.EINVAL
 		}
-		// The interface holds; the address is one of IPv4, in whose place is whatever the kernel chooses.
+		// The interface holds; the address is one of IPv4, in whose place is whatever the kernel
+		// chooses.
 		copy(value[16:], m.data[:4])
 		out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, value[:])
 	case unix.IP_TTL:
@@ -185,20 +189,21 @@ func appendControl6(out []byte, m control, from int) ([]byte, unix.Errno) {
 	return out, 0
 }
 
-// controls are the control messages that a program is given, as put_cmsg in net/core/scm.c and put_cmsg_compat in net/compat.c
-// lay them out.
+// controls are the control messages that a program is given, as put_cmsg in net/core/scm.c and
+// put_cmsg_compat in net/compat.c lay them out.
 type controls struct {
 	compat    bool
 	room      int     // what is left of the program's buffer
 	truncated bool    // MSG_CTRUNC
 	bytes     []byte  // what is to be written of all pieces, one behind the other
 	pieces    []piece // the messages
-	// direct, if it is not nil, writes a message n bytes behind the beginning of the program's buffer at once. One that cannot be
-	// written leaves no trace.
+	// direct, if it is not nil, writes a message n bytes behind the beginning of the program's
+	// buffer at once. One that cannot be written leaves no trace.
 	direct func(n int, message []byte) unix.Errno
 }
 
-// piece is a control message within controls.bytes. The bytes behind it, up to where the next one begins, are the program's.
+// piece is a control message within controls.bytes. The bytes behind it, up to where the next one
+// begins, are the program's.
 type piece struct{ length, space int }
 
 func (to *controls) reset(compat bool, room int) {
@@ -263,7 +268,8 @@ func (to *controls) flag() uint32 {
 	return 0
 }
 
-// pktinfoTo4 makes a struct in_pktinfo of a struct in6_pktinfo: the interface holds, and the address is local.
+// pktinfoTo4 makes a struct in_pktinfo of a struct in6_pktinfo: the interface holds, and the
+// address is local.
 func pktinfoTo4(info []byte, local netip.Addr) (to [sizeofInPktinfo]byte) {
 	copy(to[:4], info[16:sizeofIn6Pktinfo])
 	addr := local.As4()
@@ -279,13 +285,14 @@ const (
 	originICMP        = 2
 	originICMP6       = 3
 
-	// The header of IPv6 is so much longer than that of IPv4, and so much shorter is an IPv4 packet than what becomes of it.
+	// The header of IPv6 is so much longer than that of IPv4, and so much shorter is an IPv4 packet
+	// than what becomes of it.
 	headerGrowth = 20
 	minMTU       = 68 // RFC 791
 )
 
-// errorTo4 makes a struct sock_extended_err of ICMPv6 one of ICMP: RFC 7915 section 5.2, and for errno and info what
-// icmp_err_convert in net/ipv4/icmp.c has.
+// errorTo4 makes a struct sock_extended_err of ICMPv6 one of ICMP: RFC 7915 section 5.2, and for
+// errno and info what icmp_err_convert in net/ipv4/icmp.c has.
 func errorTo4(from [sizeofExtendedErr]byte) [sizeofExtendedErr]byte {
 	errno, info := unix.Errno(binary.NativeEndian.Uint32(from[:])), binary.NativeEndian.Uint32(from[8:])
 	origin, kind, code := from[4], from[5], from[6]
@@ -321,7 +328,8 @@ func errorTo4(from [sizeofExtendedErr]byte) [sizeofExtendedErr]byte {
 	return to
 }
 
-// pointerTo4 returns where in an IPv4 header is what is at pointer in an IPv6 one: RFC 7915 section 5.2, figure 6.
+// pointerTo4 returns where in an IPv4 header is what is at pointer in an IPv6 one: RFC 7915 section
+// 5.2, figure 6.
 func pointerTo4(pointer uint32) uint32 {
 	switch {
 	case pointer <= 1:

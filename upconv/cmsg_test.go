@@ -85,7 +85,8 @@ func TestSendControl(t *testing.T) {
 	}
 }
 
-// TestSendControlInet6 is about a program that has an AF_INET6 socket itself, and sends to an IPv4-mapped address.
+// TestSendControlInet6 is about a program that has an AF_INET6 socket itself, and sends to an
+// IPv4-mapped address.
 func TestSendControlInet6(t *testing.T) {
 	mapped := netip.MustParseAddr("::ffff:192.0.0.2").As16()
 	info, foreign := append(mapped[:], number(7)...), append(bytes.Repeat([]byte{0x20}, 16), number(0)...)
@@ -101,7 +102,8 @@ func TestSendControlInet6(t *testing.T) {
 	}
 }
 
-// TestPrivilegedControl says of which messages an ordinary user is told EPERM, rather than EINVAL or nothing.
+// TestPrivilegedControl says of which messages an ordinary user is told EPERM, rather than EINVAL
+// or nothing.
 func TestPrivilegedControl(t *testing.T) {
 	mark := appendControl(nil, unix.SOL_SOCKET, unix.SO_MARK, number(1))
 	priority := func(data []byte) []byte { return appendControl(nil, unix.SOL_SOCKET, unix.SO_PRIORITY, data) }
@@ -191,7 +193,8 @@ func sendWith(fd int, to, control []byte) unix.Errno {
 	return errno
 }
 
-// TestSendControlAsNatively sends with control messages, good and bad, and compares what the kernel says.
+// TestSendControlAsNatively sends with control messages, good and bad, and compares what the kernel
+// says.
 func TestSendControlAsNatively(t *testing.T) {
 	rnd := rand.New(rand.NewSource(1))
 	four, six := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)

@@ -15,13 +15,15 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// A program may send to the origin and to an egress, or along several routes, through one and the same datagram socket. Under its
-// descriptor is then always the socket of where it has sent last; the other one, its companion, is kept by upconv, with its port and
-// what has come for it, and is put back when the program sends there again. What comes for it meanwhile is handed on to the one in
-// use, as a packet on the loopback of its namespace with the address of who has really sent it; that takes CAP_NET_RAW
-// there, and without it waits.
+// A program may send to the origin and to an egress, or along several routes, through one and the
+// same datagram socket. Under its descriptor is then always the socket of where it has sent last;
+// the other one, its companion, is kept by upconv, with its port and what has come for it, and is
+// put back when the program sends there again. What comes for it meanwhile is handed on to the one
+// in use, as a packet on the loopback of its namespace with the address of who has really sent it;
+// that takes CAP_NET_RAW there, and without it waits.
 //
-// This is state that is not in the kernel: should it be lost, so are the replies to what was sent the other way.
+// This is state that is not in the kernel: should it be lost, so are the replies to what was sent
+// the other way.
 
 // companions are all that are kept.
 type companions struct {
@@ -30,8 +32,8 @@ type companions struct {
 	count  int               // of kept sockets
 	most   int               // how many may be
 
-	// users is an epoll set of the sockets in use, which does not keep them: when the last program has closed one it is no
-	// longer in there. The data of each is its group's id.
+	// users is an epoll set of the sockets in use, which does not keep them: when the last program
+	// has closed one it is no longer in there. The data of each is its group's id.
 	users  int
 	slot   int    // the number under which all of them are in there
 	info   int    // its file in proc_pid_fdinfo(5)
@@ -44,12 +46,14 @@ type companions struct {
 	raw   map[uint64]outlet // by namespace
 	lent  map[int]loan      // by descriptor, those that take has given to somebody and that may be put back
 
-	// arriving are the sockets, by their cookies, that are being put into the place of others: these may become their companions.
+	// arriving are the sockets, by their cookies, that are being put into the place of others:
+	// these may become their companions.
 	arriving map[uint64]bool
 	arrival  sync.Cond
 }
 
-// outlet is what there is in a namespace to hand on through: raw sockets for packets of IPv4 and of IPv6; -1: none, as it is not permitted.
+// outlet is what there is in a namespace to hand on through: raw sockets for packets of IPv4 and of
+// IPv6; -1: none, as it is not permitted.
 type outlet struct{ v4, v6 int }
 
 func (o outlet) close() {
@@ -78,17 +82,19 @@ type loan struct {
 type companion struct {
 	fd    int
 	place place
-	// source returns who a datagram that has come for it is from, as the program is told it; nil: as it stands.
+	// source returns who a datagram that has come for it is from, as the program is told it; nil:
+	// as it stands.
 	source func(unix.Sockaddr) netip.AddrPort
 	port   uint16 // that it had when it was kept; 0: none yet
 	beside bool   // it was used while the one in use was connected: what has come for it is for nobody
-	// handsOn is whether what comes for it is handed on, and by that its reader is the one who does, of
-	// a Unix socket; else nil.
+	// handsOn is whether what comes for it is handed on, and by that its reader is the one who
+	// does, of a Unix socket; else nil.
 	handsOn bool
 	reader  *unixReader
 }
 
-// place is where a datagram socket is: a namespace, by its cookie, or that it is one of another family than the program's.
+// place is where a datagram socket is: a namespace, by its cookie, or that it is one of another
+// family than the program's.
 type place uint64
 
 const (
@@ -109,8 +115,9 @@ func (w *worker) to(egress *egress, x *crossing) place {
 	return place(w.s.origin.cookie)
 }
 
-// together reports whether the datagram sockets of two places are in one namespace. Then neither is kept for the other: as far as they
-// can both have the port, what is handed on could come to the one that it is from.
+// together reports whether the datagram sockets of two places are in one namespace. Then neither is
+// kept for the other: as far as they can both have the port, what is handed on could come to the
+// one that it is from.
 func (w *worker) together(a, b place) bool {
 	for _, at := range []*place{&a, &b} {
 		if *at == onInet6 {
@@ -171,12 +178,14 @@ func (s *Supervisor) sender(from unix.Sockaddr, pass *passport) netip.AddrPort {
 
 const (
 	maxCompanions = 4096 // and not more than half of the descriptors that upconv may have: new sockets need some, too
-	// sweeping is how often it is looked whether the sockets in use are still there. bind(2) does not wait for it.
+	// sweeping is how often it is looked whether the sockets in use are still there. bind(2) does
+	// not wait for it.
 	sweeping = 50 * time.Millisecond
 )
 
-// bindRules stop bind(2), so that the port of a companion, or of a socket that a receiver waits for, is free when the program has closed
-// its socket, or has been killed; and that the port of a stream that has left the origin is not, see ports.
+// bindRules stop bind(2), so that the port of a companion, or of a socket that a receiver waits
+// for, is free when the program has closed its socket, or has been killed; and that the port of a
+// stream that has left the origin is not, see ports.
 func bindRules() []seccompx.Rule {
 	return append([]seccompx.Rule{notify("bind", low(2).AtLeast(sizeofSockaddrIn))}, socketcallRules(sysBind)...)
 }
@@ -198,8 +207,9 @@ func (w *worker) bind(c *call) outcome {
 	return carryOn
 }
 
-// arrives is for a socket that is about to be put into the place of another. As soon as it is there, another thread's call may find it
-// there and ask for its companion: take waits until the caller has called arrived.
+// arrives is for a socket that is about to be put into the place of another. As soon as it is
+// there, another thread's call may find it there and ask for its companion: take waits until the
+// caller has called arrived.
 func (k *companions) arrives(fd int) (cookie uint64) {
 	cookie = cookieOf(fd)
 	k.mu.Lock()
@@ -218,8 +228,8 @@ func (k *companions) arrived(cookie uint64) {
 	k.arrival.Broadcast()
 }
 
-// take returns the companion that the socket of which old is a copy has in a place. It is the caller's
-// then, who calls settle or putBack.
+// take returns the companion that the socket of which old is a copy has in a place. It is the
+// caller's then, who calls settle or putBack.
 func (k *companions) take(old int, at place) (fd int, ok bool) {
 	c, ok := k.find(old, at)
 	if !ok {
@@ -304,8 +314,8 @@ func (k *companions) putBack(fd int) bool {
 	return true
 }
 
-// discard receives what has come for a socket. A Unix socket is locked while a program receives from
-// it; so not a RawSyscall.
+// discard receives what has come for a socket. A Unix socket is locked while a program receives
+// from it; so not a RawSyscall.
 func discard(fd int) {
 	var buf [1]byte
 	for range 1 << 16 {
@@ -333,8 +343,9 @@ func (k *companions) release(c *companion) {
 	k.count--
 }
 
-// keep keeps was, which the target's descriptor has just been taken from, as the companion of the socket in its place. It
-// takes ownership of it; handsOn is whether what comes for it can be handed on to the namespace of the new one.
+// keep keeps was, which the target's descriptor has just been taken from, as the companion of the
+// socket in its place. It takes ownership of it; handsOn is whether what comes for it can be handed
+// on to the namespace of the new one.
 func (k *companions) keep(was companion, current int, handsOn bool) {
 	// Of a socket that the program has locked this takes long.
 	old := was.fd
@@ -396,8 +407,8 @@ func (k *companions) use(g *group, current int) {
 	}
 }
 
-// inUsers is epoll_ctl(2) on users. A registration is of a file and a number, and only under that number can it be found again: so it is
-// the same for all, and each is in there once.
+// inUsers is epoll_ctl(2) on users. A registration is of a file and a number, and only under that
+// number can it be found again: so it is the same for all, and each is in there once.
 func (k *companions) inUsers(how, fd int, id uint32) error {
 	if err := unix.Dup3(fd, k.slot, unix.O_CLOEXEC); err != nil {
 		return err
@@ -407,7 +418,8 @@ func (k *companions) inUsers(how, fd int, id uint32) error {
 	return err
 }
 
-// watches returns in how many epoll sets of upconv's own the socket of which fd is a copy is, while it is in use.
+// watches returns in how many epoll sets of upconv's own the socket of which fd is a copy is, while
+// it is in use.
 func (k *companions) watches(fd int) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -426,7 +438,8 @@ func inetPort(fd int) uint16 {
 	return 0
 }
 
-// add adds a companion to a group. It takes ownership of its descriptor. It returns false where there are too many.
+// add adds a companion to a group. It takes ownership of its descriptor. It returns false where
+// there are too many.
 func (k *companions) add(g *group, c companion) bool {
 	if k.count >= k.most {
 		closeFD(c.fd)
@@ -439,8 +452,8 @@ func (k *companions) add(g *group, c companion) bool {
 	return true
 }
 
-// keepBeside keeps fd, which is at a place, as a companion of the socket of which current is a copy. It takes ownership of fd.
-// Nothing that comes for it is handed on.
+// keepBeside keeps fd, which is at a place, as a companion of the socket of which current is a
+// copy. It takes ownership of fd. Nothing that comes for it is handed on.
 func (k *companions) keepBeside(current, fd int, at place) {
 	port := inetPort(fd)
 	k.mu.Lock()
@@ -459,8 +472,8 @@ func (k *companions) keepBeside(current, fd int, at place) {
 	k.add(g, companion{fd: fd, place: at, port: port, beside: true})
 }
 
-// watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not levels: an error queue, or
-// datagrams that cannot be handed on, would be ready all the time.
+// watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not
+// levels: an error queue, or datagrams that cannot be handed on, would be ready all the time.
 func (k *companions) watch(how, fd int) {
 	unix.EpollCtl(k.inbox.fd, how, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
 }
@@ -509,8 +522,9 @@ func (k *companions) sweep() {
 	k.sweepLocked()
 }
 
-// freePort is sweep for a bind(2), with sa the beginning of its address, if a companion may have its port. To
-// look at all of them for every port takes long where many ask name servers, each from a port of its own.
+// freePort is sweep for a bind(2), with sa the beginning of its address, if a companion may have
+// its port. To look at all of them for every port takes long where many ask name servers, each from
+// a port of its own.
 func (k *companions) freePort(sa []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -600,7 +614,8 @@ const (
 	handedOn   = ipv6Header + udpHeader // what is in front of a datagram that is handed on
 )
 
-// drain hands on what has come for a companion to the socket in use. packet has room for handedOn and a datagram.
+// drain hands on what has come for a companion to the socket in use. packet has room for handedOn
+// and a datagram.
 func (k *companions) drain(g *group, fd int, packet []byte) {
 	raw, ok := k.raw[g.netns]
 	if !ok || raw.v4 < 0 || g.name.Port() == 0 {
@@ -658,7 +673,8 @@ func (o outlet) send4(packet []byte, src, to netip.AddrPort) {
 	if len(packet) > maxLength {
 		return
 	}
-	// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7); that of UDP may be left out.
+	// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7);
+	// that of UDP may be left out.
 	h := packet[:ipv4Header+udpHeader]
 	clear(h)
 	h[0], h[8], h[9] = 4<<4|ipv4Header/4, 64, unix.IPPROTO_UDP
@@ -672,7 +688,8 @@ func (o outlet) send4(packet []byte, src, to netip.AddrPort) {
 	unix.Sendto(o.v4, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: d4})
 }
 
-// send6 is for an AF_INET6 socket that hears from an IPv6 peer. It sends to the socket's address, or to ::1.
+// send6 is for an AF_INET6 socket that hears from an IPv6 peer. It sends to the socket's address,
+// or to ::1.
 func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
 	dst := to.Addr()
 	if !dst.Is6() || dst.IsUnspecified() {
@@ -682,8 +699,8 @@ func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
 	if o.v6 < 0 || length > maxLength {
 		return
 	}
-	// RFC 8200, and RFC 768 with its section 8.1: there must be a checksum, which is not 0. It is also about a pseudo header, and that
-	// comes to the same in any order.
+	// RFC 8200, and RFC 768 with its section 8.1: there must be a checksum, which is not 0. It is
+	// also about a pseudo header, and that comes to the same in any order.
 	h := packet[:ipv6Header+udpHeader]
 	clear(h)
 	s16, d16 := src.Addr().As16(), dst.As16()
@@ -703,7 +720,8 @@ func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
 	unix.Sendto(o.v6, packet, unix.MSG_DONTWAIT, &unix.SockaddrInet6{Addr: d16})
 }
 
-// outbox sees that there is something to hand on through in the namespace of the socket in use, if that can be.
+// outbox sees that there is something to hand on through in the namespace of the socket in use, if
+// that can be.
 func (w *worker) outbox(c *call, current int, egress *egress) (ok bool) {
 	k, netns := &w.s.companions, netnsCookie(current)
 	k.mu.Lock()

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCompanionsOfTwo has two processes use one socket, put aside others for it one after the other, and close it: nothing is kept.
+// TestCompanionsOfTwo has two processes use one socket, put aside others for it one after the
+// other, and close it: nothing is kept.
 func TestCompanionsOfTwo(t *testing.T) {
 	var k companions
 	udp := func() int {
@@ -41,7 +42,8 @@ func TestCompanionsOfTwo(t *testing.T) {
 	}
 }
 
-// A bind(2) to the port of a companion whose socket is closed finds the port free; to others it looks at no companion.
+// A bind(2) to the port of a companion whose socket is closed finds the port free; to others it
+// looks at no companion.
 func TestCompanionsFreePort(t *testing.T) {
 	var k companions
 	var sockets [2]int // the one in use, and its companion
@@ -73,8 +75,8 @@ func TestCompanionsFreePort(t *testing.T) {
 	}
 }
 
-// TestCompanionsInTurn has two sockets take each other's place again and again, under other numbers each time: of the one in use alone
-// upconv is told when it is closed, and once.
+// TestCompanionsInTurn has two sockets take each other's place again and again, under other numbers
+// each time: of the one in use alone upconv is told when it is closed, and once.
 func TestCompanionsInTurn(t *testing.T) {
 	var k companions
 	copyOf := func(fd int) int {
@@ -121,8 +123,9 @@ func TestCompanionsInTurn(t *testing.T) {
 	}
 }
 
-// TestCompanionPutBack has a companion not come into use after all: it is kept as it was, and what comes for it is handed on as
-// before. When the socket in use is closed it is closed too, by whoever has it.
+// TestCompanionPutBack has a companion not come into use after all: it is kept as it was, and what
+// comes for it is handed on as before. When the socket in use is closed it is closed too, by
+// whoever has it.
 func TestCompanionPutBack(t *testing.T) {
 	var k companions
 	inUse, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)

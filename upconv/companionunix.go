@@ -9,8 +9,8 @@ import (
 )
 
 // unixReader hands on what comes for a Unix socket that is kept. A program that has a copy of that
-// can hold up who receives from it: the kernel locks the socket while it writes into the
-// program's memory (unix_dgram_recvmsg in net/unix/af_unix.c). So it has a goroutine of its own, when there
+// can hold up who receives from it: the kernel locks the socket while it writes into the program's
+// memory (unix_dgram_recvmsg in net/unix/af_unix.c). So it has a goroutine of its own, when there
 // is anything.
 type unixReader struct {
 	turns *turns
@@ -59,8 +59,8 @@ func (r *unixReader) drain(k *companions, fd, own int) {
 	}
 }
 
-// place returns what is handed on through, and a copy of the companion and of its group; none if it is
-// not kept any more.
+// place returns what is handed on through, and a copy of the companion and of its group; none if it
+// is not kept any more.
 func (r *unixReader) place(k *companions, fd int) (c companion, g group, raw outlet) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

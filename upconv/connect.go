@@ -28,7 +28,8 @@ func (w *worker) connect(c *call) outcome {
 	return out
 }
 
-// connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see guard.
+// connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see
+// guard.
 func (w *worker) connectAnywhere(c *call, e *event) outcome {
 	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
 		return carryOn
@@ -54,7 +55,8 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 	case ok:
 		decision = w.s.rules.Load().policy.Decide(dst, TCP, w.s.origin.assigned)
 	case family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min && w.s.swapped.Load():
-		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2) to one.
+		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2)
+		// to one.
 		dst, decision = inet6Destination(sa), policy.DirectDefault
 	default:
 		return carryOn
@@ -67,8 +69,8 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 		return carryOn
 	}
 
-	// The program's other threads can close the descriptor or put another file in its place, until the
-	// very end. Then everything is looked at anew.
+	// The program's other threads can close the descriptor or put another file in its place, until
+	// the very end. Then everything is looked at anew.
 	for range maxRaces {
 		out, raced := w.route(c, e, family, sa)
 		if !raced {
@@ -108,7 +110,8 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, false // EBADF; or the thread is gone
 	}
 	crosses := w.s.needs.crosses()
-	// A socket of another family that took the place of the program's has its passport in what these are about.
+	// A socket of another family that took the place of the program's has its passport in what
+	// these are about.
 	plain := seen && !(crosses && w.s.anyCrossed.Load() && w.sight.Family != family)
 	if crosses && family == unix.AF_INET6 {
 		plain = seen && !w.s.anyCrossed.Load()
@@ -233,9 +236,10 @@ func (w *worker) stays(e *event) {
 	w.s.events.record(e, 0)
 }
 
-// swap replaces the target's socket by one made in the egress, or in the origin where that is nil, and
-// connects that to sa. old is a copy of the target's socket, or -1 where it has been seen to be as good as new and
-// nobody else's. If x is not nil the new socket is one of another family, in the origin.
+// swap replaces the target's socket by one made in the egress, or in the origin where that is nil,
+// and connects that to sa. old is a copy of the target's socket, or -1 where it has been seen to be
+// as good as new and nobody else's. If x is not nil the new socket is one of another family, in the
+// origin.
 func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
 	if sock.kind == unix.SOCK_STREAM && !c.back {
 		if out, done := w.mayConnect(c, e, sock); done {
@@ -283,15 +287,16 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	early := 0
 	if sock.kind != unix.SOCK_STREAM {
 		setFlags(replacement, sock.flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
-		// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the very moment in which it has it.
+		// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the
+		// very moment in which it has it.
 		early = len(places)
 		w.register(c, e, places, replacement)
 	}
 	if old >= 0 && sock.kind == unix.SOCK_DGRAM && !(w.sighted && w.sight.OwnTable) { // other threads find it as soon as it is installed
 		defer w.s.companions.arrived(w.s.companions.arrives(replacement))
 	}
-	// Install first, connect second: installing puts the socket into the target's net_cls and net_prio
-	// cgroups, and its first packet must already carry them.
+	// Install first, connect second: installing puts the socket into the target's net_cls and
+	// net_prio cgroups, and its first packet must already carry them.
 	if errno := w.install(c, c.fd, replacement, last.closesOnExec); errno != 0 {
 		if last.watched {
 			w.acquit(old)
@@ -405,8 +410,9 @@ func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (last lastSe
 	return last, carryOn, false, false
 }
 
-// equivalent returns the socket that is to take the place of the target's, with all that the program has done to that. The
-// parameters are as for swap; tidy closes it. Where ok is false, out is what becomes of the call, and raced as for swap.
+// equivalent returns the socket that is to take the place of the target's, with all that the
+// program has done to that. The parameters are as for swap; tidy closes it. Where ok is false, out
+// is what becomes of the call, and raced as for swap.
 func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, out outcome, raced, ok bool) {
 	from := old // what is carried over is of it
 	if sock.untouched {
@@ -444,8 +450,9 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 	return fd, out, false, true
 }
 
-// obtain returns a socket for swap, whose parameters these are, but that from is -1 where nothing has been done to the target's. kept
-// is whether it is one that the target had there before, and not a new one.
+// obtain returns a socket for swap, whose parameters these are, but that from is -1 where nothing
+// has been done to the target's. kept is whether it is one that the target had there before, and
+// not a new one.
 func (w *worker) obtain(c *call, from int, sock *socket, egress *egress, x *crossing) (fd int, kept bool, errno unix.Errno) {
 	if sock.kind != unix.SOCK_STREAM && from >= 0 {
 		if fd, kept = w.s.companions.take(from, w.to(egress, x)); kept {
@@ -463,10 +470,11 @@ func (w *worker) obtain(c *call, from int, sock *socket, egress *egress, x *cros
 	return fd, false, errno
 }
 
-// retire closes the socket that was there before, whose place the replacement has taken, unless it is put aside, and sees to those who
-// have it yet: the copies that the target has of it are replaced, where witness is set and says that there are any, and those who wait for
-// datagrams on it do so on the other one. The replacement is in the first early of the places in epoll sets already. It returns all of
-// them, with those of the copies.
+// retire closes the socket that was there before, whose place the replacement has taken, unless it
+// is put aside, and sees to those who have it yet: the copies that the target has of it are
+// replaced, where witness is set and says that there are any, and those who wait for datagrams on
+// it do so on the other one. The replacement is in the first early of the places in epoll sets
+// already. It returns all of them, with those of the copies.
 func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *socket, egress *egress, places []registration, early int, witness bool) []registration {
 	old, datagrams := was.fd, sock.kind != unix.SOCK_STREAM
 	waitedFor := uint64(0)
@@ -512,8 +520,8 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 	return places
 }
 
-// carry gives the new socket, which is of another family if x is not nil, what the program has done to the old one. old is -1 if that is
-// nothing. kept is as for carryOver.
+// carry gives the new socket, which is of another family if x is not nil, what the program has done
+// to the old one. old is -1 if that is nothing. kept is as for carryOver.
 func (w *worker) carry(e *event, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
 	switch {
 	case x != nil:
@@ -549,8 +557,8 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 	return 0
 }
 
-// shutLike has a socket remember a shutdown(2) of the old one from before it was connected: that fails with ENOTCONN, and yet has
-// its effect.
+// shutLike has a socket remember a shutdown(2) of the old one from before it was connected: that
+// fails with ENOTCONN, and yet has its effect.
 func (w *worker) shutLike(old, fd int, sock *socket) {
 	shut := uint8(0)
 	if w.sighted {
@@ -563,8 +571,8 @@ func (w *worker) shutLike(old, fd int, sock *socket) {
 	}
 }
 
-// shutdownOf returns what poll(2) tells of sk_shutdown of a datagram socket: RCV_SHUTDOWN 1, with SEND_SHUTDOWN 3; nothing of
-// SEND_SHUTDOWN alone. See datagram_poll in net/core/datagram.c.
+// shutdownOf returns what poll(2) tells of sk_shutdown of a datagram socket: RCV_SHUTDOWN 1, with
+// SEND_SHUTDOWN 3; nothing of SEND_SHUTDOWN alone. See datagram_poll in net/core/datagram.c.
 func shutdownOf(fd int) uint8 {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
@@ -579,7 +587,8 @@ func shutdownOf(fd int) uint8 {
 	return 0
 }
 
-// carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as for swap.
+// carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as
+// for swap.
 func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
 	switch {
 	case old < 0: // nothing has been done to it
@@ -606,8 +615,8 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
 }
 
-// again connects a socket that is one of the egress already, from an earlier connect(2) that has failed or
-// whose result is still to be fetched.
+// again connects a socket that is one of the egress already, from an earlier connect(2) that has
+// failed or whose result is still to be fetched.
 func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
 	if out, done := w.mayConnect(c, e, sock); done {
 		return out
@@ -623,8 +632,8 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	return out
 }
 
-// begin connects a non-blocking socket, which the target has as its own, gives it the status flags of the
-// target's socket, and says what the target is to see.
+// begin connects a non-blocking socket, which the target has as its own, gives it the status flags
+// of the target's socket, and says what the target is to see.
 func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
 	e.local, c.made = fd, true
 	waits := sock.flags&unix.O_NONBLOCK == 0
@@ -655,13 +664,13 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		if w.waitsForRestricted(e) {
 			return w.s.aside(c, (*worker).connect) // which will find it connecting
 		}
-		// The target's own call waits for the connection and sends, without data in the SYN; of the address it
-		// passes the kernel takes no notice any more.
+		// The target's own call waits for the connection and sends, without data in the SYN; of the
+		// address it passes the kernel takes no notice any more.
 		return carryOn
 	}
 	if errno == unix.EINPROGRESS {
-		// Over a fast network the handshake may be over. Then a second connect fetches its result and
-		// leaves the socket as a blocking connect would have.
+		// Over a fast network the handshake may be over. Then a second connect fetches its result
+		// and leaves the socket as a blocking connect would have.
 		if errno = connect(fd, sa); e.decision.Route.Crosses() {
 			errno = inetErrno(errno)
 		}
@@ -669,8 +678,8 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if errno == unix.EALREADY {
 		timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
 		if timeout != 0 || c.guarded || w.waitsForRestricted(e) || w.guards(c) {
-			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by looking for the socket anew. So
-			// upconv does.
+			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by
+			// looking for the socket anew. So upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
 			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}
 		}
@@ -678,15 +687,15 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	setFlags(fd, sock.flags)
 	w.s.events.record(e, underWay(errno))
 	if errno == unix.EALREADY {
-		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the address
-		// it passes and waits as for any other, with signals, restarts and errors its own.
+		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the
+		// address it passes and waits as for any other, with signals, restarts and errors its own.
 		return carryOn
 	}
 	return answer(errno)
 }
 
-// timeoutOf returns SO_SNDTIMEO, which is how long sends and connect(2) may take, or SO_RCVTIMEO; 0 for as long as they want. A time
-// that is too long for a time.Duration is as long as that can be.
+// timeoutOf returns SO_SNDTIMEO, which is how long sends and connect(2) may take, or SO_RCVTIMEO; 0
+// for as long as they want. A time that is too long for a time.Duration is as long as that can be.
 func timeoutOf(fd, option int) time.Duration {
 	var t unix.Timeval
 	getsockopt(fd, unix.SOL_SOCKET, option, unsafe.Pointer(&t), unsafe.Sizeof(t))

@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// credentials are a user other than upconv's own, on whose behalf it opens a path or connects to it: by that user's rights,
-// and the server sees that user as its peer. nil stands for upconv's own.
+// credentials are a user other than upconv's own, on whose behalf it opens a path or connects to
+// it: by that user's rights, and the server sees that user as its peer. nil stands for upconv's
+// own.
 //
-// Only the effective IDs change, and only of the calling thread, which must be locked. Its real and saved ones say who may
-// send it signals and trace it, and let it come back.
+// Only the effective IDs change, and only of the calling thread, which must be locked. Its real and
+// saved ones say who may send it signals and trace it, and let it come back.
 type credentials struct {
 	uid, gid int
 	groups   []uint32
@@ -33,7 +34,8 @@ const (
 	pidfdInfoCreds = 1 << 1     // PIDFD_INFO_CREDS
 )
 
-// credentialsOf returns the credentials by which a thread opens files, nil if its IDs are upconv's own.
+// credentialsOf returns the credentials by which a thread opens files, nil if its IDs are upconv's
+// own.
 func (s *Supervisor) credentialsOf(tid int) (*credentials, unix.Errno) {
 	uid, gid, ok := s.targets.fileIDs(tid)
 	if ok && uid == s.uid && gid == s.gid {
@@ -53,7 +55,8 @@ func (s *Supervisor) credentialsOf(tid int) (*credentials, unix.Errno) {
 	return c, 0
 }
 
-// idsIn returns the IDs that count for files, and the supplementary groups, in a proc_pid_status(5) text.
+// idsIn returns the IDs that count for files, and the supplementary groups, in a proc_pid_status(5)
+// text.
 func idsIn(status []byte) (uid, gid int, groups []uint32, ok bool) {
 	fields := func(key string) [][]byte {
 		_, rest, _ := bytes.Cut(status, []byte("\n"+key))
@@ -77,7 +80,8 @@ func idsIn(status []byte) (uid, gid int, groups []uint32, ok bool) {
 	return uid, gid, groups, errUID == nil && errGID == nil
 }
 
-// fileIDs returns the IDs of a thread that count for files. ok is false where the kernel does not tell them with one call.
+// fileIDs returns the IDs of a thread that count for files. ok is false where the kernel does not
+// tell them with one call.
 func (t *targets) fileIDs(tid int) (uid, gid int, ok bool) {
 	slot := t.slot(tid)
 	slot.mu.Lock()

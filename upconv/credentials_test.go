@@ -36,7 +36,8 @@ func TestFileIDs(t *testing.T) {
 	}
 }
 
-// TestBecome has a thread act as another user and come back. Others of the process stay who they are.
+// TestBecome has a thread act as another user and come back. Others of the process stay who they
+// are.
 func TestBecome(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it acts as another user")

@@ -14,15 +14,18 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// Datagram sockets: UDP, UDP-Lite and ICMP echo. A socket goes where its datagram goes: connect(2) and every send with an
-// address put it into the namespace and the family of that destination, if it is not there yet.
+// Datagram sockets: UDP, UDP-Lite and ICMP echo. A socket goes where its datagram goes: connect(2)
+// and every send with an address put it into the namespace and the family of that destination, if
+// it is not there yet.
 //
-// A socket that is in an egress may not be connected, and then a program could use it to reach whatever is there: its
-// loopback, say. So calls that have an address are never left to the kernel once any datagram socket has been
-// moved: upconv makes them itself, with its own copy of the address and of what is to be sent.
+// A socket that is in an egress may not be connected, and then a program could use it to reach
+// whatever is there: its loopback, say. So calls that have an address are never left to the kernel
+// once any datagram socket has been moved: upconv makes them itself, with its own copy of the
+// address and of what is to be sent.
 
-// examineDatagram reads what a swap needs to know. ok is false where fd is no socket that datagrams are moved for: another
-// protocol, or a raw socket, but for ICMP's, with which ping(8) and traceroute(8) work.
+// examineDatagram reads what a swap needs to know. ok is false where fd is no socket that datagrams
+// are moved for: another protocol, or a raw socket, but for ICMP's, with which ping(8) and
+// traceroute(8) work.
 func examineDatagram(fd int, s *socket) (ok bool) {
 	*s = socket{}
 	var proto, kind int32
@@ -72,8 +75,8 @@ func typeOf(fd int) int {
 
 func isDatagramType(kind int) bool { return kind == unix.SOCK_DGRAM || kind == unix.SOCK_RAW }
 
-// sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen, it says so only if asked to
-// fetch it; then fd is a copy, else -1.
+// sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
+// it says so only if asked to fetch it; then fd is a copy, else -1.
 func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 	switch {
 	case seen:
@@ -92,7 +95,8 @@ func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 	return fd, true
 }
 
-// decideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those are left alone.
+// decideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those
+// are left alone.
 func (w *worker) decideDatagram(dst netip.AddrPort) Decision {
 	if !dst.Addr().Is4() {
 		return policy.DirectDefault
@@ -104,8 +108,8 @@ func (w *worker) decideDatagram(dst netip.AddrPort) Decision {
 	return last.decision
 }
 
-// decided is where the latest datagram was sent, and what the policy says of it as long as that and the origin's addresses are
-// the same.
+// decided is where the latest datagram was sent, and what the policy says of it as long as that and
+// the origin's addresses are the same.
 type decided struct {
 	rules     *ruleset
 	addresses *map[netip.Addr]struct{}
@@ -113,7 +117,8 @@ type decided struct {
 	decision  Decision
 }
 
-// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, ok is false and out is what becomes of the call.
+// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, ok is false and out
+// is what becomes of the call.
 func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
 	fd, errno := w.s.targets.getfd(c.tid, c.fd)
 	switch errno {
@@ -130,7 +135,8 @@ func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
 	return -1, carryOn, false // ESRCH: nobody will read the answer
 }
 
-// datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a copy of it, or -1.
+// datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
+// copy of it, or -1.
 func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
 	if c.fastOpen.on {
 		return w.resend(c)
@@ -150,8 +156,8 @@ func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (ou
 	return w.place(c, e, family, sa, old)
 }
 
-// placeUntouched is place for a socket that has been seen and that nothing has been done to. done is false if this is none, or
-// stays where it is.
+// placeUntouched is place for a socket that has been seen and that nothing has been done to. done
+// is false if this is none, or stays where it is.
 func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, raced, done bool) {
 	route, sock := e.decision.Route, &w.socketInfo
 	switch route.Kind {
@@ -186,8 +192,8 @@ func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, race
 	return out, raced, true
 }
 
-// place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the call: connects it to sa,
-// or sends w.out. raced is as for route.
+// place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
+// call: connects it to sa, or sends w.out. raced is as for route.
 func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
 	route, sock := e.decision.Route, &w.socketInfo
 	e.from = old
@@ -241,7 +247,8 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
 			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
 		case six && sock.domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.deaf(old):
-			// To an IPv6 peer of the program's: what took the place of its socket is as good as that, and hears from all of them.
+			// To an IPv6 peer of the program's: what took the place of its socket is as good as
+			// that, and hears from all of them.
 			return w.stay(c, e, old, sock, nil, sa), false
 		case !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)):
 			return w.stay(c, e, old, sock, nil, sa), false
@@ -257,7 +264,8 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	return w.crossDatagram(c, e, old, sock, crossed)
 }
 
-// mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped addresses, as those can do it.
+// mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped
+// addresses, as those can do it.
 func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
 	x := &w.crossing
 	x.route, x.mapped, x.to = someInet6, true, sockaddrIn6(dst.Addr(), dst.Port())
@@ -270,7 +278,8 @@ var (
 	broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 )
 
-// asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in the namespace netns.
+// asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in
+// the namespace netns.
 func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) (ok bool) {
 	*s = socket{kind: kindOf(p.proto), proto: p.proto, netns: netns}
 	s.setName(p.family, p.localPort)
@@ -278,10 +287,12 @@ func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) (ok bool) {
 	return ok
 }
 
-// move replaces the target's datagram socket by one made where e.dst is reached. old is as for swap.
+// move replaces the target's datagram socket by one made where e.dst is reached. old is as for
+// swap.
 func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
 	if sock.bound && isConnected(old) {
-		// Its address is not one that the program has chosen, unless it has chosen that too, which the kernel does not tell.
+		// Its address is not one that the program has chosen, unless it has chosen that too, which
+		// the kernel does not tell.
 		addr, _ := netip.AddrFromSlice(sock.address())
 		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != Direct && !w.s.returned.has(old) {
 			return answer(unix.EINVAL), false // as from there nothing else is reached, unless it was connected to another peer first
@@ -319,15 +330,17 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 			}
 		}
 	}
-	// Only a socket that is there now has its companions: another thread may have put it aside, and a third one may put it back.
+	// Only a socket that is there now has its companions: another thread may have put it aside, and
+	// a third one may put it back.
 	if old >= 0 && (seen && !w.saw(old) || !seen && w.replaced(c, old)) {
 		return carryOn, true
 	}
 	return w.swap(c, e, old, sock, egress, x, sa)
 }
 
-// sendBeside sends to another place than the one that the socket old is connected in. A send does not end a connection, and what is
-// answered to it is not for a connected socket, which hears from its peer alone. So it is a companion that sends, and old stays.
+// sendBeside sends to another place than the one that the socket old is connected in. A send does
+// not end a connection, and what is answered to it is not for a connected socket, which hears from
+// its peer alone. So it is a companion that sends, and old stays.
 func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (out outcome, raced bool) {
 	fd, errno, raced := w.beside(c, e, old, sock, egress, x)
 	switch {
@@ -344,8 +357,8 @@ func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *eg
 	return out, false
 }
 
-// beside returns a copy of the companion that the socket old has where egress and x lead, as for swap, and sees to it that there is
-// one, like old.
+// beside returns a copy of the companion that the socket old has where egress and x lead, as for
+// swap, and sees to it that there is one, like old.
 func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, errno unix.Errno, raced bool) {
 	defer w.s.moving.unlock(w.s.moving.lock(inodeOf(old)))
 	if w.see(c) && !w.saw(old) || !w.sighted && w.replaced(c, old) {
@@ -369,7 +382,8 @@ func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress
 	return -1, errno, false
 }
 
-// act makes the target's call, with a socket that is where it should be. x is not nil if it is one of another family.
+// act makes the target's call, with a socket that is where it should be. x is not nil if it is one
+// of another family.
 func (w *worker) act(c *call, e *event, fd int, sock *socket, x *crossing, sa []byte) outcome {
 	e.local = fd
 	if c.sends {
@@ -396,8 +410,9 @@ func (w *worker) stay(c *call, e *event, fd int, sock *socket, x *crossing, sa [
 	return out
 }
 
-// leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a send is made with it all the same,
-// as the kernel might find another one. A connect(2) is left to guard.
+// leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a
+// send is made with it all the same, as the kernel might find another one. A connect(2) is left to
+// guard.
 func (w *worker) leave(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
 	if c.sends {
 		return w.stay(c, e, fd, sock, nil, sa)
@@ -418,11 +433,12 @@ func (s *Supervisor) openTags() {
 	}
 }
 
-// tagsHidden is no descriptor: /proc/cgroups cannot be read, as where /proc is mounted with subset=pid. Then there may be many.
+// tagsHidden is no descriptor: /proc/cgroups cannot be read, as where /proc is mounted with
+// subset=pid. Then there may be many.
 const tagsHidden = 1 << 30
 
-// tagsFor is for how long what manyTags has found holds. Nobody who moves a program to another cgroup expects it to be in effect
-// for every packet in the same moment.
+// tagsFor is for how long what manyTags has found holds. Nobody who moves a program to another
+// cgroup expects it to be in effect for every packet in the same moment.
 const tagsFor = 20 * time.Millisecond
 
 // manyTags reports whether there are more such cgroups than the one that everybody is in.
@@ -439,8 +455,8 @@ func (s *Supervisor) manyTags() bool {
 	return errno != 0 || int(n) == len(text) || hasManyTags(text[:n])
 }
 
-// hasManyTags is manyTags for what /proc/cgroups says. A controller of hierarchy 0 is not mounted, and the number behind it
-// is how many cgroups v2 has.
+// hasManyTags is manyTags for what /proc/cgroups says. A controller of hierarchy 0 is not mounted,
+// and the number behind it is how many cgroups v2 has.
 func hasManyTags(text []byte) bool {
 	for _, name := range []string{"\nnet_cls\t", "\nnet_prio\t"} {
 		// "net_cls HIERARCHY NUM_CGROUPS ENABLED", cgroups(7).
@@ -462,9 +478,11 @@ func (w *worker) finished(e *event, errno unix.Errno) outcome {
 	return answer(errno)
 }
 
-// retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it into upconv's own.
+// retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it
+// into upconv's own.
 //
-// It holds the lock of who moves the socket: one that another has just taken the place of must not be put back.
+// It holds the lock of who moves the socket: one that another has just taken the place of must not
+// be put back.
 func (w *worker) retag(c *call, fd int) {
 	if w.s.tags < 0 || !w.manyTags() {
 		return
@@ -475,8 +493,8 @@ func (w *worker) retag(c *call, fd int) {
 	}
 }
 
-// crossDatagram is place for a route to another family. crossed is whether the socket is of another one than the program's
-// already; its passport is then in w.crossing.pass.
+// crossDatagram is place for a route to another family. crossed is whether the socket is of another
+// one than the program's already; its passport is then in w.crossing.pass.
 func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed bool) (out outcome, raced bool) {
 	if !crossed && sock.domain == unix.AF_INET6 && onlyIPv6(old) {
 		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
@@ -514,12 +532,13 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 	return w.stay(c, e, old, sock, x, x.to[:]), false
 }
 
-// deaf reports whether the AF_INET6 socket fd is one that connect(2) with AF_UNSPEC has disconnected. IPv4 forgets the address of the
-// peer then, but IPv6 goes on receiving from that one alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c
-// looks at.
+// deaf reports whether the AF_INET6 socket fd is one that connect(2) with AF_UNSPEC has
+// disconnected. IPv4 forgets the address of the peer then, but IPv6 goes on receiving from that one
+// alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c looks at.
 func (p *passport) deaf(fd int) bool { return p.connected && !isConnected(fd) }
 
-// noteMoved is for a datagram socket that has just been put into the place of another, and has not been used yet.
+// noteMoved is for a datagram socket that has just been put into the place of another, and has not
+// been used yet.
 func (w *worker) noteMoved(replacement int) {
 	w.s.moved.Store(true)
 	if w.s.isEgress(w.s.origin.cookie) {
@@ -533,8 +552,8 @@ func isConnected(fd int) bool {
 	return socketName(fd, true, &name)
 }
 
-// madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of others. It is for those of the origin,
-// where nothing else tells. It may forget.
+// madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of
+// others. It is for those of the origin, where nothing else tells. It may forget.
 type madeSockets [1024]atomic.Uint64
 
 func cookieOf(fd int) (cookie uint64) {

@@ -56,8 +56,8 @@ func hasDefaultRoute(table string) bool {
 	return false
 }
 
-// OwnAddresses returns a function that reports whether an IPv4 address is assigned in a network namespace. netns is as
-// OpenNamespace takes it; "" is the namespace upconv was started in.
+// OwnAddresses returns a function that reports whether an IPv4 address is assigned in a network
+// namespace. netns is as OpenNamespace takes it; "" is the namespace upconv was started in.
 func OwnAddresses(netns string) (assigned func(netip.Addr) bool, err error) {
 	own := map[netip.Addr]struct{}{}
 	look := func() error {

@@ -10,10 +10,10 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// A stream that connect(2) disconnects (AF_UNSPEC) goes back to the origin, and so does a socket of an
-// egress that is bound or listens: in the egress, the program could connect it to whatever is there
-// as soon as another thread puts it under the number of a call that is left to the kernel, or could be
-// a server there.
+// A stream that connect(2) disconnects (AF_UNSPEC) goes back to the origin, and so does a socket of
+// an egress that is bound or listens: in the egress, the program could connect it to whatever is
+// there as soon as another thread puts it under the number of a call that is left to the kernel, or
+// could be a server there.
 
 // sizeofFamily is the least length of an address that connect(2) takes, and then only AF_UNSPEC.
 const sizeofFamily = 2
@@ -26,12 +26,14 @@ func (n *needs) shortestAddress() uint64 {
 	return sizeofSockaddrIn
 }
 
-// listenRules stop listen(2), which a socket of an egress must not do there; nor bind(2), see bindRules.
+// listenRules stop listen(2), which a socket of an egress must not do there; nor bind(2), see
+// bindRules.
 func listenRules() []seccompx.Rule {
 	return append([]seccompx.Rule{notify("listen")}, socketcallRules(sysListen)...)
 }
 
-// disconnects reports whether a connect(2) does, of whose address it reads what nobody has read yet.
+// disconnects reports whether a connect(2) does, of whose address it reads what nobody has read
+// yet.
 func (w *worker) disconnects(c *call) bool {
 	if c.addrLen < sizeofFamily || c.addrLen > sizeofSockaddrStorage {
 		return false
@@ -73,8 +75,8 @@ func (w *worker) disconnectCall(c *call) outcome {
 	return answer(unix.EBADF)
 }
 
-// disconnectStream puts a socket of the origin into the place of a stream of an egress, of which old
-// is a copy and w.socketInfo tells, and resets the connection of that. raced is as for route.
+// disconnectStream puts a socket of the origin into the place of a stream of an egress, of which
+// old is a copy and w.socketInfo tells, and resets the connection of that. raced is as for route.
 func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
 	e := event{began: w.now(), c: c, proto: TCP, decision: policy.DirectLocal}
 	c.back, c.resets = true, true
@@ -91,9 +93,9 @@ func resetOnClose(fd int) {
 	setsockopt(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&linger), unsafe.Sizeof(linger))
 }
 
-// forgetPort has s have no port. It is false if the socket fd, which s tells of, has one. A connect(2)
-// that fails gives the port up, but getsockname(2) goes on saying its number. So fd, which is about to
-// be replaced, is bound to any other port: that says EINVAL if it has one.
+// forgetPort has s have no port. It is false if the socket fd, which s tells of, has one. A
+// connect(2) that fails gives the port up, but getsockname(2) goes on saying its number. So fd,
+// which is about to be replaced, is bound to any other port: that says EINVAL if it has one.
 func (s *socket) forgetPort(fd int) bool {
 	if s.port() == 0 {
 		return true

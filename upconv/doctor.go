@@ -132,7 +132,8 @@ func checkBuild() Check {
 		Cost: "of ignored signals only SIGHUP and SIGINT stay ignored in the command, and its soft limit of\nopen files is raised to the hard limit"}
 }
 
-// checkRoutes says what a plain upconv run would do here. Only where there is no IPv4 are the resolvers asked for a NAT64.
+// checkRoutes says what a plain upconv run would do here. Only where there is no IPv4 are the
+// resolvers asked for a NAT64.
 func checkRoutes() []Check {
 	v4 := Check{Name: "IPv4 default route", Found: "no", Cost: "a plain upconv run uses nat64:auto here"}
 	native, err := HasIPv4DefaultRoute("")
@@ -164,8 +165,9 @@ func checkRoutes() []Check {
 // doctorTimeout is how long resolvers may take.
 const doctorTimeout = 5 * time.Second
 
-// hasDefaultRoute6 is hasDefaultRoute for a text of the form of /proc/net/ipv6_route: destination, its length, source, its
-// length, next hop, metric, reference count, use, flags, interface, numbers in hexadecimal.
+// hasDefaultRoute6 is hasDefaultRoute for a text of the form of /proc/net/ipv6_route: destination,
+// its length, source, its length, next hop, metric, reference count, use, flags, interface, numbers
+// in hexadecimal.
 func hasDefaultRoute6(table string) bool {
 	for line := range strings.Lines(table) {
 		f := strings.Fields(line)

@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// helperCall is a call of upconv's that a filter around it may refuse, and that is tried without changing anything.
+// helperCall is a call of upconv's that a filter around it may refuse, and that is tried without
+// changing anything.
 type helperCall struct {
 	name   string // as manual pages name it
 	try    func() unix.Errno
@@ -156,7 +157,8 @@ func unlessExpected(errno, expected syscall.Errno) unix.Errno {
 	return errno
 }
 
-// checkPtrace is about which processes upconv may look into, where ptrace(2) and its like are allowed.
+// checkPtrace is about which processes upconv may look into, where ptrace(2) and its like are
+// allowed.
 func checkPtrace(scope string) Check {
 	c := Check{Name: "ptrace access", OK: true, Found: "CAP_SYS_PTRACE: to every program"}
 	if hasCapability(unix.CAP_SYS_PTRACE) {
@@ -188,7 +190,8 @@ func checkTaskLimit() Check {
 	return c
 }
 
-// checkSights is about BPF: looking at sockets, and being told of signals. The errors are those of trying it.
+// checkSights is about BPF: looking at sockets, and being told of signals. The errors are those of
+// trying it.
 func checkSights(err, signals error) Check {
 	switch {
 	case err == nil && signals == nil:

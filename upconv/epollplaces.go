@@ -442,8 +442,8 @@ func fired(e unix.EpollEvent) bool {
 	return e.Events&unix.EPOLLONESHOT != 0 && e.Events&^(how|unix.EPOLLERR|unix.EPOLLHUP) == 0
 }
 
-// epollAdd puts a file into an epoll set. That of a program is locked while epoll_wait(2) writes into
-// its memory; so not a RawSyscall.
+// epollAdd puts a file into an epoll set. That of a program is locked while epoll_wait(2) writes
+// into its memory; so not a RawSyscall.
 func epollAdd(set, fd int, event *unix.EpollEvent) unix.Errno {
 	_, _, errno := unix.Syscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(event)), 0, 0)
 	return errno

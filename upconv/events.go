@@ -65,8 +65,8 @@ func (e *events) flush(atMost time.Duration) {
 	}
 }
 
-// record queues the event; errno is 0 for "ok". The target must still be waiting for its answer: who
-// it is is read here.
+// record queues the event; errno is 0 for "ok". The target must still be waiting for its answer:
+// who it is is read here.
 func (e *events) record(ev *event, errno unix.Errno) {
 	if e == nil || ev.recorded || errno == seccompx.ERestartSys { // the call is made again then
 		return

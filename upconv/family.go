@@ -69,8 +69,9 @@ type crossing struct {
 	has    uint16                  // it has its passport already, with this port; or 0
 }
 
-// dummyLocal is the address that a program is told as its own where its namespace has no IPv4 address: one of
-// 192.0.0.0/29, which is for such things (RFC 7335), and the one that a customer's end of DS-Lite has (RFC 6333).
+// dummyLocal is the address that a program is told as its own where its namespace has no IPv4
+// address: one of 192.0.0.0/29, which is for such things (RFC 7335), and the one that a customer's
+// end of DS-Lite has (RFC 6333).
 var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
 
 var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -92,8 +93,8 @@ func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	return nil
 }
 
-// localFor returns the address that the program is told as its own: what it has bound the socket to, or what its
-// namespace has.
+// localFor returns the address that the program is told as its own: what it has bound the socket
+// to, or what its namespace has.
 func (w *worker) localFor(sock *socket, dst netip.Addr) netip.Addr {
 	if sock.bound {
 		if addr, ok := netip.AddrFromSlice(sock.address()); ok {
@@ -131,8 +132,8 @@ func (x *crossing) scope(fd int) unix.Errno {
 	return 0
 }
 
-// cross sends a connect(2) along a route to another family. old is as for swap. again is true where the socket is an AF_INET6 one
-// already, from an earlier one.
+// cross sends a connect(2) along a route to another family. old is as for swap. again is true where
+// the socket is an AF_INET6 one already, from an earlier one.
 func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (out outcome, raced bool) {
 	if sock.domain == unix.AF_INET6 && onlyIPv6(old) {
 		return carryOn, false // ENETUNREACH: such a socket takes no IPv4-mapped destination
@@ -167,8 +168,9 @@ func onlyIPv6(fd int) bool {
 	return getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0
 }
 
-// crossed tells whether old is a socket that took the place of one of another family in an earlier connect(2). If it
-// can be connected again, sock then says what the program thinks it is; busy is true where it cannot.
+// crossed tells whether old is a socket that took the place of one of another family in an earlier
+// connect(2). If it can be connected again, sock then says what the program thinks it is; busy is
+// true where it cannot.
 func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 	p := &w.crossing.pass
 	if !idle {
@@ -184,8 +186,8 @@ func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 	return true, false
 }
 
-// hasPassport reports whether a socket took the place of one of another family; its passport is then in w.crossing.pass. family
-// is what it is now.
+// hasPassport reports whether a socket took the place of one of another family; its passport is
+// then in w.crossing.pass. family is what it is now.
 func (w *worker) hasPassport(fd int) (family int, ok bool) {
 	family = domainOf(fd)
 	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.readFrom(fd, family)
@@ -281,8 +283,8 @@ func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.E
 	return x.pass.putOn6(to)
 }
 
-// mappedOption is an IPv4 option that has a counterpart of IPv6, which is what then has an effect. An AF_INET6
-// socket takes the IPv4 one too, so that a program reads what it has set.
+// mappedOption is an IPv4 option that has a counterpart of IPv6, which is what then has an effect.
+// An AF_INET6 socket takes the IPv4 one too, so that a program reads what it has set.
 type mappedOption struct {
 	inet, inet6 int
 	row         int // of inet in sockopts

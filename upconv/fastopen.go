@@ -9,8 +9,8 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// fastOpen is what a send with MSG_FASTOPEN (RFC 7413) sends: on a TCP socket that is not connected it is a
-// connect(2) and a send in one.
+// fastOpen is what a send with MSG_FASTOPEN (RFC 7413) sends: on a TCP socket that is not connected
+// it is a connect(2) and a send in one.
 type fastOpen struct {
 	on    bool
 	flags uint32
@@ -21,7 +21,8 @@ type fastOpen struct {
 	controlLength int
 	sent          int    // how much of the data is
 	cookie        uint64 // of the socket that the rest is for
-	// result is where the number of bytes goes, besides being returned; 0: nowhere. sendmmsg(2) returns messages.
+	// result is where the number of bytes goes, besides being returned; 0: nowhere. sendmmsg(2)
+	// returns messages.
 	result uint64
 }
 
@@ -30,8 +31,8 @@ const (
 	maxSent     = 0x7ffff000 // what one call sends at most: MAX_RW_COUNT, linux/fs.h
 )
 
-// sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter the first message connects,
-// and is all that is sent.
+// sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter
+// the first message connects, and is all that is sent.
 func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 	c.fastOpen = fastOpen{on: true, flags: flags}
 	if stride > 0 {
@@ -70,8 +71,9 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 	return w.connect(c)
 }
 
-// open connects a non-blocking socket for a send that must not wait, with as much data in the SYN as goes. Without a
-// cookie for the destination that is none, and EINPROGRESS. Without an address it only sends.
+// open connects a non-blocking socket for a send that must not wait, with as much data in the SYN
+// as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without an address
+// it only sends.
 func (w *worker) open(c *call, fd int, sa []byte) outcome {
 	f := &c.fastOpen
 	length := 0
@@ -99,8 +101,8 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 	return c.opened(int(n), errno)
 }
 
-// beginEarly is begin for a send with MSG_FASTOPEN that waits and must not be left to the kernel. errno
-// is what connecting has said.
+// beginEarly is begin for a send with MSG_FASTOPEN that waits and must not be left to the kernel.
+// errno is what connecting has said.
 func (w *worker) beginEarly(c *call, e *event, fd int, sock *socket, sa []byte, errno unix.Errno) outcome {
 	if errno == unix.EINPROGRESS {
 		errno = connect(fd, sa) // over a fast network the handshake may be over
@@ -169,7 +171,8 @@ func sendEarlyAgain(w *worker, c *call) outcome {
 	return out
 }
 
-// sendPiece sends some of what sendEarly has not sent yet. more says whether there was more than it tried to send.
+// sendPiece sends some of what sendEarly has not sent yet. more says whether there was more than it
+// tried to send.
 func (w *worker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno) {
 	f := &c.fastOpen
 	var vectors []unix.RemoteIovec

@@ -16,7 +16,8 @@ import (
 
 const kcmpFile = 0 // KCMP_FILE of kcmp(2)
 
-// replaced reports whether the target's descriptor does not refer to the file any more that old, a socket, is a copy of.
+// replaced reports whether the target's descriptor does not refer to the file any more that old, a
+// socket, is a copy of.
 func (w *worker) replaced(c *call, old int) bool {
 	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(w.s.pid), uintptr(c.tid), kcmpFile, uintptr(old), uintptr(c.fd), 0)
 	switch errno {
@@ -54,8 +55,9 @@ func readLink(tid, fd int, buf []byte) []byte {
 // socketLink is what the link of a socket's descriptor says.
 func socketLink(ino uint64) string { return "socket:[" + strconv.FormatUint(ino, 10) + "]" }
 
-// copyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and F_SETSIG. Who
-// that is in the target's pid namespace does not matter: the kernel keeps a reference.
+// copyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and
+// F_SETSIG. Who that is in the target's pid namespace does not matter: the kernel keeps a
+// reference.
 func copyOwner(from, to int) {
 	var owner struct{ kind, pid int32 } // struct f_owner_ex
 	if _, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETOWN_EX, uintptr(unsafe.Pointer(&owner))); errno == 0 && owner.pid != 0 {
@@ -102,13 +104,15 @@ func inodeOf(fd int) uint64 {
 	return stat.Ino
 }
 
-// async sets the status flags, with O_ASYNC. The number through which that is done is what si_fd will say.
+// async sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
+// will say.
 func (w *worker) async(c *call, socket, flags int) unix.Errno {
 	return free.setFlags(socket, c.fd, flags|unix.O_ASYNC)
 }
 
-// witness puts old into an epoll set of this worker's own, which does not keep it alive: should it still be
-// there when its last known copy has been closed, there are others. It reports whether that can be told.
+// witness puts old into an epoll set of this worker's own, which does not keep it alive: should it
+// still be there when its last known copy has been closed, there are others. It reports whether
+// that can be told.
 func (w *worker) witness(old int) bool {
 	if w.witnesses < 0 { // there was none to be had
 		w.newWitnesses()
@@ -132,15 +136,16 @@ func (w *worker) acquit(old int) {
 	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
 }
 
-// alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready for writing.
+// alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready
+// for writing.
 func (w *worker) alive() bool {
 	var event unix.EpollEvent
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
 	return errno == 0 && n != 0
 }
 
-// replaceCopies puts the socket under every other number of the target that refers to the old one. It returns
-// the places in epoll sets that these have, after those given, and the numbers.
+// replaceCopies puts the socket under every other number of the target that refers to the old one.
+// It returns the places in epoll sets that these have, after those given, and the numbers.
 func (w *worker) replaceCopies(c *call, e *event, socket int, places []registration) (all []registration, numbers []int) {
 	ino := w.sight.Ino
 	numbers, _ = fdsOf(c.tid, socketLink(ino))
@@ -175,7 +180,8 @@ func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) 
 	return sight.CloseOnExec, errno == 0 && sight.File == w.sight.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
 }
 
-// noteCopies is for when the copies of the target have been replaced. aside is whether upconv has one yet, and so nothing tells of others.
+// noteCopies is for when the copies of the target have been replaced. aside is whether upconv has
+// one yet, and so nothing tells of others.
 func (w *worker) noteCopies(e *event, aside bool) {
 	if !aside && w.alive() {
 		e.add("another process has a copy of the socket from before it was connected, or is using it")
@@ -183,8 +189,8 @@ func (w *worker) noteCopies(e *event, aside bool) {
 	w.newWitnesses() // without its descriptor the socket cannot be taken out
 }
 
-// fdsOf returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks at all of them. It is false where it
-// cannot.
+// fdsOf returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks
+// at all of them. It is false where it cannot.
 func fdsOf(tid int, link string) (fds []int, ok bool) {
 	dir, err := os.Open("/proc/" + strconv.Itoa(tid) + "/fd")
 	if err != nil {

@@ -14,23 +14,26 @@ const (
 )
 
 // Filter returns the seccomp filter that a supervised program runs under. A connect(2) is stopped
-// where its address is long enough for an IPv4 destination and short enough for the kernel
-// to take it. io_uring_setup(2) fails with ENOSYS, since io_uring connects without a system
-// call; programs fall back. Everything else runs at full speed.
+// where its address is long enough for an IPv4 destination and short enough for the kernel to take
+// it. io_uring_setup(2) fails with ENOSYS, since io_uring connects without a system call; programs
+// fall back. Everything else runs at full speed.
 //
-// Where sockets are swapped or destinations refused, sends with MSG_FASTOPEN are stopped too: they connect. Where sockets are
-// swapped, so are some more calls: epoll_create(2), to know who has epoll sets, unless upconv sees whether a socket is in one
-// (see sight.go); bind(2), for a port may be one that has left (see ports.go); and, only to know that it is done at all, the setting
-// of socket options that hardly any program sets (see optionsUsed), and landlock_restrict_self(2) (see restricted.go).
+// Where sockets are swapped or destinations refused, sends with MSG_FASTOPEN are stopped too: they
+// connect. Where sockets are swapped, so are some more calls: epoll_create(2), to know who has
+// epoll sets, unless upconv sees whether a socket is in one (see sight.go); bind(2), for a port may
+// be one that has left (see ports.go); and, only to know that it is done at all, the setting of
+// socket options that hardly any program sets (see optionsUsed), and landlock_restrict_self(2) (see
+// restricted.go).
 //
-// Sends of datagrams to an address are stopped if the policy has routes for them; receiving them, only if some of those are to
-// another address family.
+// Sends of datagrams to an address are stopped if the policy has routes for them; receiving them,
+// only if some of those are to another address family.
 //
 // The length is an int, which the kernel takes from the low half of the register. So only that half
 // is compared: a program could put anything into the other one.
 //
-// Where sockets are replaced by those of another address family, the calls that would tell are stopped too: those for the
-// names of sockets, and getsockopt(2) and setsockopt(2) for some options.
+// Where sockets are replaced by those of another address family, the calls that would tell are
+// stopped too: those for the names of sockets, and getsockopt(2) and setsockopt(2) for some
+// options.
 //
 // It is the filter of [SwapAtConnect].
 func Filter(p *Policy, udp UDPMode) seccompx.Filter { return filter(needsOf(p, udp)) }
@@ -124,7 +127,8 @@ func (n needs) passes(row *sockopt) bool {
 	return row.always && !n.tells(row) && (n.sees || !row.blind)
 }
 
-// tells reports whether a program that sets the option could find out that its socket is of another family.
+// tells reports whether a program that sets the option could find out that its socket is of another
+// family.
 func (n needs) tells(row *sockopt) bool {
 	return n.unix && row.level != unix.SOL_SOCKET || n.inet6 && (row.level == unix.IPPROTO_IPV6 || row.level == unix.IPPROTO_IP)
 }

@@ -14,7 +14,8 @@ import (
 )
 
 // The runtime's own preparations for fork(2), as package syscall uses them: all signals are blocked
-// around the clone, and the child gets default handlers and the mask that this process started with.
+// around the clone, and the child gets default handlers and the mask that this process started
+// with.
 //
 //go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
 func runtimeBeforeFork()
@@ -62,7 +63,8 @@ type forkPlan struct {
 	report *forkReport // in memory shared with the child
 }
 
-// kept is a descriptor that survives execve(2) under a number that is neither any other's nor /dev/null's.
+// kept is a descriptor that survives execve(2) under a number that is neither any other's nor
+// /dev/null's.
 type kept struct{ fd, at int }
 
 // forkReport is written by the child, but for the variables.
@@ -116,8 +118,8 @@ type kernelSigaction struct{ handler, flags, restorer, mask uint64 }
 //
 // With CLONE_FILES in the plan's flags the descriptors that the child opens are this process's too,
 // until the child's execve(2): that is how the listener gets here without being sent. From the
-// clone on, the child may do nothing that needs the runtime: no allocation, no growing stack, no calls
-// but raw system calls. (All of it is in one function: a call would check the stack.)
+// clone on, the child may do nothing that needs the runtime: no allocation, no growing stack, no
+// calls but raw system calls. (All of it is in one function: a call would check the stack.)
 //
 //go:noinline
 //go:norace
@@ -360,8 +362,8 @@ func (p *forkPlan) inherit(b *birth.Record) {
 	}
 }
 
-// command fills in what is executed: the first of files that can be. argv[0] is the name the program
-// sees; environ is passed on as it is.
+// command fills in what is executed: the first of files that can be. argv[0] is the name the
+// program sees; environ is passed on as it is.
 func (p *forkPlan) command(files, argv, environ []string) (err error) {
 	pointers := func(strings []string) (list []*byte) {
 		if err == nil {

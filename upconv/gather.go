@@ -4,9 +4,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process_vm_readv(2) takes about as long for another vector as for another page, however short the vector is: it looks for the
-// memory each time. The headers, names and data of sendmmsg(2) are many short pieces that mostly lie side by side, so gather
-// reads what is between them too.
+// process_vm_readv(2) takes about as long for another vector as for another page, however short the
+// vector is: it looks for the memory each time. The headers, names and data of sendmmsg(2) are many
+// short pieces that mostly lie side by side, so gather reads what is between them too.
 
 // near is how much may lie between two pieces that are read as one.
 const near = 4096
@@ -36,9 +36,10 @@ const (
 	maxGathered = 1 << 17 // copying it twice takes as long as what is saved
 )
 
-// readAround reads size bytes of the target's memory at address at, or less, into a part of buf, which has room for 2*reach more. What
-// it finds near them is likely to be wanted next: names and vectors that a function puts on its stack beside the headers. It stays
-// within the pages of what is asked for.
+// readAround reads size bytes of the target's memory at address at, or less, into a part of buf,
+// which has room for 2*reach more. What it finds near them is likely to be wanted next: names and
+// vectors that a function puts on its stack beside the headers. It stays within the pages of what
+// is asked for.
 func (g *gathering) readAround(tid int, buf []byte, at uintptr, size int) (data []byte, errno unix.Errno) {
 	low, end := at&^(pageSize-1), at+uintptr(size)
 	if at-low > reach {
@@ -102,7 +103,8 @@ func (g *gathering) gather(tid int, buf []byte, vectors []unix.RemoteIovec) (n i
 	return n, 0
 }
 
-// plan puts the pieces into spans. It returns false where they are too scattered for that, or none that there can be.
+// plan puts the pieces into spans. It returns false where they are too scattered for that, or none
+// that there can be.
 func (g *gathering) plan(vectors []unix.RemoteIovec) bool {
 	g.spans, g.of = g.spans[:0], g.of[:0]
 	for i := range vectors {

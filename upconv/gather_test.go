@@ -32,7 +32,8 @@ func gatherMemory(t *testing.T, random *rand.Rand) []byte {
 	return memory
 }
 
-// What gather reads, and how far it gets, is what process_vm_readv(2) says of the pieces one by one.
+// What gather reads, and how far it gets, is what process_vm_readv(2) says of the pieces one by
+// one.
 func TestGather(t *testing.T) {
 	random := rand.New(rand.NewSource(1))
 	memory := gatherMemory(t, random)
@@ -118,8 +119,9 @@ func TestGatherAround(t *testing.T) {
 	}
 }
 
-// FuzzGatherPlan plans pieces at any addresses: each is within its span, or they are read one by one. Each piece is two
-// bytes for its distance to the one before, two for its length, and one that says where to begin anew.
+// FuzzGatherPlan plans pieces at any addresses: each is within its span, or they are read one by
+// one. Each piece is two bytes for its distance to the one before, two for its length, and one that
+// says where to begin anew.
 func FuzzGatherPlan(f *testing.F) {
 	f.Add(uint64(0x7fff0000), []byte{0, 8, 0, 16, 0, 0, 24, 0, 16, 0, 0, 9, 0, 1, 0, 1, 2, 3, 4, 5, 255, 255, 255, 255, 255})
 	f.Add(uint64(1<<64-100), bytes.Repeat([]byte{0, 50, 0, 60, 0}, 12))

@@ -15,8 +15,8 @@ import (
 // address anew and look the descriptor up anew, and by then another thread may have put a socket of
 // an egress there that is not connected. So upconv makes the call itself, on its own copies.
 //
-// guard leaves to the kernel what a thread calls that shares its descriptors with nobody, and some of
-// what is about sockets of other families than IPv4 and IPv6, see leavesOthers.
+// guard leaves to the kernel what a thread calls that shares its descriptors with nobody, and some
+// of what is about sockets of other families than IPv4 and IPv6, see leavesOthers.
 func (w *worker) guard(c *call, e *event) outcome {
 	swapped := w.s.swapped.Load()
 	switch {
@@ -56,7 +56,8 @@ func (w *worker) guard(c *call, e *event) outcome {
 }
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
-// copy and w.socketInfo tells. There is nothing there that the call could connect it to. raced is as for route.
+// copy and w.socketInfo tells. There is nothing there that the call could connect it to. raced is
+// as for route.
 func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
 	if c.fastOpen.on && isDatagramType(w.socketInfo.kind) { // a flag that means nothing to it
 		w.closeNow(fd)
@@ -140,7 +141,8 @@ func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 	return w.wouldConnect(c, fd, sock.domain)
 }
 
-// connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread that may wait.
+// connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
+// that may wait.
 func (w *worker) connectAside(c *call, fd int) outcome {
 	if flags, _ := flagsOf(fd); w.patient(c, flags) {
 		if !w.alone {
@@ -158,8 +160,9 @@ func (w *worker) connectAside(c *call, fd int) outcome {
 	return answer(connect(fd, c.sa))
 }
 
-// leavesOthers reports whether a call is left to the kernel that is about a file that is no IPv4 or IPv6 socket: a send; as
-// long as no socket is in an egress; and where somebody has restricted himself, as the rules are about who makes it.
+// leavesOthers reports whether a call is left to the kernel that is about a file that is no IPv4 or
+// IPv6 socket: a send; as long as no socket is in an egress; and where somebody has restricted
+// himself, as the rules are about who makes it.
 func (w *worker) leavesOthers(c *call) bool {
 	return c.fastOpen.on || !w.s.swapped.Load() || w.s.restricted.any.Load()
 }
@@ -178,8 +181,8 @@ const (
 	tableShared
 )
 
-// guards reports whether a call must not be left to the kernel: the policy has an egress, and another
-// thread may put a socket of that under the number meanwhile.
+// guards reports whether a call must not be left to the kernel: the policy has an egress, and
+// another thread may put a socket of that under the number meanwhile.
 func (w *worker) guards(c *call) bool {
 	return len(w.s.rules.Load().cookies) > 0 && w.sharesTable(c)
 }

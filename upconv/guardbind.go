@@ -9,14 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A bind(2) or listen(2) of a thread that shares its descriptors is made by upconv, on its own copy: the
-// kernel would look the number up again, and another thread may have put a socket of an egress there.
+// A bind(2) or listen(2) of a thread that shares its descriptors is made by upconv, on its own
+// copy: the kernel would look the number up again, and another thread may have put a socket of an
+// egress there.
 //
-// bind(2) of other families is left to the kernel, as files are made by it, and so is bind(2) of streams once
-// somebody has restricted himself, as the rules are about who makes it.
+// bind(2) of other families is left to the kernel, as files are made by it, and so is bind(2) of
+// streams once somebody has restricted himself, as the rules are about who makes it.
 
-// guardBind makes a bind(2) that is left to the kernel, if it must not be. raced says that the socket
-// is one that has to be brought back first.
+// guardBind makes a bind(2) that is left to the kernel, if it must not be. raced says that the
+// socket is one that has to be brought back first.
 func (w *worker) guardBind(c *call) (out outcome, raced bool) {
 	fd, out, raced, ours := w.copyToBind(c)
 	switch domain := domainOf(fd); {
@@ -62,7 +63,8 @@ func (w *worker) guardListen(c *call) (out outcome, raced bool) {
 	return answer(errno), false
 }
 
-// copyToBind returns a copy of a file whose bind(2) or listen(2) must not be left to the kernel. If ours is false it may be, or out is the outcome; raced is as for guardBind.
+// copyToBind returns a copy of a file whose bind(2) or listen(2) must not be left to the kernel. If
+// ours is false it may be, or out is the outcome; raced is as for guardBind.
 func (w *worker) copyToBind(c *call) (fd int, out outcome, raced, ours bool) {
 	if !w.guards(c) {
 		return -1, carryOn, false, false
@@ -118,7 +120,8 @@ func (w *worker) bindsLow(tid int) bool {
 // capabilities are those of a thread.
 type capabilities [2]unix.CapUserData
 
-// dropEffective takes a capability from the calling thread, until setCapabilities gives it back what it had.
+// dropEffective takes a capability from the calling thread, until setCapabilities gives it back
+// what it had.
 func dropEffective(capability uint) (before capabilities, errno unix.Errno) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	_, _, errno = unix.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&before)), 0)

@@ -11,9 +11,10 @@ import (
 )
 
 // A connect(2) of a Unix socket is the program's own: its server is told who has made it. But once
-// a socket is in an egress, another thread could put that under the number, and an IPv4 address into
-// memory. So a thread that shares its descriptors has it made by upconv then, as the program's user and by
-// its rights, from its directories. Only the process ID that the server is told is upconv's.
+// a socket is in an egress, another thread could put that under the number, and an IPv4 address
+// into memory. So a thread that shares its descriptors has it made by upconv then, as the program's
+// user and by its rights, from its directories. Only the process ID that the server is told is
+// upconv's.
 
 // connectOther makes a connect(2) on a copy of a file that is no IPv4 or IPv6 socket.
 func (w *worker) connectOther(c *call, fd, domain int) outcome {
@@ -105,7 +106,8 @@ func (p *unixPath) find(s *Supervisor, tid int, sa []byte) (errno unix.Errno) {
 // maxUnixName is how long sun_path is, unix(7).
 const maxUnixName = 108
 
-// sameRoot reports whether a thread, whose directory in /proc is given, has the root directory of this process.
+// sameRoot reports whether a thread, whose directory in /proc is given, has the root directory of
+// this process.
 func sameRoot(proc string) bool {
 	var own, other unix.Stat_t
 	mounts, errOwn := os.Readlink("/proc/self/ns/mnt")

@@ -11,8 +11,8 @@ import (
 // A call can hold its worker for as long as a program likes. Reading the program's memory waits for
 // a page that a user-space pager or a dead file system never delivers, and a socket stays locked
 // while a thread of the program waits for such a page. So a watch looks at the workers, and starts
-// another one for a worker that one call holds too long. The held worker then belongs to the process
-// that holds it: it serves nobody else, and ends when that process has nothing more for it.
+// another one for a worker that one call holds too long. The held worker then belongs to the
+// process that holds it: it serves nobody else, and ends when that process has nothing more for it.
 
 // maxHeldBy is how many workers one process may hold at a time. Its further calls wait for those.
 const maxHeldBy = 2
@@ -165,7 +165,8 @@ func (h *holdups) drop(pid int) {
 	}
 }
 
-// queue has a call wait for the workers that its process holds, if those are as many as it may hold.
+// queue has a call wait for the workers that its process holds, if those are as many as it may
+// hold.
 func (h *holdups) queue(n *seccompx.Notification) bool {
 	pid := threadGroup(int(n.PID))
 	h.mu.Lock()

@@ -12,9 +12,9 @@ const (
 	icmpHeader       = 8 // of an echo message, without data
 )
 
-// icmp6to4 makes an ICMPv6 echo message, as an ICMPv6 datagram socket gives it, an ICMP one: RFC 7915 section 5.2. It is
-// done in place. The checksum, which is not about addresses any more, is that of all of message. Other messages stay as they
-// are, and the result is false.
+// icmp6to4 makes an ICMPv6 echo message, as an ICMPv6 datagram socket gives it, an ICMP one: RFC
+// 7915 section 5.2. It is done in place. The checksum, which is not about addresses any more, is
+// that of all of message. Other messages stay as they are, and the result is false.
 func icmp6to4(message []byte) bool {
 	if len(message) < icmpHeader {
 		return false
@@ -32,8 +32,8 @@ func icmp6to4(message []byte) bool {
 	return true
 }
 
-// icmp4to6 is the reverse, for an ICMPv6 datagram socket to send: RFC 7915 section 4.2. The checksum is left to the kernel,
-// which knows the addresses.
+// icmp4to6 is the reverse, for an ICMPv6 datagram socket to send: RFC 7915 section 4.2. The
+// checksum is left to the kernel, which knows the addresses.
 func icmp4to6(message []byte) bool {
 	if len(message) < icmpHeader {
 		return false

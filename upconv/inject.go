@@ -9,18 +9,20 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// A tracee is a thread that this one has make system calls of upconv's choice, with ptrace(2), in the place of one that it
-// was stopped in. It is for what the kernel decides by who asks. All methods are for the thread that has seized it.
+// A tracee is a thread that this one has make system calls of upconv's choice, with ptrace(2), in
+// the place of one that it was stopped in. It is for what the kernel decides by who asks. All
+// methods are for the thread that has seized it.
 type tracee struct {
 	tid   int
 	pidfd int // says when the thread is gone; the caller's
-	// begin is how the registers are in front of the call that it was stopped in: it makes that if it goes on with them.
+	// begin is how the registers are in front of the call that it was stopped in: it makes that if
+	// it goes on with them.
 	begin registers
 	mask  uint64 // its signal mask
 }
 
-// syscallInfo is struct ptrace_syscall_info, linux/ptrace.h. What is behind sp depends on op: of PTRACE_SYSCALL_INFO_EXIT
-// the first is the result.
+// syscallInfo is struct ptrace_syscall_info, linux/ptrace.h. What is behind sp depends on op: of
+// PTRACE_SYSCALL_INFO_EXIT the first is the result.
 type syscallInfo struct {
 	op     uint8
 	_      [3]byte
@@ -29,13 +31,15 @@ type syscallInfo struct {
 	values [8]uint64
 }
 
-// ERESTARTNOINTR and ERESTARTSYS, linux/errno.h: the call is made again, in any case or if no signal handler is run.
+// ERESTARTNOINTR and ERESTARTSYS, linux/errno.h: the call is made again, in any case or if no
+// signal handler is run.
 const (
 	errRestartNoIntr = 513
 	errRestartSys    = seccompx.ERestartSys
 )
 
-// seize begins to trace a thread. The errno is EPERM where that is not permitted, or somebody else does.
+// seize begins to trace a thread. The errno is EPERM where that is not permitted, or somebody else
+// does.
 func seize(tid, pidfd int) (*tracee, unix.Errno) {
 	t := &tracee{tid: tid, pidfd: pidfd}
 	if errno := t.request(unix.PTRACE_SEIZE, 0, unix.PTRACE_O_TRACESYSGOOD); errno != 0 {
@@ -51,8 +55,9 @@ func (t *tracee) request(request int, addr, data uintptr) unix.Errno {
 	return errno
 }
 
-// halt waits until the thread has stopped at the end of a call that was answered with ERESTARTNOINTR, and blocks its
-// signals, so that no handler runs before release. first is that call's first argument. It returns false if the thread is gone.
+// halt waits until the thread has stopped at the end of a call that was answered with
+// ERESTARTNOINTR, and blocks its signals, so that no handler runs before release. first is that
+// call's first argument. It returns false if the thread is gone.
 func (t *tracee) halt(first uint64) bool {
 	var info syscallInfo
 	if !t.stop(&info) || t.registers(&t.begin) != 0 {
@@ -64,7 +69,8 @@ func (t *tracee) halt(first uint64) bool {
 		t.request(unix.PTRACE_SETSIGMASK, 8, uintptr(unsafe.Pointer(&all))) == 0
 }
 
-// make has the halted thread make a call, and returns what that returns. ok is false if the thread is gone.
+// make has the halted thread make a call, and returns what that returns. ok is false if the thread
+// is gone.
 func (t *tracee) make(nr uint64, compat bool, args ...uint64) (result int64, ok bool) {
 	regs := t.begin
 	regs.call(nr, compat, args)
@@ -83,11 +89,12 @@ func (t *tracee) make(nr uint64, compat bool, args ...uint64) (result int64, ok 
 	return result, true
 }
 
-// maxInterrupted is how often a call is made again that was interrupted: by stops of the whole process, since signals are blocked.
+// maxInterrupted is how often a call is made again that was interrupted: by stops of the whole
+// process, since signals are blocked.
 const maxInterrupted = 1000
 
-// restart takes the halted thread to the beginning of the call that it was stopped in, where release lets go of it. It
-// returns false if the thread is gone.
+// restart takes the halted thread to the beginning of the call that it was stopped in, where
+// release lets go of it. It returns false if the thread is gone.
 func (t *tracee) restart() bool {
 	var info syscallInfo
 	return t.setRegisters(&t.begin) == 0 && t.runTo(unix.PTRACE_SYSCALL_INFO_ENTRY, &info) &&
@@ -97,7 +104,8 @@ func (t *tracee) restart() bool {
 // release lets go of the thread, which has stopped.
 func (t *tracee) release() unix.Errno { return t.request(unix.PTRACE_DETACH, 0, 0) }
 
-// runTo has the thread go on to the beginning or the end of a call. It returns false if the thread is gone.
+// runTo has the thread go on to the beginning or the end of a call. It returns false if the thread
+// is gone.
 func (t *tracee) runTo(op uint8, info *syscallInfo) bool {
 	signal := uintptr(0)
 	for {
@@ -112,7 +120,8 @@ func (t *tracee) runTo(op uint8, info *syscallInfo) bool {
 	}
 }
 
-// stopSignal returns the signal that a thread has stopped to be given, 0 if it has stopped for another reason.
+// stopSignal returns the signal that a thread has stopped to be given, 0 if it has stopped for
+// another reason.
 func (t *tracee) stopSignal() uintptr {
 	var info [128]byte // siginfo_t: si_signo, si_errno, si_code
 	if t.request(unix.PTRACE_GETSIGINFO, 0, uintptr(unsafe.Pointer(&info))) != 0 {
@@ -124,15 +133,17 @@ func (t *tracee) stopSignal() uintptr {
 	return uintptr(*(*int32)(unsafe.Pointer(&info[0])))
 }
 
-// How long stop waits between two looks, at first and at last: a stop takes some microseconds, but a frozen thread takes as
-// long as it is frozen. In between it is an eighth of what it has waited so far.
+// How long stop waits between two looks, at first and at last: a stop takes some microseconds, but
+// a frozen thread takes as long as it is frozen. In between it is an eighth of what it has waited
+// so far.
 const (
 	firstPause = 10 * time.Microsecond
 	lastPause  = 5 * time.Millisecond
 )
 
-// stop waits until the thread has stopped. It does not wait(2) for that, since the thread that reaps all children of this
-// process is told of such stops, too. It returns false if the thread is gone.
+// stop waits until the thread has stopped. It does not wait(2) for that, since the thread that
+// reaps all children of this process is told of such stops, too. It returns false if the thread is
+// gone.
 func (t *tracee) stop(info *syscallInfo) bool {
 	for began := clock(); ; {
 		// ESRCH as long as it has not stopped.

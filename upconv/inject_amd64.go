@@ -9,12 +9,13 @@ import (
 // registers are those of a thread, a 32-bit one too.
 type registers struct{ unix.PtraceRegs }
 
-// sizeofSyscall is how long the instruction that makes a call is: syscall, or int $0x80, to which the kernel returns a
-// 32-bit thread also from sysenter.
+// sizeofSyscall is how long the instruction that makes a call is: syscall, or int $0x80, to which
+// the kernel returns a 32-bit thread also from sysenter.
 const sizeofSyscall = 2
 
-// rewind takes registers that a call has returned errno with to the beginning of that call, as the kernel does
-// (arch_do_signal_or_restart in arch/x86/kernel/signal.c), unless it has done so already.
+// rewind takes registers that a call has returned errno with to the beginning of that call, as the
+// kernel does (arch_do_signal_or_restart in arch/x86/kernel/signal.c), unless it has done so
+// already.
 func (r *registers) rewind(errno int, _ uint64) {
 	if int32(r.Rax) == int32(-errno) {
 		r.Rax, r.Rip = r.Orig_rax, r.Rip-sizeofSyscall
@@ -34,8 +35,8 @@ func (r *registers) call(nr uint64, compat bool, args []uint64) {
 	}
 }
 
-// registers reads the general-purpose registers. PTRACE_GETREGSET, which unix.PtraceGetRegs makes, would give those of a
-// 32-bit thread in another layout.
+// registers reads the general-purpose registers. PTRACE_GETREGSET, which unix.PtraceGetRegs makes,
+// would give those of a 32-bit thread in another layout.
 func (t *tracee) registers(regs *registers) unix.Errno {
 	return t.request(unix.PTRACE_GETREGS, 0, uintptr(unsafe.Pointer(regs)))
 }

@@ -15,8 +15,9 @@ const (
 	generalPurpose = 1 // NT_PRSTATUS, elf.h
 )
 
-// rewind takes registers that a call with this first argument has returned errno with to the beginning of that call, unless
-// the kernel has done so already, as it does before the thread stops: do_signal in arch/arm64/kernel/signal.c.
+// rewind takes registers that a call with this first argument has returned errno with to the
+// beginning of that call, unless the kernel has done so already, as it does before the thread
+// stops: do_signal in arch/arm64/kernel/signal.c.
 func (r *registers) rewind(errno int, first uint64) {
 	if int64(r.Regs[0]) == int64(-errno) {
 		r.Regs[0], r.Pc = first, r.Pc-sizeofSyscall

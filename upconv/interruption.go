@@ -68,7 +68,8 @@ func (i *interruption) during(do func()) unix.Errno {
 	return i.errno
 }
 
-// restart returns what a call says that a signal certainly ends. See signal(7): with a timeout set, it is never begun anew.
+// restart returns what a call says that a signal certainly ends. See signal(7): with a timeout set,
+// it is never begun anew.
 func restart(timed bool) unix.Errno {
 	if timed {
 		return unix.EINTR
@@ -122,7 +123,8 @@ func saysEnded(status []byte) bool {
 	return bytes.Contains(status, []byte("\nState:\tZ")) || bytes.Contains(status, []byte("\nState:\tX"))
 }
 
-// openStatus opens a thread's proc_pid_status(5). It returns -1 where that cannot be. scratch is for the name.
+// openStatus opens a thread's proc_pid_status(5). It returns -1 where that cannot be. scratch is
+// for the name.
 func openStatus(tid int, scratch []byte) int {
 	path := append(scratch[:0], "/proc/"...)
 	path = strconv.AppendInt(path, int64(tid), 10)

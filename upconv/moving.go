@@ -2,8 +2,8 @@ package upconv
 
 import "sync"
 
-// movingSockets are the datagram sockets that somebody moves now: each can be moved by one worker at
-// a time. A program can hold up who moves its socket, but so only those who want that same one.
+// movingSockets are the datagram sockets that somebody moves now: each can be moved by one worker
+// at a time. A program can hold up who moves its socket, but so only those who want that same one.
 type movingSockets struct {
 	mu    sync.Mutex
 	locks map[uint64]*movingLock // by inode, of those that somebody moves or waits for

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestMovingSockets has many goroutines move few sockets: one at a time moves each, also where others
-// move another one for ever. No lock is left afterwards, and none is made for each move.
+// TestMovingSockets has many goroutines move few sockets: one at a time moves each, also where
+// others move another one for ever. No lock is left afterwards, and none is made for each move.
 func TestMovingSockets(t *testing.T) {
 	var m movingSockets
 	const apart, sockets, rounds = 16, 4, 1000 // inode numbers with the same low bits

@@ -2,8 +2,8 @@ package upconv
 
 import "encoding/binary"
 
-// struct msghdr, struct mmsghdr and struct iovec as they are in the target's memory: laid out as for this machine, or as for i386,
-// whose longs and pointers are half as long (net/compat.c).
+// struct msghdr, struct mmsghdr and struct iovec as they are in the target's memory: laid out as
+// for this machine, or as for i386, whose longs and pointers are half as long (net/compat.c).
 
 const (
 	sizeofMsghdr = 56   // struct msghdr of user space
@@ -11,7 +11,8 @@ const (
 	maxIovecs    = 1024 // UIO_MAXIOV, linux/uio.h
 )
 
-// msghdr is what is in a struct msghdr of the target, but for msg_flags. Nothing of it has been checked.
+// msghdr is what is in a struct msghdr of the target, but for msg_flags. Nothing of it has been
+// checked.
 type msghdr struct {
 	name       uint64 // where it is
 	nameLen    int32
@@ -35,7 +36,8 @@ func (c *call) iovec(raw []byte, i int) (base, length uint64) {
 	return c.word(raw, 2*i), c.word(raw, 2*i+1)
 }
 
-// negative reports whether a length is a negative ssize_t of the target, which import_iovec in lib/iov_iter.c refuses.
+// negative reports whether a length is a negative ssize_t of the target, which import_iovec in
+// lib/iov_iter.c refuses.
 func (c *call) negative(length uint64) bool { return length>>(8*c.wordSize()-1) != 0 }
 
 // word returns the i-th of the target's longs or pointers.
@@ -46,7 +48,8 @@ func (c *call) word(raw []byte, i int) uint64 {
 	return binary.NativeEndian.Uint64(raw[8*i:])
 }
 
-// wordSize is the size of a long or a pointer in the target, and the others those of the structures.
+// wordSize is the size of a long or a pointer in the target, and the others those of the
+// structures.
 func (c *call) wordSize() int {
 	if c.compat {
 		return 4

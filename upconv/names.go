@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a program sees of a socket of its own that has been replaced by one of another family. Everything here is about
-// such sockets only: calls on others go on as they stand. They are stopped at all only if the policy has a
-// route to another family.
+// What a program sees of a socket of its own that has been replaced by one of another family.
+// Everything here is about such sockets only: calls on others go on as they stand. They are stopped
+// at all only if the policy has a route to another family.
 
 // getpeername handles a stopped getpeername(2).
 func (w *worker) getpeername(c *call) outcome { return w.tellName(c, true) }
@@ -34,8 +34,9 @@ func (w *worker) tellName(c *call, peer bool) outcome {
 	return answer(putName(c.tid, c.args[1], c.args[2], name[:length]))
 }
 
-// crossedFD fetches the socket that a call is about if it is one that has been replaced by one of another family, and reads
-// its passport into w.crossing.pass. family is what it is now. tidy closes the descriptor.
+// crossedFD fetches the socket that a call is about if it is one that has been replaced by one of
+// another family, and reads its passport into w.crossing.pass. family is what it is now. tidy
+// closes the descriptor.
 func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
 	if !w.s.anyCrossed.Load() {
 		return -1, 0, false
@@ -50,7 +51,8 @@ func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
 	return fd, family, ok
 }
 
-// name writes the name of the socket fd, or of its peer, as the program is told it. ok is false if it has no peer.
+// name writes the name of the socket fd, or of its peer, as the program is told it. ok is false if
+// it has no peer.
 func (p *passport) name(fd, family int, peer bool, to *[sizeofSockaddrIn6]byte) (length int, ok bool) {
 	var real [sizeofSockaddrStorage]byte
 	if !socketName(fd, peer, &real) {
@@ -102,8 +104,8 @@ func (p *passport) sockaddr(addr netip.AddrPort, to *[sizeofSockaddrIn6]byte) (l
 	return sizeofSockaddrIn6
 }
 
-// putName gives a socket address to the target as move_addr_to_user does in net/socket.c: as much as there is room for, and
-// the length that it would have had.
+// putName gives a socket address to the target as move_addr_to_user does in net/socket.c: as much
+// as there is room for, and the length that it would have had.
 func putName(tid int, at, lengthAt uint64, name []byte) unix.Errno {
 	var raw [4]byte
 	if readMemory(tid, lengthAt, raw[:]) != 0 {
@@ -134,8 +136,8 @@ func putName(tid int, at, lengthAt uint64, name []byte) unix.Errno {
 	return put()
 }
 
-// lengthFirst reports whether this kernel writes the length before the address, which shows where the address
-// cannot be written.
+// lengthFirst reports whether this kernel writes the length before the address, which shows where
+// the address cannot be written.
 var lengthFirst = sync.OnceValue(func() bool {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -147,7 +149,8 @@ var lengthFirst = sync.OnceValue(func() bool {
 	return length != 100
 })
 
-// soPeerName and others of SOL_SOCKET that golang.org/x/sys/unix does not name: asm-generic/socket.h.
+// soPeerName and others of SOL_SOCKET that golang.org/x/sys/unix does not name:
+// asm-generic/socket.h.
 const (
 	soPeerName  = 28
 	soPeerPidfd = 77
@@ -221,10 +224,11 @@ func (w *worker) getsockopt(c *call) outcome {
 	return w.putOption(c, optval, optlen, value, length)
 }
 
-// inetErrno returns what an IPv4 program expects to be told of a connection, given what the kernel says of one over IPv6. ICMPv6 knows
-// "no route" and "prohibited", which are ENETUNREACH and EACCES, where a translator makes "host unreachable" and "host
-// prohibited" of them (RFC 7915 section 5.2): both are EHOSTUNREACH. It is not for what the origin's own routing
-// table says: that would say the same of IPv4.
+// inetErrno returns what an IPv4 program expects to be told of a connection, given what the kernel
+// says of one over IPv6. ICMPv6 knows "no route" and "prohibited", which are ENETUNREACH and
+// EACCES, where a translator makes "host unreachable" and "host prohibited" of them (RFC 7915
+// section 5.2): both are EHOSTUNREACH. It is not for what the origin's own routing table says: that
+// would say the same of IPv4.
 func inetErrno(errno unix.Errno) unix.Errno {
 	if errno == unix.ENETUNREACH || errno == unix.EACCES {
 		return unix.EHOSTUNREACH
@@ -235,7 +239,8 @@ func inetErrno(errno unix.Errno) unix.Errno {
 // ipv6HeaderMore is how much longer an IPv6 header is than an IPv4 one.
 const ipv6HeaderMore = 20
 
-// differs reports whether an option is an int that an AF_INET6 socket itself has, but not quite the one of IPv4.
+// differs reports whether an option is an int that an AF_INET6 socket itself has, but not quite the
+// one of IPv4.
 func (p *passport) differs(level, name int) bool {
 	switch level {
 	case unix.SOL_SOCKET:
@@ -275,7 +280,8 @@ func (w *worker) tellInt(c *call, fd, level, name int) outcome {
 	return w.putOption(c, optval, optlen, value[:length], uint32(length))
 }
 
-// refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is wrong with it first.
+// refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is
+// wrong with it first.
 func (w *worker) refusal(p *passport, level, name int) outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
@@ -357,8 +363,8 @@ func set(fd, level, name int, value []byte) unix.Errno {
 	return setsockopt(fd, level, name, at, uintptr(len(value)))
 }
 
-// fillTCPInfo makes a struct tcp_info, which is of a socket that is not connected, plausible for a connection within
-// the host: linux/tcp.h.
+// fillTCPInfo makes a struct tcp_info, which is of a socket that is not connected, plausible for a
+// connection within the host: linux/tcp.h.
 func fillTCPInfo(info []byte, connected bool) {
 	if !connected {
 		return
@@ -437,7 +443,8 @@ func (w *worker) setCrossed(c *call) outcome {
 		}
 		return answer(errno)
 	}
-	// As the socket takes it that the program thinks it has; that is all there is to it if it is an IPv6 one now.
+	// As the socket takes it that the program thinks it has; that is all there is to it if it is an
+	// IPv6 one now.
 	like, errno := w.like(p)
 	if errno != 0 {
 		return carryOn
@@ -455,7 +462,8 @@ func (w *worker) setCrossed(c *call) outcome {
 	return answer(0)
 }
 
-// setNowhere is for a setsockopt(2) whose value cannot be read: EFAULT, unless something else is wrong with it first.
+// setNowhere is for a setsockopt(2) whose value cannot be read: EFAULT, unless something else is
+// wrong with it first.
 func (w *worker) setNowhere(p *passport, level, name, length int) outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
@@ -485,8 +493,8 @@ func mapOption(fd, name int) {
 	}
 }
 
-// setUnixFilter handles what the program does to the filter of a socket that is a Unix one now, where it is never run: the
-// passport must survive it.
+// setUnixFilter handles what the program does to the filter of a socket that is a Unix one now,
+// where it is never run: the passport must survive it.
 func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
 	switch name {
 	case unix.SO_ATTACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_DETACH_FILTER, unix.SO_LOCK_FILTER,

@@ -61,8 +61,8 @@ type foundPrefixes struct {
 	err      error // why there are none
 }
 
-// How long the resolvers may take, and how often they are asked: after a success as often as the TTL says, within
-// limits, and after a failure at growing intervals.
+// How long the resolvers may take, and how often they are asked: after a success as often as the
+// TTL says, within limits, and after a failure at growing intervals.
 const (
 	discoverTimeout  = 10 * time.Second
 	minDiscovery     = 10 * time.Second
@@ -129,8 +129,9 @@ func (d *discovery) once(ctx context.Context) (use time.Duration) {
 	return use
 }
 
-// discoverer returns what asks the resolvers of the origin, as the process pid, the command, sees them. They are those of
-// /etc/netns/NAME/resolv.conf where ip-netns(8) has them for the namespace that the command was started in.
+// discoverer returns what asks the resolvers of the origin, as the process pid, the command, sees
+// them. They are those of /etc/netns/NAME/resolv.conf where ip-netns(8) has them for the namespace
+// that the command was started in.
 func (o *origin) discoverer(netns string, pid int) func(context.Context) ([]netip.Prefix, time.Duration, error) {
 	return func(ctx context.Context) ([]netip.Prefix, time.Duration, error) {
 		if o.egress == nil {
@@ -153,7 +154,8 @@ func (o *origin) discoverer(netns string, pid int) func(context.Context) ([]neti
 	}
 }
 
-// netnsResolvConf returns the resolv.conf that ip-netns(8) has for a namespace, named as for OpenNamespace; "" for none.
+// netnsResolvConf returns the resolv.conf that ip-netns(8) has for a namespace, named as for
+// OpenNamespace; "" for none.
 func netnsResolvConf(netns string) string {
 	if netns == "" || netns == policy.Host || netns[0] == '/' {
 		return ""
@@ -177,9 +179,9 @@ func (s *Supervisor) whenFound(c *call) outcome {
 	})
 }
 
-// DiscoverIn is nat64.Discover through the resolvers of a network namespace, which is named as for OpenNamespace; "" is the
-// one that upconv was started in. They are those of /etc/netns/NAME/resolv.conf, where ip-netns(8) has
-// them, and otherwise of /etc/resolv.conf.
+// DiscoverIn is nat64.Discover through the resolvers of a network namespace, which is named as for
+// OpenNamespace; "" is the one that upconv was started in. They are those of
+// /etc/netns/NAME/resolv.conf, where ip-netns(8) has them, and otherwise of /etc/resolv.conf.
 func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
 	path := netnsResolvConf(netns)
 	if path == "" {

@@ -18,9 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// systemd listens to a message of sd_notify(3) or not for the process that has sent it: with NotifyAccess=main only to the one that it
-// has started, which is the front process. So the command is given a socket of the supervisor's in the place of systemd's
-// (NOTIFY_SOCKET). What the command itself sends there is sent on by the front process, and what anybody else sends under the
+// systemd listens to a message of sd_notify(3) or not for the process that has sent it: with
+// NotifyAccess=main only to the one that it has started, which is the front process. So the command
+// is given a socket of the supervisor's in the place of systemd's (NOTIFY_SOCKET). What the command
+// itself sends there is sent on by the front process, and what anybody else sends under the
 // sender's own name: systemd decides about all of it as it would without upconv.
 
 // A notice is one message of sd_notify(3).
@@ -42,9 +43,10 @@ func (n *notice) close() {
 	}
 }
 
-// bindNotify gives a socket an address for the command's NOTIFY_SOCKET, and returns it. Where systemd's has a path, it is a path
-// too: beside systemd's, or at a place where everybody may have files. Not every program knows abstract addresses, nor do those
-// lead into other network namespaces.
+// bindNotify gives a socket an address for the command's NOTIFY_SOCKET, and returns it. Where
+// systemd's has a path, it is a path too: beside systemd's, or at a place where everybody may have
+// files. Not every program knows abstract addresses, nor do those lead into other network
+// namespaces.
 func bindNotify(socket int, systemd string) (string, error) {
 	var places []string
 	if strings.HasPrefix(systemd, "/") {
@@ -86,7 +88,8 @@ type noticeQueue struct {
 	handle func(*notice)
 }
 
-// newNoticeQueue takes a non-blocking socket. handle is called with each message until the socket is closed.
+// newNoticeQueue takes a non-blocking socket. handle is called with each message until the socket
+// is closed.
 func newNoticeQueue(fd int, handle func(*notice)) *noticeQueue {
 	q := &noticeQueue{fd: fd, file: os.NewFile(uintptr(fd), "notify"), handle: handle}
 	go func() {
@@ -135,8 +138,8 @@ func (n *notice) readControl(control []byte) {
 	}
 }
 
-// send sends the message from this process, or under another name if sender is given, to an address or, where that is nil, to
-// the socket's peer.
+// send sends the message from this process, or under another name if sender is given, to an address
+// or, where that is nil, to the socket's peer.
 func (n *notice) send(socket int, to unix.Sockaddr, sender *unix.Ucred) error {
 	var control []byte
 	if len(n.fds) > 0 {
@@ -153,7 +156,8 @@ func (n *notice) send(socket int, to unix.Sockaddr, sender *unix.Ucred) error {
 	}
 }
 
-// newNotifySender returns a socket to send messages to systemd by. A systemd that does not read holds it up for some seconds only.
+// newNotifySender returns a socket to send messages to systemd by. A systemd that does not read
+// holds it up for some seconds only.
 func newNotifySender() (int, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -170,7 +174,8 @@ type speaker struct {
 	to     unix.SockaddrUnix
 }
 
-// newSpeaker takes the messages of the command from a socket that the supervisor has the other end of.
+// newSpeaker takes the messages of the command from a socket that the supervisor has the other end
+// of.
 func newSpeaker(from int, to string) (*speaker, error) {
 	socket, err := newNotifySender()
 	if err != nil {
@@ -181,8 +186,8 @@ func newSpeaker(from int, to string) (*speaker, error) {
 	return s, nil
 }
 
-// startSpeaker starts the front process's speaker if the command may have something to tell systemd. It returns the other end of
-// its socket, which the caller owns, or -1.
+// startSpeaker starts the front process's speaker if the command may have something to tell
+// systemd. It returns the other end of its socket, which the caller owns, or -1.
 func (f *front) startSpeaker() (int, error) {
 	if f.service.Notify == "" {
 		return -1, nil
@@ -206,11 +211,12 @@ func (s *speaker) end() {
 	}
 }
 
-// speakerHeader is the length of what stands before a message from the supervisor: the user and group ID of the sender.
+// speakerHeader is the length of what stands before a message from the supervisor: the user and
+// group ID of the sender.
 const speakerHeader = 8
 
-// speak sends a message from this process, with the user of the sender: what a command may that has dropped its privileges is not
-// what this process may.
+// speak sends a message from this process, with the user of the sender: what a command may that has
+// dropped its privileges is not what this process may.
 func (s *speaker) speak(n *notice) {
 	if len(n.data) < speakerHeader {
 		return
@@ -235,7 +241,8 @@ type relay struct {
 	log     *slog.Logger
 }
 
-// newRelay receives on a socket of the command's network namespace, which it gives an address, for the rest of this process's life.
+// newRelay receives on a socket of the command's network namespace, which it gives an address, for
+// the rest of this process's life.
 func (p *process) newRelay(socket int) (*relay, error) {
 	r := &relay{
 		speaker: p.order.Speaker, to: unix.SockaddrUnix{Name: p.order.Service.Notify},
@@ -255,8 +262,8 @@ func (p *process) newRelay(socket int) (*relay, error) {
 	return r, nil
 }
 
-// awaitManager waits until systemd has done what it was doing, such as sending signals: it reads messages only then. See
-// sd_notify_barrier(3).
+// awaitManager waits until systemd has done what it was doing, such as sending signals: it reads
+// messages only then. See sd_notify_barrier(3).
 func (r *relay) awaitManager(limit time.Duration) {
 	var ends [2]int
 	if unix.Pipe2(ends[:], unix.O_CLOEXEC) != nil {
@@ -275,7 +282,8 @@ func (r *relay) awaitManager(limit time.Duration) {
 // notifyPatience is how long systemd, or a front process that is stopped, may hold up one message.
 const notifyPatience = 5 * time.Second
 
-// awaitReadable waits until there is something to read, or the other end is closed, but not longer than limit.
+// awaitReadable waits until there is something to read, or the other end is closed, but not longer
+// than limit.
 func awaitReadable(fd int, limit time.Duration) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for deadline := time.Now().Add(limit); ; {
@@ -312,8 +320,9 @@ func (r *relay) pass(n *notice) {
 	}
 }
 
-// passFrom hands on the message of another process than the command, under its own name where this process may do that. Else
-// systemd is to take it for one of the service, as it does with NotifyAccess=all, and nobody who is not of the service may have that.
+// passFrom hands on the message of another process than the command, under its own name where this
+// process may do that. Else systemd is to take it for one of the service, as it does with
+// NotifyAccess=all, and nobody who is not of the service may have that.
 func (r *relay) passFrom(n *notice) error {
 	err := n.send(r.socket, &r.to, &n.sender)
 	if !errors.Is(err, unix.EPERM) {
@@ -338,8 +347,8 @@ func (r *relay) end() {
 	r.queue.mu.Unlock()
 }
 
-// renameMainPID has a message that says the command to be the service's main process say it of the front process, which systemd
-// can wait for, and which passes on its signals.
+// renameMainPID has a message that says the command to be the service's main process say it of the
+// front process, which systemd can wait for, and which passes on its signals.
 func renameMainPID(message []byte, command, front int) []byte {
 	old, mainPidfd := "MAINPID="+strconv.Itoa(command), "MAINPIDFDID="
 	lines := strings.Split(string(message), "\n")
@@ -355,8 +364,8 @@ func renameMainPID(message []byte, command, front int) []byte {
 	return []byte(strings.Join(lines, "\n"))
 }
 
-// isOfSameService reports whether a process is in the control group that this process is in, or below it: systemd tells its
-// services by that.
+// isOfSameService reports whether a process is in the control group that this process is in, or
+// below it: systemd tells its services by that.
 func isOfSameService(pid int) bool {
 	theirs, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -366,8 +375,8 @@ func isOfSameService(pid int) bool {
 	return err == nil && isWithin(string(theirs), string(ours))
 }
 
-// isWithin compares two contents of /proc/PID/cgroup, cgroups(7): by the hierarchy that systemd uses, which is the unified one or
-// the one that bears its name.
+// isWithin compares two contents of /proc/PID/cgroup, cgroups(7): by the hierarchy that systemd
+// uses, which is the unified one or the one that bears its name.
 func isWithin(theirs, ours string) bool {
 	groups := func(text string) (list []string) {
 		for line := range strings.Lines(text) {

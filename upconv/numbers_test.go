@@ -14,7 +14,8 @@ func numbersUpTo(from, to int) (list []int) {
 	return list
 }
 
-// TestReserveLimit checks that the supervisor is left enough numbers, whatever the command inherits.
+// TestReserveLimit checks that the supervisor is left enough numbers, whatever the command
+// inherits.
 func TestReserveLimit(t *testing.T) {
 	for _, test := range []struct {
 		name      string

@@ -37,8 +37,8 @@ type origin struct {
 	partners  map[int]int // and one that connects to it
 }
 
-// originSockets are made in the origin and owned by whoever holds the struct; -1 where the kernel has
-// no such family.
+// originSockets are made in the origin and owned by whoever holds the struct; -1 where the kernel
+// has no such family.
 type originSockets struct {
 	inet, inet6, netlink int
 	partner, partner6    int // AF_INET and AF_INET6 once more, where the origin cannot be entered; else -1
@@ -123,8 +123,8 @@ func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno)
 	return fd, errno
 }
 
-// enterable returns the origin as one to make sockets in, as one of its own tells to whoever has CAP_NET_ADMIN there; nil where
-// nobody has.
+// enterable returns the origin as one to make sockets in, as one of its own tells to whoever has
+// CAP_NET_ADMIN there; nil where nobody has.
 func (o *origin) enterable() *egress {
 	o.told.Do(func() {
 		seed, ok := o.seed(unix.AF_INET)
@@ -145,9 +145,9 @@ func (o *origin) enterable() *egress {
 	return o.entered
 }
 
-// grow makes a TCP socket in the origin without entering it, which takes a privilege: a socket that is accepted is
-// one of the namespace of the listening one. A partner connects to the seed over loopback, and both are disconnected
-// again (connect(2) with AF_UNSPEC), as is what was accepted.
+// grow makes a TCP socket in the origin without entering it, which takes a privilege: a socket that
+// is accepted is one of the namespace of the listening one. A partner connects to the seed over
+// loopback, and both are disconnected again (connect(2) with AF_UNSPEC), as is what was accepted.
 func (o *origin) grow(domain int) (int, unix.Errno) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -164,7 +164,8 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 	if err != nil {
 		return -1, errnoOf(err)
 	}
-	// Of its own family: an AF_INET6 socket that has been connected to an IPv4 address can never be to an IPv6 one again.
+	// Of its own family: an AF_INET6 socket that has been connected to an IPv4 address can never be
+	// to an IPv6 one again.
 	switch to := to.(type) {
 	case *unix.SockaddrInet4:
 		to.Addr = [4]byte{127, 0, 0, 1}
@@ -190,13 +191,15 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 	return -1, unix.ETIMEDOUT
 }
 
-// forgetConnection removes what disconnect leaves on a socket: the error that ended the connection, a port that getsockname(2)
-// tells though it is not taken any more, and a buffer that has grown, unlike that of fresh.
+// forgetConnection removes what disconnect leaves on a socket: the error that ended the connection,
+// a port that getsockname(2) tells though it is not taken any more, and a buffer that has grown,
+// unlike that of fresh.
 func forgetConnection(fd, fresh int) {
 	var value, none int32
 	one := int32(1)
 	getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&value), 4) // and so forgets it
-	// With this option bind(2) takes no port, but puts down that there is none: __inet_bind in net/ipv4/af_inet.c.
+	// With this option bind(2) takes no port, but puts down that there is none: __inet_bind in
+	// net/ipv4/af_inet.c.
 	if name := anyName(fd); setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4) == 0 {
 		bind(fd, name)
 		setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&none), 4)

@@ -10,14 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// passport is what a program is told of a socket of its own that has been replaced by one of another address family. It
-// is on the socket itself, so that it comes along with dup, fork and SCM_RIGHTS, is there for a supervisor that
-// has been started anew, and is gone with the socket.
+// passport is what a program is told of a socket of its own that has been replaced by one of
+// another address family. It is on the socket itself, so that it comes along with dup, fork and
+// SCM_RIGHTS, is there for a supervisor that has been started anew, and is gone with the socket.
 //
-// An AF_INET6 socket has it in its IP_OPTIONS: every such socket can have IPv4 options, which do nothing as long
-// as the peer is an IPv6 one, and setting them takes no privilege. It is a "record route" option that is
-// full, whose contents the kernel does not look at. A Unix socket has it in a classic filter that starts with
-// loading constants, takes everything, and is never run.
+// An AF_INET6 socket has it in its IP_OPTIONS: every such socket can have IPv4 options, which do
+// nothing as long as the peer is an IPv6 one, and setting them takes no privilege. It is a "record
+// route" option that is full, whose contents the kernel does not look at. A Unix socket has it in a
+// classic filter that starts with loading constants, takes everything, and is never run.
 type passport struct {
 	family int // the address family of the program's socket: AF_INET, or AF_INET6 and the peer is IPv4-mapped
 	proto  int // its protocol: IPPROTO_TCP or IPPROTO_MPTCP
@@ -104,7 +104,8 @@ const (
 	maxInstructions = 4096
 )
 
-// encodeUnix writes the passport as a filter, in front of the program's own. ok is false where that is too long.
+// encodeUnix writes the passport as a filter, in front of the program's own. ok is false where that
+// is too long.
 func (p *passport) encodeUnix() (program []unix.SockFilter, ok bool) {
 	load := func(k uint32) { program = append(program, unix.SockFilter{Code: bpfLoad, K: k}) }
 	peer, local := p.peer.Addr().As4(), p.local.As4()
@@ -141,7 +142,8 @@ func (p *passport) encodeUnix() (program []unix.SockFilter, ok bool) {
 	return program, len(program) <= maxInstructions
 }
 
-// decodeUnix is the reverse. It is false for other filters. What it returns refers to none of program's memory.
+// decodeUnix is the reverse. It is false for other filters. What it returns refers to none of
+// program's memory.
 func (p *passport) decodeUnix(program []unix.SockFilter) bool {
 	const header = 7
 	if len(program) < header+passportTail+1 || program[0] != (unix.SockFilter{Code: bpfLoad, K: passportMagic}) {

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pollSet is an epoll(7) set that is waited for in the Go runtime's poller: so who waits holds no thread.
+// pollSet is an epoll(7) set that is waited for in the Go runtime's poller: so who waits holds no
+// thread.
 type pollSet struct {
 	file *os.File
 	fd   int // its number, for epoll_ctl(2); still owned by file
@@ -24,7 +25,8 @@ func newPollSet() (*pollSet, error) {
 	return &pollSet{os.NewFile(uintptr(fd), "epoll"), fd}, nil
 }
 
-// wait fills events, and returns how many there are: at least one. The error says that the set is closed.
+// wait fills events, and returns how many there are: at least one. The error says that the set is
+// closed.
 func (p *pollSet) wait(events []unix.EpollEvent) (n int, err error) {
 	conn, err := p.file.SyscallConn()
 	if err != nil {

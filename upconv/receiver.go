@@ -10,7 +10,8 @@ import (
 )
 
 // receiver is a call that waits for a datagram. One goroutine at a time is busy with it, which the
-// program's memory can hold up. So nobody waits for that: who finds it busy leaves there what is due.
+// program's memory can hold up. So nobody waits for that: who finds it busy leaves there what is
+// due.
 type receiver struct {
 	reception        // and the next four: of who is busy with it
 	id        uint64 // what the set of receivers knows it by; 0: nothing yet
@@ -62,7 +63,8 @@ func (p *receiver) claim(d due) bool {
 	return true
 }
 
-// next returns what is due. ok is false if nothing is; then the caller is not busy with it any more.
+// next returns what is due. ok is false if nothing is; then the caller is not busy with it any
+// more.
 func (p *receiver) next() (d due, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -175,8 +177,8 @@ func (p *receiver) register() unix.Errno {
 	return 0
 }
 
-// ready is for when something has happened to its socket. It returns false if the caller is not busy
-// with it any more.
+// ready is for when something has happened to its socket. It returns false if the caller is not
+// busy with it any more.
 func (p *receiver) ready(b **receiveBuffers, events uint32) bool {
 	if p.s.listener.Valid(p.c.id) != nil { // killed: what has come is for others who have the socket
 		p.finish(answer(unix.EINTR))
@@ -271,8 +273,8 @@ func (p *receiver) moveTo(cookie uint64) {
 // watch puts the socket into the set.
 func (p *receiver) watch() unix.Errno {
 	p.note()
-	// Edges, and not levels: an error queue that nobody empties would be ready all the time. What is there already counts
-	// as one.
+	// Edges, and not levels: an error queue that nobody empties would be ready all the time. What
+	// is there already counts as one.
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(p.id)), Pad: int32(uint32(p.id >> 32))}
 	return epollAdd(p.s.receivers.epfd, p.fd, &event)
 }

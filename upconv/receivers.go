@@ -16,8 +16,8 @@ import (
 // poller takes only files that are O_NONBLOCK, which these must not become: they are the
 // program's.)
 //
-// A program can hold up who receives for it, with memory that never comes. So the watch over workers
-// looks at that goroutine too, and has another one take its place; and for a while, each
+// A program can hold up who receives for it, with memory that never comes. So the watch over
+// workers looks at that goroutine too, and has another one take its place; and for a while, each
 // receiver of that process has a goroutine of its own. See turns.
 type receivers struct {
 	mu      sync.Mutex
@@ -161,7 +161,8 @@ func (all *slowProcesses) has(pid int) bool {
 	return all.until[pid] > 0
 }
 
-// on returns what the socket fd, which another has just taken the place of, is known by; 0 if nobody waits for datagrams.
+// on returns what the socket fd, which another has just taken the place of, is known by; 0 if
+// nobody waits for datagrams.
 func (all *receivers) on(fd int) (cookie uint64) {
 	all.moves.Add(1)
 	all.mu.Lock()
@@ -172,8 +173,9 @@ func (all *receivers) on(fd int) (cookie uint64) {
 	return cookieOf(fd)
 }
 
-// follow is for a socket that another one has taken the place of in the target: those that wait for the old one, which is known by
-// its cookie, wait for the new one from now on. If that is one of the program's own family, the kernel waits.
+// follow is for a socket that another one has taken the place of in the target: those that wait for
+// the old one, which is known by its cookie, wait for the new one from now on. If that is one of
+// the program's own family, the kernel waits.
 func (all *receivers) follow(cookie uint64, replacement int) {
 	if cookie == 0 {
 		return
@@ -193,8 +195,9 @@ func (all *receivers) all() []*receiver {
 	return slices.Collect(maps.Values(all.waiting))
 }
 
-// leave is for a bind(2): those that wait with the port, and whose targets have been killed, give it up. That they are is else noticed
-// a little later, and who starts a killed server anew would find its port taken.
+// leave is for a bind(2): those that wait with the port, and whose targets have been killed, give
+// it up. That they are is else noticed a little later, and who starts a killed server anew would
+// find its port taken.
 func (all *receivers) leave(c *call) {
 	list := all.all()
 	if len(list) == 0 {

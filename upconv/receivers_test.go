@@ -19,7 +19,8 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// A filtered is a thread of this process whose receiving calls are stopped and handled by a supervisor.
+// A filtered is a thread of this process whose receiving calls are stopped and handled by a
+// supervisor.
 type filtered struct {
 	t   *testing.T
 	s   *Supervisor
@@ -452,7 +453,8 @@ func TestReceiveFollows(t *testing.T) {
 	send(first)
 	from(first, th.result(out))
 
-	// A swap while the call is being taken up, when it has a copy of the old socket already and does not wait yet.
+	// A swap while the call is being taken up, when it has a copy of the old socket already and
+	// does not wait yet.
 	swap(first.six)
 	r := reception{s: s, c: call{id: 1 << 60, tid: th.tid, fd: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.receivers.moves.Load()}
 	var errno unix.Errno
@@ -557,7 +559,8 @@ func TestReceiveUnix(t *testing.T) {
 		t.Errorf("a long one: %+v", got)
 	}
 
-	// Descriptors and credentials are not for the program, and not for the supervisor either; timestamps are.
+	// Descriptors and credentials are not for the program, and not for the supervisor either;
+	// timestamps are.
 	if err := unix.SetsockoptInt(here, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -640,8 +643,8 @@ func TestReceiveOthers(t *testing.T) {
 // envReceivers has this program be the child of TestReceiveManyWait.
 const envReceivers = "UPCONV_TEST_RECEIVERS" // how many
 
-// manyWait is a program whose threads each wait on one of the sockets that it is given, which are the descriptors from 3 on: every
-// other one for a datagram, and the rest for two.
+// manyWait is a program whose threads each wait on one of the sockets that it is given, which are
+// the descriptors from 3 on: every other one for a datagram, and the rest for two.
 func manyWait(count int) {
 	var done sync.WaitGroup
 	for i := range count {
@@ -679,7 +682,8 @@ func manyWait(count int) {
 	fmt.Println("end")
 }
 
-// receivingChild starts this program as one of count threads that wait, under the filter of th. ports are those of its sockets.
+// receivingChild starts this program as one of count threads that wait, under the filter of th.
+// ports are those of its sockets.
 func (th *filtered) receivingChild(count int) (child *exec.Cmd, out *bytes.Buffer, ports []uint16) {
 	t := th.t
 	t.Helper()

@@ -11,15 +11,17 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// Receiving on sockets that have been replaced by ones of another family. Where a program could notice, because it asks for
-// the source or for control messages, upconv receives for it, on the copy of the socket that it has fetched, and gives it what
-// an AF_INET socket would have. Everything else goes on as it stands: recv(2) and read(2) never stop.
+// Receiving on sockets that have been replaced by ones of another family. Where a program could
+// notice, because it asks for the source or for control messages, upconv receives for it, on the
+// copy of the socket that it has fetched, and gives it what an AF_INET socket would have.
+// Everything else goes on as it stands: recv(2) and read(2) never stop.
 //
-// What is done with the target's memory, in which order, and which errors come before and which after the datagram is gone
-// from the queue, is as in net/socket.c.
+// What is done with the target's memory, in which order, and which errors come before and which
+// after the datagram is gone from the queue, is as in net/socket.c.
 
-// receiveRules stop the calls that receive with more than the data: those with a source address or control messages, which
-// for the ones with a struct msghdr a filter cannot see. Without datagrams those of the error queue are all there is.
+// receiveRules stop the calls that receive with more than the data: those with a source address or
+// control messages, which for the ones with a struct msghdr a filter cannot see. Without datagrams
+// those of the error queue are all there is.
 func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
 	if !n.crosses() {
 		return nil
@@ -183,7 +185,8 @@ const msgCompat = 1 << 31
 // inUserSpace reports whether memory can be the program's: access_ok.
 func inUserSpace(at, size uint64) bool { return at+size >= at && at+size < 1<<63 }
 
-// reception begins one, on a copy of the target's socket that tidy closes. ok is false where the call can go on as it stands.
+// reception begins one, on a copy of the target's socket that tidy closes. ok is false where the
+// call can go on as it stands.
 func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *reception, ok bool) {
 	moves := w.s.receivers.moves.Load() // first
 	fd, family, ok := w.crossedFD(c)
@@ -199,7 +202,8 @@ func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *recept
 	return r, true
 }
 
-// receiveNow receives what is there. Where there is nothing yet, it leaves the call to those that wait.
+// receiveNow receives what is there. Where there is nothing yet, it leaves the call to those that
+// wait.
 func (w *worker) receiveNow(r *reception) outcome {
 	out, state := r.step(w.buffers())
 	if state == received {
@@ -387,8 +391,8 @@ func (r *reception) step(b *receiveBuffers) (out outcome, state receptionState) 
 	return outcome{}, interrupted
 }
 
-// end is the outcome when an error, or nothing, ends it. A part of recvmmsg(2) that has succeeded counts. Natively an error
-// behind it is then kept for the next call, which only the kernel can do.
+// end is the outcome when an error, or nothing, ends it. A part of recvmmsg(2) that has succeeded
+// counts. Natively an error behind it is then kept for the next call, which only the kernel can do.
 func (r *reception) end(errno unix.Errno) outcome {
 	if r.done == 0 {
 		return answer(errno)
@@ -408,7 +412,8 @@ func (r *reception) waits() bool {
 	return r.patient
 }
 
-// one receives one datagram and gives it to the target. n is what the call returns, and flags what is in msg_flags.
+// one receives one datagram and gives it to the target. n is what the call returns, and flags what
+// is in msg_flags.
 func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errno) {
 	m := &r.message
 	if r.family == unix.AF_UNIX && r.flags&unix.MSG_ERRQUEUE != 0 {
@@ -446,7 +451,8 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 	}
 	got, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&header)), uintptr(ask))
 	flags = uint32(header.Flags)
-	// Who waits is told of the end; who does not, is not: __skb_wait_for_more_packets in net/core/datagram.c.
+	// Who waits is told of the end; who does not, is not: __skb_wait_for_more_packets in
+	// net/core/datagram.c.
 	end := errno == unix.EAGAIN && r.shutdown && r.flags&unix.MSG_DONTWAIT == 0
 	switch {
 	case end:
@@ -511,8 +517,9 @@ func (r *reception) told(errno unix.Errno) unix.Errno {
 	return errno
 }
 
-// source returns what the program is told as the source of a datagram, whose own is the first length bytes of b.name. ipv4 is
-// whether that is an IPv4 address for it, and mapped whether the datagram has really been one of IPv4.
+// source returns what the program is told as the source of a datagram, whose own is the first
+// length bytes of b.name. ipv4 is whether that is an IPv4 address for it, and mapped whether the
+// datagram has really been one of IPv4.
 func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, mapped bool) {
 	p := &r.pass
 	var from netip.AddrPort
@@ -539,7 +546,8 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 	return b.told[:p.sockaddr(from, &b.told)], true, mapped
 }
 
-// translate makes of the control messages that have come with a datagram those of the socket that the program thinks it has.
+// translate makes of the control messages that have come with a datagram those of the socket that
+// the program thinks it has.
 func (r *reception) translate(to *controls, came *arrival) {
 	from := came.control
 	asIPv6 := r.pass.family == unix.AF_INET6 && (came.mapped || !came.ipv4)
@@ -570,7 +578,8 @@ func (r *reception) translate(to *controls, came *arrival) {
 // scmPidfd is SCM_PIDFD, linux/socket.h.
 const scmPidfd = 4
 
-// ofUnix reports whether a control message of SOL_SOCKET is one that only Unix sockets give: descriptors and credentials.
+// ofUnix reports whether a control message of SOL_SOCKET is one that only Unix sockets give:
+// descriptors and credentials.
 func ofUnix(name int) bool {
 	switch name {
 	case unix.SCM_RIGHTS, unix.SCM_CREDENTIALS, unix.SCM_SECURITY, scmPidfd:
@@ -579,7 +588,8 @@ func ofUnix(name int) bool {
 	return false
 }
 
-// dropDescriptors closes what has come with a datagram, since the program knows nothing of descriptors in datagrams.
+// dropDescriptors closes what has come with a datagram, since the program knows nothing of
+// descriptors in datagrams.
 func dropDescriptors(from []byte) {
 	for {
 		m, rest, ok, _ := takeControl(from, false)
@@ -597,7 +607,8 @@ func dropDescriptors(from []byte) {
 	}
 }
 
-// putIPv4 gives the program the IPv4 control message that one of IPv6 stands for, if there is one. data is its content.
+// putIPv4 gives the program the IPv4 control message that one of IPv6 stands for, if there is one.
+// data is its content.
 func (r *reception) putIPv4(to *controls, m control, data []byte) {
 	switch m.name {
 	case unix.IPV6_PKTINFO:
@@ -626,8 +637,8 @@ func (r *reception) putIPv4(to *controls, m control, data []byte) {
 	}
 }
 
-// putMapped is putIPv4 for a program that has an AF_INET6 socket, on which IPv4 datagrams come with the control messages
-// of IPv4 that it has asked for, and with IPV6_PKTINFO.
+// putMapped is putIPv4 for a program that has an AF_INET6 socket, on which IPv4 datagrams come with
+// the control messages of IPv4 that it has asked for, and with IPV6_PKTINFO.
 func (r *reception) putMapped(to *controls, m control) {
 	var option int
 	switch m.name {
@@ -658,8 +669,8 @@ func (r *reception) putMapped(to *controls, m control) {
 	}
 }
 
-// putError gives the program an error of the error queue: ip_recv_error in net/ipv4/ip_sockglue.c and ipv6_recv_error in
-// net/ipv6/datagram.c.
+// putError gives the program an error of the error queue: ip_recv_error in net/ipv4/ip_sockglue.c
+// and ipv6_recv_error in net/ipv6/datagram.c.
 func (r *reception) putError(to *controls, data []byte, mapped bool) {
 	if len(data) < sizeofExtendedErr+sizeofSockaddrIn6 {
 		return
@@ -683,7 +694,8 @@ func (r *reception) putError(to *controls, data []byte, mapped bool) {
 	}
 }
 
-// deliver writes to the target's memory: all at once if that goes, or else as far as the kernel comes.
+// deliver writes to the target's memory: all at once if that goes, or else as far as the kernel
+// comes.
 func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival, n int) unix.Errno {
 	m := &r.message
 	tid := r.c.tid
@@ -762,7 +774,8 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 	return r.deliverPieces(b, short, length, lengthAt, came, n, nameErrno)
 }
 
-// nameRoom returns where the length of the source address goes, and how much room there is for that; the errno is what is wrong with it.
+// nameRoom returns where the length of the source address goes, and how much room there is for
+// that; the errno is what is wrong with it.
 func (r *reception) nameRoom() (lengthAt uint64, room int32, errno unix.Errno) {
 	if r.kind != receivesFrom {
 		return r.message.at + uint64(r.c.wordSize()), r.message.nameLen, 0
@@ -781,7 +794,8 @@ func (r *reception) nameRoom() (lengthAt uint64, room int32, errno unix.Errno) {
 	return lengthAt, room, errno
 }
 
-// deliverPieces is for a target whose memory cannot be written everywhere: one piece after the other, as the kernel does it.
+// deliverPieces is for a target whose memory cannot be written everywhere: one piece after the
+// other, as the kernel does it.
 func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte, lengthAt uint64, came *arrival, n int, nameErrno unix.Errno) unix.Errno {
 	m := &r.message
 	tid := r.c.tid
@@ -825,7 +839,8 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	return 0
 }
 
-// transfer writes data, and rest behind it, to places in the target's memory. It returns how much of it could be.
+// transfer writes data, and rest behind it, to places in the target's memory. It returns how much
+// of it could be.
 func transfer(tid int, data, rest []byte, to []unix.RemoteIovec) int {
 	var local [2]unix.Iovec
 	count := 0
@@ -844,7 +859,8 @@ func transfer(tid int, data, rest []byte, to []unix.RemoteIovec) int {
 	return int(n)
 }
 
-// timeout is that of recvmmsg(2): looked at after each datagram, and at the end what is left of it is told.
+// timeout is that of recvmmsg(2): looked at after each datagram, and at the end what is left of it
+// is told.
 type timeout struct {
 	at        uint64 // the struct timespec; 0: none
 	time64    bool   // with 64-bit numbers

@@ -21,7 +21,8 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// receiveSupervisor is a supervisor that has nobody to supervise. To it, ::1 is what 127.0.0.1 has been translated to.
+// receiveSupervisor is a supervisor that has nobody to supervise. To it, ::1 is what 127.0.0.1 has
+// been translated to.
 func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
 	t.Helper()
 	var parsed []Rule
@@ -50,7 +51,8 @@ func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
 	return s
 }
 
-// arena is memory that calls refer to: some pages, then one that nobody may touch, then one that nobody may write.
+// arena is memory that calls refer to: some pages, then one that nobody may touch, then one that
+// nobody may write.
 type arena struct {
 	all       []byte
 	good      []byte
@@ -98,7 +100,8 @@ func (a *arena) put64(offset int, values ...uint64) {
 
 func (a *arena) put32(offset int, v uint32) { binary.NativeEndian.PutUint32(a.good[offset:], v) }
 
-// pair is an AF_INET socket and an AF_INET6 one in its place, each with somebody who sends to it, all at the same ports.
+// pair is an AF_INET socket and an AF_INET6 one in its place, each with somebody who sends to it,
+// all at the same ports.
 type pair struct {
 	four, six  int
 	to4, to6   int // who sends
@@ -138,7 +141,8 @@ func testSocket(t testing.TB, domain, kind, proto int) int {
 	return fd
 }
 
-// bindBoth binds two sockets to the same port of their loopback addresses: the first one, of any family, to that of IPv4.
+// bindBoth binds two sockets to the same port of their loopback addresses: the first one, of any
+// family, to that of IPv4.
 func bindBoth(t testing.TB, four, family, six int) uint16 {
 	t.Helper()
 	for range 100 {
@@ -269,7 +273,8 @@ func handled(t testing.TB, w *worker, a *arena, nr uintptr, fd int, args [6]uint
 	return receiveResult{uint64(out.value), out.errno, bytes.Clone(a.good)}
 }
 
-// both makes a call on both sockets of a pair, prepared by prepare each time, and compares what it did.
+// both makes a call on both sockets of a pair, prepared by prepare each time, and compares what it
+// did.
 func (p *pair) both(t testing.TB, w *worker, a *arena, what string, nr uintptr, prepare func() [6]uint64) receiveResult {
 	t.Helper()
 	a.fill()
@@ -540,8 +545,8 @@ func compareAtRandom(t *testing.T, passFamily int, seed int64, rounds int) {
 	}
 }
 
-// TestReceiveAsNatively makes calls of all kinds, good and bad, on an AF_INET socket and on an AF_INET6 one in the place of
-// one, and compares everything that can be seen of them.
+// TestReceiveAsNatively makes calls of all kinds, good and bad, on an AF_INET socket and on an
+// AF_INET6 one in the place of one, and compares everything that can be seen of them.
 func TestReceiveAsNatively(t *testing.T) {
 	for name, family := range map[string]int{"AF_INET": unix.AF_INET, "AF_INET6": unix.AF_INET6} {
 		t.Run(name, func(t *testing.T) {
@@ -615,7 +620,8 @@ func TestReceiveRules(t *testing.T) {
 	}
 }
 
-// TestReceiveTimeout reads the timeouts of recvmmsg(2) in each layout, and writes what is left of them.
+// TestReceiveTimeout reads the timeouts of recvmmsg(2) in each layout, and writes what is left of
+// them.
 func TestReceiveTimeout(t *testing.T) {
 	a := newArena(t)
 	runtime.LockOSThread()

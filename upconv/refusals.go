@@ -11,8 +11,9 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// A call that a filter around upconv refuses, mostly a container's profile, says what a kernel says that has not got it (ENOSYS), or that
-// it is not permitted (EPERM). docs/containers.md lists the calls, and what becomes of each.
+// A call that a filter around upconv refuses, mostly a container's profile, says what a kernel says
+// that has not got it (ENOSYS), or that it is not permitted (EPERM). docs/containers.md lists the
+// calls, and what becomes of each.
 
 // requirement is a feature without which nothing can be served, or not without harm.
 type requirement struct {
@@ -39,8 +40,9 @@ var required = []requirement{
 	{seccompx.WaitKillable, "seccomp(2) with SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", cureListener},
 }
 
-// Requirements returns an error that names the first call that upconv needs and that this kernel is too old for, with the version
-// that brought it, or that a filter around upconv refuses, with what helps; nil where there is none.
+// Requirements returns an error that names the first call that upconv needs and that this kernel is
+// too old for, with the version that brought it, or that a filter around upconv refuses, with what
+// helps; nil where there is none.
 func Requirements() error {
 	for i := range required {
 		if err := required[i].feature.Probe(); err != nil {
@@ -103,12 +105,14 @@ func refusedStep(step int32, err error) error {
 	return fmt.Errorf("%w: %s refuses it: use a profile that allows %s", err, aFilter, call)
 }
 
-// explainUserNamespace adds to the error of making a user namespace, or a network namespace with it, why that was and what helps.
+// explainUserNamespace adds to the error of making a user namespace, or a network namespace with
+// it, why that was and what helps.
 func explainUserNamespace(err error) error {
 	if !isRefusal(err) && !errors.Is(err, unix.ENOSPC) {
 		return err
 	}
-	// The kernel takes these flags for invalid before it looks for anything else. A filter sees the one that it refuses.
+	// The kernel takes these flags for invalid before it looks for anything else. A filter sees the
+	// one that it refuses.
 	const invalid = unix.CLONE_NEWUSER | unix.CLONE_FS | unix.CLONE_SIGHAND
 	if _, _, errno := unix.RawSyscall6(unix.SYS_CLONE, invalid, 0, 0, 0, 0, 0); errno != unix.EINVAL {
 		return fmt.Errorf("%w: %s refuses clone(2) with CLONE_NEWUSER: use a profile that allows it, or add --cap-add SYS_ADMIN to the container", err, aFilter)
@@ -126,7 +130,8 @@ func explainUserNamespace(err error) error {
 	return fmt.Errorf("%w: a chroot, a security module or a limit (user.max_user_namespaces, user.max_net_namespaces) forbids it: run upconv as root", err)
 }
 
-// explainEntry adds to an error about a network namespace, if that could not be entered, what helps.
+// explainEntry adds to an error about a network namespace, if that could not be entered, what
+// helps.
 func explainEntry(err error) error {
 	switch {
 	case !isRefusal(err):

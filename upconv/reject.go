@@ -15,21 +15,23 @@ const (
 	tcpListen  = 10
 )
 
-// Address families whose sockets take IPv4 addresses, but that golang.org/x/sys/unix or this file has no more to do with:
-// linux/socket.h.
+// Address families whose sockets take IPv4 addresses, but that golang.org/x/sys/unix or this file
+// has no more to do with: linux/socket.h.
 const (
 	afRDS = 21
 	afSMC = 43
 )
 
-// reject answers a call that would connect to what the policy refuses. It never goes on as it stands: until the kernel runs it, the program's
-// other threads could have put another socket under the number, or have disconnected this one. So what the kernel would say
-// before it comes to the destination (a bad descriptor, a socket of another kind, one that is connected or about
-// to be) upconv finds out from a copy of the descriptor.
+// reject answers a call that would connect to what the policy refuses. It never goes on as it
+// stands: until the kernel runs it, the program's other threads could have put another socket under
+// the number, or have disconnected this one. So what the kernel would say before it comes to the
+// destination (a bad descriptor, a socket of another kind, one that is connected or about to be)
+// upconv finds out from a copy of the descriptor.
 //
 // In a namespace that the target has gone to by itself it is refused, too.
 //
-// datagrams says that the socket has been found to be one for datagrams, but none that upconv does anything about. raced is as for route.
+// datagrams says that the socket has been found to be one for datagrams, but none that upconv does
+// anything about. raced is as for route.
 func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa []byte) (out outcome, raced bool) {
 	if seen && w.sight.File == 0 {
 		return answer(unix.EBADF), false // or the thread is gone, and nobody will read the answer
@@ -70,8 +72,9 @@ func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa 
 	case c.fastOpen.on && !(inet && kind == unix.SOCK_STREAM), domain == afRDS, domain == afSMC:
 		return w.refuse(e), false
 	case !inet, isDatagramType(int(kind)):
-		// The rule is about TCP here. But the call is about this very file, whatever is under the number by now. It
-		// cannot take long: the first have no such addresses, and the others send nothing.
+		// The rule is about TCP here. But the call is about this very file, whatever is under the
+		// number by now. It cannot take long: the first have no such addresses, and the others send
+		// nothing.
 		return answer(connect(fd, sa)), false
 	case proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP:
 		return w.refuse(e), false
@@ -99,7 +102,8 @@ func (w *worker) refuse(e *event) outcome {
 	return answer(errno)
 }
 
-// wouldConnect reports whether connect(2) would start to connect a TCP socket. Where it would not, out is what it does instead.
+// wouldConnect reports whether connect(2) would start to connect a TCP socket. Where it would not,
+// out is what it does instead.
 func (w *worker) wouldConnect(c *call, fd, domain int) (out outcome, connects bool) {
 	errno, waited := unix.Errno(0), false
 	switch tcpState(fd) {
@@ -133,13 +137,15 @@ func (w *worker) wouldConnect(c *call, fd, domain int) (out outcome, connects bo
 	return answer(errno), connects
 }
 
-// probeConnect calls connect(2) with an address that no socket of the family domain can be connected to, so that nothing comes of
-// it, even if the program disconnects the socket at this moment. One that is not idle takes no notice of the address, and says what it
-// does to any other: EISCONN, EALREADY, or what has become of a connect(2) that nobody has waited for. idle is true where
-// it was the address that is wrong.
+// probeConnect calls connect(2) with an address that no socket of the family domain can be
+// connected to, so that nothing comes of it, even if the program disconnects the socket at this
+// moment. One that is not idle takes no notice of the address, and says what it does to any other:
+// EISCONN, EALREADY, or what has become of a connect(2) that nobody has waited for. idle is true
+// where it was the address that is wrong.
 //
-// Each family's connect looks at the length, then at the family: tcp_v4_connect in net/ipv4/tcp_ipv4.c, tcp_v6_connect
-// in net/ipv6/tcp_ipv6.c. SELinux knows both of these addresses.
+// Each family's connect looks at the length, then at the family: tcp_v4_connect in
+// net/ipv4/tcp_ipv4.c, tcp_v6_connect in net/ipv6/tcp_ipv6.c. SELinux knows both of these
+// addresses.
 func probeConnect(fd, domain int) (errno unix.Errno, idle bool) {
 	var sa [sizeofSockaddrIn6]byte
 	length, wrong := sizeofSockaddrIn6, unix.EAFNOSUPPORT
@@ -155,7 +161,8 @@ func probeConnect(fd, domain int) (errno unix.Errno, idle bool) {
 	return errno, errno == wrong
 }
 
-// waitConnecting waits until a socket is not connecting any more, as connect(2) waits for one that is. It holds up its thread.
+// waitConnecting waits until a socket is not connecting any more, as connect(2) waits for one that
+// is. It holds up its thread.
 func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 	timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
 	w.aside.held.timed.Store(timeout != 0)

@@ -13,16 +13,16 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// reloads reads the policy file again whenever it is to, for ever. Apart from what passes signals on: a file can make it wait, a
-// FIFO or one of a server that is not there.
+// reloads reads the policy file again whenever it is to, for ever. Apart from what passes signals
+// on: a file can make it wait, a FIFO or one of a server that is not there.
 func (p *process) reloads() {
 	for range p.hangups {
 		p.reload()
 	}
 }
 
-// reload reads the policy file again. If anything is wrong with it, or it needs what the command was not started for, the
-// policy in force stays.
+// reload reads the policy file again. If anything is wrong with it, or it needs what the command
+// was not started for, the policy in force stays.
 func (p *process) reload() {
 	began := time.Now()
 	s := p.supervisor
@@ -91,8 +91,8 @@ func (p *process) reread() (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Sockets that are in an egress of an earlier policy are still known to be, and what has just been decided by that is still
-	// carried out.
+	// Sockets that are in an egress of an earlier policy are still known to be, and what has just
+	// been decided by that is still carried out.
 	for target, e := range before {
 		if egress[target] == nil {
 			egress[target] = e
@@ -103,8 +103,9 @@ func (p *process) reread() (*ruleset, error) {
 	return newRuleset(changed, mappings, egress), nil
 }
 
-// sameModes returns an error if a policy file that has been read again says something else of when and which sockets are
-// replaced than what the command was started with. What a flag has said does not depend on the file.
+// sameModes returns an error if a policy file that has been read again says something else of when
+// and which sockets are replaced than what the command was started with. What a flag has said does
+// not depend on the file.
 func (cfg *Config) sameModes(file *policy.File) error {
 	switch {
 	case file.UDP != cfg.UDP && !cfg.UDPFixed:

@@ -7,7 +7,8 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// A file that is read again may not change the modes, but where flags have set them it does not matter what it says.
+// A file that is read again may not change the modes, but where flags have set them it does not
+// matter what it says.
 func TestSameModes(t *testing.T) {
 	for _, c := range []struct {
 		cfg  Config

@@ -13,14 +13,15 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// A program can forbid itself ports (Landlock, LANDLOCK_ACCESS_NET_CONNECT_TCP). The kernel asks such rules about whoever
-// makes the call, and tells nobody else what they are or whom they hold for. Where upconv connects for a program, it would be
-// upconv that is asked.
+// A program can forbid itself ports (Landlock, LANDLOCK_ACCESS_NET_CONNECT_TCP). The kernel asks
+// such rules about whoever makes the call, and tells nobody else what they are or whom they hold
+// for. Where upconv connects for a program, it would be upconv that is asked.
 //
-// So once anybody under the filter has restricted itself, each TCP socket that upconv is to connect is asked for first: the
-// thread itself, by ptrace(2), makes the same connect(2) on another socket, the decoy, and then begins its own call anew.
-// A decoy is of the origin, bound to its loopback device, and of the kind that connects only when something is sent
-// (TCP_FASTOPEN_CONNECT). So nothing is sent, but the kernel has decided, and the decoy has the port that it has decided
+// So once anybody under the filter has restricted itself, each TCP socket that upconv is to connect
+// is asked for first: the thread itself, by ptrace(2), makes the same connect(2) on another socket,
+// the decoy, and then begins its own call anew. A decoy is of the origin, bound to its loopback
+// device, and of the kind that connects only when something is sent (TCP_FASTOPEN_CONNECT). So
+// nothing is sent, but the kernel has decided, and the decoy has the port that it has decided
 // about: it does not matter if another thread changes the address meanwhile.
 
 // restrictions is what is known of programs that have restricted themselves.
@@ -36,9 +37,10 @@ func (w *worker) restrictSelf(*call) outcome {
 	return carryOn
 }
 
-// areRestricted reports whether there are rules for the TCP ports that this process may connect to, which those hold for that
-// it starts. Only they say EINVAL to an address that is long enough and of another family: current_check_access_socket in
-// security/landlock/net.c; tcp_v6_connect says EAFNOSUPPORT.
+// areRestricted reports whether there are rules for the TCP ports that this process may connect to,
+// which those hold for that it starts. Only they say EINVAL to an address that is long enough and
+// of another family: current_check_access_socket in security/landlock/net.c; tcp_v6_connect says
+// EAFNOSUPPORT.
 func areRestricted() bool {
 	fd, errno := newSocket(unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
@@ -70,8 +72,9 @@ const (
 	answered
 )
 
-// mayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where somebody has restricted
-// himself. done is true where the call has another outcome: the target may not, or is to be asked.
+// mayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
+// somebody has restricted himself. done is true where the call has another outcome: the target may
+// not, or is to be asked.
 func (w *worker) mayConnect(c *call, e *event, sock *socket) (out outcome, done bool) {
 	all := &w.s.restricted
 	if !all.any.Load() || c.permitted == int(e.dst.Port())+1 || !e.dst.IsValid() { // no address with a port
@@ -95,15 +98,17 @@ func (w *worker) mayConnect(c *call, e *event, sock *socket) (out outcome, done 
 	return w.ask(c, e, sock), true
 }
 
-// waitsForRestricted reports whether upconv has to wait for a connection, in the place of the kernel: that would tell who has
-// restricted himself that the address is of another family than the socket (EINVAL).
+// waitsForRestricted reports whether upconv has to wait for a connection, in the place of the
+// kernel: that would tell who has restricted himself that the address is of another family than the
+// socket (EINVAL).
 func (w *worker) waitsForRestricted(e *event) bool {
 	return w.s.restricted.any.Load() && e.decision.Route.Crosses()
 }
 
-// busyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is connected, or about to be. The kernel
-// would do so itself, but to who has restricted himself it says EINVAL because of the families. busy is false where it
-// is left to the kernel, and raced is as for route.
+// busyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is
+// connected, or about to be. The kernel would do so itself, but to who has restricted himself it
+// says EINVAL because of the families. busy is false where it is left to the kernel, and raced is
+// as for route.
 func (w *worker) busyCrossed(c *call, fd int) (out outcome, busy, raced bool) {
 	if !w.s.restricted.any.Load() || domainOf(fd) != unix.AF_INET6 {
 		return out, false, false
@@ -145,8 +150,8 @@ func (w *worker) ask(c *call, e *event, sock *socket) outcome {
 	return outcome{wait: q}
 }
 
-// newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.dst only decides. It is for MPTCP too, of which
-// Landlock knows nothing so far.
+// newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.dst only decides.
+// It is for MPTCP too, of which Landlock knows nothing so far.
 func (w *worker) newDecoy(c *call, e *event, sock *socket) (fd int, errno unix.Errno) {
 	fd, errno = w.inOrigin(c.tid, sock.domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
@@ -157,7 +162,8 @@ func (w *worker) newDecoy(c *call, e *event, sock *socket) (fd int, errno unix.E
 	if later == 0 {
 		later = setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, unsafe.Pointer(&one), 4)
 	}
-	// Without a route, an IPv4 destination is taken to be on the link of the device. What is sent there nobody receives.
+	// Without a route, an IPv4 destination is taken to be on the link of the device. What is sent
+	// there nobody receives.
 	if e.dst.Addr().Is4() {
 		lo := [...]byte{'l', 'o'}
 		errno = setsockopt(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unsafe.Pointer(&lo), uintptr(len(lo)))
@@ -171,7 +177,8 @@ func (w *worker) newDecoy(c *call, e *event, sock *socket) (fd int, errno unix.E
 	return fd, 0
 }
 
-// take returns the answer to a question that the thread tid was asked, of which nobody else has it; nil if there is none.
+// take returns the answer to a question that the thread tid was asked, of which nobody else has it;
+// nil if there is none.
 func (all *restrictions) take(tid int) *question {
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -266,8 +273,9 @@ func (q *question) judge(result int64) {
 	}
 }
 
-// aimedAt returns the port that a socket is, or is about to be, connected to. Unlike getpeername(2), SO_PEERNAME tells so
-// as soon as connect(2) has begun: inet_getname in net/ipv4/af_inet.c.
+// aimedAt returns the port that a socket is, or is about to be, connected to. Unlike
+// getpeername(2), SO_PEERNAME tells so as soon as connect(2) has begun: inet_getname in
+// net/ipv4/af_inet.c.
 func aimedAt(fd int) (port int, ok bool) {
 	var name [sizeofSockaddrIn6]byte
 	length := uint32(len(name))
@@ -278,8 +286,8 @@ func aimedAt(fd int) (port int, ok bool) {
 	return int(binary.BigEndian.Uint16(name[2:])), errno == 0
 }
 
-// untilTaken is how long an answer is kept. The target is on its way back to its call, which takes microseconds, unless it is
-// frozen or its call is interrupted. Then it is asked again.
+// untilTaken is how long an answer is kept. The target is on its way back to its call, which takes
+// microseconds, unless it is frozen or its call is interrupted. Then it is asked again.
 const untilTaken = 100 * time.Millisecond
 
 func (q *question) waitTaken() {

@@ -44,8 +44,9 @@ type Config struct {
 
 	UDP    UDPMode // which calls on datagram sockets follow the policy
 	SwapAt SwapAt  // when sockets are replaced
-	// UDPFixed and SwapAtFixed say that the two do not come from File. Otherwise a File that is read again must say
-	// the same of them as before: the filter that the command runs under is made for it.
+	// UDPFixed and SwapAtFixed say that the two do not come from File. Otherwise a File that is
+	// read again must say the same of them as before: the filter that the command runs under is
+	// made for it.
 	UDPFixed, SwapAtFixed bool
 
 	Events    string // file to append events to; "-" for standard error; "" for none
@@ -79,11 +80,12 @@ func IsSupervisor() bool { return len(os.Args) > 3 && os.Args[1] == superviseArg
 // Run runs a command under upconv and returns the exit status it ended with: its own, or 128+N if
 // signal N ended it. The error is an *Error where the command did not run.
 //
-// Three processes take part. This one stays in the place that the caller gave it, where the shell, the
-// terminal and init expect the command: it passes signals, stops and the exit status on. Its child is
-// the supervisor, this same executable. The supervisor's child is the command. So the supervisor is an
-// ancestor of all targets (which is what Yama's ptrace_scope=1 asks for), goes on serving when this
-// process is stopped by Ctrl-Z, and when the command has ended and others of its descendants live on.
+// Three processes take part. This one stays in the place that the caller gave it, where the shell,
+// the terminal and init expect the command: it passes signals, stops and the exit status on. Its
+// child is the supervisor, this same executable. The supervisor's child is the command. So the
+// supervisor is an ancestor of all targets (which is what Yama's ptrace_scope=1 asks for), goes on
+// serving when this process is stopped by Ctrl-Z, and when the command has ended and others of its
+// descendants live on.
 //
 // Run takes the process over: it closes inherited descriptors other than standard error and reaps
 // every child. It must be called at most once.
@@ -111,7 +113,8 @@ func Run(cfg *Config) (status int, err error) {
 	if err != nil {
 		return ExitFailed, failed(err)
 	}
-	// The supervisor dies with the thread that cloned it, as long as it has not started the command.
+	// The supervisor dies with the thread that cloned it, as long as it has not started the
+	// command.
 	runtime.LockOSThread()
 	f := &front{signals: make(chan os.Signal, 64)}
 	if err := f.startSupervisor(cfg, files, denied, inherited); err != nil {
@@ -132,8 +135,8 @@ func statusOf(err error) int {
 	return ExitFailed
 }
 
-// lookPath lists the files that execvp(3) would try to execute, leaving out those that cannot be. denied is
-// true where one of those left out exists: then failure is EACCES, not ENOENT.
+// lookPath lists the files that execvp(3) would try to execute, leaving out those that cannot be.
+// denied is true where one of those left out exists: then failure is EACCES, not ENOENT.
 func lookPath(name string) (files []string, denied bool, err error) {
 	if name == "" {
 		return nil, false, &Error{ExitNotFound, errors.New(`"": command not found`)}
@@ -192,7 +195,8 @@ func executable(path string) error {
 // errIsDirectory is what execve(2) calls EACCES.
 var errIsDirectory = fmt.Errorf("is a directory: %w", unix.EACCES)
 
-// cannotExecute is the error for a command that was found, or named with a slash, and cannot be run.
+// cannotExecute is the error for a command that was found, or named with a slash, and cannot be
+// run.
 func cannotExecute(path string, err error) error {
 	if inner := errors.Unwrap(err); inner != nil {
 		err = inner
@@ -247,7 +251,8 @@ func nullify(fds ...int) {
 	unix.Close(null)
 }
 
-// rawEnviron returns the environment as it was given at exec, to the byte: os.Environ drops duplicates.
+// rawEnviron returns the environment as it was given at exec, to the byte: os.Environ drops
+// duplicates.
 func rawEnviron() ([]string, error) {
 	block, err := os.ReadFile("/proc/self/environ")
 	if err != nil {
@@ -259,8 +264,8 @@ func rawEnviron() ([]string, error) {
 	return strings.Split(string(bytes.TrimSuffix(block, []byte{0})), "\x00"), nil
 }
 
-// The messages between this process and the supervisor, as gob over a stream socket. (Not as JSON: paths
-// are bytes, and need not be UTF-8.)
+// The messages between this process and the supervisor, as gob over a stream socket. (Not as JSON:
+// paths are bytes, and need not be UTF-8.)
 type (
 	// order is the first message to the supervisor.
 	order struct {
@@ -269,15 +274,15 @@ type (
 		Denied bool     // if none can be, the error is EACCES
 		Birth  birth.Record
 		Front  int // pid of the process that Run was called in
-		// Inherited are the descriptors above standard error that the command is to be given; numbers
-		// below Reserved that are not among them are kept free.
+		// Inherited are the descriptors above standard error that the command is to be given;
+		// numbers below Reserved that are not among them are kept free.
 		Inherited []int
 		Reserved  int
 		Service   service
 		Speaker   int // the number of the socket that the front process has a speaker at the other end of; if there is a Service.Notify
 	}
-	// passed tells the supervisor that this process was sent a signal, or that it has been continued from a stop; neither says that
-	// it has heard Started.
+	// passed tells the supervisor that this process was sent a signal, or that it has been
+	// continued from a stop; neither says that it has heard Started.
 	passed struct {
 		Signal  int
 		Resumed bool
@@ -295,8 +300,8 @@ type (
 )
 
 // passedSignals are the signals that are passed on to the command. Missing are SIGKILL and SIGSTOP,
-// which nobody can catch, SIGCHLD, faults that the kernel raises (SIGABRT is none: watchdogs send it), and SIGURG and SIGPROF,
-// which the Go runtime uses.
+// which nobody can catch, SIGCHLD, faults that the kernel raises (SIGABRT is none: watchdogs send
+// it), and SIGURG and SIGPROF, which the Go runtime uses.
 func passedSignals() []unix.Signal {
 	list := []unix.Signal{
 		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTERM,
@@ -350,9 +355,9 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 		return err
 	}
 	defer unix.Close(null)
-	// The child moves its end there, out of the way of all numbers that are somebody's: what the command inherits is put
-	// there for it, and the child needs null to the last. Here, where threads share the descriptor table, growing that would
-	// take the kernel some milliseconds.
+	// The child moves its end there, out of the way of all numbers that are somebody's: what the
+	// command inherits is put there for it, and the child needs null to the last. Here, where
+	// threads share the descriptor table, growing that would take the kernel some milliseconds.
 	taken := append(slices.Clone(inherited), null, pair[1], notices)
 	control := unusedNumber(reserve, taken)
 	plan := &forkPlan{
@@ -430,7 +435,8 @@ func (f *front) run() (status int, err error) {
 		case m.Ended:
 			f.speaker.end()
 			if m.Last {
-				// Nothing is left of the command: then nothing of upconv shall be when this returns.
+				// Nothing is left of the command: then nothing of upconv shall be when this
+				// returns.
 				select {
 				case <-reaped:
 				case <-time.After(2 * time.Second):
@@ -447,8 +453,8 @@ func (f *front) run() (status int, err error) {
 // settled is how long signals may take from the kernel through os/signal to the supervisor.
 const settled = 25 * time.Millisecond
 
-// catch has every signal sent to f.signals, also those that were ignored or blocked at the start: whether
-// the command ignores or blocks them is its own affair.
+// catch has every signal sent to f.signals, also those that were ignored or blocked at the start:
+// whether the command ignores or blocks them is its own affair.
 func (f *front) catch() {
 	var fd int
 	err := errors.ErrUnsupported
@@ -481,8 +487,8 @@ func readSignal(queued *os.File) (info unix.SignalfdSiginfo, err error) {
 	return info, err
 }
 
-// pass tells the supervisor of every signal. As long as the command has not been executed, one that asks
-// to end ends everything.
+// pass tells the supervisor of every signal. As long as the command has not been executed, one that
+// asks to end ends everything.
 func (f *front) pass() {
 	for s := range f.signals {
 		sig := s.(syscall.Signal)
@@ -504,8 +510,9 @@ func (f *front) pass() {
 	}
 }
 
-// reapAll takes the exit statuses of all children, and tells of each, until there is none: the front process's
-// supervisor, the supervisor's last descendants and, in the first process of a container, every orphan.
+// reapAll takes the exit statuses of all children, and tells of each, until there is none: the
+// front process's supervisor, the supervisor's last descendants and, in the first process of a
+// container, every orphan.
 func reapAll(ended func(pid int)) {
 	for {
 		pid, err := unix.Wait4(-1, nil, 0, nil)
@@ -517,8 +524,8 @@ func reapAll(ended func(pid int)) {
 	}
 }
 
-// stopSelf stops this process by the signal that stopped the command, so that the shell sees of its job
-// what it would have seen, and returns when it is continued.
+// stopSelf stops this process by the signal that stopped the command, so that the shell sees of its
+// job what it would have seen, and returns when it is continued.
 func stopSelf(sig unix.Signal) {
 	// The Go runtime's handler would not stop, and os/signal gives no way past it.
 	var stop, handler kernelSigaction // SIG_DFL
@@ -528,6 +535,7 @@ func stopSelf(sig unix.Signal) {
 		unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&stop)), uintptr(unsafe.Pointer(&handler)), 8, 0, 0)
 		defer unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&handler)), 0, 8, 0, 0)
 	}
-	// To this very thread: it is stopped before the call returns, and the handler is not back too soon.
+	// To this very thread: it is stopped before the call returns, and the handler is not back too
+	// soon.
 	unix.Tgkill(os.Getpid(), unix.Gettid(), sig)
 }

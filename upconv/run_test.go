@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzMessages has the front process and the supervisor talk: what they hear is what was said, and nonsense is an error.
+// FuzzMessages has the front process and the supervisor talk: what they hear is what was said, and
+// nonsense is an error.
 func FuzzMessages(f *testing.F) {
 	var sample bytes.Buffer
 	gob.NewEncoder(&sample).Encode(report{Failed: "x", Status: 125})

@@ -67,7 +67,8 @@ const (
 	maxTogether = 1 << 20                         // of payload, read at once
 )
 
-// sendRules stop the calls that send to an address. That of sendmsg(2) and sendmmsg(2) is in memory, which a filter cannot see.
+// sendRules stop the calls that send to an address. That of sendmsg(2) and sendmmsg(2) is in
+// memory, which a filter cannot see.
 func sendRules() []seccompx.Rule {
 	return append([]seccompx.Rule{
 		notify("sendto", low(5).AtLeast(sizeofSockaddrIn), low(5).AtMost(sizeofSockaddrStorage)),
@@ -149,8 +150,8 @@ func (w *worker) sendmmsg(c *call) outcome {
 	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), maxIovecs)), c.mmsghdrSize())
 }
 
-// sendMessages handles a send of count messages, whose headers are stride bytes from each other. A stride of 0
-// stands for sendmsg(2).
+// sendMessages handles a send of count messages, whose headers are stride bytes from each other. A
+// stride of 0 stands for sendmsg(2).
 func (w *worker) sendMessages(c *call, flags uint32, count, stride int) outcome {
 	if count == 0 {
 		return carryOn
@@ -193,7 +194,8 @@ func (w *worker) sendDatagrams(c *call, flags uint32, count, stride int) outcome
 	}
 }
 
-// readMessages reads up to n messages into o.messages. Where it cannot read any, it returns what becomes of the call.
+// readMessages reads up to n messages into o.messages. Where it cannot read any, it returns what
+// becomes of the call.
 func (w *worker) readMessages(c *call, n, stride int) outcome {
 	o := &w.out
 	o.messages = nil
@@ -215,8 +217,8 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 	return out
 }
 
-// readHeaders reads up to n struct msghdr, and puts what they lead to into o.vectors: total bytes of names, vectors and control
-// messages. If it returns n as 0, out is what becomes of the call.
+// readHeaders reads up to n struct msghdr, and puts what they lead to into o.vectors: total bytes
+// of names, vectors and control messages. If it returns n as 0, out is what becomes of the call.
 func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outcome) {
 	o := &w.out
 	hsize := c.msghdrSize()
@@ -284,8 +286,8 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 	return n, total, out
 }
 
-// readNames reads what the headers of n messages lead to. It returns how many it could be read for; if for none, out is what becomes
-// of the call.
+// readNames reads what the headers of n messages lead to. It returns how many it could be read for;
+// if for none, out is what becomes of the call.
 func (w *worker) readNames(c *call, n, total int) (read int, out outcome) {
 	o := &w.out
 	more := o.roomFor(&o.more, total)
@@ -356,13 +358,15 @@ func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
 	return n, out
 }
 
-// guardsSend reports whether a send must not be left to the kernel, which would look up the descriptor and the address anew: a
-// datagram socket has been moved, or may be by another thread meanwhile, which can then put it under the number.
+// guardsSend reports whether a send must not be left to the kernel, which would look up the
+// descriptor and the address anew: a datagram socket has been moved, or may be by another thread
+// meanwhile, which can then put it under the number.
 func (w *worker) guardsSend(c *call) bool {
 	return w.s.moved.Load() || w.sharesTable(c) || w.s.moved.Load()
 }
 
-// meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to the kernel.
+// meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to
+// the kernel.
 func (w *worker) meansNothing(c *call) bool {
 	if !w.s.needs.sends {
 		return false
@@ -375,8 +379,9 @@ func (w *worker) meansNothing(c *call) bool {
 	return !stream
 }
 
-// isStream reports whether the call is about something that is not a datagram socket, or one of another address family, of which nothing is
-// sent elsewhere. If not, a copy of that is in w.out.fd.
+// isStream reports whether the call is about something that is not a datagram socket, or one of
+// another address family, of which nothing is sent elsewhere. If not, a copy of that is in
+// w.out.fd.
 func (w *worker) isStream(c *call) (is bool, out outcome) {
 	o := &w.out
 	if o.fd < 0 {
@@ -405,8 +410,8 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 	return false, out
 }
 
-// notElsewhere reports whether the call can be left to the kernel: nothing has been moved yet, and nothing of it is to go
-// anywhere but to where the program's sockets are.
+// notElsewhere reports whether the call can be left to the kernel: nothing has been moved yet, and
+// nothing of it is to go anywhere but to where the program's sockets are.
 func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 	o := &w.out
 	if w.guardsSend(c) {
@@ -497,7 +502,8 @@ func (w *worker) sendAll(c *call) outcome {
 	}
 }
 
-// sendDestination is destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg in net/ipv4/udp.c.
+// sendDestination is destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg in
+// net/ipv4/udp.c.
 func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
 	if len(name) >= sizeofSockaddrIn && binary.NativeEndian.Uint16(name) == unix.AF_UNSPEC {
 		return unix.AF_UNSPEC, netip.AddrPortFrom(netip.AddrFrom4([4]byte(name[4:8])), binary.BigEndian.Uint16(name[2:])), true
@@ -536,8 +542,8 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 	return answer(unix.EBADF)
 }
 
-// isThere reports, for most datagrams of a program that sends many, whether the socket fd is where its destination is reached:
-// an IPv4 one if ipv4, else one of an address family, or none.
+// isThere reports, for most datagrams of a program that sends many, whether the socket fd is where
+// its destination is reached: an IPv4 one if ipv4, else one of an address family, or none.
 func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
 	o := &w.out
 	if !ipv4 && family != unix.AF_INET6 { // it goes where the socket is
@@ -579,12 +585,13 @@ func (w *worker) staysHome(fd int) bool {
 
 func isInet(family int) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
 
-// settledSockets are, by their cookies, AF_INET and AF_INET6 datagram sockets of an egress that is not the origin, and AF_INET
-// ones of the origin if that is no egress, with the namespaces they are in: nothing of that ever changes, and SO_COOKIE alone
-// tells the rest. It may forget.
+// settledSockets are, by their cookies, AF_INET and AF_INET6 datagram sockets of an egress that is
+// not the origin, and AF_INET ones of the origin if that is no egress, with the namespaces they are
+// in: nothing of that ever changes, and SO_COOKIE alone tells the rest. It may forget.
 type settledSockets [64]struct{ cookie, netns uint64 }
 
-// settledIn returns the namespace of the socket fd, if that is known to be a datagram socket that stays there; else 0.
+// settledIn returns the namespace of the socket fd, if that is known to be a datagram socket that
+// stays there; else 0.
 func (w *worker) settledIn(fd int) (netns uint64) {
 	cookie := cookieOf(fd)
 	known := &w.known[cookie%uint64(len(w.known))]
@@ -638,7 +645,8 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 	return w.stay(c, e, old, sock, x, nil)
 }
 
-// transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another family.
+// transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another
+// family.
 func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	o := &w.out
 	o.as = nil
@@ -680,8 +688,8 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	}
 	value, errno := o.submit(fd, flags)
 	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && blocks(fd) && !lacksPort(fd, onUnix) {
-		// The program waits until there is room. Not in the middle of a move: workers may want that lock, and what comes for the old
-		// socket would not be handed on.
+		// The program waits until there is room. Not in the middle of a move: workers may want that
+		// lock, and what comes for the old socket would not be handed on.
 		if !w.alone || w.moving {
 			return w.s.aside(c, sendAgain)
 		}
@@ -707,7 +715,8 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 	return answer(0)
 }
 
-// pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The errno is what is wrong with it.
+// pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The
+// errno is what is wrong with it.
 func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 	o := &w.out
 	m, h := &o.messages[n], &o.headers[n].header
@@ -764,7 +773,8 @@ func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 	return 0
 }
 
-// packControl returns the control messages to send for those that the program sends, as sendControl does; x is as for transmit.
+// packControl returns the control messages to send for those that the program sends, as sendControl
+// does; x is as for transmit.
 func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
 	translates := x != nil && !x.mapped
 	from := 0
@@ -802,9 +812,10 @@ func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
 // many reports whether the call is sendmmsg(2).
 func (o *outgoing) many() bool { return o.messages[0].result != 0 }
 
-// lend copies what is sent to memory that is not used again, if the socket fd says when it has been sent (SO_ZEROCOPY,
-// Documentation/networking/msg_zerocopy.rst): the kernel may read it for long. It keeps the pages, so the caller takes them back at
-// once. What is sent later, and again, is still in messages. nil: the flag means nothing.
+// lend copies what is sent to memory that is not used again, if the socket fd says when it has been
+// sent (SO_ZEROCOPY, Documentation/networking/msg_zerocopy.rst): the kernel may read it for long.
+// It keeps the pages, so the caller takes them back at once. What is sent later, and again, is
+// still in messages. nil: the flag means nothing.
 func (o *outgoing) lend(fd int) []byte {
 	var on int32
 	total := 0
@@ -834,8 +845,8 @@ func (o *outgoing) takeBack(lent []byte) {
 	unix.Munmap(lent)
 }
 
-// fromElsewhere returns what is wrong with the source address that control messages ask for (IP_PKTINFO): what
-// ip_route_output_key_hash_rcu in net/ipv4/route.c says of it.
+// fromElsewhere returns what is wrong with the source address that control messages ask for
+// (IP_PKTINFO): what ip_route_output_key_hash_rcu in net/ipv4/route.c says of it.
 func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Errno {
 	for {
 		m, rest, ok, _ := takeControl(control, compat)
@@ -873,7 +884,8 @@ func (w *worker) tellLengths(c *call, n int) {
 	transfer(c.tid, lengths[:4*n], nil, o.vectors)
 }
 
-// resend makes a send with MSG_FASTOPEN that is about a datagram socket, to which this flag means nothing. raced is as for route.
+// resend makes a send with MSG_FASTOPEN that is about a datagram socket, to which this flag means
+// nothing. raced is as for route.
 func (w *worker) resend(c *call) (out outcome, raced bool) {
 	if !w.s.needs.sends {
 		return carryOn, false
@@ -949,7 +961,8 @@ func (w *worker) recordSend(e *event, errno unix.Errno) {
 	w.s.events.record(e, errno)
 }
 
-// recordSent is recordSend for the first n messages, which have gone the same way as e.dst, the first one's.
+// recordSent is recordSend for the first n messages, which have gone the same way as e.dst, the
+// first one's.
 func (w *worker) recordSent(e *event, n int) {
 	w.recordSend(e, 0)
 	if w.s.events == nil || !e.dst.IsValid() {
@@ -964,7 +977,8 @@ func (w *worker) recordSent(e *event, n int) {
 	}
 }
 
-// sendKey is what one event stands for, however many datagrams follow. The socket is told by its cookie.
+// sendKey is what one event stands for, however many datagrams follow. The socket is told by its
+// cookie.
 type sendKey struct {
 	cookie uint64
 	dst    netip.AddrPort
@@ -987,7 +1001,8 @@ func (o *outgoing) roomFor(buffer *[]byte, n int) []byte {
 	return (*buffer)[:n:n]
 }
 
-// readVectors fills buf from the target's memory, of which vectors are the parts. n is how much could be read.
+// readVectors fills buf from the target's memory, of which vectors are the parts. n is how much
+// could be read.
 func readVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
 	if len(buf) == 0 || len(vectors) == 0 {
 		return 0, 0
@@ -1001,7 +1016,8 @@ func readVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno 
 	return int(got), 0
 }
 
-// lacksPrivilege reports whether control messages need a capability that upconv has and the target has not.
+// lacksPrivilege reports whether control messages need a capability that upconv has and the target
+// has not.
 func (w *worker) lacksPrivilege(c *call, control []byte) bool {
 	if !privilegedControl(control) || !hasCapability(unix.CAP_NET_ADMIN) && !hasCapability(unix.CAP_NET_RAW) {
 		return false
@@ -1016,7 +1032,8 @@ func (w *worker) lacksPrivilege(c *call, control []byte) bool {
 	return err != nil || statusField(status, "CapEff:", 16)&either == 0
 }
 
-// ordinaryPriority reports whether everybody may set a priority, or nobody: sk_set_prio_allowed in include/net/sock.h.
+// ordinaryPriority reports whether everybody may set a priority, or nobody: sk_set_prio_allowed in
+// include/net/sock.h.
 func ordinaryPriority(data []byte) bool {
 	return len(data) != 4 || binary.NativeEndian.Uint32(data) <= 6
 }

@@ -14,7 +14,8 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// senders are two sockets, each of which sends to a receiver of its own: one natively, the other through a worker.
+// senders are two sockets, each of which sends to a receiver of its own: one natively, the other
+// through a worker.
 type senders struct {
 	w           *worker
 	a           *arena
@@ -24,7 +25,8 @@ type senders struct {
 	stream      int
 }
 
-// newSenders makes a worker to which a datagram socket has been moved before, so that it leaves nothing to the kernel.
+// newSenders makes a worker to which a datagram socket has been moved before, so that it leaves
+// nothing to the kernel.
 func newSenders(t testing.TB) *senders {
 	t.Helper()
 	s := receiveSupervisor(t, "127.0.0.1=direct")
@@ -133,7 +135,8 @@ var controlSamples = []struct {
 	{-1, -1, nil},
 }
 
-// put writes the call for a socket whose peer has the port, in the layout of an architecture, and returns its arguments.
+// put writes the call for a socket whose peer has the port, in the layout of an architecture, and
+// returns its arguments.
 func (s *sending) put(a *arena, port uint16, compat bool) (args [6]uint64) {
 	clear(a.good)
 	for i := range a.good[sendPayload:] {
@@ -204,7 +207,8 @@ func (s *sending) put(a *arena, port uint16, compat bool) (args [6]uint64) {
 	return [6]uint64{0, pointer(s.headers, 0), uint64(s.count), uint64(s.flags)}
 }
 
-// faults returns how many things are wrong with a call: of several the kernel may come to another one first.
+// faults returns how many things are wrong with a call: of several the kernel may come to another
+// one first.
 func (s *sending) faults() (n int) {
 	count := func(wrong ...bool) {
 		for _, w := range wrong {
@@ -366,7 +370,8 @@ func (s *sending) natively(e *senders) receiveResult {
 	}
 }
 
-// TestHostileHeadersOfStreams is about calls that are not about datagrams: the kernel decides, unless there is no such descriptor.
+// TestHostileHeadersOfStreams is about calls that are not about datagrams: the kernel decides,
+// unless there is no such descriptor.
 func TestHostileHeadersOfStreams(t *testing.T) {
 	e := newSenders(t)
 	for name, spoil := range map[string]func(m *sentMessage){

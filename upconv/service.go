@@ -9,9 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// service is what systemd has told the front process in its environment: systemd.exec(5), sd_notify(3).
+// service is what systemd has told the front process in its environment: systemd.exec(5),
+// sd_notify(3).
 type service struct {
-	// Notify is the address that messages of sd_notify(3) go to, as in NOTIFY_SOCKET, where upconv is to hand them on; else "".
+	// Notify is the address that messages of sd_notify(3) go to, as in NOTIFY_SOCKET, where upconv
+	// is to hand them on; else "".
 	Notify string
 	// Managed says that systemd itself has started the front process, and looks at how it ends.
 	Managed bool
@@ -32,7 +34,8 @@ func readService(environ []string, pid int) service {
 	started := getenv(environ, execPID)
 	s.Managed = started == strconv.Itoa(pid)
 	notify := getenv(environ, notifySocket)
-	// systemd counts the messages of any process that it has not started itself alike: those need no help.
+	// systemd counts the messages of any process that it has not started itself alike: those need
+	// no help.
 	if (started == "" || s.Managed) && (strings.HasPrefix(notify, "/") || strings.HasPrefix(notify, "@")) {
 		s.Notify = notify
 	}
@@ -55,11 +58,13 @@ type blank struct {
 	name  string
 }
 
-// maxBlanks is how many there may be: a variable can be there more than once, and only the first counts.
+// maxBlanks is how many there may be: a variable can be there more than once, and only the first
+// counts.
 const maxBlanks = 16
 
-// blanks finds the variables that name the process with a given pid, which was started where the command should have been: their
-// values are to name the command. What names another process is left as it is. With notifies NOTIFY_SOCKET is one, too.
+// blanks finds the variables that name the process with a given pid, which was started where the
+// command should have been: their values are to name the command. What names another process is
+// left as it is. With notifies NOTIFY_SOCKET is one, too.
 func blanks(environ []string, pid int, notifies bool) (found []blank) {
 	for i, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -79,8 +84,8 @@ func blanks(environ []string, pid int, notifies bool) (found []blank) {
 	return found
 }
 
-// fillBlanks gives the variables their values: of the new process, which must not have gone on to execve(2) yet, and the address
-// for NOTIFY_SOCKET.
+// fillBlanks gives the variables their values: of the new process, which must not have gone on to
+// execve(2) yet, and the address for NOTIFY_SOCKET.
 func (p *forkPlan) fillBlanks(pid int, notify string) {
 	for i, b := range p.blanks {
 		value := strconv.Itoa(pid)
@@ -94,8 +99,8 @@ func (p *forkPlan) fillBlanks(pid int, notify string) {
 	}
 }
 
-// pidfdInode returns the inode number of the pidfds of a process in digits, which no other process ever has (since Linux 6.9). It
-// is "0" if there is no such process.
+// pidfdInode returns the inode number of the pidfds of a process in digits, which no other process
+// ever has (since Linux 6.9). It is "0" if there is no such process.
 func pidfdInode(pid int) string {
 	var stat unix.Stat_t
 	if fd, err := unix.PidfdOpen(pid, 0); err == nil {
@@ -105,15 +110,16 @@ func pidfdInode(pid int) string {
 	return strconv.FormatUint(stat.Ino, 10)
 }
 
-// groupSpread is how long systemd may take from a signal to its main process, which is the first to get it, to the same signal to
-// all others of the service: where it can be asked, and where not.
+// groupSpread is how long systemd may take from a signal to its main process, which is the first to
+// get it, to the same signal to all others of the service: where it can be asked, and where not.
 const (
 	groupSpread        = 2 * time.Second
 	groupSpreadUnasked = 250 * time.Millisecond
 )
 
-// sentToAll reports whether a signal that the front process got went to the command too, and waits for that to be known where
-// systemd may have sent it to one process after the other (KillMode=control-group).
+// sentToAll reports whether a signal that the front process got went to the command too, and waits
+// for that to be known where systemd may have sent it to one process after the other
+// (KillMode=control-group).
 func (p *process) sentToAll(sig unix.Signal) bool {
 	all := p.toTheGroup(sig)
 	if !p.order.Service.Managed || sig >= unix.Signal(len(p.passed)) || sig == unix.SIGCONT || stopsGroup(sig) {
@@ -136,8 +142,8 @@ func (p *process) sentToAll(sig unix.Signal) bool {
 	return all
 }
 
-// endBySignal ends this process by a signal, without a core file. It returns where that cannot be, as in the first process of a
-// PID namespace.
+// endBySignal ends this process by a signal, without a core file. It returns where that cannot be,
+// as in the first process of a PID namespace.
 func endBySignal(sig unix.Signal) {
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	var dfl kernelSigaction // SIG_DFL

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestReadService checks which environments have upconv hand on messages, and take systemd for its parent.
+// TestReadService checks which environments have upconv hand on messages, and take systemd for its
+// parent.
 func TestReadService(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -27,7 +28,8 @@ func TestReadService(t *testing.T) {
 	}
 }
 
-// TestFillBlanks checks that variables which name one process name another one then, and no others do.
+// TestFillBlanks checks that variables which name one process name another one then, and no others
+// do.
 func TestFillBlanks(t *testing.T) {
 	me, inode := os.Getpid(), pidfdInode(os.Getpid())
 	own := strconv.Itoa(me)
@@ -58,7 +60,8 @@ func TestFillBlanks(t *testing.T) {
 	}
 }
 
-// TestRenameMainPID checks that the command's pid becomes the front process's, and nothing else changes.
+// TestRenameMainPID checks that the command's pid becomes the front process's, and nothing else
+// changes.
 func TestRenameMainPID(t *testing.T) {
 	for _, test := range []struct{ message, want string }{
 		{"READY=1", "READY=1"},

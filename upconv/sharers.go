@@ -67,8 +67,8 @@ func childrenOf(pid int) (pids []int) {
 
 const kcmpFiles = 2 // KCMP_FILES of kcmp(2)
 
-// compareTables compares the descriptor tables of two threads: 0 where they are the same. The kernel
-// may wait for an execve(2) of theirs; so it is not a RawSyscall.
+// compareTables compares the descriptor tables of two threads: 0 where they are the same. The
+// kernel may wait for an execve(2) of theirs; so it is not a RawSyscall.
 func compareTables(a, b int) (order int, errno unix.Errno) {
 	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpFiles, 0, 0, 0)
 	return int(r), errno

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestShortageEnds has descriptors run out when something is made that is made only once: the next try succeeds.
+// TestShortageEnds has descriptors run out when something is made that is made only once: the next
+// try succeeds.
 func TestShortageEnds(t *testing.T) {
 	s := &Supervisor{log: slog.New(slog.DiscardHandler)}
 	var err error

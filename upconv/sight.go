@@ -13,8 +13,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
-// Where upconv has the privilege, it looks at a descriptor in the kernel itself, with one call for what otherwise takes
-// twenty. Without it the same is found out by system calls, but for what none of them tells.
+// Where upconv has the privilege, it looks at a descriptor in the kernel itself, with one call for
+// what otherwise takes twenty. Without it the same is found out by system calls, but for what none
+// of them tells.
 
 // sights is what is needed for looking.
 type sights struct {
@@ -25,15 +26,15 @@ type sights struct {
 	freshUDP [1 << len(often)]peek.Sight // of such an AF_INET UDP socket: by what of often is set, a bit each
 }
 
-// often is what programs set on UDP sockets so often that one with nothing else is still taken for untouched: the C library
-// does on those that it asks for names with, and Go on all.
+// often is what programs set on UDP sockets so often that one with nothing else is still taken for
+// untouched: the C library does on those that it asks for names with, and Go on all.
 var often = [...]struct{ level, name int }{
 	{unix.IPPROTO_IP, unix.IP_RECVERR},
 	{unix.SOL_SOCKET, unix.SO_BROADCAST},
 }
 
-// maySee reports whether loading the program is likely to be permitted: capabilities in a user namespace of one's own do
-// not do.
+// maySee reports whether loading the program is likely to be permitted: capabilities in a user
+// namespace of one's own do not do.
 func maySee() bool {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
 		return false
@@ -45,11 +46,12 @@ func maySee() bool {
 	return (hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON)) && peek.Allowed()
 }
 
-// settleSights is how long after the command was started it is time to get ready to look, if nobody has connected before.
+// settleSights is how long after the command was started it is time to get ready to look, if nobody
+// has connected before.
 const settleSights = 30 * time.Millisecond
 
-// openSights gets ready to look, once. It takes some milliseconds, so it is not done before the command is started, and
-// many a command has ended before it is done. A call that needs it waits.
+// openSights gets ready to look, once. It takes some milliseconds, so it is not done before the
+// command is started, and many a command has ended before it is done. A call that needs it waits.
 func (s *Supervisor) openSights() { s.open.Do(s.loadSights) }
 
 func (s *Supervisor) loadSights() {
@@ -101,13 +103,15 @@ func (w *worker) saw(old int) bool {
 	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) == 0 && sight.File == w.sight.File
 }
 
-// single reports whether the target's descriptor was seen to be the only reference to its file: no other descriptor, call or
-// process had one.
+// single reports whether the target's descriptor was seen to be the only reference to its file: no
+// other descriptor, call or process had one.
 func (w *worker) single() bool { return w.sighted && w.sight.Refs == 1+w.held }
 
-// lookBack looks once more at the socket old, which has just been taken from the target: other threads could use it until then. waited is
-// whether it was seen to have no other reference, and has one now: a thread that waits for it keeps it alive. (To look for such threads
-// takes long where there are many.) late are the places in epoll sets that it has got, besides those that are known.
+// lookBack looks once more at the socket old, which has just been taken from the target: other
+// threads could use it until then. waited is whether it was seen to have no other reference, and
+// has one now: a thread that waits for it keeps it alive. (To look for such threads takes long
+// where there are many.) late are the places in epoll sets that it has got, besides those that are
+// known.
 func (w *worker) lookBack(c *call, old int, places []registration, witness bool) (waited bool, late []registration) {
 	if !w.sighted || w.sight.OwnTable {
 		return false, nil
@@ -119,8 +123,9 @@ func (w *worker) lookBack(c *call, old int, places []registration, witness bool)
 	return w.single() && sight.Refs != 1, w.latePlaces(c, &sight, places, witness)
 }
 
-// latePlaces returns the places that a socket has got between two looks, besides those that are known. sight is what the second one
-// has shown; witness is whether upconv has then put it into a set of its own.
+// latePlaces returns the places that a socket has got between two looks, besides those that are
+// known. sight is what the second one has shown; witness is whether upconv has then put it into a
+// set of its own.
 func (w *worker) latePlaces(c *call, sight *peek.Sight, places []registration, witness bool) (late []registration) {
 	own := 0
 	if witness {
@@ -145,8 +150,9 @@ func (w *worker) latePlaces(c *call, sight *peek.Sight, places []registration, w
 	})
 }
 
-// idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or listening. One whose
-// connect(2) has failed while nobody waited is not: the next one fetches the error.
+// idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or
+// listening. One whose connect(2) has failed while nobody waited is not: the next one fetches the
+// error.
 func (w *worker) idle(family int) bool {
 	s := &w.sight
 	if s.Mode&unix.S_IFMT != unix.S_IFSOCK || s.Family != family || s.Type != unix.SOCK_STREAM || s.State != tcpClose || !s.Unconnected {
@@ -155,8 +161,8 @@ func (w *worker) idle(family int) bool {
 	return s.Protocol == unix.IPPROTO_TCP || s.Protocol == unix.IPPROTO_MPTCP
 }
 
-// untouched reports whether what was seen is a TCP socket of the origin in the state that socket(2) leaves one in, which
-// is no other number's or process's.
+// untouched reports whether what was seen is a TCP socket of the origin in the state that socket(2)
+// leaves one in, which is no other number's or process's.
 func (w *worker) untouched(family int) bool {
 	all, sight := w.s.sights.Load(), &w.sight
 	fresh := &all.fresh4
@@ -172,7 +178,8 @@ func (w *worker) unshared() bool {
 		sight.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load()
 }
 
-// untouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set nevertheless, a bit each.
+// untouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set
+// nevertheless, a bit each.
 func (w *worker) untouchedUDP(tid int) (set int, is bool) {
 	all, sight := w.s.sights.Load(), &w.sight
 	if !w.unshared() || sight.Family != unix.AF_INET || sight.Protocol != unix.IPPROTO_UDP || sight.Type != unix.SOCK_DGRAM {
@@ -208,7 +215,8 @@ func (w *worker) learnUDP(all *sights, tid int) {
 	}
 }
 
-// setOften sets options of often, a bit each; on an AF_INET6 socket in the place of an AF_INET one their counterparts too.
+// setOften sets options of often, a bit each; on an AF_INET6 socket in the place of an AF_INET one
+// their counterparts too.
 func setOften(fd, set int, inet6 bool) {
 	for i, o := range often {
 		if one := int32(1); set&(1<<i) != 0 {
@@ -220,8 +228,8 @@ func setOften(fd, set int, inet6 bool) {
 	}
 }
 
-// trySights returns why sockets cannot be looked at, and if they can why signals cannot be told of; nil if
-// they can.
+// trySights returns why sockets cannot be looked at, and if they can why signals cannot be told of;
+// nil if they can.
 func trySights() (sockets, signals error) {
 	peeker, err := peek.Open()
 	if err != nil {

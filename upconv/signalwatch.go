@@ -8,8 +8,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
-// signalWatch has the kernel tell of signals for threads whose calls are held, where upconv has BPF.
-// Then a call that has waited for long is looked at as soon as there is one.
+// signalWatch has the kernel tell of signals for threads whose calls are held, where upconv has
+// BPF. Then a call that has waited for long is looked at as soon as there is one.
 type signalWatch struct {
 	tried  bool                        // to have it; only for sweep
 	teller atomic.Pointer[peek.Teller] // nil: it cannot be had, or not yet
@@ -17,8 +17,8 @@ type signalWatch struct {
 	mu    sync.Mutex
 	calls map[peek.Key]int // how many are watched by a key
 
-	// What has been told since the last sweep, and whether more may have been, which is lost. heldCalls.mu
-	// is for these.
+	// What has been told since the last sweep, and whether more may have been, which is lost.
+	// heldCalls.mu is for these.
 	told map[peek.Key]bool
 	all  bool
 	rest time.Duration // until it may be looked what has been told since, for a look at all that it concerns
@@ -119,11 +119,12 @@ func (w *signalWatch) renew(key peek.Key) {
 	}
 }
 
-// watchKeys are what a call is watched by: the keys of its thread and of its process. Zero: it is not.
+// watchKeys are what a call is watched by: the keys of its thread and of its process. Zero: it is
+// not.
 type watchKeys struct{ thread, process peek.Key }
 
-// watch has signals for a call's thread be told of, from the next moment on. It reports whether they
-// were not before.
+// watch has signals for a call's thread be told of, from the next moment on. It reports whether
+// they were not before.
 func (h *heldCall) watch(thread *peek.Thread) bool {
 	w := &h.s.held.signals
 	teller := w.teller.Load()

@@ -6,8 +6,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
-// TestSignalWatchTake: what is told of a thread or a process concerns all calls of that process, once, and
-// what is lost concerns all calls.
+// TestSignalWatchTake: what is told of a thread or a process concerns all calls of that process,
+// once, and what is lost concerns all calls.
 func TestSignalWatchTake(t *testing.T) {
 	a := &heldCall{keys: watchKeys{thread: 2, process: 3}}
 	alsoA := &heldCall{keys: watchKeys{thread: 4, process: 3}}

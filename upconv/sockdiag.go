@@ -144,8 +144,8 @@ func eachMessage(came []byte, sequence uint32, tell func(message []byte)) (told,
 	return told, true
 }
 
-// openDiag opens what to ask through in a place. A kernel without INET_TCP_DIAG says ENOENT of every
-// connection, but does not list even those in no state.
+// openDiag opens what to ask through in a place. A kernel without INET_TCP_DIAG says ENOENT of
+// every connection, but does not list even those in no state.
 func (w *worker) openDiag(c *call, at place) (fd int, errno unix.Errno) {
 	if at == onInet6 {
 		fd, errno = w.inOrigin(c.tid, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestEachMessage tells answers of sock_diag(7) from refusals: that there is no such connection is an answer.
+// TestEachMessage tells answers of sock_diag(7) from refusals: that there is no such connection is
+// an answer.
 func TestEachMessage(t *testing.T) {
 	const sequence = 7
 	message := func(kind uint16, size int, code unix.Errno) []byte {

@@ -24,7 +24,8 @@ type socket struct {
 	name    [sizeofSockaddrIn6]byte
 	nameLen uint32
 	bound   bool
-	// chosen is whether the kernel has chosen its port, and nobody has asked for it; see worker.portChosen.
+	// chosen is whether the kernel has chosen its port, and nobody has asked for it; see
+	// worker.portChosen.
 	chosen bool
 	// connected is whether a datagram socket was when it was moved.
 	connected bool
@@ -37,8 +38,8 @@ type socket struct {
 	reads *reads
 }
 
-// examine reads what a swap needs to know of a stream, with as few calls as will do. idle is false where it is not
-// a TCP or MPTCP socket, or is one that is connected, connecting or listening.
+// examine reads what a swap needs to know of a stream, with as few calls as will do. idle is false
+// where it is not a TCP or MPTCP socket, or is one that is connected, connecting or listening.
 func examine(fd int, s *socket) (idle bool) {
 	return s.readStream(fd) && s.readIdle(fd) && s.readFlags(fd)
 }
@@ -55,8 +56,8 @@ func (s *socket) readIdle(fd int) (idle bool) {
 	return s.netns != 0 || s.readNetns(fd)
 }
 
-// readStream reads what a TCP or MPTCP socket is, and its name. It is false for any other stream; whoever calls it knows
-// that fd is one.
+// readStream reads what a TCP or MPTCP socket is, and its name. It is false for any other stream;
+// whoever calls it knows that fd is one.
 func (s *socket) readStream(fd int) bool {
 	*s = socket{}
 	var proto int32
@@ -78,7 +79,8 @@ func (s *socket) named() {
 	s.bound = s.port() != 0 || !allZero(s.address())
 }
 
-// readName reads what getsockname(2) tells: name, and with it domain. It is false for what has no name of IPv4 or IPv6.
+// readName reads what getsockname(2) tells: name, and with it domain. It is false for what has no
+// name of IPv4 or IPv6.
 func (s *socket) readName(fd int) bool {
 	s.nameLen = uint32(len(s.name))
 	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
@@ -161,8 +163,8 @@ func newSocket(domain, kind, proto int) (int, unix.Errno) {
 	return int(fd), errno
 }
 
-// maxSpares is how many sockets are made in advance at a time: so most of the time the worker is back in RECV soon, and
-// until it is a signal can interrupt a call that natively none does.
+// maxSpares is how many sockets are made in advance at a time: so most of the time the worker is
+// back in RECV soon, and until it is a signal can interrupt a call that natively none does.
 const maxSpares = 4
 
 // spares are sockets of home that are ready for use, of the kinds that are used most.
@@ -225,8 +227,8 @@ func (s *spares) close() {
 	}
 }
 
-// tidy does what need not be done while the target waits: it closes the sockets of the last swap and
-// makes the next ones.
+// tidy does what need not be done while the target waits: it closes the sockets of the last swap
+// and makes the next ones.
 func (w *worker) tidy() {
 	for _, fd := range w.done {
 		closeFD(fd)
@@ -269,8 +271,9 @@ func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
 	return errno
 }
 
-// raiseLimit does something while the target's RLIMIT_NOFILE is high enough for a number that it uses: a program
-// may lower the limit below descriptors that it has, which stay good, but a new one cannot take their place.
+// raiseLimit does something while the target's RLIMIT_NOFILE is high enough for a number that it
+// uses: a program may lower the limit below descriptors that it has, which stay good, but a new one
+// cannot take their place.
 func (s *Supervisor) raiseLimit(tid, number int, do func()) bool {
 	var limit unix.Rlimit
 	if unix.Prlimit(tid, unix.RLIMIT_NOFILE, nil, &limit) != nil || limit.Cur > uint64(number) {
@@ -290,10 +293,10 @@ func (s *Supervisor) raiseLimit(tid, number int, do func()) bool {
 // stayPinned is for how many swaps of one thread in a row the processor is not looked up again.
 const stayPinned = 32
 
-// pin keeps this thread on the processor that it is on, until the target has its answer. While a descriptor is installed
-// the kernel would move it to an idle processor, away from the target that it is in the middle of a conversation with;
-// waking up there costs more than all the rest. A thread that connects again and again mostly stays
-// where it is, and so may this one.
+// pin keeps this thread on the processor that it is on, until the target has its answer. While a
+// descriptor is installed the kernel would move it to an idle processor, away from the target that
+// it is in the middle of a conversation with; waking up there costs more than all the rest. A
+// thread that connects again and again mostly stays where it is, and so may this one.
 func (w *worker) pin(tid uint32) {
 	if !w.mayPin || w.settled {
 		return

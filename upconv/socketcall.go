@@ -49,7 +49,8 @@ var socketcalls = [sysSendmmsg + 1]struct {
 	sysSendmmsg:    {"sendmmsg", 4, (*worker).sendmmsg},
 }
 
-// socketcallRules stop some of them, whatever their arguments: those are in memory, which a filter cannot see.
+// socketcallRules stop some of them, whatever their arguments: those are in memory, which a filter
+// cannot see.
 func socketcallRules(which ...uint64) (rules []seccompx.Rule) {
 	for _, call := range which {
 		rules = append(rules, notify("socketcall", low(0).Equal(call)))

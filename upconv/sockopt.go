@@ -16,13 +16,15 @@ type sockopt struct {
 	label       string  // its name in socket(7), ip(7), ipv6(7) or tcp(7), for events
 	size        uintptr // bytes of its value, at most maxSockopt; 0: an int
 	domain      int     // only for sockets of this family; 0: all
-	// always marks the options that programs set so often, or on connected sockets, that stopping setsockopt(2)
-	// for them would cost more than to read them at every swap. See optionsUsed for the others.
+	// always marks the options that programs set so often, or on connected sockets, that stopping
+	// setsockopt(2) for them would cost more than to read them at every swap. See optionsUsed for
+	// the others.
 	always bool
-	// blind marks those of them that programs hardly set on connections: where sockets cannot be looked at in
-	// the kernel, every read counts, and setsockopt(2) is stopped for these too.
+	// blind marks those of them that programs hardly set on connections: where sockets cannot be
+	// looked at in the kernel, every read counts, and setsockopt(2) is stopped for these too.
 	blind bool
-	// last marks options that setting another one changes too: they are looked at once more at the end.
+	// last marks options that setting another one changes too: they are looked at once more at the
+	// end.
 	last bool
 	// mayFail marks options that cannot be set everywhere, or not by everybody.
 	mayFail bool
@@ -32,7 +34,8 @@ type sockopt struct {
 
 const maxSockopt = 16
 
-// Options that golang.org/x/sys/unix does not name: asm-generic/socket.h, linux/in.h, linux/in6.h, linux/tcp.h.
+// Options that golang.org/x/sys/unix does not name: asm-generic/socket.h, linux/in.h, linux/in6.h,
+// linux/tcp.h.
 const (
 	soNoFCS           = 43
 	soTxRehash        = 74
@@ -59,8 +62,8 @@ const (
 	soSndTimeoNew     = 67
 )
 
-// sockopts is every socket option that a program can set before connect(2) and that outlives it. A row is
-// copied if its value differs from what a fresh socket of the origin has, in this order.
+// sockopts is every socket option that a program can set before connect(2) and that outlives it. A
+// row is copied if its value differs from what a fresh socket of the origin has, in this order.
 var sockopts = []sockopt{
 	{level: unix.SOL_SOCKET, name: unix.SO_REUSEADDR, label: "SO_REUSEADDR", always: true, blind: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_KEEPALIVE, label: "SO_KEEPALIVE", always: true},
@@ -76,7 +79,8 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPINTVL, label: "TCP_KEEPINTVL", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_KEEPCNT, label: "TCP_KEEPCNT", always: true},
 	{level: unix.IPPROTO_IPV6, name: unix.IPV6_V6ONLY, label: "IPV6_V6ONLY", domain: unix.AF_INET6, always: true},
-	// The C library sets the first on every socket that it asks for names with, and Go the second on every one for datagrams.
+	// The C library sets the first on every socket that it asks for names with, and Go the second
+	// on every one for datagrams.
 	{level: unix.IPPROTO_IP, name: unix.IP_RECVERR, label: "IP_RECVERR", always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_BROADCAST, label: "SO_BROADCAST", always: true},
 	// Name servers and QUIC set it on every socket that they ask a question with.
@@ -258,13 +262,13 @@ func rowOf(level, name int) int {
 }
 
 // optionsUsed says which of the options that are not read at every swap any target has ever set: a
-// hundred calls at every connect would be too many, and hardly any program sets even one of them. The
-// filter stops setsockopt(2) for those, only to note it here; so it belongs to no socket or process, and what
-// happens to sockets by dup, fork or SCM_RIGHTS does not matter.
+// hundred calls at every connect would be too many, and hardly any program sets even one of them.
+// The filter stops setsockopt(2) for those, only to note it here; so it belongs to no socket or
+// process, and what happens to sockets by dup, fork or SCM_RIGHTS does not matter.
 type optionsUsed struct {
 	rows [3]atomic.Uint64 // a bit a row
-	// noted are the rows that setsockopt(2) is stopped for although they are marked always: these need not be
-	// read before anybody has set them. It does not change once the filter is made.
+	// noted are the rows that setsockopt(2) is stopped for although they are marked always: these
+	// need not be read before anybody has set them. It does not change once the filter is made.
 	noted [3]uint64
 	any   atomic.Bool // whether any row is set that is not always read
 	// owner is whether anybody has set who gets a socket's signals (F_SETOWN, F_SETSIG).
@@ -289,7 +293,8 @@ func (u *optionsUsed) note(n needs) {
 	}
 }
 
-// mustRead reports whether a row may have been set. One that is changed by others may always have been.
+// mustRead reports whether a row may have been set. One that is changed by others may always have
+// been.
 func (u *optionsUsed) mustRead(row int) bool {
 	r := &sockopts[row]
 	return r.last || r.always && u.noted[row/64]&(1<<(row%64)) == 0 || u.has(row)
@@ -304,8 +309,8 @@ func (u *optionsUsed) setAll() {
 	u.owner.Store(true)
 }
 
-// setsockopt handles a stopped setsockopt(2): one of the options that are not read at every swap. It is noted
-// and goes on.
+// setsockopt handles a stopped setsockopt(2): one of the options that are not read at every swap.
+// It is noted and goes on.
 func (w *worker) setsockopt(c *call) outcome {
 	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
 	w.noteOption(level, name)
@@ -331,8 +336,8 @@ func (w *worker) setOwner(c *call) outcome {
 	return carryOn
 }
 
-// defaults is what a fresh socket of the origin answers to each row of sockopts, by family. A program that
-// has set nothing costs no setsockopt(2).
+// defaults is what a fresh socket of the origin answers to each row of sockopts, by family. A
+// program that has set nothing costs no setsockopt(2).
 type defaults struct {
 	known  atomic.Bool
 	values [192][maxSockopt]byte // by row; len(sockopts) is checked at start
@@ -362,10 +367,10 @@ func (d *defaults) learn(fresh, domain int) {
 	d.known.Store(true)
 }
 
-// copyOptions gives the socket to the options that the socket from has and that differ from d. lost names
-// those that could not be copied: they need a privilege that the target had and upconv has not, or mean nothing
-// elsewhere. A connection without them is better than none. kept is whether to has been in use before: the program may have
-// set options back since.
+// copyOptions gives the socket to the options that the socket from has and that differ from d. lost
+// names those that could not be copied: they need a privilege that the target had and upconv has
+// not, or mean nothing elsewhere. A connection without them is better than none. kept is whether to
+// has been in use before: the program may have set options back since.
 func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket, kept bool) (lost string) {
 	var value, now [maxSockopt]byte
 	var without []string
@@ -429,7 +434,8 @@ func copyBuffers(_ *sockopt, from, to int) (lost bool) {
 	return lost
 }
 
-// copyBufferLock is for sockets whose sizes may have been set and released again for the kernel to tune.
+// copyBufferLock is for sockets whose sizes may have been set and released again for the kernel to
+// tune.
 func copyBufferLock(_ *sockopt, from, to int) (lost bool) {
 	var lock int32
 	if getsockopt(from, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 {
@@ -454,8 +460,8 @@ var buffers = [...]struct {
 	{rcvbufLock, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE},
 }
 
-// copyBuffer gives the buffer of to the size of that of from. A size above rmem_max or wmem_max was set with a
-// privilege; without it, as much as is allowed.
+// copyBuffer gives the buffer of to the size of that of from. A size above rmem_max or wmem_max was
+// set with a privilege; without it, as much as is allowed.
 func copyBuffer(from, to, name, privileged int) (same bool) {
 	var size, got int32
 	getsockopt(from, unix.SOL_SOCKET, name, unsafe.Pointer(&size), 4)
@@ -487,8 +493,8 @@ func copyFilter(_ *sockopt, from, to int) (lost bool) {
 	return attachFilter(to, program) != 0
 }
 
-// losesInterface is for options that name a network interface, by name or by index: elsewhere that is another one
-// or none. The socket does without it, as the routes of the egress decide.
+// losesInterface is for options that name a network interface, by name or by index: elsewhere that
+// is another one or none. The socket does without it, as the routes of the egress decide.
 func losesInterface(row *sockopt, from, to int) (lost bool) {
 	if sameNetns(from, to) {
 		return copyVariable(row, from, to)
@@ -500,5 +506,6 @@ func losesInterface(row *sockopt, from, to int) (lost bool) {
 	return errno == 0 && !allZero(name[:length])
 }
 
-// losesAlways is for keys that the kernel does not give out again. Which socket they were for is not known.
+// losesAlways is for keys that the kernel does not give out again. Which socket they were for is
+// not known.
 func losesAlways(*sockopt, int, int) (lost bool) { return true }

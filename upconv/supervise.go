@@ -24,11 +24,11 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// SupervisorMain is the life of the supervisor's process. It does not return. It must be called by the main goroutine, which an
-// init function of the program must have locked to the main thread.
+// SupervisorMain is the life of the supervisor's process. It does not return. It must be called by
+// the main goroutine, which an init function of the program must have locked to the main thread.
 func SupervisorMain() {
-	// The command dies with the thread that cloned it, and this process with the front one as long as its main thread says so
-	// (PR_SET_PDEATHSIG).
+	// The command dies with the thread that cloned it, and this process with the front one as long
+	// as its main thread says so (PR_SET_PDEATHSIG).
 	runtime.LockOSThread()
 	if unix.Gettid() != os.Getpid() {
 		fmt.Fprintln(os.Stderr, "upconv: the supervisor is not in its main thread: call runtime.LockOSThread in an init function")
@@ -100,8 +100,9 @@ func (p *process) start() error {
 		return failed(err)
 	}
 	decided := policy.Compile(cfg.Rules, cfg.Via) // Run has checked the rules
-	// This process is in the caller's process group, and is not what signals to that mean. It was started with
-	// all of them blocked; these are the ones that the Go runtime does not leave blocked.
+	// This process is in the caller's process group, and is not what signals to that mean. It was
+	// started with all of them blocked; these are the ones that the Go runtime does not leave
+	// blocked.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGTERM, unix.SIGSTKFLT)
 	if p.canary, err = startCanary(signalMask(passedSignals())); err != nil {
 		return failed(err)
@@ -232,7 +233,8 @@ func (p *process) launch(events *os.File) (err error) {
 		}
 	}()
 
-	// The child shares this process's descriptors until it goes on, so a pipe cannot tell of its death.
+	// The child shares this process's descriptors until it goes on, so a pipe cannot tell of its
+	// death.
 	pidfd, err := unix.PidfdOpen(p.command, 0)
 	if err != nil {
 		if missing := Requirements(); missing != nil {
@@ -298,7 +300,8 @@ func (p *process) launch(events *os.File) (err error) {
 	heard := make(chan struct{})
 	go p.listen(heard)
 	<-heard
-	// Nor does the supervisor die with the front process any more: listen ends the command, and its descendants are served.
+	// Nor does the supervisor die with the front process any more: listen ends the command, and its
+	// descendants are served.
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
 		return failed(os.NewSyscallError("prctl PR_SET_PDEATHSIG", err))
 	}
@@ -329,8 +332,8 @@ func (p *process) launch(events *os.File) (err error) {
 	return nil
 }
 
-// openOrigin opens the namespace of the command, for sockets of other families and those that are brought back to it. Where that cannot be entered, upconv does
-// without: see origin.socket.
+// openOrigin opens the namespace of the command, for sockets of other families and those that are
+// brought back to it. Where that cannot be entered, upconv does without: see origin.socket.
 func (p *process) openOrigin() error {
 	s, cfg := p.supervisor, &p.order.Config
 	if !s.needs.crosses() && !s.needs.atSocket() {
@@ -367,8 +370,8 @@ func (p *process) openOrigin() error {
 	return nil
 }
 
-// await reads one byte from a pipe. It reports false where there is none: the pipe has ended, or its
-// writer, whose pidfd is given, has.
+// await reads one byte from a pipe. It reports false where there is none: the pipe has ended, or
+// its writer, whose pidfd is given, has.
 func await(pipe, pidfd int) bool {
 	fds := []unix.PollFd{{Fd: int32(pipe), Events: unix.POLLIN}, {Fd: int32(pidfd), Events: unix.POLLIN}}
 	for {
@@ -405,7 +408,8 @@ func explain(r *forkReport, plan *forkPlan) error {
 	return refusedStep(r.step, err)
 }
 
-// lacking returns an error that names what this kernel, or a filter around upconv, does not let upconv do.
+// lacking returns an error that names what this kernel, or a filter around upconv, does not let
+// upconv do.
 func (p *process) lacking() error {
 	_, err := p.supervisor.listener.AddFD(0, seccompx.AddFD{Source: 2})
 	fd, errno := p.supervisor.targets.getfd(os.Getpid(), p.controlFD)
@@ -441,8 +445,9 @@ func (p *process) wait() {
 	p.relay.end()
 	s.events.flush(5 * time.Second)
 
-	// The kernel is asked, not the workers: on a busy machine those may take their time. What it does not know within lastGasp is
-	// that descendants live on, for which the caller does not wait.
+	// The kernel is asked, not the workers: on a busy machine those may take their time. What it
+	// does not know within lastGasp is that descendants live on, for which the caller does not
+	// wait.
 	listener := []unix.PollFd{{Fd: int32(s.listener.FD())}}
 	for deadline := time.Now().Add(lastGasp); ; {
 		_, err := unix.Poll(listener, int(max(0, time.Until(deadline)).Milliseconds()))
@@ -486,8 +491,8 @@ func (p *process) detach() {
 	}
 }
 
-// reap waits for the command and returns its exit status, and the signal that ended it or 0. It tells the front process when
-// the command stops.
+// reap waits for the command and returns its exit status, and the signal that ended it or 0. It
+// tells the front process when the command stops.
 func (p *process) reap() (status, sig int) {
 	for {
 		var info siginfo
@@ -539,7 +544,8 @@ func (p *process) reap() (status, sig int) {
 	}
 }
 
-// rouse continues the front process if it has stopped, or is about to, because the command had, which is not stopped any more.
+// rouse continues the front process if it has stopped, or is about to, because the command had,
+// which is not stopped any more.
 func (p *process) rouse() {
 	p.rousing.Lock()
 	defer p.rousing.Unlock()
@@ -552,8 +558,8 @@ func (p *process) rouse() {
 	}
 }
 
-// consume takes what waitid(2) has told of a child with WNOWAIT, if it is one of options and still so. wait4(2) would take its
-// death too, should it have been continued and have died since.
+// consume takes what waitid(2) has told of a child with WNOWAIT, if it is one of options and still
+// so. wait4(2) would take its death too, should it have been continued and have died since.
 func consume(pid, options int) {
 	unix.Waitid(unix.P_PID, pid, nil, options|unix.WNOHANG, nil)
 }
@@ -577,7 +583,8 @@ const (
 
 // listen passes signals to the command. If the front process dies, so does the command.
 //
-// heard is closed when the front process has taken notice that signals are for the command, or is dead.
+// heard is closed when the front process has taken notice that signals are for the command, or is
+// dead.
 func (p *process) listen(heard chan<- struct{}) {
 	var once sync.Once
 	defer once.Do(func() { close(heard) })
@@ -663,9 +670,10 @@ func (p *process) absorb() {
 	}
 }
 
-// toTheGroup reports whether a signal that the front process got went to the whole process group, as from a
-// terminal or from kill(2) with a negative pid. The kernel sends to the youngest process of a group first,
-// so the canary has had it before the front process, and the command has had it too.
+// toTheGroup reports whether a signal that the front process got went to the whole process group,
+// as from a terminal or from kill(2) with a negative pid. The kernel sends to the youngest process
+// of a group first, so the canary has had it before the front process, and the command has had it
+// too.
 func (p *process) toTheGroup(sig unix.Signal) bool {
 	p.absorb()
 	p.mu.Lock()
@@ -697,7 +705,8 @@ func isStopped(pid int) bool {
 	return bytes.HasPrefix(rest, []byte("T"))
 }
 
-// stopMemory is how long after a stop signal to the group a SIGCONT is taken for one from before it.
+// stopMemory is how long after a stop signal to the group a SIGCONT is taken for one from before
+// it.
 const stopMemory = 100 * time.Millisecond
 
 // stopsGroup reports whether a signal is one that a terminal driver sends to stop a process group.
@@ -718,8 +727,8 @@ func sigset(mask uint64) *unix.Sigset_t {
 	return &unix.Sigset_t{Val: [16]uint64{mask}}
 }
 
-// NewLogger returns the logger of upconv's own messages, on standard error. level is debug, info, warn or error,
-// "" for warn; format is text or json, "" for text.
+// NewLogger returns the logger of upconv's own messages, on standard error. level is debug, info,
+// warn or error, "" for warn; format is text or json, "" for text.
 func NewLogger(level, format string) (*slog.Logger, error) {
 	var min slog.Level
 	switch level {
@@ -750,8 +759,8 @@ func hasCapability(capability uint) bool {
 	return data[capability/32].Effective&(1<<(capability%32)) != 0
 }
 
-// needsAncestry reports whether upconv may look only into its own descendants: Yama's ptrace_scope is 1
-// or more and there is no CAP_SYS_PTRACE.
+// needsAncestry reports whether upconv may look only into its own descendants: Yama's ptrace_scope
+// is 1 or more and there is no CAP_SYS_PTRACE.
 func needsAncestry() bool {
 	scope, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
 	return err == nil && len(scope) > 0 && scope[0] != '0' && !hasCapability(unix.CAP_SYS_PTRACE)

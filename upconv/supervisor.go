@@ -93,8 +93,9 @@ func newRuleset(policy *Policy, mappings *nat64.Mappings, all map[string]*egress
 	return rules
 }
 
-// openEgress opens every namespace that the policy names, but for those that are among known. cwd-independent: targets
-// are names, absolute paths or policy.Host, which is the namespace of the calling thread.
+// openEgress opens every namespace that the policy names, but for those that are among known.
+// cwd-independent: targets are names, absolute paths or policy.Host, which is the namespace of the
+// calling thread.
 func openEgress(p *Policy, known map[string]*egress) (all map[string]*egress, home *egress, err error) {
 	all = map[string]*egress{}
 	var opened []*egress
@@ -168,7 +169,8 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 	return failed
 }
 
-// startWorker starts the worker of an index. It says to ready whether it could get to where workers live.
+// startWorker starts the worker of an index. It says to ready whether it could get to where workers
+// live.
 func (s *Supervisor) startWorker(index int, ready chan<- error) {
 	w := s.newWorker()
 	w.index, w.extra, w.alone = index, index > 0, false
@@ -179,10 +181,10 @@ func (s *Supervisor) startWorker(index int, ready chan<- error) {
 
 // worker is one thread that answers notifications. Its buffers are reused from call to call.
 //
-// The kernel wakes every thread that waits in RECV for every notification, and all but one of them for
-// nothing: with a second one waiting, a connect takes half as long again. So only the first worker
-// always waits. The extra ones sleep, are woken when notifications arrive faster than the first takes
-// them, and go back to sleep when they find that they work alone.
+// The kernel wakes every thread that waits in RECV for every notification, and all but one of them
+// for nothing: with a second one waiting, a connect takes half as long again. So only the first
+// worker always waits. The extra ones sleep, are woken when notifications arrive faster than the
+// first takes them, and go back to sleep when they find that they work alone.
 type worker struct {
 	s            *Supervisor
 	index        int
@@ -254,9 +256,10 @@ const (
 	lonelyLimit = 64
 )
 
-// yieldAfter is how long a worker works without a word to the Go scheduler. After 10 ms that would think that it
-// hangs, take its P from it again and again, and wake up every 20 us to do so: a busy worker's calls would take a tenth longer.
-// A worker that has been atRest need not hurry: its next call may come at any moment.
+// yieldAfter is how long a worker works without a word to the Go scheduler. After 10 ms that would
+// think that it hangs, take its P from it again and again, and wake up every 20 us to do so: a busy
+// worker's calls would take a tenth longer. A worker that has been atRest need not hurry: its next
+// call may come at any moment.
 const (
 	yieldAfter = 8 * time.Millisecond
 	atRest     = time.Millisecond
@@ -264,13 +267,15 @@ const (
 
 var epoch = time.Now()
 
-// clock is the time since some moment before: half as expensive as time.Now, which also asks for the date.
+// clock is the time since some moment before: half as expensive as time.Now, which also asks for
+// the date.
 func clock() time.Duration { return time.Since(epoch) }
 
 // run answers notifications until nobody is left under the filter, or another worker has relieved
 // this one. ready, if not nil, is told whether it can.
 func (w *worker) run(ready chan<- error) {
-	// Never unlocked: the thread lives in another namespace from here on, and ends with this goroutine.
+	// Never unlocked: the thread lives in another namespace from here on, and ends with this
+	// goroutine.
 	runtime.LockOSThread()
 	defer w.end()
 	err := w.settleIn()
@@ -309,7 +314,8 @@ func (s *Supervisor) newWorker() *worker {
 	return &worker{s: s, home: s.home, alone: true, witnesses: -1, done: make([]int, 0, 2), taken: clock()}
 }
 
-// settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers live.
+// settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers
+// live.
 func (w *worker) settleIn() error {
 	if w.home != nil {
 		if err := w.home.ns.Enter(); err != nil {
@@ -402,9 +408,10 @@ func (w *worker) conclude(n *seccompx.Notification, out outcome) {
 	w.tidy()
 }
 
-// settle has this thread stay on its own processor, or run where it likes. The kernel wakes a waiting worker on the
-// processor of the target's thread, which is best when there is one. Of several it wakes all there, to compete with
-// each other and with the target; so then each has its own.
+// settle has this thread stay on its own processor, or run where it likes. The kernel wakes a
+// waiting worker on the processor of the target's thread, which is best when there is one. Of
+// several it wakes all there, to compete with each other and with the target; so then each has its
+// own.
 func (w *worker) settle(on bool) {
 	if on == w.settled || !w.mayPin {
 		return

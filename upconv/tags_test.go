@@ -2,7 +2,8 @@ package upconv
 
 import "testing"
 
-// TestHasManyTags reads /proc/cgroups where net_cls and net_prio cgroups are mounted or not, and have children or not.
+// TestHasManyTags reads /proc/cgroups where net_cls and net_prio cgroups are mounted or not, and
+// have children or not.
 func TestHasManyTags(t *testing.T) {
 	const head = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t3\t1\n"
 	for text, want := range map[string]bool{

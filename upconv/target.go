@@ -17,8 +17,8 @@ const pidfdThread = unix.O_EXCL
 // targets keeps a pidfd for threads that were seen lately: opening one costs more than all else
 // that is asked about a target. It is a cache: any entry can be dropped at any time.
 //
-// An entry whose thread has died answers ESRCH, also when its tid has been given to a new thread, so
-// a stale one is noticed at its next use; an epoll set notices the others, so that no descriptor
+// An entry whose thread has died answers ESRCH, also when its tid has been given to a new thread,
+// so a stale one is noticed at its next use; an epoll set notices the others, so that no descriptor
 // outlives its thread for long.
 type targets struct {
 	slots  [256]targetSlot // by the low bits of the tid
@@ -34,8 +34,8 @@ type targetSlot struct {
 	pid   int // the process; 0: nobody has asked
 	// byProcess is whether pidfd names the thread's process, whose descriptors may be others.
 	byProcess bool
-	// info is the thread's fdinfo file of descriptor infoFD, open where infoFD >= 0. Reading it again costs a
-	// fifth of opening it, and it tells of whatever has that number now.
+	// info is the thread's fdinfo file of descriptor infoFD, open where infoFD >= 0. Reading it
+	// again costs a fifth of opening it, and it tells of whatever has that number now.
 	info, infoFD int
 	dir, dirTID  int // the directory of the thread dirTID in /proc, which is not always tid; 0: none. See inNamespace
 }
@@ -114,8 +114,9 @@ func (s *targetSlot) dropInfo() {
 
 // getfd returns a copy of the target's descriptor fd, owned by the caller and close-on-exec, as
 // pidfd_getfd(2) makes it. The errno is EBADF where the target has no such descriptor, ESRCH where
-// the thread is gone, EPERM where upconv may not look into it (PTRACE_MODE_ATTACH_REALCREDS), errOwnTable, EMFILE where
-// upconv's own descriptors have run out although the cache has been emptied.
+// the thread is gone, EPERM where upconv may not look into it (PTRACE_MODE_ATTACH_REALCREDS),
+// errOwnTable, EMFILE where upconv's own descriptors have run out although the cache has been
+// emptied.
 func (t *targets) getfd(tid, fd int) (int, unix.Errno) {
 	got, errno := t.tryGetfd(tid, fd)
 	if t.makeRoom(errno) {
@@ -124,8 +125,8 @@ func (t *targets) getfd(tid, fd int) (int, unix.Errno) {
 	return got, errno
 }
 
-// makeRoom empties the cache if an errno says that descriptors have run out. It reports whether another
-// try makes sense.
+// makeRoom empties the cache if an errno says that descriptors have run out. It reports whether
+// another try makes sense.
 func (t *targets) makeRoom(errno unix.Errno) bool {
 	if errno != unix.EMFILE && errno != unix.ENFILE {
 		return false
@@ -159,8 +160,8 @@ func (s *targetSlot) getfd(fd int) (int, unix.Errno) {
 	return int(got), errno
 }
 
-// fill opens a thread's pidfd for a slot, which the caller has locked. What that has is another thread's, or a dead one's whose tid
-// has come round again.
+// fill opens a thread's pidfd for a slot, which the caller has locked. What that has is another
+// thread's, or a dead one's whose tid has come round again.
 func (t *targets) fill(slot *targetSlot, tid int) unix.Errno {
 	slot.drop()
 	pidfd, pid, errno := t.open(tid)
@@ -168,7 +169,8 @@ func (t *targets) fill(slot *targetSlot, tid int) unix.Errno {
 		return errno
 	}
 	slot.tid, slot.pidfd, slot.pid, slot.byProcess = tid, pidfd, pid, pid != 0
-	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is lost.
+	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is
+	// lost.
 	unix.EpollCtl(t.exits.fd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
 	return 0
 }
@@ -198,7 +200,8 @@ func (t *targets) open(tid int) (pidfd, pid int, errno unix.Errno) {
 	return int(fd), pid, errno
 }
 
-// errOwnTable says that a thread has unshared its descriptors from its process, and that those cannot be had.
+// errOwnTable says that a thread has unshared its descriptors from its process, and that those
+// cannot be had.
 const errOwnTable = unix.EOPNOTSUPP
 
 // hasOther reports whether the thread has other descriptors than its process or, where kcmp(2) is
@@ -272,14 +275,15 @@ func writeMemory(tid int, addr uint64, data []byte) unix.Errno {
 
 // closeOnExec reports whether the target's descriptor fd has FD_CLOEXEC: it belongs to the
 // descriptor and not to the file, so a copy of the descriptor does not have it and only
-// proc_pid_fdinfo(5) tells. ENOENT: there is no such descriptor. scratch is for the name and the text.
+// proc_pid_fdinfo(5) tells. ENOENT: there is no such descriptor. scratch is for the name and the
+// text.
 func (t *targets) closeOnExec(tid, fd int, scratch []byte) (bool, unix.Errno) {
 	info, errno := t.fdinfo(tid, fd, scratch)
 	return info.closesOnExec(), errno
 }
 
-// fdinfo is what proc_pid_fdinfo(5) tells of a descriptor: the flags of its file, with O_CLOEXEC if it is the
-// descriptor's, and the inode number of the file (Linux 5.14).
+// fdinfo is what proc_pid_fdinfo(5) tells of a descriptor: the flags of its file, with O_CLOEXEC if
+// it is the descriptor's, and the inode number of the file (Linux 5.14).
 type fdinfo struct {
 	flags int
 	ino   uint64
@@ -310,8 +314,8 @@ func readText(file int, to []byte) (int, unix.Errno) {
 }
 
 func (t *targets) tryFdinfo(tid, fd int, scratch []byte, read readFile) (info fdinfo, errno unix.Errno) {
-	// The slot is not locked meanwhile: if the number is an epoll set's by now, the program decides how
-	// long the kernel takes to tell of it.
+	// The slot is not locked meanwhile: if the number is an epoll set's by now, the program decides
+	// how long the kernel takes to tell of it.
 	slot := t.slot(tid)
 	file := slot.takeInfo(tid, fd)
 	if file < 0 {
@@ -324,8 +328,8 @@ func (t *targets) tryFdinfo(tid, fd int, scratch []byte, read readFile) (info fd
 	return info, errno
 }
 
-// takeInfo returns the fdinfo file of a descriptor of a thread, which is the caller's then; -1 if the
-// slot has none.
+// takeInfo returns the fdinfo file of a descriptor of a thread, which is the caller's then; -1 if
+// the slot has none.
 func (s *targetSlot) takeInfo(tid, fd int) (file int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,18 +8,21 @@ import (
 	"github.com/upconv/upconv/upconv/internal/birth"
 )
 
-// The Go runtime ends the process where it needs a thread and cannot have one (RLIMIT_NPROC, pids.max). So upconv needs few, looks
-// whether it can have them before it does anything, and keeps some idle for the time when the program has used up all others.
+// The Go runtime ends the process where it needs a thread and cannot have one (RLIMIT_NPROC,
+// pids.max). So upconv needs few, looks whether it can have them before it does anything, and keeps
+// some idle for the time when the program has used up all others.
 
 const (
-	// firstWorkers is how many workers there are at the start. More are started when they are needed.
+	// firstWorkers is how many workers there are at the start. More are started when they are
+	// needed.
 	firstWorkers = 2
 	mostWorkers  = 8
 	// frontThreads and supervisorThreads are how many idle threads the two processes keep.
 	frontThreads      = 4
 	supervisorThreads = 6
-	// tasksNeeded is how many processes and threads upconv comes to have besides those that the front process has when it looks: in
-	// that process, the supervisor, the canary and the command. TestPidsLimit holds it.
+	// tasksNeeded is how many processes and threads upconv comes to have besides those that the
+	// front process has when it looks: in that process, the supervisor, the canary and the command.
+	// TestPidsLimit holds it.
 	tasksNeeded = 24
 )
 
@@ -62,7 +65,8 @@ func (s *Supervisor) wakeWorker() {
 	}
 }
 
-// addWorker starts one more worker, with a thread and a processor of the Go scheduler of its own, if a thread can be had.
+// addWorker starts one more worker, with a thread and a processor of the Go scheduler of its own,
+// if a thread can be had.
 func (s *Supervisor) addWorker() {
 	if birth.TryTasks(2) < 2 {
 		return // and none will be asked for again

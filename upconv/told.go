@@ -7,8 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// toldAddresses are the latest addresses that programs were told as their own for sockets of another family, oldest first.
-// Who answers from the address that a datagram came to gives them back, also when the namespace has got others since.
+// toldAddresses are the latest addresses that programs were told as their own for sockets of
+// another family, oldest first. Who answers from the address that a datagram came to gives them
+// back, also when the namespace has got others since.
 type toldAddresses struct {
 	list atomic.Pointer[[]netip.Addr]
 	mu   sync.Mutex // held while the list is replaced

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestToldAddresses fills the list beyond its bound: the latest addresses stay, the oldest goes, and none is there twice.
+// TestToldAddresses fills the list beyond its bound: the latest addresses stay, the oldest goes,
+// and none is there twice.
 func TestToldAddresses(t *testing.T) {
 	var told toldAddresses
 	addr := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 97, byte(n >> 8), byte(n)}) }

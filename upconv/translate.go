@@ -9,12 +9,13 @@ import (
 	"github.com/upconv/upconv/upconv/nat64"
 )
 
-// dummyAddr is what stands for an IPv6 address that no IPv4 address stands for: RFC 7600 section 4.8, of IPv4 packets whose
-// source has none.
+// dummyAddr is what stands for an IPv6 address that no IPv4 address stands for: RFC 7600 section
+// 4.8, of IPv4 packets whose source has none.
 var dummyAddr = netip.AddrFrom4([4]byte{192, 0, 0, 8})
 
-// original returns what a program is told of a peer of its socket, whose passport is p: the IPv4 address that addr, an
-// IPv6 one, has been translated from, or IPv4-mapped. The port stays. Where there is none it is 192.0.0.8.
+// original returns what a program is told of a peer of its socket, whose passport is p: the IPv4
+// address that addr, an IPv6 one, has been translated from, or IPv4-mapped. The port stays. Where
+// there is none it is 192.0.0.8.
 func (s *Supervisor) original(addr netip.AddrPort, p *passport) netip.AddrPort {
 	v4, ok := s.originalAddr(addr.Addr(), p)
 	if !ok {
@@ -23,7 +24,8 @@ func (s *Supervisor) original(addr netip.AddrPort, p *passport) netip.AddrPort {
 	return netip.AddrPortFrom(v4, addr.Port())
 }
 
-// originalAddr is original without a port; ok is false where addr is not the translation of anything.
+// originalAddr is original without a port; ok is false where addr is not the translation of
+// anything.
 func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, ok bool) {
 	addr = addr.WithZone("")
 	if v4 = addr.Unmap(); v4.Is4() {
@@ -68,11 +70,13 @@ func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, 
 type backward struct {
 	of       *ruleset
 	prefixes []nat64.Prefix // the longest first
-	// fixed are the addresses of inet6 routes, each with the one IPv4 address that it is for; the zero Addr if there are several.
+	// fixed are the addresses of inet6 routes, each with the one IPv4 address that it is for; the
+	// zero Addr if there are several.
 	fixed map[netip.Addr]netip.Addr
 }
 
-// backward returns that of the policy in force and, behind it, of those before: there are sockets from then.
+// backward returns that of the policy in force and, behind it, of those before: there are sockets
+// from then.
 func (s *Supervisor) backward(rules *ruleset) *backward {
 	before := s.back.Load()
 	if before != nil && before.of == rules {

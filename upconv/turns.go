@@ -5,10 +5,10 @@ import (
 	"sync/atomic"
 )
 
-// turns bound how many goroutines that are not workers do anything at a time that a program can hold
-// up: each has a thread then. There are some turns for everybody, for which nobody need find out
-// which process it is. When these are taken, each process has a few of its own, and what else is to be
-// done for it waits. Turns end with the process, as what it holds up does.
+// turns bound how many goroutines that are not workers do anything at a time that a program can
+// hold up: each has a thread then. There are some turns for everybody, for which nobody need find
+// out which process it is. When these are taken, each process has a few of its own, and what else
+// is to be done for it waits. Turns end with the process, as what it holds up does.
 type turns struct {
 	shared atomic.Int32 // how many of those for everybody are taken
 	mu     sync.Mutex

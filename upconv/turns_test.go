@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestTurns has one process hold up all turns that it can have. Others have theirs, and nothing of it is lost.
+// TestTurns has one process hold up all turns that it can have. Others have theirs, and nothing of
+// it is lost.
 func TestTurns(t *testing.T) {
 	var all turns
 	const greedy, other, work = 1, 2, 100

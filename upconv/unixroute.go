@@ -31,8 +31,8 @@ func (p *unixPath) set(name string) {
 	}
 }
 
-// open finds the socket of a route, for the thread tid and by its rights: who may write a directory of the path could lead
-// upconv anywhere. What it opens, close closes.
+// open finds the socket of a route, for the thread tid and by its rights: who may write a directory
+// of the path could lead upconv anywhere. What it opens, close closes.
 func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno) {
 	p.set(route.Target)
 	if p.as, errno = s.credentialsOf(tid); errno != 0 {
@@ -76,8 +76,8 @@ func (p *unixPath) close() {
 	}
 }
 
-// connectUnix connects the socket fd, which is not installed yet: where that fails, the target keeps the one it has. done is
-// true where the call has its outcome.
+// connectUnix connects the socket fd, which is not installed yet: where that fails, the target
+// keeps the one it has. done is true where the call has its outcome.
 func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socket) (out outcome, done bool) {
 	errno := x.path.open(w.s, x.route, c.tid)
 	if errno == 0 {
@@ -92,8 +92,8 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 	}
 	x.path.close()
 	if errno == unix.EAGAIN {
-		// A TCP server with a full backlog that does not just let clients wait (tcp_abort_on_overflow) refuses. EINPROGRESS
-		// would promise what nobody works on.
+		// A TCP server with a full backlog that does not just let clients wait
+		// (tcp_abort_on_overflow) refuses. EINPROGRESS would promise what nobody works on.
 		e.add("the backlog of " + x.route.Target + " is full")
 		errno = unix.ECONNREFUSED
 	}
@@ -169,16 +169,18 @@ func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno 
 	}
 }
 
-// unixSpares are Unix sockets that a worker keeps ready. To give one its passport takes longer than to make it, since the kernel
-// compiles the filter. So where a program connects to one destination again and again they have that already. The passport on
-// the socket is what counts: what is here can be dropped at any time.
+// unixSpares are Unix sockets that a worker keeps ready. To give one its passport takes longer than
+// to make it, since the kernel compiles the filter. So where a program connects to one destination
+// again and again they have that already. The passport on the socket is what counts: what is here
+// can be dropped at any time.
 type unixSpares struct {
 	fds   []int
 	ports []uint16 // passport.localPort of each; 0 for one that has no passport, or another one
 	pass  passport // of those that have one, but for that
 }
 
-// take returns one of them, which the caller owns. If it has the passport p already, but for the port, then port is that.
+// take returns one of them, which the caller owns. If it has the passport p already, but for the
+// port, then port is that.
 func (s *unixSpares) take(p *passport) (fd int, port uint16, ok bool) {
 	last := len(s.fds) - 1
 	if last < 0 {
@@ -191,13 +193,14 @@ func (s *unixSpares) take(p *passport) (fd int, port uint16, ok bool) {
 	return fd, port, true
 }
 
-// resembles reports whether two passports of sockets that nothing has been done to are the same but for that port.
+// resembles reports whether two passports of sockets that nothing has been done to are the same but
+// for that port.
 func (p *passport) resembles(other *passport) bool {
 	return p.family == other.family && p.proto == other.proto && p.peer == other.peer && p.local == other.local
 }
 
-// refill makes new ones where there are none, after a socket was given the passport pass. They get it too if the one before had the
-// same.
+// refill makes new ones where there are none, after a socket was given the passport pass. They get
+// it too if the one before had the same.
 func (s *unixSpares) refill(w *worker, pass *passport) {
 	again := s.pass.resembles(pass)
 	if !again {
@@ -287,7 +290,8 @@ func (row *sockopt) notOnUnix() bool {
 	return row.level == unix.SOL_SOCKET && (row.name == unix.SO_PASSCRED || row.name == unix.SO_PASSSEC)
 }
 
-// connected gives a Unix socket, which is connected and the target's, its status flags, and says what the target is to see.
+// connected gives a Unix socket, which is connected and the target's, its status flags, and says
+// what the target is to see.
 func (w *worker) connected(c *call, e *event, fd int, sock *socket) outcome {
 	e.local = fd
 	out := answer(0)

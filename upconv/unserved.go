@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unserved notes a target that upconv may not look into: its call goes on natively. what is what upconv could not do.
+// unserved notes a target that upconv may not look into: its call goes on natively. what is what
+// upconv could not do.
 func (w *worker) unserved(e *event, what string, errno unix.Errno) {
 	why, cure := whyUnserved(e.c.tid)
 	if errno == errOwnTable {
@@ -29,7 +30,8 @@ const (
 	cureElse   = "give upconv CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
 )
 
-// whyUnserved returns why upconv may not look into a thread, and what helps: ptrace(2), "Ptrace access mode checking".
+// whyUnserved returns why upconv may not look into a thread, and what helps: ptrace(2), "Ptrace
+// access mode checking".
 func whyUnserved(tid int) (why, cure string) {
 	path := "/proc/" + strconv.Itoa(tid) + "/status"
 	status, err := os.ReadFile(path)
@@ -41,8 +43,9 @@ func whyUnserved(tid int) (why, cure string) {
 	return whyForbidden(uids, gids, os.Getuid(), os.Getgid(), int(stat.Uid))
 }
 
-// whyForbidden is whyUnserved for a process with the given user and group IDs (real, effective, saved) when upconv has uid and gid. owner
-// is that of the process's files in /proc: root's, where the process may not be dumped (proc(5)).
+// whyForbidden is whyUnserved for a process with the given user and group IDs (real, effective,
+// saved) when upconv has uid and gid. owner is that of the process's files in /proc: root's, where
+// the process may not be dumped (proc(5)).
 func whyForbidden(uids, gids []int, uid, gid, owner int) (why, cure string) {
 	other := func(ids []int, own int) bool {
 		return slices.ContainsFunc(ids, func(id int) bool { return id != own })

@@ -12,8 +12,8 @@ import (
 
 var update = flag.Bool("update", false, "write what is printed into testdata/*.golden")
 
-// A golden file has command lines, each behind "$ ", with what they print and, if it is not 0, their exit status.
-// Words are separated by one space; two make an empty word.
+// A golden file has command lines, each behind "$ ", with what they print and, if it is not 0,
+// their exit status. Words are separated by one space; two make an empty word.
 func testGolden(t *testing.T, file string) {
 	want, err := os.ReadFile(file)
 	if err != nil {
@@ -64,5 +64,6 @@ func TestExplain(t *testing.T) {
 	testGolden(t, "testdata/explain.golden")
 }
 
-// What run refuses. Nothing in the file may get as far as upconv.Run, which would take the test's process over.
+// What run refuses. Nothing in the file may get as far as upconv.Run, which would take the test's
+// process over.
 func TestRunErrors(t *testing.T) { testGolden(t, "testdata/run.golden") }

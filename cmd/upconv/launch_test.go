@@ -22,9 +22,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestLaunchAsBuilt has the test binary itself run a command, and so with the race detector where the tests have it: what is
-// between clone(2) and execve(2), and the canary, must not need the runtime however they were compiled. The connect(2) is
-// refused, and the signal is passed on, which asks the canary.
+// TestLaunchAsBuilt has the test binary itself run a command, and so with the race detector where
+// the tests have it: what is between clone(2) and execve(2), and the canary, must not need the
+// runtime however they were compiled. The connect(2) is refused, and the signal is passed on, which
+// asks the canary.
 func TestLaunchAsBuilt(t *testing.T) {
 	if err := upconv.Requirements(); err != nil {
 		t.Skipf("needs what upconv needs: %v", err)

@@ -44,8 +44,8 @@ func routed(cmd *cobra.Command) bool {
 	return flags.Changed("via") || flags.Changed("rule") || flags.Changed("config")
 }
 
-// readRoutes puts what the flags say into cfg, and what the policy file says and no flag does. A via without its flag is one
-// that another flag stands for.
+// readRoutes puts what the flags say into cfg, and what the policy file says and no flag does. A
+// via without its flag is one that another flag stands for.
 func readRoutes(cmd *cobra.Command, cfg *upconv.Config, rules []string, via, file string) error {
 	for _, text := range rules {
 		rule, err := policy.ParseRule(text)
@@ -67,7 +67,8 @@ func readRoutes(cmd *cobra.Command, cfg *upconv.Config, rules []string, via, fil
 	if file == "" {
 		return errors.New("--config: no file given")
 	}
-	// What a long file is parsed into is many small things, all of them in use until the end: there is little garbage to collect.
+	// What a long file is parsed into is many small things, all of them in use until the end: there
+	// is little garbage to collect.
 	before := debug.SetGCPercent(400)
 	policy, err := policy.ReadFile(file)
 	debug.SetGCPercent(before)

@@ -24,10 +24,12 @@ type repetition struct {
 	nativeOutput   string
 }
 
-// different is the verdict: whether upconv, and not the test's own unsteadiness, made the difference.
+// different is the verdict: whether upconv, and not the test's own unsteadiness, made the
+// difference.
 //
-// A test that natively has several results may have any of them. One that differed the first time, when
-// much was going on, and then never again is unsteady as well, only more seldom than repeating has shown.
+// A test that natively has several results may have any of them. One that differed the first time,
+// when much was going on, and then never again is unsteady as well, only more seldom than repeating
+// has shown.
 func (r *repetition) different() bool {
 	if len(r.upconv) < 2 {
 		return true // it could not be repeated

@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// goSuite is the tests of a Go package: of the standard library, or of a module that this one needs.
+// goSuite is the tests of a Go package: of the standard library, or of a module that this one
+// needs.
 type goSuite struct {
 	title, pkg, binary string
 	dir                string         // the package's, found by prepare
@@ -77,8 +78,9 @@ func (g *goSuite) parse(_, log string) ([]record, error) {
 	return parseTest2JSON(out)
 }
 
-// parseTest2JSON reads what go tool test2json writes. Tests that were begun and not ended were running when
-// the program died, except for those that waited for their turn: they may yet have one.
+// parseTest2JSON reads what go tool test2json writes. Tests that were begun and not ended were
+// running when the program died, except for those that waited for their turn: they may yet have
+// one.
 func parseTest2JSON(text []byte) ([]record, error) {
 	var order []string
 	tests := map[string]*record{}

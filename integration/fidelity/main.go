@@ -1,16 +1,17 @@
-// Fidelity runs test suites written by others natively and under upconv, and compares them test by test.
+// Fidelity runs test suites written by others natively and under upconv, and compares them test by
+// test.
 //
-// The policy is the identity: every IPv4 destination, loopback too, is swapped for a socket of the very
-// namespace that the suite runs in. So whatever a suite does to its sockets must come out as it does
-// natively, and where it does not, the suite has found something that a swap gets wrong.
+// The policy is the identity: every IPv4 destination, loopback too, is swapped for a socket of the
+// very namespace that the suite runs in. So whatever a suite does to its sockets must come out as
+// it does natively, and where it does not, the suite has found something that a swap gets wrong.
 //
 // Usage (as root, since it makes network namespaces):
 //
 //	go run ./integration/fidelity [-upconv FILE] [-run REGEXP] [-j N] [-keep DIR] [-list]
 //
-// It prints a table, and each test whose result differs with what that test printed. The exit status is 0 if
-// all results are the same and every suite had connections swapped, and datagrams where it sends any, 1 if not,
-// 2 if it could not find out.
+// It prints a table, and each test whose result differs with what that test printed. The exit
+// status is 0 if all results are the same and every suite had connections swapped, and datagrams
+// where it sends any, 1 if not, 2 if it could not find out.
 package main
 
 import (
@@ -66,7 +67,8 @@ func compareAll() (ok bool, err error) {
 		}
 		defer os.RemoveAll(scratch)
 	}
-	// Suites change their working directory, and ordinary users that they become look for files in it.
+	// Suites change their working directory, and ordinary users that they become look for files in
+	// it.
 	if scratch, err = filepath.Abs(scratch); err != nil {
 		return false, err
 	}
@@ -103,7 +105,8 @@ func compareAll() (ok bool, err error) {
 		return false, err
 	}
 
-	// All of them, before the first is run: it is no use to learn after five minutes what is to be installed.
+	// All of them, before the first is run: it is no use to learn after five minutes what is to be
+	// installed.
 	var wanting []error
 	for _, s := range chosen {
 		if err := s.prepare(); err != nil {

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A place is a network namespace with loopback, 127.0.0.1 and ::1, and an interface into a void for multicast, and a thread that
-// is in it. Nothing can leave it. It has no name and goes away with its last user.
+// A place is a network namespace with loopback, 127.0.0.1 and ::1, and an interface into a void for
+// multicast, and a thread that is in it. Nothing can leave it. It has no name and goes away with
+// its last user.
 type place struct {
 	fd   int
 	jobs chan func()
@@ -95,9 +96,9 @@ func (p *place) close() {
 // path names the namespace for a rule of upconv.
 func (p *place) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.fd) }
 
-// run runs a program in the place with both outputs in the file log. What it leaves behind in its process
-// group is killed. The error says that it could not be run or took longer than limit; the exit status
-// of a test suite says no more than its results.
+// run runs a program in the place with both outputs in the file log. What it leaves behind in its
+// process group is killed. The error says that it could not be run or took longer than limit; the
+// exit status of a test suite says no more than its results.
 func (p *place) run(args []string, dir string, env []string, log string, limit time.Duration) error {
 	out, err := os.Create(log)
 	if err != nil {

@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An event says where a datagram went. That it went there from another socket than the program's own follows from the
-// policy only, as the egress is the origin here. So that is tried: this program runs itself under upconv, and the kernel's
-// names of its sockets (SO_COOKIE) must change when they are used, once.
+// An event says where a datagram went. That it went there from another socket than the program's
+// own follows from the policy only, as the egress is the origin here. So that is tried: this
+// program runs itself under upconv, and the kernel's names of its sockets (SO_COOKIE) must change
+// when they are used, once.
 
 // probing, in the environment, makes this program the one that tries.
 const probing = "UPCONV_FIDELITY_PROBE"
@@ -100,7 +101,8 @@ func probe() (string, error) {
 	return probed, nil
 }
 
-// bound returns a datagram socket with a port of 127.0.0.1, and waits at most two seconds for what it receives.
+// bound returns a datagram socket with a port of 127.0.0.1, and waits at most two seconds for what
+// it receives.
 func bound() (fd int, name unix.Sockaddr, err error) {
 	if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return -1, nil, err

@@ -14,17 +14,19 @@ type suite interface {
 	name() string
 	needs() string  // what must be installed
 	prepare() error // compiles what must be compiled
-	// command returns a program that runs the tests named in only, or all where that is nil, or prints their
-	// names and runs none where mode is listing. Results go to the file out, or to the program's outputs.
+	// command returns a program that runs the tests named in only, or all where that is nil, or
+	// prints their names and runs none where mode is listing. Results go to the file out, or to the
+	// program's outputs.
 	command(mode mode, only []string, out string) (args []string, dir string, env []string)
 	// list reads the names of all tests that can be asked for from what the listing printed.
 	list(log string) ([]string, error)
-	// parse reads results from out and log, the program's outputs. It takes what is there: the program may
-	// have died in the middle.
+	// parse reads results from out and log, the program's outputs. It takes what is there: the
+	// program may have died in the middle.
 	parse(out, log string) ([]record, error)
 	// unit names the member of list that the test is or is part of.
 	unit(test string) string
-	// datagrams says whether the suite sends datagrams over IPv4, and so must have had such sockets swapped.
+	// datagrams says whether the suite sends datagrams over IPv4, and so must have had such sockets
+	// swapped.
 	datagrams() bool
 }
 
@@ -79,8 +81,8 @@ func (r *run) add(recs []record) {
 	}
 }
 
-// What a run may cost at most. A start of a suite needs far less than suiteLimit, and suites that crash more than
-// maxDeaths times are not worth the time: what has not run by then is absent.
+// What a run may cost at most. A start of a suite needs far less than suiteLimit, and suites that
+// crash more than maxDeaths times are not worth the time: what has not run by then is absent.
 const (
 	suiteLimit = 240 * time.Second
 	maxDeaths  = 5
@@ -113,8 +115,8 @@ func (l *lab) units(s suite, where *place) ([]string, error) {
 	return names, err
 }
 
-// do runs the units of a suite in where, natively or under upconv. A crash ends only the test that crashed: the
-// suite is started again with those that remain.
+// do runs the units of a suite in where, natively or under upconv. A crash ends only the test that
+// crashed: the suite is started again with those that remain.
 func (l *lab) do(s suite, where *place, under bool, tag string, units []string) (*run, error) {
 	r := &run{records: map[string]*record{}}
 	base := filepath.Join(l.scratch, file(s.name())+"."+tag)

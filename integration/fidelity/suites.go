@@ -11,7 +11,8 @@ func suites(scratch string) []suite {
 	for _, pkg := range []string{"net", "net/http", "crypto/tls", "net/http/httputil", "net/rpc", "net/smtp"} {
 		all = append(all, &goSuite{pkg: pkg, binary: filepath.Join(scratch, file(pkg)+".test"), udp: pkg == "net"})
 	}
-	// With -test.short, as above, net leaves out whatever listens on a wildcard address, and multicast.
+	// With -test.short, as above, net leaves out whatever listens on a wildcard address, and
+	// multicast.
 	all = append(all, &goSuite{
 		title: "go net datagrams", pkg: "net", binary: filepath.Join(scratch, "net-datagrams.test"), udp: true, long: true,
 		only: regexp.MustCompile(`^Test.*(UDP|IPConn|Unixgram|Packet|Multicast|(To|From)Timeout|DNS|ResolverDial)`),
@@ -44,8 +45,9 @@ func suites(scratch string) []suite {
 		"test.test_httplib", "test.test_urllib2_localnet", "test.test_ftplib", "test.test_smtplib", "test.test_telnetlib",
 		"test.test_poplib", "test.test_imaplib", "test.test_nntplib")
 	python("python servers", cpython, []string{
-		// Its children answer with copies of one socket. Where one is swapped it takes the port's datagrams until it ends:
-		// another process keeps the old socket (docs/fidelity.md), and here both are in one namespace.
+		// Its children answer with copies of one socket. Where one is swapped it takes the port's
+		// datagrams until it ends: another process keeps the old socket (docs/fidelity.md), and
+		// here both are in one namespace.
 		".test_ForkingUDPServer",
 	},
 		"test.test_socketserver", "test.test_httpservers", "test.test_docxmlrpc", "test.test_xmlrpc", "test.test_logging").udp = true

@@ -17,8 +17,9 @@ type loss struct {
 // sometimes begins the reason for what need not fail.
 const sometimes = "sometimes "
 
-// readLosses reads those lines of a file that are about a refusal. A line is three fields, with tabs between them: a regular expression
-// for refusals, one for tests, and the reason. Empty lines and those that begin with # are comments.
+// readLosses reads those lines of a file that are about a refusal. A line is three fields, with
+// tabs between them: a regular expression for refusals, one for tests, and the reason. Empty lines
+// and those that begin with # are comments.
 func readLosses(file, refusal string) (losses []*loss, err error) {
 	if file == "" {
 		return nil, nil

@@ -1,8 +1,10 @@
-// Tally runs go test, prints what it prints without -v, and ends with how many tests there were, and how many were
-// skipped for which reason. Its arguments are those of go test; "--" begins another run.
+// Tally runs go test, prints what it prints without -v, and ends with how many tests there were,
+// and how many were skipped for which reason. Its arguments are those of go test; "--" begins
+// another run.
 //
-// $UPCONV_TEST_SKIPS names a file of regular expressions, one a line: a test that is skipped for a reason that none of
-// them matches is a failure. $UPCONV_TEST_LOSSES names a file of what cannot hold where $UPCONV_REFUSE is refused: losses.go.
+// $UPCONV_TEST_SKIPS names a file of regular expressions, one a line: a test that is skipped for a
+// reason that none of them matches is a failure. $UPCONV_TEST_LOSSES names a file of what cannot
+// hold where $UPCONV_REFUSE is refused: losses.go.
 package main
 
 import (
@@ -214,7 +216,8 @@ func skipReason(output []string) string {
 	return "no reason given"
 }
 
-// summary prints how many tests there were, and the reasons for what was skipped, the most frequent first.
+// summary prints how many tests there were, and the reasons for what was skipped, the most frequent
+// first.
 func (t *tally) summary(to io.Writer) {
 	fmt.Fprintf(to, "\n%d tests passed, %d failed, %d skipped\n", t.results["pass"], t.results["fail"], t.results["skip"])
 	for _, reason := range t.reasons() {
@@ -253,7 +256,8 @@ func (t *tally) unexpected(allowed []*regexp.Regexp) (lines []string) {
 	return lines
 }
 
-// readAllowed reads the expressions of a file. Empty lines and those that begin with # are comments.
+// readAllowed reads the expressions of a file. Empty lines and those that begin with # are
+// comments.
 func readAllowed(file string) (allowed []*regexp.Regexp, err error) {
 	if file == "" {
 		return nil, nil

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// record is what go test -json prints of a package with tests of every kind, one that dies, and one that does not compile.
+// record is what go test -json prints of a package with tests of every kind, one that dies, and one
+// that does not compile.
 const record = `go: downloading something
 {"Action":"start","Package":"p"}
 {"Action":"run","Package":"p","Test":"TestGood"}
@@ -85,7 +86,8 @@ func TestUnexpected(t *testing.T) {
 	}
 }
 
-// TestLosses has one loss that explains a failure, one that does not concern this refusal, and one whose test passes.
+// TestLosses has one loss that explains a failure, one that does not concern this refusal, and one
+// whose test passes.
 func TestLosses(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "losses")
 	const text = "# what cannot hold\n\nkcmp\tTestParent/t.*\tplaces are lost\nbpf\tTestDies\tnever\nkcmp.*\tTestGood\tno longer so\nkcmp\tTestGood\tsometimes lost\n"

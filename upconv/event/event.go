@@ -23,20 +23,22 @@ type Event struct {
 	Dst    string    `json:"dst"`    // address:port that the program asked for
 	Rule   string    `json:"rule"`   // "1" for the first rule, "local" or "default"
 	Route  string    `json:"route"`  // as policy.ParseRoute reads it
-	// Local is address:port of the new socket; empty where none was made or connecting it failed at once.
+	// Local is address:port of the new socket; empty where none was made or connecting it failed at
+	// once.
 	Local string `json:"local"`
 	// Result is "ok" where the connection is made or under way, else the name of the errno that the
 	// program was given. Of one that was under way upconv does not learn the end: it is the kernel
 	// that waits.
 	Result   string `json:"result"`
 	Duration int64  `json:"duration_us"` // from taking the call up to having the answer, in microseconds
-	// Note says what a program could find to be different from a socket that was not swapped; mostly left out.
+	// Note says what a program could find to be different from a socket that was not swapped;
+	// mostly left out.
 	Note string `json:"note,omitempty"`
 }
 
-// A Recorder writes events from a goroutine of its own, so that a reader who is slow holds up the record
-// and not the programs. Should the queue run full, events are dropped, counted, and the count is
-// written when there is room.
+// A Recorder writes events from a goroutine of its own, so that a reader who is slow holds up the
+// record and not the programs. Should the queue run full, events are dropped, counted, and the
+// count is written when there is room.
 type Recorder struct {
 	queue   chan Event
 	dropped atomic.Uint64
@@ -48,8 +50,8 @@ type Recorder struct {
 // queueLength is how many events may wait for the writer.
 const queueLength = 4096
 
-// NewRecorder returns a recorder that writes to out, one JSON object a line, for ever. failed is called once, should writing
-// fail.
+// NewRecorder returns a recorder that writes to out, one JSON object a line, for ever. failed is
+// called once, should writing fail.
 func NewRecorder(out io.Writer, failed func(error)) *Recorder {
 	r := &Recorder{queue: make(chan Event, queueLength), flushes: make(chan chan struct{}), failed: failed}
 	go r.write(out)

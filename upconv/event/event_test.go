@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A reader that does not read holds up neither who records nor, for long, a flush; what is lost is counted.
+// A reader that does not read holds up neither who records nor, for long, a flush; what is lost is
+// counted.
 func TestSlowReader(t *testing.T) {
 	reader, writer := io.Pipe()
 	r := NewRecorder(writer, func(err error) { t.Error(err) })

@@ -1,4 +1,5 @@
-// Package explain says what becomes of a destination under a policy, in words, without anything being run.
+// Package explain says what becomes of a destination under a policy, in words, without anything
+// being run.
 package explain
 
 import (
@@ -73,8 +74,8 @@ func (d Destination) String() string {
 	return fmt.Sprintf("%s:%d-%d/%s", d.Addr, d.Low, d.High, d.Proto)
 }
 
-// ParseDestination reads ADDR[:PORT][/tcp] or ADDR[:PORT]/udp; without a port it is all of them. ADDR is an IPv4
-// address, plain or as ::ffff:a.b.c.d. The error is a *policy.SyntaxError.
+// ParseDestination reads ADDR[:PORT][/tcp] or ADDR[:PORT]/udp; without a port it is all of them.
+// ADDR is an IPv4 address, plain or as ::ffff:a.b.c.d. The error is a *policy.SyntaxError.
 func ParseDestination(s string) (Destination, error) {
 	d := Destination{High: 65535, Proto: policy.TCP}
 	fail := func(start, end int, format string, args ...any) (Destination, error) {
@@ -146,7 +147,8 @@ func (x *Explainer) Explain(d Destination) []Explanation {
 	return list
 }
 
-// portCuts returns the ports of d at which something may change in a policy, the first one included.
+// portCuts returns the ports of d at which something may change in a policy, the first one
+// included.
 func portCuts(p *policy.Policy, d Destination) []uint16 {
 	cuts := []uint16{d.Low}
 	for i := range p.Rules() {

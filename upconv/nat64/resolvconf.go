@@ -25,7 +25,8 @@ const (
 	defaultAttempts = 2
 )
 
-// parseResolvConf reads the text of resolv.conf(5). As in the C library, what cannot be understood is passed over.
+// parseResolvConf reads the text of resolv.conf(5). As in the C library, what cannot be understood
+// is passed over.
 func parseResolvConf(text string) resolvConf {
 	conf := resolvConf{timeout: defaultTimeout, attempts: defaultAttempts}
 	for line := range strings.Lines(text) {

@@ -1,5 +1,6 @@
-// Package nat64 says which IPv6 addresses stand for IPv4 ones: by a prefix (RFC 6052), which the network's resolvers may
-// tell of (RFC 7050), or by explicit mappings (RFC 7757). But for Discover, which asks the resolvers, it is pure.
+// Package nat64 says which IPv6 addresses stand for IPv4 ones: by a prefix (RFC 6052), which the
+// network's resolvers may tell of (RFC 7050), or by explicit mappings (RFC 7757). But for Discover,
+// which asks the resolvers, it is pure.
 package nat64
 
 import (
@@ -8,8 +9,8 @@ import (
 	"net/netip"
 )
 
-// Prefix is an IPv6 prefix that IPv4 addresses are embedded in, RFC 6052 section 2. It is comparable
-// and immutable. The zero value is no prefix: IsValid tells.
+// Prefix is an IPv6 prefix that IPv4 addresses are embedded in, RFC 6052 section 2. It is
+// comparable and immutable. The zero value is no prefix: IsValid tells.
 type Prefix struct {
 	addr netip.Addr
 	bits uint8
@@ -18,7 +19,8 @@ type Prefix struct {
 // WellKnownPrefix is 64:ff9b::/96, RFC 6052 section 2.1, which takes global IPv4 addresses only.
 var WellKnownPrefix = Prefix{netip.MustParseAddr("64:ff9b::"), 96}
 
-// uOctet is the octet of an IPv6 address that no part of an IPv4 address is put in: RFC 6052 section 2.2.
+// uOctet is the octet of an IPv6 address that no part of an IPv4 address is put in: RFC 6052
+// section 2.2.
 const uOctet = 8
 
 // PrefixError says why an IPv6 prefix cannot be one of RFC 6052.
@@ -31,8 +33,8 @@ type PrefixError struct {
 
 func (e *PrefixError) Error() string { return fmt.Sprintf("NAT64 prefix %s: %s", e.Prefix, e.Msg) }
 
-// NotGlobalError is what WellKnownPrefix answers for an IPv4 address that is not global, and that it
-// therefore must not represent: RFC 6052 section 3.1.
+// NotGlobalError is what WellKnownPrefix answers for an IPv4 address that is not global, and that
+// it therefore must not represent: RFC 6052 section 3.1.
 type NotGlobalError struct {
 	Addr   netip.Addr
 	Block  netip.Prefix // of the special-purpose registry, RFC 6890
@@ -49,9 +51,9 @@ var (
 	ErrNotEmbedded = errors.New("no IPv4 address is embedded in it under this prefix")
 )
 
-// NewPrefix returns the prefix. It must have one of the lengths 32, 40, 48, 56, 64 and 96, no
-// bits beyond its length, zero bits 64 to 71 (RFC 6052 section 2.2) and be one that unicast packets can be sent to.
-// The error is a *PrefixError.
+// NewPrefix returns the prefix. It must have one of the lengths 32, 40, 48, 56, 64 and 96, no bits
+// beyond its length, zero bits 64 to 71 (RFC 6052 section 2.2) and be one that unicast packets can
+// be sent to. The error is a *PrefixError.
 func NewPrefix(p netip.Prefix) (Prefix, error) {
 	fail := func(length bool, format string, args ...any) (Prefix, error) {
 		return Prefix{}, &PrefixError{p, length, fmt.Sprintf(format, args...)}
@@ -124,8 +126,9 @@ func (p Prefix) put(addr netip.Addr) netip.Addr {
 }
 
 // Extract returns the IPv4 address that an IPv6 address stands for. The suffix is reserved and not
-// looked at (RFC 6052 section 2.2). The error is ErrNotEmbedded if the address is not under the prefix or octet u
-// is not zero or, under WellKnownPrefix, a *NotGlobalError. Extract does not allocate unless it fails.
+// looked at (RFC 6052 section 2.2). The error is ErrNotEmbedded if the address is not under the
+// prefix or octet u is not zero or, under WellKnownPrefix, a *NotGlobalError. Extract does not
+// allocate unless it fails.
 func (p Prefix) Extract(addr netip.Addr) (netip.Addr, error) {
 	if !p.IsValid() || addr.Zone() != "" || !p.Netip().Contains(addr) {
 		return netip.Addr{}, ErrNotEmbedded
@@ -143,7 +146,8 @@ func (p Prefix) Extract(addr netip.Addr) (netip.Addr, error) {
 	return v4, nil
 }
 
-// ExtractAny is Extract that takes addresses under WellKnownPrefix which are not global for what they say, too.
+// ExtractAny is Extract that takes addresses under WellKnownPrefix which are not global for what
+// they say, too.
 func (p Prefix) ExtractAny(addr netip.Addr) (netip.Addr, error) {
 	v4, err := p.Extract(addr)
 	if notGlobal, ok := err.(*NotGlobalError); ok {

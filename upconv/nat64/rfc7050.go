@@ -28,7 +28,8 @@ var (
 	errServerFailure = errors.New("the resolver failed")
 )
 
-// DialFunc connects to address (ADDR:PORT, the address with its scope) over network, "udp" or "tcp".
+// DialFunc connects to address (ADDR:PORT, the address with its scope) over network, "udp" or
+// "tcp".
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
 // wellKnown4 are the addresses of ipv4only.arpa: RFC 7050 section 2.2.
@@ -39,13 +40,15 @@ var (
 	ipv4onlyQuestion = dnsmessage.Question{Name: ipv4only, Type: dnsmessage.TypeAAAA, Class: dnsmessage.ClassINET}
 )
 
-// Discover finds the prefixes of the NAT64s of a network by RFC 7050: it asks the resolvers of a text of the form
-// of resolv.conf(5) for the IPv6 addresses of ipv4only.arpa, over sockets that dial makes. The prefixes are
-// valid for NewPrefix, each there once, in an order that does not depend on that of the answer:
-// the well-known one, which cannot be used for every address, last. They may be used for ttl.
+// Discover finds the prefixes of the NAT64s of a network by RFC 7050: it asks the resolvers of a
+// text of the form of resolv.conf(5) for the IPv6 addresses of ipv4only.arpa, over sockets that
+// dial makes. The prefixes are valid for NewPrefix, each there once, in an order that does not
+// depend on that of the answer: the well-known one, which cannot be used for every address, last.
+// They may be used for ttl.
 //
-// The error is ErrNoResolver, ErrNoAnswer, ErrNoNAT64 or ErrMalformedDNS, wrapped; or the context's. With
-// ErrNoNAT64 ttl is how long that is so, where the resolver has said so, and otherwise 0.
+// The error is ErrNoResolver, ErrNoAnswer, ErrNoNAT64 or ErrMalformedDNS, wrapped; or the
+// context's. With ErrNoNAT64 ttl is how long that is so, where the resolver has said so, and
+// otherwise 0.
 func Discover(ctx context.Context, dial DialFunc, resolvConf string) (prefixes []netip.Prefix, ttl time.Duration, err error) {
 	conf := parseResolvConf(resolvConf)
 	if len(conf.servers) == 0 {
@@ -111,8 +114,8 @@ func (a *answer64) prefixes() ([]netip.Prefix, time.Duration, error) {
 	return found, time.Duration(ttl) * time.Second, nil
 }
 
-// findPrefixes finds the prefixes in the AAAA records of ipv4only.arpa and the least TTL of the records that
-// have one: RFC 7050 section 3.
+// findPrefixes finds the prefixes in the AAAA records of ipv4only.arpa and the least TTL of the
+// records that have one: RFC 7050 section 3.
 func findPrefixes(records []addressRecord) (prefixes []netip.Prefix, ttl uint32) {
 	for _, r := range records {
 		p, ok := findPrefix(r.addr)
@@ -140,9 +143,10 @@ func findPrefixes(records []addressRecord) (prefixes []netip.Prefix, ttl uint32)
 
 // findPrefix finds the prefix that one of the well-known addresses is embedded under in addr.
 //
-// A well-known address that stands in addr more than once says nothing (RFC 7050 section 3: there is
-// a second record, with the other one). If both are found, in different places, one of them is part of
-// the prefix by chance: the one with zeros behind it counts, since a suffix is reserved and should be zero.
+// A well-known address that stands in addr more than once says nothing (RFC 7050 section 3: there
+// is a second record, with the other one). If both are found, in different places, one of them is
+// part of the prefix by chance: the one with zeros behind it counts, since a suffix is reserved and
+// should be zero.
 func findPrefix(addr netip.Addr) (Prefix, bool) {
 	if !addr.Is6() || addr.Is4In6() || addr.Zone() != "" {
 		return Prefix{}, false
@@ -264,8 +268,8 @@ func readMessage(r io.Reader, buf []byte) (int, error) {
 	return io.ReadFull(r, buf[:binary.BigEndian.Uint16(buf)])
 }
 
-// parseAnswer reads the answer to the question for ipv4only.arpa. The error is errNotTheAnswer, errTruncated,
-// errServerFailure or ErrMalformedDNS, wrapped.
+// parseAnswer reads the answer to the question for ipv4only.arpa. The error is errNotTheAnswer,
+// errTruncated, errServerFailure or ErrMalformedDNS, wrapped.
 func parseAnswer(message []byte, id uint16) (*answer64, error) {
 	malformed := func(err error) error { return fmt.Errorf("%w: %w", ErrMalformedDNS, err) }
 	var p dnsmessage.Parser

@@ -140,7 +140,8 @@ func FuzzResolvConf(f *testing.F) {
 	})
 }
 
-// A resolver answers on loopback, over UDP and TCP. handle returns the messages to send for a query.
+// A resolver answers on loopback, over UDP and TCP. handle returns the messages to send for a
+// query.
 type resolver struct {
 	udp     net.PacketConn
 	tcp     net.Listener

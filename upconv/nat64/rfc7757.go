@@ -9,8 +9,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/ip4"
 )
 
-// Mapping says which IPv6 addresses stand for the IPv4 addresses of a prefix, one by one: an Explicit Address Mapping of
-// RFC 7757 section 3. For destinations whose route is nat64 it takes precedence over the route's prefix.
+// Mapping says which IPv6 addresses stand for the IPv4 addresses of a prefix, one by one: an
+// Explicit Address Mapping of RFC 7757 section 3. For destinations whose route is nat64 it takes
+// precedence over the route's prefix.
 type Mapping struct {
 	IPv4, IPv6 netip.Prefix
 }
@@ -26,8 +27,8 @@ type MappingError struct {
 
 func (e *MappingError) Error() string { return fmt.Sprintf("mapping %d: %s", e.Index+1, e.Msg) }
 
-// Mappings is a table of mappings: RFC 7757's EAMT. It is immutable and safe for concurrent use. A nil
-// *Mappings is an empty one.
+// Mappings is a table of mappings: RFC 7757's EAMT. It is immutable and safe for concurrent use. A
+// nil *Mappings is an empty one.
 type Mappings struct {
 	by4 []mappingsOfLength[uint32]
 	by6 []mappingsOfLength[[16]byte]
@@ -61,8 +62,9 @@ func (m Mapping) Check() *MappingError {
 	return nil
 }
 
-// NewMappings makes a table. Prefixes may overlap: the longest one counts. The IPv6 prefix must have room for
-// all addresses of the IPv4 prefix; what is left is zero (RFC 7757 section 3.3). The error is a *MappingError.
+// NewMappings makes a table. Prefixes may overlap: the longest one counts. The IPv6 prefix must
+// have room for all addresses of the IPv4 prefix; what is left is zero (RFC 7757 section 3.3). The
+// error is a *MappingError.
 func NewMappings(list []Mapping) (*Mappings, error) {
 	if len(list) == 0 {
 		return nil, nil
@@ -96,8 +98,8 @@ func insertMapping[K comparable](table *[]mappingsOfLength[K], bits int, key K, 
 	(*table)[i].by[key] = m
 }
 
-// To6 returns the IPv6 address that stands for an IPv4 address: RFC 7757 section 3.3.1. ok is false where no
-// mapping is about it. To6 does not allocate.
+// To6 returns the IPv6 address that stands for an IPv4 address: RFC 7757 section 3.3.1. ok is false
+// where no mapping is about it. To6 does not allocate.
 func (t *Mappings) To6(addr netip.Addr) (mapped netip.Addr, ok bool) {
 	m, ok := t.Of(addr)
 	if !ok {
@@ -125,8 +127,8 @@ func (t *Mappings) Of(addr netip.Addr) (m Mapping, ok bool) {
 	return Mapping{}, false
 }
 
-// To4 returns the IPv4 address that an IPv6 address stands for: RFC 7757 section 3.3.2. ok is false where no
-// mapping is about it. To4 does not allocate.
+// To4 returns the IPv4 address that an IPv6 address stands for: RFC 7757 section 3.3.2. ok is false
+// where no mapping is about it. To4 does not allocate.
 func (t *Mappings) To4(addr netip.Addr) (mapped netip.Addr, ok bool) {
 	if t == nil || !addr.Is6() || addr.Is4In6() || addr.Zone() != "" {
 		return netip.Addr{}, false

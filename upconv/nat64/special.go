@@ -9,9 +9,10 @@ type specialBlock struct {
 	source string
 }
 
-// specialBlocks is the IANA IPv4 Special-Purpose Address Registry (RFC 6890 section 2.2.2, as amended by
-// RFC 8190 and the later entries named), and multicast, which has a registry of its own but is in
-// the list that RFC 6052 section 3.1 refers to. Of entries that overlap the longest one counts.
+// specialBlocks is the IANA IPv4 Special-Purpose Address Registry (RFC 6890 section 2.2.2, as
+// amended by RFC 8190 and the later entries named), and multicast, which has a registry of its own
+// but is in the list that RFC 6052 section 3.1 refers to. Of entries that overlap the longest one
+// counts.
 //
 // Left out are the entries that change nothing: 0.0.0.0/32, 192.0.0.0/29 (RFC 7335), 192.0.0.8/32
 // (RFC 7600) and 192.0.0.170/31 (RFC 8880) within blocks that are not global either, and the
@@ -40,7 +41,8 @@ var specialBlocks = []specialBlock{
 	{netip.MustParsePrefix("255.255.255.255/32"), false, "RFC 919 section 7"},
 }
 
-// nonGlobal returns the block because of which an IPv4 address is not globally reachable; nil if it is.
+// nonGlobal returns the block because of which an IPv4 address is not globally reachable; nil if it
+// is.
 func nonGlobal(addr netip.Addr) *specialBlock {
 	var found *specialBlock
 	for i := range specialBlocks {

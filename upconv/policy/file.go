@@ -86,8 +86,8 @@ func (f *File) Routes() []Route {
 	return routes
 }
 
-// ParseFile reads the text of a policy file; name is what errors call it. The format is YAML without
-// anchors, aliases and tags, in UTF-8:
+// ParseFile reads the text of a policy file; name is what errors call it. The format is YAML
+// without anchors, aliases and tags, in UTF-8:
 //
 //	version: 1
 //	egress:
@@ -100,8 +100,8 @@ func (f *File) Routes() []Route {
 //	udp: connected                         # full, connected or off; full if left out
 //	swapAt: connect                        # connect or socket; connect if left out
 //
-// The error is FileErrors, which has all that is wrong; of more than a thousand errors it has the first
-// thousand found, and how many more there are.
+// The error is FileErrors, which has all that is wrong; of more than a thousand errors it has the
+// first thousand found, and how many more there are.
 func ParseFile(name string, text []byte) (*File, error) {
 	p := &fileParser{file: &File{Name: name}}
 	if len(text) > maxPolicyFile {
@@ -187,8 +187,8 @@ func (p *fileParser) choice(n *yaml.Node, key fileKey, parse func(string) error)
 	}
 }
 
-// swaps notes the routes that swapAt does not allow. That there is no namespace at all is not an error here: flags
-// may have a route to one.
+// swaps notes the routes that swapAt does not allow. That there is no namespace at all is not an
+// error here: flags may have a route to one.
 func (p *fileParser) swaps() {
 	if p.file.SwapAt != SwapAtSocket {
 		return

@@ -24,8 +24,8 @@ func (e *FileError) Error() string {
 // caretMargin is how much of a long line is shown before and behind the part that is wrong.
 const caretMargin = 60
 
-// Caret returns two lines, the source and carets under the part that is wrong, for a terminal. Characters
-// that are not to be printed come out as "?".
+// Caret returns two lines, the source and carets under the part that is wrong, for a terminal.
+// Characters that are not to be printed come out as "?".
 func (e *FileError) Caret() string {
 	line := []rune(e.Source)
 	start := min(e.Column-1, len(line))

@@ -8,9 +8,9 @@ type portRange struct {
 	low, top uint16
 }
 
-// hiddenIn finds the rules of which earlier ones, one or several together, take every destination. That an address may be
-// the origin's own, which only rules about that one address are for, does not count: what such a rule
-// says for a destination that is elsewhere never applies either.
+// hiddenIn finds the rules of which earlier ones, one or several together, take every destination.
+// That an address may be the origin's own, which only rules about that one address are for, does
+// not count: what such a rule says for a destination that is elsewhere never applies either.
 func hiddenIn(rules []Rule) []int {
 	l, of := newLookup(rules)
 	children := make([][]int32, len(l.nodes))

@@ -8,15 +8,17 @@ import (
 	"github.com/upconv/upconv/upconv/internal/ip4"
 )
 
-// lookup finds the first rule that is about a destination, in a time that hardly depends on how many there are.
+// lookup finds the first rule that is about a destination, in a time that hardly depends on how
+// many there are.
 //
-// Rules with the same prefix make a node. Nodes form a tree, as prefixes contain each other or have nothing in
-// common. The whole address space is cut into intervals, each of which knows its innermost node: one
-// binary search finds that, and from there it goes up through the nodes around it, of which there are as many as
-// rules are nested. In each node the ports are cut into intervals that know their first rule.
+// Rules with the same prefix make a node. Nodes form a tree, as prefixes contain each other or have
+// nothing in common. The whole address space is cut into intervals, each of which knows its
+// innermost node: one binary search finds that, and from there it goes up through the nodes around
+// it, of which there are as many as rules are nested. In each node the ports are cut into intervals
+// that know their first rule.
 //
-// Rules about local destinations (localBlocks) are only those that lie within a block, and such rules are about
-// nothing else. So a block cuts the tree: its node has no parent.
+// Rules about local destinations (localBlocks) are only those that lie within a block, and such
+// rules are about nothing else. So a block cuts the tree: its node has no parent.
 type lookup struct {
 	starts []uint32 // the first address of each interval
 	inner  []int32  // its node, or none
@@ -33,7 +35,8 @@ type lookupNode struct {
 	tcp, udp portSpan
 }
 
-// portSpan is a part of lookup.ports and lookup.first. If not empty, its first interval starts at port 0.
+// portSpan is a part of lookup.ports and lookup.first. If not empty, its first interval starts at
+// port 0.
 type portSpan struct{ from, to int32 }
 
 const (
@@ -130,8 +133,8 @@ func newLookup(rules []Rule) (l *lookup, of []int32) {
 	return l, of
 }
 
-// cutPorts appends the port intervals of the rules in mine, indexes in ascending order, that are about
-// proto. Where the result is the same as what is there already in twin, it returns that.
+// cutPorts appends the port intervals of the rules in mine, indexes in ascending order, that are
+// about proto. Where the result is the same as what is there already in twin, it returns that.
 func (l *lookup) cutPorts(rules []Rule, mine []int32, proto Proto, twin portSpan) portSpan {
 	cuts := []uint16{0}
 	for _, i := range mine {

@@ -13,8 +13,8 @@ type UDPMode uint8
 const (
 	// UDPFull: connect(2), and every sendto(2), sendmsg(2) and sendmmsg(2) with an address.
 	UDPFull UDPMode = iota
-	// UDPConnected: connect(2) only. Nothing on the send path is stopped, so that it costs nothing, and what is sent
-	// through a socket that is not connected stays in the origin.
+	// UDPConnected: connect(2) only. Nothing on the send path is stopped, so that it costs nothing,
+	// and what is sent through a socket that is not connected stays in the origin.
 	UDPConnected
 	// UDPOff: none. Datagram sockets are left alone.
 	UDPOff
@@ -37,12 +37,15 @@ type SwapAt uint8
 
 // The calls to swap at. The zero value is SwapAtConnect.
 const (
-	// SwapAtConnect: when the destination is known, at connect(2) or at the first send with an address.
+	// SwapAtConnect: when the destination is known, at connect(2) or at the first send with an
+	// address.
 	SwapAtConnect SwapAt = iota
-	// SwapAtSocket: socket(2) itself is answered with a socket of the egress. A connect, bind or first send that
-	// turns out to be local swaps back. Only for policies whose routes are direct, reject and those to one namespace, see
-	// Policy.CheckSwapAt. In the mode UDPConnected a datagram socket that is not connected stays one of the egress, whatever is
-	// sent through it: a send to a local address then arrives at the egress itself. In UDPOff it is for stream sockets only.
+	// SwapAtSocket: socket(2) itself is answered with a socket of the egress. A connect, bind or
+	// first send that turns out to be local swaps back. Only for policies whose routes are direct,
+	// reject and those to one namespace, see Policy.CheckSwapAt. In the mode UDPConnected a
+	// datagram socket that is not connected stays one of the egress, whatever is sent through it: a
+	// send to a local address then arrives at the egress itself. In UDPOff it is for stream sockets
+	// only.
 	SwapAtSocket
 )
 
@@ -80,8 +83,9 @@ func parseName[T ~uint8](what, s string, names []string, others map[string]strin
 	return 0, &SyntaxError{What: what, Input: s, End: len(s), Msg: msg}
 }
 
-// CheckSwapAt returns an error if the policy's routes do not allow to swap at that call. At socket(2) the destination
-// is not known: so there can be one namespace only where sockets are made, and no other address family.
+// CheckSwapAt returns an error if the policy's routes do not allow to swap at that call. At
+// socket(2) the destination is not known: so there can be one namespace only where sockets are
+// made, and no other address family.
 func (p *Policy) CheckSwapAt(at SwapAt) error {
 	if at != SwapAtSocket {
 		return nil
@@ -112,8 +116,8 @@ func (p *Policy) ruleAt(i int) string {
 	return fmt.Sprintf("rule %s, %q", p.positions[i], p.rules[i])
 }
 
-// notAtSocket returns why a route cannot be swapped to at socket(2), or "". namespace is that of the routes before it,
-// "" where they have none yet.
+// notAtSocket returns why a route cannot be swapped to at socket(2), or "". namespace is that of
+// the routes before it, "" where they have none yet.
 func notAtSocket(r *Route, namespace *string) string {
 	switch {
 	case r.Crosses():

@@ -1,5 +1,5 @@
-// Package policy is what the user says: which destinations take which route, and how. It is pure: it decides, and knows
-// nothing of processes and sockets.
+// Package policy is what the user says: which destinations take which route, and how. It is pure:
+// it decides, and knows nothing of processes and sockets.
 package policy
 
 import (
@@ -43,8 +43,8 @@ type Rule struct {
 	From    Source // where it was written; zero for a flag
 }
 
-// Source is a place in a policy file. Rules that follow each other and have the same place, not the zero one,
-// were written as one, with several destinations or ports.
+// Source is a place in a policy file. Rules that follow each other and have the same place, not the
+// zero one, were written as one, with several destinations or ports.
 type Source struct {
 	File         string
 	Line, Column int // 1 is the first
@@ -225,7 +225,8 @@ var localBlocks = []netip.Prefix{
 	netip.MustParsePrefix("255.255.255.255/32"),
 }
 
-// Policy maps destinations to routes: first match wins. It is immutable and safe for concurrent use.
+// Policy maps destinations to routes: first match wins. It is immutable and safe for concurrent
+// use.
 type Policy struct {
 	rules     []Rule
 	positions []string // of the rules, for events: "1" is the first
@@ -233,10 +234,10 @@ type Policy struct {
 	lookup    *lookup
 }
 
-// New returns the policy that tries rules in their order and sends everything else that is
-// not local along fallback. Rules that are hidden completely by earlier ones of the same file, or by
-// earlier flags, are an error. That flags, which come first, hide rules of a file is
-// what they are for.
+// New returns the policy that tries rules in their order and sends everything else that is not
+// local along fallback. Rules that are hidden completely by earlier ones of the same file, or by
+// earlier flags, are an error. That flags, which come first, hide rules of a file is what they are
+// for.
 func New(rules []Rule, fallback Route) (*Policy, error) {
 	if err := CheckRules(rules); err != nil {
 		return nil, err
@@ -347,7 +348,8 @@ func (r *Rule) hides(later *Rule) bool {
 	return localBlock(r.Dest) == localBlock(later.Dest)
 }
 
-// LocalBlock returns the block of local addresses that an address is in; ok is false if it is in none.
+// LocalBlock returns the block of local addresses that an address is in; ok is false if it is in
+// none.
 func LocalBlock(addr netip.Addr) (block netip.Prefix, ok bool) {
 	i := localBlock(netip.PrefixFrom(addr, 32))
 	if i < 0 {
@@ -387,12 +389,12 @@ var (
 	DirectDefault = Decision{RuleDefault, DirectRoute}
 )
 
-// Decide returns the route of dst, an IPv4 address and port. assigned reports whether an address
-// is one of the origin's own; nil means it has none. Decide does not allocate.
+// Decide returns the route of dst, an IPv4 address and port. assigned reports whether an address is
+// one of the origin's own; nil means it has none. Decide does not allocate.
 //
-// A local destination, in a block of localBlocks or one of the origin's own addresses, is direct unless
-// a rule names it expressly: one that lies within the block or, for an address of the origin's own, is
-// about that one address.
+// A local destination, in a block of localBlocks or one of the origin's own addresses, is direct
+// unless a rule names it expressly: one that lies within the block or, for an address of the
+// origin's own, is about that one address.
 func (p *Policy) Decide(dst netip.AddrPort, proto Proto, assigned func(netip.Addr) bool) Decision {
 	addr := dst.Addr()
 	block := localBlock(netip.PrefixFrom(addr, 32))
@@ -424,7 +426,8 @@ func (p *Policy) RuleOf(d Decision) *Rule {
 	return nil
 }
 
-// Routes returns all routes, each once, in the order of their rules; the one of what no rule matches is the last.
+// Routes returns all routes, each once, in the order of their rules; the one of what no rule
+// matches is the last.
 func (p *Policy) Routes() []Route {
 	var routes []Route
 	seen := map[Route]bool{}
@@ -457,7 +460,8 @@ func (p *Policy) Discovers() bool {
 	return slices.Contains(p.Routes(), Route{Kind: NAT64, Target: AutoPrefix})
 }
 
-// NamespaceFor returns a netns route that destinations of a protocol may take; nil where there is none.
+// NamespaceFor returns a netns route that destinations of a protocol may take; nil where there is
+// none.
 func (p *Policy) NamespaceFor(proto Proto) *Route {
 	if p.fallback.Kind == Netns {
 		return &p.fallback

@@ -33,10 +33,11 @@ type Route struct {
 	// Target is what follows the kind: for Netns a name of ip-netns(8), an absolute path or Host;
 	// for NAT64 "auto" or a prefix; for Inet6 an address; for UnixPath a path or @NAME. Else empty.
 	Target string
-	// ProxyV2 has a UnixPath begin with a PROXY protocol v2 header that carries the original addresses.
+	// ProxyV2 has a UnixPath begin with a PROXY protocol v2 header that carries the original
+	// addresses.
 	ProxyV2 bool
-	// TargetRoot has the path of a UnixPath looked up from the root directory of the process that connects,
-	// instead of upconv's: as the program sees it.
+	// TargetRoot has the path of a UnixPath looked up from the root directory of the process that
+	// connects, instead of upconv's: as the program sees it.
 	TargetRoot bool
 	// Errno is what Reject answers.
 	Errno unix.Errno
@@ -62,7 +63,8 @@ func (r Route) String() string {
 	return "direct"
 }
 
-// options returns what follows the socket of a UnixPath. There is at least a "?" where the path has one.
+// options returns what follows the socket of a UnixPath. There is at least a "?" where the path has
+// one.
 func (r Route) options() string {
 	switch {
 	case r.ProxyV2 && r.TargetRoot:
@@ -77,8 +79,8 @@ func (r Route) options() string {
 	return ""
 }
 
-// Prefix returns the prefix of a NAT64; ok is false if that is still to be found ("auto"), and for other
-// routes. It does not allocate.
+// Prefix returns the prefix of a NAT64; ok is false if that is still to be found ("auto"), and for
+// other routes. It does not allocate.
 func (r *Route) Prefix() (p nat64.Prefix, ok bool) {
 	if r.Kind != NAT64 || r.Target == AutoPrefix {
 		return nat64.Prefix{}, false
@@ -91,8 +93,8 @@ func (r *Route) Prefix() (p nat64.Prefix, ok bool) {
 	return p, err == nil
 }
 
-// Addr returns the address of an Inet6, with its zone: the name or the number of an interface where it is
-// link-local. For other routes it is the zero Addr.
+// Addr returns the address of an Inet6, with its zone: the name or the number of an interface where
+// it is link-local. For other routes it is the zero Addr.
 func (r *Route) Addr() netip.Addr {
 	if r.Kind != Inet6 {
 		return netip.Addr{}
@@ -116,8 +118,8 @@ const routeForms = "direct, nat64:auto, nat64:PREFIX/LEN, inet6:ADDR, unix:/PATH
 // ParseRoute reads a route as written in flags and policies, for example "netns:blue" or
 // "reject:ECONNREFUSED". The error is a *SyntaxError that points at the part that is wrong.
 //
-// What follows the last "?" of unix:PATH are options, joined by "&": proxy=v2 and root=target (see Route). A
-// path that has a "?" itself therefore needs one more at its end.
+// What follows the last "?" of unix:PATH are options, joined by "&": proxy=v2 and root=target (see
+// Route). A path that has a "?" itself therefore needs one more at its end.
 func ParseRoute(s string) (Route, error) {
 	kind, target, more := strings.Cut(s, ":")
 	at := len(kind) + 1 // where target starts in s

@@ -54,7 +54,8 @@ func (p *fileParser) failIn(t fileText, start, end int, format string, args ...a
 	if n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
 		column++
 	}
-	// Where the value stands in the source as it is, without escapes and line breaks, the part can be pointed at.
+	// Where the value stands in the source as it is, without escapes and line breaks, the part can
+	// be pointed at.
 	if n.Line >= 1 && n.Line <= len(p.lines) && end <= len(n.Value) {
 		if line := []rune(p.lines[n.Line-1]); column-1 <= len(line) && strings.HasPrefix(string(line[column-1:]), n.Value) {
 			p.fail(n.Line, column+utf8.RuneCountInString(n.Value[:start]), utf8.RuneCountInString(n.Value[start:end]), format, args...)
@@ -175,7 +176,8 @@ func (p *fileParser) plain(n *yaml.Node) bool {
 	return false
 }
 
-// mapping returns the values of a mapping by their keys, those only that are known and there once. Everything else is noted.
+// mapping returns the values of a mapping by their keys, those only that are known and there once.
+// Everything else is noted.
 func (p *fileParser) mapping(n *yaml.Node, what string, keys []fileKey) map[string]*yaml.Node {
 	if !p.plain(n) {
 		return nil
@@ -281,7 +283,8 @@ func (p *fileParser) scalar(n *yaml.Node, key fileKey) (fileText, bool) {
 	return fileText{}, false
 }
 
-// list returns the values of a list, which may also be written as one value or several with commas between.
+// list returns the values of a list, which may also be written as one value or several with commas
+// between.
 func (p *fileParser) list(n *yaml.Node, key fileKey) (texts []fileText) {
 	if n.Kind == yaml.SequenceNode {
 		if p.plain(n) && len(n.Content) == 0 {

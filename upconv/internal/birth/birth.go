@@ -2,13 +2,14 @@
 //
 // A wrapper that starts a command has to hand on exactly what it was given. By the time main runs,
 // the Go runtime has installed handlers over signals that were ignored, raised RLIMIT_NOFILE to its
-// hard limit and opened /dev/null on standard descriptors that were closed; nothing in the
-// standard library tells what was there before. So the program is linked with its entry point set
-// to this package's assembly (go build -ldflags "-E github.com/upconv/upconv/upconv/internal/birth.entry"),
+// hard limit and opened /dev/null on standard descriptors that were closed; nothing in the standard
+// library tells what was there before. So the program is linked with its entry point set to this
+// package's assembly (go build -ldflags "-E github.com/upconv/upconv/upconv/internal/birth.entry"),
 // which asks the kernel and then jumps to the runtime's own entry point.
 //
-// It also blocks the real-time signals, since only a signalfd keeps count of those that queue up, and takes
-// back that SIGPIPE is ignored, since the runtime would hand one that was sent to this process on to that.
+// It also blocks the real-time signals, since only a signalfd keeps count of those that queue up,
+// and takes back that SIGPIPE is ignored, since the runtime would hand one that was sent to this
+// process on to that.
 //
 // A binary linked without that flag works too; [Record.Exact] is then false and the record is the
 // best that can be found out later.
@@ -51,7 +52,8 @@ var (
 )
 
 // RealTime is the mask of the real-time signals that belong to programs: 35 to 64, signal(7); the
-// thread libraries keep 32 to 34. Where the record is exact, this process was started with them blocked.
+// thread libraries keep 32 to 34. Where the record is exact, this process was started with them
+// blocked.
 const RealTime uint64 = 0xffff_fffc_0000_0000
 
 // entry is where the process starts when linked with -E. It must not be called.

@@ -6,12 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cloneIdle clones this process into one that shares all its memory, waits for ever, and is killed with the calling thread. It returns
-// the child's pid, or a negative errno. The caller must have blocked all signals: the child must never run anything of Go.
+// cloneIdle clones this process into one that shares all its memory, waits for ever, and is killed
+// with the calling thread. It returns the child's pid, or a negative errno. The caller must have
+// blocked all signals: the child must never run anything of Go.
 func cloneIdle() int
 
-// TryTasks reports how many more processes or threads can be had at this moment, up to most: as many as RLIMIT_NPROC and the pids.max of
-// cgroups let this process have. It tries it out, since not all of those limits can be read. It takes some 20 us for each.
+// TryTasks reports how many more processes or threads can be had at this moment, up to most: as
+// many as RLIMIT_NPROC and the pids.max of cgroups let this process have. It tries it out, since
+// not all of those limits can be read. It takes some 20 us for each.
 func TryTasks(most int) (n int) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

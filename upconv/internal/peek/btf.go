@@ -11,8 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel describes its own types in /sys/kernel/btf/vmlinux (BTF, Documentation/bpf/btf.rst). Of the hundred
-// thousand in there only a dozen structs are wanted, once; so this reads over the file and keeps nothing.
+// The kernel describes its own types in /sys/kernel/btf/vmlinux (BTF, Documentation/bpf/btf.rst).
+// Of the hundred thousand in there only a dozen structs are wanted, once; so this reads over the
+// file and keeps nothing.
 
 const btfPath = "/sys/kernel/btf/vmlinux"
 
@@ -49,8 +50,9 @@ type types struct {
 	named   map[string]uint32 // ids of the structs and functions that were asked for
 }
 
-// withKernelTypes calls use with the kernel's types. structs and functions are the names that it will ask for.
-// The memory they are in is given back afterwards: it is more than all else of the supervisor.
+// withKernelTypes calls use with the kernel's types. structs and functions are the names that it
+// will ask for. The memory they are in is given back afterwards: it is more than all else of the
+// supervisor.
 func withKernelTypes(names []string, use func(*types) error) error {
 	fd, err := unix.Open(btfPath, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -190,8 +192,8 @@ func (t *types) function(name string) (uint32, error) {
 	return 0, fmt.Errorf("this kernel has no function %s", name)
 }
 
-// field returns the offset in bytes of a member of a struct. path is its name, or several with dots between.
-// Of a bit field it is the byte that it begins in.
+// field returns the offset in bytes of a member of a struct. path is its name, or several with dots
+// between. Of a bit field it is the byte that it begins in.
 func (t *types) field(structName, path string) (offset uint32, err error) {
 	id := t.named[structName]
 	if id == 0 || t.kind(id) != kindStruct {
@@ -209,7 +211,8 @@ func (t *types) field(structName, path string) (offset uint32, err error) {
 	return bits / 8, nil
 }
 
-// member finds a member by name, also in members without one, and returns its offset in bits and its type.
+// member finds a member by name, also in members without one, and returns its offset in bits and
+// its type.
 func (t *types) member(id uint32, name string, depth int) (bits, of uint32, ok bool) {
 	for range 16 { // through names and qualifiers of the type
 		if id == 0 || int(id) >= len(t.at) {

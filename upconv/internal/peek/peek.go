@@ -1,9 +1,10 @@
-// Package peek looks at a descriptor of another process, and at the socket behind it, in the kernel itself, with a BPF
-// program. One call tells what otherwise takes some twenty, and some things that no other call does: how
-// many references a file has, and whether it is in an epoll set. It takes CAP_BPF and CAP_PERFMON.
+// Package peek looks at a descriptor of another process, and at the socket behind it, in the kernel
+// itself, with a BPF program. One call tells what otherwise takes some twenty, and some things that
+// no other call does: how many references a file has, and whether it is in an epoll set. It takes
+// CAP_BPF and CAP_PERFMON.
 //
-// The program is run by bpf(2) BPF_PROG_TEST_RUN, reads and changes nothing, and is attached to nothing. Another one,
-// of a [Teller], is attached to a tracepoint and tells of signals.
+// The program is run by bpf(2) BPF_PROG_TEST_RUN, reads and changes nothing, and is attached to
+// nothing. Another one, of a [Teller], is attached to a tracepoint and tells of signals.
 package peek
 
 import (
@@ -101,9 +102,9 @@ type Sight struct {
 	Unconnected            bool  // SS_UNCONNECTED: no connect(2) is under way, or has failed without its result being fetched
 	Shutdown               uint8 // RCV_SHUTDOWN 1, SEND_SHUTDOWN 2
 	BoundPort              bool  // bind(2) was asked for the port that it has (SOCK_BINDPORT_LOCK)
-	// The signature is all of a socket that socket options set and that a connect(2) starts from. Two TCP sockets of one family
-	// with the same Common and Stream are in the same state, and so are two UDP sockets with the same Common and Datagram. It is
-	// only for comparing.
+	// The signature is all of a socket that socket options set and that a connect(2) starts from.
+	// Two TCP sockets of one family with the same Common and Stream are in the same state, and so
+	// are two UDP sockets with the same Common and Datagram. It is only for comparing.
 	Common   [MaxCommon]byte
 	Stream   [MaxStream]byte
 	Datagram [MaxDatagram]byte
@@ -112,8 +113,9 @@ type Sight struct {
 	placeCount int
 }
 
-// Places returns the file's places in epoll sets, the latest first, if [Peeker.KnowsPlaces]. One that another thread is
-// removing just now may be left out. The slice is valid until the next Look into s.
+// Places returns the file's places in epoll sets, the latest first, if [Peeker.KnowsPlaces]. One
+// that another thread is removing just now may be left out. The slice is valid until the next Look
+// into s.
 func (s *Sight) Places() []Place { return s.places[:s.placeCount] }
 
 // field is a member of a struct, and how many bytes of it belong to the signature.
@@ -124,7 +126,8 @@ type field struct {
 	keep     func(*Peeker) *int // where to note its place
 }
 
-// What is compared. All of it is at a fixed place in struct tcp_sock or struct udp_sock, which begin with the others.
+// What is compared. All of it is at a fixed place in struct tcp_sock or struct udp_sock, which
+// begin with the others.
 var common = []field{
 	{of: "sock", path: "__sk_common.skc_family", size: 2, keep: func(p *Peeker) *int { return &p.family }},
 	{of: "sock", path: "__sk_common.skc_state", size: 1, keep: func(p *Peeker) *int { return &p.state }},
@@ -172,7 +175,8 @@ var datagram = []field{
 	{of: "udp_sock", path: "gso_size", size: 2}, // UDP_SEGMENT
 }
 
-// Allowed reports whether bpf(2) reaches the kernel: filters of containers refuse it. It takes no time.
+// Allowed reports whether bpf(2) reaches the kernel: filters of containers refuse it. It takes no
+// time.
 func Allowed() bool {
 	var attr [16]byte // a map of type 0, which there is not
 	_, errno := bpf(bpfMapCreate, &attr)
@@ -297,7 +301,8 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 	a.readTo(ctxUID, 4, r9, at("inode", "i_uid"))
 	a.readTo(ctxGID, 4, r9, at("inode", "i_gid"))
 	a.readTo(ctxIno, 8, r9, at("inode", "i_ino"))
-	// Only a socket has the rest; the caller sees by the mode whether it is one. Reading is harmless if not.
+	// Only a socket has the rest; the caller sees by the mode whether it is one. Reading is
+	// harmless if not.
 	a.follow(r8, r8, at("file", "private_data"), "done")
 	a.readTo(ctxSocket, 1, r8, at("socket", "state"))
 	a.follow(r8, r8, at("socket", "sk"), "done")
@@ -360,7 +365,8 @@ func knowsPlaces(t *types) bool {
 	return !slices.ContainsFunc(placeFields, func(f struct{ of, path string }) bool { return !t.has(f.of, f.path) })
 }
 
-// readPlace reads a place in an epoll set. node is a register with the address of its epitem.fllink.
+// readPlace reads a place in an epoll set. node is a register with the address of its
+// epitem.fllink.
 func (a *assembler) readPlace(context int, node uint8, at func(of, path string) uint32) {
 	link, event := at("epitem", "fllink"), at("epitem", "event")
 	a.readTo(context+placeFile, 8, node, at("epitem", "ffd.file")-link)
@@ -371,10 +377,12 @@ func (a *assembler) readPlace(context int, node uint8, at func(of, path string) 
 	a.readTo(context+placeSet, 8, r1, at("eventpoll", "file"))
 }
 
-// KnowsPlaces reports whether Look tells what a file's places in epoll sets are, and not only how many it has.
+// KnowsPlaces reports whether Look tells what a file's places in epoll sets are, and not only how
+// many it has.
 func (p *Peeker) KnowsPlaces() bool { return p.places }
 
-// Look looks at descriptor fd of the thread tid, in this process's pid namespace. s.File is 0 where there is none.
+// Look looks at descriptor fd of the thread tid, in this process's pid namespace. s.File is 0 where
+// there is none.
 func (p *Peeker) Look(tid, fd int, s *Sight) unix.Errno {
 	var ctx [ctxSize]byte
 	order := binary.NativeEndian

@@ -17,7 +17,8 @@ type instruction struct {
 	imm      int32
 }
 
-// Registers. r0 is the result of a call, r1 to r5 its arguments, r6 to r9 survive it, r10 is the frame.
+// Registers. r0 is the result of a call, r1 to r5 its arguments, r6 to r9 survive it, r10 is the
+// frame.
 const (
 	r0 = iota
 	r1
@@ -99,7 +100,8 @@ func (a *assembler) bytes() ([]byte, error) {
 
 const probeReadKernel = 113 // BPF_FUNC_probe_read_kernel
 
-// The program puts what it finds on its stack, and at its end all of it into the context: helpers cannot write there.
+// The program puts what it finds on its stack, and at its end all of it into the context: helpers
+// cannot write there.
 func slot(context int) int16 { return int16(context - ctxSize - 8) } // the last word is for follow
 
 // clear zeroes the stack.

@@ -109,8 +109,8 @@ func (r *ring) drain(told []Told) (all []Told, full bool) {
 	}
 }
 
-// records appends the records from one place up to another, or up to the first that is being written. data is
-// the buffer, twice: no record is torn.
+// records appends the records from one place up to another, or up to the first that is being
+// written. data is the buffer, twice: no record is torn.
 func records(data []byte, told []Told, at, end uint64) ([]Told, uint64) {
 	for ; at < end; at += recordSize {
 		record := data[at%ringSize:][:recordSize]

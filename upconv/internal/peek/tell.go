@@ -12,8 +12,8 @@ import (
 )
 
 // A Teller is told of signals by the kernel. Its program is attached to the tracepoint
-// signal:signal_generate and changes nothing but its own maps. It costs each signal of the machine a
-// look into a table, as long as the Teller is open. Its methods may be called at the same time.
+// signal:signal_generate and changes nothing but its own maps. It costs each signal of the machine
+// a look into a table, as long as the Teller is open. Its methods may be called at the same time.
 type Teller struct {
 	watched int // the map: what is watched
 	program int
@@ -91,7 +91,8 @@ func (p *Peeker) Tell() (t *Teller, err error) {
 	return t, err
 }
 
-// Arguments of the tracepoint, in the program's context, and values of the last one: trace/events/signal.h.
+// Arguments of the tracepoint, in the program's context, and values of the last one:
+// trace/events/signal.h.
 const (
 	signalTask   = 2 * 8
 	signalGroup  = 3 * 8
@@ -163,9 +164,9 @@ func (t *Teller) code(k *tasks) ([]byte, error) {
 	return a.bytes()
 }
 
-// learn sends the caller's thread signals: it returns an error unless they are told of, and the flag
-// that a thread has when it is to leave its call for a signal, TIF_SIGPENDING. Its number is another
-// one for each architecture and some kernels. 0 stands for not known.
+// learn sends the caller's thread signals: it returns an error unless they are told of, and the
+// flag that a thread has when it is to leave its call for a signal, TIF_SIGPENDING. Its number is
+// another one for each architecture and some kernels. 0 stands for not known.
 func (t *Teller) learn(p *Peeker) (flag uint64, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -231,8 +232,8 @@ func (t *Teller) Forget(key Key) {
 	runtime.KeepAlive(&key)
 }
 
-// Wait appends what there is to tell, as soon as there is something. lost is whether that may not be
-// all. It holds no thread. After Close there is an error.
+// Wait appends what there is to tell, as soon as there is something. lost is whether that may not
+// be all. It holds no thread. After Close there is an error.
 func (t *Teller) Wait(told []Told) (all []Told, lost bool, err error) { return t.ring.wait(told) }
 
 // Close detaches the program. It may be called again.

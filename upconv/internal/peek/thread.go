@@ -16,7 +16,8 @@ type Thread struct {
 	Shared      uint64 // signals that wait for any thread of its process, and that this one does not block: bit N-1 for signal N
 	Threads     int    // how many its process has
 	OwnTable    bool   // no other thread has the same table of descriptors
-	// What the thread and its process are called in the initial pid namespace, as [Teller.Watch] takes it.
+	// What the thread and its process are called in the initial pid namespace, as [Teller.Watch]
+	// takes it.
 	ID, Process int
 }
 

@@ -22,7 +22,8 @@ func Rules(t testing.TB, texts ...string) []policy.Rule {
 	return rules
 }
 
-// CheckSyntaxError checks that an error about in is a *policy.SyntaxError that points at in[start:end].
+// CheckSyntaxError checks that an error about in is a *policy.SyntaxError that points at
+// in[start:end].
 func CheckSyntaxError(t testing.TB, in string, start, end int, err error) {
 	t.Helper()
 	var e *policy.SyntaxError

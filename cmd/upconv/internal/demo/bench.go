@@ -39,8 +39,8 @@ type (
 	}
 )
 
-// Bench is a client that connects and receives when told so, and says how long each took. It ends with its input and
-// returns the exit status.
+// Bench is a client that connects and receives when told so, and says how long each took. It ends
+// with its input and returns the exit status.
 func Bench(in io.Reader, out io.Writer, connectTo, bulkFrom string) (status int, err error) {
 	connectPeer, err := netip.ParseAddrPort(connectTo)
 	if err != nil {
@@ -122,8 +122,8 @@ type bencher struct {
 	hangUp  func() error // ends it, and returns how it ended, also when called again
 }
 
-// newBencher starts a bench client by the given function, which is to run it with these standard streams
-// and return when it has ended.
+// newBencher starts a bench client by the given function, which is to run it with these standard
+// streams and return when it has ended.
 func newBencher(name string, run func(stdin io.Reader, stdout io.Writer) error) (*bencher, error) {
 	inRead, inWrite, err := os.Pipe()
 	if err != nil {
@@ -223,7 +223,8 @@ func measure(ctx context.Context, s *server, clients [2]*bencher) (*cost, error)
 	return c, nil
 }
 
-// order says who begins in a round: each as often as the other, so that going second is nobody's advantage.
+// order says who begins in a round: each as often as the other, so that going second is nobody's
+// advantage.
 func order(round int) [2]int {
 	if round%2 == 0 {
 		return [2]int{0, 1}

@@ -1,10 +1,10 @@
 // Package demo is the work behind `upconv demo`.
 //
-// Two layers of processes take part. [Run] is what the user started; it makes the user namespace, and
-// waits until nobody is left in it. [Stage] is the same executable again, root inside: it makes the
-// network namespaces, is the server in one of them, and starts the clients, some of them under a real
-// `upconv run`. Namespaces are held by descriptors of that process alone. So they end with it,
-// whatever ends it, and there is nothing to be removed.
+// Two layers of processes take part. [Run] is what the user started; it makes the user namespace,
+// and waits until nobody is left in it. [Stage] is the same executable again, root inside: it makes
+// the network namespaces, is the server in one of them, and starts the clients, some of them under
+// a real `upconv run`. Namespaces are held by descriptors of that process alone. So they end with
+// it, whatever ends it, and there is nothing to be removed.
 package demo
 
 import (
@@ -77,10 +77,11 @@ func notPermitted(err error) bool {
 }
 
 // Run gives the demo and returns its exit status. An error is yet to be told; without one, what
-// there was to say has been said. It reaps every child of this process, and may be called only once.
+// there was to say has been said. It reaps every child of this process, and may be called only
+// once.
 func Run(stdout, stderr *os.File) (status int, err error) {
-	// Whatever the stage leaves behind when it is killed becomes this process's child, so that it can
-	// be waited for: when this returns, nothing runs any more.
+	// Whatever the stage leaves behind when it is killed becomes this process's child, so that it
+	// can be waited for: when this returns, nothing runs any more.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return exitStep, fmt.Errorf("demo: %w", os.NewSyscallError("prctl PR_SET_CHILD_SUBREAPER", err))
 	}
@@ -91,7 +92,8 @@ func Run(stdout, stderr *os.File) (status int, err error) {
 		}
 	}
 
-	// PDEATHSIG means the death of the thread that started the child. This one shall live as long as the process.
+	// PDEATHSIG means the death of the thread that started the child. This one shall live as long
+	// as the process.
 	runtime.LockOSThread()
 	stage := exec.Command(self, "demo", StageCommand)
 	stage.Args[0] = "upconv"
@@ -114,7 +116,8 @@ func Run(stdout, stderr *os.File) (status int, err error) {
 	var interrupted syscall.Signal
 	select {
 	case sig := <-signals:
-		// Nobody is asked: the death of the stage ends its clients (PDEATHSIG) and closes the namespaces.
+		// Nobody is asked: the death of the stage ends its clients (PDEATHSIG) and closes the
+		// namespaces.
 		interrupted = sig.(syscall.Signal)
 		stage.Process.Kill()
 		err = <-waited
@@ -165,8 +168,8 @@ func farewell(w io.Writer) error {
 	return s.err
 }
 
-// endAll kills what is left of the stage's descendants and waits for it, but no longer than the given time. A
-// descendant whose parent has died becomes a child of this process.
+// endAll kills what is left of the stage's descendants and waits for it, but no longer than the
+// given time. A descendant whose parent has died becomes a child of this process.
 func endAll(atMost time.Duration) bool {
 	gone := make(chan struct{})
 	go func() {

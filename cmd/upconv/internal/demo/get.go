@@ -8,8 +8,8 @@ import (
 	"net/http"
 )
 
-// Get is a web client that only knows IPv4, for where there is no curl: it writes the page to w and returns the
-// exit status.
+// Get is a web client that only knows IPv4, for where there is no curl: it writes the page to w and
+// returns the exit status.
 func Get(ctx context.Context, w io.Writer, url string) (status int, err error) {
 	var dialer net.Dialer
 	err = get(ctx, w, url, func(ctx context.Context, _, address string) (net.Conn, error) {

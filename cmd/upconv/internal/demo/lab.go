@@ -85,8 +85,8 @@ func makeNamespaces(into ...**nsdial.Namespace) error {
 	makeAll = func() {
 		runtime.LockOSThread() // and never unlocked: the thread moves, and ends with this goroutine
 		if unix.Gettid() == os.Getpid() {
-			// The runtime never ends the main thread, and /proc/PID/ns/net would show where it is. As it is
-			// locked here, another goroutine is on another thread.
+			// The runtime never ends the main thread, and /proc/PID/ns/net would show where it is.
+			// As it is locked here, another goroutine is on another thread.
 			moved := make(chan struct{})
 			go func() { runtime.LockOSThread(); close(moved); makeAll() }()
 			<-moved
@@ -112,8 +112,8 @@ func makeNamespaces(into ...**nsdial.Namespace) error {
 	return <-done
 }
 
-// join lays a pair of veth interfaces between a host, where it is eth0, and the server, where it is named after
-// the host, and returns when both ends can send.
+// join lays a pair of veth interfaces between a host, where it is eth0, and the server, where it is
+// named after the host, and returns when both ends can send.
 func join(host, server *nsdial.Namespace, name, addr, peer, destination string) error {
 	err := host.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
@@ -130,8 +130,9 @@ func join(host, server *nsdial.Namespace, name, addr, peer, destination string) 
 	if err := server.Do(func() error { return raise(name) }); err != nil {
 		return err
 	}
-	// The end that is set up last can send from then on, but the kernel gets the other one ready in the background.
-	// What it is given to send before that is lost, and sent again only a second later.
+	// The end that is set up last can send from then on, but the kernel gets the other one ready in
+	// the background. What it is given to send before that is lost, and sent again only a second
+	// later.
 	if err := host.Do(func() error { return errors.Join(ready("eth0"), assign("eth0", addr)) }); err != nil {
 		return err
 	}
@@ -179,8 +180,9 @@ func ready(name string) error {
 	})
 }
 
-// assign gives an interface an address, and returns when that can be used. For IPv6 that is later than when it
-// is there: the kernel makes the route to it, and listens for who looks for it, in the background, and then says so.
+// assign gives an interface an address, and returns when that can be used. For IPv6 that is later
+// than when it is there: the kernel makes the route to it, and listens for who looks for it, in the
+// background, and then says so.
 func assign(name, address string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {

@@ -75,7 +75,8 @@ func (s *screen) block(how style, text string) {
 	}
 }
 
-// command is a command line as a user would type it. The words of one argument go together on a line.
+// command is a command line as a user would type it. The words of one argument go together on a
+// line.
 func (s *screen) command(lines ...string) {
 	for i, line := range lines {
 		indent, more := "$ ", ""

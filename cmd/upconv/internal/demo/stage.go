@@ -40,8 +40,8 @@ type stage struct {
 	refused    int      // the exit status by which the client says that it could not connect
 }
 
-// Stage makes the namespaces and shows what there is to see. The process must have CAP_SYS_ADMIN and CAP_NET_ADMIN,
-// in its user namespace. It returns as [Run] does.
+// Stage makes the namespaces and shows what there is to see. The process must have CAP_SYS_ADMIN
+// and CAP_NET_ADMIN, in its user namespace. It returns as [Run] does.
 func Stage(ctx context.Context, out io.Writer) (status int, err error) {
 	// For PDEATHSIG, as in Run.
 	runtime.LockOSThread()
@@ -120,7 +120,8 @@ func (d *stage) setUp() (err error) {
 // wantPage is what a client gets through the egress.
 func wantPage() string { return page(netip.MustParseAddr(egressAddr), netip.MustParseAddr(serverAddr)) }
 
-// chooseClient takes curl if there is one that gets the page where there is IPv4, and the built-in client otherwise.
+// chooseClient takes curl if there is one that gets the page where there is IPv4, and the built-in
+// client otherwise.
 func (d *stage) chooseClient() (note string, err error) {
 	curl := []string{"curl", "-qsS", pageURL} // -q: whatever is in ~/.curlrc
 	builtin := []string{"upconv", "demo", GetCommand, pageURL}
@@ -324,7 +325,8 @@ func (o outcome) String() string {
 	return fmt.Sprintf("exit status %d, output %q, error output %q", o.status, o.stdout, o.stderr)
 }
 
-// prepare makes a command of a command line, as it is shown. It is killed when ctx ends, or this thread.
+// prepare makes a command of a command line, as it is shown. It is killed when ctx ends, or this
+// thread.
 func prepare(ctx context.Context, line []string) *exec.Cmd {
 	args := append([]string(nil), line...)
 	for i, arg := range args {
@@ -352,8 +354,8 @@ func environment() []string {
 	return env
 }
 
-// start runs a command in a namespace, or where this process is, until it ends. All that time it keeps the thread that
-// started it, whose death would be the command's.
+// start runs a command in a namespace, or where this process is, until it ends. All that time it
+// keeps the thread that started it, whose death would be the command's.
 func start(ns *nsdial.Namespace, cmd *exec.Cmd) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
