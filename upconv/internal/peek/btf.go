@@ -15,6 +15,10 @@ import (
 // Of the hundred thousand in there only a dozen structs are wanted, once; so this reads over the
 // file and keeps nothing.
 
+// A library was tried in place of this, github.com/cilium/ebpf v0.22: it takes 20 ms to find these
+// types, at best, and 5 MB until they are found. This takes 3 ms with loading the programs, and
+// 0.7 MB; upconv run as a whole takes 12 ms.
+
 const btfPath = "/sys/kernel/btf/vmlinux"
 
 // kinds of struct btf_type.
