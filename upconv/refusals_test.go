@@ -49,7 +49,8 @@ func TestCures(t *testing.T) {
 		if h.name == "" || h.cost == "" || h.cure == "" || h.needed != strings.Contains(h.cost, "upconv run fails here") {
 			t.Errorf("%+v", h)
 		}
-		if errno := h.try(); errno != 0 {
+		noRaw := strings.Contains(h.cure, "CAP_NET_RAW") && !hasCapability(unix.CAP_NET_RAW)
+		if errno := h.try(); errno != 0 && !(noRaw && errno == unix.EPERM) {
 			t.Errorf("%s: %v", h.name, errno)
 		}
 		h.try = func() unix.Errno { return unix.EPERM }
