@@ -30,38 +30,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
-#endif
-#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
-#define SECCOMP_IOCTL_NOTIF_SET_FLAGS _IOW('!', 4, __u64)
-#endif
+#include "bench_stop.h"
+
 #ifndef SO_NETNS_COOKIE
 #define SO_NETNS_COOKIE 71
 #endif
 #ifndef SO_BUF_LOCK
 #define SO_BUF_LOCK 72
 #endif
-
-static void die(const char *what)
-{
-	perror(what);
-	exit(125);
-}
-
-static int install(void)
-{
-	struct sock_filter insns[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_connect, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog prog = { .len = 4, .filter = insns };
-
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, &prog);
-}
 
 static const struct {
 	int level, name, size;
@@ -159,7 +135,7 @@ int main(int argc, char **argv)
 	if (pipe2(ready, O_CLOEXEC) || pipe2(go, O_CLOEXEC))
 		die("pipe");
 	if (!(child = fork())) {
-		if ((origin = open(argv[2], O_RDONLY | O_CLOEXEC)) < 0 || setns(origin, CLONE_NEWNET) || (theirs = install()) < 0)
+		if ((origin = open(argv[2], O_RDONLY | O_CLOEXEC)) < 0 || setns(origin, CLONE_NEWNET) || (theirs = install(SYS_connect)) < 0)
 			die(argv[2]);
 		if (write(ready[1], &theirs, sizeof theirs) < 0 || read(go[0], &byte, 1) != 1)
 			die("handshake");
