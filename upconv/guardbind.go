@@ -20,11 +20,13 @@ import (
 // socket is one that has to be brought back first.
 func (w *worker) guardBind(c *call) (out outcome, raced bool) {
 	fd, out, raced, ours := w.copyToBind(c)
-	switch domain := domainOf(fd); {
+	switch {
 	case raced && (c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage): // wherever it is
 		return answer(unix.EINVAL), false
 	case !ours:
 		return out, raced
+	}
+	switch domain := domainOf(fd); {
 	case domain == 0: // no socket
 		return answer(bind(fd, make([]byte, sizeofFamily))), false
 	case !isInet(domain), w.s.restricted.any.Load() && typeOf(fd) == unix.SOCK_STREAM:
