@@ -78,12 +78,9 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 	f := &c.fastOpen
 	length := 0
 	if len(f.vector) > 0 && f.controlLength == 0 { // control messages go with what is sent when the connection is there
-		if len(w.long) < maxFastOpen {
-			w.long = make([]byte, maxFastOpen)
-		}
 		var errno unix.Errno
-		if length, errno = readVectors(c.tid, w.long[:maxFastOpen], f.vector); errno != 0 {
-			return answer(unix.EFAULT)
+		if length, errno = w.readEarly(c, f.vector); errno != 0 {
+			return answer(errno)
 		}
 	}
 	var data unsafe.Pointer
@@ -99,6 +96,18 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags), uintptr(to), uintptr(len(sa)))
 	return c.opened(int(n), errno)
+}
+
+// readEarly reads data of a send with MSG_FASTOPEN into w.long, as much as is sent at a time, and
+// returns how much that is. The error is EFAULT.
+func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
+	if len(w.long) < maxFastOpen {
+		w.long = make([]byte, maxFastOpen)
+	}
+	if length, errno = readVectors(c.tid, w.long[:maxFastOpen], vectors); errno != 0 {
+		return 0, unix.EFAULT
+	}
+	return length, 0
 }
 
 // beginEarly is begin for a send with MSG_FASTOPEN that waits and must not be left to the kernel.
@@ -186,12 +195,9 @@ func (w *worker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno)
 			left += v.Len
 		}
 	}
-	if len(w.long) < maxFastOpen {
-		w.long = make([]byte, maxFastOpen)
-	}
-	length, errno := readVectors(c.tid, w.long[:maxFastOpen], vectors)
+	length, errno := w.readEarly(c, vectors)
 	if errno != 0 {
-		return 0, false, unix.EFAULT
+		return 0, false, errno
 	}
 	part := unix.Iovec{Base: &w.long[0], Len: uint64(length)}
 	header := unix.Msghdr{Iov: &part, Iovlen: 1}

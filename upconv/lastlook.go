@@ -41,10 +41,10 @@ func newLastLook() *lastLook {
 
 // last returns the worker's lastLook.
 func (w *worker) last() *lastLook {
-	if w.looks == nil {
-		w.looks = newLastLook()
+	if w.lastLook == nil {
+		w.lastLook = newLastLook()
 	}
-	return w.looks
+	return w.lastLook
 }
 
 // watchAndRead is witness, and then reads the start of a file, in one volley.

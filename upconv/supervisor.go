@@ -196,7 +196,7 @@ type worker struct {
 	sockaddr     [sizeofSockaddrStorage]byte
 	socketInfo   socket
 	reads        *reads     // nil: not needed yet
-	looks        *lastLook  // nil: not needed yet
+	lastLook     *lastLook  // nil: not needed yet
 	sight        peek.Sight // of the target's socket: all of it where sighted, else owner, mode and inode
 	sighted      bool
 	moves        uint64    // how many datagram sockets had been moved when it was looked at
