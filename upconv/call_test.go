@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
@@ -299,33 +298,10 @@ func TestFilterSwaps(t *testing.T) {
 	}
 }
 
-// judge runs a filter on a struct seccomp_data. The bpf package loads big-endian words, the
-// kernel those of the machine.
+// judge runs a filter on a struct seccomp_data.
 func judge(t *testing.T, p seccompx.Program, arch seccompx.Arch, nr uint32, args [6]uint64) seccompx.Action {
 	t.Helper()
-	var data [64]byte
-	put := func(at int, v uint32) {
-		data[at], data[at+1], data[at+2], data[at+3] = byte(v>>24), byte(v>>16), byte(v>>8), byte(v)
-	}
-	put(0, nr)
-	put(4, uint32(arch))
-	for i, arg := range args {
-		put(16+8*i, uint32(arg))
-		put(20+8*i, uint32(arg>>32))
-	}
-	instructions, ok := bpf.Disassemble(p)
-	if !ok {
-		t.Fatal("cannot disassemble")
-	}
-	vm, err := bpf.NewVM(instructions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := vm.Run(data[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return seccompx.Action(uint32(got))
+	return newMachine(t, p).decide(t, arch, nr, args)
 }
 
 func TestFdinfoFlags(t *testing.T) {
