@@ -23,7 +23,7 @@ type call struct {
 	name     string   // what call it is; of socketcall(2), the one that is meant
 	fastOpen fastOpen // of a send that connects
 	sends    bool     // it is a send of datagrams, which are in worker.out
-	compat   bool     // made with the 32-bit structures of i386
+	layout            // of its structures in the program's memory
 	back     bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
 	resets   bool     // and the connection that the socket has is reset: see disconnectCall
 	made     bool     // upconv has made it, or begun to
@@ -114,7 +114,7 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 	c := &w.call
 	// The kernel takes int arguments from the low half of the register, so the high half is
 	// dropped.
-	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), compat: n.Data.Arch == seccompx.I386}
+	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), layout: layout{n.Data.Arch == seccompx.I386}}
 	for i := range byNumber {
 		if h := &byNumber[i]; n.Data.Nr == h.nr && n.Data.Arch == h.arch {
 			c.name = h.name

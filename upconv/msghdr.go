@@ -2,8 +2,11 @@ package upconv
 
 import "encoding/binary"
 
-// struct msghdr, struct mmsghdr and struct iovec as they are in the target's memory: laid out as
-// for this machine, or as for i386, whose longs and pointers are half as long (net/compat.c).
+// layout says how struct msghdr, struct mmsghdr and struct iovec are laid out in a program's memory:
+// as for this machine, or as for i386, whose longs and pointers are half as long (net/compat.c).
+type layout struct {
+	compat bool // made with the 32-bit structures of i386
+}
 
 const (
 	sizeofMsghdr = 56   // struct msghdr of user space
@@ -23,26 +26,26 @@ type msghdr struct {
 }
 
 // msghdr decodes a struct msghdr.
-func (c *call) msghdr(raw []byte) msghdr {
+func (l layout) msghdr(raw []byte) msghdr {
 	return msghdr{
-		name: c.word(raw, 0), nameLen: int32(binary.NativeEndian.Uint32(raw[c.wordSize():])),
-		iovecs: c.word(raw, 2), count: c.word(raw, 3),
-		control: c.word(raw, 4), controlLen: c.word(raw, 5),
+		name: l.word(raw, 0), nameLen: int32(binary.NativeEndian.Uint32(raw[l.wordSize():])),
+		iovecs: l.word(raw, 2), count: l.word(raw, 3),
+		control: l.word(raw, 4), controlLen: l.word(raw, 5),
 	}
 }
 
 // iovec decodes the i-th struct iovec of an array.
-func (c *call) iovec(raw []byte, i int) (base, length uint64) {
-	return c.word(raw, 2*i), c.word(raw, 2*i+1)
+func (l layout) iovec(raw []byte, i int) (base, length uint64) {
+	return l.word(raw, 2*i), l.word(raw, 2*i+1)
 }
 
 // negative reports whether a length is a negative ssize_t of the target, which import_iovec in
 // lib/iov_iter.c refuses.
-func (c *call) negative(length uint64) bool { return length>>(8*c.wordSize()-1) != 0 }
+func (l layout) negative(length uint64) bool { return length>>(8*l.wordSize()-1) != 0 }
 
 // word returns the i-th of the target's longs or pointers.
-func (c *call) word(raw []byte, i int) uint64 {
-	if c.compat {
+func (l layout) word(raw []byte, i int) uint64 {
+	if l.compat {
 		return uint64(binary.NativeEndian.Uint32(raw[4*i:]))
 	}
 	return binary.NativeEndian.Uint64(raw[8*i:])
@@ -50,20 +53,20 @@ func (c *call) word(raw []byte, i int) uint64 {
 
 // wordSize is the size of a long or a pointer in the target, and the others those of the
 // structures.
-func (c *call) wordSize() int {
-	if c.compat {
+func (l layout) wordSize() int {
+	if l.compat {
 		return 4
 	}
 	return 8
 }
 
-func (c *call) iovecSize() int { return 2 * c.wordSize() }
+func (l layout) iovecSize() int { return 2 * l.wordSize() }
 
-func (c *call) msghdrSize() int {
-	if c.compat {
+func (l layout) msghdrSize() int {
+	if l.compat {
 		return compatMsghdr
 	}
 	return sizeofMsghdr
 }
 
-func (c *call) mmsghdrSize() int { return c.msghdrSize() + c.wordSize() } // msg_len, and what it is aligned with
+func (l layout) mmsghdrSize() int { return l.msghdrSize() + l.wordSize() } // msg_len, and what it is aligned with

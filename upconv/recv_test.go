@@ -646,7 +646,7 @@ func TestReceiveTimeout(t *testing.T) {
 			a.put32(4*i, w)
 		}
 		before := bytes.Clone(a.good[:32])
-		target := &call{tid: unix.Gettid(), compat: c.compat}
+		target := &call{tid: unix.Gettid(), layout: layout{c.compat}}
 		limit := timeout{at: at, time64: c.time64}
 		if ok := limit.read(target); ok != c.ok || limit.sec != c.sec || limit.nsec != c.nsec {
 			t.Errorf("%s: %d s, %d ns, %v", c.what, limit.sec, limit.nsec, ok)
