@@ -217,8 +217,3 @@ func bindBeside(old, to int, name []byte) unix.Errno {
 	}
 	return errno
 }
-
-func bind(fd int, sa []byte) unix.Errno {
-	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
-	return errno
-}

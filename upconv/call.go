@@ -1,8 +1,6 @@
 package upconv
 
 import (
-	"encoding/binary"
-	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -142,47 +140,4 @@ func (w *worker) connectCall(c *call) outcome {
 	}
 	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
 	return w.connect(c)
-}
-
-// Lengths of socket addresses: what connect(2) demands at least, and the most it takes.
-const (
-	sizeofSockaddrIn      = 16  // struct sockaddr_in
-	sizeofSockaddrIn6Min  = 24  // SIN6_LEN_RFC2133, net/ipv6.h: without sin6_scope_id
-	sizeofSockaddrIn6     = 28  // struct sockaddr_in6
-	sizeofSockaddrStorage = 128 // struct sockaddr_storage
-)
-
-// destination returns the IPv4 destination in a socket address: that of an AF_INET address or the
-// IPv4-mapped one of an AF_INET6 address (RFC 4291 section 2.5.5.2). ok is false for all others.
-func destination(sa []byte) (family int, dst netip.AddrPort, ok bool) {
-	if len(sa) < sizeofSockaddrIn {
-		return 0, dst, false
-	}
-	family = int(binary.NativeEndian.Uint16(sa))
-	port := binary.BigEndian.Uint16(sa[2:])
-	switch {
-	case family == unix.AF_INET:
-		return family, netip.AddrPortFrom(netip.AddrFrom4([4]byte(sa[4:8])), port), true
-	case family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min:
-		addr := netip.AddrFrom16([16]byte(sa[8:24]))
-		if addr.Is4In6() {
-			return family, netip.AddrPortFrom(addr.Unmap(), port), true
-		}
-	}
-	return family, dst, false
-}
-
-// inet6Destination returns the destination in an AF_INET6 address.
-func inet6Destination(sa []byte) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sa[8:24])), binary.BigEndian.Uint16(sa[2:]))
-}
-
-// sockaddrIn6 returns a struct sockaddr_in6, without sin6_scope_id. An IPv4 address becomes an
-// IPv4-mapped one.
-func sockaddrIn6(addr netip.Addr, port uint16) (sa [sizeofSockaddrIn6]byte) {
-	binary.NativeEndian.PutUint16(sa[:], unix.AF_INET6)
-	binary.BigEndian.PutUint16(sa[2:], port)
-	bytes := addr.As16()
-	copy(sa[8:], bytes[:])
-	return sa
 }

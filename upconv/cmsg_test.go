@@ -3,17 +3,11 @@ package upconv
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
-	"math/rand"
 	"net/netip"
 	"reflect"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/upconv/upconv/upconv/nat64"
-	"github.com/upconv/upconv/upconv/policy"
 )
 
 func number(v int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(v)) }
@@ -62,12 +56,12 @@ func TestSendControl(t *testing.T) {
 		{"IPV6_TCLASS", control{unix.IPPROTO_IPV6, unix.IPV6_TCLASS, number(1)}, control{}, 0},
 	} {
 		for _, compat := range []bool{false, true} {
-			w := &worker{}
+			w := &controlBuffer{}
 			raw := appendControl(nil, c.from.level, c.from.name, c.from.data)
 			if compat {
 				raw = appendCompat(nil, c.from.level, c.from.name, c.from.data)
 			}
-			got, errno := w.sendControl(raw, compat, unix.AF_INET)
+			got, errno := w.toSend(raw, compat, unix.AF_INET)
 			var want []byte
 			if c.want.data != nil {
 				want = appendControl(nil, c.want.level, c.want.name, c.want.data)
@@ -78,7 +72,7 @@ func TestSendControl(t *testing.T) {
 			if errno != c.errno || !bytes.Equal(got, want) {
 				t.Errorf("%s, compat %v: %x, %v, want %x, %v", c.what, compat, got, errno, want, c.errno)
 			}
-			if got, errno = w.sendControl(raw, compat, 0); errno != 0 || !bytes.Equal(got, appendControl(nil, c.from.level, c.from.name, c.from.data)) {
+			if got, errno = w.toSend(raw, compat, 0); errno != 0 || !bytes.Equal(got, appendControl(nil, c.from.level, c.from.name, c.from.data)) {
 				t.Errorf("%s, compat %v, the family stays: %x, %v", c.what, compat, got, errno)
 			}
 		}
@@ -90,131 +84,39 @@ func TestSendControl(t *testing.T) {
 func TestSendControlInet6(t *testing.T) {
 	mapped := netip.MustParseAddr("::ffff:192.0.0.2").As16()
 	info, foreign := append(mapped[:], number(7)...), append(bytes.Repeat([]byte{0x20}, 16), number(0)...)
-	w := &worker{}
+	w := &controlBuffer{}
 	want := appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, append(make([]byte, 16), number(7)...))
-	if got, errno := w.sendControl(appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info), false, unix.AF_INET6); errno != 0 || !bytes.Equal(got, want) {
+	if got, errno := w.toSend(appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info), false, unix.AF_INET6); errno != 0 || !bytes.Equal(got, want) {
 		t.Errorf("IPV6_PKTINFO, IPv4-mapped: %x, %v, want %x", got, errno, want)
 	}
 	for what, data := range map[string][]byte{"IPV6_PKTINFO": foreign, "IPV6_PKTINFO, short": info[:16]} {
-		if _, errno := w.sendControl(appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, data), false, unix.AF_INET6); errno != unix.EINVAL {
+		if _, errno := w.toSend(appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, data), false, unix.AF_INET6); errno != unix.EINVAL {
 			t.Errorf("%s: %v, want EINVAL", what, errno)
-		}
-	}
-}
-
-// TestPrivilegedControl says of which messages an ordinary user is told EPERM, rather than EINVAL
-// or nothing.
-func TestPrivilegedControl(t *testing.T) {
-	mark := appendControl(nil, unix.SOL_SOCKET, unix.SO_MARK, number(1))
-	priority := func(data []byte) []byte { return appendControl(nil, unix.SOL_SOCKET, unix.SO_PRIORITY, data) }
-	refused := appendControl(nil, unix.IPPROTO_IPV6, refusedControl, nil)
-	for what, c := range map[string]struct {
-		raw  []byte
-		want bool
-	}{
-		"SO_MARK":                          {mark, true},
-		"SO_PRIORITY 6":                    {priority(number(6)), false},
-		"SO_PRIORITY 7":                    {priority(number(7)), true},
-		"SO_PRIORITY of no number":         {priority([]byte{7}), false},
-		"SO_PRIORITY 0, SO_MARK":           {append(priority(number(0)), mark...), true},
-		"SO_MARK after a wrong message":    {append(bytes.Clone(refused), mark...), false},
-		"SO_MARK before a wrong message":   {append(bytes.Clone(mark), refused...), true},
-		"IP_RETOPTS":                       {appendControl(nil, unix.IPPROTO_IP, unix.IP_RETOPTS, nil), true},
-		"IPV6_TCLASS":                      {appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, number(1)), false},
-		"IPV6_HOPOPTS, a header of IPv6's": {appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, make([]byte, 8)), true},
-	} {
-		if got := privilegedControl(c.raw); got != c.want {
-			t.Errorf("%s: %v, want %v", what, got, c.want)
 		}
 	}
 }
 
 // What needs no change costs nothing.
 func TestSendControlSame(t *testing.T) {
-	w := &worker{}
+	w := &controlBuffer{}
 	raw := appendControl(appendControl(nil, unix.IPPROTO_UDP, unix.UDP_SEGMENT, []byte{1, 2}), unix.SOL_SOCKET, unix.SO_MARK, number(1))
 	both := appendControl(bytes.Clone(raw), unix.IPPROTO_IP, unix.IP_TOS, number(1))
-	w.sendControl(both, false, unix.AF_INET) // has a buffer from now on
+	w.toSend(both, false, unix.AF_INET) // has a buffer from now on
 	for what, c := range map[string]struct {
 		raw  []byte
 		from int
 	}{
 		"nothing to translate": {raw, unix.AF_INET}, "not to IPv6": {both, 0}, "none": {nil, unix.AF_INET}, "no message": {make([]byte, 7), unix.AF_INET},
 	} {
-		if got, errno := w.sendControl(c.raw, false, c.from); errno != 0 || len(got) != len(c.raw) || len(got) > 0 && &got[0] != &c.raw[0] {
+		if got, errno := w.toSend(c.raw, false, c.from); errno != 0 || len(got) != len(c.raw) || len(got) > 0 && &got[0] != &c.raw[0] {
 			t.Errorf("%s: %x, %v", what, got, errno)
 		}
 	}
-	if n := testing.AllocsPerRun(100, func() { w.sendControl(both, false, unix.AF_INET); w.sendControl(raw, false, unix.AF_INET) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { w.toSend(both, false, unix.AF_INET); w.toSend(raw, false, unix.AF_INET) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
-	if _, errno := w.sendControl(make([]byte, 7), true, 0); errno != unix.EINVAL {
+	if _, errno := w.toSend(make([]byte, 7), true, 0); errno != unix.EINVAL {
 		t.Errorf("i386, no message: %v", errno)
-	}
-}
-
-// randomControl makes control messages, most of them well-formed.
-func randomControl(rnd *rand.Rand) (raw []byte) {
-	for range rnd.Intn(4) {
-		level := []int{unix.IPPROTO_IP, unix.IPPROTO_IP, unix.IPPROTO_IP, unix.SOL_SOCKET, unix.IPPROTO_UDP, unix.IPPROTO_IPV6, 77}[rnd.Intn(7)]
-		name := []int{unix.IP_TOS, unix.IP_TTL, unix.IP_PKTINFO, unix.IP_RETOPTS, ipProtocol, 0, 99, unix.SO_MARK, unix.UDP_SEGMENT, unix.IPV6_PKTINFO}[rnd.Intn(10)]
-		data := number(int32([]int{-1, 0, 1, 64, 255, 256, 1 << 20}[rnd.Intn(7)]))
-		switch {
-		case name == unix.IP_PKTINFO: // a source of its own is not looked at
-			data = append(append(number(int32(rnd.Intn(3))), 0, 0, 0, 0), 127, 0, 0, 1)
-		case name == unix.IP_RETOPTS:
-			data = []byte{1, 1, 1, 1}
-		}
-		data = data[:[]int{len(data), len(data), len(data), len(data), 0, 1, 2}[rnd.Intn(7)]]
-		if level == unix.IPPROTO_IP && name == unix.IP_RETOPTS && len(data) < 4 {
-			continue // what is wrong with such options is not looked at
-		}
-		raw = appendControl(raw, level, name, data)
-	}
-	if len(raw) > 0 && rnd.Intn(6) == 0 {
-		raw[0] = byte(rnd.Intn(256)) // a length
-	}
-	if rnd.Intn(6) == 0 {
-		raw = raw[:rnd.Intn(len(raw)+1)]
-	}
-	return raw
-}
-
-func sendWith(fd int, to, control []byte) unix.Errno {
-	data := []byte("data")
-	vector := unix.Iovec{Base: &data[0]}
-	vector.SetLen(len(data))
-	header := unix.Msghdr{Name: &to[0], Namelen: uint32(len(to)), Iov: &vector, Iovlen: 1}
-	if len(control) > 0 {
-		header.Control = &control[0]
-		header.SetControllen(len(control))
-	}
-	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)), 0)
-	return errno
-}
-
-// TestSendControlAsNatively sends with control messages, good and bad, and compares what the kernel
-// says.
-func TestSendControlAsNatively(t *testing.T) {
-	rnd := rand.New(rand.NewSource(1))
-	four, six := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
-	at4, at6 := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
-	port := bindBoth(t, at4, unix.AF_INET, at6)
-	w := &worker{}
-	seen := map[unix.Errno]int{}
-	for round := range 5000 {
-		raw := randomControl(rnd)
-		want := sendWith(four, sockaddrLoopback(unix.AF_INET, port), bytes.Clone(raw))
-		native, got := w.sendControl(raw, false, unix.AF_INET)
-		if got == 0 || len(native) > 0 {
-			got = sendWith(six, sockaddrLoopback(unix.AF_INET6, port), native)
-		}
-		if seen[want]++; got != want {
-			t.Fatalf("round %d: %v, natively %v: %x", round, got, want, raw)
-		}
-	}
-	if seen[0] < 500 || seen[unix.EINVAL] < 500 {
-		t.Errorf("hardly anything was tried: %v", seen)
 	}
 }
 
@@ -222,13 +124,13 @@ func FuzzSendControl(f *testing.F) {
 	f.Add(appendControl(nil, unix.IPPROTO_IP, unix.IP_TOS, number(1)), false, true)
 	f.Add(appendCompat(nil, unix.IPPROTO_IP, unix.IP_PKTINFO, make([]byte, 12)), true, false)
 	f.Fuzz(func(t *testing.T, raw []byte, compat, to6 bool) {
-		w := &worker{}
+		w := &controlBuffer{}
 		before := bytes.Clone(raw)
 		from := 0
 		if to6 {
 			from = unix.AF_INET
 		}
-		native, errno := w.sendControl(raw, compat, from)
+		native, errno := w.toSend(raw, compat, from)
 		if !bytes.Equal(raw, before) {
 			t.Fatal("it has changed what it was given")
 		}
@@ -263,7 +165,7 @@ func TestControls(t *testing.T) {
 	to.reset(true, 1000)
 	to.put(unix.IPPROTO_IP, unix.IP_TOS, []byte{7})
 	to.put(unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, timestamp(5, 6))
-	to.put(unix.SOL_SOCKET, soTimestampNSNew, timestamp(5, 6))
+	to.put(unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, timestamp(5, 6))
 	to.put(unix.SOL_SOCKET, unix.SO_TIMESTAMPING, timestamp(1, 2, 3, 4, 5, 6))
 	var got []control
 	at := 0
@@ -278,7 +180,7 @@ func TestControls(t *testing.T) {
 	want := []control{
 		{unix.IPPROTO_IP, unix.IP_TOS, []byte{7}},
 		{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, append(number(5), number(6)...)},
-		{unix.SOL_SOCKET, soTimestampNSNew, timestamp(5, 6)},
+		{unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, timestamp(5, 6)},
 		{unix.SOL_SOCKET, unix.SO_TIMESTAMPING, bytes.Join([][]byte{number(1), number(2), number(3), number(4), number(5), number(6)}, nil)},
 	}
 	if !reflect.DeepEqual(got, want) || to.truncated || to.used() != 16+20+28+36 {
@@ -330,61 +232,4 @@ func TestErrorTo4(t *testing.T) {
 			t.Errorf("pointer %d: %d, want %d", six, got, four)
 		}
 	}
-}
-
-func TestOriginal(t *testing.T) {
-	s := receiveSupervisor(t, "203.0.113.7=inet6:2001:db8::7", "203.0.113.8=inet6:2001:db8::8", "203.0.113.16/28=inet6:2001:db8::8",
-		"203.0.113.64/26=nat64:64:ff9b::/96", "203.0.113.128/25=nat64:2001:dba::/32", "198.51.100.1=inet6:fe80::1%lo")
-	p := testPassport(unix.AF_INET)
-	for from, want := range map[string]string{
-		"2001:db8:64::c000:207": "192.0.2.7",
-		"::ffff:192.0.2.9":      "192.0.2.9",
-		"::1":                   "127.0.0.1",
-		"2001:db8::7":           "203.0.113.7",
-		"2001:db8::8":           "203.0.113.10", // of several: the peer
-		"64:ff9b::203.0.113.65": "203.0.113.65",
-		"64:ff9b::10.1.2.3":     "10.1.2.3",
-		"2001:dba:cb00:7181::":  "203.0.113.129",
-		"fe80::1%lo":            "198.51.100.1",
-		"2001:db9::1":           "192.0.0.8",
-	} {
-		addr := netip.AddrPortFrom(netip.MustParseAddr(from), 53)
-		if got := s.original(addr, &p); got != netip.MustParseAddrPort(want+":53") {
-			t.Errorf("%s: %v, want %s", from, got, want)
-		}
-	}
-	p.peer = netip.MustParseAddrPort("203.0.113.20:1")
-	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8::8"), &p); !ok || got != p.peer.Addr() {
-		t.Errorf("a fixed address of several: %v, %v", got, ok)
-	}
-	addr := netip.MustParseAddr("2001:db8:64::c000:207")
-	if n := testing.AllocsPerRun(100, func() { s.originalAddr(addr, &p) }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-
-	// Another policy: what was translated before is still known.
-	other, err := policy.New(nil, Route{Kind: NAT64, Target: "2001:db8:65::/96"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.rules.Store(&ruleset{policy: other})
-	for from, want := range map[string]string{"2001:db8:65::c000:207": "192.0.2.7", "2001:db8:64::c000:207": "192.0.2.7", "2001:db8::7": "203.0.113.7"} {
-		if got, ok := s.originalAddr(netip.MustParseAddr(from), &p); !ok || got.String() != want {
-			t.Errorf("%s after a reload: %v, %v, want %s", from, got, ok, want)
-		}
-	}
-	s.discovery = newDiscovery(nil, s.log)
-	s.discovery.found.Store(&foundPrefixes{prefixes: []nat64.Prefix{mustPrefix64(t, "2001:db8:66::/96")}})
-	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8:66::c000:207"), &p); !ok || got.String() != "192.0.2.7" {
-		t.Errorf("a prefix that was found: %v, %v", got, ok)
-	}
-}
-
-func mustPrefix64(t *testing.T, s string) nat64.Prefix {
-	t.Helper()
-	p, err := nat64.NewPrefix(netip.MustParsePrefix(s))
-	if err != nil {
-		t.Fatal(fmt.Errorf("%s: %w", s, err))
-	}
-	return p
 }

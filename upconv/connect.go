@@ -1,7 +1,6 @@
 package upconv
 
 import (
-	"math"
 	"strconv"
 	"time"
 	"unsafe"
@@ -694,17 +693,6 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	return answer(errno)
 }
 
-// timeoutOf returns SO_SNDTIMEO, which is how long sends and connect(2) may take, or SO_RCVTIMEO; 0
-// for as long as they want. A time that is too long for a time.Duration is as long as that can be.
-func timeoutOf(fd, option int) time.Duration {
-	var t unix.Timeval
-	getsockopt(fd, unix.SOL_SOCKET, option, unsafe.Pointer(&t), unsafe.Sizeof(t))
-	if t.Sec >= math.MaxInt64/int64(time.Second) {
-		return math.MaxInt64
-	}
-	return time.Duration(t.Nano())
-}
-
 // fail answers that upconv itself could not do something, and says so.
 func (w *worker) fail(e *event, doing string, errno unix.Errno) outcome {
 	w.s.warn(e.c.name+": "+doing+" failed; the program sees the error", "dst", e.dst, "tid", e.c.tid, "error", errno)
@@ -719,18 +707,6 @@ func underWay(errno unix.Errno) unix.Errno {
 		return 0
 	}
 	return errno
-}
-
-// disconnect has a socket be connected no more: connect(2) with AF_UNSPEC.
-func disconnect(fd int) { connect(fd, make([]byte, sizeofSockaddrIn)) }
-
-func connect(fd int, sa []byte) unix.Errno {
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
-		if errno != unix.EINTR {
-			return errno
-		}
-	}
 }
 
 // now is the time a call was taken up, where anybody wants to know.

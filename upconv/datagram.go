@@ -58,23 +58,6 @@ func sendsHeaders(fd int) bool {
 	return getsockopt(fd, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&on), 4) != 0 || on != 0
 }
 
-// kindOf returns the type of the sockets of a protocol.
-func kindOf(proto int) int {
-	switch proto {
-	case unix.IPPROTO_TCP, unix.IPPROTO_MPTCP:
-		return unix.SOCK_STREAM
-	}
-	return unix.SOCK_DGRAM
-}
-
-func typeOf(fd int) int {
-	var kind int32
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4)
-	return int(kind)
-}
-
-func isDatagramType(kind int) bool { return kind == unix.SOCK_DGRAM || kind == unix.SOCK_RAW }
-
 // sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
 // it says so only if asked to fetch it; then fd is a copy, else -1.
 func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
@@ -546,20 +529,9 @@ func (w *worker) noteMoved(replacement int) {
 	}
 }
 
-// isConnected reports whether a socket has a peer.
-func isConnected(fd int) bool {
-	var name [sizeofSockaddrStorage]byte
-	return socketName(fd, true, &name)
-}
-
 // madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of
 // others. It is for those of the origin, where nothing else tells. It may forget.
 type madeSockets [1024]atomic.Uint64
-
-func cookieOf(fd int) (cookie uint64) {
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_COOKIE, unsafe.Pointer(&cookie), 8)
-	return cookie
-}
 
 func (m *madeSockets) add(fd int) {
 	cookie := cookieOf(fd)

@@ -132,11 +132,3 @@ func localName(fd int) string {
 	}
 	return name.String()
 }
-
-// errnoName returns the kernel's name of an errno.
-func errnoName(errno unix.Errno) string {
-	if name := unix.ErrnoName(errno); name != "" {
-		return name
-	}
-	return errno.Error()
-}

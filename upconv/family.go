@@ -74,8 +74,6 @@ type crossing struct {
 // end of DS-Lite has (RFC 6333).
 var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
 
-var loopback4 = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-
 // prepare fills in what a destination is replaced by. The error is one of Translate.
 func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	dst := e.dst
@@ -212,12 +210,6 @@ func (s *socket) setName(family int, port uint16) {
 	}
 	binary.NativeEndian.PutUint16(s.name[:], uint16(family))
 	binary.BigEndian.PutUint16(s.name[2:], port)
-}
-
-func domainOf(fd int) int {
-	var domain int32
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4)
-	return int(domain)
 }
 
 // inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.

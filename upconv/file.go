@@ -97,13 +97,6 @@ func (w *worker) noteInode(stat *unix.Stat_t) {
 	w.sight.UID, w.sight.GID, w.sight.Mode, w.sight.Ino = int(stat.Uid), int(stat.Gid), stat.Mode, stat.Ino
 }
 
-// inodeOf returns the inode number of an open file, 0 if there is none.
-func inodeOf(fd int) uint64 {
-	var stat unix.Stat_t
-	unix.Fstat(fd, &stat)
-	return stat.Ino
-}
-
 // async sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
 // will say.
 func (w *worker) async(c *call, socket, flags int) unix.Errno {

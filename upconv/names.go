@@ -76,17 +76,6 @@ func (p *passport) name(fd, family int, peer bool, to *[sizeofSockaddrIn6]byte) 
 	return p.sockaddr(addr, to), true
 }
 
-// socketName reads the name of a socket, or of its peer.
-func socketName(fd int, peer bool, to *[sizeofSockaddrStorage]byte) (ok bool) {
-	call := uintptr(unix.SYS_GETSOCKNAME)
-	if peer {
-		call = unix.SYS_GETPEERNAME
-	}
-	length := uint32(len(to))
-	_, _, errno := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(&length)))
-	return errno == 0
-}
-
 // sockaddr writes an IPv4 address as one of the program's family.
 func (p *passport) sockaddr(addr netip.AddrPort, to *[sizeofSockaddrIn6]byte) (length int) {
 	*to = [sizeofSockaddrIn6]byte{}

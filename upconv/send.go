@@ -583,8 +583,6 @@ func (w *worker) staysHome(fd int) bool {
 	return true
 }
 
-func isInet(family int) bool { return family == unix.AF_INET || family == unix.AF_INET6 }
-
 // settledSockets are, by their cookies, AF_INET and AF_INET6 datagram sockets of an egress that is
 // not the origin, and AF_INET ones of the origin if that is no egress, with the namespaces they are
 // in: nothing of that ever changes, and SO_COOKIE alone tells the rest. It may forget.
@@ -773,7 +771,7 @@ func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 	return 0
 }
 
-// packControl returns the control messages to send for those that the program sends, as sendControl
+// packControl returns the control messages to send for those that the program sends, as toSend
 // does; x is as for transmit.
 func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
 	translates := x != nil && !x.mapped
@@ -781,7 +779,7 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 	if translates {
 		from = x.pass.family // for a Unix socket only to see what is wrong with them: they are left out
 	}
-	control, errno = w.sendControl(raw, c.compat, from)
+	control, errno = w.control.toSend(raw, c.compat, from)
 	switch {
 	case w.lacksPrivilege(c, control):
 		errno = unix.EPERM

@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -501,3 +503,98 @@ func FuzzSendHeaders(f *testing.F) {
 	e := newSenders(f)
 	f.Fuzz(func(t *testing.T, data []byte) { e.compare(t, sendingFrom(data)) })
 }
+
+// TestPrivilegedControl says of which messages an ordinary user is told EPERM, rather than EINVAL
+// or nothing.
+func TestPrivilegedControl(t *testing.T) {
+	mark := appendControl(nil, unix.SOL_SOCKET, unix.SO_MARK, cmsgInt(1))
+	priority := func(data []byte) []byte { return appendControl(nil, unix.SOL_SOCKET, unix.SO_PRIORITY, data) }
+	refused := appendControl(nil, unix.IPPROTO_IPV6, refusedControl, nil)
+	for what, c := range map[string]struct {
+		raw  []byte
+		want bool
+	}{
+		"SO_MARK":                          {mark, true},
+		"SO_PRIORITY 6":                    {priority(cmsgInt(6)), false},
+		"SO_PRIORITY 7":                    {priority(cmsgInt(7)), true},
+		"SO_PRIORITY of no number":         {priority([]byte{7}), false},
+		"SO_PRIORITY 0, SO_MARK":           {append(priority(cmsgInt(0)), mark...), true},
+		"SO_MARK after a wrong message":    {append(bytes.Clone(refused), mark...), false},
+		"SO_MARK before a wrong message":   {append(bytes.Clone(mark), refused...), true},
+		"IP_RETOPTS":                       {appendControl(nil, unix.IPPROTO_IP, unix.IP_RETOPTS, nil), true},
+		"IPV6_TCLASS":                      {appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, cmsgInt(1)), false},
+		"IPV6_HOPOPTS, a header of IPv6's": {appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, make([]byte, 8)), true},
+	} {
+		if got := privilegedControl(c.raw); got != c.want {
+			t.Errorf("%s: %v, want %v", what, got, c.want)
+		}
+	}
+}
+
+// TestSendControlAsNatively sends with control messages, good and bad, and compares what the kernel
+// says.
+func TestSendControlAsNatively(t *testing.T) {
+	rnd := rand.New(rand.NewSource(1))
+	four, six := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
+	at4, at6 := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
+	port := bindBoth(t, at4, unix.AF_INET, at6)
+	w := &controlBuffer{}
+	seen := map[unix.Errno]int{}
+	for round := range 5000 {
+		raw := randomControl(rnd)
+		want := sendWith(four, sockaddrLoopback(unix.AF_INET, port), bytes.Clone(raw))
+		native, got := w.toSend(raw, false, unix.AF_INET)
+		if got == 0 || len(native) > 0 {
+			got = sendWith(six, sockaddrLoopback(unix.AF_INET6, port), native)
+		}
+		if seen[want]++; got != want {
+			t.Fatalf("round %d: %v, natively %v: %x", round, got, want, raw)
+		}
+	}
+	if seen[0] < 500 || seen[unix.EINVAL] < 500 {
+		t.Errorf("hardly anything was tried: %v", seen)
+	}
+}
+
+func sendWith(fd int, to, control []byte) unix.Errno {
+	data := []byte("data")
+	vector := unix.Iovec{Base: &data[0]}
+	vector.SetLen(len(data))
+	header := unix.Msghdr{Name: &to[0], Namelen: uint32(len(to)), Iov: &vector, Iovlen: 1}
+	if len(control) > 0 {
+		header.Control = &control[0]
+		header.SetControllen(len(control))
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)), 0)
+	return errno
+}
+
+// randomControl makes control messages, most of them well-formed.
+func randomControl(rnd *rand.Rand) (raw []byte) {
+	for range rnd.Intn(4) {
+		level := []int{unix.IPPROTO_IP, unix.IPPROTO_IP, unix.IPPROTO_IP, unix.SOL_SOCKET, unix.IPPROTO_UDP, unix.IPPROTO_IPV6, 77}[rnd.Intn(7)]
+		name := []int{unix.IP_TOS, unix.IP_TTL, unix.IP_PKTINFO, unix.IP_RETOPTS, ipProtocol, 0, 99, unix.SO_MARK, unix.UDP_SEGMENT, unix.IPV6_PKTINFO}[rnd.Intn(10)]
+		data := cmsgInt(int32([]int{-1, 0, 1, 64, 255, 256, 1 << 20}[rnd.Intn(7)]))
+		switch {
+		case name == unix.IP_PKTINFO: // a source of its own is not looked at
+			data = append(append(cmsgInt(int32(rnd.Intn(3))), 0, 0, 0, 0), 127, 0, 0, 1)
+		case name == unix.IP_RETOPTS:
+			data = []byte{1, 1, 1, 1}
+		}
+		data = data[:[]int{len(data), len(data), len(data), len(data), 0, 1, 2}[rnd.Intn(7)]]
+		if level == unix.IPPROTO_IP && name == unix.IP_RETOPTS && len(data) < 4 {
+			continue // what is wrong with such options is not looked at
+		}
+		raw = appendControl(raw, level, name, data)
+	}
+	if len(raw) > 0 && rnd.Intn(6) == 0 {
+		raw[0] = byte(rnd.Intn(256)) // a length
+	}
+	if rnd.Intn(6) == 0 {
+		raw = raw[:rnd.Intn(len(raw)+1)]
+	}
+	return raw
+}
+
+// cmsgInt is the data of a control message that is an int.
+func cmsgInt(v int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(v)) }

@@ -111,22 +111,6 @@ func (s *socket) port() uint16 { return binary.BigEndian.Uint16(s.name[2:]) }
 // address is the bytes of the IP address within name.
 func (s *socket) address() []byte { return addressIn(s.domain, &s.name) }
 
-// addressIn is the bytes of the IP address within a struct sockaddr_in or sockaddr_in6.
-func addressIn(domain int, name *[sizeofSockaddrIn6]byte) []byte {
-	if domain == unix.AF_INET6 {
-		return name[8:24] // sin6_addr
-	}
-	return name[4:8] // sin_addr
-}
-
-func sameNetns(a, b int) bool { return netnsCookie(a) == netnsCookie(b) }
-
-// netnsCookie returns SO_NETNS_COOKIE, 0 for what is not a socket.
-func netnsCookie(fd int) (cookie uint64) {
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&cookie), 8)
-	return cookie
-}
-
 // socket makes a non-blocking socket in the egress; the caller owns it.
 func (w *worker) socket(e *egress, domain, kind, proto int) (int, unix.Errno) {
 	fd, errno := w.trySocket(e, domain, kind, proto)
@@ -155,12 +139,6 @@ func (w *worker) trySocket(e *egress, domain, kind, proto int) (int, unix.Errno)
 		os.Exit(ExitFailed)
 	}
 	return fd, errno
-}
-
-func newSocket(domain, kind, proto int) (int, unix.Errno) {
-	kind |= unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC
-	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(domain), uintptr(kind), uintptr(proto))
-	return int(fd), errno
 }
 
 // maxSpares is how many sockets are made in advance at a time: so most of the time the worker is
@@ -326,56 +304,4 @@ func (w *worker) unpin() {
 		setAffinity(&w.cpus)
 		w.pinned = false
 	}
-}
-
-func setAffinity(cpus *unix.CPUSet) unix.Errno {
-	_, _, errno := unix.RawSyscall(unix.SYS_SCHED_SETAFFINITY, 0, unsafe.Sizeof(*cpus), uintptr(unsafe.Pointer(cpus)))
-	return errno
-}
-
-// flagsOf returns the status flags of a file, F_GETFL.
-func flagsOf(fd int) (flags int, ok bool) {
-	n, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_GETFL, 0)
-	return int(n), errno == 0
-}
-
-// blocks reports whether calls on a file wait.
-func blocks(fd int) bool {
-	flags, ok := flagsOf(fd)
-	return ok && flags&unix.O_NONBLOCK == 0
-}
-
-// setFlags gives the file the status flags that fcntl(F_SETFL) takes. The kernel may wait for the
-// lock of a socket then (sock_fasync in net/socket.c); so not a RawSyscall.
-func setFlags(fd, flags int) {
-	unix.Syscall(unix.SYS_FCNTL, uintptr(fd), unix.F_SETFL, uintptr(flags))
-}
-
-func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func dup(fd int) (int, unix.Errno) {
-	copied, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	return int(copied), errno
-}
-
-// closeFD closes a descriptor. The last one of a stream with SO_LINGER waits; so not a RawSyscall.
-func closeFD(fd int) { unix.Syscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
-
-func getsockopt(fd, level, name int, value unsafe.Pointer, size uintptr) unix.Errno {
-	length := uint32(size)
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
-		uintptr(value), uintptr(unsafe.Pointer(&length)), 0)
-	return errno
-}
-
-func setsockopt(fd, level, name int, value unsafe.Pointer, size uintptr) unix.Errno {
-	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(value), size, 0)
-	return errno
 }

@@ -217,7 +217,7 @@ type worker struct {
 	sendDeadline time.Time // until when that may send
 	futile       int       // how often in a row it could not send though there was room
 
-	control []byte          // see sendControl
+	control controlBuffer   // of messages to send
 	receive *receiveBuffers // nil: not needed yet
 	reading reception
 
@@ -461,22 +461,4 @@ func (s *Supervisor) warn(msg string, args ...any) {
 		return
 	}
 	go s.log.Warn(msg, args...)
-}
-
-// errnoOf finds the errno in an error: EIO where there is none, 0 for nil.
-func errnoOf(err error) unix.Errno {
-	if err == nil {
-		return 0
-	}
-	if errno, ok := err.(unix.Errno); ok {
-		return errno
-	}
-	var errno unix.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	if errors.Is(err, seccompx.ErrTargetGone) {
-		return unix.ENOENT
-	}
-	return unix.EIO
 }
