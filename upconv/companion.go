@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
 // A program may send to the origin and to an egress, or along several routes, through one and the
@@ -711,7 +712,7 @@ func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
 	binary.BigEndian.PutUint16(h[44:], uint16(length))
 	binary.BigEndian.PutUint16(h[4:], uint16(length))
 	h[7] = unix.IPPROTO_UDP
-	sum := checksum(packet)
+	sum := siit.Checksum(packet)
 	if sum == 0 {
 		sum = 0xffff
 	}

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
 // credentials are a user other than upconv's own, on whose behalf it opens a path or connects to
@@ -162,5 +164,5 @@ func (c *credentials) appendTo(control []byte, pid int) []byte {
 	for i, value := range []int{pid, c.uid, c.gid} {
 		binary.NativeEndian.PutUint32(ucred[4*i:], uint32(value))
 	}
-	return appendControl(control, unix.SOL_SOCKET, unix.SCM_CREDENTIALS, ucred[:])
+	return siit.AppendControl(control, unix.SOL_SOCKET, unix.SCM_CREDENTIALS, ucred[:])
 }

@@ -23,7 +23,7 @@ func TestMsghdr(t *testing.T) {
 		{"i386's", true, short, nil, 28, 1<<31 - 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c, namelen := &call{layout: layout{test.compat}}, want.nameLen
+			c, namelen := layout{test.compat}, want.nameLen
 			raw := append(e.AppendUint32(test.word(nil, want.name), uint32(namelen)), test.padding...)
 			for _, n := range []uint64{want.iovecs, want.count, want.control, want.controlLen} {
 				raw = test.word(raw, n)

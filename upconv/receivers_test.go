@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
 // A filtered is a thread of this process whose receiving calls are stopped and handled by a
@@ -284,8 +285,8 @@ func testReceiveWaits(t *testing.T) {
 		th.waiting(1)
 		send(t, "eight")
 		check(t, th.result(out), "eight")
-		m, _, ok, _ := takeControl(a.good[controlAt:controlAt+100], false)
-		if !ok || m.level != unix.IPPROTO_IP || m.name != unix.IP_TTL || !bytes.Equal(m.data, number(64)) {
+		m, _, ok, _ := siit.TakeControl(a.good[controlAt:controlAt+100], false)
+		if !ok || m.Level != unix.IPPROTO_IP || m.Name != unix.IP_TTL || !bytes.Equal(m.Data, cmsgInt(64)) {
 			t.Errorf("control message %+v", m)
 		}
 	})
@@ -574,8 +575,8 @@ func TestReceiveUnix(t *testing.T) {
 		args := sc.prepare(a)
 		check("SCM_RIGHTS", th.result(th.call(sc.nr, uintptr(here), uintptr(args[1]), 0)), 3, -1)
 		flags, used := binary.NativeEndian.Uint32(a.good[48:]), binary.NativeEndian.Uint64(a.good[40:])
-		m, _, ok, _ := takeControl(a.good[controlAt:controlAt+int(min(used, 100))], false)
-		if flags != 0 || used != 32 || !ok || m.level != unix.SOL_SOCKET || m.name != unix.SO_TIMESTAMPNS {
+		m, _, ok, _ := siit.TakeControl(a.good[controlAt:controlAt+int(min(used, 100))], false)
+		if flags != 0 || used != 32 || !ok || m.Level != unix.SOL_SOCKET || m.Name != unix.SO_TIMESTAMPNS {
 			t.Fatalf("msg_flags %#x, %d bytes of control messages: %+v", flags, used, m)
 		}
 	}

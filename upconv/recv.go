@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
 // Receiving on sockets that have been replaced by ones of another family. Where a program could
@@ -91,7 +92,7 @@ type receiveBuffers struct {
 	data    []byte
 	name    [sizeofSockaddrStorage]byte
 	control [8 << 10]byte // more than extension headers can be
-	out     controls
+	out     siit.Controls
 	vector  []unix.RemoteIovec // of the message
 	raw     []byte             // the same as the target has it
 	ahead   ahead
@@ -463,7 +464,7 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 	n = int(got)
 	data := b.data[:min(n, size)]
 	if ping {
-		icmp6to4(data)
+		siit.ICMP6To4(data)
 		if n > m.room { // whatever MSG_TRUNC asks for: ping_recvmsg in net/ipv4/ping.c
 			n, flags = m.room, flags|unix.MSG_TRUNC
 		}
@@ -481,7 +482,7 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 			came.flags &^= unix.MSG_CTRUNC // of what an AF_INET socket does not give
 			dropDescriptors(came.control)
 		}
-		b.out.reset(r.c.compat, m.controlRoom())
+		b.out.Reset(r.c.compat, m.controlRoom())
 		r.translate(&b.out, &came)
 	}
 	errno = r.deliver(b, data, name, &came, n)
@@ -548,29 +549,29 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 
 // translate makes of the control messages that have come with a datagram those of the socket that
 // the program thinks it has.
-func (r *reception) translate(to *controls, came *arrival) {
+func (r *reception) translate(to *siit.Controls, came *arrival) {
 	from := came.control
 	asIPv6 := r.pass.family == unix.AF_INET6 && (came.mapped || !came.ipv4)
 	for {
-		m, rest, ok, _ := takeControl(from, false)
+		m, rest, ok, _ := siit.TakeControl(from, false)
 		if !ok {
 			return
 		}
 		from = rest
 		switch {
 		case r.family == unix.AF_UNIX:
-			if m.level == unix.SOL_SOCKET && !ofUnix(m.name) {
-				to.put(m.level, m.name, m.data) // a timestamp
+			if m.Level == unix.SOL_SOCKET && !ofUnix(m.Name) {
+				to.Put(m.Level, m.Name, m.Data) // a timestamp
 			}
-		case m.level != unix.IPPROTO_IPV6 || asIPv6:
-			to.put(m.level, m.name, m.data)
-		case m.name == unix.IPV6_RECVERR:
-			r.putError(to, m.data, came.mapped)
+		case m.Level != unix.IPPROTO_IPV6 || asIPv6:
+			to.Put(m.Level, m.Name, m.Data)
+		case m.Name == unix.IPV6_RECVERR:
+			r.putError(to, m.Data, came.mapped)
 		case came.mapped: // then the kernel has given the IPv4 ones too
 		case r.pass.family == unix.AF_INET6:
 			r.putMapped(to, m)
 		default:
-			r.putIPv4(to, m, m.data)
+			r.putIPv4(to, m, m.Data)
 		}
 	}
 }
@@ -592,14 +593,14 @@ func ofUnix(name int) bool {
 // descriptors in datagrams.
 func dropDescriptors(from []byte) {
 	for {
-		m, rest, ok, _ := takeControl(from, false)
+		m, rest, ok, _ := siit.TakeControl(from, false)
 		if !ok {
 			return
 		}
 		from = rest
-		if m.level == unix.SOL_SOCKET && (m.name == unix.SCM_RIGHTS || m.name == scmPidfd) {
-			for ; len(m.data) >= 4; m.data = m.data[4:] {
-				if fd := int32(binary.NativeEndian.Uint32(m.data)); fd >= 0 {
+		if m.Level == unix.SOL_SOCKET && (m.Name == unix.SCM_RIGHTS || m.Name == scmPidfd) {
+			for ; len(m.Data) >= 4; m.Data = m.Data[4:] {
+				if fd := int32(binary.NativeEndian.Uint32(m.Data)); fd >= 0 {
 					closeFD(int(fd))
 				}
 			}
@@ -609,48 +610,48 @@ func dropDescriptors(from []byte) {
 
 // putIPv4 gives the program the IPv4 control message that one of IPv6 stands for, if there is one.
 // data is its content.
-func (r *reception) putIPv4(to *controls, m control, data []byte) {
-	switch m.name {
+func (r *reception) putIPv4(to *siit.Controls, m siit.Control, data []byte) {
+	switch m.Name {
 	case unix.IPV6_PKTINFO:
-		if len(data) >= sizeofIn6Pktinfo {
-			info := pktinfoTo4(data, r.pass.local)
+		if len(data) >= siit.SizeofIn6Pktinfo {
+			info := siit.PktinfoTo4(data, r.pass.local)
 			if r.flags&unix.MSG_ERRQUEUE != 0 {
 				clear(info[4:8]) // nobody has looked up ipi_spec_dst
 			}
-			to.put(unix.IPPROTO_IP, unix.IP_PKTINFO, info[:])
+			to.Put(unix.IPPROTO_IP, unix.IP_PKTINFO, info[:])
 		}
 	case unix.IPV6_HOPLIMIT:
-		to.put(unix.IPPROTO_IP, unix.IP_TTL, data)
+		to.Put(unix.IPPROTO_IP, unix.IP_TTL, data)
 	case unix.IPV6_TCLASS:
 		if len(data) >= 4 {
-			to.put(unix.IPPROTO_IP, unix.IP_TOS, []byte{byte(binary.NativeEndian.Uint32(data))})
+			to.Put(unix.IPPROTO_IP, unix.IP_TOS, []byte{byte(binary.NativeEndian.Uint32(data))})
 		}
 	case ipv6OrigDstAddr:
 		if len(data) >= 4 {
 			var name [sizeofSockaddrIn6]byte
 			own := passport{family: unix.AF_INET}
 			own.sockaddr(netip.AddrPortFrom(r.pass.local, binary.BigEndian.Uint16(data[2:])), &name)
-			to.put(unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR, name[:sizeofSockaddrIn])
+			to.Put(unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR, name[:sizeofSockaddrIn])
 		}
 	case ipv6RecvFragSize:
-		to.put(unix.IPPROTO_IP, unix.IP_RECVFRAGSIZE, data)
+		to.Put(unix.IPPROTO_IP, unix.IP_RECVFRAGSIZE, data)
 	}
 }
 
 // putMapped is putIPv4 for a program that has an AF_INET6 socket, on which IPv4 datagrams come with
 // the control messages of IPv4 that it has asked for, and with IPV6_PKTINFO.
-func (r *reception) putMapped(to *controls, m control) {
+func (r *reception) putMapped(to *siit.Controls, m siit.Control) {
 	var option int
-	switch m.name {
+	switch m.Name {
 	case unix.IPV6_PKTINFO:
-		if len(m.data) < sizeofIn6Pktinfo {
+		if len(m.Data) < siit.SizeofIn6Pktinfo {
 			return
 		}
-		var info [sizeofIn6Pktinfo]byte
+		var info [siit.SizeofIn6Pktinfo]byte
 		addr := netip.AddrFrom16(r.pass.local.As16()).As16()
 		copy(info[:], addr[:])
-		copy(info[16:], m.data[16:])
-		to.put(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info[:])
+		copy(info[16:], m.Data[16:])
+		to.Put(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info[:])
 		option = unix.IP_PKTINFO
 	case unix.IPV6_HOPLIMIT:
 		option = unix.IP_RECVTTL
@@ -665,32 +666,32 @@ func (r *reception) putMapped(to *controls, m control) {
 	}
 	var on int32
 	if getsockopt(r.fd, unix.IPPROTO_IP, option, unsafe.Pointer(&on), 4) == 0 && on != 0 {
-		r.putIPv4(to, m, m.data)
+		r.putIPv4(to, m, m.Data)
 	}
 }
 
 // putError gives the program an error of the error queue: ip_recv_error in net/ipv4/ip_sockglue.c
 // and ipv6_recv_error in net/ipv6/datagram.c.
-func (r *reception) putError(to *controls, data []byte, mapped bool) {
-	if len(data) < sizeofExtendedErr+sizeofSockaddrIn6 {
+func (r *reception) putError(to *siit.Controls, data []byte, mapped bool) {
+	if len(data) < siit.SizeofExtendedErr+sizeofSockaddrIn6 {
 		return
 	}
-	var value [sizeofExtendedErr + sizeofSockaddrIn6]byte
-	ee := [sizeofExtendedErr]byte(data)
+	var value [siit.SizeofExtendedErr + sizeofSockaddrIn6]byte
+	ee := [siit.SizeofExtendedErr]byte(data)
 	if !mapped {
-		ee = errorTo4(ee)
+		ee = siit.ErrorTo4(ee)
 	}
 	copy(value[:], ee[:])
-	if offender := data[sizeofExtendedErr:]; binary.NativeEndian.Uint16(offender) == unix.AF_INET6 {
+	if offender := data[siit.SizeofExtendedErr:]; binary.NativeEndian.Uint16(offender) == unix.AF_INET6 {
 		addr := r.s.original(inet6Destination(offender), &r.pass)
 		var name [sizeofSockaddrIn6]byte
 		r.pass.sockaddr(addr, &name)
-		copy(value[sizeofExtendedErr:], name[:])
+		copy(value[siit.SizeofExtendedErr:], name[:])
 	}
 	if r.pass.family == unix.AF_INET6 {
-		to.put(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, value[:])
+		to.Put(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, value[:])
 	} else {
-		to.put(unix.IPPROTO_IP, unix.IP_RECVERR, value[:sizeofExtendedErr+sizeofSockaddrIn])
+		to.Put(unix.IPPROTO_IP, unix.IP_RECVERR, value[:siit.SizeofExtendedErr+sizeofSockaddrIn])
 	}
 }
 
@@ -723,10 +724,10 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 	word := uint64(r.c.wordSize())
 	if r.kind != receivesFrom {
 		at := m.control
-		bytes := b.out.bytes
-		for _, p := range b.out.pieces {
-			put(at, bytes[:p.length])
-			at, bytes = at+uint64(p.space), bytes[p.length:]
+		bytes := b.out.Bytes
+		for _, p := range b.out.Pieces {
+			put(at, bytes[:p.Length])
+			at, bytes = at+uint64(p.Space), bytes[p.Length:]
 		}
 	}
 	lengthAt, room, nameErrno := r.nameRoom()
@@ -747,11 +748,11 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 	if r.kind != receivesFrom {
 		// msg_controllen, msg_flags and, of a struct mmsghdr, msg_len.
 		if r.c.compat {
-			binary.NativeEndian.PutUint32(tail[:], uint32(b.out.used()))
+			binary.NativeEndian.PutUint32(tail[:], uint32(b.out.Used()))
 		} else {
-			binary.NativeEndian.PutUint64(tail[:], uint64(b.out.used()))
+			binary.NativeEndian.PutUint64(tail[:], uint64(b.out.Used()))
 		}
-		binary.NativeEndian.PutUint32(tail[word:], came.flags|b.out.flag())
+		binary.NativeEndian.PutUint32(tail[word:], came.flags|b.out.Flag())
 		tailLen = int(word) + 4
 		put(tailAt, tail[:tailLen])
 		if r.kind == receivesMessages {
@@ -800,8 +801,8 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	m := &r.message
 	tid := r.c.tid
 	if r.kind != receivesFrom {
-		b.out.reset(r.c.compat, m.controlRoom())
-		b.out.direct = func(n int, message []byte) unix.Errno { return writeMemory(tid, m.control+uint64(n), message) }
+		b.out.Reset(r.c.compat, m.controlRoom())
+		b.out.Direct = func(n int, message []byte) unix.Errno { return writeMemory(tid, m.control+uint64(n), message) }
 		r.translate(&b.out, came)
 	}
 	put := func(at uint64, bytes []byte) bool { return len(bytes) == 0 || writeMemory(tid, at, bytes) == 0 }
@@ -824,11 +825,11 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	}
 	word := uint64(r.c.wordSize())
 	var value [8]byte
-	binary.NativeEndian.PutUint32(value[:], came.flags|b.out.flag())
+	binary.NativeEndian.PutUint32(value[:], came.flags|b.out.Flag())
 	if !put(m.at+6*word, value[:4]) {
 		return unix.EFAULT
 	}
-	binary.NativeEndian.PutUint64(value[:], uint64(b.out.used())) // i386 is little-endian
+	binary.NativeEndian.PutUint64(value[:], uint64(b.out.Used())) // i386 is little-endian
 	if !put(m.at+5*word, value[:word]) {
 		return unix.EFAULT
 	}

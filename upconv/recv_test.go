@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -289,7 +290,7 @@ func (p *pair) both(t testing.TB, w *worker, a *arena, what string, nr uintptr, 
 		}
 	}
 	// An ICMP error has a precedence of its own, RFC 1812 section 4.3.2.5.
-	tos := appendControl(nil, unix.IPPROTO_IP, unix.IP_TOS, nil)[4:]
+	tos := siit.AppendControl(nil, unix.IPPROTO_IP, unix.IP_TOS, nil)[4:]
 	for _, r := range []*receiveResult{&got, &want} {
 		r.memory = bytes.ReplaceAll(r.memory, append(bytes.Clone(tos), 0xc0), append(bytes.Clone(tos), 0))
 	}

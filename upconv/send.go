@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -759,8 +760,8 @@ func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 		h.Control, h.Controllen = &control[0], uint64(len(control))
 	}
 	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
-	if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !icmp4to6(m.payload) {
-		if len(m.payload) < icmpHeader || m.payload[0] != icmpExtEcho {
+	if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !siit.ICMP4To6(m.payload) {
+		if len(m.payload) < siit.SizeofICMPHeader || m.payload[0] != siit.ICMPExtEcho {
 			return unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
 		}
 		if n == 0 {
@@ -779,7 +780,7 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 	if translates {
 		from = x.pass.family // for a Unix socket only to see what is wrong with them: they are left out
 	}
-	control, errno = w.control.toSend(raw, c.compat, from)
+	control, errno = w.control.ToSend(raw, c.compat, from)
 	switch {
 	case w.lacksPrivilege(c, control):
 		errno = unix.EPERM
@@ -847,20 +848,20 @@ func (o *outgoing) takeBack(lent []byte) {
 // (IP_PKTINFO): what ip_route_output_key_hash_rcu in net/ipv4/route.c says of it.
 func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Errno {
 	for {
-		m, rest, ok, _ := takeControl(control, compat)
+		m, rest, ok, _ := siit.TakeControl(control, compat)
 		if !ok {
 			return 0
 		}
 		control = rest
 		at := 4 // ipi_spec_dst
 		switch {
-		case m.level == unix.IPPROTO_IP && m.name == unix.IP_PKTINFO && len(m.data) == sizeofInPktinfo:
-		case m.level == unix.IPPROTO_IPV6 && m.name == unix.IPV6_PKTINFO && len(m.data) >= sizeofIn6Pktinfo && x.pass.family == unix.AF_INET6:
+		case m.Level == unix.IPPROTO_IP && m.Name == unix.IP_PKTINFO && len(m.Data) == siit.SizeofInPktinfo:
+		case m.Level == unix.IPPROTO_IPV6 && m.Name == unix.IPV6_PKTINFO && len(m.Data) >= siit.SizeofIn6Pktinfo && x.pass.family == unix.AF_INET6:
 			at = 12 // the end of ipi6_addr, which is IPv4-mapped
 		default:
 			continue
 		}
-		switch source := netip.AddrFrom4([4]byte(m.data[at : at+4])); {
+		switch source := netip.AddrFrom4([4]byte(m.Data[at : at+4])); {
 		case source.IsUnspecified():
 		case source.IsMulticast(), source == broadcast4, source.IsLoopback():
 			return unix.EINVAL // from which nothing that is elsewhere is reached
@@ -1053,7 +1054,7 @@ func privilegedControl(control []byte) bool {
 				return true
 			}
 		case unix.IPPROTO_IPV6:
-			if h.Type == refusedControl && h.Len == unix.SizeofCmsghdr {
+			if h.Type == siit.RefusedControl && h.Len == unix.SizeofCmsghdr {
 				return false // EINVAL
 			}
 			switch h.Type {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
 // senders are two sockets, each of which sends to a receiver of its own: one natively, the other
@@ -131,7 +132,7 @@ var controlSamples = []struct {
 	{unix.IPPROTO_IP, unix.IP_TTL, []byte{9, 0, 0, 0}},
 	{unix.IPPROTO_IP, unix.IP_TTL, []byte{0, 0, 0, 0}},
 	{unix.IPPROTO_IP, unix.IP_TTL, []byte{9}},
-	{unix.IPPROTO_IP, unix.IP_PKTINFO, make([]byte, sizeofInPktinfo)},
+	{unix.IPPROTO_IP, unix.IP_PKTINFO, make([]byte, siit.SizeofInPktinfo)},
 	{unix.IPPROTO_UDP, unix.UDP_SEGMENT, []byte{100, 0}},
 	{unix.SOL_SOCKET, unix.SCM_RIGHTS, []byte{0, 0, 0, 0}},
 	{-1, -1, nil},
@@ -181,7 +182,7 @@ func (s *sending) put(a *arena, port uint16, compat bool) (args [6]uint64) {
 		}
 		control, length := sendControl+i*64, m.controlLen
 		if sample := controlSamples[m.controlAt]; length == 1 {
-			header, _ := controlLayout(compat)
+			header, _ := siit.ControlLayout(compat)
 			length = uint64(header + len(sample.data))
 			set(control, length)
 			a.put32(control+word, uint32(sample.level))
@@ -507,9 +508,9 @@ func FuzzSendHeaders(f *testing.F) {
 // TestPrivilegedControl says of which messages an ordinary user is told EPERM, rather than EINVAL
 // or nothing.
 func TestPrivilegedControl(t *testing.T) {
-	mark := appendControl(nil, unix.SOL_SOCKET, unix.SO_MARK, cmsgInt(1))
-	priority := func(data []byte) []byte { return appendControl(nil, unix.SOL_SOCKET, unix.SO_PRIORITY, data) }
-	refused := appendControl(nil, unix.IPPROTO_IPV6, refusedControl, nil)
+	mark := siit.AppendControl(nil, unix.SOL_SOCKET, unix.SO_MARK, cmsgInt(1))
+	priority := func(data []byte) []byte { return siit.AppendControl(nil, unix.SOL_SOCKET, unix.SO_PRIORITY, data) }
+	refused := siit.AppendControl(nil, unix.IPPROTO_IPV6, siit.RefusedControl, nil)
 	for what, c := range map[string]struct {
 		raw  []byte
 		want bool
@@ -521,9 +522,9 @@ func TestPrivilegedControl(t *testing.T) {
 		"SO_PRIORITY 0, SO_MARK":           {append(priority(cmsgInt(0)), mark...), true},
 		"SO_MARK after a wrong message":    {append(bytes.Clone(refused), mark...), false},
 		"SO_MARK before a wrong message":   {append(bytes.Clone(mark), refused...), true},
-		"IP_RETOPTS":                       {appendControl(nil, unix.IPPROTO_IP, unix.IP_RETOPTS, nil), true},
-		"IPV6_TCLASS":                      {appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, cmsgInt(1)), false},
-		"IPV6_HOPOPTS, a header of IPv6's": {appendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, make([]byte, 8)), true},
+		"IP_RETOPTS":                       {siit.AppendControl(nil, unix.IPPROTO_IP, unix.IP_RETOPTS, nil), true},
+		"IPV6_TCLASS":                      {siit.AppendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, cmsgInt(1)), false},
+		"IPV6_HOPOPTS, a header of IPv6's": {siit.AppendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, make([]byte, 8)), true},
 	} {
 		if got := privilegedControl(c.raw); got != c.want {
 			t.Errorf("%s: %v, want %v", what, got, c.want)
@@ -538,12 +539,12 @@ func TestSendControlAsNatively(t *testing.T) {
 	four, six := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
 	at4, at6 := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
 	port := bindBoth(t, at4, unix.AF_INET, at6)
-	w := &controlBuffer{}
+	w := &siit.ControlBuffer{}
 	seen := map[unix.Errno]int{}
 	for round := range 5000 {
 		raw := randomControl(rnd)
 		want := sendWith(four, sockaddrLoopback(unix.AF_INET, port), bytes.Clone(raw))
-		native, got := w.toSend(raw, false, unix.AF_INET)
+		native, got := w.ToSend(raw, false, unix.AF_INET)
 		if got == 0 || len(native) > 0 {
 			got = sendWith(six, sockaddrLoopback(unix.AF_INET6, port), native)
 		}
@@ -573,7 +574,7 @@ func sendWith(fd int, to, control []byte) unix.Errno {
 func randomControl(rnd *rand.Rand) (raw []byte) {
 	for range rnd.Intn(4) {
 		level := []int{unix.IPPROTO_IP, unix.IPPROTO_IP, unix.IPPROTO_IP, unix.SOL_SOCKET, unix.IPPROTO_UDP, unix.IPPROTO_IPV6, 77}[rnd.Intn(7)]
-		name := []int{unix.IP_TOS, unix.IP_TTL, unix.IP_PKTINFO, unix.IP_RETOPTS, ipProtocol, 0, 99, unix.SO_MARK, unix.UDP_SEGMENT, unix.IPV6_PKTINFO}[rnd.Intn(10)]
+		name := []int{unix.IP_TOS, unix.IP_TTL, unix.IP_PKTINFO, unix.IP_RETOPTS, siit.IPProtocol, 0, 99, unix.SO_MARK, unix.UDP_SEGMENT, unix.IPV6_PKTINFO}[rnd.Intn(10)]
 		data := cmsgInt(int32([]int{-1, 0, 1, 64, 255, 256, 1 << 20}[rnd.Intn(7)]))
 		switch {
 		case name == unix.IP_PKTINFO: // a source of its own is not looked at
@@ -585,7 +586,7 @@ func randomControl(rnd *rand.Rand) (raw []byte) {
 		if level == unix.IPPROTO_IP && name == unix.IP_RETOPTS && len(data) < 4 {
 			continue // what is wrong with such options is not looked at
 		}
-		raw = appendControl(raw, level, name, data)
+		raw = siit.AppendControl(raw, level, name, data)
 	}
 	if len(raw) > 0 && rnd.Intn(6) == 0 {
 		raw[0] = byte(rnd.Intn(256)) // a length

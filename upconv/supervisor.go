@@ -14,6 +14,7 @@ import (
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/nat64"
 )
 
@@ -217,8 +218,8 @@ type worker struct {
 	sendDeadline time.Time // until when that may send
 	futile       int       // how often in a row it could not send though there was room
 
-	control controlBuffer   // of messages to send
-	receive *receiveBuffers // nil: not needed yet
+	control siit.ControlBuffer // of messages to send
+	receive *receiveBuffers    // nil: not needed yet
 	reading reception
 
 	sets       []setCopy // of the target's that its socket is in

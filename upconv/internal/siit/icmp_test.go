@@ -1,4 +1,4 @@
-package upconv
+package siit
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ func TestICMP(t *testing.T) {
 		name     string
 		six      []byte
 		four     []byte // nil: left alone
-		sixAgain []byte // what icmp4to6 makes of four: without a checksum
+		sixAgain []byte // what ICMP4To6 makes of four: without a checksum
 	}{
 		{"reply", []byte{129, 0, 0xab, 0xcd, 0x12, 0x34, 0, 1}, []byte{0, 0, 0xed, 0xca, 0x12, 0x34, 0, 1}, []byte{129, 0, 0, 0, 0x12, 0x34, 0, 1}},
 		{"request", []byte{128, 0, 0, 0, 0x12, 0x34, 0, 1}, []byte{8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1}, []byte{128, 0, 0, 0, 0x12, 0x34, 0, 1}},
@@ -20,20 +20,20 @@ func TestICMP(t *testing.T) {
 		{"nothing", nil, nil, nil},
 	} {
 		got := bytes.Clone(c.six)
-		if ok := icmp6to4(got); ok != (c.four != nil) || ok && !bytes.Equal(got, c.four) || !ok && !bytes.Equal(got, c.six) {
+		if ok := ICMP6To4(got); ok != (c.four != nil) || ok && !bytes.Equal(got, c.four) || !ok && !bytes.Equal(got, c.six) {
 			t.Errorf("%s: %x, %v, want %x", c.name, got, ok, c.four)
 		}
 		if c.four == nil {
 			continue
 		}
-		if sum := checksum(got); sum != 0 {
+		if sum := Checksum(got); sum != 0 {
 			t.Errorf("%s: with its checksum the sum is %#x, not 0", c.name, sum)
 		}
-		if ok := icmp4to6(got); !ok || !bytes.Equal(got, c.sixAgain) {
+		if ok := ICMP4To6(got); !ok || !bytes.Equal(got, c.sixAgain) {
 			t.Errorf("%s: back: %x, %v, want %x", c.name, got, ok, c.sixAgain)
 		}
 	}
-	if icmp4to6([]byte{3, 3, 0, 0, 0, 0, 0, 0}) || icmp4to6([]byte{8, 0, 0, 0}) {
+	if ICMP4To6([]byte{3, 3, 0, 0, 0, 0, 0, 0}) || ICMP4To6([]byte{8, 0, 0, 0}) {
 		t.Error("not an echo message, and yet translated")
 	}
 }
@@ -42,17 +42,17 @@ func FuzzICMP(f *testing.F) {
 	f.Add([]byte{129, 0, 0xab, 0xcd, 0x12, 0x34, 0, 1, 'x'})
 	f.Fuzz(func(t *testing.T, message []byte) {
 		four := bytes.Clone(message)
-		if !icmp6to4(four) {
+		if !ICMP6To4(four) {
 			if !bytes.Equal(four, message) {
 				t.Fatalf("%x is not for it, and is %x now", message, four)
 			}
 			return
 		}
-		if checksum(four) != 0 {
+		if Checksum(four) != 0 {
 			t.Fatalf("%x: checksum", four)
 		}
 		six := bytes.Clone(four)
-		if !icmp4to6(six) || six[0] != message[0] || six[1] != message[1] || !bytes.Equal(six[4:], message[4:]) {
+		if !ICMP4To6(six) || six[0] != message[0] || six[1] != message[1] || !bytes.Equal(six[4:], message[4:]) {
 			t.Fatalf("%x comes back as %x", message, six)
 		}
 	})

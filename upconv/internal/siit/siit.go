@@ -1,4 +1,4 @@
-package upconv
+package siit
 
 import (
 	"encoding/binary"
@@ -8,23 +8,23 @@ import (
 )
 
 const (
-	ipProtocol       = 52 // IP_PROTOCOL, linux/in.h
-	sizeofInPktinfo  = 12 // struct in_pktinfo
-	sizeofIn6Pktinfo = 20 // struct in6_pktinfo
+	IPProtocol       = 52 // IP_PROTOCOL, linux/in.h
+	SizeofInPktinfo  = 12 // struct in_pktinfo
+	SizeofIn6Pktinfo = 20 // struct in6_pktinfo
 )
 
 // appendControl6 appends what a control message of a socket of the program's, which is of the
 // family from, is on an AF_INET6 one in its place. What is wrong with it is what ip_cmsg_send in
 // net/ipv4/ip_sockglue.c says.
-func appendControl6(out []byte, m control, from int) ([]byte, unix.Errno) {
-	var value [sizeofIn6Pktinfo]byte
+func appendControl6(out []byte, m Control, from int) ([]byte, unix.Errno) {
+	var value [SizeofIn6Pktinfo]byte
 	integer := func(low, high int32, bytes int) unix.Errno {
 		var v int32
 		switch {
-		case len(m.data) == 4:
-			v = int32(binary.NativeEndian.Uint32(m.data))
-		case len(m.data) == bytes:
-			v = int32(m.data[0])
+		case len(m.Data) == 4:
+			v = int32(binary.NativeEndian.Uint32(m.Data))
+		case len(m.Data) == bytes:
+			v = int32(m.Data[0])
 		default:
 			return unix.EINVAL
 		}
@@ -34,41 +34,41 @@ func appendControl6(out []byte, m control, from int) ([]byte, unix.Errno) {
 		binary.NativeEndian.PutUint32(value[:], uint32(v))
 		return 0
 	}
-	switch m.level {
+	switch m.Level {
 	case unix.IPPROTO_IPV6:
-		if m.name == unix.IPV6_PKTINFO && from == unix.AF_INET6 {
-			if len(m.data) < sizeofIn6Pktinfo || !netip.AddrFrom16([16]byte(m.data[:16])).Is4In6() {
+		if m.Name == unix.IPV6_PKTINFO && from == unix.AF_INET6 {
+			if len(m.Data) < SizeofIn6Pktinfo || !netip.AddrFrom16([16]byte(m.Data[:16])).Is4In6() {
 				return out, unix.EINVAL
 			}
-			copy(value[16:], m.data[16:20])
-			out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, value[:])
+			copy(value[16:], m.Data[16:20])
+			out = AppendControl(out, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, value[:])
 		}
 		return out, 0 // the others are not looked at, and on an AF_INET socket none is
 	case unix.IPPROTO_IP:
 	default:
-		return appendControl(out, m.level, m.name, m.data), 0
+		return AppendControl(out, m.Level, m.Name, m.Data), 0
 	}
-	switch m.name {
+	switch m.Name {
 	case unix.IP_RETOPTS: // there are no such options in IPv6
 	case unix.IP_PKTINFO:
-		if len(m.data) != sizeofInPktinfo {
+		if len(m.Data) != SizeofInPktinfo {
 			return out, unix.EINVAL
 		}
 		// The interface holds; the address is one of IPv4, in whose place is whatever the kernel
 		// chooses.
-		copy(value[16:], m.data[:4])
-		out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, value[:])
+		copy(value[16:], m.Data[:4])
+		out = AppendControl(out, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, value[:])
 	case unix.IP_TTL:
 		if errno := integer(1, 255, 4); errno != 0 {
 			return out, errno
 		}
-		out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, value[:4])
+		out = AppendControl(out, unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT, value[:4])
 	case unix.IP_TOS:
 		if errno := integer(0, 255, 1); errno != 0 {
 			return out, errno
 		}
-		out = appendControl(out, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, value[:4])
-	case ipProtocol: // of raw sockets
+		out = AppendControl(out, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, value[:4])
+	case IPProtocol: // of raw sockets
 		if errno := integer(1, 255, 4); errno != 0 {
 			return out, errno
 		}
@@ -78,14 +78,14 @@ func appendControl6(out []byte, m control, from int) ([]byte, unix.Errno) {
 	return out, 0
 }
 
-// refusedControl is a message of IPv6 that the kernel refuses with EINVAL if it has no data, as it
+// RefusedControl is a message of IPv6 that the kernel refuses with EINVAL if it has no data, as it
 // does a wrong one of IPv4: ip6_datagram_send_ctl in net/ipv6/datagram.c.
-const refusedControl = unix.IPV6_TCLASS
+const RefusedControl = unix.IPV6_TCLASS
 
-// pktinfoTo4 makes a struct in_pktinfo of a struct in6_pktinfo: the interface holds, and the
+// PktinfoTo4 makes a struct in_pktinfo of a struct in6_pktinfo: the interface holds, and the
 // address is local.
-func pktinfoTo4(info []byte, local netip.Addr) (to [sizeofInPktinfo]byte) {
-	copy(to[:4], info[16:sizeofIn6Pktinfo])
+func PktinfoTo4(info []byte, local netip.Addr) (to [SizeofInPktinfo]byte) {
+	copy(to[:4], info[16:SizeofIn6Pktinfo])
 	addr := local.As4()
 	copy(to[4:], addr[:]) // ipi_spec_dst
 	copy(to[8:], addr[:]) // ipi_addr
@@ -94,7 +94,7 @@ func pktinfoTo4(info []byte, local netip.Addr) (to [sizeofInPktinfo]byte) {
 
 // Origins of an error: linux/errqueue.h.
 const (
-	sizeofExtendedErr = 16 // struct sock_extended_err
+	SizeofExtendedErr = 16 // struct sock_extended_err
 	originLocal       = 1  // SO_EE_ORIGIN_LOCAL
 	originICMP        = 2
 	originICMP6       = 3
@@ -105,9 +105,9 @@ const (
 	minMTU       = 68 // RFC 791
 )
 
-// errorTo4 makes a struct sock_extended_err of ICMPv6 one of ICMP: RFC 7915 section 5.2, and for
+// ErrorTo4 makes a struct sock_extended_err of ICMPv6 one of ICMP: RFC 7915 section 5.2, and for
 // errno and info what icmp_err_convert in net/ipv4/icmp.c has.
-func errorTo4(from [sizeofExtendedErr]byte) [sizeofExtendedErr]byte {
+func ErrorTo4(from [SizeofExtendedErr]byte) [SizeofExtendedErr]byte {
 	errno, info := unix.Errno(binary.NativeEndian.Uint32(from[:])), binary.NativeEndian.Uint32(from[8:])
 	origin, kind, code := from[4], from[5], from[6]
 	to := from
@@ -162,16 +162,16 @@ func pointerTo4(pointer uint32) uint32 {
 	return 0
 }
 
-// controlBuffer is where control messages are put together. It is used again and again.
-type controlBuffer struct{ bytes []byte }
+// ControlBuffer is where control messages are put together. It is used again and again.
+type ControlBuffer struct{ bytes []byte }
 
-// toSend makes of the control messages that a program sends, in its layout, those to send on its
+// ToSend makes of the control messages that a program sends, in its layout, those to send on its
 // socket. Where that is an AF_INET6 one in the place of another, and sends to an IPv4
 // destination, from is the family of the program's; else 0. Where there is nothing to change the
 // result is raw. Else it is valid until the next call. The errno is what sendmsg(2) says to such
 // messages; if there are messages all the same, the kernel says it to one of them, unless something
 // else comes first.
-func (b *controlBuffer) toSend(raw []byte, compat bool, from int) ([]byte, unix.Errno) {
+func (b *ControlBuffer) ToSend(raw []byte, compat bool, from int) ([]byte, unix.Errno) {
 	if len(raw) == 0 || !compat && !(from != 0 && mentionsIP(raw)) {
 		return raw, 0
 	}
@@ -184,12 +184,12 @@ func (b *controlBuffer) toSend(raw []byte, compat bool, from int) ([]byte, unix.
 
 // controlToSend is toSend, and appends to out.
 func controlToSend(out, raw []byte, compat bool, from int) ([]byte, unix.Errno) {
-	if header, _ := controlLayout(compat); compat && len(raw) < header {
+	if header, _ := ControlLayout(compat); compat && len(raw) < header {
 		return nil, unix.EINVAL // cmsghdr_from_user_compat_to_kern in net/compat.c; natively it is as good as none
 	}
 	var wrong unix.Errno
 	for {
-		m, rest, ok, errno := takeControl(raw, compat)
+		m, rest, ok, errno := TakeControl(raw, compat)
 		switch {
 		case errno != 0:
 			return nil, errno // udp_cmsg_send in net/ipv4/udp.c looks at all lengths first
@@ -198,11 +198,11 @@ func controlToSend(out, raw []byte, compat bool, from int) ([]byte, unix.Errno) 
 		case from != 0:
 			out, errno = appendControl6(out, m, from)
 		default:
-			out = appendControl(out, m.level, m.name, m.data)
+			out = AppendControl(out, m.Level, m.Name, m.Data)
 		}
 		if errno != 0 {
 			wrong = errno
-			out = appendControl(out, unix.IPPROTO_IPV6, refusedControl, nil)
+			out = AppendControl(out, unix.IPPROTO_IPV6, RefusedControl, nil)
 		}
 		raw = rest
 	}
@@ -211,11 +211,11 @@ func controlToSend(out, raw []byte, compat bool, from int) ([]byte, unix.Errno) 
 // mentionsIP reports whether a control message of IPv4 or IPv6 is among some.
 func mentionsIP(raw []byte) bool {
 	for {
-		m, rest, ok, _ := takeControl(raw, false)
+		m, rest, ok, _ := TakeControl(raw, false)
 		if !ok {
 			return false
 		}
-		if m.level == unix.IPPROTO_IP || m.level == unix.IPPROTO_IPV6 {
+		if m.Level == unix.IPPROTO_IP || m.Level == unix.IPPROTO_IPV6 {
 			return true
 		}
 		raw = rest

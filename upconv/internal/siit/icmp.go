@@ -1,4 +1,4 @@
-package upconv
+package siit
 
 import "encoding/binary"
 
@@ -6,17 +6,17 @@ import "encoding/binary"
 const (
 	icmpEchoReply    = 0
 	icmpEcho         = 8
-	icmpExtEcho      = 42 // RFC 8335: it has no counterpart in RFC 7915
+	ICMPExtEcho      = 42 // RFC 8335: it has no counterpart in RFC 7915
 	icmp6EchoRequest = 128
 	icmp6EchoReply   = 129
-	icmpHeader       = 8 // of an echo message, without data
+	SizeofICMPHeader = 8 // of an echo message, without data
 )
 
-// icmp6to4 makes an ICMPv6 echo message, as an ICMPv6 datagram socket gives it, an ICMP one: RFC
+// ICMP6To4 makes an ICMPv6 echo message, as an ICMPv6 datagram socket gives it, an ICMP one: RFC
 // 7915 section 5.2. It is done in place. The checksum, which is not about addresses any more, is
 // that of all of message. Other messages stay as they are, and the result is false.
-func icmp6to4(message []byte) bool {
-	if len(message) < icmpHeader {
+func ICMP6To4(message []byte) bool {
+	if len(message) < SizeofICMPHeader {
 		return false
 	}
 	switch message[0] {
@@ -28,14 +28,14 @@ func icmp6to4(message []byte) bool {
 		return false
 	}
 	message[2], message[3] = 0, 0
-	binary.BigEndian.PutUint16(message[2:], checksum(message))
+	binary.BigEndian.PutUint16(message[2:], Checksum(message))
 	return true
 }
 
-// icmp4to6 is the reverse, for an ICMPv6 datagram socket to send: RFC 7915 section 4.2. The
+// ICMP4To6 is the reverse, for an ICMPv6 datagram socket to send: RFC 7915 section 4.2. The
 // checksum is left to the kernel, which knows the addresses.
-func icmp4to6(message []byte) bool {
-	if len(message) < icmpHeader {
+func ICMP4To6(message []byte) bool {
+	if len(message) < SizeofICMPHeader {
 		return false
 	}
 	switch message[0] {
@@ -50,8 +50,8 @@ func icmp4to6(message []byte) bool {
 	return true
 }
 
-// checksum is that of RFC 1071.
-func checksum(b []byte) uint16 {
+// Checksum is that of RFC 1071.
+func Checksum(b []byte) uint16 {
 	var sum uint64
 	for ; len(b) >= 4; b = b[4:] {
 		sum += uint64(binary.BigEndian.Uint32(b))
