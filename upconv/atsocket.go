@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -130,7 +131,7 @@ func (w *worker) socketCall(c *call) outcome {
 		unix.RawSyscall(unix.SYS_FCHOWN, uintptr(fd), uintptr(uid), uintptr(gid))
 	}
 	if flags&unix.SOCK_NONBLOCK == 0 {
-		setFlags(fd, unix.O_RDWR)
+		linux.SetFlags(fd, unix.O_RDWR)
 	}
 	// Before the program can do anything with it.
 	w.s.swapped.Store(true)
@@ -142,7 +143,7 @@ func (w *worker) socketCall(c *call) outcome {
 	}
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, CloseOnExec: flags&unix.SOCK_CLOEXEC != 0, Send: true})
 	w.closeNow(fd)
-	switch errno := errnoOf(err); errno {
+	switch errno := linux.ErrnoOf(err); errno {
 	case 0:
 		return outcome{later: true} // the number is the answer
 	case unix.ENOENT, unix.ESRCH:
@@ -157,7 +158,7 @@ func (w *worker) bindAtSocket(c *call) outcome {
 	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
 	for range maxRaces {
 		old, ok := -1, false
-		if c.addrLen >= sizeofSockaddrIn && c.addrLen <= sizeofSockaddrStorage {
+		if c.addrLen >= linux.SizeofSockaddrIn && c.addrLen <= linux.SizeofSockaddrStorage {
 			old, ok = w.idleInEgress(c)
 		}
 		if !ok {
@@ -172,12 +173,12 @@ func (w *worker) bindAtSocket(c *call) outcome {
 			return answer(unix.EFAULT) // for it could be read the next time
 		}
 		family, dst, ok := sendDestination(sa)
-		if family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min {
-			dst, ok = inet6Destination(sa), w.socketInfo.domain == unix.AF_INET6
+		if family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min {
+			dst, ok = linux.Inet6Destination(sa), w.socketInfo.domain == unix.AF_INET6
 		}
 		if !ok || family == unix.AF_UNSPEC && !dst.Addr().IsUnspecified() || dst.Addr().IsUnspecified() && dst.Port() == 0 {
 			// To no address that it could be bound to; or to any port, of which nobody knows yet.
-			errno := bind(old, sa)
+			errno := linux.Bind(old, sa)
 			w.closeNow(old)
 			return answer(errno)
 		}
@@ -255,7 +256,7 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 		return -1, false
 	}
 	seen := w.see(c)
-	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || !isInet(w.sight.Family) || !w.s.inEgress(w.sight.NetNS)) {
+	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || !linux.IsInet(w.sight.Family) || !w.s.inEgress(w.sight.NetNS)) {
 		return -1, false
 	}
 	fd, errno := w.s.targets.getfd(c.tid, c.fd)
@@ -265,13 +266,13 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	w.done = append(w.done, fd)
 	sock := &w.socketInfo
 	switch {
-	case seen && !w.saw(fd), !w.s.inEgress(netnsCookie(fd)):
-	case typeOf(fd) == unix.SOCK_STREAM:
+	case seen && !w.saw(fd), !w.s.inEgress(linux.NetnsCookie(fd)):
+	case linux.TypeOf(fd) == unix.SOCK_STREAM:
 		ok = examine(fd, sock)
 	case all:
 		ok = examineDatagram(fd, sock) || sock.headers
 	default:
-		ok = examineDatagram(fd, sock) && sock.proto != unix.IPPROTO_ICMP && sock.proto != unix.IPPROTO_ICMPV6 && !isConnected(fd)
+		ok = examineDatagram(fd, sock) && sock.proto != unix.IPPROTO_ICMP && sock.proto != unix.IPPROTO_ICMPV6 && !linux.IsConnected(fd)
 	}
 	if !ok || w.livesIn(c.tid, sock.netns) {
 		w.closeNow(fd)
@@ -348,7 +349,7 @@ func (t *targets) inNamespace(tid int, inode uint64, scratch []byte) (uid, gid i
 	if slot.tid == tid { // so that there is a pidfd, which tells when to close it
 		slot.dir, slot.dirTID = dir, tid
 	} else {
-		defer closeFD(dir)
+		defer linux.Close(dir)
 	}
 	return isInNamespace(dir, inode, scratch)
 }

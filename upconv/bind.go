@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // A new socket is bound as the program has bound its own. A port that the program has asked for
@@ -30,7 +32,7 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 		}
 		return 0
 	}
-	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && netnsCookie(replacement) == w.s.origin.cookie {
+	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && linux.NetnsCookie(replacement) == w.s.origin.cookie {
 		sock.bindAgain(replacement)
 		return 0
 	}
@@ -82,7 +84,7 @@ func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix
 	if errno != unix.EADDRNOTAVAIL {
 		return false, errno
 	}
-	clear(addressIn(s.domain, &name))
+	clear(linux.AddressIn(s.domain, &name))
 	if s.port() == 0 {
 		return true, 0
 	}
@@ -95,12 +97,12 @@ func (s *socket) bindTo(old, to int, name []byte) unix.Errno {
 	case s.port() == 0 && s.kind == unix.SOCK_STREAM:
 		return bindAddress(to, name)
 	case s.port() != 0 && s.chosen:
-		if errno := bindChosen(to, name); errno != unix.ENOPROTOOPT && (errno != unix.EADDRINUSE || !sameNetns(old, to)) {
+		if errno := bindChosen(to, name); errno != unix.ENOPROTOOPT && (errno != unix.EADDRINUSE || !linux.SameNetns(old, to)) {
 			return errno
 		}
 	}
-	errno := bind(to, name)
-	if errno == unix.EADDRINUSE && s.port() != 0 && sameNetns(old, to) {
+	errno := linux.Bind(to, name)
+	if errno == unix.EADDRINUSE && s.port() != 0 && linux.SameNetns(old, to) {
 		// The port is taken by the old socket itself.
 		errno = bindBeside(old, to, name)
 	}
@@ -114,8 +116,8 @@ func (s *socket) bindAgain(to int) {
 	if s.port() == 0 || s.chosen && bindChosen(to, name[:s.nameLen]) == 0 {
 		return
 	}
-	clear(addressIn(s.domain, &name))
-	bind(to, name[:s.nameLen])
+	clear(linux.AddressIn(s.domain, &name))
+	linux.Bind(to, name[:s.nameLen])
 }
 
 // resume has a socket that was kept be in use again, in the place of s: with no peer, and with its
@@ -128,8 +130,8 @@ func (s *socket) resume(kept int) {
 	case was.port() == 0:
 		s.chosen = true
 		s.bindAgain(kept)
-	case isConnected(kept):
-		disconnect(kept)
+	case linux.IsConnected(kept):
+		linux.Disconnect(kept)
 		was.chosen = true
 		was.bindAgain(kept)
 	}
@@ -141,7 +143,7 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	if !sock.bound || sock.netns != origin && sock.kind == unix.SOCK_STREAM && sock.chosen || x.family() == unix.AF_UNIX { // see bindLike
 		return 0
 	}
-	name := [sizeofSockaddrIn6]byte{}
+	name := [linux.SizeofSockaddrIn6]byte{}
 	binary.NativeEndian.PutUint16(name[:], unix.AF_INET6)
 	binary.BigEndian.PutUint16(name[2:], sock.port())
 	if addr, _ := netip.AddrFromSlice(sock.address()); addr.Is6() && !addr.Is4In6() {
@@ -149,12 +151,12 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	} else if !addr.Unmap().IsUnspecified() {
 		e.add("bound to any address: " + addr.Unmap().String() + " is an IPv4 one")
 	}
-	if sock.port() == 0 && allZero(name[8:24]) {
+	if sock.port() == 0 && linux.AllZero(name[8:24]) {
 		return 0
 	}
 	if sock.domain == unix.AF_INET && sock.kind == unix.SOCK_STREAM {
 		one := int32(1) // the port of the AF_INET6 socket then has nothing to do with that of the old one
-		setsockopt(to, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
+		linux.Setsockopt(to, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
 	}
 	errno := sock.bindTo(old, to, name[:])
 	if sock.yields(e, errno, "") { // a port that a Unix socket was said to have can be anybody's
@@ -172,17 +174,17 @@ func bindChosen(to int, name []byte) unix.Errno {
 	var before uint32
 	port := uint32(binary.BigEndian.Uint16(name[2:]))
 	one := port<<16 | port
-	if errno := getsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4); errno != 0 {
+	if errno := linux.Getsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4); errno != 0 {
 		return errno
 	}
-	if errno := setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&one), 4); errno != 0 {
+	if errno := linux.Setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&one), 4); errno != 0 {
 		return errno
 	}
-	var any [sizeofSockaddrIn6]byte
+	var any [linux.SizeofSockaddrIn6]byte
 	length := copy(any[:], name)
 	clear(any[2:4])
-	errno := bind(to, any[:length])
-	setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4)
+	errno := linux.Bind(to, any[:length])
+	linux.Setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4)
 	return errno
 }
 
@@ -192,10 +194,10 @@ func bindChosen(to int, name []byte) unix.Errno {
 func bindAddress(to int, name []byte) unix.Errno {
 	var before int32
 	one := int32(1)
-	getsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&before), 4)
-	setsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4)
-	errno := bind(to, name)
-	setsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&before), 4)
+	linux.Getsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&before), 4)
+	linux.Setsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4)
+	errno := linux.Bind(to, name)
+	linux.Setsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&before), 4)
 	return errno
 }
 
@@ -203,17 +205,17 @@ func bindAddress(to int, name []byte) unix.Errno {
 func bindBeside(old, to int, name []byte) unix.Errno {
 	var before, beforeOld int32
 	one := int32(1)
-	getsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
-	getsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
+	linux.Getsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
+	linux.Getsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
 	for _, fd := range []int{old, to} {
-		if errno := setsockopt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&one), 4); errno != 0 {
+		if errno := linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&one), 4); errno != 0 {
 			return errno
 		}
 	}
-	errno := bind(to, name)
-	setsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
+	errno := linux.Bind(to, name)
+	linux.Setsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
 	if errno != 0 {
-		setsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
+		linux.Setsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
 	}
 	return errno
 }

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // call is one stopped system call, decoded.
@@ -15,19 +16,19 @@ type call struct {
 	args [6]uint64
 	fd   int // the first argument: the socket
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
-	addr     uint64
-	addrLen  uint32
-	sa       []byte   // upconv's copy of the address; nil: not read, or it could not be
-	name     string   // what call it is; of socketcall(2), the one that is meant
-	fastOpen fastOpen // of a send that connects
-	sends    bool     // it is a send of datagrams, which are in worker.out
-	layout            // of its structures in the program's memory
-	back     bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
-	resets   bool     // and the connection that the socket has is reset: see disconnectCall
-	made     bool     // upconv has made it, or begun to
-	guarded  bool     // it is not left to the kernel, see guard
-	table    uint8    // what sharesTable has found; 0: it has not looked
-	indirect bool     // its arguments are in memory: socketcall(2)
+	addr         uint64
+	addrLen      uint32
+	sa           []byte   // upconv's copy of the address; nil: not read, or it could not be
+	name         string   // what call it is; of socketcall(2), the one that is meant
+	fastOpen     fastOpen // of a send that connects
+	sends        bool     // it is a send of datagrams, which are in worker.out
+	linux.Layout          // of its structures in the program's memory
+	back         bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
+	resets       bool     // and the connection that the socket has is reset: see disconnectCall
+	made         bool     // upconv has made it, or begun to
+	guarded      bool     // it is not left to the kernel, see guard
+	table        uint8    // what sharesTable has found; 0: it has not looked
+	indirect     bool     // its arguments are in memory: socketcall(2)
 	// permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it
 	// was not asked.
 	permitted int
@@ -112,7 +113,7 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 	c := &w.call
 	// The kernel takes int arguments from the low half of the register, so the high half is
 	// dropped.
-	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), layout: layout{n.Data.Arch == seccompx.I386}}
+	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), Layout: linux.Layout{Compat: n.Data.Arch == seccompx.I386}}
 	for i := range byNumber {
 		if h := &byNumber[i]; n.Data.Nr == h.nr && n.Data.Arch == h.arch {
 			c.name = h.name
@@ -126,7 +127,7 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 func (c *call) number(name string) uint64 {
 	arches := seccompx.NativeArches()
 	arch := arches[0]
-	if c.compat {
+	if c.Compat {
 		arch = arches[1]
 	}
 	nr, _ := arch.Syscall(name)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/policy"
 	"github.com/upconv/upconv/upconv/policy/policytest"
 )
@@ -58,8 +59,8 @@ func TestFilterOfFamilies(t *testing.T) {
 		{seccompx.AMD64, "sendmsg", [3]uint64{3, 1, unix.MSG_FASTOPEN}, pass, stop, stop, stop},
 		{seccompx.I386, "sendmsg", [3]uint64{3, 1, unix.MSG_FASTOPEN}, pass, stop, stop, stop},
 		{seccompx.AMD64, "sendmsg", [3]uint64{3, 1}, pass, pass, pass, pass},
-		{seccompx.AMD64, "bind", [3]uint64{3, 1, sizeofSockaddrIn}, pass, stop, stop, stop},
-		{seccompx.AMD64, "bind", [3]uint64{3, 1, sizeofSockaddrIn - 1}, pass, pass, pass, pass},
+		{seccompx.AMD64, "bind", [3]uint64{3, 1, linux.SizeofSockaddrIn}, pass, stop, stop, stop},
+		{seccompx.AMD64, "bind", [3]uint64{3, 1, linux.SizeofSockaddrIn - 1}, pass, pass, pass, pass},
 		{seccompx.I386, "socketcall", [3]uint64{sysBind}, pass, stop, stop, stop},
 	} {
 		nr, ok := c.arch.Syscall(c.call)

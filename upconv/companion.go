@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -41,7 +42,7 @@ type companions struct {
 	text   []byte // what was read there
 	lastID uint32
 	// inbox is an epoll set of the sockets that are kept and whose datagrams can be handed on.
-	inbox *pollSet
+	inbox *linux.PollSet
 	kept  map[int32]*group  // by the descriptor in inbox
 	ports map[uint16]int    // how many of the kept have a port; 0 stands for any
 	raw   map[uint64]outlet // by namespace
@@ -60,7 +61,7 @@ type outlet struct{ v4, v6 int }
 func (o outlet) close() {
 	for _, fd := range []int{o.v4, o.v6} {
 		if fd >= 0 {
-			closeFD(fd)
+			linux.Close(fd)
 		}
 	}
 }
@@ -142,10 +143,10 @@ func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
 	if old < 0 || sock.kind != unix.SOCK_DGRAM {
 		return was
 	}
-	was.place = place(netnsCookie(old))
+	was.place = place(linux.NetnsCookie(old))
 	was.heard = sock.proto == unix.IPPROTO_UDP && sock.bound
 	canReturn := true
-	if family := domainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
+	if family := linux.DomainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
 		var pass passport
 		if pass.readFrom(old, family) {
 			s := w.s
@@ -188,7 +189,7 @@ const (
 // for, is free when the program has closed its socket, or has been killed; and that the port of a
 // stream that has left the origin is not, see ports.
 func bindRules() []seccompx.Rule {
-	return append([]seccompx.Rule{notify("bind", low(2).AtLeast(sizeofSockaddrIn))}, socketcallRules(sysBind)...)
+	return append([]seccompx.Rule{notify("bind", low(2).AtLeast(linux.SizeofSockaddrIn))}, socketcallRules(sysBind)...)
 }
 
 // bind handles a stopped bind(2).
@@ -212,7 +213,7 @@ func (w *worker) bind(c *call) outcome {
 // there, another thread's call may find it there and ask for its companion: take waits until the
 // caller has called arrived.
 func (k *companions) arrives(fd int) (cookie uint64) {
-	cookie = cookieOf(fd)
+	cookie = linux.CookieOf(fd)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.arriving == nil {
@@ -256,7 +257,7 @@ func (k *companions) find(old int, at place) (found companion, ok bool) {
 	if len(k.groups) == 0 && len(k.arriving) == 0 {
 		return found, false
 	}
-	cookie := cookieOf(old)
+	cookie := linux.CookieOf(old)
 	for k.arriving[cookie] { // whoever puts it there has taken what it needs, and so waits for nobody
 		k.arrival.Wait()
 	}
@@ -336,7 +337,7 @@ func (k *companions) makeRoom() {
 
 // release forgets a companion, whose descriptor is the caller's then.
 func (k *companions) release(c *companion) {
-	unix.EpollCtl(k.inbox.fd, unix.EPOLL_CTL_DEL, c.fd, nil)
+	unix.EpollCtl(k.inbox.FD, unix.EPOLL_CTL_DEL, c.fd, nil)
 	delete(k.kept, int32(c.fd))
 	if k.ports[c.port]--; k.ports[c.port] == 0 {
 		delete(k.ports, c.port)
@@ -362,12 +363,12 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 	defer k.mu.Unlock()
 	if k.groups == nil {
 		if !k.open() {
-			closeFD(old)
+			linux.Close(old)
 			return
 		}
 	}
 	k.makeRoom()
-	before := cookieOf(old)
+	before := linux.CookieOf(old)
 	g := k.groups[before]
 	if g == nil {
 		g = &group{}
@@ -376,12 +377,12 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 	}
 	delete(k.groups, before)
 	k.lastID++
-	g.id, g.netns, g.name = k.lastID, netnsCookie(current), name
-	if other := k.groups[cookieOf(current)]; other != nil { // of another process, which shares it
+	g.id, g.netns, g.name = k.lastID, linux.NetnsCookie(current), name
+	if other := k.groups[linux.CookieOf(current)]; other != nil { // of another process, which shares it
 		for _, c := range other.kept {
 			if c.place == was.place || slices.ContainsFunc(g.kept, func(own companion) bool { return own.place == c.place }) {
 				k.release(&c)
-				closeFD(c.fd)
+				linux.Close(c.fd)
 			} else {
 				g.kept = append(g.kept, c)
 			}
@@ -402,7 +403,7 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 
 // use makes current the socket in use of a group.
 func (k *companions) use(g *group, current int) {
-	k.groups[cookieOf(current)] = g
+	k.groups[linux.CookieOf(current)] = g
 	if k.inUsers(unix.EPOLL_CTL_ADD, current, g.id) == unix.EEXIST { // it is another process's, too
 		k.inUsers(unix.EPOLL_CTL_MOD, current, g.id)
 	}
@@ -424,7 +425,7 @@ func (k *companions) inUsers(how, fd int, id uint32) error {
 func (k *companions) watches(fd int) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(k.groups) == 0 || k.groups[cookieOf(fd)] == nil {
+	if len(k.groups) == 0 || k.groups[linux.CookieOf(fd)] == nil {
 		return 0
 	}
 	return 1
@@ -433,7 +434,7 @@ func (k *companions) watches(fd int) int {
 // inetPort returns the port of an IPv4 or IPv6 socket, 0 of any other.
 func inetPort(fd int) uint16 {
 	var name socket
-	if name.readName(fd) && isInet(name.domain) {
+	if name.readName(fd) && linux.IsInet(name.domain) {
 		return name.port()
 	}
 	return 0
@@ -443,7 +444,7 @@ func inetPort(fd int) uint16 {
 // there are too many.
 func (k *companions) add(g *group, c companion) bool {
 	if k.count >= k.most {
-		closeFD(c.fd)
+		linux.Close(c.fd)
 		return false
 	}
 	g.kept = append(g.kept, c)
@@ -460,14 +461,14 @@ func (k *companions) keepBeside(current, fd int, at place) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.groups == nil && !k.open() {
-		closeFD(fd)
+		linux.Close(fd)
 		return
 	}
 	k.makeRoom()
-	g := k.groups[cookieOf(current)]
+	g := k.groups[linux.CookieOf(current)]
 	if g == nil {
 		k.lastID++
-		g = &group{id: k.lastID, netns: netnsCookie(current)}
+		g = &group{id: k.lastID, netns: linux.NetnsCookie(current)}
 		k.use(g, current)
 	}
 	k.add(g, companion{fd: fd, place: at, port: port, beside: true})
@@ -476,7 +477,7 @@ func (k *companions) keepBeside(current, fd int, at place) {
 // watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not
 // levels: an error queue, or datagrams that cannot be handed on, would be ready all the time.
 func (k *companions) watch(how, fd int) {
-	unix.EpollCtl(k.inbox.fd, how, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
+	unix.EpollCtl(k.inbox.FD, how, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
 }
 
 // open makes what is needed for the first one.
@@ -485,20 +486,20 @@ func (k *companions) open() bool {
 	if k.users, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return false
 	}
-	if k.inbox, err = newPollSet(); err != nil {
-		closeFD(k.users)
+	if k.inbox, err = linux.NewPollSet(); err != nil {
+		linux.Close(k.users)
 		return false
 	}
 	if k.info, err = unix.Open("/proc/self/fdinfo/"+strconv.Itoa(k.users), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		closeFD(k.users)
-		k.inbox.close()
+		linux.Close(k.users)
+		k.inbox.Close()
 		return false
 	}
 	var errno unix.Errno
-	if k.slot, errno = dup(k.info); errno != 0 {
-		closeFD(k.users)
-		k.inbox.close()
-		closeFD(k.info)
+	if k.slot, errno = linux.Dup(k.info); errno != 0 {
+		linux.Close(k.users)
+		k.inbox.Close()
+		linux.Close(k.info)
 		return false
 	}
 	k.most = maxCompanions
@@ -568,7 +569,7 @@ func (k *companions) sweepLocked() {
 		}
 		for _, c := range g.kept {
 			k.release(&c)
-			closeFD(c.fd)
+			linux.Close(c.fd)
 		}
 		g.over = true
 		delete(k.groups, cookie)
@@ -594,7 +595,7 @@ func (k *companions) handOn() {
 	events := make([]unix.EpollEvent, 16)
 	packet := make([]byte, handedOn+maxLength)
 	for {
-		n, err := k.inbox.wait(events)
+		n, err := k.inbox.Wait(events)
 		if err != nil {
 			return
 		}
@@ -668,7 +669,7 @@ func (o outlet) send(packet []byte, src, to netip.AddrPort) {
 func (o outlet) send4(packet []byte, src, to netip.AddrPort) {
 	dst := to.Addr()
 	if !dst.Is4() || dst.IsUnspecified() {
-		dst = loopback4
+		dst = linux.Loopback4
 	}
 	packet = packet[handedOn-ipv4Header-udpHeader:]
 	if len(packet) > maxLength {
@@ -724,7 +725,7 @@ func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
 // outbox sees that there is something to hand on through in the namespace of the socket in use, if
 // that can be.
 func (w *worker) outbox(c *call, current int, egress *egress) (ok bool) {
-	k, netns := &w.s.companions, netnsCookie(current)
+	k, netns := &w.s.companions, linux.NetnsCookie(current)
 	k.mu.Lock()
 	raw, ok := k.raw[netns]
 	k.mu.Unlock()

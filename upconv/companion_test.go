@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // TestCompanionsOfTwo has two processes use one socket, put aside others for it one after the
@@ -12,7 +14,7 @@ import (
 func TestCompanionsOfTwo(t *testing.T) {
 	var k companions
 	udp := func() int {
-		fd, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
@@ -28,9 +30,9 @@ func TestCompanionsOfTwo(t *testing.T) {
 	if fd, ok := k.take(current, 1); !ok || fd != second {
 		t.Errorf("taken: %d %v, and not the latest, %d", fd, ok, second)
 	} else {
-		closeFD(fd)
+		linux.Close(fd)
 	}
-	closeFD(current)
+	linux.Close(current)
 	k.sweep()
 	if k.count != 0 || len(k.kept) != 0 {
 		t.Errorf("%d are kept, %d are known", k.count, len(k.kept))
@@ -49,17 +51,17 @@ func TestCompanionsFreePort(t *testing.T) {
 	var sockets [2]int // the one in use, and its companion
 	for i := range sockets {
 		var errno unix.Errno
-		if sockets[i], errno = newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0); errno != 0 {
+		if sockets[i], errno = linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0); errno != 0 {
 			t.Fatal(errno)
 		}
 	}
-	if errno := bind(sockets[1], anyName(sockets[1])); errno != 0 {
+	if errno := linux.Bind(sockets[1], anyName(sockets[1])); errno != 0 {
 		t.Fatal(errno)
 	}
 	var name socket
 	name.readName(sockets[1])
 	k.keep(companion{fd: sockets[1], place: 1}, sockets[0], false)
-	closeFD(sockets[0])
+	linux.Close(sockets[0])
 	k.mu.Lock() // or the sweep that comes by itself may be first
 	defer k.mu.Unlock()
 	other := name.name
@@ -80,7 +82,7 @@ func TestCompanionsFreePort(t *testing.T) {
 func TestCompanionsInTurn(t *testing.T) {
 	var k companions
 	copyOf := func(fd int) int {
-		copied, errno := dup(fd)
+		copied, errno := linux.Dup(fd)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
@@ -88,7 +90,7 @@ func TestCompanionsInTurn(t *testing.T) {
 	}
 	var sockets [2]int // as the program has them
 	for i := range sockets {
-		fd, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+		fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
@@ -102,7 +104,7 @@ func TestCompanionsInTurn(t *testing.T) {
 		if fd, ok := k.take(old, place(1+(round+1)%2)); ok != (round > 0) {
 			t.Fatalf("round %d: taken: %v", round, ok)
 		} else if ok {
-			closeFD(fd)
+			linux.Close(fd)
 		}
 		k.keep(companion{fd: old, place: place(1 + round%2)}, current, false)
 		text, ok := k.registered()
@@ -112,10 +114,10 @@ func TestCompanionsInTurn(t *testing.T) {
 		if k.watches(from) != 0 || k.watches(to) != 1 {
 			t.Fatalf("round %d: the one in use is in %d sets, the other in %d", round, k.watches(to), k.watches(from))
 		}
-		closeFD(current)
+		linux.Close(current)
 	}
 	for _, fd := range append(more, sockets[:]...) {
-		closeFD(fd)
+		linux.Close(fd)
 	}
 	k.sweep()
 	if k.count != 0 || len(k.groups) != 0 {
@@ -128,19 +130,19 @@ func TestCompanionsInTurn(t *testing.T) {
 // whoever has it.
 func TestCompanionPutBack(t *testing.T) {
 	var k companions
-	inUse, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	inUse, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if errno != 0 {
 		t.Fatal(errno)
 	}
-	own, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	own, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if errno != 0 {
 		t.Fatal(errno)
 	}
-	if errno := bind(own, anyName(own)); errno != 0 {
+	if errno := linux.Bind(own, anyName(own)); errno != 0 {
 		t.Fatal(errno)
 	}
 	k.keep(companion{fd: own, place: 1}, inUse, true)
-	inInbox := func() bool { return unix.EpollCtl(k.inbox.fd, unix.EPOLL_CTL_MOD, own, &unix.EpollEvent{}) == nil }
+	inInbox := func() bool { return unix.EpollCtl(k.inbox.FD, unix.EPOLL_CTL_MOD, own, &unix.EpollEvent{}) == nil }
 	for range 2 {
 		fd, ok := k.take(inUse, 1)
 		if !ok || fd != own || inInbox() {
@@ -162,10 +164,10 @@ func TestCompanionPutBack(t *testing.T) {
 	}
 	k.keep(companion{fd: own, place: 1}, inUse, true)
 	k.take(inUse, 1)
-	closeFD(inUse)
+	linux.Close(inUse)
 	k.sweep()
 	if k.putBack(own) || k.count != 0 || len(k.lent) != 0 {
 		t.Errorf("%d are kept and %d lent for a socket that is closed", k.count, len(k.lent))
 	}
-	closeFD(own)
+	linux.Close(own)
 }

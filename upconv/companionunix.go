@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // unixReader hands on what comes for a Unix socket that is kept. A program that has a copy of that
@@ -24,13 +26,13 @@ func (r *unixReader) wake(k *companions, fd int) {
 	if r.due.Add(1) > 1 {
 		return
 	}
-	own, errno := dup(fd)
+	own, errno := linux.Dup(fd)
 	if errno != 0 {
 		r.due.Store(0)
 		return
 	}
 	go func() {
-		defer closeFD(own)
+		defer linux.Close(own)
 		defer r.turns.giveBack(r.turns.take(func() int { return r.pid }))
 		for more := true; more; {
 			due := r.due.Load()

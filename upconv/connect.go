@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -30,7 +31,7 @@ func (w *worker) connect(c *call) outcome {
 // connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see
 // guard.
 func (w *worker) connectAnywhere(c *call, e *event) outcome {
-	if c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage {
+	if c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage {
 		return carryOn
 	}
 	e.began = w.now()
@@ -48,15 +49,15 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 		return carryOn
 	}
 	c.sa = sa
-	family, dst, ok := destination(sa)
+	family, dst, ok := linux.Destination(sa)
 	var decision Decision
 	switch {
 	case ok:
 		decision = w.s.rules.Load().policy.Decide(dst, TCP, w.s.origin.assigned)
-	case family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min && w.s.swapped.Load():
+	case family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min && w.s.swapped.Load():
 		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2)
 		// to one.
-		dst, decision = inet6Destination(sa), policy.DirectDefault
+		dst, decision = linux.Inet6Destination(sa), policy.DirectDefault
 	default:
 		return carryOn
 	}
@@ -146,8 +147,8 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return w.routeCopy(c, e, family, sa, old)
 	}
 	*sock = socket{}
-	switch kind := typeOf(old); {
-	case !seen && w.s.needs.udp && isDatagramType(kind):
+	switch kind := linux.TypeOf(old); {
+	case !seen && w.s.needs.udp && linux.IsDatagramType(kind):
 		return w.datagram(c, e, family, sa, old)
 	case kind == unix.SOCK_STREAM:
 		return w.routeCopy(c, e, family, sa, old)
@@ -163,7 +164,7 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 	route, crosses := e.decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == Direct {
-		if netns := netnsCookie(old); !w.s.inEgress(netns) || w.livesIn(c.tid, netns) {
+		if netns := linux.NetnsCookie(old); !w.s.inEgress(netns) || w.livesIn(c.tid, netns) {
 			crossed := false
 			if crosses {
 				_, crossed = w.hasPassport(old)
@@ -285,7 +286,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	}
 	early := 0
 	if sock.kind != unix.SOCK_STREAM {
-		setFlags(replacement, sock.flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
+		linux.SetFlags(replacement, sock.flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
 		// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the
 		// very moment in which it has it.
 		early = len(places)
@@ -332,13 +333,13 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			flags |= unix.O_NONBLOCK
 		}
 		if errno := w.async(c, replacement, flags); errno != 0 {
-			e.add("O_ASYNC not carried over: " + errnoName(errno))
+			e.add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
 		}
 	}
 	e.held = sock.kind == unix.SOCK_STREAM // others have their places by now
 	switch {
 	case c.back:
-		setFlags(replacement, sock.flags)
+		linux.SetFlags(replacement, sock.flags)
 		out = carryOn
 	case sock.kind != unix.SOCK_STREAM:
 		out = w.act(c, e, replacement, sock, x, sa)
@@ -400,7 +401,7 @@ func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (last lastSe
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
 		raced = w.replaced(c, old)
 		if dir, errno := openDir(c.tid, w.scratch[:]); errno == 0 { // it was closed for a moment only
-			closeFD(dir)
+			linux.Close(dir)
 			raced = true
 		}
 		return last, carryOn, raced, false
@@ -548,7 +549,7 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 		copyOwner(old, replacement)
 	}
 	if one := int32(1); sock.headers {
-		setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
+		linux.Setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
 	}
 	if !e.c.resets { // a disconnection ends a shutdown(2), too
 		w.shutLike(old, replacement, sock)
@@ -621,7 +622,7 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		return out
 	}
 	if sock.flags&unix.O_NONBLOCK == 0 {
-		setFlags(fd, sock.flags|unix.O_NONBLOCK) // until begin gives its flags back
+		linux.SetFlags(fd, sock.flags|unix.O_NONBLOCK) // until begin gives its flags back
 	}
 	w.retag(c, fd)
 	out := w.begin(c, e, fd, sock, sa)
@@ -641,16 +642,16 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		if sock.bound {
 			w.noteConnection(e, fd, sock, sa)
 		}
-		setFlags(fd, sock.flags)
+		linux.SetFlags(fd, sock.flags)
 		w.s.events.record(e, underWay(out.errno))
 		return out
 	}
-	errno := connect(fd, sa)
+	errno := linux.Connect(fd, sa)
 	if sock.bound {
 		w.noteConnection(e, fd, sock, sa)
 	}
 	if !waits {
-		setFlags(fd, sock.flags)
+		linux.SetFlags(fd, sock.flags)
 		w.s.events.record(e, underWay(errno))
 		return answer(errno)
 	}
@@ -658,7 +659,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		return w.beginEarly(c, e, fd, sock, sa, errno)
 	}
 	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
-		setFlags(fd, sock.flags)
+		linux.SetFlags(fd, sock.flags)
 		w.s.events.record(e, 0)
 		if w.waitsForRestricted(e) {
 			return w.s.aside(c, (*worker).connect) // which will find it connecting
@@ -670,12 +671,12 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if errno == unix.EINPROGRESS {
 		// Over a fast network the handshake may be over. Then a second connect fetches its result
 		// and leaves the socket as a blocking connect would have.
-		if errno = connect(fd, sa); e.decision.Route.Crosses() {
+		if errno = linux.Connect(fd, sa); e.decision.Route.Crosses() {
 			errno = inetErrno(errno)
 		}
 	}
 	if errno == unix.EALREADY {
-		timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
+		timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
 		if timeout != 0 || c.guarded || w.waitsForRestricted(e) || w.guards(c) {
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by
 			// looking for the socket anew. So upconv does.
@@ -683,7 +684,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}
 		}
 	}
-	setFlags(fd, sock.flags)
+	linux.SetFlags(fd, sock.flags)
 	w.s.events.record(e, underWay(errno))
 	if errno == unix.EALREADY {
 		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -45,7 +46,7 @@ func (s *Supervisor) credentialsOf(tid int) (*credentials, unix.Errno) {
 	}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
 	if err != nil {
-		return nil, errnoOf(err)
+		return nil, linux.ErrnoOf(err)
 	}
 	c := &credentials{}
 	if c.uid, c.gid, c.groups, ok = idsIn(status); !ok {

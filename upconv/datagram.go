@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -29,8 +30,8 @@ import (
 func examineDatagram(fd int, s *socket) (ok bool) {
 	*s = socket{}
 	var proto, kind int32
-	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 ||
-		getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 {
+	if linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 ||
+		linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 {
 		return false
 	}
 	switch {
@@ -48,14 +49,14 @@ func examineDatagram(fd int, s *socket) (ok bool) {
 	if s.kind == unix.SOCK_RAW { // the "port" of a raw socket is its protocol
 		s.name[2], s.name[3] = 0, 0
 	}
-	s.bound = s.port() != 0 || !allZero(s.address())
+	s.bound = s.port() != 0 || !linux.AllZero(s.address())
 	return s.readPlace(fd) && !s.headers
 }
 
 // sendsHeaders reports whether a raw socket sends with IP headers of the program's making.
 func sendsHeaders(fd int) bool {
 	var on int32
-	return getsockopt(fd, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&on), 4) != 0 || on != 0
+	return linux.Getsockopt(fd, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&on), 4) != 0 || on != 0
 }
 
 // sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
@@ -63,7 +64,7 @@ func sendsHeaders(fd int) bool {
 func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 	switch {
 	case seen:
-		return -1, w.sight.Mode&unix.S_IFMT == unix.S_IFSOCK && isDatagramType(w.sight.Type)
+		return -1, w.sight.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(w.sight.Type)
 	case !fetch:
 		return -1, false
 	}
@@ -71,7 +72,7 @@ func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 	if errno != 0 {
 		return -1, false // as whoever fetches it next will say
 	}
-	if w.done = append(w.done, fd); !isDatagramType(typeOf(fd)) {
+	if w.done = append(w.done, fd); !linux.IsDatagramType(linux.TypeOf(fd)) {
 		w.closeNow(fd)
 		return -1, false
 	}
@@ -186,7 +187,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		var is int
 		if is, crossed = w.hasPassport(old); crossed {
 			switch p := &w.crossing.pass; {
-			case kindOf(p.proto) == unix.SOCK_STREAM:
+			case linux.KindOf(p.proto) == unix.SOCK_STREAM:
 				return carryOn, false
 			case known:
 				sock.asMade(p)
@@ -197,7 +198,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	}
 	origin := w.s.origin
 	switch {
-	case !c.sends && !known && !isDatagramType(typeOf(old)):
+	case !c.sends && !known && !linux.IsDatagramType(linux.TypeOf(old)):
 		return carryOn, true // another file by now
 	case sock.headers && w.s.inEgress(sock.netns) && !w.livesIn(c.tid, sock.netns):
 		// It was moved before the program wanted that.
@@ -208,7 +209,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		return w.move(c, e, old, sock, nil, nil, sa)
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == Reject && !c.sends {
-			return answer(connect(old, sa)), false // never a call that the kernel would make with another file, see reject
+			return answer(linux.Connect(old, sa)), false // never a call that the kernel would make with another file, see reject
 		}
 		return w.leave(c, e, old, sock, sa), false // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.domain == unix.AF_INET6: // where it stands for no address
@@ -225,7 +226,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	}
 	switch route.Kind {
 	case Direct:
-		six := crossed && c.sends && domainOf(old) == unix.AF_INET6
+		six := crossed && c.sends && linux.DomainOf(old) == unix.AF_INET6
 		switch dst := e.dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
 			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
@@ -251,7 +252,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 // addresses, as those can do it.
 func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
 	x := &w.crossing
-	x.route, x.mapped, x.to = someInet6, true, sockaddrIn6(dst.Addr(), dst.Port())
+	x.route, x.mapped, x.to = someInet6, true, linux.SockaddrIn6(dst.Addr(), dst.Port())
 	return x
 }
 
@@ -264,16 +265,16 @@ var (
 // asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in
 // the namespace netns.
 func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) (ok bool) {
-	*s = socket{kind: kindOf(p.proto), proto: p.proto, netns: netns}
+	*s = socket{kind: linux.KindOf(p.proto), proto: p.proto, netns: netns}
 	s.setName(p.family, p.localPort)
-	s.flags, ok = flagsOf(fd)
+	s.flags, ok = linux.FlagsOf(fd)
 	return ok
 }
 
 // move replaces the target's datagram socket by one made where e.dst is reached. old is as for
 // swap.
 func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
-	if sock.bound && isConnected(old) {
+	if sock.bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
 		addr, _ := netip.AddrFromSlice(sock.address())
@@ -292,7 +293,7 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 	// One at a time: what has been sent through the first one's socket would be answered there.
 	seen, before := w.sighted && !c.sends, w.moves // a send has not looked yet
 	if !seen {
-		w.sight.Ino = inodeOf(old)
+		w.sight.Ino = linux.InodeOf(old)
 	}
 	moving := w.s.moving.lock(w.sight.Ino)
 	w.moving = true
@@ -343,7 +344,7 @@ func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *eg
 // beside returns a copy of the companion that the socket old has where egress and x lead, as for
 // swap, and sees to it that there is one, like old.
 func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, errno unix.Errno, raced bool) {
-	defer w.s.moving.unlock(w.s.moving.lock(inodeOf(old)))
+	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
 	if w.see(c) && !w.saw(old) || !w.sighted && w.replaced(c, old) {
 		return -1, 0, true
 	}
@@ -352,15 +353,15 @@ func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress
 		return -1, errno, false
 	}
 	if errno = w.carry(e, old, companion, sock, x, kept); errno == 0 {
-		setFlags(companion, sock.flags&^unix.O_ASYNC)
-		if fd, errno = dup(companion); errno == 0 {
+		linux.SetFlags(companion, sock.flags&^unix.O_ASYNC)
+		if fd, errno = linux.Dup(companion); errno == 0 {
 			w.s.companions.settle(companion)
 			w.s.companions.keepBeside(old, companion, w.to(egress, x))
 			return fd, 0, false
 		}
 	}
 	if !w.s.companions.putBack(companion) {
-		closeFD(companion)
+		linux.Close(companion)
 	}
 	return -1, errno, false
 }
@@ -380,7 +381,7 @@ func (w *worker) act(c *call, e *event, fd int, sock *socket, x *crossing, sa []
 		x.path.close()
 		return w.finished(e, x.asInet(e, errno))
 	}
-	return w.finished(e, connect(fd, sa))
+	return w.finished(e, linux.Connect(fd, sa))
 }
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
@@ -470,7 +471,7 @@ func (w *worker) retag(c *call, fd int) {
 	if w.s.tags < 0 || !w.manyTags() {
 		return
 	}
-	defer w.s.moving.unlock(w.s.moving.lock(inodeOf(fd)))
+	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(fd)))
 	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
 		w.install(c, c.fd, fd, cloexec)
 	}
@@ -495,13 +496,13 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 		return w.finished(e, unix.ENETUNREACH), false
 	}
 	x.pass.connected = !c.sends && x.family() == unix.AF_INET6
-	if !crossed || domainOf(old) != x.family() || c.sends && had.peer.Addr() != e.dst.Addr() && had.deaf(old) {
+	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.peer.Addr() != e.dst.Addr() && had.deaf(old) {
 		return w.move(c, e, old, sock, nil, x, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {
 		return w.fail(e, "interface "+x.zone, errno), false
 	}
-	if x.pass.connected && !had.connected || had.peer != x.pass.peer && (!c.sends || x.route.Kind != NAT64 && !isConnected(old)) {
+	if x.pass.connected && !had.connected || had.peer != x.pass.peer && (!c.sends || x.route.Kind != NAT64 && !linux.IsConnected(old)) {
 		// Whom what is received is from, where that cannot be told from its address.
 		had.peer, had.local, had.connected = x.pass.peer, x.pass.local, x.pass.connected
 		put := had.putOn6
@@ -518,7 +519,7 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 // deaf reports whether the AF_INET6 socket fd is one that connect(2) with AF_UNSPEC has
 // disconnected. IPv4 forgets the address of the peer then, but IPv6 goes on receiving from that one
 // alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c looks at.
-func (p *passport) deaf(fd int) bool { return p.connected && !isConnected(fd) }
+func (p *passport) deaf(fd int) bool { return p.connected && !linux.IsConnected(fd) }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not
 // been used yet.
@@ -534,11 +535,11 @@ func (w *worker) noteMoved(replacement int) {
 type madeSockets [1024]atomic.Uint64
 
 func (m *madeSockets) add(fd int) {
-	cookie := cookieOf(fd)
+	cookie := linux.CookieOf(fd)
 	m[cookie%uint64(len(m))].Store(cookie)
 }
 
 func (m *madeSockets) has(fd int) bool {
-	cookie := cookieOf(fd)
+	cookie := linux.CookieOf(fd)
 	return m[cookie%uint64(len(m))].Load() == cookie
 }

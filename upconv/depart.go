@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // What bind(2) says of a port that a stream of the program's has taken along to an egress. See
@@ -62,9 +64,9 @@ func (w *worker) noteConnection(e *event, fd int, sock *socket, sa []byte) {
 	if now.port() == 0 {
 		return // it has failed
 	}
-	var peer [sizeofSockaddrIn6]byte
+	var peer [linux.SizeofSockaddrIn6]byte
 	copy(peer[:], sa)
-	d.cookie, d.inet6 = cookieOf(fd), now.domain == unix.AF_INET6
+	d.cookie, d.inet6 = linux.CookieOf(fd), now.domain == unix.AF_INET6
 	d.local, d.peer = mappedIn(now.domain, &now.name), mappedIn(int(binary.NativeEndian.Uint16(sa)), &peer)
 	d.peerPort, d.zone = binary.BigEndian.Uint16(sa[2:]), binary.NativeEndian.Uint32(peer[24:])
 	w.s.ports.put(now.port(), d)
@@ -72,8 +74,8 @@ func (w *worker) noteConnection(e *event, fd int, sock *socket, sa []byte) {
 
 // mappedIn returns the IP address within a struct sockaddr_in or sockaddr_in6. An IPv4 address
 // becomes an IPv4-mapped one.
-func mappedIn(domain int, name *[sizeofSockaddrIn6]byte) [16]byte {
-	addr, _ := netip.AddrFromSlice(addressIn(domain, name))
+func mappedIn(domain int, name *[linux.SizeofSockaddrIn6]byte) [16]byte {
+	addr, _ := netip.AddrFromSlice(linux.AddressIn(domain, name))
 	return addr.As16()
 }
 
@@ -81,11 +83,11 @@ func mappedIn(domain int, name *[sizeofSockaddrIn6]byte) [16]byte {
 // taken along to an egress. Whatever else is wrong with the call the kernel says.
 func (w *worker) collides(c *call) bool {
 	length := uint32(c.args[2])
-	if length < sizeofSockaddrIn || length > sizeofSockaddrStorage {
+	if length < linux.SizeofSockaddrIn || length > linux.SizeofSockaddrStorage {
 		return false
 	}
-	var name [sizeofSockaddrIn6]byte
-	if readMemory(c.tid, c.args[1], name[:min(length, sizeofSockaddrIn6)]) != 0 {
+	var name [linux.SizeofSockaddrIn6]byte
+	if readMemory(c.tid, c.args[1], name[:min(length, linux.SizeofSockaddrIn6)]) != 0 {
 		return false
 	}
 	family, port := int(binary.NativeEndian.Uint16(name[:])), binary.BigEndian.Uint16(name[2:])
@@ -101,7 +103,7 @@ func (w *worker) collides(c *call) bool {
 	if errno != 0 {
 		return false
 	}
-	defer closeFD(fd)
+	defer linux.Close(fd)
 	w.sighted = false
 	sock := &w.socketInfo
 	if !examine(fd, sock) || sock.bound || sock.netns != w.s.origin.cookie && !w.s.inEgress(sock.netns) || !w.mayBind(sock.domain, &name) {
@@ -122,9 +124,9 @@ func (w *worker) collides(c *call) bool {
 
 // mayBind reports whether a socket of a family can be bound to a name, and whether IPv4 sockets
 // compete for that.
-func (w *worker) mayBind(domain int, name *[sizeofSockaddrIn6]byte) bool {
+func (w *worker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
 	family := int(binary.NativeEndian.Uint16(name[:]))
-	full, _ := netip.AddrFromSlice(addressIn(domain, name))
+	full, _ := netip.AddrFromSlice(linux.AddressIn(domain, name))
 	addr := full.Unmap()
 	switch {
 	case domain == unix.AF_INET && (family == unix.AF_INET || family == unix.AF_UNSPEC && addr.IsUnspecified()):
@@ -137,37 +139,37 @@ func (w *worker) mayBind(domain int, name *[sizeofSockaddrIn6]byte) bool {
 
 // isTaken reports whether a socket, of which fd is a copy, could not be bound to a name where a
 // departure has led.
-func (w *worker) isTaken(c *call, fd int, sock *socket, d *departure, name *[sizeofSockaddrIn6]byte) bool {
+func (w *worker) isTaken(c *call, fd int, sock *socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
 	probe, errno := w.socketAt(c, d.to, sock.domain)
 	if errno != 0 {
 		return false
 	}
-	defer closeFD(probe)
+	defer linux.Close(probe)
 	reuses := []struct{ level, option int }{{unix.SOL_SOCKET, unix.SO_REUSEADDR}, {unix.SOL_SOCKET, unix.SO_REUSEPORT}, {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}}
 	for _, o := range reuses {
 		var value int32
-		if getsockopt(fd, o.level, o.option, unsafe.Pointer(&value), 4) == 0 && value != 0 {
-			setsockopt(probe, o.level, o.option, unsafe.Pointer(&value), 4)
+		if linux.Getsockopt(fd, o.level, o.option, unsafe.Pointer(&value), 4) == 0 && value != 0 {
+			linux.Setsockopt(probe, o.level, o.option, unsafe.Pointer(&value), 4)
 		}
 	}
 	w.copyInode(fd, probe, sock) // sockets share a port with SO_REUSEPORT if they are one user's
-	length := sizeofSockaddrIn6
+	length := linux.SizeofSockaddrIn6
 	if sock.domain == unix.AF_INET {
-		length = sizeofSockaddrIn
+		length = linux.SizeofSockaddrIn
 	}
 	if d.to == onInet6 {
-		if addr, _ := netip.AddrFromSlice(addressIn(sock.domain, name)); !addr.Unmap().Is4() || addr.Unmap().IsLoopback() {
+		if addr, _ := netip.AddrFromSlice(linux.AddressIn(sock.domain, name)); !addr.Unmap().Is4() || addr.Unmap().IsLoopback() {
 			return false // the kernel itself sees that, or a connection has another address
 		}
 		one := int32(1)
-		setsockopt(probe, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
-		six := sockaddrIn6(netip.IPv6Unspecified(), binary.BigEndian.Uint16(name[2:]))
-		return bind(probe, six[:]) == unix.EADDRINUSE
+		linux.Setsockopt(probe, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
+		six := linux.SockaddrIn6(netip.IPv6Unspecified(), binary.BigEndian.Uint16(name[2:]))
+		return linux.Bind(probe, six[:]) == unix.EADDRINUSE
 	}
-	errno = bind(probe, name[:length])
+	errno = linux.Bind(probe, name[:length])
 	if errno == unix.EADDRNOTAVAIL {
-		clear(addressIn(sock.domain, name))
-		errno = bind(probe, name[:length])
+		clear(linux.AddressIn(sock.domain, name))
+		errno = linux.Bind(probe, name[:length])
 	}
 	return errno == unix.EADDRINUSE
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -23,7 +24,7 @@ func (n *needs) shortestAddress() uint64 {
 	if n.netns {
 		return sizeofFamily
 	}
-	return sizeofSockaddrIn
+	return linux.SizeofSockaddrIn
 }
 
 // listenRules stop listen(2), which a socket of an egress must not do there; nor bind(2), see
@@ -35,10 +36,10 @@ func listenRules() []seccompx.Rule {
 // disconnects reports whether a connect(2) does, of whose address it reads what nobody has read
 // yet.
 func (w *worker) disconnects(c *call) bool {
-	if c.addrLen < sizeofFamily || c.addrLen > sizeofSockaddrStorage {
+	if c.addrLen < sizeofFamily || c.addrLen > linux.SizeofSockaddrStorage {
 		return false
 	}
-	if c.sa == nil && c.addrLen < sizeofSockaddrIn {
+	if c.sa == nil && c.addrLen < linux.SizeofSockaddrIn {
 		if sa := w.sockaddr[:c.addrLen]; readMemory(c.tid, c.addr, sa) == 0 {
 			c.sa = sa
 		}
@@ -56,9 +57,9 @@ func (w *worker) disconnectCall(c *call) outcome {
 			return out
 		}
 		sock := &w.socketInfo
-		stream := typeOf(fd) == unix.SOCK_STREAM && sock.readStream(fd) && sock.readPlace(fd)
+		stream := linux.TypeOf(fd) == unix.SOCK_STREAM && sock.readStream(fd) && sock.readPlace(fd)
 		if !stream || !w.s.inEgress(sock.netns) || w.livesIn(c.tid, sock.netns) {
-			errno := connect(fd, c.sa)
+			errno := linux.Connect(fd, c.sa)
 			w.closeNow(fd)
 			return answer(errno)
 		}
@@ -90,7 +91,7 @@ func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
 // has the socket any more.
 func resetOnClose(fd int) {
 	linger := unix.Linger{Onoff: 1}
-	setsockopt(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&linger), unsafe.Sizeof(linger))
+	linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&linger), unsafe.Sizeof(linger))
 }
 
 // forgetPort has s have no port. It is false if the socket fd, which s tells of, has one. A
@@ -100,9 +101,9 @@ func (s *socket) forgetPort(fd int) bool {
 	if s.port() == 0 {
 		return true
 	}
-	var anywhere [sizeofSockaddrIn6]byte
+	var anywhere [linux.SizeofSockaddrIn6]byte
 	binary.NativeEndian.PutUint16(anywhere[:], uint16(s.domain))
-	if bind(fd, anywhere[:]) != 0 {
+	if linux.Bind(fd, anywhere[:]) != 0 {
 		return false
 	}
 	clear(s.name[2:4]) // sin_port

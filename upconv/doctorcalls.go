@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // helperCall is a call of upconv's that a filter around it may refuse, and that is tried without
@@ -105,9 +107,9 @@ func tryPrlimit() unix.Errno {
 func tryAffinity() unix.Errno {
 	var cpus unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &cpus); err != nil {
-		return errnoOf(err)
+		return linux.ErrnoOf(err)
 	}
-	return setAffinity(&cpus)
+	return linux.SetAffinity(&cpus)
 }
 
 func tryNetlink() unix.Errno { return trySocket(unix.AF_NETLINK, unix.NETLINK_ROUTE) }
@@ -122,14 +124,14 @@ func trySocket(domain, proto int) unix.Errno {
 	if err == nil {
 		unix.Close(fd)
 	}
-	return errnoOf(err)
+	return linux.ErrnoOf(err)
 }
 
 func tryOwner() unix.Errno {
-	if errno := unlessExpected(errnoOf(unix.Fchown(-1, -1, -1)), unix.EBADF); errno != 0 {
+	if errno := unlessExpected(linux.ErrnoOf(unix.Fchown(-1, -1, -1)), unix.EBADF); errno != 0 {
 		return errno
 	}
-	return unlessExpected(errnoOf(unix.Fchmod(-1, 0)), unix.EBADF)
+	return unlessExpected(linux.ErrnoOf(unix.Fchmod(-1, 0)), unix.EBADF)
 }
 
 func trySignalfd() unix.Errno {
@@ -137,7 +139,7 @@ func trySignalfd() unix.Errno {
 	if err == nil {
 		unix.Close(fd)
 	}
-	return errnoOf(err)
+	return linux.ErrnoOf(err)
 }
 
 // tryDeathSignal sets the signal to what it is.

@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // What proc_pid_fdinfo(5) says of an epoll set.
@@ -15,7 +17,7 @@ type setInfo struct{ tid, epfd, file int }
 // close closes it, if it is open.
 func (i *setInfo) close() {
 	if i.tid != 0 {
-		closeFD(i.file)
+		linux.Close(i.file)
 		i.tid = 0
 	}
 }

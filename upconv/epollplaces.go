@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
@@ -42,7 +43,7 @@ func (w *worker) openSet(c *call, r *registration) (errno unix.Errno) {
 		return errno
 	}
 	if r.file != 0 && !w.isFile(r.set, r.file) { // another file has its number by now
-		closeFD(r.set)
+		linux.Close(r.set)
 		return unix.EBADF
 	}
 	w.sets = append(w.sets, setCopy{r.epfd, r.file, r.set})
@@ -52,7 +53,7 @@ func (w *worker) openSet(c *call, r *registration) (errno unix.Errno) {
 // closeSets closes the copies of sets.
 func (w *worker) closeSets() {
 	for _, s := range w.sets {
-		closeFD(s.fd)
+		linux.Close(s.fd)
 	}
 	w.sets = w.sets[:0]
 }
@@ -99,7 +100,7 @@ func (w *worker) registrations(c *call, old int) (found []registration, lost str
 // lostPlaces is a note for an event.
 func lostPlaces(why string, errno unix.Errno) string {
 	if errno != 0 {
-		why += ": " + errnoName(errno)
+		why += ": " + linux.ErrnoName(errno)
 	}
 	return "may be lost to epoll sets: " + why
 }
@@ -178,14 +179,14 @@ func (w *worker) inLargeSet(c *call, epfd, old int) membership {
 	if errno != 0 {
 		return memberUnknown
 	}
-	defer closeFD(set)
+	defer linux.Close(set)
 	if _, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(old), 0, 0); errno != 0 {
 		return memberUnknown
 	}
 	errno = free.control(set, old, c.fd, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL)
 	// An address of family AF_UNSPEC ends the listening, and the port that came with it.
-	unspecified := [sizeofSockaddrIn]byte{}
-	connect(old, unspecified[:])
+	unspecified := [linux.SizeofSockaddrIn]byte{}
+	linux.Connect(old, unspecified[:])
 	switch errno {
 	case 0:
 		return noMember
@@ -335,7 +336,7 @@ func (w *worker) register(c *call, e *event, places []registration, socket int) 
 		case unix.EMFILE:
 			e.add("lost to an epoll set: upconv's RLIMIT_NOFILE is below its number " + strconv.Itoa(p.number))
 		default:
-			e.add("lost to an epoll set: " + errnoName(errno))
+			e.add("lost to an epoll set: " + linux.ErrnoName(errno))
 		}
 		w.s.warn(c.name+": the socket is lost to an epoll set", "tid", c.tid, "fd", c.fd, "error", errno)
 	}
@@ -398,13 +399,15 @@ func (w *worker) placesOf(old, socket int) func(c *call, place *registration) (w
 		if seen && w.showsPlaces(&before) && w.showsPlaces(&after) {
 			return func(c *call, place *registration) (was, now said) {
 				if place.file == 0 {
-					return w.readPlaces(c, place, inodeOf(socket))
+					return w.readPlaces(c, place, linux.InodeOf(socket))
 				}
 				return saidOf(&before, place), saidOf(&after, place)
 			}
 		}
 	}
-	return func(c *call, place *registration) (was, now said) { return w.readPlaces(c, place, inodeOf(socket)) }
+	return func(c *call, place *registration) (was, now said) {
+		return w.readPlaces(c, place, linux.InodeOf(socket))
+	}
 }
 
 func saidOf(sight *peek.Sight, place *registration) said {

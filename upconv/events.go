@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	eventlog "github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // event is a decision on its way to becoming an event of the record.
@@ -92,7 +93,7 @@ func (e *events) record(ev *event, errno unix.Errno) {
 		line.Note += "the new socket belongs to upconv's cgroup v2 " + e.ownCgroup + ", not to the program's"
 	}
 	if errno != 0 {
-		line.Result = errnoName(errno)
+		line.Result = linux.ErrnoName(errno)
 	}
 	if ev.local != 0 && errno == 0 {
 		line.Local = localName(ev.local)
@@ -108,7 +109,7 @@ func (e *events) recordReload(began time.Time, errno unix.Errno, note string) {
 	}
 	line := eventlog.Event{Time: began, Call: "reload", PID: os.Getpid(), Netns: e.netns, FD: -1, Result: "ok", Note: note}
 	if errno != 0 {
-		line.Result = errnoName(errno)
+		line.Result = linux.ErrnoName(errno)
 	}
 	line.Duration = time.Since(began).Microseconds()
 	e.recorder.Record(line)

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
@@ -63,10 +65,10 @@ type crossing struct {
 	route  *Route
 	mapped bool // a send to the origin after all: to an IPv4-mapped address
 	pass   passport
-	to     [sizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
-	zone   string                  // and where that is, if it is link-local
-	path   unixPath                // of a Unix socket
-	has    uint16                  // it has its passport already, with this port; or 0
+	to     [linux.SizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
+	zone   string                        // and where that is, if it is link-local
+	path   unixPath                      // of a Unix socket
+	has    uint16                        // it has its passport already, with this port; or 0
 }
 
 // dummyLocal is the address that a program is told as its own where its namespace has no IPv4
@@ -87,7 +89,7 @@ func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	if err != nil {
 		return err
 	}
-	x.to, x.zone = sockaddrIn6(addr, dst.Port()), addr.Zone()
+	x.to, x.zone = linux.SockaddrIn6(addr, dst.Port()), addr.Zone()
 	return nil
 }
 
@@ -102,7 +104,7 @@ func (w *worker) localFor(sock *socket, dst netip.Addr) netip.Addr {
 		}
 	}
 	if dst.IsLoopback() {
-		return loopback4
+		return linux.Loopback4
 	}
 	if own := w.s.origin.own.Load(); own != nil {
 		return *own
@@ -122,7 +124,7 @@ func (x *crossing) scope(fd int) unix.Errno {
 			return unix.ENODEV
 		}
 		if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request); err != nil {
-			return errnoOf(err)
+			return linux.ErrnoOf(err)
 		}
 		index = uint64(request.Uint32())
 	}
@@ -163,7 +165,7 @@ func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (ou
 // onlyIPv6 reports whether an AF_INET6 socket takes no IPv4-mapped addresses.
 func onlyIPv6(fd int) bool {
 	var only int32
-	return getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0
+	return linux.Getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0
 }
 
 // crossed tells whether old is a socket that took the place of one of another family in an earlier
@@ -172,7 +174,7 @@ func onlyIPv6(fd int) bool {
 func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 	p := &w.crossing.pass
 	if !idle {
-		if !w.s.needs.unix || domainOf(old) != unix.AF_UNIX {
+		if !w.s.needs.unix || linux.DomainOf(old) != unix.AF_UNIX {
 			return false, false
 		}
 		return p.readFromUnix(old), true
@@ -187,7 +189,7 @@ func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 // hasPassport reports whether a socket took the place of one of another family; its passport is
 // then in w.crossing.pass. family is what it is now.
 func (w *worker) hasPassport(fd int) (family int, ok bool) {
-	family = domainOf(fd)
+	family = linux.DomainOf(fd)
 	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.readFrom(fd, family)
 }
 
@@ -204,9 +206,9 @@ func (s *socket) asMade(p *passport) {
 // setName gives s a family, and a name of that which has no address.
 func (s *socket) setName(family int, port uint16) {
 	s.domain, s.bound = family, port != 0
-	s.name, s.nameLen = [sizeofSockaddrIn6]byte{}, sizeofSockaddrIn
+	s.name, s.nameLen = [linux.SizeofSockaddrIn6]byte{}, linux.SizeofSockaddrIn
 	if family == unix.AF_INET6 {
-		s.nameLen = sizeofSockaddrIn6
+		s.nameLen = linux.SizeofSockaddrIn6
 	}
 	binary.NativeEndian.PutUint16(s.name[:], uint16(family))
 	binary.BigEndian.PutUint16(s.name[2:], port)
@@ -231,7 +233,7 @@ func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 // make makes the socket of a crossing.
 func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 	x.has = 0
-	kind, proto := kindOf(x.pass.proto), x.pass.proto
+	kind, proto := linux.KindOf(x.pass.proto), x.pass.proto
 	switch {
 	case x.route.Kind != UnixPath:
 		switch proto {
@@ -242,7 +244,7 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 		}
 		if fd, errno = w.inOrigin(c.tid, unix.AF_INET6, kind, proto); errno == 0 && kind == unix.SOCK_DGRAM && x.pass.family == unix.AF_INET {
 			one := int32(1) // as of any AF_INET socket; inet6_create in net/ipv6/af_inet6.c leaves it out
-			setsockopt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, unsafe.Pointer(&one), 4)
+			linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, unsafe.Pointer(&one), 4)
 		}
 		return fd, errno
 	case x.route.Target[0] == '@':
@@ -255,7 +257,7 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 			return fd, 0
 		}
 	}
-	return newSocket(unix.AF_UNIX, kind, 0)
+	return linux.NewSocket(unix.AF_UNIX, kind, 0)
 }
 
 // finish gives the socket to what copyOptions could not, and its passport.
@@ -306,11 +308,11 @@ func (s *Supervisor) copyMapped(old, to, domain int) {
 	defaults := s.origin.defaultsOf(domain)
 	for _, m := range mappedOptions {
 		var value [maxSockopt]byte
-		if !s.used.has(m.row) || getsockopt(old, unix.IPPROTO_IP, m.inet, unsafe.Pointer(&value), 4) != 0 ||
+		if !s.used.has(m.row) || linux.Getsockopt(old, unix.IPPROTO_IP, m.inet, unsafe.Pointer(&value), 4) != 0 ||
 			[4]byte(value[:4]) == [4]byte(defaults.values[m.row][:4]) {
 			continue
 		}
-		setsockopt(to, unix.IPPROTO_IPV6, m.inet6, unsafe.Pointer(&value), 4)
+		linux.Setsockopt(to, unix.IPPROTO_IPV6, m.inet6, unsafe.Pointer(&value), 4)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -36,10 +37,10 @@ const (
 func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 	c.fastOpen = fastOpen{on: true, flags: flags}
 	if stride > 0 {
-		c.fastOpen.result = c.args[1] + uint64(c.msghdrSize()) // msg_len of struct mmsghdr
+		c.fastOpen.result = c.args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr
 	}
-	var header [sizeofMsghdr]byte
-	if readMemory(c.tid, c.args[1], header[:c.msghdrSize()]) != 0 {
+	var header [linux.SizeofMsghdr]byte
+	if readMemory(c.tid, c.args[1], header[:c.MsghdrSize()]) != 0 {
 		if w.s.needs.atSocket() {
 			if _, idle := w.idleInEgress(c); idle {
 				return answer(unix.EFAULT) // for it could be read the next time
@@ -50,20 +51,20 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 		}
 		return carryOn // the kernel will say EFAULT
 	}
-	h := c.msghdr(header[:])
-	c.addr, c.addrLen = h.name, uint32(h.nameLen)
-	if h.nameLen > sizeofSockaddrStorage {
-		c.addrLen = sizeofSockaddrStorage // as the kernel cuts it
+	h := c.Msghdr(header[:])
+	c.addr, c.addrLen = h.Name, uint32(h.NameLen)
+	if h.NameLen > linux.SizeofSockaddrStorage {
+		c.addrLen = linux.SizeofSockaddrStorage // as the kernel cuts it
 	}
-	c.fastOpen.control, c.fastOpen.controlLength = h.control, int(min(h.controlLen, maxControl))
-	raw := make([]byte, int(min(h.count, maxIovecs))*c.iovecSize())
-	if len(raw) > 0 && readMemory(c.tid, h.iovecs, raw) != 0 {
+	c.fastOpen.control, c.fastOpen.controlLength = h.Control, int(min(h.ControlLen, maxControl))
+	raw := make([]byte, int(min(h.Count, linux.MaxIovecs))*c.IovecSize())
+	if len(raw) > 0 && readMemory(c.tid, h.Iovecs, raw) != 0 {
 		if w.guards(c) {
 			return answer(unix.EFAULT)
 		}
 	} else {
-		for i := range len(raw) / c.iovecSize() {
-			if base, length := c.iovec(raw, i); length > 0 {
+		for i := range len(raw) / c.IovecSize() {
+			if base, length := c.Iovec(raw, i); length > 0 {
 				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(base), Len: int(min(length, maxSent))})
 			}
 		}
@@ -114,9 +115,9 @@ func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, err
 // errno is what connecting has said.
 func (w *worker) beginEarly(c *call, e *event, fd int, sock *socket, sa []byte, errno unix.Errno) outcome {
 	if errno == unix.EINPROGRESS {
-		errno = connect(fd, sa) // over a fast network the handshake may be over
+		errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
 	}
-	setFlags(fd, sock.flags)
+	linux.SetFlags(fd, sock.flags)
 	w.s.events.record(e, underWay(errno))
 	switch {
 	case errno == unix.EALREADY:
@@ -144,7 +145,7 @@ func (c *call) opened(n int, errno unix.Errno) outcome {
 // now, and waits for room as the program would.
 func (w *worker) sendEarly(c *call, fd int) outcome {
 	f := &c.fastOpen
-	flags, _ := flagsOf(fd)
+	flags, _ := linux.FlagsOf(fd)
 	patient := w.patient(c, flags)
 	for {
 		n, more, errno := w.sendPiece(c, fd)
@@ -152,7 +153,7 @@ func (w *worker) sendEarly(c *call, fd int) outcome {
 		case errno == 0 && !more:
 			return c.opened(f.sent, 0)
 		case errno == unix.EAGAIN && patient && !w.alone:
-			f.cookie = cookieOf(fd)
+			f.cookie = linux.CookieOf(fd)
 			return w.s.aside(c, sendEarlyAgain)
 		case errno == unix.EAGAIN && patient:
 			errno = w.waitToSend(fd, nil)
@@ -170,7 +171,7 @@ func (w *worker) sendEarly(c *call, fd int) outcome {
 func sendEarlyAgain(w *worker, c *call) outcome {
 	fd, out, ok := w.fetch(c, &event{c: c, proto: policy.TCP})
 	switch {
-	case ok && cookieOf(fd) == c.fastOpen.cookie:
+	case ok && linux.CookieOf(fd) == c.fastOpen.cookie:
 		return w.sendEarly(c, fd)
 	case c.fastOpen.sent > 0: // another thread has put another file there
 		return c.opened(c.fastOpen.sent, 0)

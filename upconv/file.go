@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
@@ -26,7 +27,7 @@ func (w *worker) replaced(c *call, old int) bool {
 	case unix.EBADF:
 		return true
 	}
-	return !isSocket(c.tid, c.fd, inodeOf(old)) // where kcmp(2) is refused; it takes some us more
+	return !isSocket(c.tid, c.fd, linux.InodeOf(old)) // where kcmp(2) is refused; it takes some us more
 }
 
 // isSocket reports whether the target's descriptor is the socket of an inode number.
@@ -116,7 +117,7 @@ func (w *worker) witness(old int) bool {
 // newWitnesses makes the set, after the first time without whatever is in it.
 func (w *worker) newWitnesses() {
 	if w.witnesses >= 0 {
-		closeFD(w.witnesses)
+		linux.Close(w.witnesses)
 	}
 	w.witnesses = -1
 	if set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
@@ -33,16 +34,16 @@ func TestCopyYet(t *testing.T) {
 			}
 			t.Cleanup(s.targets.close)
 			w := &worker{s: s}
-			fd, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+			fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 			if errno != 0 {
 				t.Fatal(errno)
 			}
-			defer func() { closeFD(fd) }()
+			defer func() { linux.Close(fd) }()
 			c := &call{tid: os.Getpid(), fd: fd}
 			if w.see(c) != sees {
 				t.Fatal("sighted:", w.sighted)
 			}
-			ino := inodeOf(fd)
+			ino := linux.InodeOf(fd)
 			if cloexec, still := w.copyYet(c, fd, ino); !cloexec || !still {
 				t.Errorf("of the socket itself: close-on-exec %v, still there %v", cloexec, still)
 			}
@@ -55,14 +56,14 @@ func TestCopyYet(t *testing.T) {
 					return other
 				},
 				func() int {
-					other, _ := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+					other, _ := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 					return other
 				},
 			} {
-				closeFD(fd)
+				linux.Close(fd)
 				if fd = other(); fd != c.fd {
 					unix.Dup3(fd, c.fd, unix.O_CLOEXEC)
-					closeFD(fd)
+					linux.Close(fd)
 					fd = c.fd
 				}
 				if _, still := w.copyYet(c, fd, ino); still || isSocket(c.tid, fd, ino) {

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // Commands of fcntl(2) and ioctl(2) that say who gets a descriptor's signals: asm-generic/fcntl.h,
@@ -42,7 +43,7 @@ func filter(n needs) seccompx.Filter {
 	f := seccompx.Filter{
 		Rules: []seccompx.Rule{
 			{Syscalls: []string{"io_uring_setup"}, Do: seccompx.Errno(unix.ENOSYS)},
-			notify("connect", low(2).AtLeast(n.shortestAddress()), low(2).AtMost(sizeofSockaddrStorage)),
+			notify("connect", low(2).AtLeast(n.shortestAddress()), low(2).AtMost(linux.SizeofSockaddrStorage)),
 		},
 		Default: seccompx.Allow,
 	}
@@ -84,7 +85,7 @@ func low(arg int) seccompx.Operand { return seccompx.Arg(arg).Low32() }
 // fastOpenRules stop the other calls that connect.
 func fastOpenRules() []seccompx.Rule {
 	return []seccompx.Rule{
-		notify("sendto", low(3).HasAny(unix.MSG_FASTOPEN), low(5).AtLeast(sizeofSockaddrIn), low(5).AtMost(sizeofSockaddrStorage)),
+		notify("sendto", low(3).HasAny(unix.MSG_FASTOPEN), low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)),
 		notify("sendmsg", low(2).HasAny(unix.MSG_FASTOPEN)),
 		notify("sendmmsg", low(3).HasAny(unix.MSG_FASTOPEN)),
 	}

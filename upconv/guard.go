@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -59,18 +60,18 @@ func (w *worker) guard(c *call, e *event) outcome {
 // copy and w.socketInfo tells. There is nothing there that the call could connect it to. raced is
 // as for route.
 func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
-	if c.fastOpen.on && isDatagramType(w.socketInfo.kind) { // a flag that means nothing to it
+	if c.fastOpen.on && linux.IsDatagramType(w.socketInfo.kind) { // a flag that means nothing to it
 		w.closeNow(fd)
 		return w.resend(c)
 	}
-	if c.addrLen > sizeofSockaddrStorage || c.fastOpen.on && c.addrLen < sizeofSockaddrIn {
+	if c.addrLen > linux.SizeofSockaddrStorage || c.fastOpen.on && c.addrLen < linux.SizeofSockaddrIn {
 		return answer(unix.EINVAL), false
 	}
 	sa := c.sa
 	if len(sa) == 0 {
 		return answer(unix.EFAULT), false
 	}
-	if family, _, v4 := destination(sa); family == w.socketInfo.domain && (v4 || family == unix.AF_INET6 && len(sa) >= sizeofSockaddrIn6Min) {
+	if family, _, v4 := linux.Destination(sa); family == w.socketInfo.domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
 		// The socket is one that has an error to tell.
 		errno, idle := probeConnect(fd, family)
 		if idle {
@@ -81,7 +82,7 @@ func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
 	if c.fastOpen.on {
 		return w.open(c, fd, sa), false
 	}
-	errno := connect(fd, sa)
+	errno := linux.Connect(fd, sa)
 	w.closeNow(fd)
 	return answer(errno), false
 }
@@ -97,33 +98,33 @@ func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 		return carryOn, false // nobody will read the answer; or the program's descriptors cannot be fetched
 	}
 	w.done = append(w.done, fd)
-	domain := domainOf(fd)
-	if !isInet(domain) && w.leavesOthers(c) {
+	domain := linux.DomainOf(fd)
+	if !linux.IsInet(domain) && w.leavesOthers(c) {
 		w.closeNow(fd)
 		return carryOn, false
 	}
-	sock, datagrams := &w.socketInfo, isDatagramType(typeOf(fd))
+	sock, datagrams := &w.socketInfo, linux.IsDatagramType(linux.TypeOf(fd))
 	switch {
 	case datagrams && c.fastOpen.on: // a flag that means nothing to it
 		w.closeNow(fd)
 		return w.resend(c)
 	case c.sa != nil:
-	case c.addrLen >= c.leastAddress() && c.addrLen <= sizeofSockaddrStorage:
+	case c.addrLen >= c.leastAddress() && c.addrLen <= linux.SizeofSockaddrStorage:
 		return answer(unix.EFAULT), false // it could not be read, and could be the next time
-	case c.addrLen > sizeofSockaddrStorage || !c.fastOpen.on:
+	case c.addrLen > linux.SizeofSockaddrStorage || !c.fastOpen.on:
 		return answer(unix.EINVAL), false
 	}
-	if !isInet(domain) {
+	if !linux.IsInet(domain) {
 		return w.connectOther(c, fd, domain), false
 	}
 	idle := !datagrams && examine(fd, sock)
-	if netns := netnsCookie(fd); (datagrams || idle) && w.s.inEgress(netns) && !w.livesIn(c.tid, netns) {
+	if netns := linux.NetnsCookie(fd); (datagrams || idle) && w.s.inEgress(netns) && !w.livesIn(c.tid, netns) {
 		w.closeNow(fd)
 		return carryOn, true // it was not so a moment ago
 	}
 	switch {
 	case datagrams: // it does not wait
-		errno = connect(fd, c.sa)
+		errno = linux.Connect(fd, c.sa)
 		w.closeNow(fd)
 		return answer(errno), false
 	case c.fastOpen.on && c.sa != nil && binary.NativeEndian.Uint16(c.sa) == unix.AF_UNSPEC:
@@ -144,7 +145,7 @@ func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
 // connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
 // that may wait.
 func (w *worker) connectAside(c *call, fd int) outcome {
-	if flags, _ := flagsOf(fd); w.patient(c, flags) {
+	if flags, _ := linux.FlagsOf(fd); w.patient(c, flags) {
 		if !w.alone {
 			return w.s.aside(c, (*worker).connect)
 		}
@@ -157,7 +158,7 @@ func (w *worker) connectAside(c *call, fd int) outcome {
 		}
 		return answer(errno)
 	}
-	return answer(connect(fd, c.sa))
+	return answer(linux.Connect(fd, c.sa))
 }
 
 // leavesOthers reports whether a call is left to the kernel that is about a file that is no IPv4 or
@@ -170,7 +171,7 @@ func (w *worker) leavesOthers(c *call) bool {
 // leastAddress is the least length of an address that means something to the call.
 func (c *call) leastAddress() uint32 {
 	if c.fastOpen.on {
-		return sizeofSockaddrIn
+		return linux.SizeofSockaddrIn
 	}
 	return sizeofFamily
 }

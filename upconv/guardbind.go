@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // A bind(2) or listen(2) of a thread that shares its descriptors is made by upconv, on its own
@@ -21,19 +23,19 @@ import (
 func (w *worker) guardBind(c *call) (out outcome, raced bool) {
 	fd, out, raced, ours := w.copyToBind(c)
 	switch {
-	case raced && (c.addrLen < sizeofSockaddrIn || c.addrLen > sizeofSockaddrStorage): // wherever it is
+	case raced && (c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage): // wherever it is
 		return answer(unix.EINVAL), false
 	case !ours:
 		return out, raced
 	}
-	switch domain := domainOf(fd); {
+	switch domain := linux.DomainOf(fd); {
 	case domain == 0: // no socket
-		return answer(bind(fd, make([]byte, sizeofFamily))), false
-	case !isInet(domain), w.s.restricted.any.Load() && typeOf(fd) == unix.SOCK_STREAM:
+		return answer(linux.Bind(fd, make([]byte, sizeofFamily))), false
+	case !linux.IsInet(domain), w.s.restricted.any.Load() && linux.TypeOf(fd) == unix.SOCK_STREAM:
 		w.closeNow(fd)
 		return carryOn, false
 	}
-	if c.addrLen > sizeofSockaddrStorage {
+	if c.addrLen > linux.SizeofSockaddrStorage {
 		return answer(unix.EINVAL), false
 	}
 	sa := w.sockaddr[:c.addrLen]
@@ -52,7 +54,7 @@ func (w *worker) guardListen(c *call) (out outcome, raced bool) {
 		return out, raced
 	}
 	var as *credentials // whom those who connect to a Unix socket see
-	if domain := domainOf(fd); !isInet(domain) && domain != 0 {
+	if domain := linux.DomainOf(fd); !linux.IsInet(domain) && domain != 0 {
 		errno := unix.Errno(0)
 		if as, errno = w.s.credentialsOf(c.tid); errno != 0 || !w.s.swapped.Load() || as.become() != 0 {
 			w.closeNow(fd)
@@ -75,7 +77,7 @@ func (w *worker) copyToBind(c *call) (fd int, out outcome, raced, ours bool) {
 	if !ok {
 		return -1, out, false, false
 	}
-	if netns := netnsCookie(fd); w.s.inEgress(netns) && !w.livesIn(c.tid, netns) && !isConnected(fd) {
+	if netns := linux.NetnsCookie(fd); w.s.inEgress(netns) && !w.livesIn(c.tid, netns) && !linux.IsConnected(fd) {
 		w.closeNow(fd)
 		return -1, carryOn, true, false
 	}
@@ -84,12 +86,12 @@ func (w *worker) copyToBind(c *call) (fd int, out outcome, raced, ours bool) {
 
 // bindFor binds a socket as the thread tid may: to a low port only if that has the privilege.
 func (w *worker) bindFor(tid, fd int, sa []byte) unix.Errno {
-	if len(sa) < sizeofSockaddrIn {
+	if len(sa) < linux.SizeofSockaddrIn {
 		return unix.EINVAL
 	}
 	port := binary.BigEndian.Uint16(sa[2:])
 	if port == 0 || w.bindsLow(tid) {
-		return bind(fd, sa)
+		return linux.Bind(fd, sa)
 	}
 	if w.s.origin.closed && port < firstOrdinaryPort { // upconv's user owns that namespace, and may all there
 		return unix.EACCES
@@ -98,7 +100,7 @@ func (w *worker) bindFor(tid, fd int, sa []byte) unix.Errno {
 	if errno != 0 {
 		return errno
 	}
-	errno = bind(fd, sa)
+	errno = linux.Bind(fd, sa)
 	setCapabilities(&before)
 	return errno
 }

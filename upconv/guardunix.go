@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // A connect(2) of a Unix socket is the program's own: its server is told who has made it. But once
@@ -20,27 +22,27 @@ import (
 func (w *worker) connectOther(c *call, fd, domain int) outcome {
 	switch {
 	case domain == 0: // no socket
-		return answer(connect(fd, c.sa))
+		return answer(linux.Connect(fd, c.sa))
 	case domain != unix.AF_UNIX:
 		return w.connectAside(c, fd)
 	}
 	path := &w.crossing.path
 	errno := path.find(w.s, c.tid, c.sa)
 	if errno == 0 {
-		flags, _ := flagsOf(fd)
-		setFlags(fd, flags|unix.O_NONBLOCK)
+		flags, _ := linux.FlagsOf(fd)
+		linux.SetFlags(fd, flags|unix.O_NONBLOCK)
 		errno = path.connect(fd)
 		if errno == unix.EAGAIN && w.patient(c, flags) {
 			if !w.alone {
-				setFlags(fd, flags)
+				linux.SetFlags(fd, flags)
 				path.close()
 				return w.s.aside(c, (*worker).connect)
 			}
-			if errno = w.waitForRoom(fd, &w.crossing, timeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
+			if errno = w.waitForRoom(fd, &w.crossing, linux.TimeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
 				errno = unix.EAGAIN // its time is over
 			}
 		}
-		setFlags(fd, flags)
+		linux.SetFlags(fd, flags)
 	}
 	path.close()
 	return answer(errno)
@@ -79,7 +81,7 @@ func (p *unixPath) find(s *Supervisor, tid int, sa []byte) (errno unix.Errno) {
 			root, _ := os.Readlink(proc + "root")
 			directory, err := os.Readlink(proc + "cwd")
 			if err != nil {
-				return errnoOf(err)
+				return linux.ErrnoOf(err)
 			}
 			path = "/" + strings.TrimPrefix(directory, root) + "/" + path
 		}
@@ -87,7 +89,7 @@ func (p *unixPath) find(s *Supervisor, tid int, sa []byte) (errno unix.Errno) {
 	}
 	directory, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return errnoOf(err)
+		return linux.ErrnoOf(err)
 	}
 	defer unix.Close(directory)
 	if errno = p.as.become(); errno != 0 {
@@ -96,7 +98,7 @@ func (p *unixPath) find(s *Supervisor, tid int, sa []byte) (errno unix.Errno) {
 	defer p.as.revert()
 	file, err := unix.Openat2(directory, path, &how)
 	if err != nil {
-		return errnoOf(err)
+		return linux.ErrnoOf(err)
 	}
 	p.set(fmt.Sprintf("/proc/thread-self/fd/%d", file))
 	p.file = file

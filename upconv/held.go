@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
@@ -97,7 +98,7 @@ func (all *heldCalls) remove(h *heldCall) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.opened {
-		closeFD(h.status)
+		linux.Close(h.status)
 	}
 	h.opened, h.gone = false, true
 	h.unwatch()

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // What a program sees of a socket of its own that has been replaced by one of another family.
@@ -26,7 +28,7 @@ func (w *worker) tellName(c *call, peer bool) outcome {
 		return carryOn
 	}
 	p := &w.crossing.pass
-	var name [sizeofSockaddrIn6]byte
+	var name [linux.SizeofSockaddrIn6]byte
 	length, ok := p.name(fd, family, peer, &name)
 	if !ok {
 		return carryOn // ENOTCONN
@@ -53,21 +55,21 @@ func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
 
 // name writes the name of the socket fd, or of its peer, as the program is told it. ok is false if
 // it has no peer.
-func (p *passport) name(fd, family int, peer bool, to *[sizeofSockaddrIn6]byte) (length int, ok bool) {
-	var real [sizeofSockaddrStorage]byte
-	if !socketName(fd, peer, &real) {
+func (p *passport) name(fd, family int, peer bool, to *[linux.SizeofSockaddrIn6]byte) (length int, ok bool) {
+	var real [linux.SizeofSockaddrStorage]byte
+	if !linux.SocketName(fd, peer, &real) {
 		return 0, false
 	}
 	addr := p.peer
 	if !peer {
 		port := p.localPort
 		local := p.local
-		if family == unix.AF_UNIX && kindOf(p.proto) == unix.SOCK_DGRAM && !isConnected(fd) {
+		if family == unix.AF_UNIX && linux.KindOf(p.proto) == unix.SOCK_DGRAM && !linux.IsConnected(fd) {
 			local = netip.IPv4Unspecified()
 		}
 		if family == unix.AF_INET6 {
 			port = binary.BigEndian.Uint16(real[2:])
-			if allZero(real[8:24]) { // not connected
+			if linux.AllZero(real[8:24]) { // not connected
 				local = netip.IPv4Unspecified()
 			}
 		}
@@ -77,20 +79,20 @@ func (p *passport) name(fd, family int, peer bool, to *[sizeofSockaddrIn6]byte) 
 }
 
 // sockaddr writes an IPv4 address as one of the program's family.
-func (p *passport) sockaddr(addr netip.AddrPort, to *[sizeofSockaddrIn6]byte) (length int) {
-	*to = [sizeofSockaddrIn6]byte{}
+func (p *passport) sockaddr(addr netip.AddrPort, to *[linux.SizeofSockaddrIn6]byte) (length int) {
+	*to = [linux.SizeofSockaddrIn6]byte{}
 	binary.NativeEndian.PutUint16(to[:], uint16(p.family))
 	binary.BigEndian.PutUint16(to[2:], addr.Port())
 	v4 := addr.Addr().As4()
 	if p.family == unix.AF_INET {
 		copy(to[4:], v4[:])
-		return sizeofSockaddrIn
+		return linux.SizeofSockaddrIn
 	}
 	if !addr.Addr().IsUnspecified() {
 		to[18], to[19] = 0xff, 0xff
 		copy(to[20:], v4[:])
 	}
-	return sizeofSockaddrIn6
+	return linux.SizeofSockaddrIn6
 }
 
 // putName gives a socket address to the target as move_addr_to_user does in net/socket.c: as much
@@ -169,7 +171,7 @@ func (w *worker) getsockopt(c *call) outcome {
 
 	switch {
 	case level == unix.SOL_SOCKET && name == soPeerName:
-		var full [sizeofSockaddrIn6]byte
+		var full [linux.SizeofSockaddrIn6]byte
 		length, connected := p.name(fd, family, true, &full)
 		switch {
 		case !connected:
@@ -197,7 +199,7 @@ func (w *worker) getsockopt(c *call) outcome {
 	if errno != 0 {
 		return carryOn
 	}
-	defer closeFD(like)
+	defer linux.Close(like)
 	value := make([]byte, min(max(room, 0), 64<<10)+1)
 	length := uint32(min(room, 64<<10))
 	_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name),
@@ -207,7 +209,7 @@ func (w *worker) getsockopt(c *call) outcome {
 	}
 	value = value[:min(int(length), len(value))]
 	if level == unix.IPPROTO_TCP && name == unix.TCP_INFO && len(value) > 0 {
-		_, connected := p.name(fd, family, true, new([sizeofSockaddrIn6]byte))
+		_, connected := p.name(fd, family, true, new([linux.SizeofSockaddrIn6]byte))
 		fillTCPInfo(value, connected)
 	}
 	return w.putOption(c, optval, optlen, value, length)
@@ -254,7 +256,7 @@ func (w *worker) tellInt(c *call, fd, level, name int) outcome {
 	if room < 0 {
 		return answer(unix.EINVAL)
 	}
-	if errno := getsockopt(fd, level, name, unsafe.Pointer(&value), 4); errno != 0 {
+	if errno := linux.Getsockopt(fd, level, name, unsafe.Pointer(&value), 4); errno != 0 {
 		return answer(errno)
 	}
 	n := binary.NativeEndian.Uint32(value[:])
@@ -276,7 +278,7 @@ func (w *worker) refusal(p *passport, level, name int) outcome {
 	if errno != 0 {
 		return answer(unix.EFAULT)
 	}
-	defer closeFD(like)
+	defer linux.Close(like)
 	_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), 0, 0, 0)
 	return answer(errno)
 }
@@ -333,7 +335,7 @@ func (w *worker) putOption(c *call, optval, optlen uint64, value []byte, length 
 
 // like makes a socket of the kind that the program thinks it has, with the options that it has set.
 func (w *worker) like(p *passport) (int, unix.Errno) {
-	fd, errno := newSocket(p.family, kindOf(p.proto), p.proto)
+	fd, errno := linux.NewSocket(p.family, linux.KindOf(p.proto), p.proto)
 	if errno != 0 {
 		return -1, errno
 	}
@@ -349,7 +351,7 @@ func set(fd, level, name int, value []byte) unix.Errno {
 	if len(value) > 0 {
 		at = unsafe.Pointer(&value[0])
 	}
-	return setsockopt(fd, level, name, at, uintptr(len(value)))
+	return linux.Setsockopt(fd, level, name, at, uintptr(len(value)))
 }
 
 // fillTCPInfo makes a struct tcp_info, which is of a socket that is not connected, plausible for a
@@ -438,7 +440,7 @@ func (w *worker) setCrossed(c *call) outcome {
 	if errno != 0 {
 		return carryOn
 	}
-	defer closeFD(like)
+	defer linux.Close(like)
 	if errno := set(like, level, name, value); errno != 0 || family == unix.AF_INET6 {
 		return answer(errno)
 	}
@@ -458,7 +460,7 @@ func (w *worker) setNowhere(p *passport, level, name, length int) outcome {
 	if errno != 0 {
 		return answer(unix.EFAULT)
 	}
-	defer closeFD(like)
+	defer linux.Close(like)
 	const nowhere = 8
 	_, _, errno = unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), nowhere, uintptr(length), 0)
 	return answer(errno)
@@ -467,8 +469,8 @@ func (w *worker) setNowhere(p *passport, level, name, length int) outcome {
 // copyOption copies an option that is an int.
 func copyOption(from, to, level, name int) {
 	var value int32
-	if getsockopt(from, level, name, unsafe.Pointer(&value), 4) == 0 {
-		setsockopt(to, level, name, unsafe.Pointer(&value), 4)
+	if linux.Getsockopt(from, level, name, unsafe.Pointer(&value), 4) == 0 {
+		linux.Setsockopt(to, level, name, unsafe.Pointer(&value), 4)
 	}
 }
 
@@ -476,8 +478,8 @@ func copyOption(from, to, level, name int) {
 func mapOption(fd, name int) {
 	for _, m := range mappedOptions {
 		var value int32
-		if m.inet == name && getsockopt(fd, unix.IPPROTO_IP, name, unsafe.Pointer(&value), 4) == 0 {
-			setsockopt(fd, unix.IPPROTO_IPV6, m.inet6, unsafe.Pointer(&value), 4)
+		if m.inet == name && linux.Getsockopt(fd, unix.IPPROTO_IP, name, unsafe.Pointer(&value), 4) == 0 {
+			linux.Setsockopt(fd, unix.IPPROTO_IPV6, m.inet6, unsafe.Pointer(&value), 4)
 		}
 	}
 }
@@ -525,7 +527,7 @@ func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
 		p.filter = nil
 	case unix.SO_ATTACH_FILTER:
 		fprog, at := 16, 8 // struct sock_fprog: a count, a pointer
-		if c.compat {
+		if c.Compat {
 			fprog, at = 8, 4
 		}
 		if int(length) != fprog {
@@ -536,7 +538,7 @@ func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
 		}
 		count := int(binary.NativeEndian.Uint16(value[:]))
 		from := uint64(binary.NativeEndian.Uint32(value[at:]))
-		if !c.compat {
+		if !c.Compat {
 			from = binary.NativeEndian.Uint64(value[at:])
 		}
 		if count == 0 || count > maxInstructions {

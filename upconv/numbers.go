@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // What epoll and SIGIO remember of a descriptor is the number that it had in the process that
@@ -142,7 +144,7 @@ func (n *numbers) control(set, file, number int, event *unix.EpollEvent, ops ...
 	return n.do(&d)
 }
 
-// setFlags does fcntl(2), F_SETFL, to a file as if it had the given number.
+// linux.SetFlags does fcntl(2), F_SETFL, to a file as if it had the given number.
 func (n *numbers) setFlags(file, number, flags int) unix.Errno {
 	return n.do(&underNumber{file: file, number: number, set: -1, flags: flags})
 }
@@ -167,7 +169,7 @@ func (n *numbers) do(d *underNumber) unix.Errno {
 		_, _, errno := unix.Syscall(unix.SYS_DUP3, uintptr(d.file), uintptr(d.number), unix.O_CLOEXEC)
 		if errno == 0 {
 			errno = d.run()
-			unix.Syscall(unix.SYS_DUP3, uintptr(n.null), uintptr(d.number), unix.O_CLOEXEC) // see closeFD
+			unix.Syscall(unix.SYS_DUP3, uintptr(n.null), uintptr(d.number), unix.O_CLOEXEC) // see linux.Close
 		}
 		n.reserved[d.number].Store(keptFree)
 		return errno
@@ -175,7 +177,7 @@ func (n *numbers) do(d *underNumber) unix.Errno {
 	if d.number >= maxReserved && d.number < n.privateFrom {
 		got, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(d.file), unix.F_DUPFD_CLOEXEC, uintptr(d.number))
 		if errno == 0 {
-			defer closeFD(int(got))
+			defer linux.Close(int(got))
 			if int(got) == d.number {
 				return d.run()
 			}

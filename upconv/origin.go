@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/nsdial"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // origin is the network namespace that the targets run in. upconv need not be able to enter it: it
@@ -58,10 +59,10 @@ func newOrigin(socks originSockets, inode uint64) (*origin, error) {
 			continue
 		}
 		o.defaultsOf(domain).learn(fd, domain)
-		if errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&o.cookie), 8); errno != 0 {
-			closeFD(fd)
+		if errno := linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&o.cookie), 8); errno != 0 {
+			linux.Close(fd)
 			o.closeSeeds()
-			closeFD(socks.netlink)
+			linux.Close(socks.netlink)
 			return nil, fmt.Errorf("SO_NETNS_COOKIE not supported (requires Linux >= 5.14): %w", errno)
 		}
 		unix.SetNonblock(fd, true)
@@ -69,7 +70,7 @@ func newOrigin(socks originSockets, inode uint64) (*origin, error) {
 	}
 	if err := unix.SetNonblock(socks.netlink, true); err != nil {
 		o.closeSeeds()
-		closeFD(socks.netlink)
+		linux.Close(socks.netlink)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	o.netlink, o.fd = os.NewFile(uintptr(socks.netlink), "rtnetlink"), socks.netlink
@@ -102,7 +103,7 @@ func (o *origin) defaultsOf(domain int) *defaults {
 func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno) {
 	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, errnoOf(err)
+		return -1, linux.ErrnoOf(err)
 	}
 	defer unix.Close(ns)
 	// On a thread of its own, which is not used for anything else afterwards.
@@ -111,8 +112,8 @@ func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno)
 		defer close(done)
 		runtime.LockOSThread()
 		unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0) // or it is there already
-		if fd, errno = newSocket(domain, kind, proto); errno == 0 && netnsCookie(fd) != o.cookie {
-			closeFD(fd)
+		if fd, errno = linux.NewSocket(domain, kind, proto); errno == 0 && linux.NetnsCookie(fd) != o.cookie {
+			linux.Close(fd)
 			fd, errno = -1, unix.EPERM
 		}
 	}()
@@ -137,7 +138,7 @@ func (o *origin) enterable() *egress {
 		}
 		ns, err := nsdial.OpenFD(int(fd))
 		if err != nil {
-			closeFD(int(fd))
+			linux.Close(int(fd))
 			return
 		}
 		o.entered = &egress{ns, o.cookie}
@@ -157,12 +158,12 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 		return -1, unix.EAFNOSUPPORT
 	}
 	if err := unix.Listen(listener, 1); err != nil {
-		return -1, errnoOf(err)
+		return -1, linux.ErrnoOf(err)
 	}
-	defer disconnect(listener)
+	defer linux.Disconnect(listener)
 	to, err := unix.Getsockname(listener)
 	if err != nil {
-		return -1, errnoOf(err)
+		return -1, linux.ErrnoOf(err)
 	}
 	// Of its own family: an AF_INET6 socket that has been connected to an IPv4 address can never be
 	// to an IPv6 one again.
@@ -173,18 +174,18 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 		to.Addr = netip.IPv6Loopback().As16()
 	}
 	if err := unix.Connect(client, to); err != nil && err != unix.EINPROGRESS {
-		return -1, errnoOf(err)
+		return -1, linux.ErrnoOf(err)
 	}
-	defer disconnect(client)
+	defer linux.Disconnect(client)
 	for range 100 {
 		fd, _, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if err == nil {
-			disconnect(fd)
+			linux.Disconnect(fd)
 			forgetConnection(fd, listener)
 			return fd, 0
 		}
 		if err != unix.EAGAIN {
-			return -1, errnoOf(err)
+			return -1, linux.ErrnoOf(err)
 		}
 		unix.Poll([]unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}, 10) // loopback, so hardly ever
 	}
@@ -197,25 +198,25 @@ func (o *origin) grow(domain int) (int, unix.Errno) {
 func forgetConnection(fd, fresh int) {
 	var value, none int32
 	one := int32(1)
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&value), 4) // and so forgets it
+	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&value), 4) // and so forgets it
 	// With this option bind(2) takes no port, but puts down that there is none: __inet_bind in
 	// net/ipv4/af_inet.c.
-	if name := anyName(fd); setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4) == 0 {
-		bind(fd, name)
-		setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&none), 4)
+	if name := anyName(fd); linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4) == 0 {
+		linux.Bind(fd, name)
+		linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&none), 4)
 	}
 	if copyBuffer(fresh, fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE) {
-		setsockopt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&none), 4) // for the kernel to tune
+		linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&none), 4) // for the kernel to tune
 	}
 }
 
 // anyName is the address of no host and no port, of the family of a socket.
 func anyName(fd int) []byte {
-	var name [sizeofSockaddrIn6]byte
-	domain := domainOf(fd)
+	var name [linux.SizeofSockaddrIn6]byte
+	domain := linux.DomainOf(fd)
 	binary.NativeEndian.PutUint16(name[:], uint16(domain))
 	if domain == unix.AF_INET {
-		return name[:sizeofSockaddrIn]
+		return name[:linux.SizeofSockaddrIn]
 	}
 	return name[:]
 }
@@ -238,7 +239,7 @@ func (o *origin) closeSeeds() {
 	defer o.mu.Unlock()
 	for _, sockets := range []map[int]int{o.seeds, o.partners} {
 		for _, fd := range sockets {
-			closeFD(fd)
+			linux.Close(fd)
 		}
 		clear(sockets)
 	}

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // passport is what a program is told of a socket of its own that has been replaced by one of
@@ -82,7 +84,7 @@ func (p *passport) decode6(from []byte) bool {
 func (p *passport) putOn6(fd int) unix.Errno {
 	var options [passport6Size]byte
 	p.encode6(&options)
-	return setsockopt(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, unsafe.Pointer(&options), passport6Size)
+	return linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, unsafe.Pointer(&options), passport6Size)
 }
 
 // readFrom6 reads the passport of an AF_INET6 socket. It is false if that has none.
@@ -235,7 +237,7 @@ func (p *passport) readFromUnix(fd int) bool {
 
 func attachFilter(fd int, program []unix.SockFilter) unix.Errno {
 	fprog := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	return setsockopt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unsafe.Pointer(&fprog), unsafe.Sizeof(fprog))
+	return linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, unsafe.Pointer(&fprog), unsafe.Sizeof(fprog))
 }
 
 // attachedFilter returns the classic filter of a socket.

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 func testPassport(family int) passport {
@@ -17,11 +19,11 @@ func testPassport(family int) passport {
 // TestPassport6 puts passports on real sockets; it needs no privilege.
 func TestPassport6(t *testing.T) {
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		fd, errno := newSocket(unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+		fd, errno := linux.NewSocket(unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
-		defer closeFD(fd)
+		defer linux.Close(fd)
 		var got passport
 		if got.readFrom6(fd) {
 			t.Error("a fresh socket has a passport")
@@ -57,11 +59,11 @@ func TestPassportUnix(t *testing.T) {
 		want.localPort = 40000
 		got := passport{connected: true} // of a socket that was looked at before
 		change(&want)
-		fd, errno := newSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		fd, errno := linux.NewSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
-		defer closeFD(fd)
+		defer linux.Close(fd)
 		if got.readFromUnix(fd) {
 			t.Error("a fresh socket has a passport")
 		}
@@ -131,22 +133,22 @@ func TestProxyHeader(t *testing.T) {
 // TestMappedOptions has IPv4 options that are set before or after the swap take effect on IPv6.
 func TestMappedOptions(t *testing.T) {
 	read := func(fd, level, name int) (value int32) {
-		getsockopt(fd, level, name, unsafe.Pointer(&value), 4)
+		linux.Getsockopt(fd, level, name, unsafe.Pointer(&value), 4)
 		return value
 	}
 	write := func(fd, level, name int, value int32) {
-		if errno := setsockopt(fd, level, name, unsafe.Pointer(&value), 4); errno != 0 {
+		if errno := linux.Setsockopt(fd, level, name, unsafe.Pointer(&value), 4); errno != 0 {
 			t.Fatal(level, name, errno)
 		}
 	}
 	var s Supervisor
 	s.origin = &origin{}
 	freshOf := func(domain int) int {
-		fd, errno := newSocket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+		fd, errno := linux.NewSocket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
-		t.Cleanup(func() { closeFD(fd) })
+		t.Cleanup(func() { linux.Close(fd) })
 		return fd
 	}
 	s.origin.inet.learn(freshOf(unix.AF_INET), unix.AF_INET)

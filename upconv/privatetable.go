@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/birth"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // privateTables are threads with tables of descriptors of their own, in which every number can be
@@ -123,7 +124,7 @@ func closeOneByOne(others []int) {
 	entries, _ := os.ReadDir("/proc/thread-self/fd")
 	for _, entry := range entries {
 		if fd, err := strconv.Atoi(entry.Name()); err == nil && fd >= 3 && !slices.Contains(others, fd) {
-			closeFD(fd)
+			linux.Close(fd)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/volley"
 )
 
@@ -18,7 +19,7 @@ type reads struct {
 	values  [maxReads][maxSockopt]byte // by call
 	lengths [maxReads]uint32
 	sizes   [maxReads]uint32 // what lengths are before the calls
-	name    [sizeofSockaddrIn6]byte
+	name    [linux.SizeofSockaddrIn6]byte
 	nameLen uint32
 	stat    unix.Stat_t // of the file
 
@@ -92,7 +93,7 @@ func (w *worker) readTCP(fd int, s *socket) (ok bool) {
 		return false
 	}
 	s.proto = int(binary.NativeEndian.Uint32(r.values[readProtocol][:]))
-	if s.proto != unix.IPPROTO_TCP && s.proto != unix.IPPROTO_MPTCP || r.nameLen < sizeofSockaddrIn {
+	if s.proto != unix.IPPROTO_TCP && s.proto != unix.IPPROTO_MPTCP || r.nameLen < linux.SizeofSockaddrIn {
 		return false
 	}
 	s.kind, s.netns, s.reads = unix.SOCK_STREAM, binary.NativeEndian.Uint64(r.values[readNetns][:]), r
@@ -112,7 +113,7 @@ func (r *reads) option(fd, row int, value *[maxSockopt]byte) unix.Errno {
 		*value = r.values[i]
 		return r.calls[i].Errno()
 	}
-	return getsockopt(fd, sockopts[row].level, sockopts[row].name, unsafe.Pointer(value), sockopts[row].size)
+	return linux.Getsockopt(fd, sockopts[row].level, sockopts[row].name, unsafe.Pointer(value), sockopts[row].size)
 }
 
 // tunesBuffers reports whether r, which may be nil, tells that the kernel chooses the sizes of both
@@ -122,5 +123,5 @@ func (r *reads) tunesBuffers(row int) bool {
 		return false
 	}
 	i := r.rows[row] - 1
-	return r.calls[i].Errno() == 0 && allZero(r.values[i][:4])
+	return r.calls[i].Errno() == 0 && linux.AllZero(r.values[i][:4])
 }

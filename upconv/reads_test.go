@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // TestReadTCP holds that one volley tells of a socket what single calls do, and of nothing but TCP
@@ -126,11 +128,11 @@ func TestReadOptions(t *testing.T) {
 		var errno unix.Errno
 		switch v := value.(type) {
 		case int32:
-			errno = setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), 4)
+			errno = linux.Setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), 4)
 		case unix.Linger:
-			errno = setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), row.size)
+			errno = linux.Setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), row.size)
 		case unix.Timeval:
-			errno = setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), row.size)
+			errno = linux.Setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), row.size)
 		}
 		if errno != 0 {
 			t.Errorf("set %s: %v", row.label, errno)
@@ -140,7 +142,7 @@ func TestReadOptions(t *testing.T) {
 			t.Errorf("%s: still %v after it was set", row.label, after)
 		}
 		if row.carry == nil {
-			if getsockopt(fd, row.level, row.name, unsafe.Pointer(&want), row.size); after != want {
+			if linux.Getsockopt(fd, row.level, row.name, unsafe.Pointer(&want), row.size); after != want {
 				t.Errorf("%s: %v, want %v", row.label, after, want)
 			}
 		} else if binary.NativeEndian.Uint32(before[:]) != 1 || after[0] != 0 {

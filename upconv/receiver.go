@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // receiver is a call that waits for a datagram. One goroutine at a time is busy with it, which the
@@ -143,7 +145,7 @@ func (p *receiver) register() unix.Errno {
 	if errno := all.open(); errno != 0 {
 		return errno
 	}
-	p.limit = timeoutOf(p.fd, unix.SO_RCVTIMEO)
+	p.limit = linux.TimeoutOf(p.fd, unix.SO_RCVTIMEO)
 	all.mu.Lock()
 	all.last++
 	p.id = all.last
@@ -167,9 +169,9 @@ func (p *receiver) register() unix.Errno {
 	}
 	if all.moves.Load() != p.moves { // follow may have looked before it was there
 		if fd, errno := p.s.targets.getfd(p.c.tid, p.c.fd); errno == 0 {
-			now := cookieOf(fd)
-			closeFD(fd)
-			if now != cookieOf(p.fd) {
+			now := linux.CookieOf(fd)
+			linux.Close(fd)
+			if now != linux.CookieOf(p.fd) {
 				p.moveTo(now)
 			}
 		}
@@ -244,17 +246,17 @@ func (p *receiver) endWith(errno unix.Errno) {
 func (p *receiver) moveTo(cookie uint64) {
 	all := &p.s.receivers
 	fd, errno := p.s.targets.getfd(p.c.tid, p.c.fd)
-	if errno != 0 || cookieOf(fd) != cookie { // the old one, in another process
+	if errno != 0 || linux.CookieOf(fd) != cookie { // the old one, in another process
 		if errno == 0 {
-			closeFD(fd)
+			linux.Close(fd)
 		}
 		p.note()
 		return
 	}
 	var pass passport
-	family := domainOf(fd)
+	family := linux.DomainOf(fd)
 	if !pass.readFrom(fd, family) {
-		closeFD(fd)
+		linux.Close(fd)
 		if p.done > 0 {
 			p.finish(p.end(0))
 		} else {
@@ -263,7 +265,7 @@ func (p *receiver) moveTo(cookie uint64) {
 		return
 	}
 	unix.EpollCtl(all.epfd, unix.EPOLL_CTL_DEL, p.fd, nil)
-	closeFD(p.fd)
+	linux.Close(p.fd)
 	p.fd, p.family, p.pass, p.shutdown = fd, family, pass, false
 	if p.watch() != 0 {
 		p.finish(p.end(unix.ENOMEM))
@@ -281,7 +283,7 @@ func (p *receiver) watch() unix.Errno {
 
 // note notes what its socket is known by.
 func (p *receiver) note() {
-	cookie, port := cookieOf(p.fd), portOf(p.fd)
+	cookie, port := linux.CookieOf(p.fd), portOf(p.fd)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.due.follow == 0 {
@@ -299,8 +301,8 @@ func (p *receiver) has(port [2]byte) bool {
 
 // portOf returns the port of an AF_INET6 socket, as it is in its address.
 func portOf(fd int) (port [2]byte) {
-	var name [sizeofSockaddrStorage]byte
-	if socketName(fd, false, &name) && binary.NativeEndian.Uint16(name[:]) == unix.AF_INET6 {
+	var name [linux.SizeofSockaddrStorage]byte
+	if linux.SocketName(fd, false, &name) && binary.NativeEndian.Uint16(name[:]) == unix.AF_INET6 {
 		port = [2]byte(name[2:])
 	}
 	return port
@@ -323,7 +325,7 @@ func (p *receiver) finish(out outcome) {
 		unix.EpollCtl(all.epfd, unix.EPOLL_CTL_DEL, p.fd, nil)
 	}
 	p.s.held.remove(&p.held)
-	closeFD(p.fd) // before the target goes on: what it closes then shall be closed
+	linux.Close(p.fd) // before the target goes on: what it closes then shall be closed
 	if err := p.s.respond(p.c.id, out); err != nil {
 		p.s.log.Debug("answer", "tid", p.c.tid, "error", err)
 	}

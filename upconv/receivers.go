@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // receivers are the calls that wait for a datagram, as many as there may be. One goroutine waits
@@ -69,7 +71,7 @@ func (all *receivers) open() unix.Errno {
 	}
 	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return errnoOf(err)
+		return linux.ErrnoOf(err)
 	}
 	all.epfd = epfd
 	go all.poll()
@@ -170,7 +172,7 @@ func (all *receivers) on(fd int) (cookie uint64) {
 	if len(all.waiting) == 0 || fd < 0 {
 		return 0
 	}
-	return cookieOf(fd)
+	return linux.CookieOf(fd)
 }
 
 // follow is for a socket that another one has taken the place of in the target: those that wait for
@@ -180,7 +182,7 @@ func (all *receivers) follow(cookie uint64, replacement int) {
 	if cookie == 0 {
 		return
 	}
-	now := cookieOf(replacement)
+	now := linux.CookieOf(replacement)
 	for _, p := range all.all() {
 		if p.claim(due{left: cookie, follow: now}) {
 			p.attend(nil, false)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -466,7 +467,7 @@ func TestReceiveFollows(t *testing.T) {
 	swap(second.six)
 	s.receivers.wait(&r, nothingYet)
 	list := s.receivers.list(nil)
-	if len(list) != 1 || cookieOf(list[0].fd) != cookieOf(second.six) {
+	if len(list) != 1 || linux.CookieOf(list[0].fd) != linux.CookieOf(second.six) {
 		t.Fatalf("%d wait, and not for the new socket", len(list))
 	}
 	list[0].endWith(unix.EINTR)
@@ -526,7 +527,7 @@ func TestReceiveUnix(t *testing.T) {
 	if errno := p.putOnUnix(here); errno != 0 {
 		t.Fatal(errno)
 	}
-	var name [sizeofSockaddrIn6]byte
+	var name [linux.SizeofSockaddrIn6]byte
 	p.sockaddr(p.peer, &name)
 	check := func(what string, got recvResult, n, length int) {
 		t.Helper()
@@ -656,7 +657,7 @@ func manyWait(count int) {
 				length := uint32(len(name[0]))
 				n, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(3+i), uintptr(unsafe.Pointer(&data[0])), uintptr(len(data[0])), 0,
 					uintptr(unsafe.Pointer(&name[0])), uintptr(unsafe.Pointer(&length)))
-				if errno != 0 || string(data[0][:n]) != "datagram" || length != sizeofSockaddrIn || name[0][0] != unix.AF_INET {
+				if errno != 0 || string(data[0][:n]) != "datagram" || length != linux.SizeofSockaddrIn || name[0][0] != unix.AF_INET {
 					fmt.Printf("%d: %v, %q, %x\n", i, errno, data[0][:n], name[0][:length])
 				}
 				return
@@ -673,7 +674,7 @@ func manyWait(count int) {
 			}
 			n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(3+i), uintptr(unsafe.Pointer(&messages)), 2, 0, 0, 0)
 			for k, want := range []string{"datagram", "another"} {
-				if errno != 0 || n != 2 || string(data[k][:messages[k].length]) != want || messages[k].Namelen != sizeofSockaddrIn || name[k][0] != unix.AF_INET {
+				if errno != 0 || n != 2 || string(data[k][:messages[k].length]) != want || messages[k].Namelen != linux.SizeofSockaddrIn || name[k][0] != unix.AF_INET {
 					fmt.Printf("%d: %v, %d, %q, %x\n", i, errno, n, data[k], name[k])
 				}
 			}
@@ -702,7 +703,7 @@ func (th *filtered) receivingChild(count int) (child *exec.Cmd, out *bytes.Buffe
 		}
 		file := os.NewFile(uintptr(fd), "socket")
 		defer file.Close() // the supervisor has copies
-		if errno := bind(fd, sockaddrLoopback(unix.AF_INET6, 0)); errno != 0 {
+		if errno := linux.Bind(fd, sockaddrLoopback(unix.AF_INET6, 0)); errno != 0 {
 			t.Fatal(errno)
 		}
 		p := testPassport(unix.AF_INET)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -90,7 +91,7 @@ type message struct {
 // receiveBuffers are what a datagram is received into.
 type receiveBuffers struct {
 	data    []byte
-	name    [sizeofSockaddrStorage]byte
+	name    [linux.SizeofSockaddrStorage]byte
 	control [8 << 10]byte // more than extension headers can be
 	out     siit.Controls
 	vector  []unix.RemoteIovec // of the message
@@ -98,7 +99,7 @@ type receiveBuffers struct {
 	ahead   ahead
 	rest    []byte             // what is to be written besides the data
 	remote  []unix.RemoteIovec // where all of it goes
-	told    [sizeofSockaddrIn6]byte
+	told    [linux.SizeofSockaddrIn6]byte
 }
 
 const (
@@ -152,7 +153,7 @@ func (w *worker) recvmsg(c *call) outcome {
 }
 
 // recvmmsg handles a stopped recvmmsg(2).
-func (w *worker) recvmmsg(c *call) outcome { return w.receiveMany(c, !c.compat) }
+func (w *worker) recvmmsg(c *call) outcome { return w.receiveMany(c, !c.Compat) }
 
 // recvmmsgTime64 handles a stopped recvmmsg_time64(2) of i386.
 func (w *worker) recvmmsgTime64(c *call) outcome { return w.receiveMany(c, true) }
@@ -195,7 +196,7 @@ func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *recept
 		return nil, false
 	}
 	p := &w.crossing.pass
-	if kindOf(p.proto) == unix.SOCK_STREAM && flags&unix.MSG_ERRQUEUE == 0 {
+	if linux.KindOf(p.proto) == unix.SOCK_STREAM && flags&unix.MSG_ERRQUEUE == 0 {
 		return nil, false // it tells nothing of its peer
 	}
 	r = &w.reading
@@ -220,8 +221,8 @@ func (w *worker) receiveNow(r *reception) outcome {
 
 // readHeader reads a struct msghdr.
 func (m *message) readHeader(c *call, at uint64) unix.Errno {
-	var raw [sizeofMsghdr]byte
-	size := c.msghdrSize() // all of it, like the kernel: what is not there may be at its end
+	var raw [linux.SizeofMsghdr]byte
+	size := c.MsghdrSize() // all of it, like the kernel: what is not there may be at its end
 	if readMemory(c.tid, at, raw[:size]) != 0 {
 		return unix.EFAULT
 	}
@@ -230,21 +231,21 @@ func (m *message) readHeader(c *call, at uint64) unix.Errno {
 
 // decodeHeader takes what is in a struct msghdr: __copy_msghdr.
 func (m *message) decodeHeader(c *call, at uint64, raw []byte) unix.Errno {
-	h := c.msghdr(raw)
-	*m = message{at: at, name: h.name, nameLen: h.nameLen, control: h.control, controlLen: h.controlLen, vectorAt: h.iovecs}
+	h := c.Msghdr(raw)
+	*m = message{at: at, name: h.Name, nameLen: h.NameLen, control: h.Control, controlLen: h.ControlLen, vectorAt: h.Iovecs}
 	if m.name != 0 && m.nameLen < 0 {
 		return unix.EINVAL
 	}
-	if h.count > maxIovecs {
+	if h.Count > linux.MaxIovecs {
 		return unix.EMSGSIZE
 	}
-	m.vectorCount = int(h.count)
+	m.vectorCount = int(h.Count)
 	return 0
 }
 
 // readVector reads its array of struct iovec.
 func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
-	size := m.vectorCount * c.iovecSize()
+	size := m.vectorCount * c.IovecSize()
 	if len(b.raw) < size {
 		b.raw = make([]byte, max(size, 256))
 	}
@@ -258,8 +259,8 @@ func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
 func (m *message) decodeVector(c *call, b *receiveBuffers, raw []byte) unix.Errno {
 	m.vector, m.room = b.vector[:0], 0
 	for i := range m.vectorCount {
-		base, length := c.iovec(raw, i)
-		if c.negative(length) {
+		base, length := c.Iovec(raw, i)
+		if c.Negative(length) {
 			return unix.EINVAL
 		}
 		length = min(length, uint64(maxTransfer-m.room))
@@ -276,7 +277,7 @@ func (m *message) decodeVector(c *call, b *receiveBuffers, raw []byte) unix.Errn
 // ahead is what recvmmsg(2) has read of the messages that come next: at once, where that goes.
 type ahead struct {
 	first, count uint64 // which
-	headers      [(sizeofMsghdr + 8) * readAhead]byte
+	headers      [(linux.SizeofMsghdr + 8) * readAhead]byte
 	vectors      []byte
 	at           [readAhead]int // where the vector of each is; -1: it has not been read
 }
@@ -288,7 +289,7 @@ const (
 
 // parse reads the message that is next, for recvmmsg(2).
 func (r *reception) parse(b *receiveBuffers) unix.Errno {
-	size := uint64(r.c.mmsghdrSize())
+	size := uint64(r.c.MmsghdrSize())
 	a := &b.ahead
 	if r.done < a.first || r.done >= a.first+a.count {
 		r.readAhead(b, size)
@@ -327,7 +328,7 @@ func (r *reception) readAhead(b *receiveBuffers, size uint64) {
 		if m.decodeHeader(&r.c, 0, a.headers[i*size:(i+1)*size]) != 0 || m.vectorCount > vectorReadAhead || m.vectorCount == 0 {
 			continue
 		}
-		length := m.vectorCount * r.c.iovecSize()
+		length := m.vectorCount * r.c.IovecSize()
 		where[n] = unix.RemoteIovec{Base: uintptr(m.vectorAt), Len: length}
 		n++
 		a.at[i] = total
@@ -409,7 +410,7 @@ func (r *reception) waits() bool {
 	if r.flags&(unix.MSG_DONTWAIT|unix.MSG_ERRQUEUE) != 0 || r.shutdown {
 		return false
 	}
-	r.patient = r.patient || blocks(r.fd)
+	r.patient = r.patient || linux.Blocks(r.fd)
 	return r.patient
 }
 
@@ -482,7 +483,7 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 			came.flags &^= unix.MSG_CTRUNC // of what an AF_INET socket does not give
 			dropDescriptors(came.control)
 		}
-		b.out.Reset(r.c.compat, m.controlRoom())
+		b.out.Reset(r.c.Compat, m.controlRoom())
 		r.translate(&b.out, &came)
 	}
 	errno = r.deliver(b, data, name, &came, n)
@@ -527,17 +528,17 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 	switch {
 	case r.family == unix.AF_UNIX:
 		from = p.peer
-	case length < sizeofSockaddrIn6:
+	case length < linux.SizeofSockaddrIn6:
 		return nil, p.family == unix.AF_INET, false // none, as with what is not an error in the error queue
 	default:
-		real := inet6Destination(b.name[:])
+		real := linux.Inet6Destination(b.name[:])
 		mapped = real.Addr().Is4In6()
 		v4, ok := r.s.originalAddr(real.Addr(), p)
 		switch {
 		case ok:
 		case p.family == unix.AF_INET6: // it may also hear from those that have no IPv4 address
-			return b.name[:sizeofSockaddrIn6], false, false
-		case isConnected(r.fd):
+			return b.name[:linux.SizeofSockaddrIn6], false, false
+		case linux.IsConnected(r.fd):
 			v4 = p.peer.Addr()
 		default:
 			v4 = dummyAddr
@@ -601,7 +602,7 @@ func dropDescriptors(from []byte) {
 		if m.Level == unix.SOL_SOCKET && (m.Name == unix.SCM_RIGHTS || m.Name == scmPidfd) {
 			for ; len(m.Data) >= 4; m.Data = m.Data[4:] {
 				if fd := int32(binary.NativeEndian.Uint32(m.Data)); fd >= 0 {
-					closeFD(int(fd))
+					linux.Close(int(fd))
 				}
 			}
 		}
@@ -628,10 +629,10 @@ func (r *reception) putIPv4(to *siit.Controls, m siit.Control, data []byte) {
 		}
 	case ipv6OrigDstAddr:
 		if len(data) >= 4 {
-			var name [sizeofSockaddrIn6]byte
+			var name [linux.SizeofSockaddrIn6]byte
 			own := passport{family: unix.AF_INET}
 			own.sockaddr(netip.AddrPortFrom(r.pass.local, binary.BigEndian.Uint16(data[2:])), &name)
-			to.Put(unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR, name[:sizeofSockaddrIn])
+			to.Put(unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR, name[:linux.SizeofSockaddrIn])
 		}
 	case ipv6RecvFragSize:
 		to.Put(unix.IPPROTO_IP, unix.IP_RECVFRAGSIZE, data)
@@ -665,7 +666,7 @@ func (r *reception) putMapped(to *siit.Controls, m siit.Control) {
 		return
 	}
 	var on int32
-	if getsockopt(r.fd, unix.IPPROTO_IP, option, unsafe.Pointer(&on), 4) == 0 && on != 0 {
+	if linux.Getsockopt(r.fd, unix.IPPROTO_IP, option, unsafe.Pointer(&on), 4) == 0 && on != 0 {
 		r.putIPv4(to, m, m.Data)
 	}
 }
@@ -673,25 +674,25 @@ func (r *reception) putMapped(to *siit.Controls, m siit.Control) {
 // putError gives the program an error of the error queue: ip_recv_error in net/ipv4/ip_sockglue.c
 // and ipv6_recv_error in net/ipv6/datagram.c.
 func (r *reception) putError(to *siit.Controls, data []byte, mapped bool) {
-	if len(data) < siit.SizeofExtendedErr+sizeofSockaddrIn6 {
+	if len(data) < siit.SizeofExtendedErr+linux.SizeofSockaddrIn6 {
 		return
 	}
-	var value [siit.SizeofExtendedErr + sizeofSockaddrIn6]byte
+	var value [siit.SizeofExtendedErr + linux.SizeofSockaddrIn6]byte
 	ee := [siit.SizeofExtendedErr]byte(data)
 	if !mapped {
 		ee = siit.ErrorTo4(ee)
 	}
 	copy(value[:], ee[:])
 	if offender := data[siit.SizeofExtendedErr:]; binary.NativeEndian.Uint16(offender) == unix.AF_INET6 {
-		addr := r.s.original(inet6Destination(offender), &r.pass)
-		var name [sizeofSockaddrIn6]byte
+		addr := r.s.original(linux.Inet6Destination(offender), &r.pass)
+		var name [linux.SizeofSockaddrIn6]byte
 		r.pass.sockaddr(addr, &name)
 		copy(value[siit.SizeofExtendedErr:], name[:])
 	}
 	if r.pass.family == unix.AF_INET6 {
 		to.Put(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, value[:])
 	} else {
-		to.Put(unix.IPPROTO_IP, unix.IP_RECVERR, value[:siit.SizeofExtendedErr+sizeofSockaddrIn])
+		to.Put(unix.IPPROTO_IP, unix.IP_RECVERR, value[:siit.SizeofExtendedErr+linux.SizeofSockaddrIn])
 	}
 }
 
@@ -709,7 +710,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 		}
 	}
 	const others = 64
-	if len(b.remote) > maxIovecs-others {
+	if len(b.remote) > linux.MaxIovecs-others {
 		if transfer(tid, data, nil, b.remote) != len(data) {
 			return unix.EFAULT
 		}
@@ -721,7 +722,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 			b.rest = append(b.rest, bytes...)
 		}
 	}
-	word := uint64(r.c.wordSize())
+	word := uint64(r.c.WordSize())
 	if r.kind != receivesFrom {
 		at := m.control
 		bytes := b.out.Bytes
@@ -747,7 +748,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 	tailAt, tailLen := m.at+5*word, 0
 	if r.kind != receivesFrom {
 		// msg_controllen, msg_flags and, of a struct mmsghdr, msg_len.
-		if r.c.compat {
+		if r.c.Compat {
 			binary.NativeEndian.PutUint32(tail[:], uint32(b.out.Used()))
 		} else {
 			binary.NativeEndian.PutUint64(tail[:], uint64(b.out.Used()))
@@ -779,7 +780,7 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 // that; the errno is what is wrong with it.
 func (r *reception) nameRoom() (lengthAt uint64, room int32, errno unix.Errno) {
 	if r.kind != receivesFrom {
-		return r.message.at + uint64(r.c.wordSize()), r.message.nameLen, 0
+		return r.message.at + uint64(r.c.WordSize()), r.message.nameLen, 0
 	}
 	lengthAt = r.c.args[5]
 	if r.message.name == 0 {
@@ -801,7 +802,7 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	m := &r.message
 	tid := r.c.tid
 	if r.kind != receivesFrom {
-		b.out.Reset(r.c.compat, m.controlRoom())
+		b.out.Reset(r.c.Compat, m.controlRoom())
 		b.out.Direct = func(n int, message []byte) unix.Errno { return writeMemory(tid, m.control+uint64(n), message) }
 		r.translate(&b.out, came)
 	}
@@ -823,7 +824,7 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	if r.kind == receivesFrom {
 		return 0
 	}
-	word := uint64(r.c.wordSize())
+	word := uint64(r.c.WordSize())
 	var value [8]byte
 	binary.NativeEndian.PutUint32(value[:], came.flags|b.out.Flag())
 	if !put(m.at+6*word, value[:4]) {
@@ -879,7 +880,7 @@ func (t *timeout) read(c *call) bool {
 			return false
 		}
 		t.sec, t.nsec = int64(binary.NativeEndian.Uint64(raw[:])), int64(binary.NativeEndian.Uint64(raw[8:]))
-		if c.compat {
+		if c.Compat {
 			t.nsec = int64(uint32(t.nsec)) // the upper half is padding
 		}
 	} else {

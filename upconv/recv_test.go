@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -112,13 +113,13 @@ type pair struct {
 
 func sockaddrLoopback(family int, port uint16) []byte {
 	if family == unix.AF_INET {
-		sa := make([]byte, sizeofSockaddrIn)
+		sa := make([]byte, linux.SizeofSockaddrIn)
 		binary.NativeEndian.PutUint16(sa, unix.AF_INET)
 		binary.BigEndian.PutUint16(sa[2:], port)
 		copy(sa[4:], []byte{127, 0, 0, 1})
 		return sa
 	}
-	sa := make([]byte, sizeofSockaddrIn6)
+	sa := make([]byte, linux.SizeofSockaddrIn6)
 	binary.NativeEndian.PutUint16(sa, unix.AF_INET6)
 	binary.BigEndian.PutUint16(sa[2:], port)
 	sa[23] = 1
@@ -127,9 +128,9 @@ func sockaddrLoopback(family int, port uint16) []byte {
 
 // sockaddrMapped is that of IPv4, as a socket of the family takes it.
 func sockaddrMapped(family int, port uint16) []byte {
-	var name [sizeofSockaddrIn6]byte
+	var name [linux.SizeofSockaddrIn6]byte
 	p := passport{family: family}
-	return name[:p.sockaddr(netip.AddrPortFrom(loopback4, port), &name)]
+	return name[:p.sockaddr(netip.AddrPortFrom(linux.Loopback4, port), &name)]
 }
 
 func testSocket(t testing.TB, domain, kind, proto int) int {
@@ -148,10 +149,10 @@ func bindBoth(t testing.TB, four, family, six int) uint16 {
 	t.Helper()
 	for range 100 {
 		port := uint16(20000 + rand.Intn(12000)) // below ip_local_port_range
-		if bind(four, sockaddrMapped(family, port)) != 0 {
+		if linux.Bind(four, sockaddrMapped(family, port)) != 0 {
 			continue
 		}
-		if bind(six, sockaddrLoopback(unix.AF_INET6, port)) == 0 {
+		if linux.Bind(six, sockaddrLoopback(unix.AF_INET6, port)) == 0 {
 			return port
 		}
 		t.Fatal("a port is free for one and not for the other") // and four is bound now
@@ -176,7 +177,7 @@ func newPair(t testing.TB, passFamily int) *pair {
 }
 
 func (p *pair) passport() *passport {
-	return &passport{family: p.passFamily, proto: unix.IPPROTO_UDP, peer: netip.MustParseAddrPort("203.0.113.10:53"), local: loopback4}
+	return &passport{family: p.passFamily, proto: unix.IPPROTO_UDP, peer: netip.MustParseAddrPort("203.0.113.10:53"), local: linux.Loopback4}
 }
 
 // set sets an option of IPv4 on both.
@@ -449,7 +450,7 @@ func (s *scenario) prepare(a *arena) [6]uint64 {
 		case 1:
 			vector = 0
 		case 2:
-			count = maxIovecs + 1
+			count = linux.MaxIovecs + 1
 		case 3:
 			vector = a.forbidden - 8
 		}
@@ -647,7 +648,7 @@ func TestReceiveTimeout(t *testing.T) {
 			a.put32(4*i, w)
 		}
 		before := bytes.Clone(a.good[:32])
-		target := &call{tid: unix.Gettid(), layout: layout{c.compat}}
+		target := &call{tid: unix.Gettid(), Layout: linux.Layout{Compat: c.compat}}
 		limit := timeout{at: at, time64: c.time64}
 		if ok := limit.read(target); ok != c.ok || limit.sec != c.sec || limit.nsec != c.nsec {
 			t.Errorf("%s: %d s, %d ns, %v", c.what, limit.sec, limit.nsec, ok)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // A call that a filter around upconv refuses, mostly a container's profile, says what a kernel says
@@ -60,7 +61,7 @@ func (r *requirement) missing(release string, err error) error {
 	case errors.Is(err, seccompx.ErrNotSupported):
 		return fmt.Errorf("%s hides %s, which upconv needs and Linux has since %s: %s", aFilter, r.call, r.feature.Since, r.cure)
 	case isRefusal(err):
-		return fmt.Errorf("%s refuses %s, which upconv needs: %s (%w)", aFilter, r.call, r.cure, errnoOf(err))
+		return fmt.Errorf("%s refuses %s, which upconv needs: %s (%w)", aFilter, r.call, r.cure, linux.ErrnoOf(err))
 	}
 	return err
 }

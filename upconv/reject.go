@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // States of a TCP socket, netinet/tcp.h, in which connect(2) waits, or is told off.
@@ -52,11 +54,11 @@ func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa 
 	w.done = append(w.done, fd)
 
 	var domain, kind, proto int32
-	if errno := getsockopt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
+	if errno := linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
 		return answer(errno), false // ENOTSOCK; or EBADF, for O_PATH
 	}
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4)
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4)
+	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4)
+	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4)
 	made, crossed := int(domain), false // by the program
 	if w.s.needs.crosses() {
 		var now int
@@ -67,15 +69,15 @@ func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa 
 		}
 	}
 	switch inet := domain == unix.AF_INET || domain == unix.AF_INET6; {
-	case inet && isDatagramType(int(kind)) && w.s.needs.udp && !datagrams:
+	case inet && linux.IsDatagramType(int(kind)) && w.s.needs.udp && !datagrams:
 		return carryOn, true // meanwhile; and what goes for datagrams may be another thing
 	case c.fastOpen.on && !(inet && kind == unix.SOCK_STREAM), domain == afRDS, domain == afSMC:
 		return w.refuse(e), false
-	case !inet, isDatagramType(int(kind)):
+	case !inet, linux.IsDatagramType(int(kind)):
 		// The rule is about TCP here. But the call is about this very file, whatever is under the
 		// number by now. It cannot take long: the first have no such addresses, and the others send
 		// nothing.
-		return answer(connect(fd, sa)), false
+		return answer(linux.Connect(fd, sa)), false
 	case proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP:
 		return w.refuse(e), false
 	}
@@ -86,7 +88,7 @@ func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa 
 		return out, false
 	}
 	switch {
-	case made != family && made == unix.AF_INET6 && len(sa) < sizeofSockaddrIn6Min:
+	case made != family && made == unix.AF_INET6 && len(sa) < linux.SizeofSockaddrIn6Min:
 		return answer(unix.EINVAL), false
 	case made != family:
 		return answer(unix.EAFNOSUPPORT), false
@@ -110,7 +112,7 @@ func (w *worker) wouldConnect(c *call, fd, domain int) (out outcome, connects bo
 	case tcpListen:
 		return answer(unix.EISCONN), false
 	case tcpSynSent, tcpSynRecv:
-		flags, _ := flagsOf(fd)
+		flags, _ := linux.FlagsOf(fd)
 		switch patient := w.patient(c, flags); {
 		case patient && !w.alone:
 			return w.s.aside(c, (*worker).connect), false
@@ -147,11 +149,11 @@ func (w *worker) wouldConnect(c *call, fd, domain int) (out outcome, connects bo
 // net/ipv4/tcp_ipv4.c, tcp_v6_connect in net/ipv6/tcp_ipv6.c. SELinux knows both of these
 // addresses.
 func probeConnect(fd, domain int) (errno unix.Errno, idle bool) {
-	var sa [sizeofSockaddrIn6]byte
-	length, wrong := sizeofSockaddrIn6, unix.EAFNOSUPPORT
+	var sa [linux.SizeofSockaddrIn6]byte
+	length, wrong := linux.SizeofSockaddrIn6, unix.EAFNOSUPPORT
 	binary.NativeEndian.PutUint16(sa[:], unix.AF_INET6)
 	if domain == unix.AF_INET6 {
-		length, wrong = sizeofSockaddrIn, unix.EINVAL
+		length, wrong = linux.SizeofSockaddrIn, unix.EINVAL
 		binary.NativeEndian.PutUint16(sa[:], unix.AF_INET)
 		// IPV6_ADDRFORM turns sockets into those of AF_INET. They would say ENETUNREACH.
 		copy(sa[4:], []byte{255, 255, 255, 255})
@@ -164,7 +166,7 @@ func probeConnect(fd, domain int) (errno unix.Errno, idle bool) {
 // waitConnecting waits until a socket is not connecting any more, as connect(2) waits for one that
 // is. It holds up its thread.
 func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
-	timeout := timeoutOf(fd, unix.SO_SNDTIMEO)
+	timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
 	w.aside.held.timed.Store(timeout != 0)
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	for slice := shortSlice; ; slice = min(2*slice, longSlice) {
@@ -190,6 +192,6 @@ func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 
 // tcpState returns the state of a TCP or MPTCP socket, 0 where it does not say.
 func tcpState(fd int) (state uint8) {
-	getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1)
+	linux.Getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1)
 	return state
 }

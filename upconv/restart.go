@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // restartWaiters has the threads that wait in a call on a descriptor of the target's begin that
@@ -24,7 +25,7 @@ import (
 // one. It reports whether none goes on waiting for the old one.
 func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 	numbers := append(others, c.fd)
-	timed := timeoutOf(replacement, unix.SO_RCVTIMEO) != 0
+	timed := linux.TimeoutOf(replacement, unix.SO_RCVTIMEO) != 0
 	held := w.s.held.threads() // those follow
 	var waiting []int
 	threads := threadsOf(c.tid)

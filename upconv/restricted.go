@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // A program can forbid itself ports (Landlock, LANDLOCK_ACCESS_NET_CONNECT_TCP). The kernel asks
@@ -42,14 +43,14 @@ func (w *worker) restrictSelf(*call) outcome {
 // of another family: current_check_access_socket in security/landlock/net.c; tcp_v6_connect says
 // EAFNOSUPPORT.
 func areRestricted() bool {
-	fd, errno := newSocket(unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+	fd, errno := linux.NewSocket(unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
 		return false
 	}
-	defer closeFD(fd)
-	var sa [sizeofSockaddrIn6]byte
+	defer linux.Close(fd)
+	var sa [linux.SizeofSockaddrIn6]byte
 	binary.NativeEndian.PutUint16(sa[:], unix.AF_INET)
-	return connect(fd, sa[:]) == unix.EINVAL
+	return linux.Connect(fd, sa[:]) == unix.EINVAL
 }
 
 // A question is whether a thread may connect to a port.
@@ -88,7 +89,7 @@ func (w *worker) mayConnect(c *call, e *event, sock *socket) (out outcome, done 
 		w.s.events.record(e, q.errno)
 		return answer(q.errno), true
 	case q.port < 0:
-		e.add(unasked + "connect(2) says " + errnoName(q.errno))
+		e.add(unasked + "connect(2) says " + linux.ErrnoName(q.errno))
 		w.s.events.record(e, q.errno)
 		return answer(q.errno), true // as natively, unless it is for want of a route for the decoy
 	case q.port == int(e.dst.Port()):
@@ -110,7 +111,7 @@ func (w *worker) waitsForRestricted(e *event) bool {
 // says EINVAL because of the families. busy is false where it is left to the kernel, and raced is
 // as for route.
 func (w *worker) busyCrossed(c *call, fd int) (out outcome, busy, raced bool) {
-	if !w.s.restricted.any.Load() || domainOf(fd) != unix.AF_INET6 {
+	if !w.s.restricted.any.Load() || linux.DomainOf(fd) != unix.AF_INET6 {
 		return out, false, false
 	}
 	if _, crossed := w.hasPassport(fd); !crossed {
@@ -138,12 +139,12 @@ func (s *Supervisor) refuseUnasked(e *event, why string) outcome {
 func (w *worker) ask(c *call, e *event, sock *socket) outcome {
 	decoy, errno := w.newDecoy(c, e, sock)
 	if errno != 0 {
-		return w.refuseUnasked(e, "socket(2) says "+errnoName(errno))
+		return w.refuseUnasked(e, "socket(2) says "+linux.ErrnoName(errno))
 	}
 	pidfd, _, errno := w.s.targets.open(c.tid)
 	if errno != 0 {
-		closeFD(decoy)
-		return w.refuseUnasked(e, "pidfd_open(2) says "+errnoName(errno))
+		linux.Close(decoy)
+		return w.refuseUnasked(e, "pidfd_open(2) says "+linux.ErrnoName(errno))
 	}
 	q := &question{s: w.s, c: *c, e: *e, decoy: decoy, pidfd: pidfd, port: -1, taken: make(chan struct{})}
 	q.e.c = &q.c
@@ -158,20 +159,20 @@ func (w *worker) newDecoy(c *call, e *event, sock *socket) (fd int, errno unix.E
 		return -1, errno
 	}
 	one := int32(1)
-	later := setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, unsafe.Pointer(&one), 4)
+	later := linux.Setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_CONNECT, unsafe.Pointer(&one), 4)
 	if later == 0 {
-		later = setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, unsafe.Pointer(&one), 4)
+		later = linux.Setsockopt(fd, unix.IPPROTO_TCP, unix.TCP_FASTOPEN_NO_COOKIE, unsafe.Pointer(&one), 4)
 	}
 	// Without a route, an IPv4 destination is taken to be on the link of the device. What is sent
 	// there nobody receives.
 	if e.dst.Addr().Is4() {
 		lo := [...]byte{'l', 'o'}
-		errno = setsockopt(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unsafe.Pointer(&lo), uintptr(len(lo)))
+		errno = linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unsafe.Pointer(&lo), uintptr(len(lo)))
 	} else {
 		errno = later
 	}
 	if errno != 0 {
-		closeFD(fd)
+		linux.Close(fd)
 		return -1, errno
 	}
 	return fd, 0
@@ -205,8 +206,8 @@ func (all *restrictions) isDecoy(tid int) bool {
 
 // run asks. It has a thread to itself, which traces the target's.
 func (q *question) run() {
-	defer closeFD(q.decoy)
-	defer closeFD(q.pidfd)
+	defer linux.Close(q.decoy)
+	defer linux.Close(q.pidfd)
 	s := q.s
 	pid := s.targets.process(q.c.tid)
 	if errno := s.awaitThread(&q.c, pid); errno != 0 {
@@ -231,12 +232,12 @@ func (q *question) ask() (released bool) {
 	s, c := q.s, &q.c
 	t, errno := seize(c.tid, q.pidfd)
 	if errno != 0 {
-		s.respond(c.id, s.refuseUnasked(&q.e, "ptrace(2) says "+errnoName(errno)))
+		s.respond(c.id, s.refuseUnasked(&q.e, "ptrace(2) says "+linux.ErrnoName(errno)))
 		return true
 	}
 	number, err := s.listener.AddFD(c.id, seccompx.AddFD{Source: q.decoy, CloseOnExec: true})
 	if err != nil {
-		s.respond(c.id, s.refuseUnasked(&q.e, "the program has no room for another descriptor: "+errnoName(errnoOf(err))))
+		s.respond(c.id, s.refuseUnasked(&q.e, "the program has no room for another descriptor: "+linux.ErrnoName(linux.ErrnoOf(err))))
 		return false
 	}
 	s.restricted.begin(q)
@@ -244,12 +245,12 @@ func (q *question) ask() (released bool) {
 	if s.listener.Respond(c.id, 0, errRestartNoIntr) != nil || !t.halt(c.args[0]) {
 		return false
 	}
-	result, ok := t.make(c.number("connect"), c.compat, uint64(number), c.addr, uint64(c.addrLen))
+	result, ok := t.make(c.number("connect"), c.Compat, uint64(number), c.addr, uint64(c.addrLen))
 	if !ok {
 		return false
 	}
 	q.judge(result)
-	if _, ok := t.make(c.number("close"), c.compat, uint64(number)); !ok || !t.restart() {
+	if _, ok := t.make(c.number("close"), c.Compat, uint64(number)); !ok || !t.restart() {
 		return false
 	}
 	q.state.Store(answered)
@@ -277,12 +278,12 @@ func (q *question) judge(result int64) {
 // getpeername(2), SO_PEERNAME tells so as soon as connect(2) has begun: inet_getname in
 // net/ipv4/af_inet.c.
 func aimedAt(fd int) (port int, ok bool) {
-	var name [sizeofSockaddrIn6]byte
+	var name [linux.SizeofSockaddrIn6]byte
 	length := uint32(len(name))
-	if domainOf(fd) == unix.AF_INET {
-		length = sizeofSockaddrIn
+	if linux.DomainOf(fd) == unix.AF_INET {
+		length = linux.SizeofSockaddrIn
 	}
-	errno := getsockopt(fd, unix.SOL_SOCKET, soPeerName, unsafe.Pointer(&name), uintptr(length))
+	errno := linux.Getsockopt(fd, unix.SOL_SOCKET, soPeerName, unsafe.Pointer(&name), uintptr(length))
 	return int(binary.BigEndian.Uint16(name[2:])), errno == 0
 }
 

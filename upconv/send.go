@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -22,7 +23,7 @@ type parcel struct {
 	control []byte // as struct cmsghdr of this process
 	tooLong bool   // longer than any datagram can be: the payload is left out
 	result  uint64 // where the target wants to know how much of it was sent, as sendmmsg(2) does; 0: nowhere
-	to      [sizeofSockaddrIn6]byte
+	to      [linux.SizeofSockaddrIn6]byte
 }
 
 // outgoing is what a send sends. Its memory is reused.
@@ -72,7 +73,7 @@ const (
 // memory, which a filter cannot see.
 func sendRules() []seccompx.Rule {
 	return append([]seccompx.Rule{
-		notify("sendto", low(5).AtLeast(sizeofSockaddrIn), low(5).AtMost(sizeofSockaddrStorage)),
+		notify("sendto", low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)),
 		{Syscalls: []string{"sendmsg", "sendmmsg"}, Do: seccompx.UserNotify},
 	}, socketcallRules(sysSendto, sysSendmsg, sysSendmmsg)...)
 }
@@ -99,12 +100,12 @@ func (w *worker) sendto(c *call) outcome {
 
 // sendtoDatagram is sendto(2) with an address.
 func (w *worker) sendtoDatagram(c *call) outcome {
-	switch short := c.addr == 0 || c.addrLen < sizeofSockaddrIn; {
-	case !w.s.needs.sends, (short || c.addrLen > sizeofSockaddrStorage) && !(c.indirect && w.guards(c)):
+	switch short := c.addr == 0 || c.addrLen < linux.SizeofSockaddrIn; {
+	case !w.s.needs.sends, (short || c.addrLen > linux.SizeofSockaddrStorage) && !(c.indirect && w.guards(c)):
 		return carryOn
 	case c.addr == 0:
 		c.addrLen = 0
-	case c.addrLen > sizeofSockaddrStorage:
+	case c.addrLen > linux.SizeofSockaddrStorage:
 		return answer(unix.EINVAL)
 	}
 	o := &w.out
@@ -148,7 +149,7 @@ func (w *worker) sendmsg(c *call) outcome { return w.sendMessages(c, uint32(c.ar
 
 // sendmmsg handles a stopped sendmmsg(2).
 func (w *worker) sendmmsg(c *call) outcome {
-	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), maxIovecs)), c.mmsghdrSize())
+	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), linux.MaxIovecs)), c.MmsghdrSize())
 }
 
 // sendMessages handles a send of count messages, whose headers are stride bytes from each other. A
@@ -222,7 +223,7 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 // of names, vectors and control messages. If it returns n as 0, out is what becomes of the call.
 func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outcome) {
 	o := &w.out
-	hsize := c.msghdrSize()
+	hsize := c.MsghdrSize()
 	at := c.args[1] + uint64(o.sent*stride)
 	size := (n-1)*stride + hsize
 	raw, errno := o.readAround(c.tid, o.room(size+2*reach), uintptr(at), size)
@@ -241,16 +242,16 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 	}
 	named, iovecs := false, 0
 	for i := range n {
-		h := c.msghdr(raw[i*stride:])
+		h := c.Msghdr(raw[i*stride:])
 		m, p := &o.all[i], &o.parts[i]
 		*m = parcel{}
 		if stride > 0 {
 			m.result = at + uint64(i*stride+hsize)
 		}
-		if p.name = 0; h.name != 0 {
-			p.name = min(int(h.nameLen), sizeofSockaddrStorage)
+		if p.name = 0; h.Name != 0 {
+			p.name = min(int(h.NameLen), linux.SizeofSockaddrStorage)
 		}
-		if p.name < 0 || h.count > maxIovecs || h.controlLen > maxControl || iovecs+int(h.count) > maxIovecs {
+		if p.name < 0 || h.Count > linux.MaxIovecs || h.ControlLen > maxControl || iovecs+int(h.Count) > linux.MaxIovecs {
 			if i > 0 {
 				n = i // as far as that; then it is the first
 				break
@@ -264,17 +265,17 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 			switch {
 			case p.name < 0:
 				return 0, 0, answer(unix.EINVAL)
-			case h.count > maxIovecs:
+			case h.Count > linux.MaxIovecs:
 				return 0, 0, answer(unix.EMSGSIZE)
 			}
 			return 0, 0, answer(unix.ENOBUFS)
 		}
-		p.iovecs, p.control = int(h.count), int(h.controlLen)
+		p.iovecs, p.control = int(h.Count), int(h.ControlLen)
 		iovecs += p.iovecs
-		named = named || p.name >= sizeofSockaddrIn
-		add(h.name, p.name)
-		add(h.iovecs, p.iovecs*c.iovecSize())
-		add(h.control, p.control)
+		named = named || p.name >= linux.SizeofSockaddrIn
+		add(h.Name, p.name)
+		add(h.Iovecs, p.iovecs*c.IovecSize())
+		add(h.Control, p.control)
 	}
 	if !named {
 		if !w.guardsSend(c) {
@@ -302,7 +303,7 @@ func (w *worker) readNames(c *call, n, total int) (read int, out outcome) {
 	}
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
-		vectors := p.iovecs * c.iovecSize()
+		vectors := p.iovecs * c.IovecSize()
 		if got -= p.name + vectors + p.control; got < 0 {
 			n = i
 			break
@@ -319,13 +320,13 @@ func (w *worker) readNames(c *call, n, total int) (read int, out outcome) {
 func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
 	o := &w.out
 	o.vectors = o.vectors[:0]
-	total, size := 0, c.iovecSize()
+	total, size := 0, c.IovecSize()
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
 		p.payload = 0
 		for v := p.vectors; len(v) > 0; v = v[size:] {
-			_, length := c.iovec(v, 0)
-			if c.negative(length) && i == 0 {
+			_, length := c.Iovec(v, 0)
+			if c.Negative(length) && i == 0 {
 				return 0, answer(unix.EINVAL)
 			}
 			p.payload += int(min(length, maxLength+1))
@@ -339,7 +340,7 @@ func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
 		}
 		total += p.payload
 		for v := p.vectors; len(v) > 0; v = v[size:] {
-			base, length := c.iovec(v, 0)
+			base, length := c.Iovec(v, 0)
 			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(base), Len: int(length)})
 		}
 	}
@@ -395,12 +396,12 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 	if !o.known {
 		if o.netns = w.settledIn(o.fd); o.netns == 0 {
 			var domain int32
-			if errno := getsockopt(o.fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
+			if errno := linux.Getsockopt(o.fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
 				w.closeNow(o.fd)
 				o.fd = -1
 				return true, answer(errno) // ENOTSOCK; or EBADF, for O_PATH
 			}
-			if !isInet(int(domain)) && !(domain == unix.AF_UNIX && w.s.needs.unix) || !isDatagramType(typeOf(o.fd)) {
+			if !linux.IsInet(int(domain)) && !(domain == unix.AF_UNIX && w.s.needs.unix) || !linux.IsDatagramType(linux.TypeOf(o.fd)) {
 				w.closeNow(o.fd)
 				o.fd = -1
 				return true, carryOn
@@ -480,8 +481,8 @@ func (w *worker) sendAll(c *call) outcome {
 		switch {
 		case ok:
 			e.decision = w.decideDatagram(dst)
-		case family == unix.AF_INET6 && len(m.name) >= sizeofSockaddrIn6Min:
-			e.dst = inet6Destination(m.name)
+		case family == unix.AF_INET6 && len(m.name) >= linux.SizeofSockaddrIn6Min:
+			e.dst = linux.Inet6Destination(m.name)
 		}
 		// As many as go the same way.
 		o.run = 1
@@ -506,10 +507,10 @@ func (w *worker) sendAll(c *call) outcome {
 // sendDestination is destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg in
 // net/ipv4/udp.c.
 func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
-	if len(name) >= sizeofSockaddrIn && binary.NativeEndian.Uint16(name) == unix.AF_UNSPEC {
+	if len(name) >= linux.SizeofSockaddrIn && binary.NativeEndian.Uint16(name) == unix.AF_UNSPEC {
 		return unix.AF_UNSPEC, netip.AddrPortFrom(netip.AddrFrom4([4]byte(name[4:8])), binary.BigEndian.Uint16(name[2:])), true
 	}
-	return destination(name)
+	return linux.Destination(name)
 }
 
 // sendRun sends the first o.run messages, which go the same way.
@@ -525,7 +526,7 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 			}
 			o.netns = w.settledIn(old)
 		}
-		if !o.known && o.netns == 0 && !isDatagramType(typeOf(old)) {
+		if !o.known && o.netns == 0 && !linux.IsDatagramType(linux.TypeOf(old)) {
 			return carryOn // a stream is not sent elsewhere by a send
 		}
 		if w.isThere(e.decision.Route, ok, family, old) {
@@ -561,10 +562,10 @@ func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
 	if o.netns != 0 {
 		return o.netns == cookie
 	}
-	if cookie == w.s.origin.cookie || netnsCookie(fd) != cookie || !isInet(domainOf(fd)) { // a Unix socket may be of any
+	if cookie == w.s.origin.cookie || linux.NetnsCookie(fd) != cookie || !linux.IsInet(linux.DomainOf(fd)) { // a Unix socket may be of any
 		return false
 	}
-	if typeOf(fd) != unix.SOCK_DGRAM { // what a raw one may send can change
+	if linux.TypeOf(fd) != unix.SOCK_DGRAM { // what a raw one may send can change
 		return !sendsHeaders(fd)
 	}
 	w.noteSettled(fd, cookie)
@@ -577,7 +578,7 @@ func (w *worker) staysHome(fd int) bool {
 	if netns := w.out.netns; netns != 0 {
 		return netns == origin
 	}
-	if netnsCookie(fd) != origin || domainOf(fd) != unix.AF_INET || typeOf(fd) != unix.SOCK_DGRAM {
+	if linux.NetnsCookie(fd) != origin || linux.DomainOf(fd) != unix.AF_INET || linux.TypeOf(fd) != unix.SOCK_DGRAM {
 		return false
 	}
 	w.noteSettled(fd, origin)
@@ -592,7 +593,7 @@ type settledSockets [64]struct{ cookie, netns uint64 }
 // settledIn returns the namespace of the socket fd, if that is known to be a datagram socket that
 // stays there; else 0.
 func (w *worker) settledIn(fd int) (netns uint64) {
-	cookie := cookieOf(fd)
+	cookie := linux.CookieOf(fd)
 	known := &w.known[cookie%uint64(len(w.known))]
 	if cookie == 0 || known.cookie != cookie || !w.settles(known.netns) {
 		return 0
@@ -608,7 +609,7 @@ func (w *worker) settles(netns uint64) bool {
 // noteSettled is for a datagram socket that is in an egress, or an AF_INET one in the origin.
 func (w *worker) noteSettled(fd int, netns uint64) {
 	if w.settles(netns) {
-		cookie := cookieOf(fd)
+		cookie := linux.CookieOf(fd)
 		known := &w.known[cookie%uint64(len(w.known))]
 		known.cookie, known.netns = cookie, netns
 	}
@@ -620,9 +621,9 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 	var x *crossing
 	known := examineDatagram(old, sock)
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
-		if family, crossed := w.hasPassport(old); crossed && kindOf(w.crossing.pass.proto) == unix.SOCK_DGRAM {
+		if family, crossed := w.hasPassport(old); crossed && linux.KindOf(w.crossing.pass.proto) == unix.SOCK_DGRAM {
 			switch n := len(o.messages[0].name); {
-			case n > 0 && (n < sizeofSockaddrIn || w.crossing.pass.family == unix.AF_INET6):
+			case n > 0 && (n < linux.SizeofSockaddrIn || w.crossing.pass.family == unix.AF_INET6):
 				return answer(unix.EINVAL)
 			case n > 0:
 				return answer(unix.EAFNOSUPPORT)
@@ -686,7 +687,7 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		}
 	}
 	value, errno := o.submit(fd, flags)
-	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && blocks(fd) && !lacksPort(fd, onUnix) {
+	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && linux.Blocks(fd) && !lacksPort(fd, onUnix) {
 		// The program waits until there is room. Not in the middle of a move: workers may want that
 		// lock, and what comes for the old socket would not be handed on.
 		if !w.alone || w.moving {
@@ -780,7 +781,7 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 	if translates {
 		from = x.pass.family // for a Unix socket only to see what is wrong with them: they are left out
 	}
-	control, errno = w.control.ToSend(raw, c.compat, from)
+	control, errno = w.control.ToSend(raw, c.Compat, from)
 	switch {
 	case w.lacksPrivilege(c, control):
 		errno = unix.EPERM
@@ -788,7 +789,7 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 		errno = 0 // the kernel looks at them in order, and may say something else to one before
 	case errno != 0:
 	case translates:
-		errno = w.fromElsewhere(raw, c.compat, x)
+		errno = w.fromElsewhere(raw, c.Compat, x)
 	}
 	return control, errno
 }
@@ -821,7 +822,7 @@ func (o *outgoing) lend(fd int) []byte {
 	for i := range o.run {
 		total += len(o.messages[i].payload)
 	}
-	if total == 0 || getsockopt(fd, unix.SOL_SOCKET, unix.SO_ZEROCOPY, unsafe.Pointer(&on), 4) != 0 || on == 0 {
+	if total == 0 || linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_ZEROCOPY, unsafe.Pointer(&on), 4) != 0 || on == 0 {
 		return nil
 	}
 	memory, err := unix.Mmap(-1, 0, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -925,7 +926,7 @@ func (w *worker) translateMessage(x *crossing, m *parcel) bool {
 	if err != nil {
 		return false
 	}
-	m.to = sockaddrIn6(addr, dst.Port())
+	m.to = linux.SockaddrIn6(addr, dst.Port())
 	copy(m.to[24:], x.to[24:]) // sin6_scope_id
 	return true
 }
@@ -945,7 +946,7 @@ func (w *worker) recordSend(e *event, errno unix.Errno) {
 	if fd == 0 {
 		fd = e.from
 	}
-	key := sendKey{cookieOf(fd), e.dst, errno, e.note}
+	key := sendKey{linux.CookieOf(fd), e.dst, errno, e.note}
 	slot := &w.s.sends[(uint(key.cookie)*7+uint(e.dst.Port())+uint(e.dst.Addr().As16()[15]))%uint(len(w.s.sends))]
 	if before := slot.Load(); before != nil {
 		if key.note == "" {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -42,7 +43,7 @@ func newSenders(t testing.TB) *senders {
 			fds = []*int{&e.own[0], &e.own[1]}
 		}
 		e.peers[i] = testSocket(t, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
-		if errno := bind(e.peers[i], sockaddrLoopback(unix.AF_INET, 0)); errno != 0 {
+		if errno := linux.Bind(e.peers[i], sockaddrLoopback(unix.AF_INET, 0)); errno != 0 {
 			t.Fatal(errno)
 		}
 		name, err := unix.Getsockname(e.peers[i])
@@ -53,12 +54,12 @@ func newSenders(t testing.TB) *senders {
 		for _, fd := range fds {
 			*fd = testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)
 		}
-		if errno := connect(*fds[1], sockaddrLoopback(unix.AF_INET, e.ports[i])); errno != 0 {
+		if errno := linux.Connect(*fds[1], sockaddrLoopback(unix.AF_INET, e.ports[i])); errno != 0 {
 			t.Fatal(errno)
 		}
 	}
 	e.stream = testSocket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
-	s.origin = &origin{cookie: netnsCookie(e.own[0])}
+	s.origin = &origin{cookie: linux.NetnsCookie(e.own[0])}
 	e.w = s.newWorker()
 	t.Cleanup(e.w.end)
 	return e
@@ -223,7 +224,7 @@ func (s *sending) faults() (n int) {
 	count(s.headers != good, s.flags&unix.MSG_OOB != 0)
 	for i := range s.messages {
 		m := &s.messages[i]
-		count(m.name != good, m.nameFamily != unix.AF_INET, m.nameLen < sizeofSockaddrIn, m.vector != good, m.vectorLen > 2,
+		count(m.name != good, m.nameFamily != unix.AF_INET, m.nameLen < linux.SizeofSockaddrIn, m.vector != good, m.vectorLen > 2,
 			m.control != good && m.controlLen > 0, m.controlLen > 0)
 		total := int64(0)
 		for _, part := range m.entries {
@@ -264,7 +265,7 @@ func (e *senders) compare(t testing.TB, s *sending) {
 	case out.later:
 		t.Fatalf("%+v: it waits", s)
 	case !out.answered:
-		if m := &s.messages[0]; want.errno == 0 && m.name == good && m.nameLen >= sizeofSockaddrIn && m.nameFamily == unix.AF_INET {
+		if m := &s.messages[0]; want.errno == 0 && m.name == good && m.nameLen >= linux.SizeofSockaddrIn && m.nameFamily == unix.AF_INET {
 			t.Errorf("%+v: with an address, and left to the kernel", s)
 		}
 		if s.compat || want.errno != 0 { // the kernel says so; for i386 it cannot be asked here
@@ -284,14 +285,14 @@ func (e *senders) compare(t testing.TB, s *sending) {
 		t.Errorf("%+v:\n%d, %v, %q\nnatively %d, %v, %q", s, got.value, got.errno, received, want.value, want.errno, sent)
 	}
 	// What is kept for the next call is never more than the most that can be sent together.
-	if most := maxTogether + maxLength; len(e.w.out.payload) > most || len(e.w.out.more) > maxBatch*(maxControl+sizeofSockaddrStorage)+maxIovecs*16 {
+	if most := maxTogether + maxLength; len(e.w.out.payload) > most || len(e.w.out.more) > maxBatch*(maxControl+linux.SizeofSockaddrStorage)+linux.MaxIovecs*16 {
 		t.Errorf("%+v: %d and %d bytes are kept", s, len(e.w.out.payload), len(e.w.out.more))
 	}
 }
 
 // honest is a message with nothing wrong.
 func honest() sentMessage {
-	return sentMessage{nameFamily: unix.AF_INET, nameLen: sizeofSockaddrIn, vectorLen: 2, entries: [2]sentPart{{length: 5}, {length: 9}}}
+	return sentMessage{nameFamily: unix.AF_INET, nameLen: linux.SizeofSockaddrIn, vectorLen: 2, entries: [2]sentPart{{length: 5}, {length: 9}}}
 }
 
 // TestHostileHeaders has one thing wrong at a time.
@@ -310,9 +311,9 @@ func TestHostileHeaders(t *testing.T) {
 		{"unreadable name", unix.EFAULT, func(_ *sending, m *sentMessage) { m.name = forbidden }},
 		{"name of the kernel's", unix.EFAULT, func(_ *sending, m *sentMessage) { m.name = kernelSpace }},
 		{"no name, but a length", unix.EDESTADDRREQ, func(_ *sending, m *sentMessage) { m.name = null }},
-		{"1,025 vectors", unix.EMSGSIZE, func(_ *sending, m *sentMessage) { m.vectorLen = maxIovecs + 1 }},
+		{"1,025 vectors", unix.EMSGSIZE, func(_ *sending, m *sentMessage) { m.vectorLen = linux.MaxIovecs + 1 }},
 		{"all vectors", unix.EMSGSIZE, func(_ *sending, m *sentMessage) { m.vectorLen = math.MaxUint64 }},
-		{"1,024 vectors", 0, func(_ *sending, m *sentMessage) { m.vectorLen = maxIovecs }},
+		{"1,024 vectors", 0, func(_ *sending, m *sentMessage) { m.vectorLen = linux.MaxIovecs }},
 		{"no vectors", 0, func(_ *sending, m *sentMessage) { m.vectorLen = 0 }},
 		{"unreadable vectors", unix.EFAULT, func(_ *sending, m *sentMessage) { m.vector = forbidden }},
 		{"no vectors, but a number", unix.EFAULT, func(_ *sending, m *sentMessage) { m.vector = null }},
@@ -379,7 +380,7 @@ func TestHostileHeadersOfStreams(t *testing.T) {
 	e := newSenders(t)
 	for name, spoil := range map[string]func(m *sentMessage){
 		"name":    func(m *sentMessage) { m.nameLen = -1 },
-		"vectors": func(m *sentMessage) { m.vectorLen = maxIovecs + 1 },
+		"vectors": func(m *sentMessage) { m.vectorLen = linux.MaxIovecs + 1 },
 		"control": func(m *sentMessage) { m.controlLen = 100 << 10 },
 		"data":    func(m *sentMessage) { m.entries[0].base = forbidden },
 		"long":    func(m *sentMessage) { m.entries[0].length = 100 << 10 },
@@ -451,7 +452,7 @@ func sendingFrom(data []byte) *sending {
 		m.nameFamily = uint16(pick(unix.AF_INET, unix.AF_INET, unix.AF_INET, unix.AF_UNSPEC, unix.AF_UNIX, 99))
 		m.nameLen = int32(pick(16, 16, 16, 0, 1, 15, 17, 28, 128, 129, math.MaxUint32, math.MaxInt32, 1<<31))
 		m.vector = pointer()
-		m.vectorLen = pick(2, 1, 0, 2, 2, 3, 100, maxIovecs, maxIovecs+1, 1<<31, behind, math.MaxUint64)
+		m.vectorLen = pick(2, 1, 0, 2, 2, 3, 100, linux.MaxIovecs, linux.MaxIovecs+1, 1<<31, behind, math.MaxUint64)
 		for i := range m.entries {
 			lengths := []uint64{5, 0, 1, 100, 1400, 9000, 65507, 65508, 65535, 65536, 1 << 20, math.MaxInt32, 1 << 31, behind, 1 << 63, math.MaxUint64}
 			part := sentPart{pointer(), int64(pick(lengths...))}

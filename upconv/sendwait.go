@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // Sends that wait until there is room, as long as the program would.
@@ -16,7 +18,7 @@ func lacksPort(fd int, onUnix bool) bool {
 		return false
 	}
 	var s socket
-	return typeOf(fd) == unix.SOCK_DGRAM && s.readName(fd) && s.port() == 0
+	return linux.TypeOf(fd) == unix.SOCK_DGRAM && s.readName(fd) && s.port() == 0
 }
 
 // maxFutile is how often in a row a send may say EAGAIN though there is room. It does if others
@@ -27,7 +29,7 @@ const maxFutile = 100
 // waitToSend waits until the socket fd may have room. x is not nil if it is one of another family.
 // It holds up its thread.
 func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
-	if timeout := timeoutOf(fd, unix.SO_SNDTIMEO); w.sendDeadline.IsZero() {
+	if timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO); w.sendDeadline.IsZero() {
 		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
 		if timeout != 0 {
 			w.sendDeadline = time.Now().Add(timeout)
@@ -38,8 +40,8 @@ func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
 	if errno == 0 && x != nil && x.family() == unix.AF_UNIX && x.path.length > 0 {
 		// It tells of its own room. That of the peer is told by a socket that is connected to it:
 		// unix_dgram_poll in net/unix/af_unix.c.
-		if peer, failed := newSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0); failed == 0 {
-			defer closeFD(peer)
+		if peer, failed := linux.NewSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0); failed == 0 {
+			defer linux.Close(peer)
 			if x.path.connect(peer) == 0 {
 				var also bool
 				also, errno = w.waitWritable(peer)

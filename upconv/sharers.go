@@ -7,6 +7,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // tableSharers returns the other processes that have the descriptor table of a call's thread
@@ -20,7 +22,7 @@ func (w *worker) tableSharers(c *call, threads, replacement int) (pids []int) {
 			return errno == 0 && order == 0
 		}
 		if link == "" {
-			link = socketLink(inodeOf(replacement))
+			link = socketLink(linux.InodeOf(replacement))
 		}
 		return isLink(pid, c.fd, link) // nobody else can have it yet, but for a child that was made since
 	}

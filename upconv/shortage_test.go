@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // TestShortageEnds has descriptors run out when something is made that is made only once: the next
@@ -17,16 +19,16 @@ func TestShortageEnds(t *testing.T) {
 	}
 	t.Cleanup(s.targets.close)
 	w := s.newWorker()
-	current, errno := newSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	current, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if errno != 0 {
 		t.Fatal(errno)
 	}
-	t.Cleanup(func() { closeFD(current) })
-	netns, here := netnsCookie(current), &egress{cookie: netnsCookie(current)}
+	t.Cleanup(func() { linux.Close(current) })
+	netns, here := linux.NetnsCookie(current), &egress{cookie: linux.NetnsCookie(current)}
 	w.home = here
-	raw, may := newSocket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	raw, may := linux.NewSocket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	if may == 0 {
-		closeFD(raw)
+		linux.Close(raw)
 	}
 	t.Cleanup(w.end)
 

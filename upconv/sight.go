@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
@@ -200,11 +201,11 @@ func (w *worker) learnUDP(all *sights, tid int) {
 	if errno != 0 {
 		return
 	}
-	defer closeFD(fd)
+	defer linux.Close(fd)
 	for set := range all.freshUDP {
 		for i, o := range often {
 			value := int32(set >> i & 1)
-			if setsockopt(fd, o.level, o.name, unsafe.Pointer(&value), 4) != 0 {
+			if linux.Setsockopt(fd, o.level, o.name, unsafe.Pointer(&value), 4) != 0 {
 				return
 			}
 		}
@@ -220,7 +221,7 @@ func (w *worker) learnUDP(all *sights, tid int) {
 func setOften(fd, set int, inet6 bool) {
 	for i, o := range often {
 		if one := int32(1); set&(1<<i) != 0 {
-			setsockopt(fd, o.level, o.name, unsafe.Pointer(&one), 4)
+			linux.Setsockopt(fd, o.level, o.name, unsafe.Pointer(&one), 4)
 			if inet6 && o.level == unix.IPPROTO_IP {
 				mapOption(fd, o.name)
 			}

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // sock_diag(7): the kernel tells of a connection that is known by its addresses, in any state, and
@@ -160,7 +162,7 @@ func (w *worker) openDiag(c *call, at place) (fd int, errno unix.Errno) {
 	request := diagRequest{family: unix.AF_INET}
 	request.NlMsghdr.Flags = unix.NLM_F_DUMP
 	if !w.s.ports.exchange(fd, &request, func([]byte) {}) {
-		closeFD(fd)
+		linux.Close(fd)
 		return -1, unix.EOPNOTSUPP
 	}
 	return fd, 0

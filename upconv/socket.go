@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // tcpClose is TCP_CLOSE (netinet/tcp.h): not connected, not connecting, not listening.
@@ -21,7 +22,7 @@ type socket struct {
 	netns         uint64 // SO_NETNS_COOKIE
 	flags         int    // file status flags, F_GETFL
 	// name is its struct sockaddr_in or sockaddr_in6, getsockname(2); bound is whether it has one.
-	name    [sizeofSockaddrIn6]byte
+	name    [linux.SizeofSockaddrIn6]byte
 	nameLen uint32
 	bound   bool
 	// chosen is whether the kernel has chosen its port, and nobody has asked for it; see
@@ -49,7 +50,7 @@ func examine(fd int, s *socket) (idle bool) {
 func (s *socket) readIdle(fd int) (idle bool) {
 	if s.port() != 0 || s.proto == unix.IPPROTO_MPTCP { // only a socket with a port can be in another state
 		var state uint8
-		if getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) != 0 || state != tcpClose {
+		if linux.Getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) != 0 || state != tcpClose {
 			return false
 		}
 	}
@@ -61,7 +62,7 @@ func (s *socket) readIdle(fd int) (idle bool) {
 func (s *socket) readStream(fd int) bool {
 	*s = socket{}
 	var proto int32
-	if getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
+	if linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
 		proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP {
 		return false
 	}
@@ -76,7 +77,7 @@ func (s *socket) readStream(fd int) bool {
 // named derives domain and bound of a stream from name.
 func (s *socket) named() {
 	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
-	s.bound = s.port() != 0 || !allZero(s.address())
+	s.bound = s.port() != 0 || !linux.AllZero(s.address())
 }
 
 // readName reads what getsockname(2) tells: name, and with it domain. It is false for what has no
@@ -84,7 +85,7 @@ func (s *socket) named() {
 func (s *socket) readName(fd int) bool {
 	s.nameLen = uint32(len(s.name))
 	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
-	if errno != 0 || s.nameLen < sizeofSockaddrIn {
+	if errno != 0 || s.nameLen < linux.SizeofSockaddrIn {
 		return false
 	}
 	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
@@ -96,20 +97,20 @@ func (s *socket) readPlace(fd int) (ok bool) { return s.readNetns(fd) && s.readF
 
 // readNetns reads netns. It is false for what is not a socket.
 func (s *socket) readNetns(fd int) (ok bool) {
-	s.netns = netnsCookie(fd)
+	s.netns = linux.NetnsCookie(fd)
 	return s.netns != 0
 }
 
 // readFlags reads flags.
 func (s *socket) readFlags(fd int) (ok bool) {
-	s.flags, ok = flagsOf(fd)
+	s.flags, ok = linux.FlagsOf(fd)
 	return ok
 }
 
 func (s *socket) port() uint16 { return binary.BigEndian.Uint16(s.name[2:]) }
 
 // address is the bytes of the IP address within name.
-func (s *socket) address() []byte { return addressIn(s.domain, &s.name) }
+func (s *socket) address() []byte { return linux.AddressIn(s.domain, &s.name) }
 
 // socket makes a non-blocking socket in the egress; the caller owns it.
 func (w *worker) socket(e *egress, domain, kind, proto int) (int, unix.Errno) {
@@ -125,13 +126,13 @@ func (w *worker) trySocket(e *egress, domain, kind, proto int) (int, unix.Errno)
 		if fd, ok := w.spares.take(domain, proto); ok {
 			return fd, 0
 		}
-		return newSocket(domain, kind, proto)
+		return linux.NewSocket(domain, kind, proto)
 	}
 	// Going there and back costs a tenth of handing the work to a thread that lives there.
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(e.ns.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
 		return -1, errno
 	}
-	fd, errno := newSocket(domain, kind, proto)
+	fd, errno := linux.NewSocket(domain, kind, proto)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(w.home.ns.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
 		// This thread's next sockets would be made in the wrong namespace. Better none: without its
 		// supervisor the command is killed.
@@ -187,7 +188,7 @@ func (s *spares) refill() {
 			continue
 		}
 		for range maxSpares {
-			fd, errno := newSocket(spareKinds[i].domain, spareKinds[i].kind, spareKinds[i].proto)
+			fd, errno := linux.NewSocket(spareKinds[i].domain, spareKinds[i].kind, spareKinds[i].proto)
 			if errno != 0 {
 				break
 			}
@@ -200,7 +201,7 @@ func (s *spares) refill() {
 func (s *spares) close() {
 	for i := range s {
 		for _, fd := range s[i].fds {
-			closeFD(fd)
+			linux.Close(fd)
 		}
 	}
 }
@@ -209,7 +210,7 @@ func (s *spares) close() {
 // and makes the next ones.
 func (w *worker) tidy() {
 	for _, fd := range w.done {
-		closeFD(fd)
+		linux.Close(fd)
 	}
 	w.done = w.done[:0]
 	w.unpin()
@@ -227,7 +228,7 @@ func (w *worker) closeNow(fd int) {
 			w.done = append(w.done[:i], w.done[i+1:]...)
 		}
 	}
-	closeFD(fd)
+	linux.Close(fd)
 }
 
 // disown has tidy leave a descriptor alone.
@@ -240,11 +241,11 @@ func (w *worker) disown(fd int) {
 // The target itself does it, while this thread waits.
 func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
-	errno := errnoOf(err)
+	errno := linux.ErrnoOf(err)
 	if errno == unix.EBADF && w.s.raiseLimit(c.tid, number, func() {
 		_, err = w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	}) {
-		errno = errnoOf(err)
+		errno = linux.ErrnoOf(err)
 	}
 	return errno
 }
@@ -289,7 +290,7 @@ func (w *worker) pin(tid uint32) {
 	}
 	var here unix.CPUSet
 	here.Set(int(cpu))
-	if setAffinity(&here) == 0 {
+	if linux.SetAffinity(&here) == 0 {
 		w.pinned, w.pinnedYet = true, 0
 		if w.pinnedFor == tid {
 			w.pinnedYet = stayPinned
@@ -301,7 +302,7 @@ func (w *worker) pin(tid uint32) {
 // unpin lets this thread go where it wants, unless it is likely to be held again at once.
 func (w *worker) unpin() {
 	if w.pinned && w.pinnedYet == 0 {
-		setAffinity(&w.cpus)
+		linux.SetAffinity(&w.cpus)
 		w.pinned = false
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // sockopt is one row of the table of what is copied onto a new socket.
@@ -361,7 +363,7 @@ func init() {
 func (d *defaults) learn(fresh, domain int) {
 	for i := range sockopts {
 		if row := &sockopts[i]; (row.domain == 0 || row.domain == domain) && row.carry == nil {
-			getsockopt(fresh, row.level, row.name, unsafe.Pointer(&d.values[i]), row.size)
+			linux.Getsockopt(fresh, row.level, row.name, unsafe.Pointer(&d.values[i]), row.size)
 		}
 	}
 	d.known.Store(true)
@@ -394,19 +396,19 @@ func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket, ke
 		}
 		isDefault := d.known.Load() && bytes.Equal(value[:row.size], d.values[i][:row.size])
 		if row.last || kept {
-			if getsockopt(to, row.level, row.name, unsafe.Pointer(&now), row.size) == 0 && bytes.Equal(value[:row.size], now[:row.size]) {
+			if linux.Getsockopt(to, row.level, row.name, unsafe.Pointer(&now), row.size) == 0 && bytes.Equal(value[:row.size], now[:row.size]) {
 				continue
 			}
 			if row.mayFail && isDefault {
-				if setsockopt(from, row.level, row.name, unsafe.Pointer(&now), row.size) != 0 {
+				if linux.Setsockopt(from, row.level, row.name, unsafe.Pointer(&now), row.size) != 0 {
 					continue // it was lost on the way there, and nobody has set it back
 				}
-				setsockopt(from, row.level, row.name, unsafe.Pointer(&value), row.size)
+				linux.Setsockopt(from, row.level, row.name, unsafe.Pointer(&value), row.size)
 			}
 		} else if isDefault {
 			continue
 		}
-		if setsockopt(to, row.level, row.name, unsafe.Pointer(&value), row.size) != 0 {
+		if linux.Setsockopt(to, row.level, row.name, unsafe.Pointer(&value), row.size) != 0 {
 			without = append(without, row.label)
 		}
 	}
@@ -423,7 +425,7 @@ const (
 // not would switch the kernel's autotuning off.
 func copyBuffers(_ *sockopt, from, to int) (lost bool) {
 	var lock int32
-	if getsockopt(from, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 || lock == 0 {
+	if linux.Getsockopt(from, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 || lock == 0 {
 		return false
 	}
 	for _, buffer := range buffers {
@@ -438,18 +440,18 @@ func copyBuffers(_ *sockopt, from, to int) (lost bool) {
 // tune.
 func copyBufferLock(_ *sockopt, from, to int) (lost bool) {
 	var lock int32
-	if getsockopt(from, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 {
+	if linux.Getsockopt(from, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 {
 		return false
 	}
 	for _, buffer := range buffers {
 		var before, now int32
-		getsockopt(from, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&before), 4)
-		getsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&now), 4)
+		linux.Getsockopt(from, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&before), 4)
+		linux.Getsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&now), 4)
 		if before != now && !copyBuffer(from, to, buffer.name, buffer.privileged) {
 			lost = true
 		}
 	}
-	return setsockopt(to, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 || lost
+	return linux.Setsockopt(to, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&lock), 4) != 0 || lost
 }
 
 var buffers = [...]struct {
@@ -464,12 +466,12 @@ var buffers = [...]struct {
 // set with a privilege; without it, as much as is allowed.
 func copyBuffer(from, to, name, privileged int) (same bool) {
 	var size, got int32
-	getsockopt(from, unix.SOL_SOCKET, name, unsafe.Pointer(&size), 4)
+	linux.Getsockopt(from, unix.SOL_SOCKET, name, unsafe.Pointer(&size), 4)
 	half := size / 2 // socket(7): the kernel doubles what is set
-	if setsockopt(to, unix.SOL_SOCKET, privileged, unsafe.Pointer(&half), 4) != 0 {
-		setsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&half), 4)
+	if linux.Setsockopt(to, unix.SOL_SOCKET, privileged, unsafe.Pointer(&half), 4) != 0 {
+		linux.Setsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&half), 4)
 	}
-	getsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&got), 4)
+	linux.Getsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&got), 4)
 	return got == size
 }
 
@@ -481,7 +483,7 @@ func copyVariable(row *sockopt, from, to int) (lost bool) {
 		uintptr(unsafe.Pointer(&value)), uintptr(unsafe.Pointer(&length)), 0); errno != 0 || length == 0 {
 		return false
 	}
-	return setsockopt(to, row.level, row.name, unsafe.Pointer(&value), uintptr(length)) != 0
+	return linux.Setsockopt(to, row.level, row.name, unsafe.Pointer(&value), uintptr(length)) != 0
 }
 
 // copyFilter copies an attached classic filter. An eBPF one cannot be read back.
@@ -496,14 +498,14 @@ func copyFilter(_ *sockopt, from, to int) (lost bool) {
 // losesInterface is for options that name a network interface, by name or by index: elsewhere that
 // is another one or none. The socket does without it, as the routes of the egress decide.
 func losesInterface(row *sockopt, from, to int) (lost bool) {
-	if sameNetns(from, to) {
+	if linux.SameNetns(from, to) {
 		return copyVariable(row, from, to)
 	}
 	var name [unix.IFNAMSIZ]byte
 	length := uint32(len(name))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(from), uintptr(row.level), uintptr(row.name),
 		uintptr(unsafe.Pointer(&name)), uintptr(unsafe.Pointer(&length)), 0)
-	return errno == 0 && !allZero(name[:length])
+	return errno == 0 && !linux.AllZero(name[:length])
 }
 
 // losesAlways is for keys that the kernel does not give out again. Which socket they were for is

@@ -20,6 +20,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -414,7 +415,7 @@ func (p *process) lacking() error {
 	_, err := p.supervisor.listener.AddFD(0, seccompx.AddFD{Source: 2})
 	fd, errno := p.supervisor.targets.getfd(os.Getpid(), p.controlFD)
 	if errno == 0 {
-		closeFD(fd)
+		linux.Close(fd)
 	}
 	memory := seccompx.ReadMemory.Probe() == nil && seccompx.WriteMemory.Probe() == nil
 	if errors.Is(err, seccompx.ErrTargetGone) && errno == 0 && memory {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/nat64"
@@ -194,7 +195,7 @@ type worker struct {
 	home         *egress // the namespace that this thread lives in
 	notification seccompx.Notification
 	call         call
-	sockaddr     [sizeofSockaddrStorage]byte
+	sockaddr     [linux.SizeofSockaddrStorage]byte
 	socketInfo   socket
 	reads        *reads     // nil: not needed yet
 	lastLook     *lastLook  // nil: not needed yet
@@ -333,7 +334,7 @@ func (w *worker) end() {
 	w.info.close()
 	for _, fd := range slices.Concat(w.done, w.unixSpares.fds, []int{w.witnesses}) {
 		if fd >= 0 {
-			closeFD(fd)
+			linux.Close(fd)
 		}
 	}
 }
@@ -418,9 +419,9 @@ func (w *worker) settle(on bool) {
 		return
 	}
 	if on {
-		setAffinity(&w.own)
+		linux.SetAffinity(&w.own)
 	} else {
-		setAffinity(&w.cpus)
+		linux.SetAffinity(&w.cpus)
 	}
 	w.settled, w.pinned = on, false
 }

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // pidfdThread is PIDFD_THREAD (linux/pidfd.h, Linux 6.9): the pidfd names a thread, which may have
@@ -23,7 +25,7 @@ const pidfdThread = unix.O_EXCL
 type targets struct {
 	slots  [256]targetSlot // by the low bits of the tid
 	ended  func(tid int)   // told of threads that have ended
-	exits  *pollSet        // of all pidfds
+	exits  *linux.PollSet  // of all pidfds
 	thread int             // pidfdThread or, before Linux 6.9, 0
 }
 
@@ -41,7 +43,7 @@ type targetSlot struct {
 }
 
 func newTargets(thread bool, ended func(tid int)) (*targets, error) {
-	exits, err := newPollSet()
+	exits, err := linux.NewPollSet()
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +62,7 @@ func newTargets(thread bool, ended func(tid int)) (*targets, error) {
 func (t *targets) reap() {
 	var events [16]unix.EpollEvent
 	for {
-		n, err := t.exits.wait(events[:])
+		n, err := t.exits.Wait(events[:])
 		if err != nil {
 			return
 		}
@@ -80,7 +82,7 @@ func (t *targets) reap() {
 
 // close drops every entry. No other method may be called afterwards.
 func (t *targets) close() {
-	t.exits.close()
+	t.exits.Close()
 	t.dropAll()
 }
 
@@ -171,7 +173,7 @@ func (t *targets) fill(slot *targetSlot, tid int) unix.Errno {
 	slot.tid, slot.pidfd, slot.pid, slot.byProcess = tid, pidfd, pid, pid != 0
 	// Pad is the upper half of the kernel's 64-bit epoll_data. Should ADD fail, only tidiness is
 	// lost.
-	unix.EpollCtl(t.exits.fd, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
+	unix.EpollCtl(t.exits.FD, unix.EPOLL_CTL_ADD, pidfd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(pidfd), Pad: int32(tid)})
 	return 0
 }
 
@@ -230,7 +232,7 @@ func threadGroup(tid int) int {
 	if file < 0 {
 		return 0
 	}
-	defer closeFD(file)
+	defer linux.Close(file)
 	n, err := unix.Pread(file, text[:], 0)
 	if err != nil {
 		return 0
@@ -345,7 +347,7 @@ func (s *targetSlot) keepInfo(tid, fd, file int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tid != tid { // another thread's slot by now
-		closeFD(file)
+		linux.Close(file)
 		return
 	}
 	s.dropInfo()

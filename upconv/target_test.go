@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // until polls a condition that another process or thread makes true.
@@ -174,8 +175,8 @@ func TestCloseOnExec(t *testing.T) {
 		if first, errno := all.getfd(os.Getpid(), fd); errno == 0 { // from here on the fdinfo file is kept
 			unix.Close(first)
 		}
-		if info, errno := all.fdinfo(os.Getpid(), fd, scratch[:]); errno != 0 || info.ino == 0 || info.ino != inodeOf(fd) {
-			t.Errorf("descriptor %d: inode %d, %v, want %d", fd, info.ino, errno, inodeOf(fd))
+		if info, errno := all.fdinfo(os.Getpid(), fd, scratch[:]); errno != 0 || info.ino == 0 || info.ino != linux.InodeOf(fd) {
+			t.Errorf("descriptor %d: inode %d, %v, want %d", fd, info.ino, errno, linux.InodeOf(fd))
 		}
 		if got, errno := all.closeOnExec(os.Getpid(), fd, scratch[:]); errno != 0 || got != want {
 			t.Errorf("got %v, %v, want %v", got, errno, want)

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -43,7 +44,7 @@ func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno)
 	}
 	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", tid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return errnoOf(err)
+		return linux.ErrnoOf(err)
 	}
 	defer unix.Close(root)
 	if errno := p.as.become(); errno != 0 {
@@ -53,7 +54,7 @@ func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno)
 	// Symbolic links, absolute ones too, must not lead out of there.
 	file, err := unix.Openat2(root, route.Target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
-		return errnoOf(err)
+		return linux.ErrnoOf(err)
 	}
 	p.set(fmt.Sprintf("/proc/thread-self/fd/%d", file))
 	p.file = file
@@ -66,12 +67,12 @@ func (p *unixPath) connect(fd int) unix.Errno {
 		return errno
 	}
 	defer p.as.revert()
-	return connect(fd, p.sa())
+	return linux.Connect(fd, p.sa())
 }
 
 func (p *unixPath) close() {
 	if p.file >= 0 {
-		closeFD(p.file)
+		linux.Close(p.file)
 		p.file = -1
 	}
 }
@@ -87,7 +88,7 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 				x.path.close()
 				return w.s.aside(c, (*worker).connect), true
 			}
-			errno = w.waitForRoom(fd, x, timeoutOf(fd, unix.SO_SNDTIMEO))
+			errno = w.waitForRoom(fd, x, linux.TimeoutOf(fd, unix.SO_SNDTIMEO))
 		}
 	}
 	x.path.close()
@@ -114,10 +115,10 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 func (x *crossing) asInet(e *event, errno unix.Errno) unix.Errno {
 	switch errno {
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
-		e.add(x.route.Target + ": " + errnoName(errno))
+		e.add(x.route.Target + ": " + linux.ErrnoName(errno))
 		return unix.ECONNREFUSED
 	case unix.EACCES, unix.EPERM:
-		e.add(x.route.Target + ": " + errnoName(errno) + " for the program's user")
+		e.add(x.route.Target + ": " + linux.ErrnoName(errno) + " for the program's user")
 		return unix.EACCES
 	case unix.ENOTCONN: // of a send without a name
 		return unix.EDESTADDRREQ
@@ -134,11 +135,11 @@ func (w *worker) patient(c *call, flags int) bool {
 // wait is the kernel's own.
 func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno unix.Errno) {
 	var before unix.Timeval
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
-	setFlags(fd, 0)
+	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
+	linux.SetFlags(fd, 0)
 	defer func() {
-		setFlags(fd, unix.O_NONBLOCK)
-		setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
+		linux.SetFlags(fd, unix.O_NONBLOCK)
+		linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
 	}()
 	w.aside.held.timed.Store(timeout != 0)
 	began := time.Now()
@@ -151,7 +152,7 @@ func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno 
 			length = min(length, max(rest, time.Millisecond))
 		}
 		slice := unix.NsecToTimeval(int64(length)) // with a time, a signal to this thread ends the call
-		setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&slice), unsafe.Sizeof(slice))
+		linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&slice), unsafe.Sizeof(slice))
 		if errno = x.path.as.become(); errno != 0 {
 			return errno
 		}
@@ -211,7 +212,7 @@ func (s *unixSpares) refill(w *worker, pass *passport) {
 		return
 	}
 	for range maxSpares {
-		fd, errno := newSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		fd, errno := linux.NewSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			return
 		}
@@ -233,7 +234,7 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 	}
 	p.options, p.filter, p.locked = nil, nil, false
 	if sock.kind == unix.SOCK_DGRAM {
-		bind(to, []byte{unix.AF_UNIX, 0}) // a name of the kernel's choice, unix(7), so that there is somebody to reply to
+		linux.Bind(to, []byte{unix.AF_UNIX, 0}) // a name of the kernel's choice, unix(7), so that there is somebody to reply to
 	}
 	if old < 0 { // nothing has been done to it
 		if x.has != 0 {
@@ -249,7 +250,7 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 		case row.name == unix.SO_LOCK_FILTER:
 			p.locked = true
 		default:
-			setsockopt(to, row.level, row.name, unsafe.Pointer(&value[0]), uintptr(len(value)))
+			linux.Setsockopt(to, row.level, row.name, unsafe.Pointer(&value[0]), uintptr(len(value)))
 		}
 	})
 	if w.s.used.has(rowOf(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER)) {
@@ -279,7 +280,7 @@ func (d *defaults) eachSet(used *optionsUsed, fd int, sock *socket, do func(row 
 			continue
 		}
 		var value [maxSockopt]byte
-		if getsockopt(fd, row.level, row.name, unsafe.Pointer(&value), row.size) == 0 && !(d.known.Load() && [maxSockopt]byte(value) == d.values[i]) {
+		if linux.Getsockopt(fd, row.level, row.name, unsafe.Pointer(&value), row.size) == 0 && !(d.known.Load() && [maxSockopt]byte(value) == d.values[i]) {
 			do(row, value[:row.size])
 		}
 	}
@@ -298,7 +299,7 @@ func (w *worker) connected(c *call, e *event, fd int, sock *socket) outcome {
 	if c.fastOpen.on {
 		out = w.open(c, fd, nil)
 	}
-	setFlags(fd, sock.flags)
+	linux.SetFlags(fd, sock.flags)
 	w.s.events.record(e, underWay(out.errno))
 	return out
 }

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // wait is a blocking connect(2) that upconv itself waits for, because the kernel's own wait would
@@ -52,7 +54,7 @@ func (w *wait) run() {
 	errno := w.result(file)
 	defer w.s.turns.giveBack(w.s.turns.take(w.process))
 	w.s.held.remove(&w.held)
-	setFlags(w.fd, w.flags)
+	linux.SetFlags(w.fd, w.flags)
 	w.s.events.record(w.event, errno)
 	if err := w.s.respond(w.event.c.id, answer(errno)); err != nil {
 		w.s.log.Debug("answer", "tid", w.event.c.tid, "error", err)
@@ -88,14 +90,14 @@ func (w *wait) result(file *os.File) unix.Errno {
 // (shutdown(2)), a connect(2) to the same address would begin anew.
 func (w *wait) fetch(fd int) unix.Errno {
 	if w.s.restricted.any.Load() { // the rules may be upconv's own, and know another address
-		return connect(fd, w.sa)
+		return linux.Connect(fd, w.sa)
 	}
-	errno, idle := probeConnect(fd, domainOf(fd))
+	errno, idle := probeConnect(fd, linux.DomainOf(fd))
 	if !idle {
 		return errno
 	}
 	var pending int32
-	getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&pending), 4)
+	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&pending), 4)
 	if pending != 0 {
 		return unix.Errno(pending)
 	}

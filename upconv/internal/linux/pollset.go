@@ -1,4 +1,4 @@
-package upconv
+package linux
 
 import (
 	"os"
@@ -6,14 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pollSet is an epoll(7) set that is waited for in the Go runtime's poller: so who waits holds no
+// PollSet is an epoll(7) set that is waited for in the Go runtime's poller: so who waits holds no
 // thread.
-type pollSet struct {
+type PollSet struct {
 	file *os.File
-	fd   int // its number, for epoll_ctl(2); still owned by file
+	FD   int // its number, for epoll_ctl(2); still owned by file
 }
 
-func newPollSet() (*pollSet, error) {
+func NewPollSet() (*PollSet, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -22,12 +22,12 @@ func newPollSet() (*pollSet, error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	return &pollSet{os.NewFile(uintptr(fd), "epoll"), fd}, nil
+	return &PollSet{os.NewFile(uintptr(fd), "epoll"), fd}, nil
 }
 
-// wait fills events, and returns how many there are: at least one. The error says that the set is
+// Wait fills events, and returns how many there are: at least one. The error says that the set is
 // closed.
-func (p *pollSet) wait(events []unix.EpollEvent) (n int, err error) {
+func (p *PollSet) Wait(events []unix.EpollEvent) (n int, err error) {
 	conn, err := p.file.SyscallConn()
 	if err != nil {
 		return 0, err
@@ -46,4 +46,4 @@ func (p *pollSet) wait(events []unix.EpollEvent) (n int, err error) {
 	return max(n, 0), err
 }
 
-func (p *pollSet) close() { p.file.Close() }
+func (p *PollSet) Close() { p.file.Close() }

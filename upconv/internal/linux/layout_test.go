@@ -1,4 +1,4 @@
-package upconv
+package linux
 
 import (
 	"encoding/binary"
@@ -7,7 +7,7 @@ import (
 
 // TestMsghdr decodes the same structures in the layouts of both.
 func TestMsghdr(t *testing.T) {
-	want := msghdr{name: 0x1000, nameLen: -16, iovecs: 0x2000, count: 3, control: 0x3000, controlLen: 40}
+	want := Msghdr{Name: 0x1000, NameLen: -16, Iovecs: 0x2000, Count: 3, Control: 0x3000, ControlLen: 40}
 	e := binary.NativeEndian
 	long := func(to []byte, n uint64) []byte { return e.AppendUint64(to, n) }
 	short := func(to []byte, n uint64) []byte { return e.AppendUint32(to, uint32(n)) }
@@ -23,26 +23,26 @@ func TestMsghdr(t *testing.T) {
 		{"i386's", true, short, nil, 28, 1<<31 - 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c, namelen := layout{test.compat}, want.nameLen
-			raw := append(e.AppendUint32(test.word(nil, want.name), uint32(namelen)), test.padding...)
-			for _, n := range []uint64{want.iovecs, want.count, want.control, want.controlLen} {
+			c, namelen := Layout{test.compat}, want.NameLen
+			raw := append(e.AppendUint32(test.word(nil, want.Name), uint32(namelen)), test.padding...)
+			for _, n := range []uint64{want.Iovecs, want.Count, want.Control, want.ControlLen} {
 				raw = test.word(raw, n)
 			}
 			raw = append(e.AppendUint32(raw, 0), test.padding...)
-			if got := c.msghdr(raw); got != want {
+			if got := c.Msghdr(raw); got != want {
 				t.Errorf("got %+v, want %+v", got, want)
 			}
-			if len(raw) != test.size || c.msghdrSize() != test.size || c.mmsghdrSize() != test.size+c.wordSize() {
-				t.Errorf("sizes %d and %d, want %d", c.msghdrSize(), c.mmsghdrSize(), test.size)
+			if len(raw) != test.size || c.MsghdrSize() != test.size || c.MmsghdrSize() != test.size+c.WordSize() {
+				t.Errorf("sizes %d and %d, want %d", c.MsghdrSize(), c.MmsghdrSize(), test.size)
 			}
 			var vector []byte
 			for _, n := range []uint64{1, 2, 3, test.most} {
 				vector = test.word(vector, n)
 			}
-			if base, length := c.iovec(vector, 1); base != 3 || length != test.most || len(vector) != 2*c.iovecSize() {
+			if base, length := c.Iovec(vector, 1); base != 3 || length != test.most || len(vector) != 2*c.IovecSize() {
 				t.Errorf("struct iovec: %d, %d", base, length)
 			}
-			if c.negative(test.most) || !c.negative(test.most+1) {
+			if c.Negative(test.most) || !c.Negative(test.most+1) {
 				t.Errorf("a length of %d is the longest", test.most)
 			}
 		})

@@ -1,4 +1,4 @@
-package upconv
+package linux
 
 import (
 	"net/netip"
@@ -34,7 +34,7 @@ func TestDestination(t *testing.T) {
 		{"AF_UNIX", append([]byte{1, 0}, "/run/some/socket"...), ""},
 		{"AF_UNSPEC", make([]byte, 16), ""},
 	} {
-		_, dst, ok := destination(c.sa)
+		_, dst, ok := Destination(c.sa)
 		if ok != (c.want != "") || ok && dst.String() != c.want {
 			t.Errorf("%s: %v, %v, want %q", c.name, dst, ok, c.want)
 		}
@@ -44,7 +44,7 @@ func TestDestination(t *testing.T) {
 func FuzzDestination(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 80, 203, 0, 113, 10, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, sa []byte) {
-		if _, dst, ok := destination(sa); ok && !dst.Addr().Is4() {
+		if _, dst, ok := Destination(sa); ok && !dst.Addr().Is4() {
 			t.Fatalf("%x: %v is not IPv4", sa, dst)
 		}
 	})
