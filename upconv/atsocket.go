@@ -46,16 +46,10 @@ func (n *needs) makeAtSocket(p *Policy, at SwapAt, enters bool) {
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
 const sockTypeMask = 0xf
 
-// Requests of ioctl(2) about interfaces, routes and neighbours: linux/sockios.h, linux/wireless.h.
-// In between is one that is about a connection, and that programs make often.
+// Options of IP about multicast, the first and the last: linux/in.h.
 const (
-	siocAddRT     = 0x890b
-	siocLast      = 0x89ff
-	siocOutQNSD   = 0x894b
-	siocIWFirst   = 0x8b00
-	siocIWLast    = 0x8bff
-	mcastJoin     = 42 // MCAST_JOIN_GROUP and the like up to MCAST_MSFILTER, linux/in.h
-	mcastMSFilter = 48
+	mcastJoin     = 42 // MCAST_JOIN_GROUP
+	mcastMSFilter = 48 // MCAST_MSFILTER
 )
 
 // atSocketRules stop socket(2), and what can turn out to be about the origin.

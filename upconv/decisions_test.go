@@ -264,3 +264,49 @@ func TestStoppedIsHandled(t *testing.T) {
 		}
 	}
 }
+
+// TestTableDecidesAsBefore compares the filter of the table with what it is to replace.
+func TestTableDecidesAsBefore(t *testing.T) {
+	tried := 0
+	eachDecision(t, func(call trial, got []seccompx.Action) {
+		tried++
+		if got[0] != got[1] {
+			t.Errorf("%v: was %v, and is %v", call, got[0], got[1])
+		}
+	}, filter, tableFilter)
+	t.Log(tried, "decisions")
+}
+
+// TestTableHandlesAsBefore compares who handles what with the two tables that it is to replace.
+func TestTableHandlesAsBefore(t *testing.T) {
+	same := func(a, b handler) bool { return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer() }
+	for _, arch := range everyArch {
+		for nr := int32(-2000); nr < 2000; nr++ {
+			var was numbered
+			for _, h := range byNumber {
+				if h.arch == arch && h.nr == nr {
+					was = h
+				}
+			}
+			is := rowFor(arch, nr)
+			if is == nil {
+				is = &callRow{}
+			}
+			if !same(was.handle, is.handle) || was.name != is.name && is.handle != nil {
+				t.Errorf("%v %d: was %q, and is %q", arch, nr, was.name, is.name)
+			}
+		}
+	}
+	if len(rowsMultiplexed) != len(socketcalls) {
+		t.Error("socketcall(2)")
+	}
+	for number, was := range socketcalls {
+		is := rowsMultiplexed[number]
+		if is == nil {
+			is = &callRow{}
+		}
+		if was.name != is.name || was.args != is.args || !same(was.handle, is.handle) {
+			t.Errorf("socketcall(2) %d: was %q, and is %q", number, was.name, is.name)
+		}
+	}
+}

@@ -1,17 +1,12 @@
 package upconv
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
-)
-
-// Commands of fcntl(2) and ioctl(2) that say who gets a descriptor's signals: asm-generic/fcntl.h,
-// asm-generic/sockios.h.
-const (
-	fioSetOwn = 0x8901
-	siocSPGrp = 0x8902
 )
 
 // Filter returns the seccomp filter that a supervised program runs under. A connect(2) is stopped
@@ -146,4 +141,51 @@ func crossingRules(n needs) []seccompx.Rule {
 		rules = append(rules, notify("getsockopt", when...))
 	}
 	return rules
+}
+
+// callRules are what a filter does with one call; the first that matches decides.
+type callRules []seccompx.Rule
+
+// stopIf stops the call under some conditions, if that is needed.
+func (r *callRules) stopIf(needed bool, when ...seccompx.Cond) {
+	r.addIf(needed, seccompx.UserNotify, when)
+}
+
+// passIf leaves the call alone under some conditions, if a later rule would stop it.
+func (r *callRules) passIf(needed bool, when ...seccompx.Cond) {
+	r.addIf(needed, seccompx.Allow, when)
+}
+
+// fail has the call fail.
+func (r *callRules) fail(errno unix.Errno) { r.addIf(true, seccompx.Errno(errno), nil) }
+
+func (r *callRules) addIf(needed bool, do seccompx.Action, when []seccompx.Cond) {
+	if needed {
+		*r = append(*r, seccompx.Rule{When: when, Do: do})
+	}
+}
+
+// filterRules returns the rules of a row, those for socketcall(2) included.
+func (row *callRow) filterRules(n needs) []seccompx.Rule {
+	var all callRules
+	row.rules(n, &all)
+	stops := slices.ContainsFunc(all, func(r seccompx.Rule) bool { return r.Do == seccompx.UserNotify })
+	for i := range all {
+		all[i].Syscalls = []string{row.name}
+	}
+	if row.unseen != nil {
+		stops = row.unseen(n)
+	}
+	if row.number != 0 && stops {
+		all = append(all, notify("socketcall", low(0).Equal(uint64(row.number))))
+	}
+	return all
+}
+
+func tableFilter(n needs) seccompx.Filter {
+	f := seccompx.Filter{Default: seccompx.Allow}
+	for i := range calls {
+		f.Rules = append(f.Rules, calls[i].filterRules(n)...)
+	}
+	return f
 }
