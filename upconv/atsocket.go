@@ -2,8 +2,6 @@ package upconv
 
 import (
 	"net/netip"
-	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -319,63 +317,4 @@ func (w *worker) there(c *call, e *event, sa []byte) (out outcome, raced bool) {
 // nothing but made tells.
 func (s *Supervisor) mayBeMade(route *Route) bool {
 	return s.needs.streams && s.egressOf(route).cookie == s.origin.cookie
-}
-
-// inNamespace reports whether a thread is in the network namespace with an inode number, and whose
-// the sockets are that it makes. scratch is for names.
-//
-// The directory in /proc is kept open, as pidfds are. It goes bad with the thread, also when
-// another one gets its number.
-func (t *targets) inNamespace(tid int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
-	slot := t.slot(tid)
-	slot.mu.Lock()
-	defer slot.mu.Unlock()
-	if slot.dirTID == tid {
-		if uid, gid, ok = isInNamespace(slot.dir, inode, scratch); ok {
-			return uid, gid, true
-		}
-	}
-	slot.dropDir()
-	dir, errno := openDir(tid, scratch)
-	if errno != 0 {
-		return 0, 0, false
-	}
-	if slot.tid == tid { // so that there is a pidfd, which tells when to close it
-		slot.dir, slot.dirTID = dir, tid
-	} else {
-		defer linux.Close(dir)
-	}
-	return isInNamespace(dir, inode, scratch)
-}
-
-func isInNamespace(dir int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
-	n, _, errno := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dir), uintptr(unsafe.Pointer(&nsNet[0])),
-		uintptr(unsafe.Pointer(&scratch[0])), 64, 0, 0)
-	if errno != 0 {
-		return 0, 0, false
-	}
-	var expected [32]byte
-	name := append(strconv.AppendUint(append(expected[:0], "net:["...), inode, 10), ']')
-	var stat unix.Stat_t
-	if string(scratch[:n]) != string(name) || unix.Fstat(dir, &stat) != nil {
-		return 0, 0, false
-	}
-	return int(stat.Uid), int(stat.Gid), true
-}
-
-var nsNet = [...]byte{'n', 's', '/', 'n', 'e', 't', 0}
-
-func openDir(tid int, scratch []byte) (int, unix.Errno) {
-	path := append(strconv.AppendInt(append(scratch[:0], "/proc/"...), int64(tid), 10), 0)
-	at := unix.AT_FDCWD
-	dir, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0, 0, 0)
-	return int(dir), errno
-}
-
-// dropDir closes the directory of the slot's thread.
-func (s *targetSlot) dropDir() {
-	if s.dirTID != 0 {
-		unix.Close(s.dir)
-		s.dirTID = 0
-	}
 }

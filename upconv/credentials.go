@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"bytes"
-	"encoding/binary"
 	"os"
 	"strconv"
 	"unsafe"
@@ -10,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
 // credentials are a user other than upconv's own, on whose behalf it opens a path or connects to
@@ -39,9 +37,9 @@ const (
 
 // credentialsOf returns the credentials by which a thread opens files, nil if its IDs are upconv's
 // own.
-func (s *Supervisor) credentialsOf(tid int) (*credentials, unix.Errno) {
-	uid, gid, ok := s.targets.fileIDs(tid)
-	if ok && uid == s.uid && gid == s.gid {
+func (t *targets) credentialsOf(tid int) (*credentials, unix.Errno) {
+	uid, gid, ok := t.fileIDs(tid)
+	if ok && uid == own.uid && gid == own.gid {
 		return nil, 0
 	}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
@@ -52,7 +50,7 @@ func (s *Supervisor) credentialsOf(tid int) (*credentials, unix.Errno) {
 	if c.uid, c.gid, c.groups, ok = idsIn(status); !ok {
 		return nil, unix.EIO
 	}
-	if c.uid == s.uid && c.gid == s.gid {
+	if c.uid == own.uid && c.gid == own.gid {
 		return nil, 0
 	}
 	return c, 0
@@ -154,16 +152,4 @@ func setEffective(call uintptr, id int) unix.Errno {
 func setGroups(groups []uint32) unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
 	return errno
-}
-
-// sizeofUcred is struct ucred, unix(7).
-const sizeofUcred = 12
-
-// appendTo appends the control message that has the receiver of a datagram see c as its sender.
-func (c *credentials) appendTo(control []byte, pid int) []byte {
-	var ucred [sizeofUcred]byte
-	for i, value := range []int{pid, c.uid, c.gid} {
-		binary.NativeEndian.PutUint32(ucred[4*i:], uint32(value))
-	}
-	return siit.AppendControl(control, unix.SOL_SOCKET, unix.SCM_CREDENTIALS, ucred[:])
 }

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
@@ -83,16 +81,6 @@ func (w *worker) files(tid int) (files, pid int) {
 		w.s.epolls.noKcmp.Store(true)
 	}
 	return tid, pid
-}
-
-// refusesKcmp reports whether an errno of kcmp(2) says nothing about the descriptors that it was
-// asked about.
-func refusesKcmp(errno unix.Errno) bool {
-	switch errno {
-	case 0, unix.ENOENT, unix.EBADF, unix.EINVAL, unix.ESRCH:
-		return false
-	}
-	return true
 }
 
 // create notes that a thread is about to make a set.

@@ -97,19 +97,3 @@ func parseRegistration(line []byte) (tfd int, r registration, ino uint64, ok boo
 	r.event = unix.EpollEvent{Events: uint32(field("events:")), Fd: int32(uint32(data)), Pad: int32(uint32(data >> 32))}
 	return int(number), r, field("ino:"), true
 }
-
-// parseNumber reads a number behind spaces. It is false where there is none.
-func parseNumber(text []byte, base uint64) (n uint64, rest []byte, ok bool) {
-	text = bytes.TrimLeft(text, " \t")
-	for i, c := range text {
-		digit := uint64(c) - '0'
-		if c >= 'a' && c <= 'f' {
-			digit = uint64(c) - 'a' + 10
-		}
-		if digit >= base {
-			return n, text[i:], i > 0
-		}
-		n = n*base + digit
-	}
-	return n, nil, len(text) > 0
-}

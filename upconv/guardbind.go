@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"os"
 	"strconv"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -56,7 +55,7 @@ func (w *worker) guardListen(c *call) (out outcome, raced bool) {
 	var as *credentials // whom those who connect to a Unix socket see
 	if domain := linux.DomainOf(fd); !linux.IsInet(domain) && domain != 0 {
 		errno := unix.Errno(0)
-		if as, errno = w.s.credentialsOf(c.tid); errno != 0 || !w.s.swapped.Load() || as.become() != 0 {
+		if as, errno = w.s.targets.credentialsOf(c.tid); errno != 0 || !w.s.swapped.Load() || as.become() != 0 {
 			w.closeNow(fd)
 			return carryOn, false
 		}
@@ -119,27 +118,4 @@ func (w *worker) bindsLow(tid int) bool {
 	}
 	status, err := os.ReadFile(proc + "/status")
 	return err == nil && statusField(status, "CapEff:", 16)&(1<<unix.CAP_NET_BIND_SERVICE) != 0
-}
-
-// capabilities are those of a thread.
-type capabilities [2]unix.CapUserData
-
-// dropEffective takes a capability from the calling thread, until setCapabilities gives it back
-// what it had.
-func dropEffective(capability uint) (before capabilities, errno unix.Errno) {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	_, _, errno = unix.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&before)), 0)
-	if errno != 0 {
-		return before, errno
-	}
-	now := before
-	now[capability/32].Effective &^= 1 << (capability % 32)
-	return before, setCapabilities(&now)
-}
-
-// setCapabilities sets the capabilities of the calling thread.
-func setCapabilities(all *capabilities) unix.Errno {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(all)), 0)
-	return errno
 }

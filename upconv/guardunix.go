@@ -53,7 +53,7 @@ func (w *worker) connectOther(c *call, fd, domain int) outcome {
 func (p *unixPath) find(s *Supervisor, tid int, sa []byte) (errno unix.Errno) {
 	p.file, p.length = -1, len(sa)
 	p.raw = [len(p.raw)]byte{}
-	if p.as, errno = s.credentialsOf(tid); errno != 0 {
+	if p.as, errno = s.targets.credentialsOf(tid); errno != 0 {
 		return errno
 	}
 	if len(sa) > 2+maxUnixName {

@@ -145,7 +145,7 @@ const (
 // reaps all children of this process is told of such stops, too. It returns false if the thread is
 // gone.
 func (t *tracee) stop(info *syscallInfo) bool {
-	for began := clock(); ; {
+	for began := time.Now(); ; {
 		// ESRCH as long as it has not stopped.
 		if t.request(unix.PTRACE_GET_SYSCALL_INFO, unsafe.Sizeof(*info), uintptr(unsafe.Pointer(info))) == 0 {
 			return true
@@ -153,7 +153,7 @@ func (t *tracee) stop(info *syscallInfo) bool {
 		if hasEnded(t.pidfd) || unix.Kill(t.tid, 0) == unix.ESRCH {
 			return false
 		}
-		pause := unix.NsecToTimespec(int64(min(max((clock()-began)/8, firstPause), lastPause)))
+		pause := unix.NsecToTimespec(int64(min(max(time.Since(began)/8, firstPause), lastPause)))
 		unix.Nanosleep(&pause, nil) // time.Sleep would change threads, twice
 	}
 }

@@ -666,7 +666,7 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		o.as = x.path.as
 	case onUnix:
 		var errno unix.Errno
-		if o.as, errno = w.s.credentialsOf(c.tid); errno != 0 {
+		if o.as, errno = w.s.targets.credentialsOf(c.tid); errno != 0 {
 			return w.sent(e, errno)
 		}
 	}
@@ -757,7 +757,7 @@ func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 		}
 	}
 	if o.as != nil {
-		control := o.as.appendTo(nil, w.s.pid)
+		control := appendCredentials(nil, w.s.pid, o.as)
 		h.Control, h.Controllen = &control[0], uint64(len(control))
 	}
 	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
@@ -1001,21 +1001,6 @@ func (o *outgoing) roomFor(buffer *[]byte, n int) []byte {
 	return (*buffer)[:n:n]
 }
 
-// readVectors fills buf from the target's memory, of which vectors are the parts. n is how much
-// could be read.
-func readVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
-	if len(buf) == 0 || len(vectors) == 0 {
-		return 0, 0
-	}
-	local := unix.Iovec{Base: &buf[0], Len: uint64(len(buf))}
-	got, _, errno := unix.Syscall6(unix.SYS_PROCESS_VM_READV, uintptr(tid), uintptr(unsafe.Pointer(&local)), 1,
-		uintptr(unsafe.Pointer(&vectors[0])), uintptr(len(vectors)), 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(got), 0
-}
-
 // lacksPrivilege reports whether control messages need a capability that upconv has and the target
 // has not.
 func (w *worker) lacksPrivilege(c *call, control []byte) bool {
@@ -1068,4 +1053,16 @@ func privilegedControl(control []byte) bool {
 		control = control[next:]
 	}
 	return false
+}
+
+// sizeofUcred is struct ucred, unix(7).
+const sizeofUcred = 12
+
+// appendCredentials appends the control message that has the receiver of a datagram see c as its sender.
+func appendCredentials(control []byte, pid int, c *credentials) []byte {
+	var ucred [sizeofUcred]byte
+	for i, value := range []int{pid, c.uid, c.gid} {
+		binary.NativeEndian.PutUint32(ucred[4*i:], uint32(value))
+	}
+	return siit.AppendControl(control, unix.SOL_SOCKET, unix.SCM_CREDENTIALS, ucred[:])
 }

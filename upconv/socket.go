@@ -242,31 +242,12 @@ func (w *worker) disown(fd int) {
 func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	errno := linux.ErrnoOf(err)
-	if errno == unix.EBADF && w.s.raiseLimit(c.tid, number, func() {
+	if errno == unix.EBADF && raiseLimit(c.tid, number, func() {
 		_, err = w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	}) {
 		errno = linux.ErrnoOf(err)
 	}
 	return errno
-}
-
-// raiseLimit does something while the target's RLIMIT_NOFILE is high enough for a number that it
-// uses: a program may lower the limit below descriptors that it has, which stay good, but a new one
-// cannot take their place.
-func (s *Supervisor) raiseLimit(tid, number int, do func()) bool {
-	var limit unix.Rlimit
-	if unix.Prlimit(tid, unix.RLIMIT_NOFILE, nil, &limit) != nil || limit.Cur > uint64(number) {
-		return false
-	}
-	raised := limit
-	raised.Cur = uint64(number) + 1
-	raised.Max = max(raised.Max, raised.Cur)
-	if unix.Prlimit(tid, unix.RLIMIT_NOFILE, &raised, nil) != nil {
-		return false
-	}
-	do()
-	unix.Prlimit(tid, unix.RLIMIT_NOFILE, &limit, nil)
-	return true
 }
 
 // stayPinned is for how many swaps of one thread in a row the processor is not looked up again.

@@ -750,16 +750,6 @@ func NewLogger(level, format string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("log format %q: not one of text, json", format)
 }
 
-// hasCapability reports whether this thread has a capability in effect.
-func hasCapability(capability uint) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if unix.Capget(&header, &data[0]) != nil {
-		return false
-	}
-	return data[capability/32].Effective&(1<<(capability%32)) != 0
-}
-
 // needsAncestry reports whether upconv may look only into its own descendants: Yama's ptrace_scope
 // is 1 or more and there is no CAP_SYS_PTRACE.
 func needsAncestry() bool {

@@ -36,7 +36,7 @@ func (p *unixPath) set(name string) {
 // of the path could lead upconv anywhere. What it opens, close closes.
 func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno) {
 	p.set(route.Target)
-	if p.as, errno = s.credentialsOf(tid); errno != 0 {
+	if p.as, errno = s.targets.credentialsOf(tid); errno != 0 {
 		return errno
 	}
 	if !route.TargetRoot {

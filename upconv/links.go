@@ -1,0 +1,34 @@
+package upconv
+
+import (
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// isSocket reports whether the target's descriptor is the socket of an inode number.
+func isSocket(tid, fd int, ino uint64) bool { return isLink(tid, fd, socketLink(ino)) }
+
+// isLink reports whether the link of a descriptor in proc_pid_fd(5) says what want is.
+func isLink(tid, fd int, want string) bool {
+	var link [64]byte
+	return want != "" && string(readLink(tid, fd, link[:])) == want
+}
+
+// readLink reads the link of a descriptor in proc_pid_fd(5) into buf, as much as there is room for.
+// Where there is no such descriptor, that is nothing.
+func readLink(tid, fd int, buf []byte) []byte {
+	var space [64]byte
+	path := strconv.AppendInt(append(space[:0], "/proc/"...), int64(tid), 10)
+	path = append(strconv.AppendInt(append(path, "/fd/"...), int64(fd), 10), 0)
+	at := unix.AT_FDCWD
+	n, _, errno := unix.Syscall6(unix.SYS_READLINKAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0, 0)
+	if errno != 0 {
+		return nil
+	}
+	return buf[:n]
+}
+
+// socketLink is what the link of a socket's descriptor says.
+func socketLink(ino uint64) string { return "socket:[" + strconv.FormatUint(ino, 10) + "]" }
