@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 func TestIDsIn(t *testing.T) {
@@ -55,7 +57,7 @@ func TestBecome(t *testing.T) {
 			t.Errorf("it is user %d, really %d, group %d, groups %v", euid, ruid, egid, groups)
 		}
 		groups, _ = unix.Getgroups()
-		if unix.Geteuid() != 0 || unix.Getegid() != own.gid || len(groups) != len(own.groups) || !hasCapability(unix.CAP_SETUID) {
+		if unix.Geteuid() != 0 || unix.Getegid() != own.gid || len(groups) != len(own.groups) || !linux.HasCapability(unix.CAP_SETUID) {
 			t.Errorf("it has come back as user %d, group %d, groups %v", unix.Geteuid(), unix.Getegid(), groups)
 		}
 	}()

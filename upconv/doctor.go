@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // Check is one thing that Diagnose has looked at.
@@ -101,7 +102,7 @@ func checkProc() Check {
 }
 
 func checkPrivileges() Check {
-	if hasCapability(unix.CAP_SYS_ADMIN) {
+	if linux.HasCapability(unix.CAP_SYS_ADMIN) {
 		return Check{Name: "CAP_SYS_ADMIN", OK: true, Found: "yes",
 			Cost: "commands run without no_new_privs, so su, sudo and ping work under upconv"}
 	}

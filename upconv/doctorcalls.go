@@ -163,7 +163,7 @@ func unlessExpected(errno, expected syscall.Errno) unix.Errno {
 // allowed.
 func checkPtrace(scope string) Check {
 	c := Check{Name: "ptrace access", OK: true, Found: "CAP_SYS_PTRACE: to every program"}
-	if hasCapability(unix.CAP_SYS_PTRACE) {
+	if linux.HasCapability(unix.CAP_SYS_PTRACE) {
 		return c
 	}
 	const others = "programs that change their user under upconv (su-exec, the workers of a server that starts as root), and those\n" +
@@ -203,7 +203,7 @@ func checkSights(err, signals error) Check {
 			Cost: "a signal for a thread whose call upconv waits for may be noticed half a second late"}
 	}
 	c := Check{Name: "BPF", Found: err.Error(), Cost: "each connect takes some microseconds longer, and a few rare things about a socket cannot be seen:\nsee docs/fidelity.md"}
-	privileged := hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON)
+	privileged := linux.HasCapability(unix.CAP_SYS_ADMIN) || linux.HasCapability(unix.CAP_BPF) && linux.HasCapability(unix.CAP_PERFMON)
 	switch {
 	case !isRefusal(err):
 	case !privileged:

@@ -95,12 +95,12 @@ func (w *worker) bindFor(tid, fd int, sa []byte) unix.Errno {
 	if w.s.origin.closed && port < firstOrdinaryPort { // upconv's user owns that namespace, and may all there
 		return unix.EACCES
 	}
-	before, errno := dropEffective(unix.CAP_NET_BIND_SERVICE)
+	before, errno := linux.DropEffective(unix.CAP_NET_BIND_SERVICE)
 	if errno != 0 {
 		return errno
 	}
 	errno = linux.Bind(fd, sa)
-	setCapabilities(&before)
+	linux.SetCapabilities(&before)
 	return errno
 }
 

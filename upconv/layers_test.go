@@ -18,6 +18,7 @@ var imports = map[string]string{
 	"upconv/internal/volley":       "",
 	"upconv/internal/siit":         "",
 	"upconv/internal/linux":        "seccompx",
+	"upconv/internal/testkit":      "",
 	"upconv/nat64":                 "upconv/internal/ip4",
 	"upconv/policy":                "upconv/nat64 upconv/internal/ip4",
 	"upconv/policy/policytest":     "upconv/policy",

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // adopted returns numbers for this process, and what it has open that is close-on-exec: the Go
@@ -93,7 +95,7 @@ func TestNumbers(t *testing.T) {
 
 	numbers := []int{0, 1, 2, set, other, n.null, 100, limit - 1, limit, 2 * limit, n.privateFrom, n.privateFrom + 5, hugeNumber + 1}
 	for _, number := range append(numbers, n.atStart...) {
-		if uint64(number) >= hard && !hasCapability(unix.CAP_SYS_RESOURCE) {
+		if uint64(number) >= hard && !linux.HasCapability(unix.CAP_SYS_RESOURCE) {
 			if errno := n.control(set, other, number, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD); errno != unix.EMFILE {
 				t.Errorf("under number %d: %v, want EMFILE: it is above the hard limit", number, errno)
 			}

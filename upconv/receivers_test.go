@@ -19,6 +19,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/testkit"
 )
 
 // A filtered is a thread of this process whose receiving calls are stopped and handled by a
@@ -117,7 +118,7 @@ func (th *filtered) result(out <-chan recvResult) recvResult {
 func (th *filtered) waiting(n int) {
 	th.t.Helper()
 	all := &th.s.receivers
-	until(th.t, fmt.Sprintf("%d calls wait", n), func() bool {
+	testkit.Until(th.t, fmt.Sprintf("%d calls wait", n), func() bool {
 		all.mu.Lock()
 		defer all.mu.Unlock()
 		return len(all.waiting) == n
@@ -132,9 +133,9 @@ func (th *filtered) recvfrom(a *arena, fd, flags int) <-chan recvResult {
 }
 
 func TestReceiveWaits(t *testing.T) {
-	before := openFDs(t)
+	before := testkit.OpenFDs(t)
 	t.Run("all", testReceiveWaits)
-	until(t, "everything is closed", func() bool { return openFDs(t) <= before+4 }) // what a supervisor keeps for good
+	testkit.Until(t, "everything is closed", func() bool { return testkit.OpenFDs(t) <= before+4 }) // what a supervisor keeps for good
 }
 
 func testReceiveWaits(t *testing.T) {
@@ -180,7 +181,7 @@ func testReceiveWaits(t *testing.T) {
 	t.Run("long wait", func(t *testing.T) {
 		out := th.recvfrom(a, p.six, 0)
 		th.waiting(1)
-		until(t, "it has been looked at", func() bool { return len(s.receivers.list(func(r *receiver) bool { return r.held.wasLookedAt() })) == 1 })
+		testkit.Until(t, "it has been looked at", func() bool { return len(s.receivers.list(func(r *receiver) bool { return r.held.wasLookedAt() })) == 1 })
 		send(t, "four")
 		check(t, th.result(out), "four")
 	})
@@ -317,7 +318,7 @@ func testReceiveWaits(t *testing.T) {
 		out := many(0, 0, 3)
 		for i, data := range []string{"a", "bb", "ccc"} {
 			th.waiting(1)
-			until(t, "it has the datagrams before", func() bool {
+			testkit.Until(t, "it has the datagrams before", func() bool {
 				return len(s.receivers.list(func(r *receiver) bool { return int(r.done) == i })) == 1
 			})
 			send(t, data)
@@ -566,7 +567,7 @@ func TestReceiveUnix(t *testing.T) {
 	if err := unix.SetsockoptInt(here, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
 		t.Fatal(err)
 	}
-	before := openFDs(t)
+	before := testkit.OpenFDs(t)
 	for range 20 {
 		if err := unix.Sendmsg(there, []byte("fds"), unix.UnixRights(there, there, there), nil, 0); err != nil {
 			t.Fatal(err)
@@ -581,7 +582,7 @@ func TestReceiveUnix(t *testing.T) {
 			t.Fatalf("msg_flags %#x, %d bytes of control messages: %+v", flags, used, m)
 		}
 	}
-	if after := openFDs(t); after > before+3 {
+	if after := testkit.OpenFDs(t); after > before+3 {
 		t.Errorf("%d descriptors, %d before", after, before)
 	}
 	unix.Shutdown(there, unix.SHUT_WR)
@@ -742,7 +743,7 @@ func TestReceiveManyWait(t *testing.T) {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); limit.Cur < 8*count {
 		t.Fatalf("needs %d descriptors, may have %d", 8*count, limit.Cur)
 	}
-	before := openFDs(t)
+	before := testkit.OpenFDs(t)
 	t.Run("all", func(t *testing.T) {
 		th := newFiltered(t, receiveSupervisor(t))
 		sender := testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
@@ -758,7 +759,7 @@ func TestReceiveManyWait(t *testing.T) {
 			rawSendto(t, sender, []byte("datagram"), sockaddrLoopback(unix.AF_INET6, port))
 		}
 		th.waiting(count / 2)
-		until(t, "all have the first one", func() bool {
+		testkit.Until(t, "all have the first one", func() bool {
 			return len(th.s.receivers.list(func(r *receiver) bool { return r.done == 1 })) == count/2
 		})
 		for i, port := range ports {
@@ -771,19 +772,19 @@ func TestReceiveManyWait(t *testing.T) {
 		}
 		t.Logf("all served within %v", time.Since(began))
 	})
-	until(t, "everything is closed", func() bool { return openFDs(t) <= before+4 })
+	testkit.Until(t, "everything is closed", func() bool { return testkit.OpenFDs(t) <= before+4 })
 }
 
 // TestReceiveTargetDies kills a program whose calls wait.
 func TestReceiveTargetDies(t *testing.T) {
 	th := newFiltered(t, receiveSupervisor(t))
-	before := openFDs(t)
+	before := testkit.OpenFDs(t)
 	child, _, _ := th.receivingChild(20)
-	if openFDs(t) < before+20 {
+	if testkit.OpenFDs(t) < before+20 {
 		t.Error("the sockets are not the supervisor's")
 	}
 	child.Process.Kill()
 	child.Wait()
 	th.waiting(0)
-	until(t, "everything is closed", func() bool { return openFDs(t) <= before+4 })
+	testkit.Until(t, "everything is closed", func() bool { return testkit.OpenFDs(t) <= before+4 })
 }

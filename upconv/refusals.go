@@ -137,7 +137,7 @@ func explainEntry(err error) error {
 	switch {
 	case !isRefusal(err):
 		return err
-	case hasCapability(unix.CAP_SYS_ADMIN):
+	case linux.HasCapability(unix.CAP_SYS_ADMIN):
 		return fmt.Errorf("%w: upconv has CAP_SYS_ADMIN: %s refuses setns(2), or the namespace is of another user namespace", err, aFilter)
 	}
 	return fmt.Errorf("%w: run upconv as root; in a container, add --cap-add SYS_ADMIN", err)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
 // TestMissing: an old kernel is told from a filter, and of a filter it is said what helps.
@@ -49,7 +50,7 @@ func TestCures(t *testing.T) {
 		if h.name == "" || h.cost == "" || h.cure == "" || h.needed != strings.Contains(h.cost, "upconv run fails here") {
 			t.Errorf("%+v", h)
 		}
-		noRaw := strings.Contains(h.cure, "CAP_NET_RAW") && !hasCapability(unix.CAP_NET_RAW)
+		noRaw := strings.Contains(h.cure, "CAP_NET_RAW") && !linux.HasCapability(unix.CAP_NET_RAW)
 		if errno := h.try(); errno != 0 && !(noRaw && errno == unix.EPERM) {
 			t.Errorf("%s: %v", h.name, errno)
 		}

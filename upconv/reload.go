@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -67,7 +68,7 @@ func (p *process) reread() (*ruleset, error) {
 	}
 	// The filter that the program runs under cannot be changed any more.
 	n := needsOf(changed, cfg.UDP)
-	n.makeAtSocket(changed, s.swapAt, hasCapability(unix.CAP_SYS_ADMIN))
+	n.makeAtSocket(changed, s.swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
 	switch {
 	case n.swaps && !s.needs.swaps:
 		return nil, errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")

@@ -1004,7 +1004,7 @@ func (o *outgoing) roomFor(buffer *[]byte, n int) []byte {
 // lacksPrivilege reports whether control messages need a capability that upconv has and the target
 // has not.
 func (w *worker) lacksPrivilege(c *call, control []byte) bool {
-	if !privilegedControl(control) || !hasCapability(unix.CAP_NET_ADMIN) && !hasCapability(unix.CAP_NET_RAW) {
+	if !privilegedControl(control) || !linux.HasCapability(unix.CAP_NET_ADMIN) && !linux.HasCapability(unix.CAP_NET_RAW) {
 		return false
 	}
 	own, errOwn := os.Readlink("/proc/self/ns/user")

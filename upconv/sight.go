@@ -44,7 +44,7 @@ func maySee() bool {
 	if err != nil || strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295" {
 		return false
 	}
-	return (hasCapability(unix.CAP_SYS_ADMIN) || hasCapability(unix.CAP_BPF) && hasCapability(unix.CAP_PERFMON)) && peek.Allowed()
+	return (linux.HasCapability(unix.CAP_SYS_ADMIN) || linux.HasCapability(unix.CAP_BPF) && linux.HasCapability(unix.CAP_PERFMON)) && peek.Allowed()
 }
 
 // settleSights is how long after the command was started it is time to get ready to look, if nobody

@@ -152,7 +152,7 @@ func (p *process) launch(events *os.File) (err error) {
 	s.restricted.any.Store(s.needs.swaps && areRestricted())
 	wanted := s.needs
 	wanted.makeAtSocket(s.rules.Load().policy, s.swapAt, true)
-	s.needs.makeAtSocket(s.rules.Load().policy, s.swapAt, hasCapability(unix.CAP_SYS_ADMIN))
+	s.needs.makeAtSocket(s.rules.Load().policy, s.swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
 	if wanted.datagrams && !s.needs.datagrams && s.udp == UDPConnected {
 		s.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
 	}
@@ -179,7 +179,7 @@ func (p *process) launch(events *os.File) (err error) {
 			return failed(os.NewSyscallError("pipe2", err))
 		}
 	}
-	privileged := hasCapability(unix.CAP_SYS_ADMIN)
+	privileged := linux.HasCapability(unix.CAP_SYS_ADMIN)
 	plan := &forkPlan{
 		netns: -1, cloneFlags: unix.CLONE_FILES, supervised: true, parent: os.Getpid(),
 		noNewPrivs: !privileged,
@@ -348,7 +348,7 @@ func (p *process) openOrigin() error {
 	switch {
 	case err == nil && cookie == s.origin.cookie:
 		s.origin.egress = &egress{ns: here, cookie: cookie}
-	case hasCapability(unix.CAP_SYS_ADMIN):
+	case linux.HasCapability(unix.CAP_SYS_ADMIN):
 		here.Close()
 		ns, err := nsdial.OpenPID(p.command)
 		if err != nil {
@@ -401,7 +401,7 @@ func explain(r *forkReport, plan *forkPlan) error {
 		if missing := Requirements(); missing != nil {
 			return missing
 		}
-	case r.step == stepNetns && hasCapability(unix.CAP_SYS_ADMIN):
+	case r.step == stepNetns && linux.HasCapability(unix.CAP_SYS_ADMIN):
 		return explainEntry(err)
 	case r.step == stepNetns && isRefusal(err):
 		return fmt.Errorf("%w (needs CAP_SYS_ADMIN: run upconv as root, or use --isolate)", err)
@@ -754,5 +754,5 @@ func NewLogger(level, format string) (*slog.Logger, error) {
 // is 1 or more and there is no CAP_SYS_PTRACE.
 func needsAncestry() bool {
 	scope, err := os.ReadFile("/proc/sys/kernel/yama/ptrace_scope")
-	return err == nil && len(scope) > 0 && scope[0] != '0' && !hasCapability(unix.CAP_SYS_PTRACE)
+	return err == nil && len(scope) > 0 && scope[0] != '0' && !linux.HasCapability(unix.CAP_SYS_PTRACE)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/testkit"
 )
 
 // A targetProcess is cat(1), blocked in reading standard input.
@@ -38,7 +39,7 @@ func targetProcess(t *testing.T) (pid int, kill func()) {
 }
 
 func TestTargets(t *testing.T) {
-	before := openFDs(t)
+	before := testkit.OpenFDs(t)
 	all, err := newTargets(seccompx.PidfdThread.Probe() == nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +75,7 @@ func TestTargets(t *testing.T) {
 		t.Error("the pidfd is not kept")
 	}
 	kill()
-	until(t, "the entry of a dead thread is dropped", func() bool { return !cached() })
+	testkit.Until(t, "the entry of a dead thread is dropped", func() bool { return !cached() })
 	if _, errno := all.getfd(pid, 0); errno != unix.ESRCH {
 		t.Errorf("a dead process: %v, want ESRCH", errno)
 	}
@@ -105,7 +106,7 @@ func TestTargets(t *testing.T) {
 	}
 	kill()
 	all.close()
-	until(t, "no descriptor is left", func() bool { return openFDs(t) <= before })
+	testkit.Until(t, "no descriptor is left", func() bool { return testkit.OpenFDs(t) <= before })
 }
 
 func TestReadMemory(t *testing.T) {

@@ -3,6 +3,8 @@ package upconv
 import (
 	"sync/atomic"
 	"testing"
+
+	"github.com/upconv/upconv/upconv/internal/testkit"
 )
 
 // TestTurns has one process hold up all turns that it can have. Others have theirs, and nothing of
@@ -22,7 +24,7 @@ func TestTurns(t *testing.T) {
 			done.Add(1)
 		}()
 	}
-	until(t, "all its turns are taken", func() bool {
+	testkit.Until(t, "all its turns are taken", func() bool {
 		all.mu.Lock()
 		defer all.mu.Unlock()
 		p := all.by[greedy]
@@ -35,7 +37,7 @@ func TestTurns(t *testing.T) {
 		all.giveBack(all.take(process(other)))
 	}
 	close(release)
-	until(t, "all is done", func() bool { return done.Load() == work })
+	testkit.Until(t, "all is done", func() bool { return done.Load() == work })
 	if len(all.by) != 0 || all.shared.Load() != 0 {
 		t.Errorf("%d processes and %d turns are left", len(all.by), all.shared.Load())
 	}

@@ -1,4 +1,4 @@
-package upconv
+package linux
 
 import (
 	"unsafe"
@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hasCapability reports whether this thread has a capability in effect.
-func hasCapability(capability uint) bool {
+// HasCapability reports whether this thread has a capability in effect.
+func HasCapability(capability uint) bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if unix.Capget(&header, &data[0]) != nil {
@@ -16,12 +16,12 @@ func hasCapability(capability uint) bool {
 	return data[capability/32].Effective&(1<<(capability%32)) != 0
 }
 
-// capabilities are those of a thread.
-type capabilities [2]unix.CapUserData
+// Capabilities are those of a thread.
+type Capabilities [2]unix.CapUserData
 
-// dropEffective takes a capability from the calling thread, until setCapabilities gives it back
+// DropEffective takes a capability from the calling thread, until SetCapabilities gives it back
 // what it had.
-func dropEffective(capability uint) (before capabilities, errno unix.Errno) {
+func DropEffective(capability uint) (before Capabilities, errno unix.Errno) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	_, _, errno = unix.RawSyscall(unix.SYS_CAPGET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&before)), 0)
 	if errno != 0 {
@@ -29,11 +29,11 @@ func dropEffective(capability uint) (before capabilities, errno unix.Errno) {
 	}
 	now := before
 	now[capability/32].Effective &^= 1 << (capability % 32)
-	return before, setCapabilities(&now)
+	return before, SetCapabilities(&now)
 }
 
-// setCapabilities sets the capabilities of the calling thread.
-func setCapabilities(all *capabilities) unix.Errno {
+// SetCapabilities sets the Capabilities of the calling thread.
+func SetCapabilities(all *Capabilities) unix.Errno {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(all)), 0)
 	return errno

@@ -1,4 +1,5 @@
-package upconv
+// Package testkit has what the unit tests of several packages use.
+package testkit
 
 import (
 	"os"
@@ -6,8 +7,8 @@ import (
 	"time"
 )
 
-// until polls a condition that another process or thread makes true.
-func until(t *testing.T, what string, condition func() bool) {
+// Until polls a condition that another process or thread makes true.
+func Until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -16,7 +17,8 @@ func until(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-func openFDs(t *testing.T) int {
+// OpenFDs returns how many descriptors this process has.
+func OpenFDs(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
