@@ -324,7 +324,7 @@ func assemble(t testing.TB, f Filter) Program {
 	return p
 }
 
-// openFDs lists the descriptors of this process.
+// testkit.OpenFDs lists the descriptors of this process.
 func openFDs(t testing.TB) string {
 	t.Helper()
 	dir, err := unix.Open("/proc/self/fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

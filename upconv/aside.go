@@ -31,7 +31,7 @@ func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
 func (a *aside) run() {
 	s := a.s
 	s.held.add(&a.held)
-	pid := s.targets.process(a.c.tid)
+	pid := s.targets.Process(a.c.tid)
 	if errno := s.threads.take(pid, a.stop); errno != 0 {
 		a.answer(answer(errno))
 		return

@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -110,7 +111,7 @@ func (w *worker) socketCall(c *call) outcome {
 	if !w.alone {
 		w.pin(uint32(c.tid))
 	}
-	uid, gid, ok := w.s.targets.inNamespace(c.tid, w.s.origin.inode, w.scratch[:])
+	uid, gid, ok := w.s.targets.InNamespace(c.tid, w.s.origin.inode, w.scratch[:])
 	if !ok {
 		return carryOn // the target went to a namespace of its own: not ours there
 	}
@@ -161,7 +162,7 @@ func (w *worker) bindAtSocket(c *call) outcome {
 			return out
 		}
 		sa := w.sockaddr[:c.addrLen]
-		if readMemory(c.tid, c.addr, sa) != 0 {
+		if target.ReadMemory(c.tid, c.addr, sa) != 0 {
 			return answer(unix.EFAULT) // for it could be read the next time
 		}
 		family, dst, ok := sendDestination(sa)
@@ -251,7 +252,7 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || !linux.IsInet(w.sight.Family) || !w.s.inEgress(w.sight.NetNS)) {
 		return -1, false
 	}
-	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	if errno != 0 {
 		return -1, false
 	}
@@ -281,7 +282,7 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 func (w *worker) livesIn(tid int, cookie uint64) bool {
 	for _, e := range w.s.rules.Load().egress {
 		if e.cookie == cookie {
-			_, _, ok := w.s.targets.inNamespace(tid, e.ns.Inode(), w.scratch[:])
+			_, _, ok := w.s.targets.InNamespace(tid, e.ns.Inode(), w.scratch[:])
 			return ok
 		}
 	}

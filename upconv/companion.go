@@ -15,6 +15,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // A program may send to the origin and to an egress, or along several routes, through one and the
@@ -154,7 +155,7 @@ func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
 			if was.place = onUnix; family == unix.AF_INET6 {
 				was.place = onInet6
 			} else {
-				was.reader = &unixReader{turns: &s.turns, pid: s.targets.process(tid)}
+				was.reader = &unixReader{turns: &s.turns, pid: s.targets.Process(tid)}
 			}
 			canReturn = !pass.connected // see deaf
 		}
@@ -197,7 +198,7 @@ func (w *worker) bind(c *call) outcome {
 	w.s.receivers.leave(c)
 	if w.s.companions.any() {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
-		readMemory(c.tid, c.args[1], sa[:])
+		target.ReadMemory(c.tid, c.args[1], sa[:])
 		w.s.companions.freePort(sa[:])
 	}
 	if w.collides(c) {

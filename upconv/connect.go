@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -42,7 +43,7 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 	// One copy of the address decides and is what is connected to: the target's other threads can
 	// change the original at any time.
 	sa := w.sockaddr[:c.addrLen]
-	if errno := readMemory(c.tid, c.addr, sa); errno != 0 {
+	if errno := target.ReadMemory(c.tid, c.addr, sa); errno != 0 {
 		if errno == unix.EPERM {
 			w.unserved(e, "its memory cannot be read", errno)
 		}
@@ -386,21 +387,21 @@ func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (last lastSe
 		return last, out, false, true
 	}
 	// One read says all: an inode number is the socket's own as long as there is a copy of it.
-	info, errno := w.s.targets.fdinfoBy(c.tid, c.fd, w.scratch[:], func(file int, to []byte) (n int, errno unix.Errno) {
+	info, errno := w.s.targets.FdinfoBy(c.tid, c.fd, w.scratch[:], func(file int, to []byte) (n int, errno unix.Errno) {
 		last.watched, n, errno = w.watchAndRead(old, file, to)
 		return n, errno
 	})
 	switch errno {
 	case 0:
-		same := info.ino == w.sight.Ino
-		sock.flags = info.flags &^ unix.O_CLOEXEC
-		last.closesOnExec = info.closesOnExec()
+		same := info.Ino == w.sight.Ino
+		sock.flags = info.Flags &^ unix.O_CLOEXEC
+		last.closesOnExec = info.ClosesOnExec()
 		return last, carryOn, !same, same
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
 		return last, w.fail(e, "open /proc/TID/fdinfo/FD", errno), false, false
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
 		raced = w.replaced(c, old)
-		if dir, errno := openDir(c.tid, w.scratch[:]); errno == 0 { // it was closed for a moment only
+		if dir, errno := target.OpenDir(c.tid, w.scratch[:]); errno == 0 { // it was closed for a moment only
 			linux.Close(dir)
 			raced = true
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -68,7 +69,7 @@ func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 	case !fetch:
 		return -1, false
 	}
-	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	if errno != 0 {
 		return -1, false // as whoever fetches it next will say
 	}
@@ -104,14 +105,14 @@ type decided struct {
 // fetch copies the target's descriptor; tidy closes the copy. Where it cannot, ok is false and out
 // is what becomes of the call.
 func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
-	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
 		w.done = append(w.done, fd)
 		return fd, out, true
 	case unix.EBADF:
 		return -1, answer(unix.EBADF), false // the number may be another file's by the time the kernel looks
-	case unix.EPERM, errOwnTable:
+	case unix.EPERM, target.ErrOwnTable:
 		w.unserved(e, "its descriptors cannot be fetched", errno)
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
 		return -1, w.fail(e, "pidfd_getfd", errno), false
@@ -472,7 +473,7 @@ func (w *worker) retag(c *call, fd int) {
 		return
 	}
 	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(fd)))
-	if cloexec, errno := w.s.targets.closeOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
+	if cloexec, errno := w.s.targets.CloseOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
 		w.install(c, c.fd, fd, cloexec)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // What bind(2) says of a port that a stream of the program's has taken along to an egress. See
@@ -87,7 +88,7 @@ func (w *worker) collides(c *call) bool {
 		return false
 	}
 	var name [linux.SizeofSockaddrIn6]byte
-	if readMemory(c.tid, c.args[1], name[:min(length, linux.SizeofSockaddrIn6)]) != 0 {
+	if target.ReadMemory(c.tid, c.args[1], name[:min(length, linux.SizeofSockaddrIn6)]) != 0 {
 		return false
 	}
 	family, port := int(binary.NativeEndian.Uint16(name[:])), binary.BigEndian.Uint16(name[2:])
@@ -99,7 +100,7 @@ func (w *worker) collides(c *call) bool {
 	if !gone {
 		return false
 	}
-	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	if errno != 0 {
 		return false
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -40,7 +41,7 @@ func (w *worker) disconnects(c *call) bool {
 		return false
 	}
 	if c.sa == nil && c.addrLen < linux.SizeofSockaddrIn {
-		if sa := w.sockaddr[:c.addrLen]; readMemory(c.tid, c.addr, sa) == 0 {
+		if sa := w.sockaddr[:c.addrLen]; target.ReadMemory(c.tid, c.addr, sa) == 0 {
 			c.sa = sa
 		}
 	}

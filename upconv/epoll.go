@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // epolls knows which descriptors of which process are epoll sets. A socket that a program has put
@@ -62,22 +63,22 @@ func (e *epolls) blind() {
 
 // epollCreate handles a stopped epoll_create(2): it is noted and goes on.
 func (w *worker) epollCreate(c *call) outcome {
-	w.s.epolls.create(w.s.targets.process(c.tid), c.tid)
+	w.s.epolls.create(w.s.targets.Process(c.tid), c.tid)
 	return carryOn
 }
 
 // files returns what a thread's descriptor table is known by, and its process. That is the pid, or
 // the tid of a thread that has a table of its own, or that may have one where nothing tells.
 func (w *worker) files(tid int) (files, pid int) {
-	pid = w.s.targets.process(tid)
+	pid = w.s.targets.Process(tid)
 	if pid == tid || w.s.epolls.noKcmp.Load() {
 		return tid, pid
 	}
-	order, errno := compareTables(pid, tid)
+	order, errno := target.CompareTables(pid, tid)
 	if errno == 0 && order == 0 {
 		return pid, pid
 	}
-	if refusesKcmp(errno) {
+	if target.RefusesKcmp(errno) {
 		w.s.epolls.noKcmp.Store(true)
 	}
 	return tid, pid

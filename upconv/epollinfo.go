@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // What proc_pid_fdinfo(5) says of an epoll set.
@@ -32,9 +33,9 @@ func (w *worker) readFdinfo(tid, epfd int) (text []byte, errno unix.Errno) {
 		}
 	}
 	w.info.close()
-	file, errno := openFdinfo(tid, epfd, w.scratch[:])
-	if w.s.targets.makeRoom(errno) {
-		file, errno = openFdinfo(tid, epfd, w.scratch[:])
+	file, errno := target.OpenFdinfo(tid, epfd, w.scratch[:])
+	if w.s.targets.MakeRoom(errno) {
+		file, errno = target.OpenFdinfo(tid, epfd, w.scratch[:])
 	}
 	if errno != 0 {
 		return nil, errno
@@ -83,13 +84,13 @@ func parseRegistration(line []byte) (tfd int, r registration, ino uint64, ok boo
 	if !ok {
 		return 0, r, 0, false
 	}
-	number, rest, ok := parseNumber(rest, 10)
+	number, rest, ok := target.ParseNumber(rest, 10)
 	if !ok {
 		return 0, r, 0, false
 	}
 	field := func(key string) (n uint64) {
 		if at := bytes.Index(rest, []byte(key)); at >= 0 {
-			n, _, _ = parseNumber(rest[at+len(key):], 16)
+			n, _, _ = target.ParseNumber(rest[at+len(key):], 16)
 		}
 		return n
 	}

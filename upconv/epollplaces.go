@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // How the places of a socket in epoll sets are found, and given to the socket that replaces it.
@@ -39,7 +40,7 @@ func (w *worker) openSet(c *call, r *registration) (errno unix.Errno) {
 			return 0
 		}
 	}
-	if r.set, errno = w.s.targets.getfd(c.tid, r.epfd); errno != 0 {
+	if r.set, errno = w.s.targets.Getfd(c.tid, r.epfd); errno != 0 {
 		return errno
 	}
 	if r.file != 0 && !w.isFile(r.set, r.file) { // another file has its number by now
@@ -136,7 +137,7 @@ func (w *worker) membership(c *call, files, epfd, old int, large bool) membershi
 	if !all.noKcmp.Load() {
 		began := time.Now()
 		is, errno := inSmallSet(c, epfd)
-		if refusesKcmp(errno) {
+		if target.RefusesKcmp(errno) {
 			all.noKcmp.Store(true)
 		} else if time.Since(began) > longSearch {
 			all.isLarge(files, epfd)
@@ -145,7 +146,7 @@ func (w *worker) membership(c *call, files, epfd, old int, large bool) membershi
 			return is
 		}
 	}
-	if !isLink(c.tid, epfd, epollLink) {
+	if !target.IsLink(c.tid, epfd, epollLink) {
 		return notASet
 	}
 	return memberUnknown
@@ -175,7 +176,7 @@ func inSmallSet(c *call, epfd int) (is membership, errno unix.Errno) {
 // it for a moment, and must not be ready then as an idle one always is (EPOLLHUP): so it listens,
 // where nobody knows, and is gone before the target goes on.
 func (w *worker) inLargeSet(c *call, epfd, old int) membership {
-	set, errno := w.s.targets.getfd(c.tid, epfd)
+	set, errno := w.s.targets.Getfd(c.tid, epfd)
 	if errno != 0 {
 		return memberUnknown
 	}

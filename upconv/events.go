@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	eventlog "github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // event is a decision on its way to becoming an event of the record.
@@ -49,14 +50,14 @@ func (e *event) add(note string) {
 // events makes events of decisions, and has them written. A nil *events records nothing.
 type events struct {
 	netns uint64
-	// ownCgroup is upconv's own cgroup v2 path; "" where there is no v2.
+	// target.OwnCgroup is upconv's own cgroup v2 path; "" where there is no v2.
 	ownCgroup string
 	recorder  *eventlog.Recorder
 }
 
 // newEvents returns one that writes to out. failed is called once, should writing fail.
 func newEvents(out io.Writer, netns uint64, failed func(error)) *events {
-	return &events{netns: netns, ownCgroup: ownCgroup(), recorder: eventlog.NewRecorder(out, failed)}
+	return &events{netns: netns, ownCgroup: target.OwnCgroup(), recorder: eventlog.NewRecorder(out, failed)}
 }
 
 // flush waits until everything recorded so far is written, but no longer than the given time.
@@ -77,15 +78,15 @@ func (e *events) record(ev *event, errno unix.Errno) {
 		return
 	}
 	ev.recorded = true
-	who := identify(ev.c.tid)
+	who := target.Identify(ev.c.tid)
 	line := eventlog.Event{
-		Time: ev.began, Call: ev.c.name, PID: who.pid, TID: ev.c.tid, Comm: who.comm, Cgroup: who.cgroup,
+		Time: ev.began, Call: ev.c.name, PID: who.PID, TID: ev.c.tid, Comm: who.Comm, Cgroup: who.Cgroup,
 		Netns: e.netns, FD: ev.c.fd, Proto: ev.proto.String(), Route: Route{}.String(), Result: "ok", Note: ev.note,
 	}
 	if ev.dst.IsValid() { // else it could not be read, and the call stays native
 		line.Dst, line.Rule, line.Route = ev.dst.String(), ev.decision.Rule, ev.decision.Route.String()
 	}
-	if ev.local != 0 && e.ownCgroup != "" && who.cgroup != e.ownCgroup {
+	if ev.local != 0 && e.ownCgroup != "" && who.Cgroup != e.ownCgroup {
 		// cgroup v2 ownership is that of whoever makes a socket, and stays.
 		if line.Note != "" {
 			line.Note += "; "

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -40,7 +41,7 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 		c.fastOpen.result = c.args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr
 	}
 	var header [linux.SizeofMsghdr]byte
-	if readMemory(c.tid, c.args[1], header[:c.MsghdrSize()]) != 0 {
+	if target.ReadMemory(c.tid, c.args[1], header[:c.MsghdrSize()]) != 0 {
 		if w.s.needs.atSocket() {
 			if _, idle := w.idleInEgress(c); idle {
 				return answer(unix.EFAULT) // for it could be read the next time
@@ -58,7 +59,7 @@ func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 	}
 	c.fastOpen.control, c.fastOpen.controlLength = h.Control, int(min(h.ControlLen, maxControl))
 	raw := make([]byte, int(min(h.Count, linux.MaxIovecs))*c.IovecSize())
-	if len(raw) > 0 && readMemory(c.tid, h.Iovecs, raw) != 0 {
+	if len(raw) > 0 && target.ReadMemory(c.tid, h.Iovecs, raw) != 0 {
 		if w.guards(c) {
 			return answer(unix.EFAULT)
 		}
@@ -105,7 +106,7 @@ func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, err
 	if len(w.long) < maxFastOpen {
 		w.long = make([]byte, maxFastOpen)
 	}
-	if length, errno = readVectors(c.tid, w.long[:maxFastOpen], vectors); errno != 0 {
+	if length, errno = target.ReadVectors(c.tid, w.long[:maxFastOpen], vectors); errno != 0 {
 		return 0, unix.EFAULT
 	}
 	return length, 0
@@ -137,7 +138,7 @@ func (c *call) opened(n int, errno unix.Errno) outcome {
 	}
 	var result [4]byte
 	binary.NativeEndian.PutUint32(result[:], uint32(n))
-	writeMemory(c.tid, c.fastOpen.result, result[:])
+	target.WriteMemory(c.tid, c.fastOpen.result, result[:])
 	return outcome{answered: true, value: 1}
 }
 
@@ -204,7 +205,7 @@ func (w *worker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno)
 	header := unix.Msghdr{Iov: &part, Iovlen: 1}
 	if f.controlLength > 0 && f.sent == 0 {
 		raw := make([]byte, f.controlLength)
-		if readMemory(c.tid, f.control, raw) != 0 {
+		if target.ReadMemory(c.tid, f.control, raw) != 0 {
 			return 0, false, unix.EFAULT
 		}
 		control, errno := w.packControl(c, raw, nil)

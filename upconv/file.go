@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // What is not of a socket but of its open file, and of the descriptors that refer to it.
@@ -27,7 +28,7 @@ func (w *worker) replaced(c *call, old int) bool {
 	case unix.EBADF:
 		return true
 	}
-	return !isSocket(c.tid, c.fd, linux.InodeOf(old)) // where kcmp(2) is refused; it takes some us more
+	return !target.IsSocket(c.tid, c.fd, linux.InodeOf(old)) // where kcmp(2) is refused; it takes some us more
 }
 
 // copyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and
@@ -116,7 +117,7 @@ func (w *worker) alive() bool {
 // It returns the places in epoll sets that these have, after those given, and the numbers.
 func (w *worker) replaceCopies(c *call, e *event, socket int, places []registration) (all []registration, numbers []int) {
 	ino := w.sight.Ino
-	numbers, _ = fdsOf(c.tid, socketLink(ino))
+	numbers, _ = fdsOf(c.tid, target.SocketLink(ino))
 	if len(numbers) > 0 && !w.sighted && w.s.epolls.any.Load() { // else they are known already
 		found, lost := w.registrationsByInode(c, numbers)
 		if lost != "" {
@@ -136,11 +137,11 @@ func (w *worker) replaceCopies(c *call, e *event, socket int, places []registrat
 // copyYet reports whether a number of the target is open, and still the socket of an inode number.
 func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) {
 	if !w.sighted {
-		cloexec, errno := w.s.targets.closeOnExec(c.tid, number, w.scratch[:])
+		cloexec, errno := w.s.targets.CloseOnExec(c.tid, number, w.scratch[:])
 		if errno != 0 {
 			return false, false
 		}
-		return cloexec, isSocket(c.tid, number, ino)
+		return cloexec, target.IsSocket(c.tid, number, ino)
 	}
 	var sight peek.Sight
 	errno := w.s.sights.Load().peeker.Look(c.tid, number, &sight)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // TestCopyYet puts another file under a number that was a socket's: that is no copy any more.
@@ -29,10 +30,10 @@ func TestCopyYet(t *testing.T) {
 				s.sights.Store(&sights{peeker: peeker})
 			}
 			var err error
-			if s.targets, err = newTargets(false, nil); err != nil {
+			if s.targets, err = target.NewThreads(false, nil); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(s.targets.close)
+			t.Cleanup(s.targets.Close)
 			w := &worker{s: s}
 			fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 			if errno != 0 {
@@ -47,7 +48,7 @@ func TestCopyYet(t *testing.T) {
 			if cloexec, still := w.copyYet(c, fd, ino); !cloexec || !still {
 				t.Errorf("of the socket itself: close-on-exec %v, still there %v", cloexec, still)
 			}
-			if !isSocket(c.tid, fd, ino) {
+			if !target.IsSocket(c.tid, fd, ino) {
 				t.Error("the socket itself is taken for another one")
 			}
 			for _, other := range []func() int{
@@ -66,7 +67,7 @@ func TestCopyYet(t *testing.T) {
 					linux.Close(fd)
 					fd = c.fd
 				}
-				if _, still := w.copyYet(c, fd, ino); still || isSocket(c.tid, fd, ino) {
+				if _, still := w.copyYet(c, fd, ino); still || target.IsSocket(c.tid, fd, ino) {
 					t.Error("another file is taken for it")
 				}
 			}

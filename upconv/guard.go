@@ -90,7 +90,7 @@ func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
 // connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have
 // made it. raced is as for route.
 func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
-	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch {
 	case errno == unix.EBADF:
 		return answer(unix.EBADF), false

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // A bind(2) or listen(2) of a thread that shares its descriptors is made by upconv, on its own
@@ -38,7 +39,7 @@ func (w *worker) guardBind(c *call) (out outcome, raced bool) {
 		return answer(unix.EINVAL), false
 	}
 	sa := w.sockaddr[:c.addrLen]
-	if len(sa) > 0 && readMemory(c.tid, c.addr, sa) != 0 {
+	if len(sa) > 0 && target.ReadMemory(c.tid, c.addr, sa) != 0 {
 		return answer(unix.EFAULT), false
 	}
 	errno := w.bindFor(c.tid, fd, sa)
@@ -52,16 +53,16 @@ func (w *worker) guardListen(c *call) (out outcome, raced bool) {
 	if !ours {
 		return out, raced
 	}
-	var as *credentials // whom those who connect to a Unix socket see
+	var as *target.Credentials // whom those who connect to a Unix socket see
 	if domain := linux.DomainOf(fd); !linux.IsInet(domain) && domain != 0 {
 		errno := unix.Errno(0)
-		if as, errno = w.s.targets.credentialsOf(c.tid); errno != 0 || !w.s.swapped.Load() || as.become() != 0 {
+		if as, errno = w.s.targets.CredentialsOf(c.tid); errno != 0 || !w.s.swapped.Load() || as.Become() != 0 {
 			w.closeNow(fd)
 			return carryOn, false
 		}
 	}
 	_, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(fd), uintptr(int32(c.args[1])), 0)
-	as.revert()
+	as.Revert()
 	w.closeNow(fd)
 	return answer(errno), false
 }
@@ -117,5 +118,5 @@ func (w *worker) bindsLow(tid int) bool {
 		return false
 	}
 	status, err := os.ReadFile(proc + "/status")
-	return err == nil && statusField(status, "CapEff:", 16)&(1<<unix.CAP_NET_BIND_SERVICE) != 0
+	return err == nil && target.StatusField(status, "CapEff:", 16)&(1<<unix.CAP_NET_BIND_SERVICE) != 0
 }

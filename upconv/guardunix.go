@@ -53,7 +53,7 @@ func (w *worker) connectOther(c *call, fd, domain int) outcome {
 func (p *unixPath) find(s *Supervisor, tid int, sa []byte) (errno unix.Errno) {
 	p.file, p.length = -1, len(sa)
 	p.raw = [len(p.raw)]byte{}
-	if p.as, errno = s.targets.credentialsOf(tid); errno != 0 {
+	if p.as, errno = s.targets.CredentialsOf(tid); errno != 0 {
 		return errno
 	}
 	if len(sa) > 2+maxUnixName {
@@ -92,10 +92,10 @@ func (p *unixPath) find(s *Supervisor, tid int, sa []byte) (errno unix.Errno) {
 		return linux.ErrnoOf(err)
 	}
 	defer unix.Close(directory)
-	if errno = p.as.become(); errno != 0 {
+	if errno = p.as.Become(); errno != 0 {
 		return errno
 	}
-	defer p.as.revert()
+	defer p.as.Revert()
 	file, err := unix.Openat2(directory, path, &how)
 	if err != nil {
 		return linux.ErrnoOf(err)

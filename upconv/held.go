@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // heldCall is a call that upconv itself waits for. The kernel ends its wait for the answer at
@@ -261,7 +262,7 @@ func (h *heldCall) look(round *lookRound) sign {
 		return signNone
 	}
 	if h.pid == 0 {
-		h.pid = threadGroup(h.tid)
+		h.pid = target.ThreadGroup(h.tid)
 	}
 	if !seen.any || seen.own {
 		h.shared = 0
@@ -279,7 +280,7 @@ func (h *heldCall) look(round *lookRound) sign {
 	case process.frozen, process.stopped && seen.tracer == 0: // with one, that says nothing of each thread
 		h.interrupt()
 		round.hurry = true // the other threads are to stop as well
-	case h.shared == 1 && onlyTaker(h.tid, h.pid, seen.status):
+	case h.shared == 1 && target.OnlyTaker(h.tid, h.pid, seen.status):
 		h.interrupt()
 	case attached, seen.tracer != 0 && !h.timed.Load() && round.now.Sub(later(h.began, h.forced)) >= forceInterval:
 		// Nothing tells that a tracer wants a thread of its own to stop.
@@ -318,14 +319,14 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 		seen.any = seen.any || seen.own
 		return seen, true
 	}
-	if seen.status = h.readStatus(round.scratch[:]); seen.status == nil || saysEnded(seen.status) {
+	if seen.status = h.readStatus(round.scratch[:]); seen.status == nil || target.SaysEnded(seen.status) {
 		if h.s.listener.Valid(h.id) != nil {
 			h.end(unix.EINTR)
 		}
 		return seen, false
 	}
-	seen.own, seen.any = signalsIn(seen.status)
-	seen.threads, seen.tracer = statusField(seen.status, "Threads:", 10), statusField(seen.status, "TracerPid:", 10)
+	seen.own, seen.any = target.SignalsIn(seen.status)
+	seen.threads, seen.tracer = target.StatusField(seen.status, "Threads:", 10), target.StatusField(seen.status, "TracerPid:", 10)
 	if seen.tracer == h.s.pid { // for a moment
 		seen.tracer = 0
 	}
@@ -375,7 +376,7 @@ func (h *heldCall) readStatus(scratch []byte) []byte {
 		return nil
 	}
 	if !h.opened {
-		h.status = openStatus(h.tid, scratch)
+		h.status = target.OpenStatus(h.tid, scratch)
 		h.opened = h.status >= 0
 	}
 	if !h.opened {
@@ -396,12 +397,12 @@ func (round *lookRound) process(h *heldCall, seen *signs) *processLook {
 	if p := round.processes[h.pid]; p != nil {
 		return p
 	}
-	p := &processLook{frozen: inFrozenCgroup(h.tid, seen.exact)}
+	p := &processLook{frozen: target.InFrozenCgroup(h.tid, seen.exact)}
 	if !seen.exact && seen.threads > 1 { // of a single one the signal that stops it is pending
 		if round.held == nil {
 			round.held = round.all.threads()
 		}
-		p.stopped = groupStopped(h.pid, round.held)
+		p.stopped = target.GroupStopped(h.pid, round.held)
 	}
 	if round.processes == nil {
 		round.processes = map[int]*processLook{}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // A call can hold its worker for as long as a program likes. Reading the program's memory waits for
@@ -108,7 +109,7 @@ func (v *watch) busy() bool {
 
 // relieve starts another worker in the place of w, if the call current still holds that.
 func (s *Supervisor) relieve(w *worker, current uint64) {
-	pid := threadGroup(int(current >> 32))
+	pid := target.ThreadGroup(int(current >> 32))
 	w.heldBy.Store(int64(pid))
 	s.holdups.add(pid)
 	if !w.current.CompareAndSwap(current, relieved) {
@@ -168,7 +169,7 @@ func (h *holdups) drop(pid int) {
 // queue has a call wait for the workers that its process holds, if those are as many as it may
 // hold.
 func (h *holdups) queue(n *seccompx.Notification) bool {
-	pid := threadGroup(int(n.PID))
+	pid := target.ThreadGroup(int(n.PID))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.by[pid]

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // What a program sees of a socket of its own that has been replaced by one of another family.
@@ -43,7 +44,7 @@ func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
 	if !w.s.anyCrossed.Load() {
 		return -1, 0, false
 	}
-	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	if errno != 0 {
 		return -1, 0, false
 	}
@@ -99,13 +100,13 @@ func (p *passport) sockaddr(addr netip.AddrPort, to *[linux.SizeofSockaddrIn6]by
 // as there is room for, and the length that it would have had.
 func putName(tid int, at, lengthAt uint64, name []byte) unix.Errno {
 	var raw [4]byte
-	if readMemory(tid, lengthAt, raw[:]) != 0 {
+	if target.ReadMemory(tid, lengthAt, raw[:]) != 0 {
 		return unix.EFAULT
 	}
 	room := int32(binary.NativeEndian.Uint32(raw[:]))
 	binary.NativeEndian.PutUint32(raw[:], uint32(len(name)))
 	put := func() unix.Errno {
-		if writeMemory(tid, lengthAt, raw[:]) != 0 {
+		if target.WriteMemory(tid, lengthAt, raw[:]) != 0 {
 			return unix.EFAULT
 		}
 		return 0
@@ -118,7 +119,7 @@ func putName(tid int, at, lengthAt uint64, name []byte) unix.Errno {
 			return errno
 		}
 	}
-	if n := min(int(room), len(name)); n > 0 && writeMemory(tid, at, name[:n]) != 0 {
+	if n := min(int(room), len(name)); n > 0 && target.WriteMemory(tid, at, name[:n]) != 0 {
 		return unix.EFAULT
 	}
 	if lengthFirst() {
@@ -164,7 +165,7 @@ func (w *worker) getsockopt(c *call) outcome {
 	}
 	optval, optlen := c.args[3], c.args[4]
 	var raw [4]byte
-	if readMemory(c.tid, optlen, raw[:]) != 0 {
+	if target.ReadMemory(c.tid, optlen, raw[:]) != 0 {
 		return w.refusal(p, level, name)
 	}
 	room := int32(binary.NativeEndian.Uint32(raw[:]))
@@ -249,7 +250,7 @@ func (p *passport) differs(level, name int) bool {
 func (w *worker) tellInt(c *call, fd, level, name int) outcome {
 	optval, optlen := c.args[3], c.args[4]
 	var raw, value [4]byte
-	if readMemory(c.tid, optlen, raw[:]) != 0 {
+	if target.ReadMemory(c.tid, optlen, raw[:]) != 0 {
 		return answer(unix.EFAULT)
 	}
 	room := int32(binary.NativeEndian.Uint32(raw[:]))
@@ -322,12 +323,12 @@ func (n needs) asks(level, name int) bool {
 
 // putOption gives the target the value of an option, and its length.
 func (w *worker) putOption(c *call, optval, optlen uint64, value []byte, length uint32) outcome {
-	if len(value) > 0 && writeMemory(c.tid, optval, value) != 0 {
+	if len(value) > 0 && target.WriteMemory(c.tid, optval, value) != 0 {
 		return answer(unix.EFAULT)
 	}
 	var raw [4]byte
 	binary.NativeEndian.PutUint32(raw[:], length)
-	if writeMemory(c.tid, optlen, raw[:]) != 0 {
+	if target.WriteMemory(c.tid, optlen, raw[:]) != 0 {
 		return answer(unix.EFAULT)
 	}
 	return answer(0)
@@ -424,7 +425,7 @@ func (w *worker) setCrossed(c *call) outcome {
 		return answer(unix.EINVAL)
 	}
 	value := make([]byte, min(length, 4096))
-	if len(value) > 0 && readMemory(c.tid, c.args[3], value) != 0 {
+	if len(value) > 0 && target.ReadMemory(c.tid, c.args[3], value) != 0 {
 		return w.setNowhere(p, level, name, len(value))
 	}
 	if family == unix.AF_INET6 && level == unix.IPPROTO_IP && name != unix.IP_OPTIONS {
@@ -502,7 +503,7 @@ func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
 		if room < n {
 			return unix.EINVAL
 		}
-		if readMemory(c.tid, c.args[3], value[:n]) != 0 {
+		if target.ReadMemory(c.tid, c.args[3], value[:n]) != 0 {
 			return unix.EFAULT
 		}
 		return 0
@@ -545,7 +546,7 @@ func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
 			return answer(unix.EINVAL)
 		}
 		filter := make([]unix.SockFilter, count)
-		if readMemory(c.tid, from, unsafe.Slice((*byte)(unsafe.Pointer(&filter[0])), count*int(unsafe.Sizeof(filter[0])))) != 0 {
+		if target.ReadMemory(c.tid, from, unsafe.Slice((*byte)(unsafe.Pointer(&filter[0])), count*int(unsafe.Sizeof(filter[0])))) != 0 {
 			return answer(unix.EFAULT)
 		}
 		p.filter = filter

@@ -131,7 +131,7 @@ var receiveBufferPool = sync.Pool{New: func() any { return &receiveBuffers{} }}
 // process returns the process that the call is of.
 func (p *receiver) process() int {
 	if p.pid == 0 {
-		p.pid = p.s.targets.process(p.c.tid)
+		p.pid = p.s.targets.Process(p.c.tid)
 	}
 	return p.pid
 }
@@ -168,7 +168,7 @@ func (p *receiver) register() unix.Errno {
 		})
 	}
 	if all.moves.Load() != p.moves { // follow may have looked before it was there
-		if fd, errno := p.s.targets.getfd(p.c.tid, p.c.fd); errno == 0 {
+		if fd, errno := p.s.targets.Getfd(p.c.tid, p.c.fd); errno == 0 {
 			now := linux.CookieOf(fd)
 			linux.Close(fd)
 			if now != linux.CookieOf(p.fd) {
@@ -245,7 +245,7 @@ func (p *receiver) endWith(errno unix.Errno) {
 // moveTo has it wait for the socket that its descriptor is now, if that is the one with the cookie.
 func (p *receiver) moveTo(cookie uint64) {
 	all := &p.s.receivers
-	fd, errno := p.s.targets.getfd(p.c.tid, p.c.fd)
+	fd, errno := p.s.targets.Getfd(p.c.tid, p.c.fd)
 	if errno != 0 || linux.CookieOf(fd) != cookie { // the old one, in another process
 		if errno == 0 {
 			linux.Close(fd)

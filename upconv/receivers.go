@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // receivers are the calls that wait for a datagram, as many as there may be. One goroutine waits
@@ -121,14 +122,14 @@ func (all *receivers) attend(p *receiver, b *receiveBuffers) bool {
 	p.attend(b, false)
 	took := clock() - began
 	if took > slowAfter {
-		all.slow.add(s.targets.process(tid), clock()+slowFor)
+		all.slow.add(s.targets.Process(tid), clock()+slowFor)
 	}
 	return all.current.CompareAndSwap(current, 0)
 }
 
 // relieve has another goroutine poll, if the one that does is still held up by a call.
 func (all *receivers) relieve(current uint64) {
-	pid := threadGroup(int(current >> 32))
+	pid := target.ThreadGroup(int(current >> 32))
 	all.slow.add(pid, math.MaxInt64) // until attend returns: it holds one goroutine at a time
 	if all.current.CompareAndSwap(current, 0) {
 		go all.poll()
@@ -206,7 +207,7 @@ func (all *receivers) leave(c *call) {
 		return
 	}
 	var name [4]byte // sin_family and sin_port, or those of AF_INET6
-	if readMemory(c.tid, c.args[1], name[:]) != 0 || name[2] == 0 && name[3] == 0 {
+	if target.ReadMemory(c.tid, c.args[1], name[:]) != 0 || name[2] == 0 && name[3] == 0 {
 		return
 	}
 	for _, p := range list {

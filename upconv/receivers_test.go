@@ -461,7 +461,7 @@ func TestReceiveFollows(t *testing.T) {
 	swap(first.six)
 	r := reception{s: s, c: call{id: 1 << 60, tid: th.tid, fd: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.receivers.moves.Load()}
 	var errno unix.Errno
-	if r.fd, errno = s.targets.getfd(th.tid, fd); errno != 0 {
+	if r.fd, errno = s.targets.Getfd(th.tid, fd); errno != 0 {
 		t.Fatal(errno)
 	}
 	second.drain()

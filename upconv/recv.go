@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // Receiving on sockets that have been replaced by ones of another family. Where a program could
@@ -223,7 +224,7 @@ func (w *worker) receiveNow(r *reception) outcome {
 func (m *message) readHeader(c *call, at uint64) unix.Errno {
 	var raw [linux.SizeofMsghdr]byte
 	size := c.MsghdrSize() // all of it, like the kernel: what is not there may be at its end
-	if readMemory(c.tid, at, raw[:size]) != 0 {
+	if target.ReadMemory(c.tid, at, raw[:size]) != 0 {
 		return unix.EFAULT
 	}
 	return m.decodeHeader(c, at, raw[:])
@@ -249,7 +250,7 @@ func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
 	if len(b.raw) < size {
 		b.raw = make([]byte, max(size, 256))
 	}
-	if size > 0 && readMemory(c.tid, m.vectorAt, b.raw[:size]) != 0 {
+	if size > 0 && target.ReadMemory(c.tid, m.vectorAt, b.raw[:size]) != 0 {
 		return unix.EFAULT
 	}
 	return m.decodeVector(c, b, b.raw)
@@ -313,8 +314,8 @@ func (r *reception) parse(b *receiveBuffers) unix.Errno {
 func (r *reception) readAhead(b *receiveBuffers, size uint64) {
 	a := &b.ahead
 	a.first, a.count = r.done, min(r.count-r.done, readAhead)
-	if readMemory(r.c.tid, r.at+r.done*size, a.headers[:a.count*size]) != 0 {
-		if a.count = 1; readMemory(r.c.tid, r.at+r.done*size, a.headers[:size]) != 0 {
+	if target.ReadMemory(r.c.tid, r.at+r.done*size, a.headers[:a.count*size]) != 0 {
+		if a.count = 1; target.ReadMemory(r.c.tid, r.at+r.done*size, a.headers[:size]) != 0 {
 			a.count = 0
 			return
 		}
@@ -340,7 +341,7 @@ func (r *reception) readAhead(b *receiveBuffers, size uint64) {
 	if a.vectors == nil {
 		a.vectors = make([]byte, 16*vectorReadAhead*readAhead)
 	}
-	if got, errno := readVectors(r.c.tid, a.vectors[:total], where[:n]); errno != 0 || got != total {
+	if got, errno := target.ReadVectors(r.c.tid, a.vectors[:total], where[:n]); errno != 0 || got != total {
 		for i := range a.at {
 			a.at[i] = -1
 		}
@@ -787,7 +788,7 @@ func (r *reception) nameRoom() (lengthAt uint64, room int32, errno unix.Errno) {
 		return lengthAt, 0, 0
 	}
 	var raw [4]byte
-	if readMemory(r.c.tid, lengthAt, raw[:]) != 0 {
+	if target.ReadMemory(r.c.tid, lengthAt, raw[:]) != 0 {
 		return lengthAt, 0, unix.EFAULT
 	}
 	if room = int32(binary.NativeEndian.Uint32(raw[:])); room < 0 {
@@ -803,10 +804,10 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	tid := r.c.tid
 	if r.kind != receivesFrom {
 		b.out.Reset(r.c.Compat, m.controlRoom())
-		b.out.Direct = func(n int, message []byte) unix.Errno { return writeMemory(tid, m.control+uint64(n), message) }
+		b.out.Direct = func(n int, message []byte) unix.Errno { return target.WriteMemory(tid, m.control+uint64(n), message) }
 		r.translate(&b.out, came)
 	}
-	put := func(at uint64, bytes []byte) bool { return len(bytes) == 0 || writeMemory(tid, at, bytes) == 0 }
+	put := func(at uint64, bytes []byte) bool { return len(bytes) == 0 || target.WriteMemory(tid, at, bytes) == 0 }
 	if nameErrno != 0 {
 		return nameErrno
 	}
@@ -876,7 +877,7 @@ type timeout struct {
 func (t *timeout) read(c *call) bool {
 	var raw [16]byte
 	if t.time64 {
-		if readMemory(c.tid, t.at, raw[:]) != 0 {
+		if target.ReadMemory(c.tid, t.at, raw[:]) != 0 {
 			return false
 		}
 		t.sec, t.nsec = int64(binary.NativeEndian.Uint64(raw[:])), int64(binary.NativeEndian.Uint64(raw[8:]))
@@ -884,7 +885,7 @@ func (t *timeout) read(c *call) bool {
 			t.nsec = int64(uint32(t.nsec)) // the upper half is padding
 		}
 	} else {
-		if readMemory(c.tid, t.at, raw[:8]) != 0 {
+		if target.ReadMemory(c.tid, t.at, raw[:8]) != 0 {
 			return false
 		}
 		t.sec, t.nsec = int64(int32(binary.NativeEndian.Uint32(raw[:]))), int64(int32(binary.NativeEndian.Uint32(raw[4:])))
@@ -915,9 +916,9 @@ func (t *timeout) write(c *call) bool {
 	if t.time64 {
 		binary.NativeEndian.PutUint64(raw[:], uint64(t.leftSec))
 		binary.NativeEndian.PutUint64(raw[8:], uint64(t.leftNsec))
-		return writeMemory(c.tid, t.at, raw[:]) == 0
+		return target.WriteMemory(c.tid, t.at, raw[:]) == 0
 	}
 	binary.NativeEndian.PutUint32(raw[:], uint32(t.leftSec))
 	binary.NativeEndian.PutUint32(raw[4:], uint32(t.leftNsec))
-	return writeMemory(c.tid, t.at, raw[:8]) == 0
+	return target.WriteMemory(c.tid, t.at, raw[:8]) == 0
 }

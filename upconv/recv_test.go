@@ -19,6 +19,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -45,10 +46,10 @@ func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
 	}
 	s := &Supervisor{needs: needs{swaps: true, inet6: true, unix: true}, log: slog.New(slog.DiscardHandler), pid: os.Getpid()}
 	s.rules.Store(&ruleset{policy: decided, mappings: mappings})
-	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, nil); err != nil {
+	if s.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.targets.close)
+	t.Cleanup(s.targets.Close)
 	s.anyCrossed.Store(true)
 	return s
 }

@@ -41,7 +41,7 @@ func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa 
 	if seen && family == unix.AF_INET && w.idle(family) {
 		return w.refuse(e), false
 	}
-	fd, errno := w.s.targets.getfd(c.tid, c.fd)
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
 	case unix.EBADF, unix.ESRCH:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // restartWaiters has the threads that wait in a call on a descriptor of the target's begin that
@@ -28,9 +29,9 @@ func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 	timed := linux.TimeoutOf(replacement, unix.SO_RCVTIMEO) != 0
 	held := w.s.held.threads() // those follow
 	var waiting []int
-	threads := threadsOf(c.tid)
+	threads := target.ThreadsOf(c.tid)
 	for _, pid := range w.tableSharers(c, len(threads), replacement) {
-		threads = append(threads, threadsOf(pid)...)
+		threads = append(threads, target.ThreadsOf(pid)...)
 	}
 	for _, tid := range threads {
 		if tid != c.tid && !held[tid] && waitsFor(tid, numbers, timed) {
@@ -54,7 +55,7 @@ func (s *Supervisor) restartThreads(tids []int) (all bool) {
 			free = free && released
 			if !seized { // it has a tracer, or ptrace(2) is not permitted
 				status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
-				traced := statusField(status, "TracerPid:", 10) != 0
+				traced := target.StatusField(status, "TracerPid:", 10) != 0
 				all = err == nil && traced && sendIgnored(tid, status) && all
 			}
 		}
@@ -91,7 +92,7 @@ func waitsFor(tid int, fds []int, timed bool) bool {
 		var raw [4]byte
 		switch first {
 		case sysRecv, sysRecvfrom, sysRecvmsg, sysRecvmmsg:
-			if readMemory(tid, values[2], raw[:]) != 0 {
+			if target.ReadMemory(tid, values[2], raw[:]) != 0 {
 				return false
 			}
 			first = uint64(binary.NativeEndian.Uint32(raw[:]))
@@ -167,10 +168,10 @@ func (s *Supervisor) interrupt(tid int) (seized, released bool) {
 // know: then calls that wait begin anew when the tracer has let the thread go on. It reports
 // whether there is such a signal.
 func sendIgnored(tid int, status []byte) bool {
-	blocked, caught := statusField(status, "SigBlk:", 16), statusField(status, "SigCgt:", 16)
+	blocked, caught := target.StatusField(status, "SigBlk:", 16), target.StatusField(status, "SigCgt:", 16)
 	for _, sig := range []unix.Signal{unix.SIGURG, unix.SIGWINCH, unix.SIGCHLD} { // signal(7): ignored unless it is caught
 		if bit := 1 << (sig - 1); (blocked|caught)&bit == 0 {
-			return unix.Tgkill(statusField(status, "Tgid:", 10), tid, sig) == nil
+			return unix.Tgkill(target.StatusField(status, "Tgid:", 10), tid, sig) == nil
 		}
 	}
 	return false

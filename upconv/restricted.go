@@ -12,6 +12,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // A program can forbid itself ports (Landlock, LANDLOCK_ACCESS_NET_CONNECT_TCP). The kernel asks
@@ -141,7 +142,7 @@ func (w *worker) ask(c *call, e *event, sock *socket) outcome {
 	if errno != 0 {
 		return w.refuseUnasked(e, "socket(2) says "+linux.ErrnoName(errno))
 	}
-	pidfd, _, errno := w.s.targets.open(c.tid)
+	pidfd, _, errno := w.s.targets.Open(c.tid)
 	if errno != 0 {
 		linux.Close(decoy)
 		return w.refuseUnasked(e, "pidfd_open(2) says "+linux.ErrnoName(errno))
@@ -185,7 +186,7 @@ func (all *restrictions) take(tid int) *question {
 	defer all.mu.Unlock()
 	q := all.questions[tid]
 	// The thread has made its call again. If the one that was asked is alive, it is that one.
-	if q == nil || q.state.Load() != answered || hasEnded(q.pidfd) {
+	if q == nil || q.state.Load() != answered || target.HasEnded(q.pidfd) {
 		return nil
 	}
 	delete(all.questions, tid)
@@ -209,7 +210,7 @@ func (q *question) run() {
 	defer linux.Close(q.decoy)
 	defer linux.Close(q.pidfd)
 	s := q.s
-	pid := s.targets.process(q.c.tid)
+	pid := s.targets.Process(q.c.tid)
 	if errno := s.awaitThread(&q.c, pid); errno != 0 {
 		s.respond(q.c.id, answer(errno))
 		return
@@ -230,7 +231,7 @@ func (q *question) run() {
 // ask does what run is for. It returns false if the target is still traced, or gone.
 func (q *question) ask() (released bool) {
 	s, c := q.s, &q.c
-	t, errno := seize(c.tid, q.pidfd)
+	t, errno := target.Seize(c.tid, q.pidfd)
 	if errno != 0 {
 		s.respond(c.id, s.refuseUnasked(&q.e, "ptrace(2) says "+linux.ErrnoName(errno)))
 		return true
@@ -242,19 +243,19 @@ func (q *question) ask() (released bool) {
 	}
 	s.restricted.begin(q)
 	defer s.restricted.end(q)
-	if s.listener.Respond(c.id, 0, errRestartNoIntr) != nil || !t.halt(c.args[0]) {
+	if s.listener.Respond(c.id, 0, target.ErrRestartNoIntr) != nil || !t.Halt(c.args[0]) {
 		return false
 	}
-	result, ok := t.make(c.number("connect"), c.Compat, uint64(number), c.addr, uint64(c.addrLen))
+	result, ok := t.Make(c.number("connect"), c.Compat, uint64(number), c.addr, uint64(c.addrLen))
 	if !ok {
 		return false
 	}
 	q.judge(result)
-	if _, ok := t.make(c.number("close"), c.Compat, uint64(number)); !ok || !t.restart() {
+	if _, ok := t.Make(c.number("close"), c.Compat, uint64(number)); !ok || !t.Restart() {
 		return false
 	}
 	q.state.Store(answered)
-	if t.release() != 0 {
+	if t.Release() != 0 {
 		return false
 	}
 	q.waitTaken()

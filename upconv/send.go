@@ -13,6 +13,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -33,11 +34,11 @@ type outgoing struct {
 	all      [maxBatch]parcel
 	sent     int // of sendmmsg(2): how many are
 
-	run   int          // how many of messages go the same way
-	fd    int          // a copy of the target's socket, if there is one yet; else -1
-	known bool         // that it is a datagram socket
-	netns uint64       // what settledIn says of it
-	as    *credentials // who sends, where that is not upconv itself: to a Unix socket
+	run   int                 // how many of messages go the same way
+	fd    int                 // a copy of the target's socket, if there is one yet; else -1
+	known bool                // that it is a datagram socket
+	netns uint64              // what settledIn says of it
+	as    *target.Credentials // who sends, where that is not upconv itself: to a Unix socket
 
 	parts   [maxBatch]parts
 	headers [maxBatch]mmsghdr
@@ -45,7 +46,7 @@ type outgoing struct {
 	vectors []unix.RemoteIovec // what is read of the target's memory
 	payload []byte             // headers at first, then what is sent
 	more    []byte             // names, vectors and control messages
-	gathering
+	target.Gathering
 }
 
 // parts is how long the parts of a message are in the target's memory.
@@ -120,7 +121,7 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 	m := &o.all[0]
 	*m = parcel{name: buffer[:c.addrLen], payload: buffer[c.addrLen:]}
 	o.vectors = append(o.vectors[:0], unix.RemoteIovec{Base: uintptr(c.addr), Len: int(c.addrLen)}, unix.RemoteIovec{Base: uintptr(c.args[1]), Len: first})
-	n, errno := o.gather(c.tid, buffer, o.vectors)
+	n, errno := o.Gather(c.tid, buffer, o.vectors)
 	if errno != 0 || n < int(c.addrLen) {
 		return w.unreadable(c, errno)
 	}
@@ -137,7 +138,7 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 		buffer = o.room(int(c.addrLen) + int(length))
 		m.name = append(buffer[:0:len(buffer)], m.name...)
 		m.payload = buffer[c.addrLen:]
-		if errno := readMemory(c.tid, c.args[1], m.payload); errno != 0 {
+		if errno := target.ReadMemory(c.tid, c.args[1], m.payload); errno != 0 {
 			return w.badData(c, errno)
 		}
 	}
@@ -226,7 +227,7 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 	hsize := c.MsghdrSize()
 	at := c.args[1] + uint64(o.sent*stride)
 	size := (n-1)*stride + hsize
-	raw, errno := o.readAround(c.tid, o.room(size+2*reach), uintptr(at), size)
+	raw, errno := o.ReadAround(c.tid, o.room(size+2*target.Reach), uintptr(at), size)
 	switch {
 	case errno != 0 || len(raw) < hsize:
 		return 0, 0, w.unreadable(c, errno)
@@ -293,7 +294,7 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 func (w *worker) readNames(c *call, n, total int) (read int, out outcome) {
 	o := &w.out
 	more := o.roomFor(&o.more, total)
-	got, errno := o.gatherAround(c.tid, more, o.vectors)
+	got, errno := o.GatherAround(c.tid, more, o.vectors)
 	if errno != 0 && total > 0 {
 		return 0, w.unreadable(c, errno)
 	}
@@ -345,7 +346,7 @@ func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
 		}
 	}
 	payload := o.room(total)
-	got, errno := o.gather(c.tid, payload, o.vectors)
+	got, errno := o.Gather(c.tid, payload, o.vectors)
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
 		if got -= p.payload; got < 0 {
@@ -666,7 +667,7 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 		o.as = x.path.as
 	case onUnix:
 		var errno unix.Errno
-		if o.as, errno = w.s.targets.credentialsOf(c.tid); errno != 0 {
+		if o.as, errno = w.s.targets.CredentialsOf(c.tid); errno != 0 {
 			return w.sent(e, errno)
 		}
 	}
@@ -796,7 +797,7 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 
 // submit makes the call that the program has made, with what pack has put into o.headers.
 func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
-	if errno := o.as.become(); errno != 0 {
+	if errno := o.as.Become(); errno != 0 {
 		return 0, errno
 	}
 	var n uintptr
@@ -805,7 +806,7 @@ func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
 	} else {
 		n, _, errno = unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
 	}
-	o.as.revert()
+	o.as.Revert()
 	return int(n), errno
 }
 
@@ -1014,7 +1015,7 @@ func (w *worker) lacksPrivilege(c *call, control []byte) bool {
 	}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(c.tid) + "/status")
 	const either = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
-	return err != nil || statusField(status, "CapEff:", 16)&either == 0
+	return err != nil || target.StatusField(status, "CapEff:", 16)&either == 0
 }
 
 // ordinaryPriority reports whether everybody may set a priority, or nobody: sk_set_prio_allowed in
@@ -1059,9 +1060,9 @@ func privilegedControl(control []byte) bool {
 const sizeofUcred = 12
 
 // appendCredentials appends the control message that has the receiver of a datagram see c as its sender.
-func appendCredentials(control []byte, pid int, c *credentials) []byte {
+func appendCredentials(control []byte, pid int, c *target.Credentials) []byte {
 	var ucred [sizeofUcred]byte
-	for i, value := range []int{pid, c.uid, c.gid} {
+	for i, value := range []int{pid, c.UID, c.GID} {
 		binary.NativeEndian.PutUint32(ucred[4*i:], uint32(value))
 	}
 	return siit.AppendControl(control, unix.SOL_SOCKET, unix.SCM_CREDENTIALS, ucred[:])

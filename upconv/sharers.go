@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // tableSharers returns the other processes that have the descriptor table of a call's thread
@@ -12,21 +13,21 @@ import (
 func (w *worker) tableSharers(c *call, threads, replacement int) (pids []int) {
 	var link string
 	shares := func(pid int) bool {
-		order, errno := compareTables(c.tid, pid)
-		if !refusesKcmp(errno) {
+		order, errno := target.CompareTables(c.tid, pid)
+		if !target.RefusesKcmp(errno) {
 			return errno == 0 && order == 0
 		}
 		if link == "" {
-			link = socketLink(linux.InodeOf(replacement))
+			link = target.SocketLink(linux.InodeOf(replacement))
 		}
-		return isLink(pid, c.fd, link) // nobody else can have it yet, but for a child that was made since
+		return target.IsLink(pid, c.fd, link) // nobody else can have it yet, but for a child that was made since
 	}
 	if !w.sighted {
-		return sharingRelatives(c.tid, shares)
+		return target.SharingRelatives(c.tid, shares)
 	}
 	if w.sight.Table <= threads {
 		return nil
 	}
-	own := threadGroup(c.tid)
-	return slices.DeleteFunc(numbersIn("/proc"), func(pid int) bool { return pid == own || !shares(pid) })
+	own := target.ThreadGroup(c.tid)
+	return slices.DeleteFunc(target.NumbersIn("/proc"), func(pid int) bool { return pid == own || !shares(pid) })
 }

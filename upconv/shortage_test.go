@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // TestShortageEnds has descriptors run out when something is made that is made only once: the next
@@ -14,10 +15,10 @@ import (
 func TestShortageEnds(t *testing.T) {
 	s := &Supervisor{log: slog.New(slog.DiscardHandler)}
 	var err error
-	if s.targets, err = newTargets(false, nil); err != nil {
+	if s.targets, err = target.NewThreads(false, nil); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.targets.close)
+	t.Cleanup(s.targets.Close)
 	w := s.newWorker()
 	current, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if errno != 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // tcpClose is TCP_CLOSE (netinet/tcp.h): not connected, not connecting, not listening.
@@ -115,7 +116,7 @@ func (s *socket) address() []byte { return linux.AddressIn(s.domain, &s.name) }
 // socket makes a non-blocking socket in the egress; the caller owns it.
 func (w *worker) socket(e *egress, domain, kind, proto int) (int, unix.Errno) {
 	fd, errno := w.trySocket(e, domain, kind, proto)
-	if w.s.targets.makeRoom(errno) {
+	if w.s.targets.MakeRoom(errno) {
 		fd, errno = w.trySocket(e, domain, kind, proto)
 	}
 	return fd, errno
@@ -242,7 +243,7 @@ func (w *worker) disown(fd int) {
 func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	errno := linux.ErrnoOf(err)
-	if errno == unix.EBADF && raiseLimit(c.tid, number, func() {
+	if errno == unix.EBADF && target.RaiseLimit(c.tid, number, func() {
 		_, err = w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	}) {
 		errno = linux.ErrnoOf(err)

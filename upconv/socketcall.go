@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // The first argument of i386's socketcall(2), which says what call it is: linux/net.h.
@@ -66,7 +67,7 @@ func (w *worker) socketcall(c *call) outcome {
 	}
 	of := &socketcalls[what]
 	var raw [24]byte
-	if readMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*of.args]) != 0 {
+	if target.ReadMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*of.args]) != 0 {
 		if what == sysSetsockopt {
 			w.s.used.setAll()
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -123,7 +124,7 @@ func (p *process) start() error {
 	}
 	s.home = home
 	s.rules.Store(newRuleset(decided, mappings, egress))
-	if s.targets, err = newTargets(seccompx.PidfdThread.Probe() == nil, s.epolls.ended); err != nil {
+	if s.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, s.epolls.ended); err != nil {
 		return failed(err)
 	}
 	var events *os.File
@@ -413,7 +414,7 @@ func explain(r *forkReport, plan *forkPlan) error {
 // upconv do.
 func (p *process) lacking() error {
 	_, err := p.supervisor.listener.AddFD(0, seccompx.AddFD{Source: 2})
-	fd, errno := p.supervisor.targets.getfd(os.Getpid(), p.controlFD)
+	fd, errno := p.supervisor.targets.Getfd(os.Getpid(), p.controlFD)
 	if errno == 0 {
 		linux.Close(fd)
 	}

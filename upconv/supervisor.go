@@ -16,6 +16,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 )
 
@@ -26,7 +27,7 @@ type Supervisor struct {
 	rules    atomic.Pointer[ruleset]
 	origin   *origin
 	home     *egress // where the workers live; nil: where upconv was started
-	targets  *targets
+	targets  *target.Threads
 	epolls   epolls
 	events   *events
 	log      *slog.Logger

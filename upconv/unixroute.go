@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -15,8 +16,8 @@ import (
 type unixPath struct {
 	raw    [2 + policy.MaxUnixPath + 1]byte
 	length int
-	file   int          // the socket file, where the name goes through a descriptor; or -1
-	as     *credentials // whose rights count; valid after open
+	file   int                 // the socket file, where the name goes through a descriptor; or -1
+	as     *target.Credentials // whose rights count; valid after open
 }
 
 func (p *unixPath) sa() []byte { return p.raw[:p.length] }
@@ -36,7 +37,7 @@ func (p *unixPath) set(name string) {
 // of the path could lead upconv anywhere. What it opens, close closes.
 func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno) {
 	p.set(route.Target)
-	if p.as, errno = s.targets.credentialsOf(tid); errno != 0 {
+	if p.as, errno = s.targets.CredentialsOf(tid); errno != 0 {
 		return errno
 	}
 	if !route.TargetRoot {
@@ -47,10 +48,10 @@ func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno)
 		return linux.ErrnoOf(err)
 	}
 	defer unix.Close(root)
-	if errno := p.as.become(); errno != 0 {
+	if errno := p.as.Become(); errno != 0 {
 		return errno
 	}
-	defer p.as.revert()
+	defer p.as.Revert()
 	// Symbolic links, absolute ones too, must not lead out of there.
 	file, err := unix.Openat2(root, route.Target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
@@ -63,10 +64,10 @@ func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno)
 
 // connect connects a Unix socket to it.
 func (p *unixPath) connect(fd int) unix.Errno {
-	if errno := p.as.become(); errno != 0 {
+	if errno := p.as.Become(); errno != 0 {
 		return errno
 	}
-	defer p.as.revert()
+	defer p.as.Revert()
 	return linux.Connect(fd, p.sa())
 }
 
@@ -153,14 +154,14 @@ func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno 
 		}
 		slice := unix.NsecToTimeval(int64(length)) // with a time, a signal to this thread ends the call
 		linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&slice), unsafe.Sizeof(slice))
-		if errno = x.path.as.become(); errno != 0 {
+		if errno = x.path.as.Become(); errno != 0 {
 			return errno
 		}
 		errno = unix.EAGAIN
 		ended := w.aside.stop.during(func() {
 			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.path.raw)), uintptr(x.path.length))
 		})
-		x.path.as.revert()
+		x.path.as.Revert()
 		if errno != unix.EAGAIN && errno != unix.EINTR {
 			return errno
 		}

@@ -62,7 +62,7 @@ func (w *wait) run() {
 }
 
 // process returns whose call it is.
-func (w *wait) process() int { return w.s.targets.process(w.held.tid) }
+func (w *wait) process() int { return w.s.targets.Process(w.held.tid) }
 
 func (w *wait) result(file *os.File) unix.Errno {
 	conn, err := file.SyscallConn()

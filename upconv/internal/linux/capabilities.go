@@ -32,7 +32,7 @@ func DropEffective(capability uint) (before Capabilities, errno unix.Errno) {
 	return before, SetCapabilities(&now)
 }
 
-// SetCapabilities sets the Capabilities of the calling thread.
+// SetCapabilities sets the capabilities of the calling thread.
 func SetCapabilities(all *Capabilities) unix.Errno {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	_, _, errno := unix.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(all)), 0)

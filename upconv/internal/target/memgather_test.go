@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"bytes"
@@ -38,7 +38,7 @@ func TestGather(t *testing.T) {
 	random := rand.New(rand.NewSource(1))
 	memory := gatherMemory(t, random)
 	base := uintptr(unsafe.Pointer(&memory[0]))
-	var g gathering
+	var g Gathering
 	together := 0
 	for range 20000 {
 		count, length, places := 1+random.Intn(192), 1+random.Intn(96), 1+random.Intn(12)
@@ -56,8 +56,8 @@ func TestGather(t *testing.T) {
 			total += vectors[i].Len
 		}
 		got, want := make([]byte, total), make([]byte, total)
-		n, errno := g.gather(os.Getpid(), got, vectors)
-		wantN, wantErrno := readVectors(os.Getpid(), want, vectors)
+		n, errno := g.Gather(os.Getpid(), got, vectors)
+		wantN, wantErrno := ReadVectors(os.Getpid(), want, vectors)
 		if n != wantN || errno != wantErrno || !bytes.Equal(got[:n], want[:n]) {
 			t.Fatalf("%d bytes, %v; want %d, %v; of %v", n, errno, wantN, wantErrno, vectors)
 		}
@@ -76,8 +76,8 @@ func TestGatherAround(t *testing.T) {
 	memory := gatherMemory(t, random)
 	base := uintptr(unsafe.Pointer(&memory[0]))
 	size := uintptr(unix.Getpagesize())
-	var g gathering
-	var buf [8192 + 2*reach]byte
+	var g Gathering
+	var buf [8192 + 2*Reach]byte
 	seen, together := 0, 0
 	for range 20000 {
 		at, length := base+uintptr(random.Intn(len(memory)-8192)), 1+random.Intn(200)
@@ -87,9 +87,9 @@ func TestGatherAround(t *testing.T) {
 		case 1:
 			at = -uintptr(1 + random.Intn(300))
 		}
-		data, errno := g.readAround(os.Getpid(), buf[:length+2*reach], at, length)
+		data, errno := g.ReadAround(os.Getpid(), buf[:length+2*Reach], at, length)
 		want := make([]byte, length)
-		n, wantErrno := readVectors(os.Getpid(), want, []unix.RemoteIovec{{Base: at, Len: length}})
+		n, wantErrno := ReadVectors(os.Getpid(), want, []unix.RemoteIovec{{Base: at, Len: length}})
 		if len(data) != n || errno != wantErrno || !bytes.Equal(data, want[:n]) {
 			t.Fatalf("%d bytes at %#x: %d, %v; want %d, %v", length, at, len(data), errno, n, wantErrno)
 		}
@@ -102,8 +102,8 @@ func TestGatherAround(t *testing.T) {
 			total += vectors[i].Len
 		}
 		got, want := make([]byte, total), make([]byte, total)
-		n, errno = g.gatherAround(os.Getpid(), got, vectors)
-		wantN, wantErrno := readVectors(os.Getpid(), want, vectors)
+		n, errno = g.GatherAround(os.Getpid(), got, vectors)
+		wantN, wantErrno := ReadVectors(os.Getpid(), want, vectors)
 		if n != wantN || errno != wantErrno || !bytes.Equal(got[:n], want[:n]) {
 			t.Fatalf("%d bytes, %v; want %d, %v; of %v", n, errno, wantN, wantErrno, vectors)
 		}
@@ -135,7 +135,7 @@ func FuzzGatherPlan(f *testing.F) {
 			at += uint64(binary.BigEndian.Uint16(raw))
 			vectors = append(vectors, unix.RemoteIovec{Base: uintptr(at), Len: int(binary.BigEndian.Uint16(raw[2:])) << (raw[4] >> 7)})
 		}
-		var g gathering
+		var g Gathering
 		if len(vectors) == 0 || !g.plan(vectors) {
 			return
 		}

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"strconv"
@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isSocket reports whether the target's descriptor is the socket of an inode number.
-func isSocket(tid, fd int, ino uint64) bool { return isLink(tid, fd, socketLink(ino)) }
+// IsSocket reports whether the target's descriptor is the socket of an inode number.
+func IsSocket(tid, fd int, ino uint64) bool { return IsLink(tid, fd, SocketLink(ino)) }
 
-// isLink reports whether the link of a descriptor in proc_pid_fd(5) says what want is.
-func isLink(tid, fd int, want string) bool {
+// IsLink reports whether the link of a descriptor in proc_pid_fd(5) says what want is.
+func IsLink(tid, fd int, want string) bool {
 	var link [64]byte
 	return want != "" && string(readLink(tid, fd, link[:])) == want
 }
@@ -30,5 +30,5 @@ func readLink(tid, fd int, buf []byte) []byte {
 	return buf[:n]
 }
 
-// socketLink is what the link of a socket's descriptor says.
-func socketLink(ino uint64) string { return "socket:[" + strconv.FormatUint(ino, 10) + "]" }
+// SocketLink is what the link of a socket's descriptor says.
+func SocketLink(ino uint64) string { return "socket:[" + strconv.FormatUint(ino, 10) + "]" }

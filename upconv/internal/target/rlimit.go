@@ -1,11 +1,11 @@
-package upconv
+package target
 
 import "golang.org/x/sys/unix"
 
-// raiseLimit does something while the target's RLIMIT_NOFILE is high enough for a number that it
+// RaiseLimit does something while the target's RLIMIT_NOFILE is high enough for a number that it
 // uses: a program may lower the limit below descriptors that it has, which stay good, but a new one
 // cannot take their place.
-func raiseLimit(tid, number int, do func()) bool {
+func RaiseLimit(tid, number int, do func()) bool {
 	var limit unix.Rlimit
 	if unix.Prlimit(tid, unix.RLIMIT_NOFILE, nil, &limit) != nil || limit.Cur > uint64(number) {
 		return false

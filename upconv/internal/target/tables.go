@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"os"
@@ -10,16 +10,16 @@ import (
 
 const kcmpFiles = 2 // KCMP_FILES of kcmp(2)
 
-// compareTables compares the descriptor tables of two threads: 0 where they are the same. The
+// CompareTables compares the descriptor tables of two threads: 0 where they are the same. The
 // kernel may wait for an execve(2) of theirs; so it is not a RawSyscall.
-func compareTables(a, b int) (order int, errno unix.Errno) {
+func CompareTables(a, b int) (order int, errno unix.Errno) {
 	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpFiles, 0, 0, 0)
 	return int(r), errno
 }
 
-// refusesKcmp reports whether an errno of kcmp(2) says nothing about the descriptors that it was
+// RefusesKcmp reports whether an errno of kcmp(2) says nothing about the descriptors that it was
 // asked about.
-func refusesKcmp(errno unix.Errno) bool {
+func RefusesKcmp(errno unix.Errno) bool {
 	switch errno {
 	case 0, unix.ENOENT, unix.EBADF, unix.EINVAL, unix.ESRCH:
 		return false
@@ -27,14 +27,14 @@ func refusesKcmp(errno unix.Errno) bool {
 	return true
 }
 
-// sharingRelatives looks for such processes among the parents and the children of those that it
+// SharingRelatives looks for such processes among the parents and the children of those that it
 // knows. To look at all processes takes long, and hardly any process shares its table.
-func sharingRelatives(tid int, shares func(pid int) bool) (pids []int) {
-	seen := []int{threadGroup(tid)}
+func SharingRelatives(tid int, shares func(pid int) bool) (pids []int) {
+	seen := []int{ThreadGroup(tid)}
 	for next := 0; next < len(seen); next++ {
 		relatives := childrenOf(seen[next])
 		if status, err := os.ReadFile("/proc/" + strconv.Itoa(seen[next]) + "/status"); err == nil {
-			relatives = append(relatives, statusField(status, "PPid:", 10))
+			relatives = append(relatives, StatusField(status, "PPid:", 10))
 		}
 		for _, pid := range relatives {
 			if !slices.Contains(seen, pid) && shares(pid) {
@@ -45,17 +45,17 @@ func sharingRelatives(tid int, shares func(pid int) bool) (pids []int) {
 	return seen[1:]
 }
 
-// errOwnTable says that a thread has unshared its descriptors from its process, and that those
+// ErrOwnTable says that a thread has unshared its descriptors from its process, and that those
 // cannot be had.
-const errOwnTable = unix.EOPNOTSUPP
+const ErrOwnTable = unix.EOPNOTSUPP
 
 const differences = 16
 
 // hasOther reports whether the thread has other descriptors than its process or, where kcmp(2) is
 // refused, whether it has another file under a number.
 func (s *targetSlot) hasOther(fd int) bool {
-	order, errno := compareTables(s.pid, s.tid)
-	if !refusesKcmp(errno) {
+	order, errno := CompareTables(s.pid, s.tid)
+	if !RefusesKcmp(errno) {
 		return errno == 0 && order != 0
 	}
 	// One difference says little: other threads may put files there between two looks.

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"unsafe"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readMemory fills buf from the target's memory at addr. The errno is EFAULT where not all of it
+// ReadMemory fills buf from the target's memory at addr. The errno is EFAULT where not all of it
 // could be read, ESRCH where the thread is gone, EPERM where upconv may not look into it.
-func readMemory(tid int, addr uint64, buf []byte) unix.Errno {
+func ReadMemory(tid int, addr uint64, buf []byte) unix.Errno {
 	local := unix.Iovec{Base: &buf[0]}
 	local.SetLen(len(buf))
 	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(buf)}
@@ -20,8 +20,8 @@ func readMemory(tid int, addr uint64, buf []byte) unix.Errno {
 	return errno
 }
 
-// writeMemory fills the target's memory at addr with data.
-func writeMemory(tid int, addr uint64, data []byte) unix.Errno {
+// WriteMemory fills the target's memory at addr with data.
+func WriteMemory(tid int, addr uint64, data []byte) unix.Errno {
 	local := unix.Iovec{Base: &data[0]}
 	local.SetLen(len(data))
 	remote := unix.RemoteIovec{Base: uintptr(addr), Len: len(data)}
@@ -33,9 +33,9 @@ func writeMemory(tid int, addr uint64, data []byte) unix.Errno {
 	return errno
 }
 
-// readVectors fills buf from the target's memory, of which vectors are the parts. n is how much
+// ReadVectors fills buf from the target's memory, of which vectors are the parts. n is how much
 // could be read.
-func readVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
+func ReadVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
 	if len(buf) == 0 || len(vectors) == 0 {
 		return 0, 0
 	}

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"os"
@@ -38,15 +38,15 @@ func targetProcess(t *testing.T) (pid int, kill func()) {
 	return cmd.Process.Pid, kill
 }
 
-func TestTargets(t *testing.T) {
+func TestThreads(t *testing.T) {
 	before := testkit.OpenFDs(t)
-	all, err := newTargets(seccompx.PidfdThread.Probe() == nil, nil)
+	all, err := NewThreads(seccompx.PidfdThread.Probe() == nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pid, kill := targetProcess(t)
 	for range 3 {
-		fd, errno := all.getfd(pid, 0)
+		fd, errno := all.Getfd(pid, 0)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
@@ -62,7 +62,7 @@ func TestTargets(t *testing.T) {
 		}
 		unix.Close(fd)
 	}
-	if _, errno := all.getfd(pid, 999); errno != unix.EBADF {
+	if _, errno := all.Getfd(pid, 999); errno != unix.EBADF {
 		t.Errorf("descriptor 999: %v, want EBADF", errno)
 	}
 	slot := all.slot(pid)
@@ -76,21 +76,21 @@ func TestTargets(t *testing.T) {
 	}
 	kill()
 	testkit.Until(t, "the entry of a dead thread is dropped", func() bool { return !cached() })
-	if _, errno := all.getfd(pid, 0); errno != unix.ESRCH {
+	if _, errno := all.Getfd(pid, 0); errno != unix.ESRCH {
 		t.Errorf("a dead process: %v, want ESRCH", errno)
 	}
 
 	// An entry that is not this thread's: as after a tid has come round again.
 	pid, kill = targetProcess(t)
 	other, killOther := targetProcess(t)
-	if fd, errno := all.getfd(pid, 0); errno != 0 {
+	if fd, errno := all.Getfd(pid, 0); errno != 0 {
 		t.Fatal(errno)
 	} else {
 		unix.Close(fd)
 	}
 	slot = all.slot(pid)
 	slot.mu.Lock()
-	stale, _, errno := all.open(other)
+	stale, _, errno := all.Open(other)
 	if errno != 0 {
 		t.Fatal(errno)
 	}
@@ -98,14 +98,14 @@ func TestTargets(t *testing.T) {
 	slot.pidfd = stale
 	slot.mu.Unlock()
 	killOther()
-	fd, errno := all.getfd(pid, 0)
+	fd, errno := all.Getfd(pid, 0)
 	if errno != 0 {
 		t.Errorf("behind a stale entry: %v", errno)
 	} else {
 		unix.Close(fd)
 	}
 	kill()
-	all.close()
+	all.Close()
 	testkit.Until(t, "no descriptor is left", func() bool { return testkit.OpenFDs(t) <= before })
 }
 
@@ -122,28 +122,28 @@ func TestReadMemory(t *testing.T) {
 	}
 	end := uint64(uintptr(unsafe.Pointer(&page[0]))) + uint64(size)
 	buf := make([]byte, 8)
-	if errno := readMemory(os.Getpid(), end-8, buf); errno != 0 || string(buf) != "12345678" {
+	if errno := ReadMemory(os.Getpid(), end-8, buf); errno != 0 || string(buf) != "12345678" {
 		t.Errorf("read %q, %v", buf, errno)
 	}
 	for name, addr := range map[string]uint64{"into an unreadable page": end - 4, "unreadable": end, "null": 0, "kernel": 1 << 63} {
-		if errno := readMemory(os.Getpid(), addr, buf); errno != unix.EFAULT {
+		if errno := ReadMemory(os.Getpid(), addr, buf); errno != unix.EFAULT {
 			t.Errorf("%s: %v, want EFAULT", name, errno)
 		}
 	}
 	pid, kill := targetProcess(t)
 	kill()
-	if errno := readMemory(pid, end-8, buf); errno != unix.ESRCH {
+	if errno := ReadMemory(pid, end-8, buf); errno != unix.ESRCH {
 		t.Errorf("dead process: %v, want ESRCH", errno)
 	}
 }
 
 func TestCloseOnExec(t *testing.T) {
 	var scratch [512]byte
-	all, err := newTargets(seccompx.PidfdThread.Probe() == nil, nil)
+	all, err := NewThreads(seccompx.PidfdThread.Probe() == nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer all.close()
+	defer all.Close()
 	for _, want := range []bool{false, true} {
 		flags := unix.O_RDONLY
 		if want {
@@ -153,24 +153,24 @@ func TestCloseOnExec(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if first, errno := all.getfd(os.Getpid(), fd); errno == 0 { // from here on the fdinfo file is kept
+		if first, errno := all.Getfd(os.Getpid(), fd); errno == 0 { // from here on the fdinfo file is kept
 			unix.Close(first)
 		}
-		if info, errno := all.fdinfo(os.Getpid(), fd, scratch[:]); errno != 0 || info.ino == 0 || info.ino != linux.InodeOf(fd) {
-			t.Errorf("descriptor %d: inode %d, %v, want %d", fd, info.ino, errno, linux.InodeOf(fd))
+		if info, errno := all.fdinfo(os.Getpid(), fd, scratch[:]); errno != 0 || info.Ino == 0 || info.Ino != linux.InodeOf(fd) {
+			t.Errorf("descriptor %d: inode %d, %v, want %d", fd, info.Ino, errno, linux.InodeOf(fd))
 		}
-		if got, errno := all.closeOnExec(os.Getpid(), fd, scratch[:]); errno != 0 || got != want {
+		if got, errno := all.CloseOnExec(os.Getpid(), fd, scratch[:]); errno != 0 || got != want {
 			t.Errorf("got %v, %v, want %v", got, errno, want)
 		}
 		unix.FcntlInt(uintptr(fd), unix.F_SETFD, map[bool]int{true: 0, false: unix.FD_CLOEXEC}[want])
-		if got, errno := all.closeOnExec(os.Getpid(), fd, scratch[:]); errno != 0 || got == want {
+		if got, errno := all.CloseOnExec(os.Getpid(), fd, scratch[:]); errno != 0 || got == want {
 			t.Errorf("after a change: got %v, %v, want %v", got, errno, !want)
 		}
 		unix.Close(fd)
-		if _, errno := all.closeOnExec(os.Getpid(), fd, scratch[:]); errno != unix.ENOENT {
+		if _, errno := all.CloseOnExec(os.Getpid(), fd, scratch[:]); errno != unix.ENOENT {
 			t.Errorf("just closed: %v, want ENOENT", errno)
 		}
-		if _, errno := all.closeOnExec(os.Getpid(), 999_999, scratch[:]); errno != unix.ENOENT {
+		if _, errno := all.CloseOnExec(os.Getpid(), 999_999, scratch[:]); errno != unix.ENOENT {
 			t.Errorf("a closed descriptor: %v, want ENOENT", errno)
 		}
 	}

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"bytes"
@@ -8,17 +8,17 @@ import (
 
 // identity is what events say of a target.
 type identity struct {
-	pid    int    // the process; 0 where it is gone
-	comm   string // proc_pid_comm(5)
-	cgroup string // the cgroup v2 path, or where there is none the first v1 one
+	PID    int    // the process; 0 where it is gone
+	Comm   string // proc_pid_comm(5)
+	Cgroup string // the cgroup v2 path, or where there is none the first v1 one
 }
 
-// identify reads who a thread is. It is slow: only for events.
-func identify(tid int) identity {
+// Identify reads who a thread is. It is slow: only for events.
+func Identify(tid int) identity {
 	proc := "/proc/" + strconv.Itoa(tid)
 	comm, _ := os.ReadFile(proc + "/comm")
 	cgroups, _ := os.ReadFile(proc + "/cgroup")
-	return identity{pid: threadGroup(tid), comm: string(bytes.TrimRight(comm, "\n")), cgroup: cgroupPath(cgroups)}
+	return identity{PID: ThreadGroup(tid), Comm: string(bytes.TrimRight(comm, "\n")), Cgroup: cgroupPath(cgroups)}
 }
 
 // cgroupPath picks the path out of a proc_pid_cgroup(5) text.
@@ -39,8 +39,8 @@ func cgroupPath(text []byte) string {
 	return first
 }
 
-// ownCgroup returns this process's cgroup v2 path, "" where there is no v2.
-func ownCgroup() string {
+// OwnCgroup returns this process's cgroup v2 path, "" where there is no v2.
+func OwnCgroup() string {
 	text, _ := os.ReadFile("/proc/self/cgroup")
 	for line := range bytes.Lines(text) {
 		if path, ok := bytes.CutPrefix(bytes.TrimRight(line, "\n"), []byte("0::")); ok {

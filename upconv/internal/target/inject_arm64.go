@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"unsafe"
@@ -24,7 +24,7 @@ func (r *registers) rewind(errno int, first uint64) {
 	}
 }
 
-// call has rewound registers make another call.
+// call has rewound registers Make another call.
 func (r *registers) call(nr uint64, _ bool, args []uint64) {
 	r.Regs[syscallNumber] = nr
 	copy(r.Regs[:], args)

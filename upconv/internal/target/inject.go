@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"time"
@@ -34,13 +34,13 @@ type syscallInfo struct {
 // ERESTARTNOINTR and ERESTARTSYS, linux/errno.h: the call is made again, in any case or if no
 // signal handler is run.
 const (
-	errRestartNoIntr = 513
+	ErrRestartNoIntr = 513
 	errRestartSys    = seccompx.ERestartSys
 )
 
-// seize begins to trace a thread. The errno is EPERM where that is not permitted, or somebody else
+// Seize begins to trace a thread. The errno is EPERM where that is not permitted, or somebody else
 // does.
-func seize(tid, pidfd int) (*tracee, unix.Errno) {
+func Seize(tid, pidfd int) (*tracee, unix.Errno) {
 	t := &tracee{tid: tid, pidfd: pidfd}
 	if errno := t.request(unix.PTRACE_SEIZE, 0, unix.PTRACE_O_TRACESYSGOOD); errno != 0 {
 		return nil, errno
@@ -55,23 +55,23 @@ func (t *tracee) request(request int, addr, data uintptr) unix.Errno {
 	return errno
 }
 
-// halt waits until the thread has stopped at the end of a call that was answered with
+// Halt waits until the thread has stopped at the end of a call that was answered with
 // ERESTARTNOINTR, and blocks its signals, so that no handler runs before release. first is that
 // call's first argument. It returns false if the thread is gone.
-func (t *tracee) halt(first uint64) bool {
+func (t *tracee) Halt(first uint64) bool {
 	var info syscallInfo
 	if !t.stop(&info) || t.registers(&t.begin) != 0 {
 		return false
 	}
-	t.begin.rewind(errRestartNoIntr, first)
+	t.begin.rewind(ErrRestartNoIntr, first)
 	all := ^uint64(0)
 	return t.request(unix.PTRACE_GETSIGMASK, 8, uintptr(unsafe.Pointer(&t.mask))) == 0 &&
 		t.request(unix.PTRACE_SETSIGMASK, 8, uintptr(unsafe.Pointer(&all))) == 0
 }
 
-// make has the halted thread make a call, and returns what that returns. ok is false if the thread
+// Make has the halted thread make a call, and returns what that returns. ok is false if the thread
 // is gone.
-func (t *tracee) make(nr uint64, compat bool, args ...uint64) (result int64, ok bool) {
+func (t *tracee) Make(nr uint64, compat bool, args ...uint64) (result int64, ok bool) {
 	regs := t.begin
 	regs.call(nr, compat, args)
 	var info syscallInfo
@@ -93,16 +93,16 @@ func (t *tracee) make(nr uint64, compat bool, args ...uint64) (result int64, ok 
 // process, since signals are blocked.
 const maxInterrupted = 1000
 
-// restart takes the halted thread to the beginning of the call that it was stopped in, where
+// Restart takes the halted thread to the beginning of the call that it was stopped in, where
 // release lets go of it. It returns false if the thread is gone.
-func (t *tracee) restart() bool {
+func (t *tracee) Restart() bool {
 	var info syscallInfo
 	return t.setRegisters(&t.begin) == 0 && t.runTo(unix.PTRACE_SYSCALL_INFO_ENTRY, &info) &&
 		t.request(unix.PTRACE_SETSIGMASK, 8, uintptr(unsafe.Pointer(&t.mask))) == 0
 }
 
-// release lets go of the thread, which has stopped.
-func (t *tracee) release() unix.Errno { return t.request(unix.PTRACE_DETACH, 0, 0) }
+// Release lets go of the thread, which has stopped.
+func (t *tracee) Release() unix.Errno { return t.request(unix.PTRACE_DETACH, 0, 0) }
 
 // runTo has the thread go on to the beginning or the end of a call. It returns false if the thread
 // is gone.
@@ -150,7 +150,7 @@ func (t *tracee) stop(info *syscallInfo) bool {
 		if t.request(unix.PTRACE_GET_SYSCALL_INFO, unsafe.Sizeof(*info), uintptr(unsafe.Pointer(info))) == 0 {
 			return true
 		}
-		if hasEnded(t.pidfd) || unix.Kill(t.tid, 0) == unix.ESRCH {
+		if HasEnded(t.pidfd) || unix.Kill(t.tid, 0) == unix.ESRCH {
 			return false
 		}
 		pause := unix.NsecToTimespec(int64(min(max(time.Since(began)/8, firstPause), lastPause)))
@@ -158,8 +158,8 @@ func (t *tracee) stop(info *syscallInfo) bool {
 	}
 }
 
-// hasEnded reports whether the thread or process of a pidfd is gone.
-func hasEnded(pidfd int) bool {
+// HasEnded reports whether the thread or process of a pidfd is gone.
+func HasEnded(pidfd int) bool {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	n, _ := unix.Poll(fds, 0)
 	return n > 0

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"unsafe"

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"bytes"
@@ -13,10 +13,10 @@ import (
 // has told the thread of them, as it does of a signal, and understands ERESTARTSYS (signal_wake_up
 // in kernel/signal.c), also if the stop is over by then.
 
-// groupStopped reports whether a process of several threads is being stopped (SIGSTOP, SIGTSTP):
+// GroupStopped reports whether a process of several threads is being stopped (SIGSTOP, SIGTSTP):
 // one of its threads has taken the signal, and all that upconv does not hold have stopped or are
 // about to. held are those that it does.
-func groupStopped(pid int, held map[int]bool) bool {
+func GroupStopped(pid int, held map[int]bool) bool {
 	if !held[pid] {
 		switch state := stateOf(pid, pid); state {
 		case 'Z', 'X', 0: // the first thread has ended
@@ -24,7 +24,7 @@ func groupStopped(pid int, held map[int]bool) bool {
 			return state == 'T'
 		}
 	}
-	for _, tid := range threadsOf(pid) {
+	for _, tid := range ThreadsOf(pid) {
 		if held[tid] {
 			continue
 		}
@@ -67,9 +67,9 @@ var freezers = sync.OnceValue(func() (mounts struct{ v2, v1 string }) {
 	return mounts
 })
 
-// inFrozenCgroup reports whether a thread is in a cgroup that is, or is being, frozen; onlyV1: in
+// InFrozenCgroup reports whether a thread is in a cgroup that is, or is being, frozen; onlyV1: in
 // one of version 1.
-func inFrozenCgroup(tid int, onlyV1 bool) bool {
+func InFrozenCgroup(tid int, onlyV1 bool) bool {
 	mounts := freezers()
 	if onlyV1 {
 		mounts.v2 = ""

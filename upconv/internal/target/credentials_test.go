@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"os"
@@ -24,11 +24,11 @@ func TestIDsIn(t *testing.T) {
 
 // TestFileIDs compares what a pidfd tells with what this process knows of itself.
 func TestFileIDs(t *testing.T) {
-	all, err := newTargets(false, nil)
+	all, err := NewThreads(false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer all.close()
+	defer all.Close()
 	uid, gid, ok := all.fileIDs(os.Getpid())
 	if !ok {
 		t.Skip("needs PIDFD_GET_INFO (Linux 6.13)")
@@ -46,18 +46,18 @@ func TestBecome(t *testing.T) {
 	}
 	runtime.LockOSThread() // and never unlocked: should it fail, the thread must not be used again
 	func() {
-		other := &credentials{uid: 65534, gid: 65533, groups: []uint32{12345}}
-		if errno := other.become(); errno != 0 {
+		other := &Credentials{UID: 65534, GID: 65533, groups: []uint32{12345}}
+		if errno := other.Become(); errno != 0 {
 			t.Fatal(errno)
 		}
 		groups, _ := unix.Getgroups()
 		euid, egid, ruid := unix.Geteuid(), unix.Getegid(), unix.Getuid()
-		other.revert()
+		other.Revert()
 		if euid != 65534 || egid != 65533 || ruid != 0 || !slices.Equal(groups, []int{12345}) {
 			t.Errorf("it is user %d, really %d, group %d, groups %v", euid, ruid, egid, groups)
 		}
 		groups, _ = unix.Getgroups()
-		if unix.Geteuid() != 0 || unix.Getegid() != own.gid || len(groups) != len(own.groups) || !linux.HasCapability(unix.CAP_SETUID) {
+		if unix.Geteuid() != 0 || unix.Getegid() != own.GID || len(groups) != len(own.groups) || !linux.HasCapability(unix.CAP_SETUID) {
 			t.Errorf("it has come back as user %d, group %d, groups %v", unix.Geteuid(), unix.Getegid(), groups)
 		}
 	}()

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"bytes"
@@ -11,14 +11,14 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
-// credentials are a user other than upconv's own, on whose behalf it opens a path or connects to
+// Credentials are a user other than upconv's own, on whose behalf it opens a path or connects to
 // it: by that user's rights, and the server sees that user as its peer. nil stands for upconv's
 // own.
 //
 // Only the effective IDs change, and only of the calling thread, which must be locked. Its real and
 // saved ones say who may send it signals and trace it, and let it come back.
-type credentials struct {
-	uid, gid int
+type Credentials struct {
+	UID, GID int
 	groups   []uint32
 }
 
@@ -35,22 +35,22 @@ const (
 	pidfdInfoCreds = 1 << 1     // PIDFD_INFO_CREDS
 )
 
-// credentialsOf returns the credentials by which a thread opens files, nil if its IDs are upconv's
+// CredentialsOf returns the credentials by which a thread opens files, nil if its IDs are upconv's
 // own.
-func (t *targets) credentialsOf(tid int) (*credentials, unix.Errno) {
+func (t *Threads) CredentialsOf(tid int) (*Credentials, unix.Errno) {
 	uid, gid, ok := t.fileIDs(tid)
-	if ok && uid == own.uid && gid == own.gid {
+	if ok && uid == own.UID && gid == own.GID {
 		return nil, 0
 	}
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
 	if err != nil {
 		return nil, linux.ErrnoOf(err)
 	}
-	c := &credentials{}
-	if c.uid, c.gid, c.groups, ok = idsIn(status); !ok {
+	c := &Credentials{}
+	if c.UID, c.GID, c.groups, ok = idsIn(status); !ok {
 		return nil, unix.EIO
 	}
-	if c.uid == own.uid && c.gid == own.gid {
+	if c.UID == own.UID && c.GID == own.GID {
 		return nil, 0
 	}
 	return c, 0
@@ -83,7 +83,7 @@ func idsIn(status []byte) (uid, gid int, groups []uint32, ok bool) {
 
 // fileIDs returns the IDs of a thread that count for files. ok is false where the kernel does not
 // tell them with one call.
-func (t *targets) fileIDs(tid int) (uid, gid int, ok bool) {
+func (t *Threads) fileIDs(tid int) (uid, gid int, ok bool) {
 	slot := t.slot(tid)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
@@ -101,36 +101,36 @@ func (t *targets) fileIDs(tid int) (uid, gid int, ok bool) {
 	return int(info.fsuid), int(info.fsgid), info.mask&pidfdInfoCreds != 0 && info.tgid != 0
 }
 
-// become has the calling thread act as c until revert. On error it acts as before.
-func (c *credentials) become() unix.Errno {
+// Become has the calling thread act as c until revert. On error it acts as before.
+func (c *Credentials) Become() unix.Errno {
 	if c == nil {
 		return 0
 	}
 	errno := setGroups(c.groups)
 	if errno == 0 {
-		if errno = setEffective(unix.SYS_SETRESGID, c.gid); errno == 0 {
-			errno = setEffective(unix.SYS_SETRESUID, c.uid)
+		if errno = setEffective(unix.SYS_SETRESGID, c.GID); errno == 0 {
+			errno = setEffective(unix.SYS_SETRESUID, c.UID)
 		}
 		if errno != 0 {
-			c.revert()
+			c.Revert()
 		}
 	}
 	return errno
 }
 
-// revert undoes become. A thread that cannot come back must not go on.
-func (c *credentials) revert() {
+// Revert undoes become. A thread that cannot come back must not go on.
+func (c *Credentials) Revert() {
 	if c == nil {
 		return
 	}
-	if setEffective(unix.SYS_SETRESUID, own.uid) != 0 || setEffective(unix.SYS_SETRESGID, own.gid) != 0 || setGroups(own.groups) != 0 {
+	if setEffective(unix.SYS_SETRESUID, own.UID) != 0 || setEffective(unix.SYS_SETRESGID, own.GID) != 0 || setGroups(own.groups) != 0 {
 		panic("upconv cannot return to its own user")
 	}
 }
 
 // own are upconv's own.
-var own = func() (c credentials) {
-	c.uid, c.gid = os.Geteuid(), os.Getegid()
+var own = func() (c Credentials) {
+	c.UID, c.GID = os.Geteuid(), os.Getegid()
 	groups, _ := os.Getgroups()
 	for _, group := range groups {
 		c.groups = append(c.groups, uint32(group))

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"bytes"
@@ -55,7 +55,7 @@ func FuzzProc(f *testing.F) {
 			t.Errorf("%q: cgroup %q", text, path)
 		}
 		for _, key := range []string{"Tgid:", "SigBlk:"} {
-			if n := statusField(text, key, 16); n != 0 && !bytes.Contains(text, []byte("\n"+key)) {
+			if n := StatusField(text, key, 16); n != 0 && !bytes.Contains(text, []byte("\n"+key)) {
 				t.Errorf("%q: %s %d", text, key, n)
 			}
 		}

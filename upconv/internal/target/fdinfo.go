@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"bytes"
@@ -10,33 +10,34 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
-// closeOnExec reports whether the target's descriptor fd has FD_CLOEXEC: it belongs to the
+// CloseOnExec reports whether the target's descriptor fd has FD_CLOEXEC: it belongs to the
 // descriptor and not to the file, so a copy of the descriptor does not have it and only
 // proc_pid_fdinfo(5) tells. ENOENT: there is no such descriptor. scratch is for the name and the
 // text.
-func (t *targets) closeOnExec(tid, fd int, scratch []byte) (bool, unix.Errno) {
+func (t *Threads) CloseOnExec(tid, fd int, scratch []byte) (bool, unix.Errno) {
 	info, errno := t.fdinfo(tid, fd, scratch)
-	return info.closesOnExec(), errno
+	return info.ClosesOnExec(), errno
 }
 
 // fdinfo is what proc_pid_fdinfo(5) tells of a descriptor: the flags of its file, with O_CLOEXEC if
 // it is the descriptor's, and the inode number of the file (Linux 5.14).
 type fdinfo struct {
-	flags int
-	ino   uint64
+	Flags int
+	Ino   uint64
 }
 
-func (i *fdinfo) closesOnExec() bool { return i.flags&unix.O_CLOEXEC != 0 }
+// ClosesOnExec reports whether execve(2) closes the descriptor.
+func (i *fdinfo) ClosesOnExec() bool { return i.Flags&unix.O_CLOEXEC != 0 }
 
 // fdinfo reads that of the target's descriptor fd. Errors and scratch are as for closeOnExec.
-func (t *targets) fdinfo(tid, fd int, scratch []byte) (fdinfo, unix.Errno) {
-	return t.fdinfoBy(tid, fd, scratch, readText)
+func (t *Threads) fdinfo(tid, fd int, scratch []byte) (fdinfo, unix.Errno) {
+	return t.FdinfoBy(tid, fd, scratch, readText)
 }
 
-// fdinfoBy is fdinfo with its own way to read the start of a file into scratch.
-func (t *targets) fdinfoBy(tid, fd int, scratch []byte, read readFile) (fdinfo, unix.Errno) {
+// FdinfoBy is fdinfo with its own way to read the start of a file into scratch.
+func (t *Threads) FdinfoBy(tid, fd int, scratch []byte, read readFile) (fdinfo, unix.Errno) {
 	info, errno := t.tryFdinfo(tid, fd, scratch, read)
-	if t.makeRoom(errno) {
+	if t.MakeRoom(errno) {
 		info, errno = t.tryFdinfo(tid, fd, scratch, read)
 	}
 	return info, errno
@@ -50,13 +51,13 @@ func readText(file int, to []byte) (int, unix.Errno) {
 	return int(n), errno
 }
 
-func (t *targets) tryFdinfo(tid, fd int, scratch []byte, read readFile) (info fdinfo, errno unix.Errno) {
+func (t *Threads) tryFdinfo(tid, fd int, scratch []byte, read readFile) (info fdinfo, errno unix.Errno) {
 	// The slot is not locked meanwhile: if the number is an epoll set's by now, the program decides
 	// how long the kernel takes to tell of it.
 	slot := t.slot(tid)
 	file := slot.takeInfo(tid, fd)
 	if file < 0 {
-		if file, errno = openFdinfo(tid, fd, scratch); errno != 0 {
+		if file, errno = OpenFdinfo(tid, fd, scratch); errno != 0 {
 			return info, errno
 		}
 	}
@@ -96,7 +97,9 @@ func (s *targetSlot) dropInfo() {
 	}
 }
 
-func openFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
+// OpenFdinfo opens the proc_pid_fdinfo(5) of a descriptor, which is the caller's then. scratch is for
+// its name.
+func OpenFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
 	path := append(scratch[:0], "/proc/"...)
 	path = strconv.AppendInt(path, int64(tid), 10)
 	path = append(path, "/fdinfo/"...)
@@ -114,11 +117,11 @@ func readOpenFdinfo(file int, scratch []byte, read readFile) (info fdinfo, errno
 		return info, errno
 	}
 	var ok bool
-	if info.flags, ok = fdinfoFlags(text[:n]); !ok {
+	if info.Flags, ok = fdinfoFlags(text[:n]); !ok {
 		return info, unix.EIO
 	}
 	if at := bytes.Index(text[:n], []byte("\nino:")); at >= 0 {
-		info.ino, _, _ = parseNumber(text[at+len("\nino:"):n], 10)
+		info.Ino, _, _ = ParseNumber(text[at+len("\nino:"):n], 10)
 	}
 	return info, 0
 }
@@ -138,8 +141,8 @@ func fdinfoFlags(text []byte) (flags int, ok bool) {
 	return flags, ok
 }
 
-// parseNumber reads a number behind spaces. It is false where there is none.
-func parseNumber(text []byte, base uint64) (n uint64, rest []byte, ok bool) {
+// ParseNumber reads a number behind spaces. It is false where there is none.
+func ParseNumber(text []byte, base uint64) (n uint64, rest []byte, ok bool) {
 	text = bytes.TrimLeft(text, " \t")
 	for i, c := range text {
 		digit := uint64(c) - '0'

@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"golang.org/x/sys/unix"
@@ -11,8 +11,8 @@ import (
 // near is how much may lie between two pieces that are read as one.
 const near = 4096
 
-// gathering is the scratch memory of gather.
-type gathering struct {
+// Gathering is the scratch memory of gather.
+type Gathering struct {
 	spans []span
 	of    []uint8 // by piece: its span
 	whole []unix.RemoteIovec
@@ -31,53 +31,53 @@ type span struct {
 const (
 	fewPieces   = 4 // are not worth it, but if they are in one page
 	pageSize    = 4096
-	reach       = 512
+	Reach       = 512
 	maxSpans    = 8
 	maxGathered = 1 << 17 // copying it twice takes as long as what is saved
 )
 
-// readAround reads size bytes of the target's memory at address at, or less, into a part of buf,
+// ReadAround reads size bytes of the target's memory at address at, or less, into a part of buf,
 // which has room for 2*reach more. What it finds near them is likely to be wanted next: names and
 // vectors that a function puts on its stack beside the headers. It stays within the pages of what
 // is asked for.
-func (g *gathering) readAround(tid int, buf []byte, at uintptr, size int) (data []byte, errno unix.Errno) {
+func (g *Gathering) ReadAround(tid int, buf []byte, at uintptr, size int) (data []byte, errno unix.Errno) {
 	low, end := at&^(pageSize-1), at+uintptr(size)
-	if at-low > reach {
-		low = at - reach
+	if at-low > Reach {
+		low = at - Reach
 	}
 	high := (end - 1) | (pageSize - 1) + 1
-	if high-end > reach {
-		high = end + reach
+	if high-end > Reach {
+		high = end + Reach
 	}
 	g.around = nil
 	if high > end && end > at {
 		whole := buf[:high-low]
-		if n, errno := readVectors(tid, whole, []unix.RemoteIovec{{Base: low, Len: len(whole)}}); errno == 0 && n == len(whole) {
+		if n, errno := ReadVectors(tid, whole, []unix.RemoteIovec{{Base: low, Len: len(whole)}}); errno == 0 && n == len(whole) {
 			g.low, g.around = low, whole
 			return whole[at-low:][:size], 0
 		}
 	}
-	n, errno := readVectors(tid, buf[:size], []unix.RemoteIovec{{Base: at, Len: size}})
+	n, errno := ReadVectors(tid, buf[:size], []unix.RemoteIovec{{Base: at, Len: size}})
 	return buf[:n], errno
 }
 
-// gatherAround is gather for what is likely to be in what readAround has read.
-func (g *gathering) gatherAround(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
+// GatherAround is gather for what is likely to be in what readAround has read.
+func (g *Gathering) GatherAround(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
 	for i := range vectors {
 		v := &vectors[i]
 		from := v.Base - g.low
 		if v.Len < 0 || from > uintptr(len(g.around)) || uintptr(v.Len) > uintptr(len(g.around))-from {
-			return g.gather(tid, buf, vectors)
+			return g.Gather(tid, buf, vectors)
 		}
 		n += copy(buf[n:], g.around[from:][:v.Len])
 	}
 	return n, 0
 }
 
-// gather is readVectors; for many vectors, faster.
-func (g *gathering) gather(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
+// Gather is ReadVectors; for many vectors, faster.
+func (g *Gathering) Gather(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno unix.Errno) {
 	if len(vectors) == 1 || !g.plan(vectors) {
-		return readVectors(tid, buf, vectors)
+		return ReadVectors(tid, buf, vectors)
 	}
 	total := 0
 	g.whole = g.whole[:0]
@@ -88,13 +88,13 @@ func (g *gathering) gather(tid int, buf []byte, vectors []unix.RemoteIovec) (n i
 		g.whole = append(g.whole, unix.RemoteIovec{Base: s.low, Len: int(s.high - s.low)})
 	}
 	if total > maxGathered {
-		return readVectors(tid, buf, vectors)
+		return ReadVectors(tid, buf, vectors)
 	}
 	if total > len(g.buf) {
 		g.buf = make([]byte, max(total, min(2*len(g.buf), maxGathered), pageSize))
 	}
-	if got, errno := readVectors(tid, g.buf[:total], g.whole); errno != 0 || got < total {
-		return readVectors(tid, buf, vectors) // which says how far it can be read
+	if got, errno := ReadVectors(tid, g.buf[:total], g.whole); errno != 0 || got < total {
+		return ReadVectors(tid, buf, vectors) // which says how far it can be read
 	}
 	for i := range vectors {
 		v, s := &vectors[i], &g.spans[g.of[i]]
@@ -105,7 +105,7 @@ func (g *gathering) gather(tid int, buf []byte, vectors []unix.RemoteIovec) (n i
 
 // plan puts the pieces into spans. It returns false where they are too scattered for that, or none
 // that there can be.
-func (g *gathering) plan(vectors []unix.RemoteIovec) bool {
+func (g *Gathering) plan(vectors []unix.RemoteIovec) bool {
 	g.spans, g.of = g.spans[:0], g.of[:0]
 	for i := range vectors {
 		low := vectors[i].Base

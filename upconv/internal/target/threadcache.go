@@ -1,4 +1,4 @@
-package upconv
+package target
 
 import (
 	"strconv"
@@ -14,13 +14,13 @@ import (
 // a descriptor table of its own, and not its process.
 const pidfdThread = unix.O_EXCL
 
-// targets keeps a pidfd for threads that were seen lately: opening one costs more than all else
+// Threads keeps a pidfd for threads that were seen lately: opening one costs more than all else
 // that is asked about a target. It is a cache: any entry can be dropped at any time.
 //
 // An entry whose thread has died answers ESRCH, also when its tid has been given to a new thread,
 // so a stale one is noticed at its next use; an epoll set notices the others, so that no descriptor
 // outlives its thread for long.
-type targets struct {
+type Threads struct {
 	slots  [256]targetSlot // by the low bits of the tid
 	ended  func(tid int)   // told of threads that have ended
 	exits  *linux.PollSet  // of all pidfds
@@ -40,12 +40,14 @@ type targetSlot struct {
 	dir, dirTID  int // the directory of the thread dirTID in /proc, which is not always tid; 0: none. See inNamespace
 }
 
-func newTargets(thread bool, ended func(tid int)) (*targets, error) {
+// NewThreads makes an empty cache. thread says whether this kernel has PIDFD_THREAD, and ended, if it
+// is not nil, is told of each thread of the cache that ends.
+func NewThreads(thread bool, ended func(tid int)) (*Threads, error) {
 	exits, err := linux.NewPollSet()
 	if err != nil {
 		return nil, err
 	}
-	t := &targets{exits: exits, ended: ended}
+	t := &Threads{exits: exits, ended: ended}
 	for i := range t.slots {
 		t.slots[i].infoFD = -1
 	}
@@ -57,7 +59,7 @@ func newTargets(thread bool, ended func(tid int)) (*targets, error) {
 }
 
 // reap drops the entries of threads that have ended, until close.
-func (t *targets) reap() {
+func (t *Threads) reap() {
 	var events [16]unix.EpollEvent
 	for {
 		n, err := t.exits.Wait(events[:])
@@ -78,14 +80,14 @@ func (t *targets) reap() {
 	}
 }
 
-// close drops every entry. No other method may be called afterwards.
-func (t *targets) close() {
+// Close drops every entry. No other method may be called afterwards.
+func (t *Threads) Close() {
 	t.exits.Close()
 	t.dropAll()
 }
 
 // dropAll empties the cache.
-func (t *targets) dropAll() {
+func (t *Threads) dropAll() {
 	for i := range t.slots {
 		slot := &t.slots[i]
 		slot.mu.Lock()
@@ -94,7 +96,7 @@ func (t *targets) dropAll() {
 	}
 }
 
-func (t *targets) slot(tid int) *targetSlot { return &t.slots[uint(tid)%uint(len(t.slots))] }
+func (t *Threads) slot(tid int) *targetSlot { return &t.slots[uint(tid)%uint(len(t.slots))] }
 
 func (s *targetSlot) drop() {
 	if s.tid != 0 {
@@ -105,22 +107,22 @@ func (s *targetSlot) drop() {
 	s.dropDir()
 }
 
-// getfd returns a copy of the target's descriptor fd, owned by the caller and close-on-exec, as
+// Getfd returns a copy of the target's descriptor fd, owned by the caller and close-on-exec, as
 // pidfd_getfd(2) makes it. The errno is EBADF where the target has no such descriptor, ESRCH where
 // the thread is gone, EPERM where upconv may not look into it (PTRACE_MODE_ATTACH_REALCREDS),
-// errOwnTable, EMFILE where upconv's own descriptors have run out although the cache has been
+// ErrOwnTable, EMFILE where upconv's own descriptors have run out although the cache has been
 // emptied.
-func (t *targets) getfd(tid, fd int) (int, unix.Errno) {
+func (t *Threads) Getfd(tid, fd int) (int, unix.Errno) {
 	got, errno := t.tryGetfd(tid, fd)
-	if t.makeRoom(errno) {
+	if t.MakeRoom(errno) {
 		got, errno = t.tryGetfd(tid, fd)
 	}
 	return got, errno
 }
 
-// makeRoom empties the cache if an errno says that descriptors have run out. It reports whether
+// MakeRoom empties the cache if an errno says that descriptors have run out. It reports whether
 // another try makes sense.
-func (t *targets) makeRoom(errno unix.Errno) bool {
+func (t *Threads) MakeRoom(errno unix.Errno) bool {
 	if errno != unix.EMFILE && errno != unix.ENFILE {
 		return false
 	}
@@ -128,7 +130,7 @@ func (t *targets) makeRoom(errno unix.Errno) bool {
 	return true
 }
 
-func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
+func (t *Threads) tryGetfd(tid, fd int) (int, unix.Errno) {
 	slot := t.slot(tid)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
@@ -144,10 +146,10 @@ func (t *targets) tryGetfd(tid, fd int) (int, unix.Errno) {
 	return slot.getfd(fd)
 }
 
-// getfd returns a copy of a descriptor of the slot's thread. Errors are as for those of targets.
+// getfd returns a copy of a descriptor of the slot's thread. Errors are as for those of Threads.
 func (s *targetSlot) getfd(fd int) (int, unix.Errno) {
 	if s.byProcess && s.hasOther(fd) {
-		return -1, errOwnTable
+		return -1, ErrOwnTable
 	}
 	got, _, errno := unix.Syscall(unix.SYS_PIDFD_GETFD, uintptr(s.pidfd), uintptr(fd), 0)
 	return int(got), errno
@@ -155,9 +157,9 @@ func (s *targetSlot) getfd(fd int) (int, unix.Errno) {
 
 // fill opens a thread's pidfd for a slot, which the caller has locked. What that has is another
 // thread's, or a dead one's whose tid has come round again.
-func (t *targets) fill(slot *targetSlot, tid int) unix.Errno {
+func (t *Threads) fill(slot *targetSlot, tid int) unix.Errno {
 	slot.drop()
-	pidfd, pid, errno := t.open(tid)
+	pidfd, pid, errno := t.Open(tid)
 	if errno != 0 {
 		return errno
 	}
@@ -168,37 +170,37 @@ func (t *targets) fill(slot *targetSlot, tid int) unix.Errno {
 	return 0
 }
 
-// process returns the pid of a thread that getfd was called for just now.
-func (t *targets) process(tid int) int {
+// Process returns the pid of a thread that Getfd was called for just now.
+func (t *Threads) Process(tid int) int {
 	slot := t.slot(tid)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
 	if slot.tid != tid {
-		return threadGroup(tid)
+		return ThreadGroup(tid)
 	}
 	if slot.pid == 0 {
-		slot.pid = threadGroup(tid)
+		slot.pid = ThreadGroup(tid)
 	}
 	return slot.pid
 }
 
-// open returns a pidfd of a thread, or of its process, whose pid is not 0 then.
-func (t *targets) open(tid int) (pidfd, pid int, errno unix.Errno) {
+// Open returns a pidfd of a thread, or of its process, whose pid is not 0 then.
+func (t *Threads) Open(tid int) (pidfd, pid int, errno unix.Errno) {
 	fd, _, errno := unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(tid), uintptr(t.thread), 0)
 	if t.thread == 0 && (errno == unix.EINVAL || errno == unix.ENOENT) {
 		// Not the first thread of its process, and this kernel names only those.
-		pid = threadGroup(tid)
+		pid = ThreadGroup(tid)
 		fd, _, errno = unix.RawSyscall(unix.SYS_PIDFD_OPEN, uintptr(pid), 0, 0)
 	}
 	return int(fd), pid, errno
 }
 
-// inNamespace reports whether a thread is in the network namespace with an inode number, and whose
+// InNamespace reports whether a thread is in the network namespace with an inode number, and whose
 // the sockets are that it makes. scratch is for names.
 //
 // The directory in /proc is kept open, as pidfds are. It goes bad with the thread, also when
 // another one gets its number.
-func (t *targets) inNamespace(tid int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
+func (t *Threads) InNamespace(tid int, inode uint64, scratch []byte) (uid, gid int, ok bool) {
 	slot := t.slot(tid)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
@@ -208,7 +210,7 @@ func (t *targets) inNamespace(tid int, inode uint64, scratch []byte) (uid, gid i
 		}
 	}
 	slot.dropDir()
-	dir, errno := openDir(tid, scratch)
+	dir, errno := OpenDir(tid, scratch)
 	if errno != 0 {
 		return 0, 0, false
 	}
@@ -237,7 +239,9 @@ func isInNamespace(dir int, inode uint64, scratch []byte) (uid, gid int, ok bool
 
 var nsNet = [...]byte{'n', 's', '/', 'n', 'e', 't', 0}
 
-func openDir(tid int, scratch []byte) (int, unix.Errno) {
+// OpenDir opens the directory of a thread in proc(5), which is the caller's then. scratch is for its
+// name.
+func OpenDir(tid int, scratch []byte) (int, unix.Errno) {
 	path := append(strconv.AppendInt(append(scratch[:0], "/proc/"...), int64(tid), 10), 0)
 	at := unix.AT_FDCWD
 	dir, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(at), uintptr(unsafe.Pointer(&path[0])), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0, 0, 0)
