@@ -26,20 +26,20 @@ func (n *needs) atSocket() bool { return n.streams || n.datagrams }
 
 // makeAtSocket notes which sockets are. Datagram sockets are where upconv can enter the origin too,
 // to make others there.
-func (n *needs) makeAtSocket(p *Policy, at SwapAt, enters bool) {
-	if at != SwapAtSocket {
+func (n *needs) makeAtSocket(p *policy.Policy, at policy.SwapAt, enters bool) {
+	if at != policy.SwapAtSocket {
 		return
 	}
-	note := func(r *Route, proto Proto) {
-		if r.Kind == Netns {
-			n.streams = n.streams || proto&TCP != 0
-			n.datagrams = n.datagrams || proto&UDP != 0 && n.udp && enters
+	note := func(r *policy.Route, proto policy.Proto) {
+		if r.Kind == policy.Netns {
+			n.streams = n.streams || proto&policy.TCP != 0
+			n.datagrams = n.datagrams || proto&policy.UDP != 0 && n.udp && enters
 		}
 	}
 	for i := range p.Rules() {
 		note(&p.Rules()[i].Route, p.Rules()[i].Proto)
 	}
-	note(p.Fallback(), TCP|UDP)
+	note(p.Fallback(), policy.TCP|policy.UDP)
 }
 
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
@@ -98,9 +98,9 @@ func (w *worker) socketCall(c *call) outcome {
 	default:
 		return carryOn
 	}
-	of := TCP
+	of := policy.TCP
 	if kind == unix.SOCK_DGRAM {
-		of = UDP
+		of = policy.UDP
 	}
 	rules := w.s.rules.Load()
 	route := rules.policy.NamespaceFor(of)
@@ -293,9 +293,9 @@ func (w *worker) livesIn(tid int, cookie uint64) bool {
 // the origin. The target's call then goes on.
 func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, raced bool) {
 	c.back = true
-	e := event{began: w.now(), c: c, dst: dst, proto: TCP, decision: policy.DirectLocal}
+	e := event{began: w.now(), c: c, dst: dst, proto: policy.TCP, decision: policy.DirectLocal}
 	if w.socketInfo.kind != unix.SOCK_STREAM {
-		e.proto = UDP
+		e.proto = policy.UDP
 	}
 	return w.swap(c, &e, old, &w.socketInfo, nil, nil, nil)
 }
@@ -316,6 +316,6 @@ func (w *worker) there(c *call, e *event, sa []byte) (out outcome, raced bool) {
 
 // mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which
 // nothing but made tells.
-func (s *Supervisor) mayBeMade(route *Route) bool {
+func (s *Supervisor) mayBeMade(route *policy.Route) bool {
 	return s.needs.streams && s.egressOf(route).cookie == s.origin.cookie
 }

@@ -81,11 +81,11 @@ func TestFilterOfFamilies(t *testing.T) {
 // TestFilterOfRefusals is about what is stopped where destinations are refused and nothing else is
 // done: all that connects.
 func TestFilterOfRefusals(t *testing.T) {
-	rejecting, err := policy.New(policytest.Rules(t, "192.0.2.0/24=reject"), Route{})
+	rejecting, err := policy.New(policytest.Rules(t, "192.0.2.0/24=reject"), policy.Route{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := Filter(rejecting, UDPOff)
+	f := Filter(rejecting, policy.UDPOff)
 	f.Arches = []seccompx.Arch{seccompx.AMD64}
 	program, err := f.Assemble()
 	if err != nil {

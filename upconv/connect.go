@@ -20,7 +20,7 @@ import (
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
 	w.sighted, c.sa = false, nil
-	e := event{c: c, proto: TCP, recorded: c.made}
+	e := event{c: c, proto: policy.TCP, recorded: c.made}
 	c.made = false // if it was, it is decided anew, see aside
 	out := w.connectAnywhere(c, &e)
 	if !c.made && out.carriesOn() {
@@ -51,10 +51,10 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 	}
 	c.sa = sa
 	family, dst, ok := linux.Destination(sa)
-	var decision Decision
+	var decision policy.Decision
 	switch {
 	case ok:
-		decision = w.s.rules.Load().policy.Decide(dst, TCP, w.s.origin.assigned)
+		decision = w.s.rules.Load().policy.Decide(dst, policy.TCP, w.s.origin.assigned)
 	case family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min && w.s.swapped.Load():
 		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2)
 		// to one.
@@ -63,7 +63,7 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 		return carryOn
 	}
 	e.dst, e.decision = dst, decision
-	if decision.Route.Kind == Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == Direct) {
+	if decision.Route.Kind == policy.Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == policy.Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
 		w.stays(e)
@@ -77,7 +77,7 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 		if !raced {
 			return out
 		}
-		e.note, e.proto, e.decision = "", TCP, decision // it may have been a datagram socket
+		e.note, e.proto, e.decision = "", policy.TCP, decision // it may have been a datagram socket
 	}
 	return answer(unix.EBADF) // which it is, now and then
 }
@@ -88,23 +88,23 @@ const maxRaces = 8
 // another one's meanwhile, and nothing has been done.
 func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, raced bool) {
 	route := e.decision.Route
-	if route.Kind != Direct && route.Kind != Reject && !w.alone {
+	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.alone {
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
 	}
 	seen, is := w.see(c), false
 	if w.s.needs.udp {
 		var fd int
-		if fd, is = w.sendsDatagrams(c, seen, route.Kind == Reject); is {
+		if fd, is = w.sendsDatagrams(c, seen, route.Kind == policy.Reject); is {
 			decision, fastOpen := e.decision, c.fastOpen
 			out, raced := w.datagram(c, e, family, sa, fd)
-			if route.Kind != Reject || raced || !out.carriesOn() {
+			if route.Kind != policy.Reject || raced || !out.carriesOn() {
 				return out, raced
 			}
 			// It may be a stream by the time the kernel looks.
-			e.proto, e.decision, c.fastOpen = TCP, decision, fastOpen
+			e.proto, e.decision, c.fastOpen = policy.TCP, decision, fastOpen
 		}
 	}
-	if route.Kind == Reject {
+	if route.Kind == policy.Reject {
 		return w.reject(c, e, family, seen, is, sa)
 	}
 	if seen && w.sight.File == 0 {
@@ -117,22 +117,22 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if crosses && family == unix.AF_INET6 {
 		plain = seen && !w.s.anyCrossed.Load()
 	}
-	if plain && route.Kind == Direct && !w.s.inEgress(w.sight.NetNS) {
+	if plain && route.Kind == policy.Direct && !w.s.inEgress(w.sight.NetNS) {
 		w.stays(e)
 		return carryOn, false
 	}
 	if plain && !w.idle(family) {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	if seen && (route.Kind == Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
+	if seen && (route.Kind == policy.Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
 		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
-		if route.Kind == Netns {
+		if route.Kind == policy.Netns {
 			return w.swap(c, e, -1, &w.socketInfo, w.s.egressOf(route), nil, sa)
 		}
 		return w.cross(c, e, -1, &w.socketInfo, false)
 	}
 
-	if seen && w.s.needs.streams && route.Kind == Netns && w.s.inEgress(w.sight.NetNS) && w.sight.NetNS == w.s.egressOf(route).cookie {
+	if seen && w.s.needs.streams && route.Kind == policy.Netns && w.s.inEgress(w.sight.NetNS) && w.sight.NetNS == w.s.egressOf(route).cookie {
 		return w.there(c, e, sa)
 	}
 
@@ -144,7 +144,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return carryOn, true
 	}
 	sock := &w.socketInfo
-	if route.Kind != Direct && w.readTCP(old, sock) {
+	if route.Kind != policy.Direct && w.readTCP(old, sock) {
 		return w.routeCopy(c, e, family, sa, old)
 	}
 	*sock = socket{}
@@ -153,7 +153,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		return w.datagram(c, e, family, sa, old)
 	case kind == unix.SOCK_STREAM:
 		return w.routeCopy(c, e, family, sa, old)
-	case route.Kind == Direct:
+	case route.Kind == policy.Direct:
 		w.stays(e)
 	}
 	return carryOn, false
@@ -164,7 +164,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
 	route, crosses := e.decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
-	if route.Kind == Direct {
+	if route.Kind == policy.Direct {
 		if netns := linux.NetnsCookie(old); !w.s.inEgress(netns) || w.livesIn(c.tid, netns) {
 			crossed := false
 			if crosses {
@@ -200,13 +200,13 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
-	if w.sighted || crossed || route.Kind == UnixPath {
+	if w.sighted || crossed || route.Kind == policy.UnixPath {
 		sock.readFlags(old) // else lookLast tells them
 	}
 	switch route.Kind {
-	case Direct:
+	case policy.Direct:
 		return w.swap(c, e, old, sock, nil, nil, sa)
-	case NAT64, Inet6, UnixPath:
+	case policy.NAT64, policy.Inet6, policy.UnixPath:
 		return w.cross(c, e, old, sock, crossed)
 	}
 	egress := w.s.egressOf(route)
@@ -229,8 +229,8 @@ func (w *worker) stays(e *event) {
 		w.closeNow(fd)
 	}
 	if is {
-		e.proto, e.decision = UDP, w.decideDatagram(e.dst)
-		if e.decision.Route.Kind != Direct { // it is left alone for another reason: UDPOff
+		e.proto, e.decision = policy.UDP, w.decideDatagram(e.dst)
+		if e.decision.Route.Kind != policy.Direct { // it is left alone for another reason: UDPOff
 			return
 		}
 	}

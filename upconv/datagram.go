@@ -82,13 +82,13 @@ func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 
 // decideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those
 // are left alone.
-func (w *worker) decideDatagram(dst netip.AddrPort) Decision {
+func (w *worker) decideDatagram(dst netip.AddrPort) policy.Decision {
 	if !dst.Addr().Is4() {
 		return policy.DirectDefault
 	}
 	rules, addresses, last := w.s.rules.Load(), w.s.origin.addresses.Load(), &w.decided
 	if last.dst != dst || last.rules != rules || last.addresses != addresses {
-		*last = decided{rules, addresses, dst, rules.policy.Decide(dst, UDP, w.s.origin.assigned)}
+		*last = decided{rules, addresses, dst, rules.policy.Decide(dst, policy.UDP, w.s.origin.assigned)}
 	}
 	return last.decision
 }
@@ -99,7 +99,7 @@ type decided struct {
 	rules     *ruleset
 	addresses *map[netip.Addr]struct{}
 	dst       netip.AddrPort
-	decision  Decision
+	decision  policy.Decision
 }
 
 // fetch copies the target's descriptor; tidy closes the copy. Where it cannot, ok is false and out
@@ -126,7 +126,7 @@ func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (ou
 	if c.fastOpen.on {
 		return w.resend(c)
 	}
-	e.proto, e.decision = UDP, w.decideDatagram(e.dst)
+	e.proto, e.decision = policy.UDP, w.decideDatagram(e.dst)
 	if old < 0 {
 		if w.sighted && family == unix.AF_INET {
 			if out, raced, done := w.placeUntouched(c, e, sa); done {
@@ -146,11 +146,11 @@ func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (ou
 func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, raced, done bool) {
 	route, sock := e.decision.Route, &w.socketInfo
 	switch route.Kind {
-	case Netns:
+	case policy.Netns:
 		if w.s.mayBeMade(route) {
 			return out, false, false
 		}
-	case NAT64, Inet6:
+	case policy.NAT64, policy.Inet6:
 	default:
 		return out, false, false
 	}
@@ -169,7 +169,7 @@ func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, race
 	*sock = socket{
 		domain: unix.AF_INET, kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, netns: w.sight.NetNS, flags: w.sight.Flags, untouched: true, often: set,
 	}
-	if route.Kind == Netns {
+	if route.Kind == policy.Netns {
 		out, raced = w.move(c, e, old, sock, w.s.egressOf(route), nil, sa)
 	} else {
 		out, raced = w.crossDatagram(c, e, old, sock, false)
@@ -203,13 +203,13 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		return carryOn, true // another file by now
 	case sock.headers && w.s.inEgress(sock.netns) && !w.livesIn(c.tid, sock.netns):
 		// It was moved before the program wanted that.
-		if route.Kind == Reject {
+		if route.Kind == policy.Reject {
 			return w.finished(e, route.Errno), false
 		}
 		e.decision = policy.DirectDefault
 		return w.move(c, e, old, sock, nil, nil, sa)
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
-		if route.Kind == Reject && !c.sends {
+		if route.Kind == policy.Reject && !c.sends {
 			return answer(linux.Connect(old, sa)), false // never a call that the kernel would make with another file, see reject
 		}
 		return w.leave(c, e, old, sock, sa), false // whatever it is, and whatever the kernel says of it
@@ -220,13 +220,13 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		return w.sendAsIs(c, e, old), false
 	case family == unix.AF_INET6 && sock.domain == unix.AF_INET:
 		return answer(unix.EAFNOSUPPORT), false
-	case route.Kind == Reject:
+	case route.Kind == policy.Reject:
 		return w.finished(e, route.Errno), false
 	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
 		return w.leave(c, e, old, sock, sa), false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
-	case Direct:
+	case policy.Direct:
 		six := crossed && c.sends && linux.DomainOf(old) == unix.AF_INET6
 		switch dst := e.dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
@@ -239,7 +239,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 			return w.stay(c, e, old, sock, nil, sa), false
 		}
 		return w.move(c, e, old, sock, nil, nil, sa)
-	case Netns:
+	case policy.Netns:
 		egress := w.s.egressOf(route)
 		if !crossed && sock.netns == egress.cookie && (sock.netns != origin.cookie || w.s.made.has(old)) {
 			return w.stay(c, e, old, sock, nil, sa), false
@@ -258,8 +258,8 @@ func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
 }
 
 var (
-	someInet6  = &Route{Kind: Inet6} // for a socket that is one of that family, with whatever route
-	someUnix   = &Route{Kind: UnixPath}
+	someInet6  = &policy.Route{Kind: policy.Inet6} // for a socket that is one of that family, with whatever route
+	someUnix   = &policy.Route{Kind: policy.UnixPath}
 	broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 )
 
@@ -279,7 +279,7 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
 		addr, _ := netip.AddrFromSlice(sock.address())
-		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != Direct && !w.s.returned.has(old) {
+		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != policy.Direct && !w.s.returned.has(old) {
 			return answer(unix.EINVAL), false // as from there nothing else is reached, unless it was connected to another peer first
 		}
 		clear(sock.address())
@@ -492,7 +492,7 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 	case err != nil:
 		e.add(err.Error())
 		return w.finished(e, unix.ENETUNREACH), false
-	case sock.kind == unix.SOCK_RAW, sock.proto == unix.IPPROTO_ICMP && (x.route.Kind == UnixPath || !c.sends):
+	case sock.kind == unix.SOCK_RAW, sock.proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.sends):
 		e.add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
 		return w.finished(e, unix.ENETUNREACH), false
 	}
@@ -503,7 +503,7 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 	if errno := x.scope(old); errno != 0 {
 		return w.fail(e, "interface "+x.zone, errno), false
 	}
-	if x.pass.connected && !had.connected || had.peer != x.pass.peer && (!c.sends || x.route.Kind != NAT64 && !linux.IsConnected(old)) {
+	if x.pass.connected && !had.connected || had.peer != x.pass.peer && (!c.sends || x.route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
 		// Whom what is received is from, where that cannot be told from its address.
 		had.peer, had.local, had.connected = x.pass.peer, x.pass.local, x.pass.connected
 		put := had.putOn6

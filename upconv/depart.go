@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // What bind(2) says of a port that a stream of the program's has taken along to an egress. See
@@ -50,9 +51,9 @@ func (w *worker) noteConnection(e *event, fd int, sock *socket, sa []byte) {
 	var now socket
 	d := departure{to: onInet6}
 	switch route := e.decision.Route; route.Kind {
-	case Netns:
+	case policy.Netns:
 		d.to = place(w.s.egressOf(route).cookie)
-	case NAT64, Inet6:
+	case policy.NAT64, policy.Inet6:
 	default:
 		return
 	}

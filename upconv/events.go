@@ -12,6 +12,7 @@ import (
 	eventlog "github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // event is a decision on its way to becoming an event of the record.
@@ -19,8 +20,8 @@ type event struct {
 	began    time.Time
 	c        *call
 	dst      netip.AddrPort
-	proto    Proto
-	decision Decision
+	proto    policy.Proto
+	decision policy.Decision
 	local    int // the new socket, still open; 0: none
 	from     int // a copy of the socket that is sent through, before anything has taken its place; 0: none
 	note     string
@@ -50,7 +51,7 @@ func (e *event) add(note string) {
 // events makes events of decisions, and has them written. A nil *events records nothing.
 type events struct {
 	netns uint64
-	// target.OwnCgroup is upconv's own cgroup v2 path; "" where there is no v2.
+	// ownCgroup is upconv's own cgroup v2 path; "" where there is no v2.
 	ownCgroup string
 	recorder  *eventlog.Recorder
 }
@@ -81,7 +82,7 @@ func (e *events) record(ev *event, errno unix.Errno) {
 	who := target.Identify(ev.c.tid)
 	line := eventlog.Event{
 		Time: ev.began, Call: ev.c.name, PID: who.PID, TID: ev.c.tid, Comm: who.Comm, Cgroup: who.Cgroup,
-		Netns: e.netns, FD: ev.c.fd, Proto: ev.proto.String(), Route: Route{}.String(), Result: "ok", Note: ev.note,
+		Netns: e.netns, FD: ev.c.fd, Proto: ev.proto.String(), Route: policy.Route{}.String(), Result: "ok", Note: ev.note,
 	}
 	if ev.dst.IsValid() { // else it could not be read, and the call stays native
 		line.Dst, line.Rule, line.Route = ev.dst.String(), ev.decision.Rule, ev.decision.Route.String()

@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 func sampleEvent() *event {
 	return &event{
-		began: time.Now(), c: &call{name: "connect", tid: os.Getpid(), fd: 7}, proto: TCP,
-		dst: netip.MustParseAddrPort("203.0.113.10:80"), decision: Decision{Rule: "1", Route: &Route{Kind: Netns, Target: "blue"}},
+		began: time.Now(), c: &call{name: "connect", tid: os.Getpid(), fd: 7}, proto: policy.TCP,
+		dst: netip.MustParseAddrPort("203.0.113.10:80"), decision: policy.Decision{Rule: "1", Route: &policy.Route{Kind: policy.Netns, Target: "blue"}},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
@@ -32,28 +33,28 @@ type needs struct {
 func (n needs) crosses() bool { return n.inet6 || n.unix }
 
 // needsOf returns what the routes of a policy have upconv do.
-func needsOf(p *Policy, udp UDPMode) (n needs) {
-	datagrams := func(r *Route) {
-		if r.Kind != Direct && udp != UDPOff {
-			n.udp, n.sends = true, udp == UDPFull
+func needsOf(p *policy.Policy, udp policy.UDPMode) (n needs) {
+	datagrams := func(r *policy.Route) {
+		if r.Kind != policy.Direct && udp != policy.UDPOff {
+			n.udp, n.sends = true, udp == policy.UDPFull
 			n.receives = n.receives || r.Crosses()
 		}
 	}
 	for i := range p.Rules() {
-		if rule := &p.Rules()[i]; rule.Proto&UDP != 0 {
+		if rule := &p.Rules()[i]; rule.Proto&policy.UDP != 0 {
 			datagrams(&rule.Route)
 		}
 	}
 	datagrams(p.Fallback())
 	for _, r := range p.Routes() {
 		switch r.Kind {
-		case Netns:
+		case policy.Netns:
 			n.swaps, n.netns = true, true
-		case NAT64, Inet6:
+		case policy.NAT64, policy.Inet6:
 			n.swaps, n.inet6 = true, true
-		case UnixPath:
+		case policy.UnixPath:
 			n.swaps, n.unix = true, true
-		case Reject:
+		case policy.Reject:
 			n.rejects = true
 		}
 	}
@@ -62,7 +63,7 @@ func needsOf(p *Policy, udp UDPMode) (n needs) {
 
 // A crossing is a swap for a socket of another address family.
 type crossing struct {
-	route  *Route
+	route  *policy.Route
 	mapped bool // a send to the origin after all: to an IPv4-mapped address
 	pass   passport
 	to     [linux.SizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
@@ -82,7 +83,7 @@ func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
 	x.route, x.mapped = e.decision.Route, false
 	x.pass = passport{family: sock.domain, proto: sock.proto, peer: dst, local: w.localFor(sock, dst.Addr())}
 	w.s.told.add(x.pass.local)
-	if x.route.Kind == UnixPath {
+	if x.route.Kind == policy.UnixPath {
 		return nil
 	}
 	addr, err := w.s.translate(x.route, dst.Addr())
@@ -147,7 +148,7 @@ func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (ou
 		w.s.events.record(e, unix.ENETUNREACH)
 		return answer(unix.ENETUNREACH), false
 	}
-	if x.route.Kind == UnixPath || !again {
+	if x.route.Kind == policy.UnixPath || !again {
 		return w.swap(c, e, old, sock, nil, x, x.to[:])
 	}
 	if out, done := w.mayConnect(c, e, sock); done {
@@ -235,7 +236,7 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 	x.has = 0
 	kind, proto := linux.KindOf(x.pass.proto), x.pass.proto
 	switch {
-	case x.route.Kind != UnixPath:
+	case x.route.Kind != policy.UnixPath:
 		switch proto {
 		case unix.IPPROTO_MPTCP:
 			proto = unix.IPPROTO_TCP
@@ -265,7 +266,7 @@ func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.E
 	if x.pass.proto == unix.IPPROTO_MPTCP {
 		e.add("TCP instead of MPTCP")
 	}
-	if x.route.Kind == UnixPath {
+	if x.route.Kind == policy.UnixPath {
 		return x.finishUnix(w, old, to, sock)
 	}
 	if old >= 0 {
@@ -318,7 +319,7 @@ func (s *Supervisor) copyMapped(old, to, domain int) {
 
 // family returns the address family of the new socket.
 func (x *crossing) family() int {
-	if x.route.Kind == UnixPath {
+	if x.route.Kind == policy.UnixPath {
 		return unix.AF_UNIX
 	}
 	return unix.AF_INET6

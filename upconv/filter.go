@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // Filter returns the seccomp filter that a supervised program runs under. A connect(2) is stopped
@@ -32,7 +33,7 @@ import (
 // options.
 //
 // It is the filter of [SwapAtConnect].
-func Filter(p *Policy, udp UDPMode) seccompx.Filter { return filter(needsOf(p, udp)) }
+func Filter(p *policy.Policy, udp policy.UDPMode) seccompx.Filter { return filter(needsOf(p, udp)) }
 
 func filter(n needs) seccompx.Filter {
 	f := seccompx.Filter{

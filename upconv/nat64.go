@@ -20,8 +20,8 @@ import (
 var errStillLooking = errors.New("still looking for a NAT64 prefix")
 
 // translate returns the IPv6 address that is connected to for dst.
-func (s *Supervisor) translate(route *Route, dst netip.Addr) (netip.Addr, error) {
-	if route.Kind != NAT64 || route.Target != policy.AutoPrefix {
+func (s *Supervisor) translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
+	if route.Kind != policy.NAT64 || route.Target != policy.AutoPrefix {
 		return policy.Translate(route, dst, s.rules.Load().mappings, nat64.Prefix{})
 	}
 	if addr, ok := s.rules.Load().mappings.To6(dst); ok {

@@ -144,7 +144,7 @@ func (n *numbers) control(set, file, number int, event *unix.EpollEvent, ops ...
 	return n.do(&d)
 }
 
-// linux.SetFlags does fcntl(2), F_SETFL, to a file as if it had the given number.
+// setFlags does fcntl(2), F_SETFL, to a file as if it had the given number.
 func (n *numbers) setFlags(file, number, flags int) unix.Errno {
 	return n.do(&underNumber{file: file, number: number, set: -1, flags: flags})
 }

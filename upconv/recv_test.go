@@ -28,7 +28,7 @@ import (
 // been translated to.
 func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
 	t.Helper()
-	var parsed []Rule
+	var parsed []policy.Rule
 	for _, rule := range rules {
 		r, err := policy.ParseRule(rule)
 		if err != nil {
@@ -36,7 +36,7 @@ func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
 		}
 		parsed = append(parsed, r)
 	}
-	decided, err := policy.New(parsed, Route{Kind: NAT64, Target: "2001:db8:64::/96"})
+	decided, err := policy.New(parsed, policy.Route{Kind: policy.NAT64, Target: "2001:db8:64::/96"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func (p *process) reread() (*ruleset, error) {
 	if err != nil {
 		return nil, err
 	}
-	fromFlags := slices.DeleteFunc(slices.Clone(cfg.Rules), func(r Rule) bool { return r.From.File != "" })
+	fromFlags := slices.DeleteFunc(slices.Clone(cfg.Rules), func(r policy.Rule) bool { return r.From.File != "" })
 	changed, err := policy.New(append(fromFlags, file.Rules...), cfg.Via)
 	if err != nil {
 		return nil, err

@@ -16,13 +16,13 @@ func TestSameModes(t *testing.T) {
 		want string
 	}{
 		{Config{}, policy.File{}, ""},
-		{Config{UDP: UDPOff, SwapAt: SwapAtSocket}, policy.File{UDP: UDPOff, SwapAt: SwapAtSocket}, ""},
-		{Config{UDP: UDPOff}, policy.File{}, "its udp is full, and the command was started with off"},
-		{Config{}, policy.File{UDP: UDPConnected}, "its udp is connected, and the command was started with full"},
-		{Config{UDP: UDPOff, UDPFixed: true}, policy.File{UDP: UDPConnected}, ""},
-		{Config{SwapAt: SwapAtSocket}, policy.File{}, "its swapAt is connect, and the command was started with socket"},
-		{Config{UDPFixed: true}, policy.File{SwapAt: SwapAtSocket}, "its swapAt is socket, and the command was started with connect"},
-		{Config{SwapAtFixed: true}, policy.File{SwapAt: SwapAtSocket}, ""},
+		{Config{UDP: policy.UDPOff, SwapAt: policy.SwapAtSocket}, policy.File{UDP: policy.UDPOff, SwapAt: policy.SwapAtSocket}, ""},
+		{Config{UDP: policy.UDPOff}, policy.File{}, "its udp is full, and the command was started with off"},
+		{Config{}, policy.File{UDP: policy.UDPConnected}, "its udp is connected, and the command was started with full"},
+		{Config{UDP: policy.UDPOff, UDPFixed: true}, policy.File{UDP: policy.UDPConnected}, ""},
+		{Config{SwapAt: policy.SwapAtSocket}, policy.File{}, "its swapAt is connect, and the command was started with socket"},
+		{Config{UDPFixed: true}, policy.File{SwapAt: policy.SwapAtSocket}, "its swapAt is socket, and the command was started with connect"},
+		{Config{SwapAtFixed: true}, policy.File{SwapAt: policy.SwapAtSocket}, ""},
 	} {
 		err := c.cfg.sameModes(&c.file)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {

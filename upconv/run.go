@@ -35,15 +35,15 @@ const (
 // Config says what to run and how.
 type Config struct {
 	Args     []string // the command and its arguments
-	Rules    []Rule
-	Via      Route           // of what no rule matches and is not local
+	Rules    []policy.Rule
+	Via      policy.Route    // of what no rule matches and is not local
 	Mappings []nat64.Mapping // for destinations whose route is nat64
 	File     string          // the policy file that the Rules with its name in From, and the Mappings, are from; "" for none
 	Netns    string          // where the command starts: as OpenNamespace takes it; "" for where upconv was started
 	Isolate  bool            // start the command in a new namespace with only loopback
 
-	UDP    UDPMode // which calls on datagram sockets follow the policy
-	SwapAt SwapAt  // when sockets are replaced
+	UDP    policy.UDPMode // which calls on datagram sockets follow the policy
+	SwapAt policy.SwapAt  // when sockets are replaced
 	// UDPFixed and SwapAtFixed say that the two do not come from File. Otherwise a File that is
 	// read again must say the same of them as before: the filter that the command runs under is
 	// made for it.
@@ -98,7 +98,7 @@ func Run(cfg *Config) (status int, err error) {
 		return statusOf(err), err
 	}
 	err = policy.CheckRules(cfg.Rules)
-	if err == nil && cfg.SwapAt == SwapAtSocket {
+	if err == nil && cfg.SwapAt == policy.SwapAtSocket {
 		err = policy.Compile(cfg.Rules, cfg.Via).CheckSwapAt(cfg.SwapAt)
 	}
 	if err != nil {

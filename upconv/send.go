@@ -388,7 +388,7 @@ func (w *worker) meansNothing(c *call) bool {
 func (w *worker) isStream(c *call) (is bool, out outcome) {
 	o := &w.out
 	if o.fd < 0 {
-		fd, out, ok := w.fetch(c, &event{c: c, proto: UDP})
+		fd, out, ok := w.fetch(c, &event{c: c, proto: policy.UDP})
 		if !ok {
 			return true, out
 		}
@@ -422,7 +422,7 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 		return out, is
 	}
 	for i := range o.messages {
-		if _, dst, ok := sendDestination(o.messages[i].name); ok && w.decideDatagram(dst).Route.Kind != Direct {
+		if _, dst, ok := sendDestination(o.messages[i].name); ok && w.decideDatagram(dst).Route.Kind != policy.Direct {
 			return out, false
 		}
 	}
@@ -434,7 +434,7 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 		}
 		for i := range o.messages {
 			if _, dst, ok := sendDestination(o.messages[i].name); ok {
-				e := event{began: w.now(), c: c, dst: dst, from: o.fd, proto: UDP, decision: w.decideDatagram(dst)}
+				e := event{began: w.now(), c: c, dst: dst, from: o.fd, proto: policy.UDP, decision: w.decideDatagram(dst)}
 				w.recordSend(&e, 0)
 			}
 		}
@@ -449,7 +449,7 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 func (w *worker) unreadable(c *call, errno unix.Errno) outcome {
 	switch {
 	case errno == unix.EPERM:
-		w.unserved(&event{began: w.now(), c: c, proto: UDP}, "its memory cannot be read", errno)
+		w.unserved(&event{began: w.now(), c: c, proto: policy.UDP}, "its memory cannot be read", errno)
 		return carryOn
 	case w.guardsSend(c):
 		if stream, out := w.isStream(c); stream {
@@ -478,7 +478,7 @@ func (w *worker) sendAll(c *call) outcome {
 	for {
 		m := &o.messages[0]
 		family, dst, ok := sendDestination(m.name)
-		e := event{began: w.now(), c: c, dst: dst, proto: UDP, decision: policy.DirectDefault}
+		e := event{began: w.now(), c: c, dst: dst, proto: policy.UDP, decision: policy.DirectDefault}
 		switch {
 		case ok:
 			e.decision = w.decideDatagram(dst)
@@ -487,7 +487,7 @@ func (w *worker) sendAll(c *call) outcome {
 		}
 		// As many as go the same way.
 		o.run = 1
-		for o.run < len(o.messages) && e.decision.Route.Kind != Reject {
+		for o.run < len(o.messages) && e.decision.Route.Kind != policy.Reject {
 			as, next, is := sendDestination(o.messages[o.run].name)
 			if is != ok || as != family || len(o.messages[o.run].name) == 0 != (len(m.name) == 0) || is && w.decideDatagram(next).Route != e.decision.Route || o.messages[o.run].tooLong {
 				break
@@ -547,7 +547,7 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 
 // isThere reports, for most datagrams of a program that sends many, whether the socket fd is where
 // its destination is reached: an IPv4 one if ipv4, else one of an address family, or none.
-func (w *worker) isThere(route *Route, ipv4 bool, family, fd int) bool {
+func (w *worker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
 	o := &w.out
 	if !ipv4 && family != unix.AF_INET6 { // it goes where the socket is
 		return o.netns != 0

@@ -154,7 +154,7 @@ func (p *process) launch(events *os.File) (err error) {
 	wanted := s.needs
 	wanted.makeAtSocket(s.rules.Load().policy, s.swapAt, true)
 	s.needs.makeAtSocket(s.rules.Load().policy, s.swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
-	if wanted.datagrams && !s.needs.datagrams && s.udp == UDPConnected {
+	if wanted.datagrams && !s.needs.datagrams && s.udp == policy.UDPConnected {
 		s.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
 	}
 	s.used.note(s.needs)
@@ -359,7 +359,7 @@ func (p *process) openOrigin() error {
 	default:
 		here.Close()
 	}
-	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || s.rules.Load().policy.Fallback().Kind != Netns) {
+	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || s.rules.Load().policy.Fallback().Kind != policy.Netns) {
 		s.home = e // where most sockets are made
 	} else if e != nil && s.home.cookie == e.cookie {
 		e.ns.Close()

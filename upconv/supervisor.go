@@ -18,6 +18,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // Supervisor answers the notifications of one listener. Its workers are goroutines locked to OS
@@ -38,8 +39,8 @@ type Supervisor struct {
 	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
 	open     sync.Once              // has it become clear which
 	needs    needs
-	udp      UDPMode
-	swapAt   SwapAt
+	udp      policy.UDPMode
+	swapAt   policy.SwapAt
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
 	discovery  *discovery
 	anyCrossed atomic.Bool // some socket has been replaced by one of another family
@@ -82,13 +83,13 @@ type egress struct {
 
 // ruleset is a policy and what it takes. It is replaced as a whole.
 type ruleset struct {
-	policy   *Policy
+	policy   *policy.Policy
 	mappings *nat64.Mappings
 	egress   map[string]*egress // by the target of a netns route; and those of earlier policies, under other keys
 	cookies  []uint64           // of the same; a map is slow to go through
 }
 
-func newRuleset(policy *Policy, mappings *nat64.Mappings, all map[string]*egress) *ruleset {
+func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]*egress) *ruleset {
 	rules := &ruleset{policy: policy, mappings: mappings, egress: all}
 	for _, e := range all {
 		rules.cookies = append(rules.cookies, e.cookie)
@@ -99,7 +100,7 @@ func newRuleset(policy *Policy, mappings *nat64.Mappings, all map[string]*egress
 // openEgress opens every namespace that the policy names, but for those that are among known.
 // cwd-independent: targets are names, absolute paths or policy.Host, which is the namespace of the
 // calling thread.
-func openEgress(p *Policy, known map[string]*egress) (all map[string]*egress, home *egress, err error) {
+func openEgress(p *policy.Policy, known map[string]*egress) (all map[string]*egress, home *egress, err error) {
 	all = map[string]*egress{}
 	var opened []*egress
 	defer func() {
@@ -136,7 +137,9 @@ func openEgress(p *Policy, known map[string]*egress) (all map[string]*egress, ho
 }
 
 // egressOf returns the namespace of a netns route.
-func (s *Supervisor) egressOf(route *Route) *egress { return s.rules.Load().egress[route.Target] }
+func (s *Supervisor) egressOf(route *policy.Route) *egress {
+	return s.rules.Load().egress[route.Target]
+}
 
 func (s *Supervisor) isEgress(cookie uint64) bool {
 	return slices.Contains(s.rules.Load().cookies, cookie)

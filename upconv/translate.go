@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // dummyAddr is what stands for an IPv6 address that no IPv4 address stands for: RFC 7600 section
@@ -35,12 +36,12 @@ func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, 
 	b := s.backward(rules)
 	only, fixed := b.fixed[addr]
 	if fixed {
-		proto := UDP
+		proto := policy.UDP
 		if p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP {
-			proto = TCP
+			proto = policy.TCP
 		}
 		switch route := rules.policy.Decide(p.peer, proto, nil).Route; {
-		case route.Kind == Inet6 && route.Addr().WithZone("") == addr:
+		case route.Kind == policy.Inet6 && route.Addr().WithZone("") == addr:
 			return p.peer.Addr(), true
 		case only.IsValid():
 			return only, true
@@ -88,11 +89,11 @@ func (s *Supervisor) backward(rules *ruleset) *backward {
 			b.prefixes = append(b.prefixes, prefix)
 		}
 	}
-	note := func(route *Route, only netip.Addr) {
+	note := func(route *policy.Route, only netip.Addr) {
 		switch prefix, ok := route.Prefix(); {
 		case ok:
 			add(prefix)
-		case route.Kind == Inet6:
+		case route.Kind == policy.Inet6:
 			addr := route.Addr().WithZone("")
 			if other, seen := b.fixed[addr]; seen && other != only {
 				only = netip.Addr{}

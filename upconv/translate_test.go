@@ -42,7 +42,7 @@ func TestOriginal(t *testing.T) {
 	}
 
 	// Another policy: what was translated before is still known.
-	other, err := policy.New(nil, Route{Kind: NAT64, Target: "2001:db8:65::/96"})
+	other, err := policy.New(nil, policy.Route{Kind: policy.NAT64, Target: "2001:db8:65::/96"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func (p *unixPath) set(name string) {
 
 // open finds the socket of a route, for the thread tid and by its rights: who may write a directory
 // of the path could lead upconv anywhere. What it opens, close closes.
-func (p *unixPath) open(s *Supervisor, route *Route, tid int) (errno unix.Errno) {
+func (p *unixPath) open(s *Supervisor, route *policy.Route, tid int) (errno unix.Errno) {
 	p.set(route.Target)
 	if p.as, errno = s.targets.CredentialsOf(tid); errno != 0 {
 		return errno

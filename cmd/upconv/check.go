@@ -91,12 +91,12 @@ func summarize(out io.Writer, file *policy.File) {
 	if len(routes) > 0 {
 		fmt.Fprintf(out, "; routes %s", some(routes))
 	}
-	if file.UDP != upconv.UDPFull {
+	if file.UDP != policy.UDPFull {
 		fmt.Fprintf(out, "; udp %s", file.UDP)
 	}
-	if file.SwapAt != upconv.SwapAtConnect {
+	if file.SwapAt != policy.SwapAtConnect {
 		fmt.Fprintf(out, "; swapAt %s", file.SwapAt)
-		if !slices.ContainsFunc(routes, func(r upconv.Route) bool { return r.Kind == upconv.Netns }) {
+		if !slices.ContainsFunc(routes, func(r policy.Route) bool { return r.Kind == policy.Netns }) {
 			fmt.Fprint(out, ", which needs a netns route from --rule or --via")
 		}
 	}
@@ -111,7 +111,7 @@ func count(n int, what string) string {
 }
 
 // some lists the first routes.
-func some(routes []upconv.Route) string {
+func some(routes []policy.Route) string {
 	const most = 6
 	var texts []string
 	for _, r := range routes[:min(most, len(routes))] {

@@ -78,9 +78,9 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 				}
 				if native {
 					fmt.Fprintln(cmd.OutOrStdout(), "no --rule, --via or --config, and there is an IPv4 default route: upconv run has nothing to do here")
-					cfg.SwapAt = upconv.SwapAtConnect // nor has it sockets to answer socket(2) with
+					cfg.SwapAt = policy.SwapAtConnect // nor has it sockets to answer socket(2) with
 				} else {
-					cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: policy.AutoPrefix}
+					cfg.Via = policy.Route{Kind: policy.NAT64, Target: policy.AutoPrefix}
 				}
 			}
 			x, err := explain.New(&explain.Config{Rules: cfg.Rules, Via: cfg.Via, Mappings: cfg.Mappings, UDP: cfg.UDP, SwapAt: cfg.SwapAt})

@@ -156,7 +156,7 @@ func runUnrouted(cfg *upconv.Config) error {
 		return err
 	}
 	if !native {
-		cfg.Via = upconv.Route{Kind: upconv.NAT64, Target: policy.AutoPrefix}
+		cfg.Via = policy.Route{Kind: policy.NAT64, Target: policy.AutoPrefix}
 		return run(cfg)
 	}
 	log, err := upconv.NewLogger(cfg.LogLevel, cfg.LogFormat)
