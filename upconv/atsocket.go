@@ -293,7 +293,8 @@ func (w *worker) livesIn(tid int, cookie uint64) bool {
 // the origin. The target's call then goes on.
 func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, raced bool) {
 	c.back = true
-	e := event{began: w.now(), c: c, dst: dst, proto: policy.TCP, decision: policy.DirectLocal}
+	e := w.newEvent(c, policy.TCP)
+	e.dst, e.decision = dst, policy.DirectLocal
 	if w.socketInfo.kind != unix.SOCK_STREAM {
 		e.proto = policy.UDP
 	}

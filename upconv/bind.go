@@ -26,7 +26,7 @@ func (w *worker) portChosen(sock *socket) bool {
 // bindOver binds the new socket as the old one is bound.
 func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
 	sock.chosen = w.portChosen(sock)
-	if e.c.resets {
+	if sock.resets {
 		if !sock.chosen { // as after a native disconnection, which keeps the port that was asked for
 			sock.bindAgain(replacement)
 		}

@@ -24,7 +24,6 @@ type call struct {
 	sends        bool     // it is a send of datagrams, which are in worker.out
 	linux.Layout          // of its structures in the program's memory
 	back         bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
-	resets       bool     // and the connection that the socket has is reset: see disconnectCall
 	made         bool     // upconv has made it, or begun to
 	guarded      bool     // it is not left to the kernel, see guard
 	table        uint8    // what sharesTable has found; 0: it has not looked

@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"strconv"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +19,8 @@ import (
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
 	w.sighted, c.sa = false, nil
-	e := event{c: c, proto: policy.TCP, recorded: c.made}
-	c.made = false // if it was, it is decided anew, see aside
+	e := event{call: c.name, tid: c.tid, fd: c.fd, proto: policy.TCP, recorded: c.made} // it begins later
+	c.made = false                                                                      // if it was, it is decided anew, see aside
 	out := w.connectAnywhere(c, &e)
 	if !c.made && out.carriesOn() {
 		return w.guard(c, &e)
@@ -66,7 +65,7 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 	if decision.Route.Kind == policy.Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == policy.Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
-		w.stays(e)
+		w.stays(c, e)
 		return carryOn
 	}
 
@@ -118,7 +117,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 		plain = seen && !w.s.anyCrossed.Load()
 	}
 	if plain && route.Kind == policy.Direct && !w.s.inEgress(w.sight.NetNS) {
-		w.stays(e)
+		w.stays(c, e)
 		return carryOn, false
 	}
 	if plain && !w.idle(family) {
@@ -154,7 +153,7 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	case kind == unix.SOCK_STREAM:
 		return w.routeCopy(c, e, family, sa, old)
 	case route.Kind == policy.Direct:
-		w.stays(e)
+		w.stays(c, e)
 	}
 	return carryOn, false
 }
@@ -171,7 +170,7 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 				_, crossed = w.hasPassport(old)
 			}
 			if !crossed {
-				w.stays(e)
+				w.stays(c, e)
 				return carryOn, false
 			}
 		}
@@ -218,14 +217,14 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 }
 
 // stays records that a socket of the origin is left alone.
-func (w *worker) stays(e *event) {
+func (w *worker) stays(c *call, e *event) {
 	if w.s.events == nil || !e.dst.Addr().Is4() { // others come here only to be looked at
 		return
 	}
 	// What kind of socket it is has not mattered yet.
-	fd, is := w.sendsDatagrams(e.c, w.sighted || w.see(e.c), true)
+	fd, is := w.sendsDatagrams(c, w.sighted || w.see(c), true)
 	if fd >= 0 {
-		w.retag(e.c, fd)
+		w.retag(c, fd)
 		w.closeNow(fd)
 	}
 	if is {
@@ -312,7 +311,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 		return w.fail(e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
 	}
 	w.s.swapped.Store(true)
-	if c.resets {
+	if sock.resets {
 		resetOnClose(old)
 	}
 	if sock.kind != unix.SOCK_STREAM {
@@ -504,7 +503,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 		}
 	}
 	var others []int // numbers of the old socket
-	copied := witness && (c.resets || alive)
+	copied := witness && (sock.resets || alive)
 	if copied {
 		places, others = w.replaceCopies(c, e, replacement, places)
 	}
@@ -552,7 +551,7 @@ func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bo
 	if one := int32(1); sock.headers {
 		linux.Setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
 	}
-	if !e.c.resets { // a disconnection ends a shutdown(2), too
+	if !sock.resets { // a disconnection ends a shutdown(2), too
 		w.shutLike(old, replacement, sock)
 	}
 	return 0
@@ -697,7 +696,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 
 // fail answers that upconv itself could not do something, and says so.
 func (w *worker) fail(e *event, doing string, errno unix.Errno) outcome {
-	w.s.warn(e.c.name+": "+doing+" failed; the program sees the error", "dst", e.dst, "tid", e.c.tid, "error", errno)
+	w.s.warn(e.call+": "+doing+" failed; the program sees the error", "dst", e.dst, "tid", e.tid, "error", errno)
 	e.add("upconv failed: " + doing)
 	w.s.events.record(e, errno)
 	return answer(errno)
@@ -709,12 +708,4 @@ func underWay(errno unix.Errno) unix.Errno {
 		return 0
 	}
 	return errno
-}
-
-// now is the time a call was taken up, where anybody wants to know.
-func (w *worker) now() time.Time {
-	if w.s.events == nil {
-		return time.Time{}
-	}
-	return time.Now()
 }

@@ -204,7 +204,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	case sock.headers && w.s.inEgress(sock.netns) && !w.livesIn(c.tid, sock.netns):
 		// It was moved before the program wanted that.
 		if route.Kind == policy.Reject {
-			return w.finished(e, route.Errno), false
+			return w.finished(c, e, route.Errno), false
 		}
 		e.decision = policy.DirectDefault
 		return w.move(c, e, old, sock, nil, nil, sa)
@@ -221,7 +221,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	case family == unix.AF_INET6 && sock.domain == unix.AF_INET:
 		return answer(unix.EAFNOSUPPORT), false
 	case route.Kind == policy.Reject:
-		return w.finished(e, route.Errno), false
+		return w.finished(c, e, route.Errno), false
 	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
 		return w.leave(c, e, old, sock, sa), false // the target went to a namespace of its own: not ours there
 	}
@@ -380,9 +380,9 @@ func (w *worker) act(c *call, e *event, fd int, sock *socket, x *crossing, sa []
 			errno = x.path.connect(fd)
 		}
 		x.path.close()
-		return w.finished(e, x.asInet(e, errno))
+		return w.finished(c, e, x.asInet(e, errno))
 	}
-	return w.finished(e, linux.Connect(fd, sa))
+	return w.finished(c, e, linux.Connect(fd, sa))
 }
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
@@ -455,8 +455,8 @@ func hasManyTags(text []byte) bool {
 	return false
 }
 
-func (w *worker) finished(e *event, errno unix.Errno) outcome {
-	if e.c.sends {
+func (w *worker) finished(c *call, e *event, errno unix.Errno) outcome {
+	if c.sends {
 		return w.sent(e, errno)
 	}
 	w.s.events.record(e, errno)
@@ -491,10 +491,10 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 		return w.s.whenFound(c), false
 	case err != nil:
 		e.add(err.Error())
-		return w.finished(e, unix.ENETUNREACH), false
+		return w.finished(c, e, unix.ENETUNREACH), false
 	case sock.kind == unix.SOCK_RAW, sock.proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.sends):
 		e.add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
-		return w.finished(e, unix.ENETUNREACH), false
+		return w.finished(c, e, unix.ENETUNREACH), false
 	}
 	x.pass.connected = !c.sends && x.family() == unix.AF_INET6
 	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.peer.Addr() != e.dst.Addr() && had.deaf(old) {

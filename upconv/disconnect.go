@@ -53,7 +53,8 @@ func (w *worker) disconnects(c *call) bool {
 // rights.
 func (w *worker) disconnectCall(c *call) outcome {
 	for range maxRaces {
-		fd, out, ok := w.fetch(c, &event{began: w.now(), c: c, proto: policy.TCP})
+		e := w.newEvent(c, policy.TCP)
+		fd, out, ok := w.fetch(c, &e)
 		if !ok {
 			return out
 		}
@@ -80,8 +81,9 @@ func (w *worker) disconnectCall(c *call) outcome {
 // disconnectStream puts a socket of the origin into the place of a stream of an egress, of which
 // old is a copy and w.socketInfo tells, and resets the connection of that. raced is as for route.
 func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
-	e := event{began: w.now(), c: c, proto: policy.TCP, decision: policy.DirectLocal}
-	c.back, c.resets = true, true
+	e := w.newEvent(c, policy.TCP)
+	e.decision = policy.DirectLocal
+	c.back, w.socketInfo.resets = true, true
 	if out, raced = w.swap(c, &e, old, &w.socketInfo, nil, nil, nil); !raced && out.carriesOn() {
 		out = answer(0)
 	}

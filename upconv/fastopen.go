@@ -170,7 +170,8 @@ func (w *worker) sendEarly(c *call, fd int) outcome {
 
 // sendEarlyAgain is sendEarly on a thread that may wait.
 func sendEarlyAgain(w *worker, c *call) outcome {
-	fd, out, ok := w.fetch(c, &event{c: c, proto: policy.TCP})
+	e := w.newEvent(c, policy.TCP)
+	fd, out, ok := w.fetch(c, &e)
 	switch {
 	case ok && linux.CookieOf(fd) == c.fastOpen.cookie:
 		return w.sendEarly(c, fd)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // A bind(2) or listen(2) of a thread that shares its descriptors is made by upconv, on its own
@@ -73,7 +74,8 @@ func (w *worker) copyToBind(c *call) (fd int, out outcome, raced, ours bool) {
 	if !w.guards(c) {
 		return -1, carryOn, false, false
 	}
-	fd, out, ok := w.fetch(c, &event{c: c})
+	e := w.newEvent(c, policy.TCP)
+	fd, out, ok := w.fetch(c, &e)
 	if !ok {
 		return -1, out, false, false
 	}

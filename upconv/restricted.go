@@ -148,7 +148,6 @@ func (w *worker) ask(c *call, e *event, sock *socket) outcome {
 		return w.refuseUnasked(e, "pidfd_open(2) says "+linux.ErrnoName(errno))
 	}
 	q := &question{s: w.s, c: *c, e: *e, decoy: decoy, pidfd: pidfd, port: -1, taken: make(chan struct{})}
-	q.e.c = &q.c
 	return outcome{wait: q}
 }
 

@@ -388,7 +388,8 @@ func (w *worker) meansNothing(c *call) bool {
 func (w *worker) isStream(c *call) (is bool, out outcome) {
 	o := &w.out
 	if o.fd < 0 {
-		fd, out, ok := w.fetch(c, &event{c: c, proto: policy.UDP})
+		e := w.newEvent(c, policy.UDP)
+		fd, out, ok := w.fetch(c, &e)
 		if !ok {
 			return true, out
 		}
@@ -434,7 +435,8 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 		}
 		for i := range o.messages {
 			if _, dst, ok := sendDestination(o.messages[i].name); ok {
-				e := event{began: w.now(), c: c, dst: dst, from: o.fd, proto: policy.UDP, decision: w.decideDatagram(dst)}
+				e := w.newEvent(c, policy.UDP)
+				e.dst, e.from, e.decision = dst, o.fd, w.decideDatagram(dst)
 				w.recordSend(&e, 0)
 			}
 		}
@@ -449,7 +451,8 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 func (w *worker) unreadable(c *call, errno unix.Errno) outcome {
 	switch {
 	case errno == unix.EPERM:
-		w.unserved(&event{began: w.now(), c: c, proto: policy.UDP}, "its memory cannot be read", errno)
+		e := w.newEvent(c, policy.UDP)
+		w.unserved(&e, "its memory cannot be read", errno)
 		return carryOn
 	case w.guardsSend(c):
 		if stream, out := w.isStream(c); stream {
@@ -478,7 +481,8 @@ func (w *worker) sendAll(c *call) outcome {
 	for {
 		m := &o.messages[0]
 		family, dst, ok := sendDestination(m.name)
-		e := event{began: w.now(), c: c, dst: dst, proto: policy.UDP, decision: policy.DirectDefault}
+		e := w.newEvent(c, policy.UDP)
+		e.dst, e.decision = dst, policy.DirectDefault
 		switch {
 		case ok:
 			e.decision = w.decideDatagram(dst)

@@ -36,6 +36,8 @@ type socket struct {
 	// untouched is whether untouchedUDP says so, and often what else.
 	untouched bool
 	often     int
+	// resets is whether the connection that it has is reset: see disconnectCall.
+	resets bool
 	// reads is what readTCP has read besides; nil: nothing.
 	reads *reads
 }

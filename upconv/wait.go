@@ -23,15 +23,15 @@ type wait struct {
 	flags  int       // status flags to give back to it
 	expiry time.Time // of SO_SNDTIMEO; zero: none
 	sa     []byte    // its own copy
-	event  *event    // its own too, with the call
+	event  *event    // its own too
 	held   heldCall
 	stop   *interruption
 }
 
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
 func (s *Supervisor) newWait(c *call, e *event, fd, flags int, timeout time.Duration, sa []byte) *wait {
-	ownCall, ownEvent := *c, *e
-	ownEvent.c, ownEvent.held = &ownCall, false
+	ownEvent := *e
+	ownEvent.held = false
 	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: newInterruption()}
 	if timeout != 0 {
 		w.expiry = time.Now().Add(timeout)
@@ -56,8 +56,8 @@ func (w *wait) run() {
 	w.s.held.remove(&w.held)
 	linux.SetFlags(w.fd, w.flags)
 	w.s.events.record(w.event, errno)
-	if err := w.s.respond(w.event.c.id, answer(errno)); err != nil {
-		w.s.log.Debug("answer", "tid", w.event.c.tid, "error", err)
+	if err := w.s.respond(w.held.id, answer(errno)); err != nil {
+		w.s.log.Debug("answer", "tid", w.event.tid, "error", err)
 	}
 }
 

@@ -18,7 +18,8 @@ import (
 // event is a decision on its way to becoming an event of the record.
 type event struct {
 	began    time.Time
-	c        *call
+	call     string // its name
+	tid, fd  int    // its thread, and its first argument
 	dst      netip.AddrPort
 	proto    policy.Proto
 	decision policy.Decision
@@ -79,10 +80,10 @@ func (e *events) record(ev *event, errno unix.Errno) {
 		return
 	}
 	ev.recorded = true
-	who := target.Identify(ev.c.tid)
+	who := target.Identify(ev.tid)
 	line := eventlog.Event{
-		Time: ev.began, Call: ev.c.name, PID: who.PID, TID: ev.c.tid, Comm: who.Comm, Cgroup: who.Cgroup,
-		Netns: e.netns, FD: ev.c.fd, Proto: ev.proto.String(), Route: policy.Route{}.String(), Result: "ok", Note: ev.note,
+		Time: ev.began, Call: ev.call, PID: who.PID, TID: ev.tid, Comm: who.Comm, Cgroup: who.Cgroup,
+		Netns: e.netns, FD: ev.fd, Proto: ev.proto.String(), Route: policy.Route{}.String(), Result: "ok", Note: ev.note,
 	}
 	if ev.dst.IsValid() { // else it could not be read, and the call stays native
 		line.Dst, line.Rule, line.Route = ev.dst.String(), ev.decision.Rule, ev.decision.Route.String()

@@ -16,7 +16,7 @@ import (
 
 func sampleEvent() *event {
 	return &event{
-		began: time.Now(), c: &call{name: "connect", tid: os.Getpid(), fd: 7}, proto: policy.TCP,
+		began: time.Now(), call: "connect", tid: os.Getpid(), fd: 7, proto: policy.TCP,
 		dst: netip.MustParseAddrPort("203.0.113.10:80"), decision: policy.Decision{Rule: "1", Route: &policy.Route{Kind: policy.Netns, Target: "blue"}},
 	}
 }

@@ -1,0 +1,20 @@
+package upconv
+
+import (
+	"time"
+
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// newEvent begins the event of a call.
+func (w *worker) newEvent(c *call, proto policy.Proto) event {
+	return event{began: w.now(), call: c.name, tid: c.tid, fd: c.fd, proto: proto}
+}
+
+// now is the time a call was taken up, where anybody wants to know.
+func (w *worker) now() time.Time {
+	if w.s.events == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}
