@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -294,15 +295,15 @@ func (w *worker) livesIn(tid int, cookie uint64) bool {
 func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, raced bool) {
 	c.back = true
 	e := w.newEvent(c, policy.TCP)
-	e.dst, e.decision = dst, policy.DirectLocal
+	e.Dst, e.Decision = dst, policy.DirectLocal
 	if w.socketInfo.kind != unix.SOCK_STREAM {
-		e.proto = policy.UDP
+		e.Proto = policy.UDP
 	}
 	return w.swap(c, &e, old, &w.socketInfo, nil, nil, nil)
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.
-func (w *worker) there(c *call, e *event, sa []byte) (out outcome, raced bool) {
+func (w *worker) there(c *call, e *event.Pending, sa []byte) (out outcome, raced bool) {
 	fd, out, ok := w.fetch(c, e)
 	if !ok {
 		return out, false

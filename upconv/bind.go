@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
@@ -24,7 +25,7 @@ func (w *worker) portChosen(sock *socket) bool {
 }
 
 // bindOver binds the new socket as the old one is bound.
-func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Errno {
+func (w *worker) bindOver(e *event.Pending, old, replacement int, sock *socket) unix.Errno {
 	sock.chosen = w.portChosen(sock)
 	if sock.resets {
 		if !sock.chosen { // as after a native disconnection, which keeps the port that was asked for
@@ -46,10 +47,10 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 	}
 	if anywhere {
 		addr, _ := netip.AddrFromSlice(sock.address())
-		e.add("bound to any address: the egress does not have " + addr.Unmap().String())
+		e.Add("bound to any address: the egress does not have " + addr.Unmap().String())
 	}
 	if now := (socket{}); sock.chosen && sock.port() != 0 && now.readName(replacement) && now.port() != sock.port() {
-		e.add("from another port: " + strconv.Itoa(int(sock.port())) + " is not one that the egress chooses from")
+		e.Add("from another port: " + strconv.Itoa(int(sock.port())) + " is not one that the egress chooses from")
 	}
 	return 0
 }
@@ -58,13 +59,13 @@ func (w *worker) bindOver(e *event, old, replacement int, sock *socket) unix.Err
 // privilege would give upconv: a send does not fail for want of a port, nor does a connect(2) for
 // want of one that nobody has asked for; and bind(2) has given the program what its own namespace
 // allows. where is for the event.
-func (s *socket) yields(e *event, errno unix.Errno, where string) bool {
+func (s *socket) yields(e *event.Pending, errno unix.Errno, where string) bool {
 	port := strconv.Itoa(int(s.port()))
 	switch {
 	case errno == unix.EADDRINUSE && (s.kind != unix.SOCK_STREAM || s.chosen):
-		e.add("from another port: " + port + " is taken" + where)
+		e.Add("from another port: " + port + " is taken" + where)
 	case errno == unix.EACCES && s.port() != 0:
-		e.add("from another port: " + port + " takes a privilege" + where + " (net.ipv4.ip_unprivileged_port_start)")
+		e.Add("from another port: " + port + " takes a privilege" + where + " (net.ipv4.ip_unprivileged_port_start)")
 	default:
 		return false
 	}
@@ -139,7 +140,7 @@ func (s *socket) resume(kept int) {
 
 // bind binds the socket to, if it is an AF_INET6 one, as the program has bound its own: to the
 // port, if there is one.
-func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix.Errno {
+func (x *crossing) bind(e *event.Pending, sock *socket, old, to int, origin uint64) unix.Errno {
 	if !sock.bound || sock.netns != origin && sock.kind == unix.SOCK_STREAM && sock.chosen || x.family() == unix.AF_UNIX { // see bindLike
 		return 0
 	}
@@ -149,7 +150,7 @@ func (x *crossing) bind(e *event, sock *socket, old, to int, origin uint64) unix
 	if addr, _ := netip.AddrFromSlice(sock.address()); addr.Is6() && !addr.Is4In6() {
 		copy(name[8:24], sock.address())
 	} else if !addr.Unmap().IsUnspecified() {
-		e.add("bound to any address: " + addr.Unmap().String() + " is an IPv4 one")
+		e.Add("bound to any address: " + addr.Unmap().String() + " is an IPv4 one")
 	}
 	if sock.port() == 0 && linux.AllZero(name[8:24]) {
 		return 0

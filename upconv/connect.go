@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -19,8 +20,8 @@ import (
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
 	w.sighted, c.sa = false, nil
-	e := event{call: c.name, tid: c.tid, fd: c.fd, proto: policy.TCP, recorded: c.made} // it begins later
-	c.made = false                                                                      // if it was, it is decided anew, see aside
+	e := event.Pending{Call: c.name, TID: c.tid, FD: c.fd, Proto: policy.TCP, Recorded: c.made} // it begins later
+	c.made = false                                                                              // if it was, it is decided anew, see aside
 	out := w.connectAnywhere(c, &e)
 	if !c.made && out.carriesOn() {
 		return w.guard(c, &e)
@@ -30,13 +31,13 @@ func (w *worker) connect(c *call) outcome {
 
 // connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see
 // guard.
-func (w *worker) connectAnywhere(c *call, e *event) outcome {
+func (w *worker) connectAnywhere(c *call, e *event.Pending) outcome {
 	if c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage {
 		return carryOn
 	}
-	e.began = w.now()
+	e.Began = w.now()
 	if !c.since.IsZero() {
-		e.began = c.since
+		e.Began = c.since
 	}
 
 	// One copy of the address decides and is what is connected to: the target's other threads can
@@ -61,7 +62,7 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 	default:
 		return carryOn
 	}
-	e.dst, e.decision = dst, decision
+	e.Dst, e.Decision = dst, decision
 	if decision.Route.Kind == policy.Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == policy.Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
@@ -76,7 +77,7 @@ func (w *worker) connectAnywhere(c *call, e *event) outcome {
 		if !raced {
 			return out
 		}
-		e.note, e.proto, e.decision = "", policy.TCP, decision // it may have been a datagram socket
+		e.Note, e.Proto, e.Decision = "", policy.TCP, decision // it may have been a datagram socket
 	}
 	return answer(unix.EBADF) // which it is, now and then
 }
@@ -85,8 +86,8 @@ const maxRaces = 8
 
 // route looks at the socket and sends it on its way. raced is true where the descriptor has become
 // another one's meanwhile, and nothing has been done.
-func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, raced bool) {
-	route := e.decision.Route
+func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out outcome, raced bool) {
+	route := e.Decision.Route
 	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.alone {
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
 	}
@@ -94,13 +95,13 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 	if w.s.needs.udp {
 		var fd int
 		if fd, is = w.sendsDatagrams(c, seen, route.Kind == policy.Reject); is {
-			decision, fastOpen := e.decision, c.fastOpen
+			decision, fastOpen := e.Decision, c.fastOpen
 			out, raced := w.datagram(c, e, family, sa, fd)
 			if route.Kind != policy.Reject || raced || !out.carriesOn() {
 				return out, raced
 			}
 			// It may be a stream by the time the kernel looks.
-			e.proto, e.decision, c.fastOpen = policy.TCP, decision, fastOpen
+			e.Proto, e.Decision, c.fastOpen = policy.TCP, decision, fastOpen
 		}
 	}
 	if route.Kind == policy.Reject {
@@ -160,8 +161,8 @@ func (w *worker) route(c *call, e *event, family int, sa []byte) (out outcome, r
 
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
 // copy of it, and w.socketInfo what readTCP has said, or nothing.
-func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
-	route, crosses := e.decision.Route, w.s.needs.crosses()
+func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old int) (out outcome, raced bool) {
+	route, crosses := e.Decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == policy.Direct {
 		if netns := linux.NetnsCookie(old); !w.s.inEgress(netns) || w.livesIn(c.tid, netns) {
@@ -217,8 +218,8 @@ func (w *worker) routeCopy(c *call, e *event, family int, sa []byte, old int) (o
 }
 
 // stays records that a socket of the origin is left alone.
-func (w *worker) stays(c *call, e *event) {
-	if w.s.events == nil || !e.dst.Addr().Is4() { // others come here only to be looked at
+func (w *worker) stays(c *call, e *event.Pending) {
+	if w.s.events == nil || !e.Dst.Addr().Is4() { // others come here only to be looked at
 		return
 	}
 	// What kind of socket it is has not mattered yet.
@@ -228,19 +229,19 @@ func (w *worker) stays(c *call, e *event) {
 		w.closeNow(fd)
 	}
 	if is {
-		e.proto, e.decision = policy.UDP, w.decideDatagram(e.dst)
-		if e.decision.Route.Kind != policy.Direct { // it is left alone for another reason: UDPOff
+		e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
+		if e.Decision.Route.Kind != policy.Direct { // it is left alone for another reason: UDPOff
 			return
 		}
 	}
-	w.s.events.record(e, 0)
+	w.s.events.Record(e, 0)
 }
 
 // swap replaces the target's socket by one made in the egress, or in the origin where that is nil,
 // and connects that to sa. old is a copy of the target's socket, or -1 where it has been seen to be
 // as good as new and nobody else's. If x is not nil the new socket is one of another family, in the
 // origin.
-func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
+func (w *worker) swap(c *call, e *event.Pending, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
 	if sock.kind == unix.SOCK_STREAM && !c.back {
 		if out, done := w.mayConnect(c, e, sock); done {
 			return out, false
@@ -267,7 +268,7 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	places, lost := w.registrations(c, old)
 	defer w.closeSets()
 	if lost != "" {
-		e.add(lost)
+		e.Add(lost)
 	}
 
 	last, out, raced, ok := w.lookLast(c, e, old, sock)
@@ -333,10 +334,10 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 			flags |= unix.O_NONBLOCK
 		}
 		if errno := w.async(c, replacement, flags); errno != 0 {
-			e.add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
+			e.Add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
 		}
 	}
-	e.held = sock.kind == unix.SOCK_STREAM // others have their places by now
+	e.Held = sock.kind == unix.SOCK_STREAM // others have their places by now
 	switch {
 	case c.back:
 		linux.SetFlags(replacement, sock.flags)
@@ -351,9 +352,9 @@ func (w *worker) swap(c *call, e *event, old int, sock *socket, egress *egress, 
 	// Only now: before, a poll of a stream would have said EPOLLHUP.
 	w.register(c, e, places[early:], replacement)
 	if wait, is := out.wait.(*wait); is {
-		wait.event.note = e.note
+		wait.event.Note = e.Note
 	}
-	e.release(w.s.events)
+	e.Release(w.s.events)
 	if was.aside {
 		w.disown(old)
 		w.setAside(c, &was, replacement, egress)
@@ -376,7 +377,7 @@ func (w *worker) notUsed(sock *socket, fd int) {
 // If not, ok is false, out is what becomes of the call, and raced as for swap. Of a socket that was
 // not seen sock gets the flags. If others may have old it is put among the worker's witnesses
 // before.
-func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (last lastSeen, out outcome, raced, ok bool) {
+func (w *worker) lookLast(c *call, e *event.Pending, old int, sock *socket) (last lastSeen, out outcome, raced, ok bool) {
 	if w.sighted {
 		last.watched = old >= 0 && !w.single() && w.witness(old)
 		if old >= 0 && w.replaced(c, old) {
@@ -413,7 +414,7 @@ func (w *worker) lookLast(c *call, e *event, old int, sock *socket) (last lastSe
 // equivalent returns the socket that is to take the place of the target's, with all that the
 // program has done to that. The parameters are as for swap; tidy closes it. Where ok is false, out
 // is what becomes of the call, and raced as for swap.
-func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, out outcome, raced, ok bool) {
+func (w *worker) equivalent(c *call, e *event.Pending, old int, sock *socket, egress *egress, x *crossing) (fd int, out outcome, raced, ok bool) {
 	from := old // what is carried over is of it
 	if sock.untouched {
 		from = -1
@@ -424,7 +425,7 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 	case old >= 0 && w.replaced(c, old): // by another thread, which has taken the one that could be had
 		return -1, carryOn, true, false
 	default:
-		return -1, w.fail(e, "socket for "+e.decision.Route.String(), errno), false, false
+		return -1, w.fail(e, "socket for "+e.Decision.Route.String(), errno), false, false
 	}
 	w.done = append(w.done, fd)
 	if x != nil {
@@ -434,18 +435,18 @@ func (w *worker) equivalent(c *call, e *event, old int, sock *socket, egress *eg
 	case errno == 0:
 	case x != nil && errno != unix.EADDRINUSE && errno != unix.EACCES:
 		w.notUsed(sock, fd)
-		return -1, w.fail(e, "preparing a socket for "+e.decision.Route.String(), errno), false, false
+		return -1, w.fail(e, "preparing a socket for "+e.Decision.Route.String(), errno), false, false
 	default: // the program's error, natively one of bind(2)
 		w.notUsed(sock, fd)
-		e.add("port " + strconv.Itoa(int(sock.port())) + " cannot be had in the egress")
-		w.s.events.record(e, errno)
+		e.Add("port " + strconv.Itoa(int(sock.port())) + " cannot be had in the egress")
+		w.s.events.Record(e, errno)
 		return -1, answer(errno), false, false
 	}
 	if sock.untouched {
 		setOften(fd, sock.often, x != nil)
 	}
 	if lost := w.copyInode(old, fd, sock); lost != "" {
-		e.add("not carried over: " + lost)
+		e.Add("not carried over: " + lost)
 	}
 	return fd, out, false, true
 }
@@ -475,7 +476,7 @@ func (w *worker) obtain(c *call, from int, sock *socket, egress *egress, x *cros
 // replaced, where witness is set and says that there are any, and those who wait for datagrams on
 // it do so on the other one. The replacement is in the first early of the places in epoll sets
 // already. It returns all of them, with those of the copies.
-func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *socket, egress *egress, places []registration, early int, witness bool) []registration {
+func (w *worker) retire(c *call, e *event.Pending, was *former, replacement int, sock *socket, egress *egress, places []registration, early int, witness bool) []registration {
 	old, datagrams := was.fd, sock.kind != unix.SOCK_STREAM
 	waitedFor := uint64(0)
 	if datagrams {
@@ -510,7 +511,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 	if datagrams && (waited || !w.single() && (was.aside || !witness || copied)) {
 		w.s.receivers.follow(waitedFor, replacement)
 		if !w.restartWaiters(c, others, replacement) {
-			e.add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
+			e.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
 		}
 	}
 	came.handOver() // now that nobody has the port but this one
@@ -522,7 +523,7 @@ func (w *worker) retire(c *call, e *event, was *former, replacement int, sock *s
 
 // carry gives the new socket, which is of another family if x is not nil, what the program has done
 // to the old one. old is -1 if that is nothing. kept is as for carryOver.
-func (w *worker) carry(e *event, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
+func (w *worker) carry(e *event.Pending, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
 	switch {
 	case x != nil:
 		return w.carryAcross(e, old, replacement, sock, x, kept)
@@ -534,9 +535,9 @@ func (w *worker) carry(e *event, old, replacement int, sock *socket, x *crossing
 
 // carryOver gives the new socket what the program has done to the old one.
 // kept is whether that is one that has been in use before.
-func (w *worker) carryOver(e *event, old, replacement int, sock *socket, kept bool) unix.Errno {
+func (w *worker) carryOver(e *event.Pending, old, replacement int, sock *socket, kept bool) unix.Errno {
 	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
-		e.add("not carried over: " + lost)
+		e.Add("not carried over: " + lost)
 	}
 	if !kept {
 		if errno := w.bindOver(e, old, replacement, sock); errno != 0 {
@@ -589,14 +590,14 @@ func shutdownOf(fd int) uint8 {
 
 // carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as
 // for swap.
-func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
+func (w *worker) carryAcross(e *event.Pending, old, replacement int, sock *socket, x *crossing, kept bool) unix.Errno {
 	switch {
 	case old < 0: // nothing has been done to it
 	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
 	default:
 		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
-			e.add("not carried over: " + lost)
+			e.Add("not carried over: " + lost)
 		}
 	}
 	if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
@@ -617,7 +618,7 @@ func (w *worker) carryAcross(e *event, old, replacement int, sock *socket, x *cr
 
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has
 // failed or whose result is still to be fetched.
-func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
+func (w *worker) again(c *call, e *event.Pending, fd int, sock *socket, sa []byte) outcome {
 	if out, done := w.mayConnect(c, e, sock); done {
 		return out
 	}
@@ -634,8 +635,8 @@ func (w *worker) again(c *call, e *event, fd int, sock *socket, sa []byte) outco
 
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags
 // of the target's socket, and says what the target is to see.
-func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
-	e.local, c.made = fd, true
+func (w *worker) begin(c *call, e *event.Pending, fd int, sock *socket, sa []byte) outcome {
+	e.Local, c.made = fd, true
 	waits := sock.flags&unix.O_NONBLOCK == 0
 	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
 		out := w.open(c, fd, sa)
@@ -643,7 +644,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 			w.noteConnection(e, fd, sock, sa)
 		}
 		linux.SetFlags(fd, sock.flags)
-		w.s.events.record(e, underWay(out.errno))
+		w.s.events.Record(e, underWay(out.errno))
 		return out
 	}
 	errno := linux.Connect(fd, sa)
@@ -652,7 +653,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	}
 	if !waits {
 		linux.SetFlags(fd, sock.flags)
-		w.s.events.record(e, underWay(errno))
+		w.s.events.Record(e, underWay(errno))
 		return answer(errno)
 	}
 	if c.fastOpen.on && w.guards(c) {
@@ -660,7 +661,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	}
 	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
 		linux.SetFlags(fd, sock.flags)
-		w.s.events.record(e, 0)
+		w.s.events.Record(e, 0)
 		if w.waitsForRestricted(e) {
 			return w.s.aside(c, (*worker).connect) // which will find it connecting
 		}
@@ -671,7 +672,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 	if errno == unix.EINPROGRESS {
 		// Over a fast network the handshake may be over. Then a second connect fetches its result
 		// and leaves the socket as a blocking connect would have.
-		if errno = linux.Connect(fd, sa); e.decision.Route.Crosses() {
+		if errno = linux.Connect(fd, sa); e.Decision.Route.Crosses() {
 			errno = inetErrno(errno)
 		}
 	}
@@ -685,7 +686,7 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 		}
 	}
 	linux.SetFlags(fd, sock.flags)
-	w.s.events.record(e, underWay(errno))
+	w.s.events.Record(e, underWay(errno))
 	if errno == unix.EALREADY {
 		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the
 		// address it passes and waits as for any other, with signals, restarts and errors its own.
@@ -695,10 +696,10 @@ func (w *worker) begin(c *call, e *event, fd int, sock *socket, sa []byte) outco
 }
 
 // fail answers that upconv itself could not do something, and says so.
-func (w *worker) fail(e *event, doing string, errno unix.Errno) outcome {
-	w.s.warn(e.call+": "+doing+" failed; the program sees the error", "dst", e.dst, "tid", e.tid, "error", errno)
-	e.add("upconv failed: " + doing)
-	w.s.events.record(e, errno)
+func (w *worker) fail(e *event.Pending, doing string, errno unix.Errno) outcome {
+	w.s.warn(e.Call+": "+doing+" failed; the program sees the error", "dst", e.Dst, "tid", e.TID, "error", errno)
+	e.Add("upconv failed: " + doing)
+	w.s.events.Record(e, errno)
 	return answer(errno)
 }
 

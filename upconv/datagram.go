@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -104,7 +105,7 @@ type decided struct {
 
 // fetch copies the target's descriptor; tidy closes the copy. Where it cannot, ok is false and out
 // is what becomes of the call.
-func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
+func (w *worker) fetch(c *call, e *event.Pending) (fd int, out outcome, ok bool) {
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
@@ -122,11 +123,11 @@ func (w *worker) fetch(c *call, e *event) (fd int, out outcome, ok bool) {
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
 // copy of it, or -1.
-func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
+func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) (out outcome, raced bool) {
 	if c.fastOpen.on {
 		return w.resend(c)
 	}
-	e.proto, e.decision = policy.UDP, w.decideDatagram(e.dst)
+	e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
 	if old < 0 {
 		if w.sighted && family == unix.AF_INET {
 			if out, raced, done := w.placeUntouched(c, e, sa); done {
@@ -143,8 +144,8 @@ func (w *worker) datagram(c *call, e *event, family int, sa []byte, old int) (ou
 
 // placeUntouched is place for a socket that has been seen and that nothing has been done to. done
 // is false if this is none, or stays where it is.
-func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, raced, done bool) {
-	route, sock := e.decision.Route, &w.socketInfo
+func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) (out outcome, raced, done bool) {
+	route, sock := e.Decision.Route, &w.socketInfo
 	switch route.Kind {
 	case policy.Netns:
 		if w.s.mayBeMade(route) {
@@ -179,9 +180,9 @@ func (w *worker) placeUntouched(c *call, e *event, sa []byte) (out outcome, race
 
 // place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
 // call: connects it to sa, or sends w.out. raced is as for route.
-func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out outcome, raced bool) {
-	route, sock := e.decision.Route, &w.socketInfo
-	e.from = old
+func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int) (out outcome, raced bool) {
+	route, sock := e.Decision.Route, &w.socketInfo
+	e.From = old
 	known := examineDatagram(old, sock)
 	crossed := false
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
@@ -206,7 +207,7 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 		if route.Kind == policy.Reject {
 			return w.finished(c, e, route.Errno), false
 		}
-		e.decision = policy.DirectDefault
+		e.Decision = policy.DirectDefault
 		return w.move(c, e, old, sock, nil, nil, sa)
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == policy.Reject && !c.sends {
@@ -228,9 +229,9 @@ func (w *worker) place(c *call, e *event, family int, sa []byte, old int) (out o
 	switch route.Kind {
 	case policy.Direct:
 		six := crossed && c.sends && linux.DomainOf(old) == unix.AF_INET6
-		switch dst := e.dst.Addr(); {
+		switch dst := e.Dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
-			return w.stay(c, e, old, sock, w.mappedCrossing(e.dst), nil), false
+			return w.stay(c, e, old, sock, w.mappedCrossing(e.Dst), nil), false
 		case six && sock.domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.deaf(old):
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
@@ -274,12 +275,12 @@ func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) (ok bool) {
 
 // move replaces the target's datagram socket by one made where e.dst is reached. old is as for
 // swap.
-func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
+func (w *worker) move(c *call, e *event.Pending, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
 	if sock.bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
 		addr, _ := netip.AddrFromSlice(sock.address())
-		if addr.Unmap().IsLoopback() && e.decision.Route.Kind != policy.Direct && !w.s.returned.has(old) {
+		if addr.Unmap().IsLoopback() && e.Decision.Route.Kind != policy.Direct && !w.s.returned.has(old) {
 			return answer(unix.EINVAL), false // as from there nothing else is reached, unless it was connected to another peer first
 		}
 		clear(sock.address())
@@ -326,13 +327,13 @@ func (w *worker) move(c *call, e *event, old int, sock *socket, egress *egress, 
 // sendBeside sends to another place than the one that the socket old is connected in. A send does
 // not end a connection, and what is answered to it is not for a connected socket, which hears from
 // its peer alone. So it is a companion that sends, and old stays.
-func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (out outcome, raced bool) {
+func (w *worker) sendBeside(c *call, e *event.Pending, old int, sock *socket, egress *egress, x *crossing) (out outcome, raced bool) {
 	fd, errno, raced := w.beside(c, e, old, sock, egress, x)
 	switch {
 	case raced:
 		return out, true
 	case errno != 0:
-		return w.fail(e, "socket for "+e.decision.Route.String(), errno), false
+		return w.fail(e, "socket for "+e.Decision.Route.String(), errno), false
 	}
 	w.closeNow(old)
 	w.done = append(w.done, fd)
@@ -344,7 +345,7 @@ func (w *worker) sendBeside(c *call, e *event, old int, sock *socket, egress *eg
 
 // beside returns a copy of the companion that the socket old has where egress and x lead, as for
 // swap, and sees to it that there is one, like old.
-func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress, x *crossing) (fd int, errno unix.Errno, raced bool) {
+func (w *worker) beside(c *call, e *event.Pending, old int, sock *socket, egress *egress, x *crossing) (fd int, errno unix.Errno, raced bool) {
 	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
 	if w.see(c) && !w.saw(old) || !w.sighted && w.replaced(c, old) {
 		return -1, 0, true
@@ -369,8 +370,8 @@ func (w *worker) beside(c *call, e *event, old int, sock *socket, egress *egress
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
 // of another family.
-func (w *worker) act(c *call, e *event, fd int, sock *socket, x *crossing, sa []byte) outcome {
-	e.local = fd
+func (w *worker) act(c *call, e *event.Pending, fd int, sock *socket, x *crossing, sa []byte) outcome {
+	e.Local = fd
 	if c.sends {
 		return w.transmit(c, e, fd, x)
 	}
@@ -386,7 +387,7 @@ func (w *worker) act(c *call, e *event, fd int, sock *socket, x *crossing, sa []
 }
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
-func (w *worker) stay(c *call, e *event, fd int, sock *socket, x *crossing, sa []byte) outcome {
+func (w *worker) stay(c *call, e *event.Pending, fd int, sock *socket, x *crossing, sa []byte) outcome {
 	w.retag(c, fd)
 	out := w.act(c, e, fd, sock, x, sa)
 	if out.wait == nil {
@@ -398,7 +399,7 @@ func (w *worker) stay(c *call, e *event, fd int, sock *socket, x *crossing, sa [
 // leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a
 // send is made with it all the same, as the kernel might find another one. A connect(2) is left to
 // guard.
-func (w *worker) leave(c *call, e *event, fd int, sock *socket, sa []byte) outcome {
+func (w *worker) leave(c *call, e *event.Pending, fd int, sock *socket, sa []byte) outcome {
 	if c.sends {
 		return w.stay(c, e, fd, sock, nil, sa)
 	}
@@ -455,11 +456,11 @@ func hasManyTags(text []byte) bool {
 	return false
 }
 
-func (w *worker) finished(c *call, e *event, errno unix.Errno) outcome {
+func (w *worker) finished(c *call, e *event.Pending, errno unix.Errno) outcome {
 	if c.sends {
 		return w.sent(e, errno)
 	}
-	w.s.events.record(e, errno)
+	w.s.events.Record(e, errno)
 	return answer(errno)
 }
 
@@ -480,7 +481,7 @@ func (w *worker) retag(c *call, fd int) {
 
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another
 // one than the program's already; its passport is then in w.crossing.pass.
-func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed bool) (out outcome, raced bool) {
+func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket, crossed bool) (out outcome, raced bool) {
 	if !crossed && sock.domain == unix.AF_INET6 && onlyIPv6(old) {
 		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
 	}
@@ -490,14 +491,14 @@ func (w *worker) crossDatagram(c *call, e *event, old int, sock *socket, crossed
 	case errors.Is(err, errStillLooking):
 		return w.s.whenFound(c), false
 	case err != nil:
-		e.add(err.Error())
+		e.Add(err.Error())
 		return w.finished(c, e, unix.ENETUNREACH), false
 	case sock.kind == unix.SOCK_RAW, sock.proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.sends):
-		e.add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
+		e.Add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
 		return w.finished(c, e, unix.ENETUNREACH), false
 	}
 	x.pass.connected = !c.sends && x.family() == unix.AF_INET6
-	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.peer.Addr() != e.dst.Addr() && had.deaf(old) {
+	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.peer.Addr() != e.Dst.Addr() && had.deaf(old) {
 		return w.move(c, e, old, sock, nil, x, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -47,10 +48,10 @@ func (w *worker) depart(c *call, sock *socket, to place, replacement int) (out o
 
 // noteConnection is for a bound stream, of which fd is a copy, that has just begun to connect to
 // sa.
-func (w *worker) noteConnection(e *event, fd int, sock *socket, sa []byte) {
+func (w *worker) noteConnection(e *event.Pending, fd int, sock *socket, sa []byte) {
 	var now socket
 	d := departure{to: onInet6}
-	switch route := e.decision.Route; route.Kind {
+	switch route := e.Decision.Route; route.Kind {
 	case policy.Netns:
 		d.to = place(w.s.egressOf(route).cookie)
 	case policy.NAT64, policy.Inet6:

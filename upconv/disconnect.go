@@ -82,7 +82,7 @@ func (w *worker) disconnectCall(c *call) outcome {
 // old is a copy and w.socketInfo tells, and resets the connection of that. raced is as for route.
 func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
 	e := w.newEvent(c, policy.TCP)
-	e.decision = policy.DirectLocal
+	e.Decision = policy.DirectLocal
 	c.back, w.socketInfo.resets = true, true
 	if out, raced = w.swap(c, &e, old, &w.socketInfo, nil, nil, nil); !raced && out.carriesOn() {
 		out = answer(0)

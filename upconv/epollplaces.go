@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -325,7 +326,7 @@ func (w *worker) registrationsIn(c *call, epfd int, numbers []int, found []regis
 
 // register puts the socket, which the target now has, into the sets that the one before it was in.
 // What becomes lost is noted.
-func (w *worker) register(c *call, e *event, places []registration, socket int) {
+func (w *worker) register(c *call, e *event.Pending, places []registration, socket int) {
 	for i := range places {
 		p := &places[i]
 		// A registration belongs to a file and a number: here too the socket must have the target's
@@ -335,9 +336,9 @@ func (w *worker) register(c *call, e *event, places []registration, socket int) 
 		case 0, unix.EEXIST:
 			continue
 		case unix.EMFILE:
-			e.add("lost to an epoll set: upconv's RLIMIT_NOFILE is below its number " + strconv.Itoa(p.number))
+			e.Add("lost to an epoll set: upconv's RLIMIT_NOFILE is below its number " + strconv.Itoa(p.number))
 		default:
-			e.add("lost to an epoll set: " + linux.ErrnoName(errno))
+			e.Add("lost to an epoll set: " + linux.ErrnoName(errno))
 		}
 		w.s.warn(c.name+": the socket is lost to an epoll set", "tid", c.tid, "fd", c.fd, "error", errno)
 	}

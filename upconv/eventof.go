@@ -3,12 +3,13 @@ package upconv
 import (
 	"time"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
 // newEvent begins the event of a call.
-func (w *worker) newEvent(c *call, proto policy.Proto) event {
-	return event{began: w.now(), call: c.name, tid: c.tid, fd: c.fd, proto: proto}
+func (w *worker) newEvent(c *call, proto policy.Proto) event.Pending {
+	return event.Pending{Began: w.now(), Call: c.name, TID: c.tid, FD: c.fd, Proto: proto}
 }
 
 // now is the time a call was taken up, where anybody wants to know.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -78,9 +79,9 @@ type crossing struct {
 var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
 
 // prepare fills in what a destination is replaced by. The error is one of Translate.
-func (w *worker) prepare(x *crossing, e *event, sock *socket) error {
-	dst := e.dst
-	x.route, x.mapped = e.decision.Route, false
+func (w *worker) prepare(x *crossing, e *event.Pending, sock *socket) error {
+	dst := e.Dst
+	x.route, x.mapped = e.Decision.Route, false
 	x.pass = passport{family: sock.domain, proto: sock.proto, peer: dst, local: w.localFor(sock, dst.Addr())}
 	w.s.told.add(x.pass.local)
 	if x.route.Kind == policy.UnixPath {
@@ -135,7 +136,7 @@ func (x *crossing) scope(fd int) unix.Errno {
 
 // cross sends a connect(2) along a route to another family. old is as for swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
-func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (out outcome, raced bool) {
+func (w *worker) cross(c *call, e *event.Pending, old int, sock *socket, again bool) (out outcome, raced bool) {
 	if sock.domain == unix.AF_INET6 && onlyIPv6(old) {
 		return carryOn, false // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
@@ -144,8 +145,8 @@ func (w *worker) cross(c *call, e *event, old int, sock *socket, again bool) (ou
 	case errors.Is(err, errStillLooking):
 		return w.s.whenFound(c), false
 	case err != nil:
-		e.add(err.Error())
-		w.s.events.record(e, unix.ENETUNREACH)
+		e.Add(err.Error())
+		w.s.events.Record(e, unix.ENETUNREACH)
 		return answer(unix.ENETUNREACH), false
 	}
 	if x.route.Kind == policy.UnixPath || !again {
@@ -262,9 +263,9 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 }
 
 // finish gives the socket to what copyOptions could not, and its passport.
-func (x *crossing) finish(w *worker, e *event, old, to int, sock *socket) unix.Errno {
+func (x *crossing) finish(w *worker, e *event.Pending, old, to int, sock *socket) unix.Errno {
 	if x.pass.proto == unix.IPPROTO_MPTCP {
-		e.add("TCP instead of MPTCP")
+		e.Add("TCP instead of MPTCP")
 	}
 	if x.route.Kind == policy.UnixPath {
 		return x.finishUnix(w, old, to, sock)

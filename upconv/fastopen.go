@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -114,18 +115,18 @@ func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, err
 
 // beginEarly is begin for a send with MSG_FASTOPEN that waits and must not be left to the kernel.
 // errno is what connecting has said.
-func (w *worker) beginEarly(c *call, e *event, fd int, sock *socket, sa []byte, errno unix.Errno) outcome {
+func (w *worker) beginEarly(c *call, e *event.Pending, fd int, sock *socket, sa []byte, errno unix.Errno) outcome {
 	if errno == unix.EINPROGRESS {
 		errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
 	}
 	linux.SetFlags(fd, sock.flags)
-	w.s.events.record(e, underWay(errno))
+	w.s.events.Record(e, underWay(errno))
 	switch {
 	case errno == unix.EALREADY:
 		return w.s.aside(c, (*worker).connect) // which will find it connecting
 	case errno == 0:
 		return w.sendEarly(c, fd)
-	case e.decision.Route.Crosses():
+	case e.Decision.Route.Crosses():
 		errno = inetErrno(errno)
 	}
 	return answer(errno)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -115,13 +116,13 @@ func (w *worker) alive() bool {
 
 // replaceCopies puts the socket under every other number of the target that refers to the old one.
 // It returns the places in epoll sets that these have, after those given, and the numbers.
-func (w *worker) replaceCopies(c *call, e *event, socket int, places []registration) (all []registration, numbers []int) {
+func (w *worker) replaceCopies(c *call, e *event.Pending, socket int, places []registration) (all []registration, numbers []int) {
 	ino := w.sight.Ino
 	numbers, _ = fdsOf(c.tid, target.SocketLink(ino))
 	if len(numbers) > 0 && !w.sighted && w.s.epolls.any.Load() { // else they are known already
 		found, lost := w.registrationsByInode(c, numbers)
 		if lost != "" {
-			e.add(lost)
+			e.Add(lost)
 		}
 		places = append(places, found...)
 	}
@@ -151,9 +152,9 @@ func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) 
 
 // noteCopies is for when the copies of the target have been replaced. aside is whether upconv has
 // one yet, and so nothing tells of others.
-func (w *worker) noteCopies(e *event, aside bool) {
+func (w *worker) noteCopies(e *event.Pending, aside bool) {
 	if !aside && w.alive() {
-		e.add("another process has a copy of the socket from before it was connected, or is using it")
+		e.Add("another process has a copy of the socket from before it was connected, or is using it")
 	}
 	w.newWitnesses() // without its descriptor the socket cannot be taken out
 }

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/policy"
@@ -18,7 +19,7 @@ import (
 //
 // guard leaves to the kernel what a thread calls that shares its descriptors with nobody, and some
 // of what is about sockets of other families than IPv4 and IPv6, see leavesOthers.
-func (w *worker) guard(c *call, e *event) outcome {
+func (w *worker) guard(c *call, e *event.Pending) outcome {
 	swapped := w.s.swapped.Load()
 	switch {
 	case len(w.s.rules.Load().cookies) == 0, c.name != "connect" && !c.fastOpen.on: // it was a send of datagrams after all
@@ -38,9 +39,9 @@ func (w *worker) guard(c *call, e *event) outcome {
 			return carryOn
 		}
 	}
-	e.recorded, c.guarded = true, true // as far as it is to be
-	if e.decision.Route == nil {       // nothing that there are rules for
-		e.decision = policy.DirectDefault
+	e.Recorded, c.guarded = true, true // as far as it is to be
+	if e.Decision.Route == nil {       // nothing that there are rules for
+		e.Decision = policy.DirectDefault
 	}
 	for range maxRaces {
 		if fd, ok := w.copyInEgress(c, true); ok {
@@ -89,7 +90,7 @@ func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
 
 // connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have
 // made it. raced is as for route.
-func (w *worker) connectDirect(c *call, e *event) (out outcome, raced bool) {
+func (w *worker) connectDirect(c *call, e *event.Pending) (out outcome, raced bool) {
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch {
 	case errno == unix.EBADF:

@@ -23,7 +23,7 @@ var imports = map[string]string{
 	"upconv/nat64":                 "upconv/internal/ip4",
 	"upconv/policy":                "upconv/nat64 upconv/internal/ip4",
 	"upconv/policy/policytest":     "upconv/policy",
-	"upconv/event":                 "",
+	"upconv/event":                 "upconv/policy upconv/internal/linux upconv/internal/target seccompx",
 	"upconv/explain":               "upconv/policy upconv/nat64",
 	"upconv":                       "upconv/event upconv/policy upconv/nat64 upconv/internal/birth upconv/internal/peek upconv/internal/volley upconv/internal/siit upconv/internal/linux upconv/internal/target seccompx nsdial",
 	"cmd/upconv/internal/demo":     "upconv upconv/event nsdial",

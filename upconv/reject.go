@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
@@ -34,7 +35,7 @@ const (
 //
 // datagrams says that the socket has been found to be one for datagrams, but none that upconv does
 // anything about. raced is as for route.
-func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa []byte) (out outcome, raced bool) {
+func (w *worker) reject(c *call, e *event.Pending, family int, seen, datagrams bool, sa []byte) (out outcome, raced bool) {
 	if seen && w.sight.File == 0 {
 		return answer(unix.EBADF), false // or the thread is gone, and nobody will read the answer
 	}
@@ -98,9 +99,9 @@ func (w *worker) reject(c *call, e *event, family int, seen, datagrams bool, sa 
 	return w.refuse(e), false
 }
 
-func (w *worker) refuse(e *event) outcome {
-	errno := e.decision.Route.Errno
-	w.s.events.record(e, errno)
+func (w *worker) refuse(e *event.Pending) outcome {
+	errno := e.Decision.Route.Errno
+	w.s.events.Record(e, errno)
 	return answer(errno)
 }
 

@@ -42,7 +42,7 @@ func (p *process) reload() {
 	if len(note) > enough {
 		note = note[:enough] + "..."
 	}
-	s.events.recordReload(began, result, note)
+	s.events.RecordReload(began, result, note)
 }
 
 func (p *process) reread() (*ruleset, error) {

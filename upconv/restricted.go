@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -58,7 +59,7 @@ func areRestricted() bool {
 type question struct {
 	s     *Supervisor
 	c     call
-	e     event
+	e     event.Pending
 	decoy int // owned
 	pidfd int // of the thread; owned
 	state atomic.Int32
@@ -77,23 +78,23 @@ const (
 // mayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
 // somebody has restricted himself. done is true where the call has another outcome: the target may
 // not, or is to be asked.
-func (w *worker) mayConnect(c *call, e *event, sock *socket) (out outcome, done bool) {
+func (w *worker) mayConnect(c *call, e *event.Pending, sock *socket) (out outcome, done bool) {
 	all := &w.s.restricted
-	if !all.any.Load() || c.permitted == int(e.dst.Port())+1 || !e.dst.IsValid() { // no address with a port
+	if !all.any.Load() || c.permitted == int(e.Dst.Port())+1 || !e.Dst.IsValid() { // no address with a port
 		return out, false
 	}
 	q := all.take(c.tid)
 	switch {
 	case q == nil:
 	case q.errno == unix.EACCES, q.errno == unix.EPERM:
-		e.add("the program has forbidden itself this port, or is forbidden it (Landlock or another security module)")
-		w.s.events.record(e, q.errno)
+		e.Add("the program has forbidden itself this port, or is forbidden it (Landlock or another security module)")
+		w.s.events.Record(e, q.errno)
 		return answer(q.errno), true
 	case q.port < 0:
-		e.add(unasked + "connect(2) says " + linux.ErrnoName(q.errno))
-		w.s.events.record(e, q.errno)
+		e.Add(unasked + "connect(2) says " + linux.ErrnoName(q.errno))
+		w.s.events.Record(e, q.errno)
 		return answer(q.errno), true // as natively, unless it is for want of a route for the decoy
-	case q.port == int(e.dst.Port()):
+	case q.port == int(e.Dst.Port()):
 		c.permitted = q.port + 1
 		return out, false
 	}
@@ -103,8 +104,8 @@ func (w *worker) mayConnect(c *call, e *event, sock *socket) (out outcome, done 
 // waitsForRestricted reports whether upconv has to wait for a connection, in the place of the
 // kernel: that would tell who has restricted himself that the address is of another family than the
 // socket (EINVAL).
-func (w *worker) waitsForRestricted(e *event) bool {
-	return w.s.restricted.any.Load() && e.decision.Route.Crosses()
+func (w *worker) waitsForRestricted(e *event.Pending) bool {
+	return w.s.restricted.any.Load() && e.Decision.Route.Crosses()
 }
 
 // busyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is
@@ -126,18 +127,18 @@ func (w *worker) busyCrossed(c *call, fd int) (out outcome, busy, raced bool) {
 const unasked = "a program has restricted itself, and whether that holds here cannot be found out: "
 
 // refuseUnasked refuses a call that the kernel may forbid the target, but cannot be asked about.
-func (w *worker) refuseUnasked(e *event, why string) outcome {
+func (w *worker) refuseUnasked(e *event.Pending, why string) outcome {
 	return w.s.refuseUnasked(e, why)
 }
 
-func (s *Supervisor) refuseUnasked(e *event, why string) outcome {
-	e.add(unasked + why)
-	s.events.record(e, unix.EACCES)
+func (s *Supervisor) refuseUnasked(e *event.Pending, why string) outcome {
+	e.Add(unasked + why)
+	s.events.Record(e, unix.EACCES)
 	return answer(unix.EACCES)
 }
 
 // ask has the target asked whether it may connect a socket like sock. It then begins its call anew.
-func (w *worker) ask(c *call, e *event, sock *socket) outcome {
+func (w *worker) ask(c *call, e *event.Pending, sock *socket) outcome {
 	decoy, errno := w.newDecoy(c, e, sock)
 	if errno != 0 {
 		return w.refuseUnasked(e, "socket(2) says "+linux.ErrnoName(errno))
@@ -153,7 +154,7 @@ func (w *worker) ask(c *call, e *event, sock *socket) outcome {
 
 // newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.dst only decides.
 // It is for MPTCP too, of which Landlock knows nothing so far.
-func (w *worker) newDecoy(c *call, e *event, sock *socket) (fd int, errno unix.Errno) {
+func (w *worker) newDecoy(c *call, e *event.Pending, sock *socket) (fd int, errno unix.Errno) {
 	fd, errno = w.inOrigin(c.tid, sock.domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
 		return -1, errno
@@ -165,7 +166,7 @@ func (w *worker) newDecoy(c *call, e *event, sock *socket) (fd int, errno unix.E
 	}
 	// Without a route, an IPv4 destination is taken to be on the link of the device. What is sent
 	// there nobody receives.
-	if e.dst.Addr().Is4() {
+	if e.Dst.Addr().Is4() {
 		lo := [...]byte{'l', 'o'}
 		errno = linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, unsafe.Pointer(&lo), uintptr(len(lo)))
 	} else {

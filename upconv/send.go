@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -436,7 +437,7 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 		for i := range o.messages {
 			if _, dst, ok := sendDestination(o.messages[i].name); ok {
 				e := w.newEvent(c, policy.UDP)
-				e.dst, e.from, e.decision = dst, o.fd, w.decideDatagram(dst)
+				e.Dst, e.From, e.Decision = dst, o.fd, w.decideDatagram(dst)
 				w.recordSend(&e, 0)
 			}
 		}
@@ -482,18 +483,18 @@ func (w *worker) sendAll(c *call) outcome {
 		m := &o.messages[0]
 		family, dst, ok := sendDestination(m.name)
 		e := w.newEvent(c, policy.UDP)
-		e.dst, e.decision = dst, policy.DirectDefault
+		e.Dst, e.Decision = dst, policy.DirectDefault
 		switch {
 		case ok:
-			e.decision = w.decideDatagram(dst)
+			e.Decision = w.decideDatagram(dst)
 		case family == unix.AF_INET6 && len(m.name) >= linux.SizeofSockaddrIn6Min:
-			e.dst = linux.Inet6Destination(m.name)
+			e.Dst = linux.Inet6Destination(m.name)
 		}
 		// As many as go the same way.
 		o.run = 1
-		for o.run < len(o.messages) && e.decision.Route.Kind != policy.Reject {
+		for o.run < len(o.messages) && e.Decision.Route.Kind != policy.Reject {
 			as, next, is := sendDestination(o.messages[o.run].name)
-			if is != ok || as != family || len(o.messages[o.run].name) == 0 != (len(m.name) == 0) || is && w.decideDatagram(next).Route != e.decision.Route || o.messages[o.run].tooLong {
+			if is != ok || as != family || len(o.messages[o.run].name) == 0 != (len(m.name) == 0) || is && w.decideDatagram(next).Route != e.Decision.Route || o.messages[o.run].tooLong {
 				break
 			}
 			o.run++
@@ -519,7 +520,7 @@ func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
 }
 
 // sendRun sends the first o.run messages, which go the same way.
-func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
+func (w *worker) sendRun(c *call, e *event.Pending, family int, ok bool) (out outcome) {
 	o := &w.out
 	for range maxRaces {
 		old := o.fd
@@ -534,17 +535,17 @@ func (w *worker) sendRun(c *call, e *event, family int, ok bool) (out outcome) {
 		if !o.known && o.netns == 0 && !linux.IsDatagramType(linux.TypeOf(old)) {
 			return carryOn // a stream is not sent elsewhere by a send
 		}
-		if w.isThere(e.decision.Route, ok, family, old) {
+		if w.isThere(e.Decision.Route, ok, family, old) {
 			return w.stay(c, e, old, &w.socketInfo, nil, o.messages[0].name)
 		}
-		if !ok && !e.dst.IsValid() {
+		if !ok && !e.Dst.IsValid() {
 			return w.sendAsIs(c, e, old)
 		}
 		out, raced := w.place(c, e, family, o.messages[0].name, old)
 		if !raced {
 			return out
 		}
-		e.note = ""
+		e.Note = ""
 	}
 	return answer(unix.EBADF)
 }
@@ -621,7 +622,7 @@ func (w *worker) noteSettled(fd int, netns uint64) {
 }
 
 // sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
-func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
+func (w *worker) sendAsIs(c *call, e *event.Pending, old int) outcome {
 	sock, o := &w.socketInfo, &w.out
 	var x *crossing
 	known := examineDatagram(old, sock)
@@ -652,7 +653,7 @@ func (w *worker) sendAsIs(c *call, e *event, old int) outcome {
 
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another
 // family.
-func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
+func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcome {
 	o := &w.out
 	o.as = nil
 	onUnix := x != nil && x.family() == unix.AF_UNIX
@@ -722,7 +723,7 @@ func (w *worker) transmit(c *call, e *event, fd int, x *crossing) outcome {
 
 // pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The
 // errno is what is wrong with it.
-func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
+func (w *worker) pack(c *call, e *event.Pending, x *crossing, n int) unix.Errno {
 	o := &w.out
 	m, h := &o.messages[n], &o.headers[n].header
 	*h = unix.Msghdr{}
@@ -771,7 +772,7 @@ func (w *worker) pack(c *call, e *event, x *crossing, n int) unix.Errno {
 			return unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
 		}
 		if n == 0 {
-			e.add("only echo requests go along " + x.route.String())
+			e.Add("only echo requests go along " + x.route.String())
 		}
 		return unix.ENETUNREACH
 	}
@@ -937,22 +938,22 @@ func (w *worker) translateMessage(x *crossing, m *parcel) bool {
 }
 
 // sent records a send that has failed.
-func (w *worker) sent(e *event, errno unix.Errno) outcome {
+func (w *worker) sent(e *event.Pending, errno unix.Errno) outcome {
 	w.recordSend(e, errno)
 	return answer(errno)
 }
 
 // recordSend records where a socket sends to, when that is new.
-func (w *worker) recordSend(e *event, errno unix.Errno) {
-	if w.s.events == nil || !e.dst.IsValid() {
+func (w *worker) recordSend(e *event.Pending, errno unix.Errno) {
+	if w.s.events == nil || !e.Dst.IsValid() {
 		return
 	}
-	fd := e.local
+	fd := e.Local
 	if fd == 0 {
-		fd = e.from
+		fd = e.From
 	}
-	key := sendKey{linux.CookieOf(fd), e.dst, errno, e.note}
-	slot := &w.s.sends[(uint(key.cookie)*7+uint(e.dst.Port())+uint(e.dst.Addr().As16()[15]))%uint(len(w.s.sends))]
+	key := sendKey{linux.CookieOf(fd), e.Dst, errno, e.Note}
+	slot := &w.s.sends[(uint(key.cookie)*7+uint(e.Dst.Port())+uint(e.Dst.Addr().As16()[15]))%uint(len(w.s.sends))]
 	if before := slot.Load(); before != nil {
 		if key.note == "" {
 			key.note = before.note // which has been told
@@ -960,23 +961,23 @@ func (w *worker) recordSend(e *event, errno unix.Errno) {
 		if *before == key {
 			return
 		}
-		key.note = e.note
+		key.note = e.Note
 	}
 	slot.Store(&key)
-	w.s.events.record(e, errno)
+	w.s.events.Record(e, errno)
 }
 
 // recordSent is recordSend for the first n messages, which have gone the same way as e.dst, the
 // first one's.
-func (w *worker) recordSent(e *event, n int) {
+func (w *worker) recordSent(e *event.Pending, n int) {
 	w.recordSend(e, 0)
-	if w.s.events == nil || !e.dst.IsValid() {
+	if w.s.events == nil || !e.Dst.IsValid() {
 		return
 	}
 	for _, m := range w.out.messages[1:max(n, 1)] {
-		if _, dst, ok := sendDestination(m.name); ok && dst != e.dst {
-			e.dst, e.decision, e.note = dst, w.decideDatagram(dst), ""
-			e.recorded = false // it was that of another message
+		if _, dst, ok := sendDestination(m.name); ok && dst != e.Dst {
+			e.Dst, e.Decision, e.Note = dst, w.decideDatagram(dst), ""
+			e.Recorded = false // it was that of another message
 			w.recordSend(e, 0)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
@@ -278,7 +279,7 @@ func (p *process) launch(events *os.File) (err error) {
 		return failed(err)
 	}
 	if events != nil {
-		s.events = newEvents(events, stat.Ino, func(err error) { s.log.Warn("events are lost", "error", err) })
+		s.events = event.NewLog(events, stat.Ino, func(err error) { s.log.Warn("events are lost", "error", err) })
 	}
 	if err := s.start(&p.workers); err != nil {
 		return failed(explainEntry(err))
@@ -445,7 +446,7 @@ func (p *process) wait() {
 	s := p.supervisor
 	status, sig := p.reap()
 	p.relay.end()
-	s.events.flush(5 * time.Second)
+	s.events.Flush(5 * time.Second)
 
 	// The kernel is asked, not the workers: on a busy machine those may take their time. What it
 	// does not know within lastGasp is that descendants live on, for which the caller does not
@@ -477,7 +478,7 @@ func (p *process) wait() {
 		go reapAll(func(int) {})
 		<-gone
 		p.relay.remove()
-		s.events.flush(5 * time.Second)
+		s.events.Flush(5 * time.Second)
 	}
 	os.Exit(0)
 }

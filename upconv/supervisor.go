@@ -13,6 +13,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -30,7 +31,7 @@ type Supervisor struct {
 	home     *egress // where the workers live; nil: where upconv was started
 	targets  *target.Threads
 	epolls   epolls
-	events   *events
+	events   *event.Log
 	log      *slog.Logger
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
 	pid      int          // upconv's own

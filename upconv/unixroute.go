@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -80,7 +81,7 @@ func (p *unixPath) close() {
 
 // connectUnix connects the socket fd, which is not installed yet: where that fails, the target
 // keeps the one it has. done is true where the call has its outcome.
-func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socket) (out outcome, done bool) {
+func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, sock *socket) (out outcome, done bool) {
 	errno := x.path.open(w.s, x.route, c.tid)
 	if errno == 0 {
 		errno = x.path.connect(fd)
@@ -96,30 +97,30 @@ func (w *worker) connectUnix(c *call, e *event, x *crossing, fd int, sock *socke
 	if errno == unix.EAGAIN {
 		// A TCP server with a full backlog that does not just let clients wait
 		// (tcp_abort_on_overflow) refuses. EINPROGRESS would promise what nobody works on.
-		e.add("the backlog of " + x.route.Target + " is full")
+		e.Add("the backlog of " + x.route.Target + " is full")
 		errno = unix.ECONNREFUSED
 	}
 	if errno = x.asInet(e, errno); errno != 0 {
-		w.s.events.record(e, underWay(errno))
+		w.s.events.Record(e, underWay(errno))
 		return answer(errno), true
 	}
 	if x.route.ProxyV2 {
 		header := proxyHeader(x.pass.local, x.pass.localPort, x.pass.peer)
 		if _, err := unix.Write(fd, header[:]); err != nil {
-			e.add("PROXY header: " + err.Error()) // the server has hung up, as the program will see
+			e.Add("PROXY header: " + err.Error()) // the server has hung up, as the program will see
 		}
 	}
 	return outcome{}, false
 }
 
 // asInet turns what is wrong with a path into what a program expects that knows no paths.
-func (x *crossing) asInet(e *event, errno unix.Errno) unix.Errno {
+func (x *crossing) asInet(e *event.Pending, errno unix.Errno) unix.Errno {
 	switch errno {
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
-		e.add(x.route.Target + ": " + linux.ErrnoName(errno))
+		e.Add(x.route.Target + ": " + linux.ErrnoName(errno))
 		return unix.ECONNREFUSED
 	case unix.EACCES, unix.EPERM:
-		e.add(x.route.Target + ": " + linux.ErrnoName(errno) + " for the program's user")
+		e.Add(x.route.Target + ": " + linux.ErrnoName(errno) + " for the program's user")
 		return unix.EACCES
 	case unix.ENOTCONN: // of a send without a name
 		return unix.EDESTADDRREQ
@@ -294,13 +295,13 @@ func (row *sockopt) notOnUnix() bool {
 
 // connected gives a Unix socket, which is connected and the target's, its status flags, and says
 // what the target is to see.
-func (w *worker) connected(c *call, e *event, fd int, sock *socket) outcome {
-	e.local = fd
+func (w *worker) connected(c *call, e *event.Pending, fd int, sock *socket) outcome {
+	e.Local = fd
 	out := answer(0)
 	if c.fastOpen.on {
 		out = w.open(c, fd, nil)
 	}
 	linux.SetFlags(fd, sock.flags)
-	w.s.events.record(e, underWay(out.errno))
+	w.s.events.Record(e, underWay(out.errno))
 	return out
 }

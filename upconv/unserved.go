@@ -9,19 +9,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // unserved notes a target that upconv may not look into: its call goes on natively. what is what
 // upconv could not do.
-func (w *worker) unserved(e *event, what string, errno unix.Errno) {
-	why, cure := whyUnserved(e.tid)
+func (w *worker) unserved(e *event.Pending, what string, errno unix.Errno) {
+	why, cure := whyUnserved(e.TID)
 	if errno == target.ErrOwnTable {
 		why, cure = "it is a thread that has unshared them from its process", cureThread
 	}
-	e.add("not served, the call stays native: " + what + ": " + why)
-	w.s.events.record(e, errno)
-	w.s.warn("not served, its calls stay native: "+what+": "+why, "cure", cure, "tid", e.tid, "comm", target.Identify(e.tid).Comm, "error", errno)
+	e.Add("not served, the call stays native: " + what + ": " + why)
+	w.s.events.Record(e, errno)
+	w.s.warn("not served, its calls stay native: "+what+": "+why, "cure", cure, "tid", e.TID, "comm", target.Identify(e.TID).Comm, "error", errno)
 }
 
 // What helps where upconv may not look into a program.

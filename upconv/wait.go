@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
@@ -19,19 +20,19 @@ import (
 // It runs on a goroutine of its own and holds no worker and no thread.
 type wait struct {
 	s      *Supervisor
-	fd     int       // the connecting socket, non-blocking for now; owned
-	flags  int       // status flags to give back to it
-	expiry time.Time // of SO_SNDTIMEO; zero: none
-	sa     []byte    // its own copy
-	event  *event    // its own too
+	fd     int            // the connecting socket, non-blocking for now; owned
+	flags  int            // status flags to give back to it
+	expiry time.Time      // of SO_SNDTIMEO; zero: none
+	sa     []byte         // its own copy
+	event  *event.Pending // its own too
 	held   heldCall
 	stop   *interruption
 }
 
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
-func (s *Supervisor) newWait(c *call, e *event, fd, flags int, timeout time.Duration, sa []byte) *wait {
+func (s *Supervisor) newWait(c *call, e *event.Pending, fd, flags int, timeout time.Duration, sa []byte) *wait {
 	ownEvent := *e
-	ownEvent.held = false
+	ownEvent.Held = false
 	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: newInterruption()}
 	if timeout != 0 {
 		w.expiry = time.Now().Add(timeout)
@@ -55,9 +56,9 @@ func (w *wait) run() {
 	defer w.s.turns.giveBack(w.s.turns.take(w.process))
 	w.s.held.remove(&w.held)
 	linux.SetFlags(w.fd, w.flags)
-	w.s.events.record(w.event, errno)
+	w.s.events.Record(w.event, errno)
 	if err := w.s.respond(w.held.id, answer(errno)); err != nil {
-		w.s.log.Debug("answer", "tid", w.event.tid, "error", err)
+		w.s.log.Debug("answer", "tid", w.event.TID, "error", err)
 	}
 }
 
@@ -80,7 +81,7 @@ func (w *wait) result(file *os.File) unix.Errno {
 		return w.stop.happened()
 	case errno == unix.EALREADY:
 		return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
-	case w.event.decision.Route.Crosses():
+	case w.event.Decision.Route.Crosses():
 		return inetErrno(errno)
 	}
 	return errno

@@ -1,4 +1,4 @@
-package upconv
+package event
 
 import (
 	"bytes"
@@ -14,19 +14,19 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-func sampleEvent() *event {
-	return &event{
-		began: time.Now(), call: "connect", tid: os.Getpid(), fd: 7, proto: policy.TCP,
-		dst: netip.MustParseAddrPort("203.0.113.10:80"), decision: policy.Decision{Rule: "1", Route: &policy.Route{Kind: policy.Netns, Target: "blue"}},
+func sampleEvent() *Pending {
+	return &Pending{
+		Began: time.Now(), Call: "connect", TID: os.Getpid(), FD: 7, Proto: policy.TCP,
+		Dst: netip.MustParseAddrPort("203.0.113.10:80"), Decision: policy.Decision{Rule: "1", Route: &policy.Route{Kind: policy.Netns, Target: "blue"}},
 	}
 }
 
 func TestEventKeys(t *testing.T) {
 	var out bytes.Buffer
-	e := newEvents(&out, 4026531840, func(err error) { t.Error(err) })
-	e.record(sampleEvent(), 0)
-	e.record(sampleEvent(), unix.ECONNREFUSED)
-	e.flush(10 * time.Second)
+	e := NewLog(&out, 4026531840, func(err error) { t.Error(err) })
+	e.Record(sampleEvent(), 0)
+	e.Record(sampleEvent(), unix.ECONNREFUSED)
+	e.Flush(10 * time.Second)
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 2 {
 		t.Fatalf("%d lines: %s", len(lines), out.String())
@@ -57,7 +57,7 @@ func TestEventKeys(t *testing.T) {
 }
 
 func TestNoEvents(t *testing.T) {
-	var e *events
-	e.record(sampleEvent(), 0)
-	e.flush(time.Hour)
+	var e *Log
+	e.Record(sampleEvent(), 0)
+	e.Flush(time.Hour)
 }
