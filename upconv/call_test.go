@@ -1,7 +1,6 @@
 package upconv
 
 import (
-	"bytes"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -258,29 +257,6 @@ func TestFilterSwaps(t *testing.T) {
 func judge(t *testing.T, p seccompx.Program, arch seccompx.Arch, nr uint32, args [6]uint64) seccompx.Action {
 	t.Helper()
 	return newMachine(t, p).decide(t, arch, nr, args)
-}
-
-func TestParseRegistration(t *testing.T) {
-	line := "tfd:        7 events: 80000019 data: 7fff12340000abcd  pos:0 ino:1a2b sdev:8\n"
-	tfd, r, ino, ok := parseRegistration([]byte(line))
-	if !ok || tfd != 7 || ino != 0x1a2b || r.event.Events != 0x80000019 || uint32(r.event.Fd) != 0x0000abcd || uint32(r.event.Pad) != 0x7fff1234 {
-		t.Errorf("%d, %+v, %x, %v", tfd, r, ino, ok)
-	}
-	for _, other := range []string{"pos:\t0\n", "", "tfd:\n", "tfd: x\n", "flags:\t02\n"} {
-		if tfd, _, _, ok := parseRegistration([]byte(other)); ok {
-			t.Errorf("%q is taken for descriptor %d", other, tfd)
-		}
-	}
-}
-
-// What comes out of /proc is the kernel's, but must never be a panic.
-func FuzzParseRegistration(f *testing.F) {
-	f.Add([]byte("tfd:        7 events: 80000019 data: 7fff12340000abcd  pos:0 ino:1a2b sdev:8\n"))
-	f.Fuzz(func(t *testing.T, line []byte) {
-		if tfd, _, _, ok := parseRegistration(line); ok && !bytes.HasPrefix(line, []byte("tfd:")) {
-			t.Errorf("%q is taken for descriptor %d", line, tfd)
-		}
-	})
 }
 
 // An option that is not read at every swap is one whose setting is told of, whatever the policy

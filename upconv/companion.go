@@ -560,8 +560,8 @@ func (k *companions) sweepLocked() {
 	}
 	used := map[uint32]bool{}
 	for line := range bytes.Lines(text) {
-		if _, r, _, ok := parseRegistration(line); ok {
-			used[uint32(r.event.Fd)] = true
+		if _, event, _, ok := parseRegistration(line); ok {
+			used[uint32(event.Fd)] = true
 		}
 	}
 	for cookie, g := range k.groups {

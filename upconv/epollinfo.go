@@ -1,7 +1,6 @@
 package upconv
 
 import (
-	"bytes"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -72,29 +71,4 @@ func (w *worker) readInfo() (text []byte, errno unix.Errno) {
 		w.long = nil // a set like that is rare
 	}
 	return text, 0
-}
-
-// parseRegistration reads a line such as
-//
-//	tfd:        7 events:       19 data: 7fff00000007  pos:0 ino:1a2b sdev:8
-//
-// tfd is decimal, everything else hexadecimal. ino is 0 where the kernel does not say.
-func parseRegistration(line []byte) (tfd int, r registration, ino uint64, ok bool) {
-	rest, ok := bytes.CutPrefix(line, []byte("tfd:"))
-	if !ok {
-		return 0, r, 0, false
-	}
-	number, rest, ok := target.ParseNumber(rest, 10)
-	if !ok {
-		return 0, r, 0, false
-	}
-	field := func(key string) (n uint64) {
-		if at := bytes.Index(rest, []byte(key)); at >= 0 {
-			n, _, _ = target.ParseNumber(rest[at+len(key):], 16)
-		}
-		return n
-	}
-	data := field("data:")
-	r.event = unix.EpollEvent{Events: uint32(field("events:")), Fd: int32(uint32(data)), Pad: int32(uint32(data >> 32))}
-	return int(number), r, field("ino:"), true
 }

@@ -308,11 +308,11 @@ func (w *worker) registrationsIn(c *call, epfd int, numbers []int, found []regis
 		w.s.epolls.isLarge(files, epfd)
 	}
 	for line := range bytes.Lines(text) {
-		tfd, r, of, ok := parseRegistration(line)
+		tfd, event, of, ok := parseRegistration(line)
 		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != w.sight.Ino {
 			continue
 		}
-		r.epfd, r.number = epfd, tfd
+		r := registration{epfd: epfd, number: tfd, event: event}
 		switch other := w.openSet(c, &r); other {
 		case 0:
 			found = append(found, r)
@@ -426,15 +426,15 @@ func saidOf(sight *peek.Sight, place *registration) said {
 func (w *worker) readPlaces(c *call, place *registration, ino uint64) (was, now said) {
 	text, _ := w.readFdinfo(c.tid, place.epfd)
 	for line := range bytes.Lines(text) {
-		tfd, r, of, ok := parseRegistration(line)
+		tfd, event, of, ok := parseRegistration(line)
 		if !ok || tfd != place.number {
 			continue
 		}
 		if !was.is && (of == 0 || of == w.sight.Ino) {
-			was = said{r.event, true}
+			was = said{event, true}
 		}
 		if !now.is && (of == 0 || of == ino) {
-			now = said{r.event, true}
+			now = said{event, true}
 		}
 	}
 	return was, now
