@@ -560,7 +560,7 @@ func (k *companions) sweepLocked() {
 	}
 	used := map[uint32]bool{}
 	for line := range bytes.Lines(text) {
-		if _, event, _, ok := parseRegistration(line); ok {
+		if _, event, _, ok := target.ParseRegistration(line); ok {
 			used[uint32(event.Fd)] = true
 		}
 	}

@@ -308,7 +308,7 @@ func (w *worker) registrationsIn(c *call, epfd int, numbers []int, found []regis
 		w.s.epolls.isLarge(files, epfd)
 	}
 	for line := range bytes.Lines(text) {
-		tfd, event, of, ok := parseRegistration(line)
+		tfd, event, of, ok := target.ParseRegistration(line)
 		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != w.sight.Ino {
 			continue
 		}
@@ -426,7 +426,7 @@ func saidOf(sight *peek.Sight, place *registration) said {
 func (w *worker) readPlaces(c *call, place *registration, ino uint64) (was, now said) {
 	text, _ := w.readFdinfo(c.tid, place.epfd)
 	for line := range bytes.Lines(text) {
-		tfd, event, of, ok := parseRegistration(line)
+		tfd, event, of, ok := target.ParseRegistration(line)
 		if !ok || tfd != place.number {
 			continue
 		}

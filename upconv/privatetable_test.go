@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // adopted returns numbers for this process, and what it has open that is close-on-exec: the Go
@@ -62,7 +63,7 @@ func contents(t *testing.T, set int) (numbers []int) {
 		t.Fatal(err)
 	}
 	for line := range bytes.Lines(text) {
-		if number, _, _, ok := parseRegistration(line); ok {
+		if number, _, _, ok := target.ParseRegistration(line); ok {
 			numbers = append(numbers, number)
 		}
 	}

@@ -1,30 +1,28 @@
-package upconv
+package target
 
 import (
 	"bytes"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// parseRegistration reads a line of an epoll set's proc_pid_fdinfo(5), such as
+// ParseRegistration reads a line of an epoll set's proc_pid_fdinfo(5), such as
 //
 //	tfd:        7 events:       19 data: 7fff00000007  pos:0 ino:1a2b sdev:8
 //
 // tfd is decimal, everything else hexadecimal. ino is 0 where the kernel does not say.
-func parseRegistration(line []byte) (tfd int, event unix.EpollEvent, ino uint64, ok bool) {
+func ParseRegistration(line []byte) (tfd int, event unix.EpollEvent, ino uint64, ok bool) {
 	rest, ok := bytes.CutPrefix(line, []byte("tfd:"))
 	if !ok {
 		return 0, event, 0, false
 	}
-	number, rest, ok := target.ParseNumber(rest, 10)
+	number, rest, ok := ParseNumber(rest, 10)
 	if !ok {
 		return 0, event, 0, false
 	}
 	field := func(key string) (n uint64) {
 		if at := bytes.Index(rest, []byte(key)); at >= 0 {
-			n, _, _ = target.ParseNumber(rest[at+len(key):], 16)
+			n, _, _ = ParseNumber(rest[at+len(key):], 16)
 		}
 		return n
 	}
