@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // waiter answers a call later, on a goroutine of its own.
@@ -17,22 +19,22 @@ type aside struct {
 	c    call
 	do   func(*worker, *call) outcome
 	held heldCall
-	stop *interruption
+	stop *trap.Interruption
 }
 
 // aside takes a call from its worker. do may block.
 func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
 	own := *c
 	own.since = time.Now()
-	stop := newInterruption()
-	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: heldCall{s: s, id: c.id, tid: c.tid, end: stop.end}}}
+	stop := trap.NewInterruption()
+	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: heldCall{s: s, id: c.id, tid: c.tid, end: stop.End}}}
 }
 
 func (a *aside) run() {
 	s := a.s
 	s.held.add(&a.held)
 	pid := s.targets.Process(a.c.tid)
-	if errno := s.threads.take(pid, a.stop); errno != 0 {
+	if errno := s.threads.Take(pid, a.stop); errno != 0 {
 		a.answer(answer(errno))
 		return
 	}
@@ -53,7 +55,7 @@ func (a *aside) run() {
 	if w.home == nil { // else it is in another namespace, and ends with this goroutine
 		runtime.UnlockOSThread()
 	}
-	s.threads.giveBack(pid)
+	s.threads.GiveBack(pid)
 	if out.wait != nil {
 		s.held.remove(&a.held)
 		out.wait.run()
@@ -67,23 +69,12 @@ func (a *aside) answer(out outcome) {
 	}
 }
 
-// await waits until something can be received from ready, or until the wait is ended: then it
-// returns what the call says.
-func (i *interruption) await(ready <-chan struct{}) unix.Errno {
-	select {
-	case <-ready:
-		return 0
-	case <-i.ended:
-		return i.errno
-	}
-}
-
 // awaitThread takes one of the threads that calls of a process may have. Where something ends the
 // wait of the target's call, it returns what the call says.
 func (s *Supervisor) awaitThread(c *call, pid int) unix.Errno {
-	stop := newInterruption()
-	held := heldCall{s: s, id: c.id, tid: c.tid, end: stop.end}
+	stop := trap.NewInterruption()
+	held := heldCall{s: s, id: c.id, tid: c.tid, end: stop.End}
 	s.held.add(&held)
 	defer s.held.remove(&held)
-	return s.threads.take(pid, stop)
+	return s.threads.Take(pid, stop)
 }

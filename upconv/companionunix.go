@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // unixReader hands on what comes for a Unix socket that is kept. A program that has a copy of that
@@ -15,7 +16,7 @@ import (
 // memory (unix_dgram_recvmsg in net/unix/af_unix.c). So it has a goroutine of its own, when there
 // is anything.
 type unixReader struct {
-	turns *turns
+	turns *trap.Turns
 	pid   int          // the process
 	mu    sync.Mutex   // held while it receives and hands on
 	due   atomic.Int32 // how often it was woken since it last saw that there is nothing more
@@ -33,7 +34,7 @@ func (r *unixReader) wake(k *companions, fd int) {
 	}
 	go func() {
 		defer linux.Close(own)
-		defer r.turns.giveBack(r.turns.take(func() int { return r.pid }))
+		defer r.turns.GiveBack(r.turns.Take(func() int { return r.pid }))
 		for more := true; more; {
 			due := r.due.Load()
 			r.drain(k, fd, own)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/openfile"
 )
 
 // helperCall is a call of upconv's that a filter around it may refuse, and that is tried without
@@ -87,7 +88,7 @@ func tryPtrace() unix.Errno {
 
 func tryUnshare() unix.Errno {
 	_, _, errno := unix.RawSyscall(unix.SYS_UNSHARE, 0, 0, 0)
-	if _, _, other := unix.RawSyscall(unix.SYS_CLOSE_RANGE, lastFD, lastFD, 0); other == 0 {
+	if _, _, other := unix.RawSyscall(unix.SYS_CLOSE_RANGE, openfile.LastFD, openfile.LastFD, 0); other == 0 {
 		return 0
 	}
 	return errno

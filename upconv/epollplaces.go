@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -185,7 +186,7 @@ func (w *worker) inLargeSet(c *call, epfd, old int) membership {
 	if _, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(old), 0, 0); errno != 0 {
 		return memberUnknown
 	}
-	errno = free.control(set, old, c.fd, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL)
+	errno = openfile.Free.Control(set, old, c.fd, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL)
 	// An address of family AF_UNSPEC ends the listening, and the port that came with it.
 	unspecified := [linux.SizeofSockaddrIn]byte{}
 	linux.Connect(old, unspecified[:])
@@ -331,7 +332,7 @@ func (w *worker) register(c *call, e *event.Pending, places []registration, sock
 		p := &places[i]
 		// A registration belongs to a file and a number: here too the socket must have the target's
 		// number, or the program could not change or remove it.
-		errno := free.control(p.set, socket, p.number, &p.event, unix.EPOLL_CTL_ADD)
+		errno := openfile.Free.Control(p.set, socket, p.number, &p.event, unix.EPOLL_CTL_ADD)
 		switch errno {
 		case 0, unix.EEXIST:
 			continue
@@ -347,7 +348,7 @@ func (w *worker) register(c *call, e *event.Pending, places []registration, sock
 // unregister takes the old socket, which the target has no more, out of the sets that it is in.
 func (w *worker) unregister(places []registration, old int) {
 	for i := range places {
-		free.control(places[i].set, old, places[i].number, &unix.EpollEvent{}, unix.EPOLL_CTL_DEL)
+		openfile.Free.Control(places[i].set, old, places[i].number, &unix.EpollEvent{}, unix.EPOLL_CTL_DEL)
 	}
 }
 
@@ -372,7 +373,7 @@ func (w *worker) settlePlaces(c *call, places []registration, old, socket int) {
 		case was.is && fired(event): // it is nobody's turn yet
 			continue
 		}
-		control := func(ops ...uintptr) { free.control(put.set, socket, put.number, &event, ops...) }
+		control := func(ops ...uintptr) { openfile.Free.Control(put.set, socket, put.number, &event, ops...) }
 		switch {
 		case !was.is: // taken out meanwhile
 			control(unix.EPOLL_CTL_DEL)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -77,7 +78,7 @@ func (w *worker) noteInode(stat *unix.Stat_t) {
 // async sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
 // will say.
 func (w *worker) async(c *call, socket, flags int) unix.Errno {
-	return free.setFlags(socket, c.fd, flags|unix.O_ASYNC)
+	return openfile.Free.SetFlags(socket, c.fd, flags|unix.O_ASYNC)
 }
 
 // witness puts old into an epoll set of this worker's own, which does not keep it alive: should it

@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/birth"
+	"github.com/upconv/upconv/upconv/internal/openfile"
 )
 
 // The runtime's own preparations for fork(2), as package syscall uses them: all signals are blocked
@@ -276,7 +277,7 @@ func (p *forkPlan) fork() (pid int, err error) {
 		// From here on the descriptors are this process's own.
 		if _, _, errno = syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
 			report.step = stepFiles
-			if _, _, other = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, lastFD, lastFD, closeRangeUnshare); other != 0 { // see unshareFiles
+			if _, _, other = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, openfile.LastFD, openfile.LastFD, openfile.CloseRangeUnshare); other != 0 { // see unshareFiles
 				goto fail
 			}
 		}

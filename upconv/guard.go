@@ -151,7 +151,7 @@ func (w *worker) connectAside(c *call, fd int) outcome {
 			return w.s.aside(c, (*worker).connect)
 		}
 		errno := unix.EINTR
-		ended := w.aside.stop.during(func() {
+		ended := w.aside.stop.During(func() {
 			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&c.sa[0])), uintptr(len(c.sa)))
 		})
 		if errno == unix.EINTR && ended != 0 {

@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // heldCall is a call that upconv itself waits for. The kernel ends its wait for the answer at
@@ -390,7 +391,7 @@ func (h *heldCall) readStatus(scratch []byte) []byte {
 }
 
 // interrupt ends a call of a thread that has a signal to take, or is to stop.
-func (h *heldCall) interrupt() { h.end(restart(h.timed.Load())) }
+func (h *heldCall) interrupt() { h.end(trap.Restart(h.timed.Load())) }
 
 // process returns what there is to know of the process of a thread, which has been seen.
 func (round *lookRound) process(h *heldCall, seen *signs) *processLook {
@@ -437,7 +438,7 @@ func (s *Supervisor) restartForced(h *heldCall) {
 	go func() {
 		defer h.restarting.Store(false)
 		// The program may be in the middle of an execve(2).
-		defer s.turns.giveBack(s.turns.take(func() int { return pid }))
+		defer s.turns.GiveBack(s.turns.Take(func() int { return pid }))
 		if !s.restartThreads([]int{h.tid}) {
 			h.end(unix.EINTR)
 		}

@@ -169,7 +169,7 @@ func netnsResolvConf(netns string) string {
 // whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
 func (s *Supervisor) whenFound(c *call) outcome {
 	return s.aside(c, func(w *worker, c *call) outcome {
-		if errno := w.aside.stop.await(s.discovery.known); errno != 0 {
+		if errno := w.aside.stop.Await(s.discovery.known); errno != 0 {
 			return answer(errno)
 		}
 		if c.sends {

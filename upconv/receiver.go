@@ -119,7 +119,7 @@ func (p *receiver) isOver() bool {
 
 // attendInTurn is attend when its process has a turn, on a goroutine of its own.
 func (p *receiver) attendInTurn(on bool) {
-	defer p.s.turns.giveBack(p.s.turns.take(p.process))
+	defer p.s.turns.GiveBack(p.s.turns.Take(p.process))
 	b := receiveBufferPool.Get().(*receiveBuffers)
 	defer receiveBufferPool.Put(b)
 	p.attend(b, on)

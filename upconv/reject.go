@@ -9,6 +9,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // States of a TCP socket, netinet/tcp.h, in which connect(2) waits, or is told off.
@@ -170,12 +171,12 @@ func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 	timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
 	w.aside.held.timed.Store(timeout != 0)
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	for slice := shortSlice; ; slice = min(2*slice, longSlice) {
+	for slice := trap.ShortSlice; ; slice = min(2*slice, trap.LongSlice) {
 		length := slice
 		if timeout != 0 {
 			length = min(length, max(timeout-time.Since(c.since), time.Millisecond))
 		}
-		ended := w.aside.stop.during(func() { unix.Poll(fds, int(length.Milliseconds())) })
+		ended := w.aside.stop.During(func() { unix.Poll(fds, int(length.Milliseconds())) })
 		if state := tcpState(fd); state != tcpSynSent && state != tcpSynRecv {
 			return 0
 		}

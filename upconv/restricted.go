@@ -215,7 +215,7 @@ func (q *question) run() {
 		s.respond(q.c.id, answer(errno))
 		return
 	}
-	defer s.threads.giveBack(pid)
+	defer s.threads.GiveBack(pid)
 	done := make(chan bool)
 	go func() {
 		runtime.LockOSThread()

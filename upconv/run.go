@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/birth"
+	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -322,7 +323,7 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return os.NewSyscallError("getrlimit", err)
 	}
-	reserve, err := reserveLimit(limit.Cur, inherited)
+	reserve, err := openfile.ReserveLimit(limit.Cur, inherited)
 	if err != nil {
 		return err
 	}
@@ -359,14 +360,14 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	// command inherits is put there for it, and the child needs null to the last. Here, where
 	// threads share the descriptor table, growing that would take the kernel some milliseconds.
 	taken := append(slices.Clone(inherited), null, pair[1], notices)
-	control := unusedNumber(reserve, taken)
+	control := openfile.UnusedNumber(reserve, taken)
 	plan := &forkPlan{
 		netns: -1, keep: []kept{{pair[1], control}}, null: null, reserve: reserve, parent: os.Getpid(),
 		blocked: signalMask(passedSignals()), report: shared,
 	}
 	speaker := 0
 	if notices >= 0 {
-		speaker = unusedNumber(control+1, taken)
+		speaker = openfile.UnusedNumber(control+1, taken)
 		plan.keep = append(plan.keep, kept{notices, speaker})
 	}
 	argv := append([]string{"upconv", superviseArg, strconv.Itoa(control)}, cfg.Args...)

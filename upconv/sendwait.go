@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // Sends that wait until there is room, as long as the program would.
@@ -66,13 +67,13 @@ func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
 func (w *worker) waitWritable(fd int) (waited bool, errno unix.Errno) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	unix.Poll(fds, 0)
-	for slice := shortSlice; fds[0].Revents&unix.POLLOUT == 0; slice = min(2*slice, longSlice) {
+	for slice := trap.ShortSlice; fds[0].Revents&unix.POLLOUT == 0; slice = min(2*slice, trap.LongSlice) {
 		watched := fds
 		if fds[0].Revents != 0 { // as long as its error queue is not empty poll(2) does not wait
-			watched, slice = nil, shortSlice
+			watched, slice = nil, trap.ShortSlice
 		}
 		length := min(slice, max(time.Until(w.sendDeadline), time.Millisecond))
-		switch ended := w.aside.stop.during(func() { unix.Poll(watched, int(length.Milliseconds())) }); {
+		switch ended := w.aside.stop.During(func() { unix.Poll(watched, int(length.Milliseconds())) }); {
 		case ended != 0:
 			return true, ended
 		case time.Now().After(w.sendDeadline):

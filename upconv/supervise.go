@@ -22,6 +22,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -51,7 +52,7 @@ func SupervisorMain() {
 		if p.order.Speaker > 0 {
 			unix.CloseOnExec(p.order.Speaker)
 		}
-		free.adopt(p.order.Reserved, p.order.Inherited)
+		openfile.Free.Adopt(p.order.Reserved, p.order.Inherited)
 		p.order.Config.Args = os.Args[3:]
 		err = p.start()
 	}
@@ -330,7 +331,7 @@ func (p *process) launch(events *os.File) (err error) {
 	if s.needs.sees {
 		time.AfterFunc(settleSights, s.openSights)
 	}
-	free.keep(p.order.Reserved, p.order.Inherited)
+	openfile.Free.Keep(p.order.Reserved, p.order.Inherited)
 	nullify(0, 1)
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/internal/trap"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -46,11 +47,11 @@ type Supervisor struct {
 	discovery  *discovery
 	anyCrossed atomic.Bool // some socket has been replaced by one of another family
 	restricted restrictions
-	told       toldAddresses // what programs know as their own addresses since
-	nextPort   atomic.Uint32 // see anyPort
-	threads    callThreads   // of calls that are decided aside
-	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
-	moved      atomic.Bool   // and some datagram socket
+	told       toldAddresses    // what programs know as their own addresses since
+	nextPort   atomic.Uint32    // see anyPort
+	threads    trap.CallThreads // of calls that are decided aside
+	swapped    atomic.Bool      // some socket has been: so one that is to go direct may be one of an egress
+	moved      atomic.Bool      // and some datagram socket
 	made       madeSockets
 	returned   madeSockets // datagram sockets of the origin that have taken the place of connected ones
 	moving     movingSockets
@@ -73,7 +74,7 @@ type Supervisor struct {
 	gone    chan struct{}   // closed when nobody is left under the filter
 	watch   watch           // over the workers
 	holdups holdups         // processes whose calls hold workers
-	turns   turns           // of those whose calls are seen to by others
+	turns   trap.Turns      // of those whose calls are seen to by others
 }
 
 // egress is a namespace that sockets are made in.

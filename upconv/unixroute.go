@@ -9,7 +9,9 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/proxyproto"
 	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/internal/trap"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -105,7 +107,7 @@ func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, soc
 		return answer(errno), true
 	}
 	if x.route.ProxyV2 {
-		header := proxyHeader(x.pass.local, x.pass.localPort, x.pass.peer)
+		header := proxyproto.Header(x.pass.local, x.pass.localPort, x.pass.peer)
 		if _, err := unix.Write(fd, header[:]); err != nil {
 			e.Add("PROXY header: " + err.Error()) // the server has hung up, as the program will see
 		}
@@ -145,7 +147,7 @@ func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno 
 	}()
 	w.aside.held.timed.Store(timeout != 0)
 	began := time.Now()
-	for length := shortSlice; ; length = min(2*length, longSlice) {
+	for length := trap.ShortSlice; ; length = min(2*length, trap.LongSlice) {
 		if timeout != 0 {
 			rest := timeout - time.Since(began)
 			if rest <= 0 {
@@ -159,7 +161,7 @@ func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno 
 			return errno
 		}
 		errno = unix.EAGAIN
-		ended := w.aside.stop.during(func() {
+		ended := w.aside.stop.During(func() {
 			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.path.raw)), uintptr(x.path.length))
 		})
 		x.path.as.Revert()

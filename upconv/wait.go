@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // wait is a blocking connect(2) that upconv itself waits for, because the kernel's own wait would
@@ -26,14 +27,14 @@ type wait struct {
 	sa     []byte         // its own copy
 	event  *event.Pending // its own too
 	held   heldCall
-	stop   *interruption
+	stop   *trap.Interruption
 }
 
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
 func (s *Supervisor) newWait(c *call, e *event.Pending, fd, flags int, timeout time.Duration, sa []byte) *wait {
 	ownEvent := *e
 	ownEvent.Held = false
-	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: newInterruption()}
+	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: trap.NewInterruption()}
 	if timeout != 0 {
 		w.expiry = time.Now().Add(timeout)
 	}
@@ -48,12 +49,12 @@ func (w *wait) run() {
 	defer file.Close()
 	file.SetWriteDeadline(w.expiry)
 	w.held.end = func(errno unix.Errno) {
-		w.stop.end(errno)
+		w.stop.End(errno)
 		file.SetWriteDeadline(time.Unix(1, 0))
 	}
 	w.s.held.add(&w.held)
 	errno := w.result(file)
-	defer w.s.turns.giveBack(w.s.turns.take(w.process))
+	defer w.s.turns.GiveBack(w.s.turns.Take(w.process))
 	w.s.held.remove(&w.held)
 	linux.SetFlags(w.fd, w.flags)
 	w.s.events.Record(w.event, errno)
@@ -72,13 +73,13 @@ func (w *wait) result(file *os.File) unix.Errno {
 	}
 	errno := unix.EALREADY
 	conn.Write(func(fd uintptr) bool {
-		defer w.s.turns.giveBack(w.s.turns.take(w.process)) // the program may have locked the socket
+		defer w.s.turns.GiveBack(w.s.turns.Take(w.process)) // the program may have locked the socket
 		errno = w.fetch(int(fd))
 		return errno != unix.EALREADY
 	})
 	switch {
-	case errno == unix.EALREADY && w.stop.happened() != 0:
-		return w.stop.happened()
+	case errno == unix.EALREADY && w.stop.Happened() != 0:
+		return w.stop.Happened()
 	case errno == unix.EALREADY:
 		return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
 	case w.event.Decision.Route.Crosses():

@@ -1,4 +1,4 @@
-package upconv
+package trap
 
 import (
 	"sync/atomic"
@@ -10,17 +10,17 @@ import (
 // TestTurns has one process hold up all turns that it can have. Others have theirs, and nothing of
 // it is lost.
 func TestTurns(t *testing.T) {
-	var all turns
+	var all Turns
 	const greedy, other, work = 1, 2, 100
 	var begun, done atomic.Int32
 	release := make(chan struct{})
 	process := func(pid int) func() int { return func() int { return pid } }
 	for range work {
 		go func() {
-			of := all.take(process(greedy))
+			of := all.Take(process(greedy))
 			begun.Add(1)
 			<-release
-			all.giveBack(of)
+			all.GiveBack(of)
 			done.Add(1)
 		}()
 	}
@@ -34,7 +34,7 @@ func TestTurns(t *testing.T) {
 		t.Errorf("one process has %d turns", n)
 	}
 	for range 3 { // would wait for ever
-		all.giveBack(all.take(process(other)))
+		all.GiveBack(all.Take(process(other)))
 	}
 	close(release)
 	testkit.Until(t, "all is done", func() bool { return done.Load() == work })

@@ -1,4 +1,4 @@
-package upconv
+package trap
 
 import (
 	"slices"
@@ -7,11 +7,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// callThreads are the threads that calls may have to themselves. A process may have as many as are
+// CallThreads are the threads that calls may have to themselves. A process may have as many as are
 // left: so the first one has half of them at most, and there are always some for another one.
 // Further calls of a process wait until it has a thread again; it may hold up its own for as long
 // as it lives.
-type callThreads struct {
+type CallThreads struct {
 	mu      sync.Mutex
 	used    int
 	by      map[int]*threadUser
@@ -27,14 +27,14 @@ type threadUser struct {
 // maxAside is how many threads there are for calls. The Go runtime does not survive 10,000 of them.
 const maxAside = 512
 
-// take waits for a thread for a call of a process. Where something ends the wait before, it returns
+// Take waits for a thread for a call of a process. Where something ends the wait before, it returns
 // what the call says.
-func (t *callThreads) take(pid int, stop *interruption) unix.Errno {
+func (t *CallThreads) Take(pid int, stop *Interruption) unix.Errno {
 	ready := t.ask(pid)
 	if ready == nil {
 		return 0
 	}
-	errno := stop.await(ready)
+	errno := stop.Await(ready)
 	if errno != 0 {
 		t.withdraw(pid, ready)
 	}
@@ -42,7 +42,7 @@ func (t *callThreads) take(pid int, stop *interruption) unix.Errno {
 }
 
 // ask takes a thread, and returns nil; or what is closed when there is one.
-func (t *callThreads) ask(pid int) (ready chan struct{}) {
+func (t *CallThreads) ask(pid int) (ready chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.by[pid]
@@ -66,10 +66,10 @@ func (t *callThreads) ask(pid int) (ready chan struct{}) {
 }
 
 // mayHave reports whether a process may have another thread.
-func (t *callThreads) mayHave(p *threadUser) bool { return p.used < maxAside-t.used }
+func (t *CallThreads) mayHave(p *threadUser) bool { return p.used < maxAside-t.used }
 
 // withdraw is for a call that does not wait any more, or has got a thread meanwhile.
-func (t *callThreads) withdraw(pid int, ready chan struct{}) {
+func (t *CallThreads) withdraw(pid int, ready chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.by[pid]
@@ -84,15 +84,15 @@ func (t *callThreads) withdraw(pid int, ready chan struct{}) {
 	}
 }
 
-// giveBack is for a call that needs its thread no more.
-func (t *callThreads) giveBack(pid int) {
+// GiveBack is for a call that needs its thread no more.
+func (t *CallThreads) GiveBack(pid int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.release(pid)
 }
 
 // release gives threads to calls that wait, when one of a process has become free.
-func (t *callThreads) release(pid int) {
+func (t *CallThreads) release(pid int) {
 	t.used--
 	t.by[pid].used--
 	for passed := 0; passed < len(t.waiting); {
@@ -113,7 +113,7 @@ func (t *callThreads) release(pid int) {
 }
 
 // forget drops a process that has no calls.
-func (t *callThreads) forget(pid int) {
+func (t *CallThreads) forget(pid int) {
 	if p := t.by[pid]; p.used == 0 && len(p.calls) == 0 {
 		delete(t.by, pid)
 	}

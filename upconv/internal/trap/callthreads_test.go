@@ -1,4 +1,4 @@
-package upconv
+package trap
 
 import (
 	"testing"
@@ -9,7 +9,7 @@ import (
 // TestCallThreads has one process want all threads: half of them are left for others, of which each
 // gets some. No call is lost, whatever ends its wait.
 func TestCallThreads(t *testing.T) {
-	var all callThreads
+	var all CallThreads
 	got := func(waiting []chan struct{}) (n int) {
 		for _, ready := range waiting {
 			select {
@@ -41,9 +41,9 @@ func TestCallThreads(t *testing.T) {
 	}
 
 	// A wait that a signal ends.
-	stop := newInterruption()
-	stop.end(unix.EINTR)
-	if errno := all.take(greedy, stop); errno != unix.EINTR {
+	stop := NewInterruption()
+	stop.End(unix.EINTR)
+	if errno := all.Take(greedy, stop); errno != unix.EINTR {
 		t.Errorf("a wait that is ended says %v", errno)
 	}
 	// One that has got its thread in that moment.
@@ -51,7 +51,7 @@ func TestCallThreads(t *testing.T) {
 	mine = mine[1:]
 
 	for range maxAside / 2 {
-		all.giveBack(greedy)
+		all.GiveBack(greedy)
 	}
 	for served := 0; served < len(mine); {
 		n := got(mine)
@@ -59,7 +59,7 @@ func TestCallThreads(t *testing.T) {
 			t.Fatalf("%d calls wait though their process has no thread", len(mine)-n)
 		}
 		for range n - served {
-			all.giveBack(greedy)
+			all.GiveBack(greedy)
 		}
 		served = n
 	}

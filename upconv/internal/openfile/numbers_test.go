@@ -1,4 +1,4 @@
-package upconv
+package openfile
 
 import (
 	"errors"
@@ -36,7 +36,7 @@ func TestReserveLimit(t *testing.T) {
 		{"too small", 18, nil, 0, unix.EMFILE},
 		{"none", 0, nil, 0, unix.EMFILE},
 	} {
-		if got, err := reserveLimit(test.limit, test.inherited); got != test.want || !errors.Is(err, test.err) {
+		if got, err := ReserveLimit(test.limit, test.inherited); got != test.want || !errors.Is(err, test.err) {
 			t.Errorf("%s: reserveLimit = %d, %v, want %d, %v", test.name, got, err, test.want, test.err)
 		}
 	}
@@ -51,7 +51,7 @@ func TestUnusedNumber(t *testing.T) {
 	}{
 		{256, nil, 256}, {256, []int{256}, 257}, {256, []int{300, 258, 257, 256}, 259}, {0, nil, 3}, {0, []int{3, 5}, 4},
 	} {
-		if got := unusedNumber(test.start, test.taken); got != test.want {
+		if got := UnusedNumber(test.start, test.taken); got != test.want {
 			t.Errorf("unusedNumber(%d, %v) = %d, want %d", test.start, test.taken, got, test.want)
 		}
 	}

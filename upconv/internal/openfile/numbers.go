@@ -1,4 +1,4 @@
-package upconv
+package openfile
 
 import (
 	"fmt"
@@ -27,10 +27,10 @@ const ownNumbers = 32
 // missing.
 const fewestNumbers = 16
 
-// reserveLimit returns the end of the numbers to keep free under a limit of RLIMIT_NOFILE. It is 0
+// ReserveLimit returns the end of the numbers to keep free under a limit of RLIMIT_NOFILE. It is 0
 // where the ones behind it, but for those that are inherited, were too few for the supervisor
 // itself.
-func reserveLimit(limit uint64, inherited []int) (int, error) {
+func ReserveLimit(limit uint64, inherited []int) (int, error) {
 	unused := func(start uint64) uint64 {
 		left := limit - start
 		for _, fd := range inherited {
@@ -50,9 +50,9 @@ func reserveLimit(limit uint64, inherited []int) (int, error) {
 	return int(end), nil
 }
 
-// unusedNumber returns the lowest number from start on that is not in taken. Standard descriptors
+// UnusedNumber returns the lowest number from start on that is not in taken. Standard descriptors
 // are never unused.
-func unusedNumber(start int, taken []int) int {
+func UnusedNumber(start int, taken []int) int {
 	for number := max(start, 3); ; number++ {
 		if !slices.Contains(taken, number) {
 			return number
@@ -79,11 +79,12 @@ const (
 	keptBusy // it is something else now
 )
 
-var free numbers
+// Free are those of this process.
+var Free numbers
 
-// adopt finds out which numbers below limit are kept free: those that this process was given at its
+// Adopt finds out which numbers below limit are kept free: those that this process was given at its
 // start but for the ones in use, which are above standard error.
-func (n *numbers) adopt(limit int, inUse []int) {
+func (n *numbers) Adopt(limit int, inUse []int) {
 	n.privateFrom = 1 << 16
 	n.atStart = openedAtStart(limit + len(inUse))
 	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -124,8 +125,8 @@ func openedAtStart(given int) (fds []int) {
 	return fds
 }
 
-// keep closes descriptors, and keeps their numbers free from here on.
-func (n *numbers) keep(limit int, fds []int) {
+// Keep closes descriptors, and keeps their numbers free from here on.
+func (n *numbers) Keep(limit int, fds []int) {
 	for _, fd := range fds {
 		if n.null > 0 && fd < min(limit, maxReserved) && unix.Dup3(n.null, fd, unix.O_CLOEXEC) == nil {
 			n.reserved[fd].Store(keptFree)
@@ -135,17 +136,17 @@ func (n *numbers) keep(limit int, fds []int) {
 	}
 }
 
-// control does epoll_ctl(2) on a set to a file, as if that had the given number: one operation, or
+// Control does epoll_ctl(2) on a set to a file, as if that had the given number: one operation, or
 // several until one fails. set and file are descriptors of this process, in which the number may
 // mean something else.
-func (n *numbers) control(set, file, number int, event *unix.EpollEvent, ops ...uintptr) unix.Errno {
+func (n *numbers) Control(set, file, number int, event *unix.EpollEvent, ops ...uintptr) unix.Errno {
 	d := underNumber{file: file, number: number, set: set, event: *event}
 	copy(d.ops[:], ops)
 	return n.do(&d)
 }
 
-// setFlags does fcntl(2), F_SETFL, to a file as if it had the given number.
-func (n *numbers) setFlags(file, number, flags int) unix.Errno {
+// SetFlags does fcntl(2), F_SETFL, to a file as if it had the given number.
+func (n *numbers) SetFlags(file, number, flags int) unix.Errno {
 	return n.do(&underNumber{file: file, number: number, set: -1, flags: flags})
 }
 

@@ -1,4 +1,5 @@
-package upconv
+// Package proxyproto writes headers of the PROXY protocol, version 2.
+package proxyproto
 
 import (
 	"encoding/binary"
@@ -8,9 +9,9 @@ import (
 // proxyHeaderSize is the size of a PROXY protocol v2 header with IPv4 addresses.
 const proxyHeaderSize = 16 + 12
 
-// proxyHeader returns the PROXY protocol v2 header of a TCP connection from source to destination,
+// Header returns the PROXY protocol v2 header of a TCP connection from source to destination,
 // both IPv4: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, section 2.2.
-func proxyHeader(source netip.Addr, port uint16, destination netip.AddrPort) (header [proxyHeaderSize]byte) {
+func Header(source netip.Addr, port uint16, destination netip.AddrPort) (header [proxyHeaderSize]byte) {
 	const (
 		version2Proxy = 0x21
 		tcpOverIPv4   = 0x11

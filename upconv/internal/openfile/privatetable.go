@@ -1,4 +1,4 @@
-package upconv
+package openfile
 
 import (
 	"os"
@@ -109,7 +109,7 @@ func (t *privateTable) live(needed []int, begun chan<- struct{}) {
 // others, which are in order.
 func closeAllBut(others []int) {
 	first := 3
-	for _, fd := range append(others[:len(others):len(others)], lastFD) {
+	for _, fd := range append(others[:len(others):len(others)], LastFD) {
 		if fd > first {
 			if _, _, errno := unix.RawSyscall(unix.SYS_CLOSE_RANGE, uintptr(first), uintptr(fd-1), 0); errno != 0 {
 				closeOneByOne(others) // a filter forbids it
@@ -222,13 +222,13 @@ func unshareFiles() unix.Errno {
 	if errno == 0 {
 		return 0
 	}
-	if _, _, other := unix.RawSyscall(unix.SYS_CLOSE_RANGE, lastFD, lastFD, closeRangeUnshare); other != 0 {
+	if _, _, other := unix.RawSyscall(unix.SYS_CLOSE_RANGE, LastFD, LastFD, CloseRangeUnshare); other != 0 {
 		return errno
 	}
 	return 0
 }
 
 const (
-	lastFD            = 1<<32 - 1 // which nobody has
-	closeRangeUnshare = 2         // CLOSE_RANGE_UNSHARE, linux/close_range.h (Linux 5.9)
+	LastFD            = 1<<32 - 1 // which nobody has
+	CloseRangeUnshare = 2         // CLOSE_RANGE_UNSHARE, linux/close_range.h (Linux 5.9)
 )

@@ -1,4 +1,4 @@
-package upconv
+package openfile
 
 import (
 	"bytes"
@@ -25,7 +25,7 @@ func adopted(t *testing.T) *numbers {
 	r.Close()
 	w.Close()
 	n := &numbers{}
-	n.adopt(0, nil)
+	n.Adopt(0, nil)
 	t.Cleanup(func() { unix.Close(n.null) })
 	if len(n.atStart) < 2 {
 		t.Fatalf("the runtime has a set and an eventfd; found are %v", n.atStart)
@@ -97,7 +97,7 @@ func TestNumbers(t *testing.T) {
 	numbers := []int{0, 1, 2, set, other, n.null, 100, limit - 1, limit, 2 * limit, n.privateFrom, n.privateFrom + 5, hugeNumber + 1}
 	for _, number := range append(numbers, n.atStart...) {
 		if uint64(number) >= hard && !linux.HasCapability(unix.CAP_SYS_RESOURCE) {
-			if errno := n.control(set, other, number, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD); errno != unix.EMFILE {
+			if errno := n.Control(set, other, number, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD); errno != unix.EMFILE {
 				t.Errorf("under number %d: %v, want EMFILE: it is above the hard limit", number, errno)
 			}
 			continue
@@ -106,19 +106,19 @@ func TestNumbers(t *testing.T) {
 		before := link()
 		file, peer := newPeers(t)
 		event := unix.EpollEvent{Events: unix.EPOLLIN}
-		if errno := n.control(set, file, number, &event, unix.EPOLL_CTL_ADD); errno != 0 {
+		if errno := n.Control(set, file, number, &event, unix.EPOLL_CTL_ADD); errno != 0 {
 			t.Errorf("under number %d: %v", number, errno)
 		}
 		if got := contents(t, set); len(got) != 1 || got[0] != number {
 			t.Errorf("added under number %d, it is there under %v", number, got)
 		}
-		if errno := n.control(set, file, number, &event, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL); errno != unix.EEXIST {
+		if errno := n.Control(set, file, number, &event, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL); errno != unix.EEXIST {
 			t.Errorf("added again under number %d: %v", number, errno)
 		}
-		if errno := n.control(set, file, number, &event, unix.EPOLL_CTL_DEL, unix.EPOLL_CTL_ADD); errno != 0 || len(contents(t, set)) != 1 {
+		if errno := n.Control(set, file, number, &event, unix.EPOLL_CTL_DEL, unix.EPOLL_CTL_ADD); errno != 0 || len(contents(t, set)) != 1 {
 			t.Errorf("removed and added under number %d: %v", number, errno)
 		}
-		if errno := n.setFlags(file, number, unix.O_ASYNC); errno != 0 {
+		if errno := n.SetFlags(file, number, unix.O_ASYNC); errno != 0 {
 			t.Errorf("O_ASYNC under number %d: %v", number, errno)
 		}
 		if flags, _ := unix.FcntlInt(uintptr(file), unix.F_GETFL, 0); flags&unix.O_ASYNC == 0 {
@@ -157,7 +157,7 @@ func TestNumbersOfRuntime(t *testing.T) {
 		all.Go(func() {
 			for i := 0; time.Now().Before(end); i++ {
 				number := n.atStart[i%len(n.atStart)]
-				if errno := n.control(set, file, number, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL); errno != 0 {
+				if errno := n.Control(set, file, number, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL); errno != 0 {
 					t.Errorf("under number %d: %v", number, errno)
 					return
 				}

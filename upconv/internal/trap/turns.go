@@ -1,15 +1,15 @@
-package upconv
+package trap
 
 import (
 	"sync"
 	"sync/atomic"
 )
 
-// turns bound how many goroutines that are not workers do anything at a time that a program can
+// Turns bound how many goroutines that are not workers do anything at a time that a program can
 // hold up: each has a thread then. There are some turns for everybody, for which nobody need find
 // out which process it is. When these are taken, each process has a few of its own, and what else
 // is to be done for it waits. Turns end with the process, as what it holds up does.
-type turns struct {
+type Turns struct {
 	shared atomic.Int32 // how many of those for everybody are taken
 	mu     sync.Mutex
 	by     map[int]*turn // by process
@@ -28,8 +28,8 @@ const (
 // sharedTurn is what take returns for one of those for everybody. No process has that number.
 const sharedTurn = -1
 
-// take waits for a turn. process says whose it would be. What take returns is for giveBack.
-func (t *turns) take(process func() int) (of int) {
+// Take waits for a turn. process says whose it would be. What take returns is for giveBack.
+func (t *Turns) Take(process func() int) (of int) {
 	if t.shared.Add(1) <= maxSharedTurns {
 		return sharedTurn
 	}
@@ -42,7 +42,7 @@ func (t *turns) take(process func() int) (of int) {
 }
 
 // tryTake returns nil if a turn has been taken, and else what is closed when it has.
-func (t *turns) tryTake(pid int) (next chan struct{}) {
+func (t *Turns) tryTake(pid int) (next chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.by[pid]
@@ -62,8 +62,8 @@ func (t *turns) tryTake(pid int) (next chan struct{}) {
 	return next
 }
 
-// giveBack passes a turn on to the next one that waits, if it was one of a process.
-func (t *turns) giveBack(pid int) {
+// GiveBack passes a turn on to the next one that waits, if it was one of a process.
+func (t *Turns) GiveBack(pid int) {
 	if pid == sharedTurn {
 		t.shared.Add(-1)
 		return

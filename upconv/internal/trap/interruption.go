@@ -1,4 +1,4 @@
-package upconv
+package trap
 
 import (
 	"os"
@@ -10,18 +10,19 @@ import (
 	"github.com/upconv/upconv/seccompx"
 )
 
-// interruption ends a wait of upconv's that takes a thread of its own.
-type interruption struct {
+// Interruption ends a wait of upconv's that takes a thread of its own.
+type Interruption struct {
 	mu     sync.Mutex
 	errno  unix.Errno    // what the call says; 0: nothing has ended it yet
 	ended  chan struct{} // closed then
 	thread int           // one that is in a system call, which ends with EINTR at a signal; 0: none
 }
 
-func newInterruption() *interruption { return &interruption{ended: make(chan struct{})} }
+// NewInterruption returns one that nothing has ended.
+func NewInterruption() *Interruption { return &Interruption{ended: make(chan struct{})} }
 
-// end ends the wait, once.
-func (i *interruption) end(errno unix.Errno) {
+// End ends the wait, once.
+func (i *Interruption) End(errno unix.Errno) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.errno != 0 {
@@ -34,8 +35,8 @@ func (i *interruption) end(errno unix.Errno) {
 	}
 }
 
-// happened returns what has ended the wait, or 0.
-func (i *interruption) happened() unix.Errno {
+// Happened returns what has ended the wait, or 0.
+func (i *Interruption) Happened() unix.Errno {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.errno
@@ -44,13 +45,13 @@ func (i *interruption) happened() unix.Errno {
 // How long a system call waits at most before it is looked whether the wait has ended: the signal
 // may come too early for it.
 const (
-	shortSlice = 5 * time.Millisecond
-	longSlice  = 250 * time.Millisecond
+	ShortSlice = 5 * time.Millisecond
+	LongSlice  = 250 * time.Millisecond
 )
 
-// during makes a system call that waits for up to a slice, which the caller must double each time.
+// During makes a system call that waits for up to a slice, which the caller must double each time.
 // It returns what has ended the wait, or 0. The goroutine must be locked to its thread.
-func (i *interruption) during(do func()) unix.Errno {
+func (i *Interruption) During(do func()) unix.Errno {
 	i.mu.Lock()
 	i.thread = unix.Gettid()
 	errno := i.errno
@@ -65,11 +66,22 @@ func (i *interruption) during(do func()) unix.Errno {
 	return i.errno
 }
 
-// restart returns what a call says that a signal certainly ends. See signal(7): with a timeout set,
+// Restart returns what a call says that a signal certainly ends. See signal(7): with a timeout set,
 // it is never begun anew.
-func restart(timed bool) unix.Errno {
+func Restart(timed bool) unix.Errno {
 	if timed {
 		return unix.EINTR
 	}
 	return seccompx.ERestartSys
+}
+
+// Await waits until something can be received from ready, or until the wait is ended: then it
+// returns what the call says.
+func (i *Interruption) Await(ready <-chan struct{}) unix.Errno {
+	select {
+	case <-ready:
+		return 0
+	case <-i.ended:
+		return i.errno
+	}
 }
