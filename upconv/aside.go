@@ -27,7 +27,7 @@ func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
 	own := *c
 	own.since = time.Now()
 	stop := trap.NewInterruption()
-	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: heldCall{s: s, id: c.id, tid: c.tid, end: stop.End}}}
+	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: heldCall{listener: s.listener, id: c.id, tid: c.tid, end: stop.End}}}
 }
 
 func (a *aside) run() {
@@ -73,7 +73,7 @@ func (a *aside) answer(out outcome) {
 // wait of the target's call, it returns what the call says.
 func (s *Supervisor) awaitThread(c *call, pid int) unix.Errno {
 	stop := trap.NewInterruption()
-	held := heldCall{s: s, id: c.id, tid: c.tid, end: stop.End}
+	held := heldCall{listener: s.listener, id: c.id, tid: c.tid, end: stop.End}
 	s.held.add(&held)
 	defer s.held.remove(&held)
 	return s.threads.Take(pid, stop)

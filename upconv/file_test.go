@@ -17,7 +17,7 @@ import (
 func TestCopyYet(t *testing.T) {
 	for _, sees := range []bool{false, true} {
 		t.Run("sees="+strconv.FormatBool(sees), func(t *testing.T) {
-			s := &Supervisor{pid: os.Getpid()}
+			s := newSupervisor(nil)
 			if sees {
 				peeker, err := peek.Open()
 				if errors.Is(err, unix.EPERM) && os.Getenv("UPCONV_TEST_ALL") == "" {

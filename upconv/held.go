@@ -1,6 +1,8 @@
 package upconv
 
 import (
+	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -8,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -18,12 +21,13 @@ import (
 // nothing but a fatal signal (WAIT_KILLABLE_RECV). So upconv looks for what a native wait would end
 // at: signals, stops, tracers.
 type heldCall struct {
-	s     *Supervisor
-	id    uint64 // of the notification
-	tid   int
-	timed atomic.Bool      // the wait ends after a time that the program has set
-	end   func(unix.Errno) // ends the wait, unless that is over
+	listener *seccompx.Listener
+	id       uint64 // of the notification
+	tid      int
+	timed    atomic.Bool      // the wait ends after a time that the program has set
+	end      func(unix.Errno) // ends the wait, unless that is over
 
+	all        *heldCalls  // which it is one of
 	restarting atomic.Bool // by restartForced
 
 	mu     sync.Mutex // for status, gone and keys
@@ -46,6 +50,10 @@ type heldCall struct {
 // the longer it waits, and all of them together only as often as that takes hardly any of the
 // machine's time.
 type heldCalls struct {
+	peeker func() *peek.Peeker // nil, or what it returns: threads are looked at in proc(5)
+	turns  *trap.Turns         // of what a program can hold up
+	log    *slog.Logger
+
 	mu       sync.Mutex
 	calls    map[*heldCall]struct{}
 	timer    *time.Timer // starts a sweep
@@ -70,8 +78,25 @@ const (
 	forceInterval = time.Second
 )
 
+// newHeldCalls returns one that has no calls. peeker returns what looks at threads in the kernel, nil
+// if nothing does, or not yet; turns are of what a program can hold up.
+func newHeldCalls(peeker func() *peek.Peeker, turns *trap.Turns, log *slog.Logger) *heldCalls {
+	return &heldCalls{peeker: peeker, turns: turns, log: log}
+}
+
+// peeks returns what looks at threads in the kernel, nil if nothing does.
+func (all *heldCalls) peeks() *peek.Peeker {
+	if all.peeker == nil {
+		return nil
+	}
+	return all.peeker()
+}
+
+var ownPID = os.Getpid()
+
 // add has a call be looked at until it is removed.
 func (all *heldCalls) add(h *heldCall) {
+	h.all = all
 	h.began = time.Now()
 	h.stirred, h.next = h.began, h.began.Add(sampling)
 	all.mu.Lock()
@@ -299,7 +324,7 @@ func (h *heldCall) look(round *lookRound) sign {
 
 // signs reads what there is to see. ok is false where nobody waits for the answer any more.
 func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
-	if h.pid == 0 && h.s.listener.Valid(h.id) != nil { // for the first time: later, what names the thread is known
+	if h.pid == 0 && h.listener.Valid(h.id) != nil { // for the first time: later, what names the thread is known
 		h.end(unix.EINTR)
 		return seen, false
 	}
@@ -321,14 +346,14 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 		return seen, true
 	}
 	if seen.status = h.readStatus(round.scratch[:]); seen.status == nil || target.SaysEnded(seen.status) {
-		if h.s.listener.Valid(h.id) != nil {
+		if h.listener.Valid(h.id) != nil {
 			h.end(unix.EINTR)
 		}
 		return seen, false
 	}
 	seen.own, seen.any = target.SignalsIn(seen.status)
 	seen.threads, seen.tracer = target.StatusField(seen.status, "Threads:", 10), target.StatusField(seen.status, "TracerPid:", 10)
-	if seen.tracer == h.s.pid { // for a moment
+	if seen.tracer == ownPID { // for a moment
 		seen.tracer = 0
 	}
 	return seen, true
@@ -336,12 +361,12 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 
 // lookAtThread looks at the call's thread by BPF. It reports whether it could.
 func (h *heldCall) lookAtThread(thread *peek.Thread) bool {
-	all := h.s.sights.Load()
-	if all == nil || all.peeker.LookAtThread(h.tid, thread) != 0 {
+	peeker := h.all.peeks()
+	if peeker == nil || peeker.LookAtThread(h.tid, thread) != 0 {
 		return false
 	}
 	if h.watch(thread) { // a signal that came before is not told of
-		return all.peeker.LookAtThread(h.tid, thread) == 0
+		return peeker.LookAtThread(h.tid, thread) == 0
 	}
 	return true
 }
@@ -423,14 +448,14 @@ func (round *lookRound) settle(torn []*heldCall) {
 		}
 	}
 	for _, h := range pids {
-		h.s.restartForced(h)
+		h.restartForced()
 	}
 }
 
 // restartForced has a held call begin anew although it is not certain that its thread has a signal
 // to take: a tracer's interruption sees to it that the kernel understands ERESTARTSYS. Where that
 // is not permitted the program is told EINTR.
-func (s *Supervisor) restartForced(h *heldCall) {
+func (h *heldCall) restartForced() {
 	if !h.restarting.CompareAndSwap(false, true) {
 		return
 	}
@@ -438,8 +463,8 @@ func (s *Supervisor) restartForced(h *heldCall) {
 	go func() {
 		defer h.restarting.Store(false)
 		// The program may be in the middle of an execve(2).
-		defer s.turns.GiveBack(s.turns.Take(func() int { return pid }))
-		if !s.restartThreads([]int{h.tid}) {
+		defer h.all.turns.GiveBack(h.all.turns.Take(func() int { return pid }))
+		if !h.all.restartThreads([]int{h.tid}) {
 			h.end(unix.EINTR)
 		}
 	}()

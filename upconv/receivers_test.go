@@ -493,7 +493,7 @@ func (all *receivers) list(condition func(*receiver) bool) (list []*receiver) {
 }
 
 func (h *heldCall) wasLookedAt() bool {
-	all := &h.s.held
+	all := h.all
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	return h.next.Sub(h.began) > sampling

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand"
 	"net/netip"
-	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -44,7 +43,8 @@ func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Supervisor{needs: needs{swaps: true, inet6: true, unix: true}, log: slog.New(slog.DiscardHandler), pid: os.Getpid()}
+	s := newSupervisor(slog.New(slog.DiscardHandler))
+	s.needs = needs{swaps: true, inet6: true, unix: true}
 	s.rules.Store(&ruleset{policy: decided, mappings: mappings})
 	if s.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, nil); err != nil {
 		t.Fatal(err)

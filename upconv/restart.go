@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,33 +36,7 @@ func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 			waiting = append(waiting, tid)
 		}
 	}
-	return len(waiting) == 0 || w.s.restartThreads(waiting)
-}
-
-// restartThreads has threads begin their calls anew, as if nothing had been. It reports whether all
-// do.
-func (s *Supervisor) restartThreads(tids []int) (all bool) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		free := true
-		all = true
-		for _, tid := range tids {
-			seized, released := s.interrupt(tid)
-			free = free && released
-			if !seized { // it has a tracer, or ptrace(2) is not permitted
-				status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
-				traced := target.StatusField(status, "TracerPid:", 10) != 0
-				all = err == nil && traced && sendIgnored(tid, status) && all
-			}
-		}
-		if free { // else the kernel lets go of them with the end of this thread
-			runtime.UnlockOSThread()
-		}
-	}()
-	<-done
-	return all
+	return len(waiting) == 0 || w.s.held.restartThreads(waiting)
 }
 
 // waitsFor reports whether a thread is in a call, one that can be begun anew, that is about one of
@@ -133,46 +105,4 @@ func is32Bit(tid int) bool {
 	var ident [5]byte
 	_, err = file.Read(ident[:])
 	return err == nil && ident[4] == 1 // ELFCLASS32
-}
-
-// maxStopping is how long to wait until a thread has stopped, at most. One that has begun a call
-// meanwhile that upconv handles does not stop before that is answered, and the answer may be
-// waiting for the caller.
-const maxStopping = 20 * time.Millisecond
-
-// interrupt makes a thread begin its call anew, by a tracer's interruption (ptrace(2),
-// PTRACE_INTERRUPT). seized is false where that is not permitted, or somebody else traces it.
-// released is false if the thread is still traced, by the caller's thread, which must end soon.
-func (s *Supervisor) interrupt(tid int) (seized, released bool) {
-	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
-		return false, true
-	}
-	unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_INTERRUPT, uintptr(tid), 0, 0, 0, 0)
-	// It stops within microseconds, on its way out of the call. Until then it cannot be let go.
-	for deadline := time.Now().Add(maxStopping); time.Now().Before(deadline); time.Sleep(20 * time.Microsecond) {
-		if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(tid), 0, 0, 0, 0); errno == 0 {
-			return true, true
-		}
-		if _, err := os.Stat("/proc/" + strconv.Itoa(tid)); err != nil {
-			return true, true
-		}
-		if h := s.held.of(tid); h != nil { // should its call have been stopped meanwhile, and wait
-			h.interrupt()
-		}
-	}
-	return true, false
-}
-
-// sendIgnored sends a thread that has a tracer, and whose proc_pid_status(5) is given, a signal
-// that it ignores. The kernel drops such signals, but not if there is a tracer who may want to
-// know: then calls that wait begin anew when the tracer has let the thread go on. It reports
-// whether there is such a signal.
-func sendIgnored(tid int, status []byte) bool {
-	blocked, caught := target.StatusField(status, "SigBlk:", 16), target.StatusField(status, "SigCgt:", 16)
-	for _, sig := range []unix.Signal{unix.SIGURG, unix.SIGWINCH, unix.SIGCHLD} { // signal(7): ignored unless it is caught
-		if bit := 1 << (sig - 1); (blocked|caught)&bit == 0 {
-			return unix.Tgkill(target.StatusField(status, "Tgid:", 10), tid, sig) == nil
-		}
-	}
-	return false
 }

@@ -13,7 +13,7 @@ import (
 // TestShortageEnds has descriptors run out when something is made that is made only once: the next
 // try succeeds.
 func TestShortageEnds(t *testing.T) {
-	s := &Supervisor{log: slog.New(slog.DiscardHandler)}
+	s := newSupervisor(slog.New(slog.DiscardHandler))
 	var err error
 	if s.targets, err = target.NewThreads(false, nil); err != nil {
 		t.Fatal(err)

@@ -33,20 +33,20 @@ const stormSampling = 8 * sampling
 
 // beginWatch has signals be told of from now on if the call is one that has waited for long, once.
 func (h *heldCall) beginWatch(now time.Time) {
-	w := &h.s.held.signals
-	all := h.s.sights.Load()
-	if w.tried || all == nil || now.Sub(h.began) < watchAfter {
+	w := &h.all.signals
+	peeker := h.all.peeks()
+	if w.tried || peeker == nil || now.Sub(h.began) < watchAfter {
 		return
 	}
 	w.tried = true
-	go h.s.held.watchSignals(h.s, all.peeker)
+	go h.all.watchSignals(peeker)
 }
 
 // watchSignals begins to be told of signals. It takes a goroutine of its own.
-func (all *heldCalls) watchSignals(s *Supervisor, peeker *peek.Peeker) {
+func (all *heldCalls) watchSignals(peeker *peek.Peeker) {
 	teller, err := peeker.Tell()
 	if err != nil {
-		s.log.Debug("signals for calls that wait are looked for now and then", "error", err)
+		all.log.Debug("signals for calls that wait are looked for now and then", "error", err)
 		return
 	}
 	all.signals.teller.Store(teller)
@@ -126,7 +126,7 @@ type watchKeys struct{ thread, process peek.Key }
 // watch has signals for a call's thread be told of, from the next moment on. It reports whether
 // they were not before.
 func (h *heldCall) watch(thread *peek.Thread) bool {
-	w := &h.s.held.signals
+	w := &h.all.signals
 	teller := w.teller.Load()
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -159,7 +159,7 @@ func (h *heldCall) unwatch() {
 	if h.keys == (watchKeys{}) {
 		return
 	}
-	w := &h.s.held.signals
+	w := &h.all.signals
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, key := range []peek.Key{h.keys.thread, h.keys.process} {

@@ -115,9 +115,8 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	s := &Supervisor{
-		needs: needsOf(decided, cfg.UDP), udp: cfg.UDP, swapAt: cfg.SwapAt, log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(),
-	}
+	s := newSupervisor(log)
+	s.needs, s.udp, s.swapAt = needsOf(decided, cfg.UDP), cfg.UDP, cfg.SwapAt
 	p.supervisor = s
 	s.openTags()
 	egress, home, err := openEgress(decided, nil)

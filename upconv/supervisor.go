@@ -3,6 +3,7 @@ package upconv
 import (
 	"errors"
 	"log/slog"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -63,7 +64,7 @@ type Supervisor struct {
 
 	back      atomic.Pointer[backward] // see originalAddr
 	receivers receivers                // calls that wait for a datagram
-	held      heldCalls                // all calls that upconv waits for
+	held      *heldCalls               // all calls that upconv waits for
 
 	busy    atomic.Int32    // workers that have a notification
 	workers atomic.Int32    // how many there are
@@ -75,6 +76,18 @@ type Supervisor struct {
 	watch   watch           // over the workers
 	holdups holdups         // processes whose calls hold workers
 	turns   trap.Turns      // of those whose calls are seen to by others
+}
+
+// newSupervisor returns one that has no listener yet, and knows nothing.
+func newSupervisor(log *slog.Logger) *Supervisor {
+	s := &Supervisor{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
+	s.held = newHeldCalls(func() *peek.Peeker {
+		if all := s.sights.Load(); all != nil {
+			return all.peeker
+		}
+		return nil
+	}, &s.turns, log)
+	return s
 }
 
 // egress is a namespace that sockets are made in.

@@ -38,7 +38,7 @@ func (s *Supervisor) newWait(c *call, e *event.Pending, fd, flags int, timeout t
 	if timeout != 0 {
 		w.expiry = time.Now().Add(timeout)
 	}
-	w.held.s, w.held.id, w.held.tid = s, c.id, c.tid
+	w.held.listener, w.held.id, w.held.tid = s.listener, c.id, c.tid
 	w.held.timed.Store(timeout != 0)
 	return w
 }
