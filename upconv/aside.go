@@ -18,7 +18,7 @@ type aside struct {
 	s    *Supervisor
 	c    call
 	do   func(*worker, *call) outcome
-	held heldCall
+	held trap.HeldCall
 	stop *trap.Interruption
 }
 
@@ -27,12 +27,12 @@ func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
 	own := *c
 	own.since = time.Now()
 	stop := trap.NewInterruption()
-	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: heldCall{listener: s.listener, id: c.id, tid: c.tid, end: stop.End}}}
+	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}}}
 }
 
 func (a *aside) run() {
 	s := a.s
-	s.held.add(&a.held)
+	s.held.Add(&a.held)
 	pid := s.targets.Process(a.c.tid)
 	if errno := s.threads.Take(pid, a.stop); errno != 0 {
 		a.answer(answer(errno))
@@ -57,13 +57,13 @@ func (a *aside) run() {
 	}
 	s.threads.GiveBack(pid)
 	if out.wait != nil {
-		s.held.remove(&a.held)
+		s.held.Remove(&a.held)
 		out.wait.run()
 	}
 }
 
 func (a *aside) answer(out outcome) {
-	a.s.held.remove(&a.held)
+	a.s.held.Remove(&a.held)
 	if err := a.s.respond(a.c.id, out); err != nil {
 		a.s.log.Debug("answer", "tid", a.c.tid, "error", err)
 	}
@@ -73,8 +73,8 @@ func (a *aside) answer(out outcome) {
 // wait of the target's call, it returns what the call says.
 func (s *Supervisor) awaitThread(c *call, pid int) unix.Errno {
 	stop := trap.NewInterruption()
-	held := heldCall{listener: s.listener, id: c.id, tid: c.tid, end: stop.End}
-	s.held.add(&held)
-	defer s.held.remove(&held)
+	held := trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}
+	s.held.Add(&held)
+	defer s.held.Remove(&held)
 	return s.threads.Take(pid, stop)
 }

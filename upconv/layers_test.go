@@ -21,7 +21,7 @@ var imports = map[string]string{
 	"upconv/internal/target":       "upconv/internal/linux seccompx",
 	"upconv/internal/openfile":     "upconv/internal/linux upconv/internal/birth",
 	"upconv/internal/proxyproto":   "",
-	"upconv/internal/trap":         "seccompx",
+	"upconv/internal/trap":         "upconv/internal/linux upconv/internal/target upconv/internal/peek seccompx",
 	"upconv/internal/testkit":      "",
 	"upconv/nat64":                 "upconv/internal/ip4",
 	"upconv/policy":                "upconv/nat64 upconv/internal/ip4",

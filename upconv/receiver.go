@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // receiver is a call that waits for a datagram. One goroutine at a time is busy with it, which the
@@ -21,7 +22,7 @@ type receiver struct {
 	expiry    time.Time
 	timer     *time.Timer
 	limit     time.Duration // SO_RCVTIMEO; 0: none
-	held      heldCall
+	held      trap.HeldCall
 
 	mu     sync.Mutex // of the rest
 	busy   bool
@@ -154,8 +155,8 @@ func (p *receiver) register() unix.Errno {
 	}
 	all.waiting[p.id] = p
 	all.mu.Unlock()
-	p.held.timed.Store(p.limit > 0)
-	p.s.held.add(&p.held)
+	p.held.Timed.Store(p.limit > 0)
+	p.s.held.Add(&p.held)
 	if errno := p.watch(); errno != 0 {
 		return errno
 	}
@@ -324,7 +325,7 @@ func (p *receiver) finish(out outcome) {
 		// The target has the file too, so that closing it would not take it out of the set.
 		unix.EpollCtl(all.epfd, unix.EPOLL_CTL_DEL, p.fd, nil)
 	}
-	p.s.held.remove(&p.held)
+	p.s.held.Remove(&p.held)
 	linux.Close(p.fd) // before the target goes on: what it closes then shall be closed
 	if err := p.s.respond(p.c.id, out); err != nil {
 		p.s.log.Debug("answer", "tid", p.c.tid, "error", err)

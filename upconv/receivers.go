@@ -49,7 +49,7 @@ const (
 func (all *receivers) wait(r *reception, state receptionState) outcome {
 	s := r.s
 	p := &receiver{reception: *r, busy: true}
-	p.held.listener, p.held.id, p.held.tid, p.held.end = s.listener, r.c.id, r.c.tid, p.endWith
+	p.held.Listener, p.held.ID, p.held.TID, p.held.End = s.listener, r.c.id, r.c.tid, p.endWith
 	p.keep()
 	if state == interrupted {
 		go p.attendInTurn(true)

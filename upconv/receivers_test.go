@@ -181,7 +181,7 @@ func testReceiveWaits(t *testing.T) {
 	t.Run("long wait", func(t *testing.T) {
 		out := th.recvfrom(a, p.six, 0)
 		th.waiting(1)
-		testkit.Until(t, "it has been looked at", func() bool { return len(s.receivers.list(func(r *receiver) bool { return r.held.wasLookedAt() })) == 1 })
+		testkit.Until(t, "it has been looked at", func() bool { return len(s.receivers.list(func(r *receiver) bool { return r.held.Looked() })) == 1 })
 		send(t, "four")
 		check(t, th.result(out), "four")
 	})
@@ -490,13 +490,6 @@ func (all *receivers) list(condition func(*receiver) bool) (list []*receiver) {
 		p.mu.Unlock()
 	}
 	return list
-}
-
-func (h *heldCall) wasLookedAt() bool {
-	all := h.all
-	all.mu.Lock()
-	defer all.mu.Unlock()
-	return h.next.Sub(h.began) > sampling
 }
 
 // processorTime returns what this process takes of the processors in a time.

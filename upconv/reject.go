@@ -169,7 +169,7 @@ func probeConnect(fd, domain int) (errno unix.Errno, idle bool) {
 // is. It holds up its thread.
 func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 	timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
-	w.aside.held.timed.Store(timeout != 0)
+	w.aside.held.Timed.Store(timeout != 0)
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	for slice := trap.ShortSlice; ; slice = min(2*slice, trap.LongSlice) {
 		length := slice

@@ -25,7 +25,7 @@ import (
 func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 	numbers := append(others, c.fd)
 	timed := linux.TimeoutOf(replacement, unix.SO_RCVTIMEO) != 0
-	held := w.s.held.threads() // those follow
+	held := w.s.held.Threads() // those follow
 	var waiting []int
 	threads := target.ThreadsOf(c.tid)
 	for _, pid := range w.tableSharers(c, len(threads), replacement) {
@@ -36,7 +36,7 @@ func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
 			waiting = append(waiting, tid)
 		}
 	}
-	return len(waiting) == 0 || w.s.held.restartThreads(waiting)
+	return len(waiting) == 0 || w.s.held.RestartThreads(waiting)
 }
 
 // waitsFor reports whether a thread is in a call, one that can be begun anew, that is about one of

@@ -35,7 +35,7 @@ func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
 		if timeout != 0 {
 			w.sendDeadline = time.Now().Add(timeout)
 		}
-		w.aside.held.timed.Store(timeout != 0)
+		w.aside.held.Timed.Store(timeout != 0)
 	}
 	waited, errno := w.waitWritable(fd)
 	if errno == 0 && x != nil && x.family() == unix.AF_UNIX && x.path.length > 0 {

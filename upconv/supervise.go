@@ -510,7 +510,7 @@ func (p *process) reap() (status, sig int) {
 		}
 		if int(info.pid) == p.canary.pid && info.code == cldStopped {
 			consume(p.canary.pid, unix.WSTOPPED)
-			p.supervisor.held.lookNow() // the command is to stop as well
+			p.supervisor.held.LookNow() // the command is to stop as well
 			p.canary.wake()
 			continue
 		}
@@ -557,9 +557,12 @@ func (p *process) rouse() {
 			p.swallow.Add(1)
 			unix.Kill(p.order.Front, unix.SIGCONT)
 		}
-		time.Sleep(sampling)
+		time.Sleep(rousePause)
 	}
 }
+
+// rousePause is how long the front process may take to stop.
+const rousePause = 5 * time.Millisecond
 
 // consume takes what waitid(2) has told of a child with WNOWAIT, if it is one of options and still
 // so. wait4(2) would take its death too, should it have been continued and have died since.
@@ -606,7 +609,7 @@ func (p *process) listen(heard chan<- struct{}) {
 			once.Do(func() { close(heard) })
 			continue
 		}
-		p.supervisor.held.lookNow() // the command has it too, or will
+		p.supervisor.held.LookNow() // the command has it too, or will
 		sig := unix.Signal(m.Signal)
 		if sig == unix.SIGCONT && p.swallowed() {
 			continue

@@ -64,7 +64,7 @@ type Supervisor struct {
 
 	back      atomic.Pointer[backward] // see originalAddr
 	receivers receivers                // calls that wait for a datagram
-	held      *heldCalls               // all calls that upconv waits for
+	held      *trap.HeldCalls          // all calls that upconv waits for
 
 	busy    atomic.Int32    // workers that have a notification
 	workers atomic.Int32    // how many there are
@@ -81,7 +81,7 @@ type Supervisor struct {
 // newSupervisor returns one that has no listener yet, and knows nothing.
 func newSupervisor(log *slog.Logger) *Supervisor {
 	s := &Supervisor{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
-	s.held = newHeldCalls(func() *peek.Peeker {
+	s.held = trap.NewHeldCalls(func() *peek.Peeker {
 		if all := s.sights.Load(); all != nil {
 			return all.peeker
 		}

@@ -145,7 +145,7 @@ func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno 
 		linux.SetFlags(fd, unix.O_NONBLOCK)
 		linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
 	}()
-	w.aside.held.timed.Store(timeout != 0)
+	w.aside.held.Timed.Store(timeout != 0)
 	began := time.Now()
 	for length := trap.ShortSlice; ; length = min(2*length, trap.LongSlice) {
 		if timeout != 0 {

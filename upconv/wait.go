@@ -26,7 +26,7 @@ type wait struct {
 	expiry time.Time      // of SO_SNDTIMEO; zero: none
 	sa     []byte         // its own copy
 	event  *event.Pending // its own too
-	held   heldCall
+	held   trap.HeldCall
 	stop   *trap.Interruption
 }
 
@@ -38,8 +38,8 @@ func (s *Supervisor) newWait(c *call, e *event.Pending, fd, flags int, timeout t
 	if timeout != 0 {
 		w.expiry = time.Now().Add(timeout)
 	}
-	w.held.listener, w.held.id, w.held.tid = s.listener, c.id, c.tid
-	w.held.timed.Store(timeout != 0)
+	w.held.Listener, w.held.ID, w.held.TID = s.listener, c.id, c.tid
+	w.held.Timed.Store(timeout != 0)
 	return w
 }
 
@@ -48,23 +48,23 @@ func (w *wait) run() {
 	file := os.NewFile(uintptr(w.fd), "connecting") // non-blocking: joins the runtime's poller
 	defer file.Close()
 	file.SetWriteDeadline(w.expiry)
-	w.held.end = func(errno unix.Errno) {
+	w.held.End = func(errno unix.Errno) {
 		w.stop.End(errno)
 		file.SetWriteDeadline(time.Unix(1, 0))
 	}
-	w.s.held.add(&w.held)
+	w.s.held.Add(&w.held)
 	errno := w.result(file)
 	defer w.s.turns.GiveBack(w.s.turns.Take(w.process))
-	w.s.held.remove(&w.held)
+	w.s.held.Remove(&w.held)
 	linux.SetFlags(w.fd, w.flags)
 	w.s.events.Record(w.event, errno)
-	if err := w.s.respond(w.held.id, answer(errno)); err != nil {
+	if err := w.s.respond(w.held.ID, answer(errno)); err != nil {
 		w.s.log.Debug("answer", "tid", w.event.TID, "error", err)
 	}
 }
 
 // process returns whose call it is.
-func (w *wait) process() int { return w.s.targets.Process(w.held.tid) }
+func (w *wait) process() int { return w.s.targets.Process(w.held.TID) }
 
 func (w *wait) result(file *os.File) unix.Errno {
 	conn, err := file.SyscallConn()

@@ -1,4 +1,4 @@
-package upconv
+package trap
 
 import (
 	"testing"
@@ -9,22 +9,22 @@ import (
 // TestSignalWatchTake: what is told of a thread or a process concerns all calls of that process,
 // once, and what is lost concerns all calls.
 func TestSignalWatchTake(t *testing.T) {
-	a := &heldCall{keys: watchKeys{thread: 2, process: 3}}
-	alsoA := &heldCall{keys: watchKeys{thread: 4, process: 3}}
-	b := &heldCall{keys: watchKeys{thread: 6, process: 7}}
-	unwatched := &heldCall{}
-	calls := map[*heldCall]struct{}{a: {}, alsoA: {}, b: {}, unwatched: {}}
+	a := &HeldCall{keys: watchKeys{thread: 2, process: 3}}
+	alsoA := &HeldCall{keys: watchKeys{thread: 4, process: 3}}
+	b := &HeldCall{keys: watchKeys{thread: 6, process: 7}}
+	unwatched := &HeldCall{}
+	calls := map[*HeldCall]struct{}{a: {}, alsoA: {}, b: {}, unwatched: {}}
 	for name, c := range map[string]struct {
 		told []peek.Told
 		lost bool
-		want []*heldCall
+		want []*HeldCall
 	}{
 		"nothing":       {},
-		"a thread":      {told: []peek.Told{{Key: 4}}, want: []*heldCall{a, alsoA}},
-		"a process":     {told: []peek.Told{{Key: 7}}, want: []*heldCall{b}},
-		"both":          {told: []peek.Told{{Key: 2}, {Key: 7}}, want: []*heldCall{a, alsoA, b}},
+		"a thread":      {told: []peek.Told{{Key: 4}}, want: []*HeldCall{a, alsoA}},
+		"a process":     {told: []peek.Told{{Key: 7}}, want: []*HeldCall{b}},
+		"both":          {told: []peek.Told{{Key: 2}, {Key: 7}}, want: []*HeldCall{a, alsoA, b}},
 		"an ended call": {told: []peek.Told{{Key: 8}}},
-		"lost":          {lost: true, want: []*heldCall{a, alsoA, b, unwatched}},
+		"lost":          {lost: true, want: []*HeldCall{a, alsoA, b, unwatched}},
 	} {
 		var w signalWatch
 		w.note(c.told, c.lost)

@@ -1,4 +1,4 @@
-package upconv
+package trap
 
 import (
 	"os"
@@ -11,9 +11,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// restartThreads has threads begin their calls anew, as if nothing had been. It reports whether all
+// RestartThreads has threads begin their calls anew, as if nothing had been. It reports whether all
 // do.
-func (all *heldCalls) restartThreads(tids []int) (ok bool) {
+func (all *HeldCalls) RestartThreads(tids []int) (ok bool) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -45,7 +45,7 @@ const maxStopping = 20 * time.Millisecond
 // interrupt makes a thread begin its call anew, by a tracer's interruption (ptrace(2),
 // PTRACE_INTERRUPT). seized is false where that is not permitted, or somebody else traces it.
 // released is false if the thread is still traced, by the caller's thread, which must end soon.
-func (all *heldCalls) interrupt(tid int) (seized, released bool) {
+func (all *HeldCalls) interrupt(tid int) (seized, released bool) {
 	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, 0, 0, 0); errno != 0 {
 		return false, true
 	}

@@ -1,4 +1,4 @@
-package upconv
+package trap
 
 import (
 	"log/slog"
@@ -14,20 +14,19 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/target"
-	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
-// heldCall is a call that upconv itself waits for. The kernel ends its wait for the answer at
+// HeldCall is a call that upconv itself waits for. The kernel ends its wait for the answer at
 // nothing but a fatal signal (WAIT_KILLABLE_RECV). So upconv looks for what a native wait would end
 // at: signals, stops, tracers.
-type heldCall struct {
-	listener *seccompx.Listener
-	id       uint64 // of the notification
-	tid      int
-	timed    atomic.Bool      // the wait ends after a time that the program has set
-	end      func(unix.Errno) // ends the wait, unless that is over
+type HeldCall struct {
+	Listener *seccompx.Listener
+	ID       uint64 // of the notification
+	TID      int
+	Timed    atomic.Bool      // the wait ends after a time that the program has set
+	End      func(unix.Errno) // ends the wait, unless that is over
 
-	all        *heldCalls  // which it is one of
+	all        *HeldCalls  // which it is one of
 	restarting atomic.Bool // by restartForced
 
 	mu     sync.Mutex // for status, gone and keys
@@ -46,16 +45,16 @@ type heldCall struct {
 	forced  time.Time // when it was last begun anew without a sign
 }
 
-// heldCalls are all of them. One look goes over those that are due. A call is looked at less often
+// HeldCalls are all of them. One look goes over those that are due. A call is looked at less often
 // the longer it waits, and all of them together only as often as that takes hardly any of the
 // machine's time.
-type heldCalls struct {
+type HeldCalls struct {
 	peeker func() *peek.Peeker // nil, or what it returns: threads are looked at in proc(5)
-	turns  *trap.Turns         // of what a program can hold up
+	turns  *Turns              // of what a program can hold up
 	log    *slog.Logger
 
 	mu       sync.Mutex
-	calls    map[*heldCall]struct{}
+	calls    map[*HeldCall]struct{}
 	timer    *time.Timer // starts a sweep
 	due      time.Time   // when that is; zero: not set
 	sweeping bool
@@ -78,14 +77,14 @@ const (
 	forceInterval = time.Second
 )
 
-// newHeldCalls returns one that has no calls. peeker returns what looks at threads in the kernel, nil
+// NewHeldCalls returns one that has no calls. peeker returns what looks at threads in the kernel, nil
 // if nothing does, or not yet; turns are of what a program can hold up.
-func newHeldCalls(peeker func() *peek.Peeker, turns *trap.Turns, log *slog.Logger) *heldCalls {
-	return &heldCalls{peeker: peeker, turns: turns, log: log}
+func NewHeldCalls(peeker func() *peek.Peeker, turns *Turns, log *slog.Logger) *HeldCalls {
+	return &HeldCalls{peeker: peeker, turns: turns, log: log}
 }
 
 // peeks returns what looks at threads in the kernel, nil if nothing does.
-func (all *heldCalls) peeks() *peek.Peeker {
+func (all *HeldCalls) peeks() *peek.Peeker {
 	if all.peeker == nil {
 		return nil
 	}
@@ -94,15 +93,15 @@ func (all *heldCalls) peeks() *peek.Peeker {
 
 var ownPID = os.Getpid()
 
-// add has a call be looked at until it is removed.
-func (all *heldCalls) add(h *heldCall) {
+// Add has a call be looked at until it is removed.
+func (all *HeldCalls) Add(h *HeldCall) {
 	h.all = all
 	h.began = time.Now()
 	h.stirred, h.next = h.began, h.began.Add(sampling)
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if all.calls == nil {
-		all.calls = map[*heldCall]struct{}{}
+		all.calls = map[*HeldCall]struct{}{}
 		all.timer = time.AfterFunc(time.Hour, all.sweep)
 	}
 	all.calls[h] = struct{}{}
@@ -110,15 +109,15 @@ func (all *heldCalls) add(h *heldCall) {
 }
 
 // arm has the next sweep be at a time, unless it is earlier anyway. The caller holds mu.
-func (all *heldCalls) arm(at time.Time) {
+func (all *HeldCalls) arm(at time.Time) {
 	if !all.sweeping && (all.due.IsZero() || at.Before(all.due)) {
 		all.due = at
 		all.timer.Reset(time.Until(at))
 	}
 }
 
-// remove forgets a call that has its answer.
-func (all *heldCalls) remove(h *heldCall) {
+// Remove forgets a call that has its answer.
+func (all *HeldCalls) Remove(h *HeldCall) {
 	all.mu.Lock()
 	delete(all.calls, h)
 	all.mu.Unlock()
@@ -131,8 +130,15 @@ func (all *heldCalls) remove(h *heldCall) {
 	h.unwatch()
 }
 
-// lookNow has all calls be looked at soon: something has happened that may concern them.
-func (all *heldCalls) lookNow() {
+// Looked reports whether the call has been looked at.
+func (h *HeldCall) Looked() bool {
+	h.all.mu.Lock()
+	defer h.all.mu.Unlock()
+	return h.next.Sub(h.began) > sampling
+}
+
+// LookNow has all calls be looked at soon: something has happened that may concern them.
+func (all *HeldCalls) LookNow() {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if len(all.calls) == 0 {
@@ -144,19 +150,19 @@ func (all *heldCalls) lookNow() {
 }
 
 // of returns the call of a thread, nil if none is held.
-func (all *heldCalls) of(tid int) *heldCall {
+func (all *HeldCalls) of(tid int) *HeldCall {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	for h := range all.calls {
-		if h.tid == tid {
+		if h.TID == tid {
 			return h
 		}
 	}
 	return nil
 }
 
-// threads returns the threads whose calls are held.
-func (all *heldCalls) threads() map[int]bool {
+// Threads returns the threads whose calls are held.
+func (all *HeldCalls) Threads() map[int]bool {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if len(all.calls) == 0 {
@@ -164,13 +170,13 @@ func (all *heldCalls) threads() map[int]bool {
 	}
 	tids := make(map[int]bool, len(all.calls))
 	for h := range all.calls {
-		tids[h.tid] = true
+		tids[h.TID] = true
 	}
 	return tids
 }
 
 // sweep looks at the calls that are due, and says when the next one is.
-func (all *heldCalls) sweep() {
+func (all *HeldCalls) sweep() {
 	began := time.Now()
 	all.mu.Lock()
 	if all.sweeping {
@@ -180,7 +186,7 @@ func (all *heldCalls) sweep() {
 	all.sweeping, all.due = true, time.Time{}
 	hurried := began.Before(all.hurried)
 	concerned := all.signals.take(all.calls)
-	var list []*heldCall
+	var list []*HeldCall
 	for h := range all.calls {
 		if concerned[h] && began.Sub(h.stirred) > maxSampling {
 			h.stirred = began // something may come of the signal a little later
@@ -194,7 +200,7 @@ func (all *heldCalls) sweep() {
 	all.mu.Unlock()
 
 	round := lookRound{now: began, all: all}
-	var torn []*heldCall // each may be the one of its process that a signal is for
+	var torn []*HeldCall // each may be the one of its process that a signal is for
 	again := make([]time.Duration, len(list))
 	for i, h := range list {
 		h.beginWatch(began)
@@ -244,7 +250,7 @@ func (all *heldCalls) sweep() {
 }
 
 // pause is how long a call is not looked at again.
-func (h *heldCall) pause(now time.Time) time.Duration {
+func (h *HeldCall) pause(now time.Time) time.Duration {
 	return min(max(sampling, now.Sub(h.stirred)/patience), maxSampling)
 }
 
@@ -260,7 +266,7 @@ const (
 // lookRound is one sweep: what it has found out about processes.
 type lookRound struct {
 	now       time.Time
-	all       *heldCalls
+	all       *HeldCalls
 	scratch   [4096]byte
 	processes map[int]*processLook
 	held      map[int]bool // threads whose calls are held; nil: not asked yet
@@ -282,20 +288,20 @@ type signs struct {
 }
 
 // look looks at the target of a call for what ends its wait, and ends it.
-func (h *heldCall) look(round *lookRound) sign {
+func (h *HeldCall) look(round *lookRound) sign {
 	seen, ok := h.signs(round)
 	if !ok {
 		return signNone
 	}
 	if h.pid == 0 {
-		h.pid = target.ThreadGroup(h.tid)
+		h.pid = target.ThreadGroup(h.TID)
 	}
 	if !seen.any || seen.own {
 		h.shared = 0
 	} else {
 		h.shared++
 	}
-	attached := !seen.exact && round.all.attached(h.tid, seen.tracer)
+	attached := !seen.exact && round.all.attached(h.TID, seen.tracer)
 	process := &processLook{}
 	if !seen.certain {
 		process = round.process(h, &seen)
@@ -306,12 +312,12 @@ func (h *heldCall) look(round *lookRound) sign {
 	case process.frozen, process.stopped && seen.tracer == 0: // with one, that says nothing of each thread
 		h.interrupt()
 		round.hurry = true // the other threads are to stop as well
-	case h.shared == 1 && target.OnlyTaker(h.tid, h.pid, seen.status):
+	case h.shared == 1 && target.OnlyTaker(h.TID, h.pid, seen.status):
 		h.interrupt()
-	case attached, seen.tracer != 0 && !h.timed.Load() && round.now.Sub(later(h.began, h.forced)) >= forceInterval:
+	case attached, seen.tracer != 0 && !h.Timed.Load() && round.now.Sub(later(h.began, h.forced)) >= forceInterval:
 		// Nothing tells that a tracer wants a thread of its own to stop.
 		h.forced = round.now
-		if sendIgnored(h.tid, seen.status) {
+		if sendIgnored(h.TID, seen.status) {
 			return signOfOthers // it is seen to be pending by the next look
 		}
 	case h.shared >= 3:
@@ -323,9 +329,9 @@ func (h *heldCall) look(round *lookRound) sign {
 }
 
 // signs reads what there is to see. ok is false where nobody waits for the answer any more.
-func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
-	if h.pid == 0 && h.listener.Valid(h.id) != nil { // for the first time: later, what names the thread is known
-		h.end(unix.EINTR)
+func (h *HeldCall) signs(round *lookRound) (seen signs, ok bool) {
+	if h.pid == 0 && h.Listener.Valid(h.ID) != nil { // for the first time: later, what names the thread is known
+		h.End(unix.EINTR)
 		return seen, false
 	}
 	var thread peek.Thread
@@ -334,7 +340,7 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 			h.thread = thread.Began
 		}
 		if thread.Ending || thread.Began != h.thread {
-			h.end(unix.EINTR)
+			h.End(unix.EINTR)
 			return seen, false
 		}
 		seen.own, seen.exact, seen.certain = thread.Interrupted, true, thread.Certain
@@ -346,8 +352,8 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 		return seen, true
 	}
 	if seen.status = h.readStatus(round.scratch[:]); seen.status == nil || target.SaysEnded(seen.status) {
-		if h.listener.Valid(h.id) != nil {
-			h.end(unix.EINTR)
+		if h.Listener.Valid(h.ID) != nil {
+			h.End(unix.EINTR)
 		}
 		return seen, false
 	}
@@ -360,19 +366,19 @@ func (h *heldCall) signs(round *lookRound) (seen signs, ok bool) {
 }
 
 // lookAtThread looks at the call's thread by BPF. It reports whether it could.
-func (h *heldCall) lookAtThread(thread *peek.Thread) bool {
+func (h *HeldCall) lookAtThread(thread *peek.Thread) bool {
 	peeker := h.all.peeks()
-	if peeker == nil || peeker.LookAtThread(h.tid, thread) != 0 {
+	if peeker == nil || peeker.LookAtThread(h.TID, thread) != 0 {
 		return false
 	}
 	if h.watch(thread) { // a signal that came before is not told of
-		return peeker.LookAtThread(h.tid, thread) == 0
+		return peeker.LookAtThread(h.TID, thread) == 0
 	}
 	return true
 }
 
 // attached reports whether a thread has got another tracer, or 0, since it was last looked at.
-func (all *heldCalls) attached(tid, tracer int) bool {
+func (all *HeldCalls) attached(tid, tracer int) bool {
 	before := all.tracers[tid]
 	switch {
 	case tracer == before:
@@ -395,14 +401,14 @@ func later(a, b time.Time) time.Time {
 }
 
 // readStatus returns the thread's proc_pid_status(5), nil where it cannot be read.
-func (h *heldCall) readStatus(scratch []byte) []byte {
+func (h *HeldCall) readStatus(scratch []byte) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.gone {
 		return nil
 	}
 	if !h.opened {
-		h.status = target.OpenStatus(h.tid, scratch)
+		h.status = target.OpenStatus(h.TID, scratch)
 		h.opened = h.status >= 0
 	}
 	if !h.opened {
@@ -416,17 +422,17 @@ func (h *heldCall) readStatus(scratch []byte) []byte {
 }
 
 // interrupt ends a call of a thread that has a signal to take, or is to stop.
-func (h *heldCall) interrupt() { h.end(trap.Restart(h.timed.Load())) }
+func (h *HeldCall) interrupt() { h.End(Restart(h.Timed.Load())) }
 
 // process returns what there is to know of the process of a thread, which has been seen.
-func (round *lookRound) process(h *heldCall, seen *signs) *processLook {
+func (round *lookRound) process(h *HeldCall, seen *signs) *processLook {
 	if p := round.processes[h.pid]; p != nil {
 		return p
 	}
-	p := &processLook{frozen: target.InFrozenCgroup(h.tid, seen.exact)}
+	p := &processLook{frozen: target.InFrozenCgroup(h.TID, seen.exact)}
 	if !seen.exact && seen.threads > 1 { // of a single one the signal that stops it is pending
 		if round.held == nil {
-			round.held = round.all.threads()
+			round.held = round.all.Threads()
 		}
 		p.stopped = target.GroupStopped(h.pid, round.held)
 	}
@@ -439,11 +445,11 @@ func (round *lookRound) process(h *heldCall, seen *signs) *processLook {
 
 // settle ends one call of each process that a signal has been left for. The kernel chooses the
 // first thread before others.
-func (round *lookRound) settle(torn []*heldCall) {
-	pids := map[int]*heldCall{}
+func (round *lookRound) settle(torn []*HeldCall) {
+	pids := map[int]*HeldCall{}
 	for _, h := range torn {
 		h.shared = 0
-		if chosen := pids[h.pid]; chosen == nil || h.tid == h.pid {
+		if chosen := pids[h.pid]; chosen == nil || h.TID == h.pid {
 			pids[h.pid] = h
 		}
 	}
@@ -455,7 +461,7 @@ func (round *lookRound) settle(torn []*heldCall) {
 // restartForced has a held call begin anew although it is not certain that its thread has a signal
 // to take: a tracer's interruption sees to it that the kernel understands ERESTARTSYS. Where that
 // is not permitted the program is told EINTR.
-func (h *heldCall) restartForced() {
+func (h *HeldCall) restartForced() {
 	if !h.restarting.CompareAndSwap(false, true) {
 		return
 	}
@@ -464,8 +470,8 @@ func (h *heldCall) restartForced() {
 		defer h.restarting.Store(false)
 		// The program may be in the middle of an execve(2).
 		defer h.all.turns.GiveBack(h.all.turns.Take(func() int { return pid }))
-		if !h.all.restartThreads([]int{h.tid}) {
-			h.end(unix.EINTR)
+		if !h.all.RestartThreads([]int{h.TID}) {
+			h.End(unix.EINTR)
 		}
 	}()
 }

@@ -1,4 +1,4 @@
-package upconv
+package trap
 
 import (
 	"sync"
@@ -18,7 +18,7 @@ type signalWatch struct {
 	calls map[peek.Key]int // how many are watched by a key
 
 	// What has been told since the last sweep, and whether more may have been, which is lost.
-	// heldCalls.mu is for these.
+	// HeldCalls.mu is for these.
 	told map[peek.Key]bool
 	all  bool
 	rest time.Duration // until it may be looked what has been told since, for a look at all that it concerns
@@ -32,7 +32,7 @@ const watchAfter = 100 * time.Millisecond
 const stormSampling = 8 * sampling
 
 // beginWatch has signals be told of from now on if the call is one that has waited for long, once.
-func (h *heldCall) beginWatch(now time.Time) {
+func (h *HeldCall) beginWatch(now time.Time) {
 	w := &h.all.signals
 	peeker := h.all.peeks()
 	if w.tried || peeker == nil || now.Sub(h.began) < watchAfter {
@@ -43,7 +43,7 @@ func (h *heldCall) beginWatch(now time.Time) {
 }
 
 // watchSignals begins to be told of signals. It takes a goroutine of its own.
-func (all *heldCalls) watchSignals(peeker *peek.Peeker) {
+func (all *HeldCalls) watchSignals(peeker *peek.Peeker) {
 	teller, err := peeker.Tell()
 	if err != nil {
 		all.log.Debug("signals for calls that wait are looked for now and then", "error", err)
@@ -70,10 +70,10 @@ func (all *heldCalls) watchSignals(peeker *peek.Peeker) {
 	}
 }
 
-// waits reports whether there is something for take. The caller holds heldCalls.mu.
+// waits reports whether there is something for take. The caller holds HeldCalls.mu.
 func (w *signalWatch) waits() bool { return len(w.told) > 0 || w.all }
 
-// note keeps what has been told for the next sweep. The caller holds heldCalls.mu.
+// note keeps what has been told for the next sweep. The caller holds HeldCalls.mu.
 func (w *signalWatch) note(told []peek.Told, lost bool) {
 	if w.told == nil {
 		w.told = map[peek.Key]bool{}
@@ -85,8 +85,8 @@ func (w *signalWatch) note(told []peek.Told, lost bool) {
 }
 
 // take returns the calls that what has been told is about: all of the process, as a signal for one
-// thread can stop the others. It is told of again from now on. The caller holds heldCalls.mu.
-func (w *signalWatch) take(calls map[*heldCall]struct{}) (concerned map[*heldCall]bool) {
+// thread can stop the others. It is told of again from now on. The caller holds HeldCalls.mu.
+func (w *signalWatch) take(calls map[*HeldCall]struct{}) (concerned map[*HeldCall]bool) {
 	if !w.waits() {
 		return nil
 	}
@@ -96,7 +96,7 @@ func (w *signalWatch) take(calls map[*heldCall]struct{}) (concerned map[*heldCal
 			processes[h.keys.process] = true
 		}
 	}
-	concerned = map[*heldCall]bool{}
+	concerned = map[*HeldCall]bool{}
 	for h := range calls {
 		if w.all || processes[h.keys.process] {
 			concerned[h] = true
@@ -125,7 +125,7 @@ type watchKeys struct{ thread, process peek.Key }
 
 // watch has signals for a call's thread be told of, from the next moment on. It reports whether
 // they were not before.
-func (h *heldCall) watch(thread *peek.Thread) bool {
+func (h *HeldCall) watch(thread *peek.Thread) bool {
 	w := &h.all.signals
 	teller := w.teller.Load()
 	h.mu.Lock()
@@ -155,7 +155,7 @@ func (h *heldCall) watch(thread *peek.Thread) bool {
 }
 
 // unwatch ends watch, if that has begun. The caller holds the call's mu.
-func (h *heldCall) unwatch() {
+func (h *HeldCall) unwatch() {
 	if h.keys == (watchKeys{}) {
 		return
 	}
