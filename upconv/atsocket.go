@@ -52,27 +52,6 @@ const (
 	mcastMSFilter = 48 // MCAST_MSFILTER
 )
 
-// atSocketRules stop socket(2), and what can turn out to be about the origin.
-func atSocketRules(n needs) []seccompx.Rule {
-	var rules []seccompx.Rule
-	made := func(kind uint64) {
-		rules = append(rules, notify("socket", low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask).Equal(kind)))
-	}
-	if n.streams {
-		made(unix.SOCK_STREAM)
-	}
-	if n.datagrams {
-		made(unix.SOCK_DGRAM)
-	}
-	rules = append(rules,
-		seccompx.Rule{Syscalls: []string{"ioctl"}, When: []seccompx.Cond{low(1).Equal(siocOutQNSD)}, Do: seccompx.Allow},
-		notify("ioctl", low(1).AtLeast(siocAddRT), low(1).AtMost(siocLast)),
-		notify("ioctl", low(1).AtLeast(siocIWFirst), low(1).AtMost(siocIWLast)),
-	)
-	// Sends too: one with MSG_FASTOPEN connects.
-	return append(rules, socketcallRules(sysSocket, sysSendto, sysSendmsg, sysSendmmsg)...)
-}
-
 // socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left
 // to the kernel: the policy is then followed at connect(2).
 func (w *worker) socketCall(c *call) outcome {

@@ -55,54 +55,45 @@ func (o *outcome) carriesOn() bool { return !o.answered && !o.later && o.wait ==
 
 func answer(errno unix.Errno) outcome { return outcome{answered: true, errno: errno} }
 
-// handlers are the calls that the filter stops, the most frequent first.
-var handlers = []struct {
-	name   string
-	handle handler
-}{
-	{"connect", (*worker).connectCall},
-	{"socket", (*worker).socketCall},
-	{"setsockopt", (*worker).setsockopt},
-	{"bind", (*worker).bind},
-	{"getpeername", (*worker).getpeername},
-	{"getsockname", (*worker).getsockname},
-	{"getsockopt", (*worker).getsockopt},
-	{"recvmsg", (*worker).recvmsg},
-	{"recvfrom", (*worker).recvfrom},
-	{"recvmmsg", (*worker).recvmmsg},
-	{"recvmmsg_time64", (*worker).recvmmsgTime64},
-	{"socketcall", (*worker).socketcall},
-	{"epoll_create", (*worker).epollCreate},
-	{"epoll_create1", (*worker).epollCreate},
-	{"fcntl", (*worker).setOwner},
-	{"fcntl64", (*worker).setOwner},
-	{"ioctl", (*worker).ioctl},
-	{"sendto", (*worker).sendto},
-	{"sendmsg", (*worker).sendmsg},
-	{"sendmmsg", (*worker).sendmmsg},
-	{"listen", (*worker).listen},
-	{"landlock_restrict_self", (*worker).restrictSelf},
-}
+// callNumbers is more than the number of any call in the table, in any architecture.
+const callNumbers = 512
 
-// numbered is a handler with the number of its call in one architecture.
-type numbered struct {
-	arch   seccompx.Arch
-	nr     int32
-	name   string
-	handle handler
-}
+// The rows of the table by the numbers that the kernel knows the calls by: for each of
+// NativeArches, and in socketcall(2).
+var (
+	rowsByNumber     [2][callNumbers]*callRow
+	rowsOfSocketcall [sysSendmmsg + 1]*callRow
+)
 
-// byNumber is handlers for the architectures of this machine.
-var byNumber = func() (all []numbered) {
-	for _, arch := range seccompx.NativeArches() {
-		for _, h := range handlers {
-			if nr, ok := arch.Syscall(h.name); ok {
-				all = append(all, numbered{arch, int32(nr), h.name, h.handle})
+func init() {
+	for i := range calls {
+		row := &calls[i]
+		for of, arch := range seccompx.NativeArches() {
+			if nr, ok := arch.Syscall(row.name); ok && row.handle != nil {
+				rowsByNumber[of][nr] = row
 			}
 		}
+		if row.socketcall != 0 {
+			rowsOfSocketcall[row.socketcall] = row
+		}
 	}
-	return all
-}()
+}
+
+// rowFor returns the row of a call by its number in an architecture; nil if nobody handles it.
+func rowFor(arch seccompx.Arch, nr int32) *callRow {
+	of := 0
+	switch arch {
+	case seccompx.NativeArch():
+	case seccompx.I386:
+		of = 1
+	default:
+		return nil
+	}
+	if uint32(nr) >= callNumbers {
+		return nil
+	}
+	return rowsByNumber[of][nr]
+}
 
 // handle decides what becomes of a notification.
 func (w *worker) handle(n *seccompx.Notification) outcome {
@@ -113,13 +104,12 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 	// The kernel takes int arguments from the low half of the register, so the high half is
 	// dropped.
 	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), Layout: linux.Layout{Compat: n.Data.Arch == seccompx.I386}}
-	for i := range byNumber {
-		if h := &byNumber[i]; n.Data.Nr == h.nr && n.Data.Arch == h.arch {
-			c.name = h.name
-			return h.handle(w, c)
-		}
+	row := rowFor(n.Data.Arch, n.Data.Nr)
+	if row == nil {
+		return carryOn
 	}
-	return carryOn
+	c.name = row.name
+	return row.handle(w, c)
 }
 
 // number returns the number of a system call in the architecture of this one.

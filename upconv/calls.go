@@ -14,9 +14,9 @@ type callRow struct {
 	handle handler // of what the filter stops
 	// rules adds what the filter does with the call for a policy with these needs.
 	rules func(n needs, r *callRules)
-	// number is what i386's socketcall(2) knows the call by, and args how many arguments it then
-	// reads from memory; 0: it does not know the call.
-	number, args int
+	// socketcall is the number that the call has in i386's socketcall(2), and args how many arguments
+	// that then reads from memory; 0: it has none.
+	socketcall, args int
 	// unseen reports whether the filter stops the call if socketcall(2) makes it, where a filter
 	// sees no arguments. nil: whenever rules stop any of it.
 	unseen func(n needs) bool
@@ -43,14 +43,14 @@ const (
 var calls = []callRow{
 	// Stopped where the address is long enough to mean something, and short enough for the kernel.
 	{
-		name: "connect", handle: (*worker).connectCall, number: sysConnect, args: 3,
+		name: "connect", handle: (*worker).connectCall, socketcall: sysConnect, args: 3,
 		rules: func(n needs, r *callRules) {
-			r.stopIf(true, low(2).AtLeast(n.shortestAddress()), low(2).AtMost(linux.SizeofSockaddrStorage))
+			r.stop(low(2).AtLeast(n.shortestAddress()), low(2).AtMost(linux.SizeofSockaddrStorage))
 		},
 	},
 	// A socket may be made in the egress to begin with, see atsocket.go.
 	{
-		name: "socket", handle: (*worker).socketCall, number: sysSocket, args: 3,
+		name: "socket", handle: (*worker).socketCall, socketcall: sysSocket, args: 3,
 		rules: func(n needs, r *callRules) {
 			inet, kind := low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask)
 			r.stopIf(n.streams, inet, kind.Equal(unix.SOCK_STREAM))
@@ -61,19 +61,19 @@ var calls = []callRow{
 	// program has closed its socket, or has been killed; that of a stream that has left the origin
 	// must not be, see ports.go.
 	{
-		name: "bind", handle: (*worker).bind, number: sysBind, args: 3,
+		name: "bind", handle: (*worker).bind, socketcall: sysBind, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.swaps, low(2).AtLeast(linux.SizeofSockaddrIn)) },
 	},
 	// A socket of an egress must not listen there.
 	{
-		name: "listen", handle: (*worker).listen, number: sysListen, args: 2,
+		name: "listen", handle: (*worker).listen, socketcall: sysListen, args: 2,
 		rules: func(n needs, r *callRules) { r.stopIf(n.netns) },
 	},
 
 	// Sends to an address, as far as a filter sees it: that of sendmsg(2) and sendmmsg(2) is in
 	// memory. With MSG_FASTOPEN they connect.
 	{
-		name: "sendto", handle: (*worker).sendto, number: sysSendto, args: 6, unseen: needs.stopsUnseenSends,
+		name: "sendto", handle: (*worker).sendto, socketcall: sysSendto, args: 6, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) {
 			least, most := low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)
 			r.stopIf(n.sends, least, most)
@@ -81,11 +81,11 @@ var calls = []callRow{
 		},
 	},
 	{
-		name: "sendmsg", handle: (*worker).sendmsg, number: sysSendmsg, args: 3, unseen: needs.stopsUnseenSends,
+		name: "sendmsg", handle: (*worker).sendmsg, socketcall: sysSendmsg, args: 3, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 2) },
 	},
 	{
-		name: "sendmmsg", handle: (*worker).sendmmsg, number: sysSendmmsg, args: 4, unseen: needs.stopsUnseenSends,
+		name: "sendmmsg", handle: (*worker).sendmmsg, socketcall: sysSendmmsg, args: 4, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 3) },
 	},
 
@@ -93,18 +93,18 @@ var calls = []callRow{
 	// which of a struct msghdr a filter cannot see. Without datagrams those of the error queue are
 	// all there is.
 	{
-		name: "recvfrom", handle: (*worker).recvfrom, number: sysRecvfrom, args: 6,
+		name: "recvfrom", handle: (*worker).recvfrom, socketcall: sysRecvfrom, args: 6,
 		rules: func(n needs, r *callRules) {
 			r.stopIf(n.crosses() && n.receives, seccompx.Arg(4).NotEqual(0))
 			r.stopIf(n.crosses(), low(3).HasAny(unix.MSG_ERRQUEUE))
 		},
 	},
 	{
-		name: "recvmsg", handle: (*worker).recvmsg, number: sysRecvmsg, args: 3,
+		name: "recvmsg", handle: (*worker).recvmsg, socketcall: sysRecvmsg, args: 3,
 		rules: func(n needs, r *callRules) { r.stopReceipt(n, 2) },
 	},
 	{
-		name: "recvmmsg", handle: (*worker).recvmmsg, number: sysRecvmmsg, args: 5,
+		name: "recvmmsg", handle: (*worker).recvmmsg, socketcall: sysRecvmmsg, args: 5,
 		rules: func(n needs, r *callRules) { r.stopReceipt(n, 3) },
 	},
 	{
@@ -114,22 +114,22 @@ var calls = []callRow{
 
 	// What would tell a program that its socket is of another family.
 	{
-		name: "getpeername", handle: (*worker).getpeername, number: sysGetpeername, args: 3,
+		name: "getpeername", handle: (*worker).getpeername, socketcall: sysGetpeername, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.crosses()) },
 	},
 	{
-		name: "getsockname", handle: (*worker).getsockname, number: sysGetsockname, args: 3,
+		name: "getsockname", handle: (*worker).getsockname, socketcall: sysGetsockname, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.crosses()) },
 	},
 	{
-		name: "getsockopt", handle: (*worker).getsockopt, number: sysGetsockopt, args: 5,
+		name: "getsockopt", handle: (*worker).getsockopt, socketcall: sysGetsockopt, args: 5,
 		rules: getsockoptRules,
 	},
 
 	// What is done to a socket, and must be done to the one that takes its place. It is stopped only
 	// to know that anybody does it at all, see optionsUsed.
 	{
-		name: "setsockopt", handle: (*worker).setsockopt, number: sysSetsockopt, args: 5,
+		name: "setsockopt", handle: (*worker).setsockopt, socketcall: sysSetsockopt, args: 5,
 		rules: setsockoptRules,
 	},
 	{name: "fcntl", handle: (*worker).setOwner, rules: fcntlRules},
@@ -161,44 +161,13 @@ var calls = []callRow{
 	{name: "io_uring_setup", rules: func(_ needs, r *callRules) { r.fail(unix.ENOSYS) }},
 }
 
-// callNumbers is more than the number of any call in the table, in any architecture.
-const callNumbers = 512
-
-// The rows by what the kernel knows the calls by: by number, for each of NativeArches, and by
-// number in socketcall(2). They are made once, before main.
-var (
-	rowsByNumber    [2][callNumbers]*callRow
-	rowsMultiplexed [sysSendmmsg + 1]*callRow
-)
-
-func init() {
-	for i := range calls {
-		row := &calls[i]
-		for of, arch := range seccompx.NativeArches() {
-			if nr, ok := arch.Syscall(row.name); ok && row.handle != nil {
-				rowsByNumber[of][nr] = row
-			}
-		}
-		if row.number != 0 {
-			rowsMultiplexed[row.number] = row
-		}
+// shortestAddress is the least length of an address that connect(2) is stopped for: AF_UNSPEC
+// disconnects a socket of an egress.
+func (n needs) shortestAddress() uint64 {
+	if n.netns {
+		return sizeofFamily
 	}
-}
-
-// rowFor returns the row of a call by its number in an architecture; nil if nobody handles it.
-func rowFor(arch seccompx.Arch, nr int32) *callRow {
-	of := 0
-	switch arch {
-	case seccompx.NativeArch():
-	case seccompx.I386:
-		of = 1
-	default:
-		return nil
-	}
-	if uint32(nr) >= callNumbers {
-		return nil
-	}
-	return rowsByNumber[of][nr]
+	return linux.SizeofSockaddrIn
 }
 
 // stopsUnseenSends reports whether sends are stopped that socketcall(2) makes. For MSG_FASTOPEN
@@ -232,7 +201,7 @@ func getsockoptRules(n needs, r *callRules) {
 		if o.name != anyOption {
 			when = append(when, low(2).Equal(uint64(o.name)))
 		}
-		r.stopIf(true, when...)
+		r.stop(when...)
 	}
 }
 
@@ -251,6 +220,17 @@ func setsockoptRules(n needs, r *callRules) {
 				r.passIf(row.level == level && n.passes(row), ofLevel, low(2).Equal(uint64(row.name)))
 			}
 		}
-		r.stopIf(true, ofLevel)
+		r.stop(ofLevel)
 	}
+}
+
+// passes reports whether setsockopt(2) is not stopped for an option.
+func (n needs) passes(row *sockopt) bool {
+	return row.always && !n.tells(row) && (n.sees || !row.blind)
+}
+
+// tells reports whether a program that sets the option could find out that its socket is of another
+// family.
+func (n needs) tells(row *sockopt) bool {
+	return n.unix && row.level != unix.SOL_SOCKET || n.inet6 && (row.level == unix.IPPROTO_IPV6 || row.level == unix.IPPROTO_IP)
 }

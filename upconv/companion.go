@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -185,13 +184,6 @@ const (
 	// not wait for it.
 	sweeping = 50 * time.Millisecond
 )
-
-// bindRules stop bind(2), so that the port of a companion, or of a socket that a receiver waits
-// for, is free when the program has closed its socket, or has been killed; and that the port of a
-// stream that has left the origin is not, see ports.
-func bindRules() []seccompx.Rule {
-	return append([]seccompx.Rule{notify("bind", low(2).AtLeast(linux.SizeofSockaddrIn))}, socketcallRules(sysBind)...)
-}
 
 // bind handles a stopped bind(2).
 func (w *worker) bind(c *call) outcome {

@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -19,20 +18,6 @@ import (
 
 // sizeofFamily is the least length of an address that connect(2) takes, and then only AF_UNSPEC.
 const sizeofFamily = 2
-
-// shortestAddress is the least length of an address that connect(2) is stopped for.
-func (n *needs) shortestAddress() uint64 {
-	if n.netns {
-		return sizeofFamily
-	}
-	return linux.SizeofSockaddrIn
-}
-
-// listenRules stop listen(2), which a socket of an egress must not do there; nor bind(2), see
-// bindRules.
-func listenRules() []seccompx.Rule {
-	return append([]seccompx.Rule{notify("listen")}, socketcallRules(sysListen)...)
-}
 
 // disconnects reports whether a connect(2) does, of whose address it reads what nobody has read
 // yet.

@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -21,30 +20,6 @@ import (
 //
 // What is done with the target's memory, in which order, and which errors come before and which
 // after the datagram is gone from the queue, is as in net/socket.c.
-
-// receiveRules stop the calls that receive with more than the data: those with a source address or
-// control messages, which for the ones with a struct msghdr a filter cannot see. Without datagrams
-// those of the error queue are all there is.
-func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
-	if !n.crosses() {
-		return nil
-	}
-	for _, call := range []struct {
-		name  string
-		flags int
-	}{{"recvfrom", 3}, {"recvmsg", 2}, {"recvmmsg", 3}, {"recvmmsg_time64", 3}} {
-		errorQueue := notify(call.name, low(call.flags).HasAny(unix.MSG_ERRQUEUE))
-		switch {
-		case !datagrams:
-			rules = append(rules, errorQueue)
-		case call.name == "recvfrom":
-			rules = append(rules, notify(call.name, seccompx.Arg(4).NotEqual(0)), errorQueue)
-		default:
-			rules = append(rules, notify(call.name))
-		}
-	}
-	return append(rules, socketcallRules(sysRecvfrom, sysRecvmsg, sysRecvmmsg)...)
-}
 
 // reception is a call that receives on a socket of another family than the program thinks it has.
 type reception struct {

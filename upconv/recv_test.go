@@ -571,6 +571,17 @@ func FuzzReceiveAsNatively(f *testing.F) {
 	})
 }
 
+// receiveRules are those of the calls that receive, with or without routes for datagrams.
+func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
+	n.receives = datagrams
+	for i := range calls {
+		if row := &calls[i]; strings.HasPrefix(row.name, "recv") {
+			rules = append(rules, row.filterRules(n)...)
+		}
+	}
+	return rules
+}
+
 // TestReceiveRules is about what is stopped.
 func TestReceiveRules(t *testing.T) {
 	const errorQueue, dirty = unix.MSG_ERRQUEUE | unix.MSG_DONTWAIT, 0xdeadbeef_00000000

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -70,15 +69,6 @@ const (
 	maxPayload4 = 0xffff - ipv4Header - udpHeader // IPv6 would take more
 	maxTogether = 1 << 20                         // of payload, read at once
 )
-
-// sendRules stop the calls that send to an address. That of sendmsg(2) and sendmmsg(2) is in
-// memory, which a filter cannot see.
-func sendRules() []seccompx.Rule {
-	return append([]seccompx.Rule{
-		notify("sendto", low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)),
-		{Syscalls: []string{"sendmsg", "sendmmsg"}, Do: seccompx.UserNotify},
-	}, socketcallRules(sysSendto, sysSendmsg, sysSendmmsg)...)
-}
 
 // sendto handles a stopped sendto(2): one with MSG_FASTOPEN, or one that has an address.
 func (w *worker) sendto(c *call) outcome {

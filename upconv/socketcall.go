@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -28,44 +27,13 @@ const (
 	sysSendmmsg    = 20
 )
 
-// socketcalls are those of them that the filter stops, and how many arguments each has.
-var socketcalls = [sysSendmmsg + 1]struct {
-	name   string
-	args   int
-	handle handler
-}{
-	sysSocket:      {"socket", 3, (*worker).socketCall},
-	sysBind:        {"bind", 3, (*worker).bind},
-	sysConnect:     {"connect", 3, (*worker).connectCall},
-	sysListen:      {"listen", 2, (*worker).listen},
-	sysGetsockname: {"getsockname", 3, (*worker).getsockname},
-	sysGetpeername: {"getpeername", 3, (*worker).getpeername},
-	sysSendto:      {"sendto", 6, (*worker).sendto},
-	sysRecvfrom:    {"recvfrom", 6, (*worker).recvfrom},
-	sysSetsockopt:  {"setsockopt", 5, (*worker).setsockopt},
-	sysGetsockopt:  {"getsockopt", 5, (*worker).getsockopt},
-	sysSendmsg:     {"sendmsg", 3, (*worker).sendmsg},
-	sysRecvmsg:     {"recvmsg", 3, (*worker).recvmsg},
-	sysRecvmmsg:    {"recvmmsg", 5, (*worker).recvmmsg},
-	sysSendmmsg:    {"sendmmsg", 4, (*worker).sendmmsg},
-}
-
-// socketcallRules stop some of them, whatever their arguments: those are in memory, which a filter
-// cannot see.
-func socketcallRules(which ...uint64) (rules []seccompx.Rule) {
-	for _, call := range which {
-		rules = append(rules, notify("socketcall", low(0).Equal(call)))
-	}
-	return rules
-}
-
 // socketcall handles a stopped socketcall(2).
 func (w *worker) socketcall(c *call) outcome {
 	what := uint32(c.args[0])
-	if what >= uint32(len(socketcalls)) || socketcalls[what].handle == nil {
+	if what >= uint32(len(rowsOfSocketcall)) || rowsOfSocketcall[what] == nil {
 		return carryOn
 	}
-	of := &socketcalls[what]
+	of := rowsOfSocketcall[what]
 	var raw [24]byte
 	if target.ReadMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*of.args]) != 0 {
 		if what == sysSetsockopt {
