@@ -56,11 +56,10 @@ func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, 
 		}
 	}
 	if s.discovery != nil {
-		if found := s.discovery.found.Load(); found != nil {
-			for _, prefix := range found.prefixes {
-				if v4, err := prefix.ExtractAny(addr); err == nil {
-					return v4, true
-				}
+		prefixes, _ := s.discovery.prefixes()
+		for _, prefix := range prefixes {
+			if v4, err := prefix.ExtractAny(addr); err == nil {
+				return v4, true
 			}
 		}
 	}
