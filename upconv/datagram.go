@@ -14,6 +14,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -488,7 +489,7 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket,
 	x := &w.crossing
 	had := x.pass
 	switch err := w.prepare(x, e, sock); {
-	case errors.Is(err, errStillLooking):
+	case errors.Is(err, nat64.ErrStillLooking):
 		return w.s.whenFound(c), false
 	case err != nil:
 		e.Add(err.Error())

@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -142,7 +143,7 @@ func (w *worker) cross(c *call, e *event.Pending, old int, sock *socket, again b
 	}
 	x := &w.crossing
 	switch err := w.prepare(x, e, sock); {
-	case errors.Is(err, errStillLooking):
+	case errors.Is(err, nat64.ErrStillLooking):
 		return w.s.whenFound(c), false
 	case err != nil:
 		e.Add(err.Error())

@@ -23,9 +23,9 @@ func (s *Supervisor) translate(route *policy.Route, dst netip.Addr) (netip.Addr,
 	if s.discovery == nil {
 		return netip.Addr{}, policy.ErrNoPrefix
 	}
-	prefixes, err := s.discovery.prefixes()
+	prefixes, err := s.discovery.Prefixes()
 	switch {
-	case err == errStillLooking:
+	case err == nat64.ErrStillLooking:
 		return netip.Addr{}, err
 	case err != nil:
 		return netip.Addr{}, fmt.Errorf("%w: %w", policy.ErrNoPrefix, err)
@@ -79,7 +79,7 @@ func netnsResolvConf(netns string) string {
 // whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
 func (s *Supervisor) whenFound(c *call) outcome {
 	return s.aside(c, func(w *worker, c *call) outcome {
-		if errno := w.aside.stop.Await(s.discovery.looked()); errno != 0 {
+		if errno := w.aside.stop.Await(s.discovery.Looked()); errno != 0 {
 			return answer(errno)
 		}
 		if c.sends {

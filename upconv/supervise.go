@@ -367,8 +367,8 @@ func (p *process) openOrigin() error {
 		s.origin.egress = s.home
 	}
 	if s.rules.Load().policy.Discovers() {
-		s.discovery = newDiscovery(s.origin.discoverer(cfg.Netns, p.command), s.log)
-		go s.discovery.run(context.Background())
+		s.discovery = nat64.NewDiscovery(s.origin.discoverer(cfg.Netns, p.command), s.log)
+		go s.discovery.Run(context.Background())
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ type Supervisor struct {
 	udp      policy.UDPMode
 	swapAt   policy.SwapAt
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
-	discovery  *discovery
+	discovery  *nat64.Discovery
 	anyCrossed atomic.Bool // some socket has been replaced by one of another family
 	restricted restrictions
 	told       toldAddresses    // what programs know as their own addresses since

@@ -56,7 +56,7 @@ func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, 
 		}
 	}
 	if s.discovery != nil {
-		prefixes, _ := s.discovery.prefixes()
+		prefixes, _ := s.discovery.Prefixes()
 		for _, prefix := range prefixes {
 			if v4, err := prefix.ExtractAny(addr); err == nil {
 				return v4, true

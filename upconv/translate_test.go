@@ -55,13 +55,13 @@ func TestOriginal(t *testing.T) {
 			t.Errorf("%s after a reload: %v, %v, want %s", from, got, ok, want)
 		}
 	}
-	s.discovery = newDiscovery(func(context.Context) ([]netip.Prefix, time.Duration, error) {
+	s.discovery = nat64.NewDiscovery(func(context.Context) ([]netip.Prefix, time.Duration, error) {
 		return []netip.Prefix{netip.MustParsePrefix("2001:db8:66::/96")}, time.Hour, nil
 	}, slog.New(slog.DiscardHandler))
 	looking, stop := context.WithCancel(t.Context())
 	defer stop()
-	go s.discovery.run(looking)
-	<-s.discovery.looked()
+	go s.discovery.Run(looking)
+	<-s.discovery.Looked()
 	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8:66::c000:207"), &p); !ok || got.String() != "192.0.2.7" {
 		t.Errorf("a prefix that was found: %v, %v", got, ok)
 	}

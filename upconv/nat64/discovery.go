@@ -1,4 +1,4 @@
-package upconv
+package nat64
 
 import (
 	"context"
@@ -9,15 +9,13 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/upconv/upconv/upconv/nat64"
 )
 
-// errStillLooking says that it is not known yet whether there is a prefix.
-var errStillLooking = errors.New("still looking for a NAT64 prefix")
+// ErrStillLooking says that it is not known yet whether there is a prefix.
+var ErrStillLooking = errors.New("still looking for a NAT64 prefix")
 
-// discovery finds the prefixes for nat64:auto, again and again, on a goroutine of its own.
-type discovery struct {
+// Discovery finds the prefixes for nat64:auto, again and again, on a goroutine of its own.
+type Discovery struct {
 	// look asks the resolvers once.
 	look  func(context.Context) ([]netip.Prefix, time.Duration, error)
 	log   *slog.Logger
@@ -26,7 +24,7 @@ type discovery struct {
 }
 
 type foundPrefixes struct {
-	prefixes []nat64.Prefix
+	prefixes []Prefix
 	err      error // why there are none
 }
 
@@ -40,29 +38,30 @@ const (
 	lastRediscovery  = time.Minute
 )
 
-// newDiscovery returns one that has not begun; see run.
-func newDiscovery(look func(context.Context) ([]netip.Prefix, time.Duration, error), log *slog.Logger) *discovery {
-	return &discovery{look: look, log: log, known: make(chan struct{})}
+// NewDiscovery returns one that has not begun; Run begins. look asks the resolvers once, and says how long
+// what it has found is good for.
+func NewDiscovery(look func(context.Context) ([]netip.Prefix, time.Duration, error), log *slog.Logger) *Discovery {
+	return &Discovery{look: look, log: log, known: make(chan struct{})}
 }
 
-// prefixes returns the prefixes that were found last, the preferred one first. The error is
-// errStillLooking before the first look is over, and else says why there are none.
-func (d *discovery) prefixes() ([]nat64.Prefix, error) {
+// Prefixes returns the prefixes that were found last, the preferred one first. The error is
+// ErrStillLooking before the first look is over, and else says why there are none.
+func (d *Discovery) Prefixes() ([]Prefix, error) {
 	found := d.found.Load()
 	switch {
 	case found == nil:
-		return nil, errStillLooking
+		return nil, ErrStillLooking
 	case len(found.prefixes) == 0:
 		return nil, found.err
 	}
 	return found.prefixes, nil
 }
 
-// looked returns a channel that is closed when the first look is over.
-func (d *discovery) looked() <-chan struct{} { return d.known }
+// Looked returns a channel that is closed when the first look is over.
+func (d *Discovery) Looked() <-chan struct{} { return d.known }
 
-// run looks until the context ends.
-func (d *discovery) run(ctx context.Context) {
+// Run looks until the context ends.
+func (d *Discovery) Run(ctx context.Context) {
 	retry := firstRediscovery
 	for {
 		next := d.once(ctx)
@@ -80,13 +79,13 @@ func (d *discovery) run(ctx context.Context) {
 }
 
 // once looks once and returns how long what was found may be used; 0 after a failure.
-func (d *discovery) once(ctx context.Context) (use time.Duration) {
+func (d *Discovery) once(ctx context.Context) (use time.Duration) {
 	ctx, cancel := context.WithTimeoutCause(ctx, discoverTimeout, fmt.Errorf("none within %s", discoverTimeout))
 	defer cancel()
 	list, ttl, err := d.look(ctx)
-	var prefixes []nat64.Prefix
+	var prefixes []Prefix
 	for _, prefix := range list {
-		if p, wrong := nat64.NewPrefix(prefix); wrong == nil {
+		if p, wrong := NewPrefix(prefix); wrong == nil {
 			prefixes = append(prefixes, p)
 		}
 	}
@@ -98,7 +97,7 @@ func (d *discovery) once(ctx context.Context) (use time.Duration) {
 		}
 		d.found.Store(&foundPrefixes{prefixes: prefixes})
 		use = min(max(ttl, minDiscovery), maxDiscovery)
-	case before != nil && len(before.prefixes) > 0 && !errors.Is(err, nat64.ErrNoNAT64):
+	case before != nil && len(before.prefixes) > 0 && !errors.Is(err, ErrNoNAT64):
 		// Nobody has said that it is gone.
 		d.log.Warn("the NAT64 prefix could not be checked; it stays in use", "prefixes", before.prefixes, "error", err)
 	default:
