@@ -519,11 +519,6 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket,
 	return w.stay(c, e, old, sock, x, x.to[:]), false
 }
 
-// deaf reports whether the AF_INET6 socket fd is one that connect(2) with AF_UNSPEC has
-// disconnected. IPv4 forgets the address of the peer then, but IPv6 goes on receiving from that one
-// alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c looks at.
-func (p *passport) deaf(fd int) bool { return p.connected && !linux.IsConnected(fd) }
-
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not
 // been used yet.
 func (w *worker) noteMoved(replacement int) {

@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"encoding/binary"
-	"net/netip"
 	"slices"
 	"sync"
 	"unsafe"
@@ -52,48 +51,6 @@ func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
 	w.retag(c, fd)
 	family, ok = w.hasPassport(fd)
 	return fd, family, ok
-}
-
-// name writes the name of the socket fd, or of its peer, as the program is told it. ok is false if
-// it has no peer.
-func (p *passport) name(fd, family int, peer bool, to *[linux.SizeofSockaddrIn6]byte) (length int, ok bool) {
-	var real [linux.SizeofSockaddrStorage]byte
-	if !linux.SocketName(fd, peer, &real) {
-		return 0, false
-	}
-	addr := p.peer
-	if !peer {
-		port := p.localPort
-		local := p.local
-		if family == unix.AF_UNIX && linux.KindOf(p.proto) == unix.SOCK_DGRAM && !linux.IsConnected(fd) {
-			local = netip.IPv4Unspecified()
-		}
-		if family == unix.AF_INET6 {
-			port = binary.BigEndian.Uint16(real[2:])
-			if linux.AllZero(real[8:24]) { // not connected
-				local = netip.IPv4Unspecified()
-			}
-		}
-		addr = netip.AddrPortFrom(local, port)
-	}
-	return p.sockaddr(addr, to), true
-}
-
-// sockaddr writes an IPv4 address as one of the program's family.
-func (p *passport) sockaddr(addr netip.AddrPort, to *[linux.SizeofSockaddrIn6]byte) (length int) {
-	*to = [linux.SizeofSockaddrIn6]byte{}
-	binary.NativeEndian.PutUint16(to[:], uint16(p.family))
-	binary.BigEndian.PutUint16(to[2:], addr.Port())
-	v4 := addr.Addr().As4()
-	if p.family == unix.AF_INET {
-		copy(to[4:], v4[:])
-		return linux.SizeofSockaddrIn
-	}
-	if !addr.Addr().IsUnspecified() {
-		to[18], to[19] = 0xff, 0xff
-		copy(to[20:], v4[:])
-	}
-	return linux.SizeofSockaddrIn6
 }
 
 // putName gives a socket address to the target as move_addr_to_user does in net/socket.c: as much
@@ -230,20 +187,6 @@ func inetErrno(errno unix.Errno) unix.Errno {
 
 // ipv6HeaderMore is how much longer an IPv6 header is than an IPv4 one.
 const ipv6HeaderMore = 20
-
-// differs reports whether an option is an int that an AF_INET6 socket itself has, but not quite the
-// one of IPv4.
-func (p *passport) differs(level, name int) bool {
-	switch level {
-	case unix.SOL_SOCKET:
-		return name == unix.SO_ERROR
-	case unix.IPPROTO_IP:
-		return name == unix.IP_MTU
-	case unix.IPPROTO_IPV6:
-		return name == unix.IPV6_MTU && p.family == unix.AF_INET6
-	}
-	return false
-}
 
 // tellInt answers for such an option. Only the socket itself knows SO_ERROR, and no more once it
 // has been read: so it is read when all else is in order.

@@ -258,8 +258,69 @@ func attachedFilter(fd int) ([]unix.SockFilter, unix.Errno) {
 	return program[:length], 0
 }
 
-// copyIPOptions copies the program's IPv4 options, which a passport is not.
-func copyIPOptions(row *sockopt, from, to int) (lost bool) {
-	var p passport
-	return !p.readFrom6(from) && copyVariable(row, from, to)
+// sockaddr writes an IPv4 address as one of the program's family.
+func (p *passport) sockaddr(addr netip.AddrPort, to *[linux.SizeofSockaddrIn6]byte) (length int) {
+	*to = [linux.SizeofSockaddrIn6]byte{}
+	binary.NativeEndian.PutUint16(to[:], uint16(p.family))
+	binary.BigEndian.PutUint16(to[2:], addr.Port())
+	v4 := addr.Addr().As4()
+	if p.family == unix.AF_INET {
+		copy(to[4:], v4[:])
+		return linux.SizeofSockaddrIn
+	}
+	if !addr.Addr().IsUnspecified() {
+		to[18], to[19] = 0xff, 0xff
+		copy(to[20:], v4[:])
+	}
+	return linux.SizeofSockaddrIn6
+}
+
+// deaf reports whether the AF_INET6 socket fd is one that connect(2) with AF_UNSPEC has
+// disconnected. IPv4 forgets the address of the peer then, but IPv6 goes on receiving from that one
+// alone: nothing clears sk_v6_daddr, which compute_score in net/ipv6/udp.c looks at.
+func (p *passport) deaf(fd int) bool { return p.connected && !linux.IsConnected(fd) }
+
+// differs reports whether an option is an int that an AF_INET6 socket itself has, but not quite the
+// one of IPv4.
+func (p *passport) differs(level, name int) bool {
+	switch level {
+	case unix.SOL_SOCKET:
+		return name == unix.SO_ERROR
+	case unix.IPPROTO_IP:
+		return name == unix.IP_MTU
+	case unix.IPPROTO_IPV6:
+		return name == unix.IPV6_MTU && p.family == unix.AF_INET6
+	}
+	return false
+}
+
+// name writes the name of the socket fd, or of its peer, as the program is told it. ok is false if
+// it has no peer.
+func (p *passport) name(fd, family int, peer bool, to *[linux.SizeofSockaddrIn6]byte) (length int, ok bool) {
+	var real [linux.SizeofSockaddrStorage]byte
+	if !linux.SocketName(fd, peer, &real) {
+		return 0, false
+	}
+	addr := p.peer
+	if !peer {
+		port := p.localPort
+		local := p.local
+		if family == unix.AF_UNIX && linux.KindOf(p.proto) == unix.SOCK_DGRAM && !linux.IsConnected(fd) {
+			local = netip.IPv4Unspecified()
+		}
+		if family == unix.AF_INET6 {
+			port = binary.BigEndian.Uint16(real[2:])
+			if linux.AllZero(real[8:24]) { // not connected
+				local = netip.IPv4Unspecified()
+			}
+		}
+		addr = netip.AddrPortFrom(local, port)
+	}
+	return p.sockaddr(addr, to), true
+}
+
+// resembles reports whether two passports of sockets that nothing has been done to are the same but
+// for that port.
+func (p *passport) resembles(other *passport) bool {
+	return p.family == other.family && p.proto == other.proto && p.peer == other.peer && p.local == other.local
 }

@@ -5,12 +5,10 @@ import (
 	"net/netip"
 	"reflect"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/proxyproto"
 )
 
 func testPassport(family int) passport {
@@ -121,63 +119,4 @@ func FuzzPassport(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestProxyHeader(t *testing.T) {
-	got := proxyproto.Header(netip.MustParseAddr("192.0.0.2"), 40000, netip.MustParseAddrPort("203.0.113.10:443"))
-	want := []byte("\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A\x21\x11\x00\x0c\xc0\x00\x00\x02\xcb\x00\x71\x0a\x9c\x40\x01\xbb")
-	if !bytes.Equal(got[:], want) {
-		t.Errorf("% x\n% x", got, want)
-	}
-}
-
-// TestMappedOptions has IPv4 options that are set before or after the swap take effect on IPv6.
-func TestMappedOptions(t *testing.T) {
-	read := func(fd, level, name int) (value int32) {
-		linux.Getsockopt(fd, level, name, unsafe.Pointer(&value), 4)
-		return value
-	}
-	write := func(fd, level, name int, value int32) {
-		if errno := linux.Setsockopt(fd, level, name, unsafe.Pointer(&value), 4); errno != 0 {
-			t.Fatal(level, name, errno)
-		}
-	}
-	var s Supervisor
-	s.origin = &origin{}
-	freshOf := func(domain int) int {
-		fd, errno := linux.NewSocket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
-		if errno != 0 {
-			t.Fatal(errno)
-		}
-		t.Cleanup(func() { linux.Close(fd) })
-		return fd
-	}
-	s.origin.inet.learn(freshOf(unix.AF_INET), unix.AF_INET)
-	values := []struct {
-		inet, inet6 int
-		value       int32
-	}{
-		{unix.IP_TOS, unix.IPV6_TCLASS, 0x10}, {unix.IP_TTL, unix.IPV6_UNICAST_HOPS, 33}, {unix.IP_MTU_DISCOVER, unix.IPV6_MTU_DISCOVER, 3},
-		{unix.IP_RECVERR, unix.IPV6_RECVERR, 1}, {unix.IP_MINTTL, unix.IPV6_MINHOPCOUNT, 5},
-	}
-	old, before, after, untouched := freshOf(unix.AF_INET), freshOf(unix.AF_INET6), freshOf(unix.AF_INET6), freshOf(unix.AF_INET6)
-	for _, v := range values {
-		s.used.set(rowOf(unix.IPPROTO_IP, v.inet))
-		write(old, unix.IPPROTO_IP, v.inet, v.value)
-		write(after, unix.IPPROTO_IP, v.inet, v.value)
-		mapOption(after, v.inet)
-	}
-	s.copyMapped(old, before, unix.AF_INET)
-	s.copyMapped(freshOf(unix.AF_INET), untouched, unix.AF_INET)
-	fresh := freshOf(unix.AF_INET6)
-	for _, v := range values {
-		for _, fd := range []int{before, after} {
-			if got := read(fd, unix.IPPROTO_IPV6, v.inet6); got != v.value {
-				t.Errorf("option %d of IPv6 is %d, want %d", v.inet6, got, v.value)
-			}
-		}
-		if got, want := read(untouched, unix.IPPROTO_IPV6, v.inet6), read(fresh, unix.IPPROTO_IPV6, v.inet6); got != want {
-			t.Errorf("option %d of IPv6 is %d where nothing was set, want %d", v.inet6, got, want)
-		}
-	}
 }

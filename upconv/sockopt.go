@@ -511,3 +511,9 @@ func losesInterface(row *sockopt, from, to int) (lost bool) {
 // losesAlways is for keys that the kernel does not give out again. Which socket they were for is
 // not known.
 func losesAlways(*sockopt, int, int) (lost bool) { return true }
+
+// copyIPOptions copies the program's IPv4 options, which a passport is not.
+func copyIPOptions(row *sockopt, from, to int) (lost bool) {
+	var p passport
+	return !p.readFrom6(from) && copyVariable(row, from, to)
+}

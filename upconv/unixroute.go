@@ -198,12 +198,6 @@ func (s *unixSpares) take(p *passport) (fd int, port uint16, ok bool) {
 	return fd, port, true
 }
 
-// resembles reports whether two passports of sockets that nothing has been done to are the same but
-// for that port.
-func (p *passport) resembles(other *passport) bool {
-	return p.family == other.family && p.proto == other.proto && p.peer == other.peer && p.local == other.local
-}
-
 // refill makes new ones where there are none, after a socket was given the passport pass. They get
 // it too if the one before had the same.
 func (s *unixSpares) refill(w *worker, pass *passport) {
