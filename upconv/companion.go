@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -147,8 +148,8 @@ func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
 	was.heard = sock.proto == unix.IPPROTO_UDP && sock.bound
 	canReturn := true
 	if family := linux.DomainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
-		var pass passport
-		if pass.readFrom(old, family) {
+		var pass passport.Passport
+		if pass.ReadFrom(old, family) {
 			s := w.s
 			was.source = func(from unix.Sockaddr) netip.AddrPort { return s.sender(from, &pass) }
 			if was.place = onUnix; family == unix.AF_INET6 {
@@ -156,7 +157,7 @@ func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
 			} else {
 				was.reader = &unixReader{turns: &s.turns, pid: s.targets.Process(tid)}
 			}
-			canReturn = !pass.connected // see deaf
+			canReturn = !pass.Connected // see deaf
 		}
 	}
 	was.heard = was.heard && was.place != 0
@@ -166,13 +167,13 @@ func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
 }
 
 // sender returns who a datagram is from that has come for a socket with a passport.
-func (s *Supervisor) sender(from unix.Sockaddr, pass *passport) netip.AddrPort {
+func (s *Supervisor) sender(from unix.Sockaddr, pass *passport.Passport) netip.AddrPort {
 	six, ok := from.(*unix.SockaddrInet6)
 	if !ok {
-		return pass.peer // a Unix socket's
+		return pass.Peer // a Unix socket's
 	}
 	real := netip.AddrPortFrom(netip.AddrFrom16(six.Addr), uint16(six.Port))
-	if _, ok := s.originalAddr(real.Addr(), pass); !ok && pass.family == unix.AF_INET6 {
+	if _, ok := s.originalAddr(real.Addr(), pass); !ok && pass.Family == unix.AF_INET6 {
 		return real
 	}
 	return s.original(real, pass)

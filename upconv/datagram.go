@@ -13,6 +13,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -190,7 +191,7 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 		var is int
 		if is, crossed = w.hasPassport(old); crossed {
 			switch p := &w.crossing.pass; {
-			case linux.KindOf(p.proto) == unix.SOCK_STREAM:
+			case linux.KindOf(p.Proto) == unix.SOCK_STREAM:
 				return carryOn, false
 			case known:
 				sock.asMade(p)
@@ -233,7 +234,7 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 		switch dst := e.Dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
 			return w.stay(c, e, old, sock, w.mappedCrossing(e.Dst), nil), false
-		case six && sock.domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.deaf(old):
+		case six && sock.domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.Deaf(old):
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
 			return w.stay(c, e, old, sock, nil, sa), false
@@ -267,9 +268,9 @@ var (
 
 // asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in
 // the namespace netns.
-func (s *socket) asMadeUnix(fd int, p *passport, netns uint64) (ok bool) {
-	*s = socket{kind: linux.KindOf(p.proto), proto: p.proto, netns: netns}
-	s.setName(p.family, p.localPort)
+func (s *socket) asMadeUnix(fd int, p *passport.Passport, netns uint64) (ok bool) {
+	*s = socket{kind: linux.KindOf(p.Proto), proto: p.Proto, netns: netns}
+	s.setName(p.Family, p.LocalPort)
 	s.flags, ok = linux.FlagsOf(fd)
 	return ok
 }
@@ -498,19 +499,19 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket,
 		e.Add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
 		return w.finished(c, e, unix.ENETUNREACH), false
 	}
-	x.pass.connected = !c.sends && x.family() == unix.AF_INET6
-	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.peer.Addr() != e.Dst.Addr() && had.deaf(old) {
+	x.pass.Connected = !c.sends && x.family() == unix.AF_INET6
+	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
 		return w.move(c, e, old, sock, nil, x, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {
 		return w.fail(e, "interface "+x.zone, errno), false
 	}
-	if x.pass.connected && !had.connected || had.peer != x.pass.peer && (!c.sends || x.route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
+	if x.pass.Connected && !had.Connected || had.Peer != x.pass.Peer && (!c.sends || x.route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
 		// Whom what is received is from, where that cannot be told from its address.
-		had.peer, had.local, had.connected = x.pass.peer, x.pass.local, x.pass.connected
-		put := had.putOn6
+		had.Peer, had.Local, had.Connected = x.pass.Peer, x.pass.Local, x.pass.Connected
+		put := had.PutOn6
 		if x.family() == unix.AF_UNIX {
-			put = had.putOnUnix
+			put = had.PutOnUnix
 		}
 		if errno := put(old); errno != 0 {
 			return w.fail(e, "the passport of the socket", errno), false

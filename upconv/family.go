@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -67,7 +68,7 @@ func needsOf(p *policy.Policy, udp policy.UDPMode) (n needs) {
 type crossing struct {
 	route  *policy.Route
 	mapped bool // a send to the origin after all: to an IPv4-mapped address
-	pass   passport
+	pass   passport.Passport
 	to     [linux.SizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
 	zone   string                        // and where that is, if it is link-local
 	path   unixPath                      // of a Unix socket
@@ -83,8 +84,8 @@ var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
 func (w *worker) prepare(x *crossing, e *event.Pending, sock *socket) error {
 	dst := e.Dst
 	x.route, x.mapped = e.Decision.Route, false
-	x.pass = passport{family: sock.domain, proto: sock.proto, peer: dst, local: w.localFor(sock, dst.Addr())}
-	w.s.told.add(x.pass.local)
+	x.pass = passport.Passport{Family: sock.domain, Proto: sock.proto, Peer: dst, Local: w.localFor(sock, dst.Addr())}
+	w.s.told.add(x.pass.Local)
 	if x.route.Kind == policy.UnixPath {
 		return nil
 	}
@@ -159,7 +160,7 @@ func (w *worker) cross(c *call, e *event.Pending, old int, sock *socket, again b
 	if errno := x.scope(old); errno != 0 {
 		return w.fail(e, "interface "+x.zone, errno), false
 	}
-	if errno := x.pass.putOn6(old); errno != 0 {
+	if errno := x.pass.PutOn6(old); errno != 0 {
 		return w.fail(e, "setsockopt IP_OPTIONS", errno), false
 	}
 	return w.again(c, e, old, sock, x.to[:]), false
@@ -180,9 +181,9 @@ func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 		if !w.s.needs.unix || linux.DomainOf(old) != unix.AF_UNIX {
 			return false, false
 		}
-		return p.readFromUnix(old), true
+		return p.ReadFromUnix(old), true
 	}
-	if sock.domain != unix.AF_INET6 || !p.readFrom6(old) {
+	if sock.domain != unix.AF_INET6 || !p.ReadFrom6(old) {
 		return false, false
 	}
 	sock.asMade(p)
@@ -193,16 +194,16 @@ func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 // then in w.crossing.pass. family is what it is now.
 func (w *worker) hasPassport(fd int) (family int, ok bool) {
 	family = linux.DomainOf(fd)
-	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.readFrom(fd, family)
+	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.ReadFrom(fd, family)
 }
 
 // asMade has s, an AF_INET6 socket that took the place of another, be what the program made.
-func (s *socket) asMade(p *passport) {
-	s.proto = p.proto
-	if s.domain == p.family {
+func (s *socket) asMade(p *passport.Passport) {
+	s.proto = p.Proto
+	if s.domain == p.Family {
 		s.bound = s.port() != 0
 	} else {
-		s.setName(p.family, s.port()) // its address means nothing in the other family
+		s.setName(p.Family, s.port()) // its address means nothing in the other family
 	}
 }
 
@@ -236,7 +237,7 @@ func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 // make makes the socket of a crossing.
 func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 	x.has = 0
-	kind, proto := linux.KindOf(x.pass.proto), x.pass.proto
+	kind, proto := linux.KindOf(x.pass.Proto), x.pass.Proto
 	switch {
 	case x.route.Kind != policy.UnixPath:
 		switch proto {
@@ -245,7 +246,7 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 		case unix.IPPROTO_ICMP:
 			proto = unix.IPPROTO_ICMPV6
 		}
-		if fd, errno = w.inOrigin(c.tid, unix.AF_INET6, kind, proto); errno == 0 && kind == unix.SOCK_DGRAM && x.pass.family == unix.AF_INET {
+		if fd, errno = w.inOrigin(c.tid, unix.AF_INET6, kind, proto); errno == 0 && kind == unix.SOCK_DGRAM && x.pass.Family == unix.AF_INET {
 			one := int32(1) // as of any AF_INET socket; inet6_create in net/ipv6/af_inet6.c leaves it out
 			linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, unsafe.Pointer(&one), 4)
 		}
@@ -265,7 +266,7 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 
 // finish gives the socket to what copyOptions could not, and its passport.
 func (x *crossing) finish(w *worker, e *event.Pending, old, to int, sock *socket) unix.Errno {
-	if x.pass.proto == unix.IPPROTO_MPTCP {
+	if x.pass.Proto == unix.IPPROTO_MPTCP {
 		e.Add("TCP instead of MPTCP")
 	}
 	if x.route.Kind == policy.UnixPath {
@@ -277,7 +278,7 @@ func (x *crossing) finish(w *worker, e *event.Pending, old, to int, sock *socket
 	if errno := x.scope(to); errno != 0 {
 		return errno
 	}
-	return x.pass.putOn6(to)
+	return x.pass.PutOn6(to)
 }
 
 // mappedOption is an IPv4 option that has a counterpart of IPv6, which is what then has an effect.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -29,7 +30,7 @@ func (w *worker) tellName(c *call, peer bool) outcome {
 	}
 	p := &w.crossing.pass
 	var name [linux.SizeofSockaddrIn6]byte
-	length, ok := p.name(fd, family, peer, &name)
+	length, ok := p.Name(fd, family, peer, &name)
 	if !ok {
 		return carryOn // ENOTCONN
 	}
@@ -114,10 +115,10 @@ func (w *worker) getsockopt(c *call) outcome {
 	p := &w.crossing.pass
 	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
 	asked := needs{inet6: family == unix.AF_INET6, unix: family == unix.AF_UNIX}
-	if family == unix.AF_INET6 && p.differs(level, name) {
+	if family == unix.AF_INET6 && p.Differs(level, name) {
 		return w.tellInt(c, fd, level, name)
 	}
-	if !asked.asks(level, name) || family == unix.AF_INET6 && p.family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
+	if !asked.asks(level, name) || family == unix.AF_INET6 && p.Family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
 		return carryOn
 	}
 	optval, optlen := c.args[3], c.args[4]
@@ -130,7 +131,7 @@ func (w *worker) getsockopt(c *call) outcome {
 	switch {
 	case level == unix.SOL_SOCKET && name == soPeerName:
 		var full [linux.SizeofSockaddrIn6]byte
-		length, connected := p.name(fd, family, true, &full)
+		length, connected := p.Name(fd, family, true, &full)
 		switch {
 		case !connected:
 			return answer(unix.ENOTCONN)
@@ -142,7 +143,7 @@ func (w *worker) getsockopt(c *call) outcome {
 		return w.tellFilter(c, p, optval, optlen, room)
 	case level == unix.SOL_SOCKET && name == unix.SO_LOCK_FILTER && family == unix.AF_UNIX:
 		value := make([]byte, 4)
-		if p.locked {
+		if p.Locked {
 			value[0] = 1
 		}
 		if room < 0 {
@@ -167,7 +168,7 @@ func (w *worker) getsockopt(c *call) outcome {
 	}
 	value = value[:min(int(length), len(value))]
 	if level == unix.IPPROTO_TCP && name == unix.TCP_INFO && len(value) > 0 {
-		_, connected := p.name(fd, family, true, new([linux.SizeofSockaddrIn6]byte))
+		_, connected := p.Name(fd, family, true, new([linux.SizeofSockaddrIn6]byte))
 		fillTCPInfo(value, connected)
 	}
 	return w.putOption(c, optval, optlen, value, length)
@@ -217,7 +218,7 @@ func (w *worker) tellInt(c *call, fd, level, name int) outcome {
 
 // refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is
 // wrong with it first.
-func (w *worker) refusal(p *passport, level, name int) outcome {
+func (w *worker) refusal(p *passport.Passport, level, name int) outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
 		return answer(unix.EFAULT)
@@ -278,14 +279,14 @@ func (w *worker) putOption(c *call, optval, optlen uint64, value []byte, length 
 }
 
 // like makes a socket of the kind that the program thinks it has, with the options that it has set.
-func (w *worker) like(p *passport) (int, unix.Errno) {
-	fd, errno := linux.NewSocket(p.family, linux.KindOf(p.proto), p.proto)
+func (w *worker) like(p *passport.Passport) (int, unix.Errno) {
+	fd, errno := linux.NewSocket(p.Family, linux.KindOf(p.Proto), p.Proto)
 	if errno != 0 {
 		return -1, errno
 	}
-	for i := range p.options {
-		o := &p.options[i]
-		set(fd, o.level, o.name, o.value)
+	for i := range p.Options {
+		o := &p.Options[i]
+		set(fd, o.Level, o.Name, o.Value)
 	}
 	return fd, 0
 }
@@ -329,8 +330,8 @@ func fillTCPInfo(info []byte, connected bool) {
 }
 
 // tellFilter answers SO_GET_FILTER: sk_get_filter in net/core/filter.c.
-func (w *worker) tellFilter(c *call, p *passport, optval, optlen uint64, room int32) outcome {
-	count := len(p.filter)
+func (w *worker) tellFilter(c *call, p *passport.Passport, optval, optlen uint64, room int32) outcome {
+	count := len(p.Filter)
 	switch {
 	case room < 0:
 		return answer(unix.EINVAL)
@@ -339,7 +340,7 @@ func (w *worker) tellFilter(c *call, p *passport, optval, optlen uint64, room in
 	case int(room) < count:
 		return answer(unix.EINVAL)
 	}
-	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&p.filter[0])), count*int(unsafe.Sizeof(p.filter[0])))
+	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&p.Filter[0])), count*int(unsafe.Sizeof(p.Filter[0])))
 	return w.putOption(c, optval, optlen, bytes, uint32(count))
 }
 
@@ -360,7 +361,7 @@ func (w *worker) setCrossed(c *call) outcome {
 		}
 		return carryOn
 	}
-	if family == unix.AF_INET6 && (p.family == unix.AF_INET6 || level != unix.IPPROTO_IP && level != unix.IPPROTO_IPV6) {
+	if family == unix.AF_INET6 && (p.Family == unix.AF_INET6 || level != unix.IPPROTO_IP && level != unix.IPPROTO_IPV6) {
 		return carryOn
 	}
 	length := int32(c.args[4])
@@ -391,7 +392,7 @@ func (w *worker) setCrossed(c *call) outcome {
 	if level == unix.IPPROTO_IP && name == unix.IP_TOS { // which sets this too
 		copyOption(like, fd, unix.SOL_SOCKET, unix.SO_PRIORITY)
 	}
-	if !p.remember(level, name, value) || p.putOnUnix(fd) != 0 {
+	if !p.Remember(level, name, value) || p.PutOnUnix(fd) != 0 {
 		w.s.log.Debug("a socket option of a Unix socket is not remembered", "level", level, "option", name)
 	}
 	return answer(0)
@@ -399,7 +400,7 @@ func (w *worker) setCrossed(c *call) outcome {
 
 // setNowhere is for a setsockopt(2) whose value cannot be read: EFAULT, unless something else is
 // wrong with it first.
-func (w *worker) setNowhere(p *passport, level, name, length int) outcome {
+func (w *worker) setNowhere(p *passport.Passport, level, name, length int) outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
 		return answer(unix.EFAULT)
@@ -430,7 +431,7 @@ func mapOption(fd, name int) {
 
 // setUnixFilter handles what the program does to the filter of a socket that is a Unix one now,
 // where it is never run: the passport must survive it.
-func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
+func (w *worker) setUnixFilter(c *call, p *passport.Passport, fd, name int) outcome {
 	switch name {
 	case unix.SO_ATTACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_DETACH_FILTER, unix.SO_LOCK_FILTER,
 		unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF:
@@ -451,7 +452,7 @@ func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
 		}
 		return 0
 	}
-	if p.locked && name != unix.SO_LOCK_FILTER {
+	if p.Locked && name != unix.SO_LOCK_FILTER {
 		return answer(unix.EPERM)
 	}
 	switch name {
@@ -460,15 +461,15 @@ func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
 			return answer(errno)
 		}
 		on := binary.NativeEndian.Uint32(value[:]) != 0
-		if p.locked && !on {
+		if p.Locked && !on {
 			return answer(unix.EPERM)
 		}
-		p.locked = on
+		p.Locked = on
 	case unix.SO_DETACH_FILTER:
-		if len(p.filter) == 0 {
+		if len(p.Filter) == 0 {
 			return answer(unix.ENOENT)
 		}
-		p.filter = nil
+		p.Filter = nil
 	case unix.SO_ATTACH_FILTER:
 		fprog, at := 16, 8 // struct sock_fprog: a count, a pointer
 		if c.Compat {
@@ -485,17 +486,17 @@ func (w *worker) setUnixFilter(c *call, p *passport, fd, name int) outcome {
 		if !c.Compat {
 			from = binary.NativeEndian.Uint64(value[at:])
 		}
-		if count == 0 || count > maxInstructions {
+		if count == 0 || count > passport.MaxInstructions {
 			return answer(unix.EINVAL)
 		}
 		filter := make([]unix.SockFilter, count)
 		if target.ReadMemory(c.tid, from, unsafe.Slice((*byte)(unsafe.Pointer(&filter[0])), count*int(unsafe.Sizeof(filter[0])))) != 0 {
 			return answer(unix.EFAULT)
 		}
-		p.filter = filter
+		p.Filter = filter
 	default:
 		// eBPF: it would have no effect, and cannot be put behind the passport.
 		return answer(unix.EPERM)
 	}
-	return answer(p.putOnUnix(fd))
+	return answer(p.PutOnUnix(fd))
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
@@ -254,9 +255,9 @@ func (p *receiver) moveTo(cookie uint64) {
 		p.note()
 		return
 	}
-	var pass passport
+	var pass passport.Passport
 	family := linux.DomainOf(fd)
-	if !pass.readFrom(fd, family) {
+	if !pass.ReadFrom(fd, family) {
 		linux.Close(fd)
 		if p.done > 0 {
 			p.finish(p.end(0))

@@ -516,13 +516,13 @@ func TestReceiveUnix(t *testing.T) {
 	here, there := pair[0], pair[1]
 	defer unix.Close(here)
 	defer unix.Close(there)
-	p := testPassport(unix.AF_INET)
-	p.proto, p.localPort = unix.IPPROTO_UDP, 40000
-	if errno := p.putOnUnix(here); errno != 0 {
+	p := samplePassport(unix.AF_INET)
+	p.Proto, p.LocalPort = unix.IPPROTO_UDP, 40000
+	if errno := p.PutOnUnix(here); errno != 0 {
 		t.Fatal(errno)
 	}
 	var name [linux.SizeofSockaddrIn6]byte
-	p.sockaddr(p.peer, &name)
+	p.Sockaddr(p.Peer, &name)
 	check := func(what string, got recvResult, n, length int) {
 		t.Helper()
 		if got.errno != 0 || got.n != n || !bytes.Equal(a.good[namesAt:namesAt+16], name[:16]) || length >= 0 && int(binary.NativeEndian.Uint32(a.good[lengthAt:])) != length {
@@ -622,9 +622,9 @@ func TestReceiveOthers(t *testing.T) {
 	}
 	defer unix.Close(stream[0])
 	defer unix.Close(stream[1])
-	pass := testPassport(unix.AF_INET)
-	pass.proto = unix.IPPROTO_TCP
-	if errno := pass.putOnUnix(stream[0]); errno != 0 {
+	pass := samplePassport(unix.AF_INET)
+	pass.Proto = unix.IPPROTO_TCP
+	if errno := pass.PutOnUnix(stream[0]); errno != 0 {
 		t.Fatal(errno)
 	}
 	unix.Write(stream[1], []byte("stream"))
@@ -700,9 +700,9 @@ func (th *filtered) receivingChild(count int) (child *exec.Cmd, out *bytes.Buffe
 		if errno := linux.Bind(fd, sockaddrLoopback(unix.AF_INET6, 0)); errno != 0 {
 			t.Fatal(errno)
 		}
-		p := testPassport(unix.AF_INET)
-		p.proto = unix.IPPROTO_UDP
-		if errno := p.putOn6(fd); errno != 0 {
+		p := samplePassport(unix.AF_INET)
+		p.Proto = unix.IPPROTO_UDP
+		if errno := p.PutOn6(fd); errno != 0 {
 			t.Fatal(errno)
 		}
 		name, _ := unix.Getsockname(fd)

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -28,7 +29,7 @@ type reception struct {
 	kind    receptionKind
 	fd      int // the socket
 	family  int // what it is
-	pass    passport
+	pass    passport.Passport
 	flags   uint32 // of the call
 	message message
 
@@ -172,7 +173,7 @@ func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *recept
 		return nil, false
 	}
 	p := &w.crossing.pass
-	if linux.KindOf(p.proto) == unix.SOCK_STREAM && flags&unix.MSG_ERRQUEUE == 0 {
+	if linux.KindOf(p.Proto) == unix.SOCK_STREAM && flags&unix.MSG_ERRQUEUE == 0 {
 		return nil, false // it tells nothing of its peer
 	}
 	r = &w.reading
@@ -398,7 +399,7 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 		return 0, 0, unix.EAGAIN // it has none, and would give a datagram
 	}
 	// All of an ICMP message is needed for its checksum.
-	ping := r.family == unix.AF_INET6 && r.pass.proto == unix.IPPROTO_ICMP
+	ping := r.family == unix.AF_INET6 && r.pass.Proto == unix.IPPROTO_ICMP
 	size := min(m.room, maxDatagram)
 	switch {
 	case ping:
@@ -503,32 +504,32 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 	var from netip.AddrPort
 	switch {
 	case r.family == unix.AF_UNIX:
-		from = p.peer
+		from = p.Peer
 	case length < linux.SizeofSockaddrIn6:
-		return nil, p.family == unix.AF_INET, false // none, as with what is not an error in the error queue
+		return nil, p.Family == unix.AF_INET, false // none, as with what is not an error in the error queue
 	default:
 		real := linux.Inet6Destination(b.name[:])
 		mapped = real.Addr().Is4In6()
 		v4, ok := r.s.originalAddr(real.Addr(), p)
 		switch {
 		case ok:
-		case p.family == unix.AF_INET6: // it may also hear from those that have no IPv4 address
+		case p.Family == unix.AF_INET6: // it may also hear from those that have no IPv4 address
 			return b.name[:linux.SizeofSockaddrIn6], false, false
 		case linux.IsConnected(r.fd):
-			v4 = p.peer.Addr()
+			v4 = p.Peer.Addr()
 		default:
 			v4 = dummyAddr
 		}
 		from = netip.AddrPortFrom(v4, real.Port())
 	}
-	return b.told[:p.sockaddr(from, &b.told)], true, mapped
+	return b.told[:p.Sockaddr(from, &b.told)], true, mapped
 }
 
 // translate makes of the control messages that have come with a datagram those of the socket that
 // the program thinks it has.
 func (r *reception) translate(to *siit.Controls, came *arrival) {
 	from := came.control
-	asIPv6 := r.pass.family == unix.AF_INET6 && (came.mapped || !came.ipv4)
+	asIPv6 := r.pass.Family == unix.AF_INET6 && (came.mapped || !came.ipv4)
 	for {
 		m, rest, ok, _ := siit.TakeControl(from, false)
 		if !ok {
@@ -545,7 +546,7 @@ func (r *reception) translate(to *siit.Controls, came *arrival) {
 		case m.Name == unix.IPV6_RECVERR:
 			r.putError(to, m.Data, came.mapped)
 		case came.mapped: // then the kernel has given the IPv4 ones too
-		case r.pass.family == unix.AF_INET6:
+		case r.pass.Family == unix.AF_INET6:
 			r.putMapped(to, m)
 		default:
 			r.putIPv4(to, m, m.Data)
@@ -591,7 +592,7 @@ func (r *reception) putIPv4(to *siit.Controls, m siit.Control, data []byte) {
 	switch m.Name {
 	case unix.IPV6_PKTINFO:
 		if len(data) >= siit.SizeofIn6Pktinfo {
-			info := siit.PktinfoTo4(data, r.pass.local)
+			info := siit.PktinfoTo4(data, r.pass.Local)
 			if r.flags&unix.MSG_ERRQUEUE != 0 {
 				clear(info[4:8]) // nobody has looked up ipi_spec_dst
 			}
@@ -606,8 +607,8 @@ func (r *reception) putIPv4(to *siit.Controls, m siit.Control, data []byte) {
 	case ipv6OrigDstAddr:
 		if len(data) >= 4 {
 			var name [linux.SizeofSockaddrIn6]byte
-			own := passport{family: unix.AF_INET}
-			own.sockaddr(netip.AddrPortFrom(r.pass.local, binary.BigEndian.Uint16(data[2:])), &name)
+			own := passport.Passport{Family: unix.AF_INET}
+			own.Sockaddr(netip.AddrPortFrom(r.pass.Local, binary.BigEndian.Uint16(data[2:])), &name)
 			to.Put(unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR, name[:linux.SizeofSockaddrIn])
 		}
 	case ipv6RecvFragSize:
@@ -625,7 +626,7 @@ func (r *reception) putMapped(to *siit.Controls, m siit.Control) {
 			return
 		}
 		var info [siit.SizeofIn6Pktinfo]byte
-		addr := netip.AddrFrom16(r.pass.local.As16()).As16()
+		addr := netip.AddrFrom16(r.pass.Local.As16()).As16()
 		copy(info[:], addr[:])
 		copy(info[16:], m.Data[16:])
 		to.Put(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, info[:])
@@ -662,10 +663,10 @@ func (r *reception) putError(to *siit.Controls, data []byte, mapped bool) {
 	if offender := data[siit.SizeofExtendedErr:]; binary.NativeEndian.Uint16(offender) == unix.AF_INET6 {
 		addr := r.s.original(linux.Inet6Destination(offender), &r.pass)
 		var name [linux.SizeofSockaddrIn6]byte
-		r.pass.sockaddr(addr, &name)
+		r.pass.Sockaddr(addr, &name)
 		copy(value[siit.SizeofExtendedErr:], name[:])
 	}
-	if r.pass.family == unix.AF_INET6 {
+	if r.pass.Family == unix.AF_INET6 {
 		to.Put(unix.IPPROTO_IPV6, unix.IPV6_RECVERR, value[:])
 	} else {
 		to.Put(unix.IPPROTO_IP, unix.IP_RECVERR, value[:siit.SizeofExtendedErr+linux.SizeofSockaddrIn])

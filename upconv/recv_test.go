@@ -17,6 +17,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
@@ -130,8 +131,8 @@ func sockaddrLoopback(family int, port uint16) []byte {
 // sockaddrMapped is that of IPv4, as a socket of the family takes it.
 func sockaddrMapped(family int, port uint16) []byte {
 	var name [linux.SizeofSockaddrIn6]byte
-	p := passport{family: family}
-	return name[:p.sockaddr(netip.AddrPortFrom(linux.Loopback4, port), &name)]
+	p := passport.Passport{Family: family}
+	return name[:p.Sockaddr(netip.AddrPortFrom(linux.Loopback4, port), &name)]
 }
 
 func testSocket(t testing.TB, domain, kind, proto int) int {
@@ -171,14 +172,14 @@ func newPair(t testing.TB, passFamily int) *pair {
 		to4: testSocket(t, unix.AF_INET, kind, 0), to6: testSocket(t, unix.AF_INET6, kind, 0),
 	}
 	p.own, p.peer = bindBoth(t, p.four, passFamily, p.six), bindBoth(t, p.to4, unix.AF_INET, p.to6)
-	if errno := p.passport().putOn6(p.six); errno != 0 {
+	if errno := p.passport().PutOn6(p.six); errno != 0 {
 		t.Fatal(errno)
 	}
 	return p
 }
 
-func (p *pair) passport() *passport {
-	return &passport{family: p.passFamily, proto: unix.IPPROTO_UDP, peer: netip.MustParseAddrPort("203.0.113.10:53"), local: linux.Loopback4}
+func (p *pair) passport() *passport.Passport {
+	return &passport.Passport{Family: p.passFamily, Proto: unix.IPPROTO_UDP, Peer: netip.MustParseAddrPort("203.0.113.10:53"), Local: linux.Loopback4}
 }
 
 // set sets an option of IPv4 on both.

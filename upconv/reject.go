@@ -67,7 +67,7 @@ func (w *worker) reject(c *call, e *event.Pending, family int, seen, datagrams b
 		if now, crossed = w.hasPassport(fd); crossed && now == unix.AF_UNIX {
 			return answer(unix.EISCONN), false
 		} else if crossed {
-			made = w.crossing.pass.family
+			made = w.crossing.pass.Family
 		}
 	}
 	switch inet := domain == unix.AF_INET || domain == unix.AF_INET6; {

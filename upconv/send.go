@@ -617,9 +617,9 @@ func (w *worker) sendAsIs(c *call, e *event.Pending, old int) outcome {
 	var x *crossing
 	known := examineDatagram(old, sock)
 	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
-		if family, crossed := w.hasPassport(old); crossed && linux.KindOf(w.crossing.pass.proto) == unix.SOCK_DGRAM {
+		if family, crossed := w.hasPassport(old); crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM {
 			switch n := len(o.messages[0].name); {
-			case n > 0 && (n < linux.SizeofSockaddrIn || w.crossing.pass.family == unix.AF_INET6):
+			case n > 0 && (n < linux.SizeofSockaddrIn || w.crossing.pass.Family == unix.AF_INET6):
 				return answer(unix.EINVAL)
 			case n > 0:
 				return answer(unix.EAFNOSUPPORT)
@@ -757,7 +757,7 @@ func (w *worker) pack(c *call, e *event.Pending, x *crossing, n int) unix.Errno 
 		h.Control, h.Controllen = &control[0], uint64(len(control))
 	}
 	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
-	if x != nil && x.pass.proto == unix.IPPROTO_ICMP && !siit.ICMP4To6(m.payload) {
+	if x != nil && x.pass.Proto == unix.IPPROTO_ICMP && !siit.ICMP4To6(m.payload) {
 		if len(m.payload) < siit.SizeofICMPHeader || m.payload[0] != siit.ICMPExtEcho {
 			return unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
 		}
@@ -775,7 +775,7 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 	translates := x != nil && !x.mapped
 	from := 0
 	if translates {
-		from = x.pass.family // for a Unix socket only to see what is wrong with them: they are left out
+		from = x.pass.Family // for a Unix socket only to see what is wrong with them: they are left out
 	}
 	control, errno = w.control.ToSend(raw, c.Compat, from)
 	switch {
@@ -853,7 +853,7 @@ func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Er
 		at := 4 // ipi_spec_dst
 		switch {
 		case m.Level == unix.IPPROTO_IP && m.Name == unix.IP_PKTINFO && len(m.Data) == siit.SizeofInPktinfo:
-		case m.Level == unix.IPPROTO_IPV6 && m.Name == unix.IPV6_PKTINFO && len(m.Data) >= siit.SizeofIn6Pktinfo && x.pass.family == unix.AF_INET6:
+		case m.Level == unix.IPPROTO_IPV6 && m.Name == unix.IPV6_PKTINFO && len(m.Data) >= siit.SizeofIn6Pktinfo && x.pass.Family == unix.AF_INET6:
 			at = 12 // the end of ipi6_addr, which is IPv4-mapped
 		default:
 			continue
@@ -862,7 +862,7 @@ func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Er
 		case source.IsUnspecified():
 		case source.IsMulticast(), source == broadcast4, source.IsLoopback():
 			return unix.EINVAL // from which nothing that is elsewhere is reached
-		case source != x.pass.local && !w.s.told.has(source) && !w.s.origin.assigned(source):
+		case source != x.pass.Local && !w.s.told.has(source) && !w.s.origin.assigned(source):
 			return unix.ENETUNREACH
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 )
 
 // sockopt is one row of the table of what is copied onto a new socket.
@@ -488,11 +489,11 @@ func copyVariable(row *sockopt, from, to int) (lost bool) {
 
 // copyFilter copies an attached classic filter. An eBPF one cannot be read back.
 func copyFilter(_ *sockopt, from, to int) (lost bool) {
-	program, errno := attachedFilter(from)
+	program, errno := passport.AttachedFilter(from)
 	if errno != 0 || len(program) == 0 {
 		return errno == unix.EACCES
 	}
-	return attachFilter(to, program) != 0
+	return passport.AttachFilter(to, program) != 0
 }
 
 // losesInterface is for options that name a network interface, by name or by index: elsewhere that
@@ -514,6 +515,6 @@ func losesAlways(*sockopt, int, int) (lost bool) { return true }
 
 // copyIPOptions copies the program's IPv4 options, which a passport is not.
 func copyIPOptions(row *sockopt, from, to int) (lost bool) {
-	var p passport
-	return !p.readFrom6(from) && copyVariable(row, from, to)
+	var p passport.Passport
+	return !p.ReadFrom6(from) && copyVariable(row, from, to)
 }

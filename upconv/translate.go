@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -17,7 +18,7 @@ var dummyAddr = netip.AddrFrom4([4]byte{192, 0, 0, 8})
 // original returns what a program is told of a peer of its socket, whose passport is p: the IPv4
 // address that addr, an IPv6 one, has been translated from, or IPv4-mapped. The port stays. Where
 // there is none it is 192.0.0.8.
-func (s *Supervisor) original(addr netip.AddrPort, p *passport) netip.AddrPort {
+func (s *Supervisor) original(addr netip.AddrPort, p *passport.Passport) netip.AddrPort {
 	v4, ok := s.originalAddr(addr.Addr(), p)
 	if !ok {
 		v4 = dummyAddr
@@ -27,7 +28,7 @@ func (s *Supervisor) original(addr netip.AddrPort, p *passport) netip.AddrPort {
 
 // originalAddr is original without a port; ok is false where addr is not the translation of
 // anything.
-func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, ok bool) {
+func (s *Supervisor) originalAddr(addr netip.Addr, p *passport.Passport) (v4 netip.Addr, ok bool) {
 	addr = addr.WithZone("")
 	if v4 = addr.Unmap(); v4.Is4() {
 		return v4, true
@@ -37,12 +38,12 @@ func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, 
 	only, fixed := b.fixed[addr]
 	if fixed {
 		proto := policy.UDP
-		if p.proto == unix.IPPROTO_TCP || p.proto == unix.IPPROTO_MPTCP {
+		if p.Proto == unix.IPPROTO_TCP || p.Proto == unix.IPPROTO_MPTCP {
 			proto = policy.TCP
 		}
-		switch route := rules.policy.Decide(p.peer, proto, nil).Route; {
+		switch route := rules.policy.Decide(p.Peer, proto, nil).Route; {
 		case route.Kind == policy.Inet6 && route.Addr().WithZone("") == addr:
-			return p.peer.Addr(), true
+			return p.Peer.Addr(), true
 		case only.IsValid():
 			return only, true
 		}
@@ -63,7 +64,7 @@ func (s *Supervisor) originalAddr(addr netip.Addr, p *passport) (v4 netip.Addr, 
 			}
 		}
 	}
-	return p.peer.Addr(), fixed
+	return p.Peer.Addr(), fixed
 }
 
 // backward is what a policy translates to. It is for the way back.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -17,7 +18,7 @@ import (
 func TestOriginal(t *testing.T) {
 	s := receiveSupervisor(t, "203.0.113.7=inet6:2001:db8::7", "203.0.113.8=inet6:2001:db8::8", "203.0.113.16/28=inet6:2001:db8::8",
 		"203.0.113.64/26=nat64:64:ff9b::/96", "203.0.113.128/25=nat64:2001:dba::/32", "198.51.100.1=inet6:fe80::1%lo")
-	p := testPassport(unix.AF_INET)
+	p := samplePassport(unix.AF_INET)
 	for from, want := range map[string]string{
 		"2001:db8:64::c000:207": "192.0.2.7",
 		"::ffff:192.0.2.9":      "192.0.2.9",
@@ -35,8 +36,8 @@ func TestOriginal(t *testing.T) {
 			t.Errorf("%s: %v, want %s", from, got, want)
 		}
 	}
-	p.peer = netip.MustParseAddrPort("203.0.113.20:1")
-	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8::8"), &p); !ok || got != p.peer.Addr() {
+	p.Peer = netip.MustParseAddrPort("203.0.113.20:1")
+	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8::8"), &p); !ok || got != p.Peer.Addr() {
 		t.Errorf("a fixed address of several: %v, %v", got, ok)
 	}
 	addr := netip.MustParseAddr("2001:db8:64::c000:207")
@@ -74,4 +75,8 @@ func mustPrefix64(t *testing.T, s string) nat64.Prefix {
 		t.Fatal(fmt.Errorf("%s: %w", s, err))
 	}
 	return p
+}
+
+func samplePassport(family int) passport.Passport {
+	return passport.Passport{Family: family, Proto: unix.IPPROTO_MPTCP, Peer: netip.MustParseAddrPort("203.0.113.10:443"), Local: netip.MustParseAddr("192.0.0.2")}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/proxyproto"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/internal/trap"
@@ -107,7 +108,7 @@ func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, soc
 		return answer(errno), true
 	}
 	if x.route.ProxyV2 {
-		header := proxyproto.Header(x.pass.local, x.pass.localPort, x.pass.peer)
+		header := proxyproto.Header(x.pass.Local, x.pass.LocalPort, x.pass.Peer)
 		if _, err := unix.Write(fd, header[:]); err != nil {
 			e.Add("PROXY header: " + err.Error()) // the server has hung up, as the program will see
 		}
@@ -180,18 +181,18 @@ func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno 
 // can be dropped at any time.
 type unixSpares struct {
 	fds   []int
-	ports []uint16 // passport.localPort of each; 0 for one that has no passport, or another one
-	pass  passport // of those that have one, but for that
+	ports []uint16          // passport.localPort of each; 0 for one that has no passport, or another one
+	pass  passport.Passport // of those that have one, but for that
 }
 
 // take returns one of them, which the caller owns. If it has the passport p already, but for the
 // port, then port is that.
-func (s *unixSpares) take(p *passport) (fd int, port uint16, ok bool) {
+func (s *unixSpares) take(p *passport.Passport) (fd int, port uint16, ok bool) {
 	last := len(s.fds) - 1
 	if last < 0 {
 		return -1, 0, false
 	}
-	if fd = s.fds[last]; s.pass.resembles(p) {
+	if fd = s.fds[last]; s.pass.Resembles(p) {
 		port = s.ports[last]
 	}
 	s.fds, s.ports = s.fds[:last], s.ports[:last]
@@ -200,10 +201,10 @@ func (s *unixSpares) take(p *passport) (fd int, port uint16, ok bool) {
 
 // refill makes new ones where there are none, after a socket was given the passport pass. They get
 // it too if the one before had the same.
-func (s *unixSpares) refill(w *worker, pass *passport) {
-	again := s.pass.resembles(pass)
+func (s *unixSpares) refill(w *worker, pass *passport.Passport) {
+	again := s.pass.Resembles(pass)
 	if !again {
-		s.pass = passport{family: pass.family, proto: pass.proto, peer: pass.peer, local: pass.local}
+		s.pass = passport.Passport{Family: pass.Family, Proto: pass.Proto, Peer: pass.Peer, Local: pass.Local}
 		clear(s.ports)
 	}
 	if len(s.fds) > 0 {
@@ -216,8 +217,8 @@ func (s *unixSpares) refill(w *worker, pass *passport) {
 		}
 		port := uint16(0)
 		if again {
-			if s.pass.localPort = w.s.anyPort(); s.pass.putOnUnix(fd) == 0 {
-				port = s.pass.localPort
+			if s.pass.LocalPort = w.s.anyPort(); s.pass.PutOnUnix(fd) == 0 {
+				port = s.pass.LocalPort
 			}
 		}
 		s.fds, s.ports = append(s.fds, fd), append(s.ports, port)
@@ -227,34 +228,34 @@ func (s *unixSpares) refill(w *worker, pass *passport) {
 // finishUnix gives the Unix socket to its passport, with the options that it does not have itself.
 func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 	p := &x.pass
-	if p.localPort = sock.port(); p.localPort == 0 {
-		p.localPort = w.s.anyPort()
+	if p.LocalPort = sock.port(); p.LocalPort == 0 {
+		p.LocalPort = w.s.anyPort()
 	}
-	p.options, p.filter, p.locked = nil, nil, false
+	p.Options, p.Filter, p.Locked = nil, nil, false
 	if sock.kind == unix.SOCK_DGRAM {
 		linux.Bind(to, []byte{unix.AF_UNIX, 0}) // a name of the kernel's choice, unix(7), so that there is somebody to reply to
 	}
 	if old < 0 { // nothing has been done to it
 		if x.has != 0 {
-			p.localPort = x.has
+			p.LocalPort = x.has
 			return 0
 		}
-		return p.putOnUnix(to)
+		return p.PutOnUnix(to)
 	}
 	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock, func(row *sockopt, value []byte) {
 		switch {
 		case row.level != unix.SOL_SOCKET:
-			p.remember(row.level, row.name, value)
+			p.Remember(row.level, row.name, value)
 		case row.name == unix.SO_LOCK_FILTER:
-			p.locked = true
+			p.Locked = true
 		default:
 			linux.Setsockopt(to, row.level, row.name, unsafe.Pointer(&value[0]), uintptr(len(value)))
 		}
 	})
 	if w.s.used.has(rowOf(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER)) {
-		p.filter, _ = attachedFilter(old)
+		p.Filter, _ = passport.AttachedFilter(old)
 	}
-	return p.putOnUnix(to)
+	return p.PutOnUnix(to)
 }
 
 // anyPort returns a port as the kernel would choose one, for sockets that have none.

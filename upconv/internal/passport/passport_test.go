@@ -1,4 +1,4 @@
-package upconv
+package passport
 
 import (
 	"bytes"
@@ -11,8 +11,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
-func testPassport(family int) passport {
-	return passport{family: family, proto: unix.IPPROTO_MPTCP, peer: netip.MustParseAddrPort("203.0.113.10:443"), local: netip.MustParseAddr("192.0.0.2")}
+func samplePassport(family int) Passport {
+	return Passport{Family: family, Proto: unix.IPPROTO_MPTCP, Peer: netip.MustParseAddrPort("203.0.113.10:443"), Local: netip.MustParseAddr("192.0.0.2")}
 }
 
 // TestPassport6 puts passports on real sockets; it needs no privilege.
@@ -23,19 +23,19 @@ func TestPassport6(t *testing.T) {
 			t.Fatal(errno)
 		}
 		defer linux.Close(fd)
-		var got passport
-		if got.readFrom6(fd) {
+		var got Passport
+		if got.ReadFrom6(fd) {
 			t.Error("a fresh socket has a passport")
 		}
-		want := testPassport(family)
-		if errno := want.putOn6(fd); errno != 0 {
+		want := samplePassport(family)
+		if errno := want.PutOn6(fd); errno != 0 {
 			t.Fatal(errno)
 		}
-		if !got.readFrom6(fd) || !reflect.DeepEqual(got, want) {
+		if !got.ReadFrom6(fd) || !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
-		want.peer, want.connected = netip.MustParseAddrPort("255.255.255.255:65535"), true // replaces the first
-		if errno := want.putOn6(fd); errno != 0 || !got.readFrom6(fd) || !reflect.DeepEqual(got, want) {
+		want.Peer, want.Connected = netip.MustParseAddrPort("255.255.255.255:65535"), true // replaces the first
+		if errno := want.PutOn6(fd); errno != 0 || !got.ReadFrom6(fd) || !reflect.DeepEqual(got, want) {
 			t.Errorf("%v; got %+v, want %+v", errno, got, want)
 		}
 	}
@@ -43,67 +43,67 @@ func TestPassport6(t *testing.T) {
 
 func TestPassportUnix(t *testing.T) {
 	own := []unix.SockFilter{{Code: bpfLoad, K: 7}, {Code: bpfRet, K: 40}}
-	for name, change := range map[string]func(*passport){
-		"plain": func(*passport) {},
-		"options": func(p *passport) {
-			p.remember(6, 1, []byte{1, 0, 0, 0})
-			p.remember(6, 13, []byte("cubic"))
-			p.remember(0, 2, nil)
+	for name, change := range map[string]func(*Passport){
+		"plain": func(*Passport) {},
+		"options": func(p *Passport) {
+			p.Remember(6, 1, []byte{1, 0, 0, 0})
+			p.Remember(6, 13, []byte("cubic"))
+			p.Remember(0, 2, nil)
 		},
-		"filter":           func(p *passport) { p.filter = own },
-		"takes everything": func(p *passport) { p.filter = []unix.SockFilter{{Code: bpfRet, K: ^uint32(0)}} },
-		"all":              func(p *passport) { p.filter, p.locked = own, true; p.remember(6, 1, []byte{1, 0, 0, 0}) },
+		"filter":           func(p *Passport) { p.Filter = own },
+		"takes everything": func(p *Passport) { p.Filter = []unix.SockFilter{{Code: bpfRet, K: ^uint32(0)}} },
+		"all":              func(p *Passport) { p.Filter, p.Locked = own, true; p.Remember(6, 1, []byte{1, 0, 0, 0}) },
 	} {
-		want := testPassport(unix.AF_INET)
-		want.localPort = 40000
-		got := passport{connected: true} // of a socket that was looked at before
+		want := samplePassport(unix.AF_INET)
+		want.LocalPort = 40000
+		got := Passport{Connected: true} // of a socket that was looked at before
 		change(&want)
 		fd, errno := linux.NewSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			t.Fatal(errno)
 		}
 		defer linux.Close(fd)
-		if got.readFromUnix(fd) {
+		if got.ReadFromUnix(fd) {
 			t.Error("a fresh socket has a passport")
 		}
-		if errno := want.putOnUnix(fd); errno != 0 {
+		if errno := want.PutOnUnix(fd); errno != 0 {
 			t.Fatalf("%s: %v", name, errno)
 		}
-		if !got.readFromUnix(fd) {
+		if !got.ReadFromUnix(fd) {
 			t.Fatalf("%s: not read back", name)
 		}
-		for i := range want.options {
-			if len(want.options[i].value) == 0 {
-				want.options[i].value = []byte{}
+		for i := range want.Options {
+			if len(want.Options[i].Value) == 0 {
+				want.Options[i].Value = []byte{}
 			}
 		}
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)
 		}
-		if errno := attachFilter(fd, own); errno != 0 || got.readFromUnix(fd) {
+		if errno := AttachFilter(fd, own); errno != 0 || got.ReadFromUnix(fd) {
 			t.Errorf("%s: %v, another filter reads as a passport", name, errno)
 		}
 	}
 }
 
 func TestRemember(t *testing.T) {
-	var p passport
-	if !p.remember(6, 1, []byte{1}) || !p.remember(6, 2, []byte{2}) || !p.remember(6, 1, []byte{3, 4}) || p.remember(6, 3, make([]byte, 256)) {
+	var p Passport
+	if !p.Remember(6, 1, []byte{1}) || !p.Remember(6, 2, []byte{2}) || !p.Remember(6, 1, []byte{3, 4}) || p.Remember(6, 3, make([]byte, 256)) {
 		t.Error("what is remembered")
 	}
-	if len(p.options) != 2 || !bytes.Equal(p.options[0].value, []byte{3, 4}) {
-		t.Errorf("%v", p.options)
+	if len(p.Options) != 2 || !bytes.Equal(p.Options[0].Value, []byte{3, 4}) {
+		t.Errorf("%v", p.Options)
 	}
 }
 
 func FuzzPassport(f *testing.F) {
-	p := testPassport(unix.AF_INET)
+	p := samplePassport(unix.AF_INET)
 	var raw [passport6Size]byte
 	p.encode6(&raw)
 	f.Add(raw[:])
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var p, again passport
-		if p.decode6(data) && (p.peer.Addr().Is6() || p.local.Is6()) {
+		var p, again Passport
+		if p.decode6(data) && (p.Peer.Addr().Is6() || p.Local.Is6()) {
 			t.Errorf("%+v", p)
 		}
 		program := make([]unix.SockFilter, len(data)/3)
