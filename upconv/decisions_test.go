@@ -37,7 +37,7 @@ func everyNeeds(t *testing.T) []needs {
 // kernel those of the machine.
 type machine struct{ *bpf.VM }
 
-func newMachine(t testing.TB, p seccompx.Program) machine {
+func newMachine(t testing.TB, p seccompx.Program) *machine {
 	t.Helper()
 	instructions, ok := bpf.Disassemble(p)
 	if !ok {
@@ -47,11 +47,11 @@ func newMachine(t testing.TB, p seccompx.Program) machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return machine{vm}
+	return &machine{vm}
 }
 
 // machineOf is a machine for a filter of all architectures.
-func machineOf(t testing.TB, f seccompx.Filter) machine {
+func machineOf(t testing.TB, f seccompx.Filter) *machine {
 	t.Helper()
 	f.Arches = everyArch
 	program, err := f.Assemble()
@@ -62,7 +62,7 @@ func machineOf(t testing.TB, f seccompx.Filter) machine {
 }
 
 // decide runs the program on a struct seccomp_data.
-func (m machine) decide(t testing.TB, arch seccompx.Arch, nr uint32, args [6]uint64) seccompx.Action {
+func (m *machine) decide(t testing.TB, arch seccompx.Arch, nr uint32, args [6]uint64) seccompx.Action {
 	t.Helper()
 	var data [64]byte
 	put := func(at int, v uint32) {
@@ -172,94 +172,98 @@ func (t trial) String() string {
 	return fmt.Sprintf("%+v: %v %s%#x", t.needs, t.arch, t.call, t.args)
 }
 
-// eachDecision has filters decide about every call that any of them has rules for, with all
-// arguments that they can tell apart, for every combination of needs. check is told what each says.
+// eachDecision has filters decide, for every combination of needs, about every call that any of
+// them has rules for, with all arguments that they can tell apart. check is told what they say.
 // What the same rules have decided already is left out.
-func eachDecision(t *testing.T, check func(call trial, got []seccompx.Action), makers ...func(needs) seccompx.Filter) {
+func eachDecision(t *testing.T, check func(call trial, got seccompx.Action)) {
 	t.Helper()
 	combinations := everyNeeds(t)
-	filters := make([][]seccompx.Filter, len(combinations))
+	var filters []seccompx.Filter
+	for _, n := range combinations {
+		filters = append(filters, filter(n))
+	}
+	tried, decided := valuesOf(filters), map[string]bool{}
 	for i, n := range combinations {
-		for _, make := range makers {
-			filters[i] = append(filters[i], make(n))
-		}
-	}
-	decided := map[string]bool{}
-	for call, tried := range valuesOf(slices.Concat(filters...)) {
-		for i, n := range combinations {
-			if rules := rulesFor(call, filters[i]); !decided[rules] {
-				decided[rules] = true
-				decideAll(t, trial{needs: n, call: call}, filters[i], tried, check)
+		rules := rulesByCall(filters[i])
+		var m *machine
+		for call, values := range tried {
+			key := call + ": " + rules[call]
+			if decided[key] {
+				continue
 			}
+			decided[key] = true
+			if m == nil {
+				m = machineOf(t, filters[i])
+			}
+			decideAll(t, m, trial{needs: n, call: call}, values, check)
 		}
 	}
 }
 
-// rulesFor returns what filters say of a call, to be compared.
-func rulesFor(call string, filters []seccompx.Filter) string {
-	text := []byte(call)
-	for _, f := range filters {
-		text = append(text, "; "...)
-		for _, rule := range f.Rules {
-			if slices.Contains(rule.Syscalls, call) {
-				for _, c := range rule.When {
-					text = append(text, byte(c.Arg), byte(c.Op))
-					text = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(text, c.Value), c.Mask)
-				}
-				text = binary.BigEndian.AppendUint32(append(text, ':'), uint32(rule.Do))
-			}
-		}
-	}
-	return string(text)
-}
-
-func decideAll(t *testing.T, of trial, filters []seccompx.Filter, tried *values, check func(trial, []seccompx.Action)) {
+// decideAll has a filter decide about a call in all architectures, with all combinations of values.
+func decideAll(t *testing.T, m *machine, of trial, tried *values, check func(trial, seccompx.Action)) {
 	t.Helper()
-	var machines []machine
-	for _, f := range filters {
-		machines = append(machines, machineOf(t, f))
-	}
-	got := make([]seccompx.Action, len(machines))
 	for _, of.arch = range everyArch {
 		nr, ok := of.arch.Syscall(of.call)
 		if !ok {
 			continue
 		}
 		tried.each(func(args [6]uint64) {
-			for i, m := range machines {
-				got[i] = m.decide(t, of.arch, nr, args)
-			}
 			of.args = args
-			check(of, got)
+			check(of, m.decide(t, of.arch, nr, args))
 		})
 	}
+}
+
+// rulesByCall returns what a filter says of each call, in a form that can be compared.
+func rulesByCall(f seccompx.Filter) map[string]string {
+	byCall := map[string][]byte{}
+	for _, rule := range f.Rules {
+		for _, call := range rule.Syscalls {
+			text := byCall[call]
+			for _, c := range rule.When {
+				text = append(text, byte(c.Arg), byte(c.Op))
+				text = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(text, c.Value), c.Mask)
+			}
+			byCall[call] = binary.BigEndian.AppendUint32(append(text, ':'), uint32(rule.Do))
+		}
+	}
+	texts := map[string]string{}
+	for call, text := range byCall {
+		texts[call] = string(text)
+	}
+	return texts
 }
 
 // TestStoppedIsHandled holds that whatever a filter stops, for whatever needs, somebody handles,
 // and that nothing is handled that no filter stops.
 func TestStoppedIsHandled(t *testing.T) {
-	stopped, multiplexed := map[string]bool{}, map[uint32]bool{}
-	eachDecision(t, func(call trial, got []seccompx.Action) {
-		if got[0] != seccompx.UserNotify {
+	stopped, bySocketcall := map[string]trial{}, map[uint32]trial{}
+	eachDecision(t, func(call trial, got seccompx.Action) {
+		if got != seccompx.UserNotify {
 			return
 		}
-		stopped[call.call] = true
+		stopped[call.call] = call
 		if call.call == "socketcall" {
-			multiplexed[uint32(call.args[0])] = true
+			bySocketcall[uint32(call.args[0])] = call
 		}
-	}, filter)
+	})
 	for i := range calls {
 		row := &calls[i]
-		if (row.handle != nil) != stopped[row.name] {
-			t.Errorf("%s: is handled: %v, and is stopped: %v", row.name, row.handle != nil, stopped[row.name])
+		example, stops := stopped[row.name]
+		switch {
+		case stops && row.handle == nil:
+			t.Errorf("nobody handles %v", example)
+		case !stops && row.handle != nil:
+			t.Errorf("%s is handled, and never stopped", row.name)
 		}
-		if row.socketcall != 0 && !multiplexed[uint32(row.socketcall)] {
-			t.Errorf("%s: socketcall(2) is never stopped for it", row.name)
+		if _, stops := bySocketcall[uint32(row.socketcall)]; !stops && row.socketcall != 0 {
+			t.Errorf("%s is never stopped if socketcall(2) makes it", row.name)
 		}
 	}
-	for number := range multiplexed {
+	for number, example := range bySocketcall {
 		if number >= uint32(len(rowsOfSocketcall)) || rowsOfSocketcall[number] == nil {
-			t.Errorf("socketcall(2) %d is stopped, and nobody handles it", number)
+			t.Errorf("nobody handles %v", example)
 		}
 	}
 }
