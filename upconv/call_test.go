@@ -219,8 +219,9 @@ func TestFilterSwaps(t *testing.T) {
 			check(blind, wantBlind, "setsockopt", 3, dirty|uint64(row.level), dirty|uint64(row.name))
 			check(none, seccompx.Allow, "setsockopt", 3, uint64(row.level), uint64(row.name))
 		}
-		for _, row := range passedOptions {
-			check(blind, seccompx.Allow, "setsockopt", 3, uint64(row.level), uint64(row.name))
+		for _, name := range []uint64{unix.SO_RCVBUF, unix.SO_SNDBUFFORCE, unix.SO_RCVBUFFORCE, soRcvTimeoNew, soSndTimeoNew} {
+			check(blind, seccompx.UserNotify, "setsockopt", 3, unix.SOL_SOCKET, name)
+			check(sees, seccompx.Allow, "setsockopt", 3, unix.SOL_SOCKET, name)
 		}
 		check(blind, seccompx.UserNotify, "setsockopt", 3, unix.IPPROTO_TCP, 9999) // a new kernel's
 		check(blind, seccompx.Allow, "setsockopt", 3, unix.IPPROTO_UDP, 103)

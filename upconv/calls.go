@@ -214,10 +214,12 @@ func setsockoptRules(n needs, r *callRules) {
 	r.stopIf(n.unix && n.udp, low(1).Equal(unix.IPPROTO_UDP))
 	for _, level := range sockoptLevels {
 		ofLevel := low(1).Equal(uint64(level))
-		for _, options := range [][]sockopt{sockopts, passedOptions} {
-			for i := range options {
-				row := &options[i]
-				r.passIf(row.level == level && n.passes(row), ofLevel, low(2).Equal(uint64(row.name)))
+		for i := range sockopts {
+			row := &sockopts[i]
+			passes := row.level == level && n.passes(row)
+			r.passIf(passes, ofLevel, low(2).Equal(uint64(row.name)))
+			for _, name := range row.otherNames() {
+				r.passIf(passes, ofLevel, low(2).Equal(uint64(name)))
 			}
 		}
 		r.stop(ofLevel)

@@ -23,8 +23,12 @@ type reads struct {
 	nameLen uint32
 	stat    unix.Stat_t // of the file
 
-	calls []volley.Call                // those of all that there are
-	rows  [len(defaults{}.values)]int8 // by row of sockopts: 1 + the index of its call; 0: none
+	calls []volley.Call                   // those of all that there are
+	used  [len(optionsUsed{}.rows)]uint64 // what optionsUsed said when they were listed
+	rows  [len(defaults{}.values)]int8    // by row of sockopts: 1 + the index of its call; 0: none
+
+	options [maxReads + 1]int16 // by call: the row of sockopts that it is for; -1: none
+	whole   bool                // whether every row that must be read of any TCP socket has a call
 }
 
 // maxReads is how many calls there can be besides fstat(2).
@@ -43,7 +47,7 @@ const (
 // newReads makes the list of calls: of the options, those that are read at every swap of a TCP
 // socket.
 func newReads(used *optionsUsed) *reads {
-	r := new(reads)
+	r := &reads{used: used.snapshot()} // before the rows are looked at
 	r.calls = r.all[:0]
 	option := func(level, name int, size uintptr) {
 		i := len(r.calls)
@@ -51,19 +55,27 @@ func newReads(used *optionsUsed) *reads {
 		r.calls = append(r.calls, volley.Call{Number: unix.SYS_GETSOCKOPT, Args: [6]uintptr{0, uintptr(level), uintptr(name),
 			uintptr(unsafe.Pointer(&r.values[i])), uintptr(unsafe.Pointer(&r.lengths[i]))}})
 	}
+	for i := range r.options {
+		r.options[i] = -1
+	}
 	noDelay := rowOf(unix.IPPROTO_TCP, unix.TCP_NODELAY)
 	option(unix.IPPROTO_TCP, unix.TCP_NODELAY, 4)
-	r.rows[noDelay] = 1 + readNoDelay
+	r.rows[noDelay], r.options[readNoDelay] = 1+readNoDelay, int16(noDelay)
 	option(unix.SOL_SOCKET, unix.SO_PROTOCOL, 4)
 	option(unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, 8)
 	r.calls = append(r.calls, volley.Call{Number: unix.SYS_GETSOCKNAME, Args: [6]uintptr{0,
 		uintptr(unsafe.Pointer(&r.name)), uintptr(unsafe.Pointer(&r.nameLen))}})
+	r.whole = true
 	for i := range sockopts {
 		row := &sockopts[i]
-		if i == noDelay || !row.always || row.domain != 0 || !row.isOf(&socket{kind: unix.SOCK_STREAM}) || !used.mustRead(i) || len(r.calls) == maxReads {
+		if i == noDelay || !row.always || row.domain != 0 || !row.isOf(&socket{kind: unix.SOCK_STREAM}) || !used.mustRead(i) {
 			continue
 		}
-		r.rows[i] = int8(1 + len(r.calls))
+		if len(r.calls) == maxReads {
+			r.whole = false
+			break
+		}
+		r.rows[i], r.options[len(r.calls)] = int8(1+len(r.calls)), int16(i)
 		if row.name == unix.SO_SNDBUF && row.level == unix.SOL_SOCKET {
 			option(unix.SOL_SOCKET, unix.SO_BUF_LOCK, 4) // which says whether there is anything to copy
 			continue
@@ -77,7 +89,7 @@ func newReads(used *optionsUsed) *reads {
 // readTCP reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for
 // its state and its flags. It is false for anything else.
 func (w *worker) readTCP(fd int, s *socket) (ok bool) {
-	if w.reads == nil {
+	if w.reads == nil || w.reads.used != w.s.used.snapshot() {
 		w.reads = newReads(&w.s.used)
 	}
 	r := w.reads
@@ -114,6 +126,20 @@ func (r *reads) option(fd, row int, value *[maxSockopt]byte) unix.Errno {
 		return r.calls[i].Errno()
 	}
 	return linux.Getsockopt(fd, sockopts[row].level, sockopts[row].name, unsafe.Pointer(value), sockopts[row].size)
+}
+
+// equalDefaults reports whether all options of an AF_INET TCP socket, of which nothing rare was
+// ever set, are as d has them. It is false if r, which may be nil, does not tell.
+func (r *reads) equalDefaults(d *defaults) bool {
+	if r == nil || !r.whole || !d.known.Load() {
+		return false
+	}
+	for i := range r.calls {
+		if row := r.options[i]; row >= 0 && (r.calls[i].Errno() != 0 || r.values[i] != d.values[row]) {
+			return false
+		}
+	}
+	return true
 }
 
 // tunesBuffers reports whether r, which may be nil, tells that the kernel chooses the sizes of both

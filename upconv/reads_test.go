@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -157,5 +158,95 @@ func TestReadOptions(t *testing.T) {
 	}
 	if len(w.reads.calls) > maxReads {
 		t.Errorf("%d calls: there is no room for more", len(w.reads.calls))
+	}
+}
+
+// TestReadNotedOptions holds that an option that setsockopt(2) is stopped for is read from then on
+// that it was set, by any of its names, and not before.
+func TestReadNotedOptions(t *testing.T) {
+	for option, name := range map[int]string{
+		unix.SO_RCVTIMEO: "SO_RCVTIMEO", soRcvTimeoNew: "SO_RCVTIMEO", unix.SO_SNDTIMEO: "SO_SNDTIMEO", soSndTimeoNew: "SO_SNDTIMEO",
+		unix.SO_SNDBUF: "SO_SNDBUF or SO_RCVBUF", unix.SO_RCVBUF: "SO_SNDBUF or SO_RCVBUF", unix.SO_SNDBUFFORCE: "SO_SNDBUF or SO_RCVBUF",
+		unix.SO_RCVBUFFORCE: "SO_SNDBUF or SO_RCVBUF", unix.SO_REUSEADDR: "SO_REUSEADDR",
+	} {
+		w := &worker{s: &Supervisor{}, witnesses: -1}
+		w.s.used.note(needs{swaps: true})
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		row := slices.IndexFunc(sockopts, func(row sockopt) bool { return row.label == name })
+		var sock socket
+		for _, set := range []bool{false, true} {
+			if set {
+				w.noteOption(unix.SOL_SOCKET, option)
+			}
+			if !w.readTCP(fd, &sock) {
+				t.Fatal("not TCP")
+			}
+			if is := sock.reads.rows[row] > 0; is != set {
+				t.Errorf("option %d (%s): set: %v, and read: %v", option, name, set, is)
+			}
+		}
+	}
+}
+
+// TestEqualDefaults holds that a socket of which nothing was set has the default options, and one
+// of which any was set that is read has not.
+func TestEqualDefaults(t *testing.T) {
+	w := &worker{s: &Supervisor{}, witnesses: -1}
+	newTCP := func() int {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		return fd
+	}
+	var d defaults
+	same := func(fd int) bool {
+		var sock socket
+		if !w.readTCP(fd, &sock) {
+			t.Fatal("not TCP")
+		}
+		return sock.reads.equalDefaults(&d)
+	}
+	fresh := newTCP()
+	if same(fresh) {
+		t.Error("defaults that are not known are equal")
+	}
+	d.learn(newTCP(), unix.AF_INET)
+	if !same(fresh) {
+		t.Error("a new socket has other options than another new one")
+	}
+	read := 0
+	for i := range sockopts {
+		row := &sockopts[i]
+		if w.reads.rows[i] == 0 {
+			continue
+		}
+		read++
+		fd, value := newTCP(), [4]int32{1, 7}
+		switch row.name {
+		case unix.SO_SNDBUF:
+			value[0] = 10000
+		case unix.TCP_QUICKACK:
+			if row.level == unix.IPPROTO_TCP {
+				value[0] = 0
+			}
+		}
+		if row.name == unix.SO_RCVLOWAT && row.level == unix.SOL_SOCKET || row.name == unix.IP_MTU_DISCOVER && row.level == unix.IPPROTO_IP {
+			value[0] = 3
+		}
+		if errno := linux.Setsockopt(fd, row.level, row.name, unsafe.Pointer(&value), row.size); errno != 0 {
+			t.Errorf("set %s: %v", row.label, errno)
+		}
+		if same(fd) {
+			t.Errorf("%s was set, and seems not to be", row.label)
+		}
+	}
+	if read < 10 {
+		t.Errorf("only %d options are read", read)
 	}
 }

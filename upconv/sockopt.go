@@ -71,9 +71,9 @@ var sockopts = []sockopt{
 	{level: unix.SOL_SOCKET, name: unix.SO_REUSEADDR, label: "SO_REUSEADDR", always: true, blind: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_KEEPALIVE, label: "SO_KEEPALIVE", always: true},
 	{level: unix.SOL_SOCKET, name: unix.SO_LINGER, label: "SO_LINGER", size: unix.SizeofLinger, always: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVTIMEO, label: "SO_RCVTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_SNDTIMEO, label: "SO_SNDTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUF, label: "SO_SNDBUF or SO_RCVBUF", always: true, carry: copyBuffers},
+	{level: unix.SOL_SOCKET, name: unix.SO_RCVTIMEO, label: "SO_RCVTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true, blind: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_SNDTIMEO, label: "SO_SNDTIMEO", size: unsafe.Sizeof(unix.Timeval{}), always: true, blind: true},
+	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUF, label: "SO_SNDBUF or SO_RCVBUF", always: true, blind: true, carry: copyBuffers},
 	{level: unix.SOL_SOCKET, name: unix.SO_RCVLOWAT, label: "SO_RCVLOWAT", always: true, blind: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_NODELAY, label: "TCP_NODELAY", always: true},
 	{level: unix.IPPROTO_TCP, name: unix.TCP_CORK, label: "TCP_CORK", always: true},
@@ -226,13 +226,20 @@ var sockopts = []sockopt{
 	{level: unix.IPPROTO_TCP, name: unix.TCP_MAXSEG, label: "TCP_MAXSEG", last: true},
 }
 
-// passedOptions are the options that are the same state as a row that is always read.
-var passedOptions = []sockopt{
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUF, always: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_SNDBUFFORCE, always: true},
-	{level: unix.SOL_SOCKET, name: unix.SO_RCVBUFFORCE, always: true},
-	{level: unix.SOL_SOCKET, name: soRcvTimeoNew, always: true},
-	{level: unix.SOL_SOCKET, name: soSndTimeoNew, always: true},
+// otherNames returns the options of SOL_SOCKET that set what the row is read for, too.
+func (row *sockopt) otherNames() []int {
+	if row.level != unix.SOL_SOCKET {
+		return nil
+	}
+	switch row.name {
+	case unix.SO_SNDBUF:
+		return []int{unix.SO_RCVBUF, unix.SO_SNDBUFFORCE, unix.SO_RCVBUFFORCE}
+	case unix.SO_RCVTIMEO:
+		return []int{soRcvTimeoNew}
+	case unix.SO_SNDTIMEO:
+		return []int{soSndTimeoNew}
+	}
+	return nil
 }
 
 // sockoptLevels are the levels whose options a TCP socket can have.
@@ -264,6 +271,14 @@ func rowOf(level, name int) int {
 	return -1
 }
 
+// rowSetBy returns the index of the row that setting an option concerns, or -1.
+func rowSetBy(level, name int) int {
+	if row := rowOf(level, name); row >= 0 || level != unix.SOL_SOCKET {
+		return row
+	}
+	return slices.IndexFunc(sockopts, func(row sockopt) bool { return slices.Contains(row.otherNames(), name) })
+}
+
 // optionsUsed says which of the options that are not read at every swap any target has ever set: a
 // hundred calls at every connect would be too many, and hardly any program sets even one of them.
 // The filter stops setsockopt(2) for those, only to note it here; so it belongs to no socket or
@@ -279,13 +294,21 @@ type optionsUsed struct {
 }
 
 func (u *optionsUsed) set(row int) {
-	u.rows[row/64].Or(1 << (row % 64))
 	if !sockopts[row].always {
 		u.any.Store(true)
 	}
+	u.rows[row/64].Or(1 << (row % 64))
 }
 
 func (u *optionsUsed) has(row int) bool { return u.rows[row/64].Load()&(1<<(row%64)) != 0 }
+
+// snapshot returns what rows say.
+func (u *optionsUsed) snapshot() (rows [len(optionsUsed{}.rows)]uint64) {
+	for i := range u.rows {
+		rows[i] = u.rows[i].Load()
+	}
+	return rows
+}
 
 // note has the rows be told by the filter that it stops setsockopt(2) for, with these needs.
 func (u *optionsUsed) note(n needs) {
@@ -324,7 +347,7 @@ func (w *worker) setsockopt(c *call) outcome {
 }
 
 func (w *worker) noteOption(level, name int) {
-	switch row := rowOf(level, name); {
+	switch row := rowSetBy(level, name); {
 	case row >= 0:
 		w.s.used.set(row)
 	case level == unix.IPPROTO_TCP || level == unix.SOL_SOCKET:
@@ -375,9 +398,12 @@ func (d *defaults) learn(fresh, domain int) {
 // not, or mean nothing elsewhere. A connection without them is better than none. kept is whether to
 // has been in use before: the program may have set options back since.
 func (d *defaults) copyOptions(used *optionsUsed, from, to int, sock *socket, kept bool) (lost string) {
+	rare := used.any.Load()
+	if sock.domain == unix.AF_INET && !rare && !kept && sock.reads.equalDefaults(d) {
+		return ""
+	}
 	var value, now [maxSockopt]byte
 	var without []string
-	rare := used.any.Load()
 	for i := range sockopts {
 		row := &sockopts[i]
 		if !row.always && !rare {
