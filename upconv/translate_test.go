@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -66,15 +65,6 @@ func TestOriginal(t *testing.T) {
 	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8:66::c000:207"), &p); !ok || got.String() != "192.0.2.7" {
 		t.Errorf("a prefix that was found: %v, %v", got, ok)
 	}
-}
-
-func mustPrefix64(t *testing.T, s string) nat64.Prefix {
-	t.Helper()
-	p, err := nat64.NewPrefix(netip.MustParsePrefix(s))
-	if err != nil {
-		t.Fatal(fmt.Errorf("%s: %w", s, err))
-	}
-	return p
 }
 
 func samplePassport(family int) passport.Passport {
