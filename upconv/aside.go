@@ -15,7 +15,7 @@ type waiter interface{ run() }
 // aside is a call that cannot be decided at once, and that no worker may be held up by. It has a
 // thread to itself, which is a worker in everything but that it receives no notifications.
 type aside struct {
-	s    *Supervisor
+	s    *session
 	c    call
 	do   func(*worker, *call) outcome
 	held trap.HeldCall
@@ -23,7 +23,7 @@ type aside struct {
 }
 
 // aside takes a call from its worker. do may block.
-func (s *Supervisor) aside(c *call, do func(*worker, *call) outcome) outcome {
+func (s *session) aside(c *call, do func(*worker, *call) outcome) outcome {
 	own := *c
 	own.since = time.Now()
 	stop := trap.NewInterruption()
@@ -71,7 +71,7 @@ func (a *aside) answer(out outcome) {
 
 // awaitThread takes one of the threads that calls of a process may have. Where something ends the
 // wait of the target's call, it returns what the call says.
-func (s *Supervisor) awaitThread(c *call, pid int) unix.Errno {
+func (s *session) awaitThread(c *call, pid int) unix.Errno {
 	stop := trap.NewInterruption()
 	held := trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}
 	s.held.Add(&held)

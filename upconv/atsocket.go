@@ -297,6 +297,6 @@ func (w *worker) there(c *call, e *event.Pending, sa []byte) (out outcome, raced
 
 // mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which
 // nothing but made tells.
-func (s *Supervisor) mayBeMade(route *policy.Route) bool {
+func (s *session) mayBeMade(route *policy.Route) bool {
 	return s.needs.streams && s.egressOf(route).cookie == s.origin.cookie
 }

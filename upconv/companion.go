@@ -167,7 +167,7 @@ func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
 }
 
 // sender returns who a datagram is from that has come for a socket with a passport.
-func (s *Supervisor) sender(from unix.Sockaddr, pass *passport.Passport) netip.AddrPort {
+func (s *session) sender(from unix.Sockaddr, pass *passport.Passport) netip.AddrPort {
 	six, ok := from.(*unix.SockaddrInet6)
 	if !ok {
 		return pass.Peer // a Unix socket's

@@ -409,7 +409,7 @@ func (w *worker) leave(c *call, e *event.Pending, fd int, sock *socket, sa []byt
 }
 
 // openTags finds out whether there can be net_cls or net_prio cgroups.
-func (s *Supervisor) openTags() {
+func (s *session) openTags() {
 	s.tags = -1
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {
@@ -437,7 +437,7 @@ func (w *worker) manyTags() bool {
 	return w.tags
 }
 
-func (s *Supervisor) manyTags() bool {
+func (s *session) manyTags() bool {
 	var text [1024]byte
 	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
 	return errno != 0 || int(n) == len(text) || hasManyTags(text[:n])

@@ -191,7 +191,7 @@ func (w *worker) socketAt(c *call, at place, domain int) (int, unix.Errno) {
 }
 
 // egressAt returns an egress by its cookie, nil if there is none.
-func (s *Supervisor) egressAt(at place) *egress {
+func (s *session) egressAt(at place) *egress {
 	for _, e := range s.rules.Load().egress {
 		if place(e.cookie) == at {
 			return e

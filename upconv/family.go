@@ -305,7 +305,7 @@ var mappedOptions = []mappedOption{
 }
 
 // copyMapped gives an AF_INET6 socket the counterparts of what has been set on an old one.
-func (s *Supervisor) copyMapped(old, to, domain int) {
+func (s *session) copyMapped(old, to, domain int) {
 	if domain != unix.AF_INET {
 		return
 	}

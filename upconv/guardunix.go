@@ -50,7 +50,7 @@ func (w *worker) connectOther(c *call, fd, domain int) outcome {
 
 // find has p be the address that the thread tid means by sa, which is one of a Unix socket: by its
 // rights, its root and its working directory. What it opens, close closes.
-func (p *unixPath) find(s *Supervisor, tid int, sa []byte) (errno unix.Errno) {
+func (p *unixPath) find(s *session, tid int, sa []byte) (errno unix.Errno) {
 	p.file, p.length = -1, len(sa)
 	p.raw = [len(p.raw)]byte{}
 	if p.as, errno = s.targets.CredentialsOf(tid); errno != 0 {

@@ -42,7 +42,7 @@ func (v *watch) rouse() {
 }
 
 // watchWorkers relieves workers that a call holds, until nobody is left under the filter.
-func (s *Supervisor) watchWorkers() {
+func (s *session) watchWorkers() {
 	v := &s.watch
 	var seen [mostWorkers]uint64
 	seenReceiver := uint64(0)
@@ -108,7 +108,7 @@ func (v *watch) busy() bool {
 }
 
 // relieve starts another worker in the place of w, if the call current still holds that.
-func (s *Supervisor) relieve(w *worker, current uint64) {
+func (s *session) relieve(w *worker, current uint64) {
 	pid := target.ThreadGroup(int(current >> 32))
 	w.heldBy.Store(int64(pid))
 	s.holdups.add(pid)

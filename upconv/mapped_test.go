@@ -20,7 +20,7 @@ func TestMappedOptions(t *testing.T) {
 			t.Fatal(level, name, errno)
 		}
 	}
-	var s Supervisor
+	var s session
 	s.origin = &origin{}
 	freshOf := func(domain int) int {
 		fd, errno := linux.NewSocket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)

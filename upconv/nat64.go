@@ -13,7 +13,7 @@ import (
 )
 
 // translate returns the IPv6 address that is connected to for dst.
-func (s *Supervisor) translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
+func (s *session) translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
 	if route.Kind != policy.NAT64 || route.Target != policy.AutoPrefix {
 		return policy.Translate(route, dst, s.rules.Load().mappings, nat64.Prefix{})
 	}
@@ -77,7 +77,7 @@ func netnsResolvConf(netns string) string {
 }
 
 // whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
-func (s *Supervisor) whenFound(c *call) outcome {
+func (s *session) whenFound(c *call) outcome {
 	return s.aside(c, func(w *worker, c *call) outcome {
 		if errno := w.aside.stop.Await(s.discovery.Looked()); errno != 0 {
 			return answer(errno)

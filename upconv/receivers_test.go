@@ -26,13 +26,13 @@ import (
 // supervisor.
 type filtered struct {
 	t   *testing.T
-	s   *Supervisor
+	s   *session
 	tid int
 	do  chan func()
 }
 
 // newFiltered starts the thread and the supervisor; they end with the test.
-func newFiltered(t *testing.T, s *Supervisor) *filtered {
+func newFiltered(t *testing.T, s *session) *filtered {
 	t.Helper()
 	f := seccompx.Filter{Rules: receiveRules(s.needs, true), Default: seccompx.Allow}
 	program, err := f.Assemble()

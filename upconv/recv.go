@@ -24,7 +24,7 @@ import (
 
 // reception is a call that receives on a socket of another family than the program thinks it has.
 type reception struct {
-	s       *Supervisor
+	s       *session
 	c       call
 	kind    receptionKind
 	fd      int // the socket

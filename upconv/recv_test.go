@@ -26,7 +26,7 @@ import (
 
 // receiveSupervisor is a supervisor that has nobody to supervise. To it, ::1 is what 127.0.0.1 has
 // been translated to.
-func receiveSupervisor(t testing.TB, rules ...string) *Supervisor {
+func receiveSupervisor(t testing.TB, rules ...string) *session {
 	t.Helper()
 	var parsed []policy.Rule
 	for _, rule := range rules {

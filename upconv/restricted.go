@@ -57,7 +57,7 @@ func areRestricted() bool {
 
 // A question is whether a thread may connect to a port.
 type question struct {
-	s     *Supervisor
+	s     *session
 	c     call
 	e     event.Pending
 	decoy int // owned
@@ -131,7 +131,7 @@ func (w *worker) refuseUnasked(e *event.Pending, why string) outcome {
 	return w.s.refuseUnasked(e, why)
 }
 
-func (s *Supervisor) refuseUnasked(e *event.Pending, why string) outcome {
+func (s *session) refuseUnasked(e *event.Pending, why string) outcome {
 	e.Add(unasked + why)
 	s.events.Record(e, unix.EACCES)
 	return answer(unix.EACCES)

@@ -53,9 +53,9 @@ const settleSights = 30 * time.Millisecond
 
 // openSights gets ready to look, once. It takes some milliseconds, so it is not done before the
 // command is started, and many a command has ended before it is done. A call that needs it waits.
-func (s *Supervisor) openSights() { s.open.Do(s.loadSights) }
+func (s *session) openSights() { s.open.Do(s.loadSights) }
 
-func (s *Supervisor) loadSights() {
+func (s *session) loadSights() {
 	peeker, err := peek.Open()
 	if err != nil {
 		s.log.Debug("sockets are looked at by system calls alone", "error", err)
@@ -77,7 +77,7 @@ func (s *Supervisor) loadSights() {
 }
 
 // looks returns what is needed for looking, nil where upconv cannot look.
-func (s *Supervisor) looks() *sights {
+func (s *session) looks() *sights {
 	all := s.sights.Load()
 	if all == nil && s.needs.sees {
 		s.openSights()

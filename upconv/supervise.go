@@ -75,7 +75,7 @@ type process struct {
 	say       *gob.Encoder
 	hear      *gob.Decoder
 
-	supervisor *Supervisor
+	supervisor *session
 	workers    sync.WaitGroup
 	command    int    // its pid
 	relay      *relay // nil where the command has nothing to tell systemd

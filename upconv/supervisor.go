@@ -24,9 +24,9 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// Supervisor answers the notifications of one listener. Its workers are goroutines locked to OS
+// session answers the notifications of one listener. Its workers are goroutines locked to OS
 // threads that live in the policy's first egress, so that a socket there costs no hand-over.
-type Supervisor struct {
+type session struct {
 	listener *seccompx.Listener
 	rules    atomic.Pointer[ruleset]
 	origin   *origin
@@ -79,8 +79,8 @@ type Supervisor struct {
 }
 
 // newSupervisor returns one that has no listener yet, and knows nothing.
-func newSupervisor(log *slog.Logger) *Supervisor {
-	s := &Supervisor{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
+func newSupervisor(log *slog.Logger) *session {
+	s := &session{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
 	s.held = trap.NewHeldCalls(func() *peek.Peeker {
 		if all := s.sights.Load(); all != nil {
 			return all.peeker
@@ -152,22 +152,22 @@ func openEgress(p *policy.Policy, known map[string]*egress) (all map[string]*egr
 }
 
 // egressOf returns the namespace of a netns route.
-func (s *Supervisor) egressOf(route *policy.Route) *egress {
+func (s *session) egressOf(route *policy.Route) *egress {
 	return s.rules.Load().egress[route.Target]
 }
 
-func (s *Supervisor) isEgress(cookie uint64) bool {
+func (s *session) isEgress(cookie uint64) bool {
 	return slices.Contains(s.rules.Load().cookies, cookie)
 }
 
 // inEgress reports whether a socket that is to be connected in the origin is in an egress.
-func (s *Supervisor) inEgress(cookie uint64) bool {
+func (s *session) inEgress(cookie uint64) bool {
 	return cookie != s.origin.cookie && s.isEgress(cookie)
 }
 
 // start lets workers loose on the listener and returns when all of them are ready. wg is done
 // when the last has ended, which is when nobody is left under the filter.
-func (s *Supervisor) start(wg *sync.WaitGroup) error {
+func (s *session) start(wg *sync.WaitGroup) error {
 	if s.needs.crosses() {
 		lengthFirst() // now, when there are descriptors for sure
 	}
@@ -192,7 +192,7 @@ func (s *Supervisor) start(wg *sync.WaitGroup) error {
 
 // startWorker starts the worker of an index. It says to ready whether it could get to where workers
 // live.
-func (s *Supervisor) startWorker(index int, ready chan<- error) {
+func (s *session) startWorker(index int, ready chan<- error) {
 	w := s.newWorker()
 	w.index, w.extra, w.alone = index, index > 0, false
 	s.watch.workers[index].Store(w)
@@ -207,7 +207,7 @@ func (s *Supervisor) startWorker(index int, ready chan<- error) {
 // worker always waits. The extra ones sleep, are woken when notifications arrive faster than the
 // first takes them, and go back to sleep when they find that they work alone.
 type worker struct {
-	s            *Supervisor
+	s            *session
 	index        int
 	extra        bool    // not the first
 	alone        bool    // it has one call to decide, and may block: see aside
@@ -222,7 +222,7 @@ type worker struct {
 	sighted      bool
 	moves        uint64    // how many datagram sockets had been moved when it was looked at
 	held         int       // how many copies of it this worker had then
-	moving       bool      // it moves one now, holds a lock of Supervisor.moving for that, and must not wait
+	moving       bool      // it moves one now, holds a lock of session.moving for that, and must not wait
 	scratch      [512]byte // for names in /proc and what is read there
 
 	long    []byte // for what is longer
@@ -331,7 +331,7 @@ func (w *worker) run(ready chan<- error) {
 var errRelieved = errors.New("relieved")
 
 // newWorker returns one that takes no notifications.
-func (s *Supervisor) newWorker() *worker {
+func (s *session) newWorker() *worker {
 	return &worker{s: s, home: s.home, alone: true, witnesses: -1, done: make([]int, 0, 2), taken: clock()}
 }
 
@@ -464,7 +464,7 @@ func nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
 }
 
 // respond sends the outcome of a call.
-func (s *Supervisor) respond(id uint64, out outcome) error {
+func (s *session) respond(id uint64, out outcome) error {
 	if !out.answered {
 		return s.listener.Continue(id)
 	}
@@ -476,7 +476,7 @@ func (s *Supervisor) respond(id uint64, out outcome) error {
 
 // warn logs what went wrong with a call, at most once a second: a program in a loop must not flood
 // anybody, nor wait for whoever reads.
-func (s *Supervisor) warn(msg string, args ...any) {
+func (s *session) warn(msg string, args ...any) {
 	now, last := time.Now().UnixNano(), s.lastWarn.Load()
 	if now-last < int64(time.Second) || !s.lastWarn.CompareAndSwap(last, now) {
 		return

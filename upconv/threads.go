@@ -51,7 +51,7 @@ func haveThreads(n int) {
 }
 
 // wakeWorker has one more worker help, if there is one or can be. It does not wait.
-func (s *Supervisor) wakeWorker() {
+func (s *session) wakeWorker() {
 	workers := s.workers.Load()
 	if s.awake.Load() < workers {
 		select {
@@ -67,7 +67,7 @@ func (s *Supervisor) wakeWorker() {
 
 // addWorker starts one more worker, with a thread and a processor of the Go scheduler of its own,
 // if a thread can be had.
-func (s *Supervisor) addWorker() {
+func (s *session) addWorker() {
 	if birth.TryTasks(2) < 2 {
 		return // and none will be asked for again
 	}

@@ -39,7 +39,7 @@ func (p *unixPath) set(name string) {
 
 // open finds the socket of a route, for the thread tid and by its rights: who may write a directory
 // of the path could lead upconv anywhere. What it opens, close closes.
-func (p *unixPath) open(s *Supervisor, route *policy.Route, tid int) (errno unix.Errno) {
+func (p *unixPath) open(s *session, route *policy.Route, tid int) (errno unix.Errno) {
 	p.set(route.Target)
 	if p.as, errno = s.targets.CredentialsOf(tid); errno != 0 {
 		return errno
@@ -259,7 +259,7 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 }
 
 // anyPort returns a port as the kernel would choose one, for sockets that have none.
-func (s *Supervisor) anyPort() uint16 {
+func (s *session) anyPort() uint16 {
 	const first, last = 32768, 60999 // ip_local_port_range, ip(7)
 	return uint16(first + s.nextPort.Add(1)*7919%(last-first+1))
 }
