@@ -408,17 +408,17 @@ func (w *worker) leave(c *call, e *event.Pending, fd int, sock *socket, sa []byt
 	return carryOn
 }
 
-// openTags finds out whether there can be net_cls or net_prio cgroups.
-func (s *session) openTags() {
-	s.tags = -1
+// openTags opens /proc/cgroups if there can be net_cls or net_prio cgroups. It returns -1 if there
+// can be none.
+func openTags() (fd int) {
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {
-		return
+		return -1
 	}
-	s.tags = tagsHidden
 	if fd, err := unix.Open("/proc/cgroups", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		s.tags = fd
+		return fd
 	}
+	return tagsHidden
 }
 
 // tagsHidden is no descriptor: /proc/cgroups cannot be read, as where /proc is mounted with
@@ -437,10 +437,10 @@ func (w *worker) manyTags() bool {
 	return w.tags
 }
 
-func (s *session) manyTags() bool {
+func (n *node) manyTags() bool {
 	var text [1024]byte
-	n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(s.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
-	return errno != 0 || int(n) == len(text) || hasManyTags(text[:n])
+	got, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(n.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
+	return errno != 0 || int(got) == len(text) || hasManyTags(text[:got])
 }
 
 // hasManyTags is manyTags for what /proc/cgroups says. A controller of hierarchy 0 is not mounted,

@@ -17,7 +17,7 @@ import (
 func TestCopyYet(t *testing.T) {
 	for _, sees := range []bool{false, true} {
 		t.Run("sees="+strconv.FormatBool(sees), func(t *testing.T) {
-			s := newSupervisor(nil)
+			s := testSession(t)
 			if sees {
 				peeker, err := peek.Open()
 				if errors.Is(err, unix.EPERM) && os.Getenv("UPCONV_TEST_ALL") == "" {
@@ -29,11 +29,6 @@ func TestCopyYet(t *testing.T) {
 				t.Cleanup(peeker.Close)
 				s.sights.Store(&sights{peeker: peeker})
 			}
-			var err error
-			if s.targets, err = target.NewThreads(false, nil); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(s.targets.Close)
 			w := &worker{s: s}
 			fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 			if errno != 0 {

@@ -91,6 +91,31 @@ func newOrigin(socks originSockets, inode uint64) (*origin, error) {
 	return o, nil
 }
 
+// open opens the namespace of the process pid, which is the origin, for sockets of other families
+// and those that are brought back to it. Where it cannot be entered, upconv does without: see
+// socket.
+func (o *origin) open(pid int) error {
+	here, err := nsdial.OpenCurrent()
+	if err != nil {
+		return err
+	}
+	cookie, err := here.Cookie()
+	switch {
+	case err == nil && cookie == o.cookie:
+		o.egress = &egress{ns: here, cookie: cookie}
+	case linux.HasCapability(unix.CAP_SYS_ADMIN):
+		here.Close()
+		ns, err := nsdial.OpenPID(pid)
+		if err != nil {
+			return fmt.Errorf("the command's network namespace: %w", err)
+		}
+		o.egress = &egress{ns: ns, cookie: o.cookie}
+	default:
+		here.Close()
+	}
+	return nil
+}
+
 // defaultsOf returns what a fresh TCP socket of an address family has.
 func (o *origin) defaultsOf(domain int) *defaults {
 	if domain == unix.AF_INET6 {

@@ -16,7 +16,7 @@ import (
 // TestReadTCP holds that one volley tells of a socket what single calls do, and of nothing but TCP
 // and MPTCP.
 func TestReadTCP(t *testing.T) {
-	w := &worker{s: newSupervisor(nil), witnesses: -1}
+	w := &worker{s: testSession(t), witnesses: -1}
 	for _, test := range []struct {
 		domain, kind, proto int
 		port                uint16
@@ -85,7 +85,7 @@ func freePort(t *testing.T) uint16 {
 // read before, and holds that the next volley has just that, or that it is read by a call of its
 // own.
 func TestReadOptions(t *testing.T) {
-	w := &worker{s: newSupervisor(nil), witnesses: -1}
+	w := &worker{s: testSession(t), witnesses: -1}
 	set := map[string]any{
 		"SO_REUSEADDR": int32(1), "SO_KEEPALIVE": int32(1), "SO_LINGER": unix.Linger{Onoff: 1, Linger: 7},
 		"SO_RCVTIMEO": unix.Timeval{Sec: 3, Usec: 500000}, "SO_SNDTIMEO": unix.Timeval{Sec: 4}, "SO_SNDBUF or SO_RCVBUF": int32(10000),

@@ -58,8 +58,7 @@ func newFiltered(t *testing.T, s *session) *filtered {
 	if err := <-ready; err != nil {
 		t.Fatal(err)
 	}
-	var workers sync.WaitGroup
-	if err := s.start(&workers); err != nil {
+	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -74,7 +73,7 @@ func newFiltered(t *testing.T, s *session) *filtered {
 				}
 			}
 		}
-		workers.Wait()
+		s.all.Wait()
 		s.listener.Close()
 	})
 	return th

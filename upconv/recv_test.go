@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"log/slog"
 	"math/rand"
 	"net/netip"
 	"runtime"
@@ -19,7 +18,6 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/siit"
-	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -44,13 +42,9 @@ func receiveSupervisor(t testing.TB, rules ...string) *session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSupervisor(slog.New(slog.DiscardHandler))
+	s := testSession(t)
 	s.needs = needs{swaps: true, inet6: true, unix: true}
 	s.rules.Store(&ruleset{policy: decided, mappings: mappings})
-	if s.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.targets.Close)
 	s.anyCrossed.Store(true)
 	return s
 }

@@ -26,7 +26,7 @@ func (p *process) reloads() {
 // was not started for, the policy in force stays.
 func (p *process) reload() {
 	began := time.Now()
-	s := p.supervisor
+	s := p.session
 	rules, err := p.reread()
 	result := unix.Errno(0)
 	note := ""
@@ -46,7 +46,7 @@ func (p *process) reload() {
 }
 
 func (p *process) reread() (*ruleset, error) {
-	s, cfg := p.supervisor, &p.order.Config
+	s, cfg := p.session, &p.order.Config
 	file, err := policy.ReadFile(cfg.File)
 	if err != nil {
 		return nil, err

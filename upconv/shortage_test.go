@@ -1,24 +1,17 @@
 package upconv
 
 import (
-	"log/slog"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // TestShortageEnds has descriptors run out when something is made that is made only once: the next
 // try succeeds.
 func TestShortageEnds(t *testing.T) {
-	s := newSupervisor(slog.New(slog.DiscardHandler))
-	var err error
-	if s.targets, err = target.NewThreads(false, nil); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.targets.Close)
+	s := testSession(t)
 	w := s.newWorker()
 	current, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if errno != 0 {

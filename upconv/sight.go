@@ -56,9 +56,8 @@ const settleSights = 30 * time.Millisecond
 func (s *session) openSights() { s.open.Do(s.loadSights) }
 
 func (s *session) loadSights() {
-	peeker, err := peek.Open()
-	if err != nil {
-		s.log.Debug("sockets are looked at by system calls alone", "error", err)
+	peeker := s.peeks()
+	if peeker == nil {
 		s.epolls.blind() // the filter does not tell who makes sets
 		return
 	}
@@ -69,7 +68,6 @@ func (s *session) loadSights() {
 		}
 	}
 	if all.fresh4.File == 0 {
-		peeker.Close()
 		s.epolls.blind()
 		return
 	}

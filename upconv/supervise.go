@@ -2,7 +2,6 @@ package upconv
 
 import (
 	"bytes"
-	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
@@ -23,7 +22,6 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/openfile"
-	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -75,10 +73,11 @@ type process struct {
 	say       *gob.Encoder
 	hear      *gob.Decoder
 
-	supervisor *session
-	workers    sync.WaitGroup
-	command    int    // its pid
-	relay      *relay // nil where the command has nothing to tell systemd
+	node    *node
+	plan    *plan
+	session *session
+	command int    // its pid
+	relay   *relay // nil where the command has nothing to tell systemd
 
 	mu     sync.Mutex
 	reaped bool // the command's pid means nothing any more
@@ -115,17 +114,10 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	s := newSupervisor(log)
-	s.needs, s.udp, s.swapAt = needsOf(decided, cfg.UDP), cfg.UDP, cfg.SwapAt
-	p.supervisor = s
-	s.openTags()
-	egress, home, err := openEgress(decided, nil)
-	if err != nil {
-		return failed(explainEntry(err))
+	if p.node, err = newNode(log); err != nil {
+		return failed(err)
 	}
-	s.home = home
-	s.rules.Store(newRuleset(decided, mappings, egress))
-	if s.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, s.epolls.ended); err != nil {
+	if p.plan, err = newPlan(decided, mappings, cfg.UDP, cfg.SwapAt); err != nil {
 		return failed(err)
 	}
 	var events *os.File
@@ -149,17 +141,11 @@ func (p *process) start() error {
 
 // launch starts the command under the filter. It is executed when everything else is in place.
 func (p *process) launch(events *os.File) (err error) {
-	cfg, s := &p.order.Config, p.supervisor
-	s.needs.sees = s.needs.swaps && maySee()
-	s.restricted.any.Store(s.needs.swaps && areRestricted())
-	wanted := s.needs
-	wanted.makeAtSocket(s.rules.Load().policy, s.swapAt, true)
-	s.needs.makeAtSocket(s.rules.Load().policy, s.swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
-	if wanted.datagrams && !s.needs.datagrams && s.udp == policy.UDPConnected {
-		s.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
+	cfg := &p.order.Config
+	if p.plan.missesDatagrams() {
+		p.node.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
 	}
-	s.used.note(s.needs)
-	filter := filter(s.needs)
+	filter := filter(p.plan.needs)
 	program, err := filter.Assemble()
 	if err != nil {
 		return failed(err)
@@ -257,43 +243,40 @@ func (p *process) launch(events *os.File) (err error) {
 		notify = p.relay.address
 	}
 	plan.fillBlanks(p.command, notify)
-	if s.listener, err = seccompx.NewListener(int(shared.listener)); err != nil {
+	listener, err := seccompx.NewListener(int(shared.listener))
+	if err != nil {
 		return failed(err)
 	}
 	// Everything else that the kernel must be able to do, tried on what is there.
-	if missing := p.lacking(); missing != nil {
+	if missing := p.lacking(listener); missing != nil {
 		return failed(missing)
 	}
-	if err := s.listener.SetSyncWakeUp(); err != nil {
-		s.log.Debug("each stopped call takes some microseconds longer", "error", err)
+	if err := listener.SetSyncWakeUp(); err != nil {
+		p.node.log.Debug("each stopped call takes some microseconds longer", "error", err)
 	}
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.command), &stat); err != nil {
 		return failed(fmt.Errorf("the command's network namespace: %w", err))
 	}
-	if s.origin, err = newOrigin(originSockets{int(shared.inet), int(shared.inet6), int(shared.netlink), int(shared.partner), int(shared.partner6)}, stat.Ino); err != nil {
+	origin, err := newOrigin(originSockets{int(shared.inet), int(shared.inet6), int(shared.netlink), int(shared.partner), int(shared.partner6)}, stat.Ino)
+	if err != nil {
 		return failed(err)
 	}
-	s.origin.closed = cfg.Isolate && !privileged
-	if err := p.openOrigin(); err != nil {
-		return failed(err)
+	origin.closed = cfg.Isolate && !privileged
+	if p.plan.needs.crosses() || p.plan.needs.atSocket() {
+		if err := origin.open(p.command); err != nil {
+			return failed(err)
+		}
 	}
+	with := sessionParts{listener: listener, origin: origin, discover: origin.discoverer(cfg.Netns, p.command)}
 	if events != nil {
-		s.events = event.NewLog(events, stat.Ino, func(err error) { s.log.Warn("events are lost", "error", err) })
+		with.events = event.NewLog(events, stat.Ino, func(err error) { p.node.log.Warn("events are lost", "error", err) })
 	}
-	if err := s.start(&p.workers); err != nil {
+	s := p.node.newSession(p.plan, with)
+	p.session = s
+	s.noteInherited(p.order.Inherited)
+	if err := s.start(); err != nil {
 		return failed(explainEntry(err))
-	}
-
-	for _, fd := range p.order.Inherited { // sets that the command is given, not makes
-		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {
-			s.epolls.any.Store(true)
-		}
-		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
-		if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) { // with options that somebody may have set
-			s.used.setAll()
-			s.ports.noteAsked(fd)
-		}
 	}
 
 	// From here on signals are for the command, also while it is being executed.
@@ -332,44 +315,6 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	openfile.Free.Keep(p.order.Reserved, p.order.Inherited)
 	nullify(0, 1)
-	return nil
-}
-
-// openOrigin opens the namespace of the command, for sockets of other families and those that are
-// brought back to it. Where that cannot be entered, upconv does without: see origin.socket.
-func (p *process) openOrigin() error {
-	s, cfg := p.supervisor, &p.order.Config
-	if !s.needs.crosses() && !s.needs.atSocket() {
-		return nil
-	}
-	here, err := nsdial.OpenCurrent()
-	if err != nil {
-		return err
-	}
-	cookie, err := here.Cookie()
-	switch {
-	case err == nil && cookie == s.origin.cookie:
-		s.origin.egress = &egress{ns: here, cookie: cookie}
-	case linux.HasCapability(unix.CAP_SYS_ADMIN):
-		here.Close()
-		ns, err := nsdial.OpenPID(p.command)
-		if err != nil {
-			return fmt.Errorf("the command's network namespace: %w", err)
-		}
-		s.origin.egress = &egress{ns: ns, cookie: s.origin.cookie}
-	default:
-		here.Close()
-	}
-	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || s.rules.Load().policy.Fallback().Kind != policy.Netns) {
-		s.home = e // where most sockets are made
-	} else if e != nil && s.home.cookie == e.cookie {
-		e.ns.Close()
-		s.origin.egress = s.home
-	}
-	if s.rules.Load().policy.Discovers() {
-		s.discovery = nat64.NewDiscovery(s.origin.discoverer(cfg.Netns, p.command), s.log)
-		go s.discovery.Run(context.Background())
-	}
 	return nil
 }
 
@@ -413,9 +358,9 @@ func explain(r *forkReport, plan *forkPlan) error {
 
 // lacking returns an error that names what this kernel, or a filter around upconv, does not let
 // upconv do.
-func (p *process) lacking() error {
-	_, err := p.supervisor.listener.AddFD(0, seccompx.AddFD{Source: 2})
-	fd, errno := p.supervisor.targets.Getfd(os.Getpid(), p.controlFD)
+func (p *process) lacking(listener *seccompx.Listener) error {
+	_, err := listener.AddFD(0, seccompx.AddFD{Source: 2})
+	fd, errno := p.node.targets.Getfd(os.Getpid(), p.controlFD)
 	if errno == 0 {
 		linux.Close(fd)
 	}
@@ -443,7 +388,7 @@ func openEvents(path string) (*os.File, error) {
 
 // wait serves until the command ends, says so, and goes on until nobody is left under the filter.
 func (p *process) wait() {
-	s := p.supervisor
+	s := p.session
 	status, sig := p.reap()
 	p.relay.end()
 	s.events.Flush(5 * time.Second)
@@ -460,7 +405,7 @@ func (p *process) wait() {
 	}
 	last := listener[0].Revents != 0 // POLLHUP: seccomp_unotify(2)
 	gone := make(chan struct{})
-	go func() { p.workers.Wait(); close(gone) }()
+	go func() { s.all.Wait(); close(gone) }()
 	if last {
 		select {
 		case <-gone:
@@ -510,7 +455,7 @@ func (p *process) reap() (status, sig int) {
 		}
 		if int(info.pid) == p.canary.pid && info.code == cldStopped {
 			consume(p.canary.pid, unix.WSTOPPED)
-			p.supervisor.held.LookNow() // the command is to stop as well
+			p.node.held.LookNow() // the command is to stop as well
 			p.canary.wake()
 			continue
 		}
@@ -609,7 +554,7 @@ func (p *process) listen(heard chan<- struct{}) {
 			once.Do(func() { close(heard) })
 			continue
 		}
-		p.supervisor.held.LookNow() // the command has it too, or will
+		p.node.held.LookNow() // the command has it too, or will
 		sig := unix.Signal(m.Signal)
 		if sig == unix.SIGCONT && p.swallowed() {
 			continue

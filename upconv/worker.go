@@ -2,8 +2,6 @@ package upconv
 
 import (
 	"errors"
-	"log/slog"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -12,192 +10,29 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
-	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/siit"
-	"github.com/upconv/upconv/upconv/internal/target"
-	"github.com/upconv/upconv/upconv/internal/trap"
-	"github.com/upconv/upconv/upconv/nat64"
-	"github.com/upconv/upconv/upconv/policy"
 )
 
-// session answers the notifications of one listener. Its workers are goroutines locked to OS
-// threads that live in the policy's first egress, so that a socket there costs no hand-over.
-type session struct {
-	listener *seccompx.Listener
-	rules    atomic.Pointer[ruleset]
-	origin   *origin
-	home     *egress // where the workers live; nil: where upconv was started
-	targets  *target.Threads
-	epolls   epolls
-	events   *event.Log
-	log      *slog.Logger
-	lastWarn atomic.Int64 // UnixNano of the last warning about a call
-	pid      int          // upconv's own
-	uid, gid int          // that of the sockets it makes
-	used     optionsUsed
-	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
-	open     sync.Once              // has it become clear which
-	needs    needs
-	udp      policy.UDPMode
-	swapAt   policy.SwapAt
-	// discovery is of the prefix for nat64:auto; nil where no route needs it.
-	discovery  *nat64.Discovery
-	anyCrossed atomic.Bool // some socket has been replaced by one of another family
-	restricted restrictions
-	told       toldAddresses    // what programs know as their own addresses since
-	nextPort   atomic.Uint32    // see anyPort
-	threads    trap.CallThreads // of calls that are decided aside
-	swapped    atomic.Bool      // some socket has been: so one that is to go direct may be one of an egress
-	moved      atomic.Bool      // and some datagram socket
-	made       madeSockets
-	returned   madeSockets // datagram sockets of the origin that have taken the place of connected ones
-	moving     movingSockets
-	moves      atomic.Uint64 // how many have been
-	companions companions
-	ports      ports
-	tags       int                          // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
-	sends      [256]atomic.Pointer[sendKey] // see recordSend
-
-	back      atomic.Pointer[backward] // see originalAddr
-	receivers receivers                // calls that wait for a datagram
-	held      *trap.HeldCalls          // all calls that upconv waits for
-
-	busy    atomic.Int32    // workers that have a notification
-	workers atomic.Int32    // how many there are
-	awake   atomic.Int32    // workers that do not sleep
-	all     *sync.WaitGroup // of the workers
-	adding  atomic.Bool     // one more is about to be started
-	wake    chan struct{}   // wakes one of them
-	gone    chan struct{}   // closed when nobody is left under the filter
-	watch   watch           // over the workers
-	holdups holdups         // processes whose calls hold workers
-	turns   trap.Turns      // of those whose calls are seen to by others
+// crew is the workers of a session.
+type crew struct {
+	busy    atomic.Int32   // how many have a notification
+	workers atomic.Int32   // how many there are
+	awake   atomic.Int32   // how many do not sleep
+	all     sync.WaitGroup // of them
+	adding  atomic.Bool    // one more is about to be started
+	wake    chan struct{}  // wakes one of them
+	gone    chan struct{}  // closed when nobody is left under the filter
+	watch   watch          // over them
+	holdups holdups        // processes whose calls hold some
 }
 
-// newSupervisor returns one that has no listener yet, and knows nothing.
-func newSupervisor(log *slog.Logger) *session {
-	s := &session{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid()}
-	s.held = trap.NewHeldCalls(func() *peek.Peeker {
-		if all := s.sights.Load(); all != nil {
-			return all.peeker
-		}
-		return nil
-	}, &s.turns, log)
-	return s
-}
-
-// egress is a namespace that sockets are made in.
-type egress struct {
-	ns     *nsdial.Namespace
-	cookie uint64 // SO_NETNS_COOKIE
-}
-
-// ruleset is a policy and what it takes. It is replaced as a whole.
-type ruleset struct {
-	policy   *policy.Policy
-	mappings *nat64.Mappings
-	egress   map[string]*egress // by the target of a netns route; and those of earlier policies, under other keys
-	cookies  []uint64           // of the same; a map is slow to go through
-}
-
-func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]*egress) *ruleset {
-	rules := &ruleset{policy: policy, mappings: mappings, egress: all}
-	for _, e := range all {
-		rules.cookies = append(rules.cookies, e.cookie)
-	}
-	return rules
-}
-
-// openEgress opens every namespace that the policy names, but for those that are among known.
-// cwd-independent: targets are names, absolute paths or policy.Host, which is the namespace of the
-// calling thread.
-func openEgress(p *policy.Policy, known map[string]*egress) (all map[string]*egress, home *egress, err error) {
-	all = map[string]*egress{}
-	var opened []*egress
-	defer func() {
-		if err != nil {
-			for _, e := range opened {
-				e.ns.Close()
-			}
-		}
-	}()
-	for _, target := range p.Namespaces() {
-		ns, err := OpenNamespace(target)
-		if err != nil {
-			return nil, nil, err
-		}
-		e := &egress{ns: ns}
-		opened = append(opened, e)
-		if e.cookie, err = ns.Cookie(); err != nil {
-			return nil, nil, err
-		}
-		for _, other := range known {
-			if other.cookie == e.cookie {
-				ns.Close()
-				opened = opened[:len(opened)-1]
-				e = other
-				break
-			}
-		}
-		all[target] = e
-		if home == nil {
-			home = e
-		}
-	}
-	return all, home, nil
-}
-
-// egressOf returns the namespace of a netns route.
-func (s *session) egressOf(route *policy.Route) *egress {
-	return s.rules.Load().egress[route.Target]
-}
-
-func (s *session) isEgress(cookie uint64) bool {
-	return slices.Contains(s.rules.Load().cookies, cookie)
-}
-
-// inEgress reports whether a socket that is to be connected in the origin is in an egress.
-func (s *session) inEgress(cookie uint64) bool {
-	return cookie != s.origin.cookie && s.isEgress(cookie)
-}
-
-// start lets workers loose on the listener and returns when all of them are ready. wg is done
-// when the last has ended, which is when nobody is left under the filter.
-func (s *session) start(wg *sync.WaitGroup) error {
-	if s.needs.crosses() {
-		lengthFirst() // now, when there are descriptors for sure
-	}
-	const n = firstWorkers
-	s.wake, s.gone = make(chan struct{}), make(chan struct{})
-	s.awake.Store(n)
-	s.workers.Store(n)
-	s.all = wg
-	ready := make(chan error)
-	s.watch.wake = make(chan struct{}, 1)
-	for i := range n {
-		s.startWorker(i, ready)
-	}
-	var failed error
-	for range n {
-		failed = errors.Join(failed, <-ready)
-	}
-	go s.watchWorkers()
-	haveThreads(supervisorThreads)
-	return failed
-}
-
-// startWorker starts the worker of an index. It says to ready whether it could get to where workers
-// live.
-func (s *session) startWorker(index int, ready chan<- error) {
-	w := s.newWorker()
-	w.index, w.extra, w.alone = index, index > 0, false
-	s.watch.workers[index].Store(w)
-	s.all.Add(1)
-	go w.run(ready)
+func newCrew() *crew {
+	c := &crew{wake: make(chan struct{}), gone: make(chan struct{})}
+	c.watch.wake = make(chan struct{}, 1)
+	return c
 }
 
 // worker is one thread that answers notifications. Its buffers are reused from call to call.
@@ -461,25 +296,4 @@ func nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
 		}
 		n--
 	}
-}
-
-// respond sends the outcome of a call.
-func (s *session) respond(id uint64, out outcome) error {
-	if !out.answered {
-		return s.listener.Continue(id)
-	}
-	if out.errno != 0 {
-		out.value = 0
-	}
-	return s.listener.Respond(id, out.value, int(out.errno))
-}
-
-// warn logs what went wrong with a call, at most once a second: a program in a loop must not flood
-// anybody, nor wait for whoever reads.
-func (s *session) warn(msg string, args ...any) {
-	now, last := time.Now().UnixNano(), s.lastWarn.Load()
-	if now-last < int64(time.Second) || !s.lastWarn.CompareAndSwap(last, now) {
-		return
-	}
-	go s.log.Warn(msg, args...)
 }

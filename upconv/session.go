@@ -1,0 +1,269 @@
+package upconv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/nsdial"
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// session answers the notifications of one listener. Its workers are goroutines locked to OS
+// threads that live in the policy's first egress, so that a socket there costs no hand-over.
+type session struct {
+	*node
+	*crew
+	listener *seccompx.Listener
+	rules    atomic.Pointer[ruleset]
+	origin   *origin
+	home     *egress // where the workers live; nil: where upconv was started
+	epolls   epolls
+	events   *event.Log
+	lastWarn atomic.Int64 // UnixNano of the last warning about a call
+	used     optionsUsed
+	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
+	open     sync.Once              // has it become clear which
+	needs    needs
+	udp      policy.UDPMode
+	swapAt   policy.SwapAt
+	// discovery is of the prefix for nat64:auto; nil where no route needs it.
+	discovery  *nat64.Discovery
+	anyCrossed atomic.Bool // some socket has been replaced by one of another family
+	restricted restrictions
+	told       toldAddresses // what programs know as their own addresses since
+	nextPort   atomic.Uint32 // see anyPort
+	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
+	moved      atomic.Bool   // and some datagram socket
+	made       madeSockets
+	returned   madeSockets // datagram sockets of the origin that have taken the place of connected ones
+	moving     movingSockets
+	moves      atomic.Uint64 // how many have been
+	companions companions
+	ports      ports
+	sends      [256]atomic.Pointer[sendKey] // see recordSend
+
+	back      atomic.Pointer[backward] // see originalAddr
+	receivers receivers                // calls that wait for a datagram
+
+}
+
+// plan is what a session is to be. The filter, which the listener is of, follows from it.
+type plan struct {
+	rules  *ruleset
+	home   *egress // where the workers are to live; nil: where upconv was started
+	needs  needs
+	udp    policy.UDPMode
+	swapAt policy.SwapAt
+}
+
+// newPlan opens the namespaces that a policy names. They are the plan's, until there is a session.
+func newPlan(p *policy.Policy, mappings *nat64.Mappings, udp policy.UDPMode, swapAt policy.SwapAt) (*plan, error) {
+	egress, home, err := openEgress(p, nil)
+	if err != nil {
+		return nil, explainEntry(err)
+	}
+	n := needsOf(p, udp)
+	n.sees = n.swaps && maySee()
+	n.makeAtSocket(p, swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
+	return &plan{rules: newRuleset(p, mappings, egress), home: home, needs: n, udp: udp, swapAt: swapAt}, nil
+}
+
+// missesDatagrams reports whether datagram sockets are not made in the egress at socket(2), as the
+// user wants, for want of a capability.
+func (p *plan) missesDatagrams() bool {
+	wanted := p.needs
+	wanted.makeAtSocket(p.rules.policy, p.swapAt, true)
+	return wanted.datagrams && !p.needs.datagrams && p.udp == policy.UDPConnected
+}
+
+// sessionParts are what a session takes besides its plan. They are the session's from then on.
+type sessionParts struct {
+	listener *seccompx.Listener
+	origin   *origin
+	events   *event.Log // nil: nobody wants them
+	// discover asks the resolvers of the origin for the prefixes of nat64:auto, once.
+	discover func(context.Context) ([]netip.Prefix, time.Duration, error)
+}
+
+// newSession returns a session that nobody serves before start.
+func (n *node) newSession(p *plan, with sessionParts) *session {
+	s := &session{
+		node: n, listener: with.listener, origin: with.origin, events: with.events,
+		home: p.home, needs: p.needs, udp: p.udp, swapAt: p.swapAt, crew: newCrew(),
+	}
+	s.rules.Store(p.rules)
+	s.restricted.any.Store(p.needs.swaps && areRestricted())
+	s.used.note(p.needs)
+	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || p.rules.policy.Fallback().Kind != policy.Netns) {
+		s.home = e // where most sockets are made
+	} else if e != nil && s.home.cookie == e.cookie {
+		e.ns.Close()
+		s.origin.egress = s.home
+	}
+	if p.rules.policy.Discovers() {
+		s.discovery = nat64.NewDiscovery(with.discover, n.log)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sessions[s] = struct{}{}
+	return s
+}
+
+// noteInherited takes notice of descriptors that the command is given: sets and sockets which nobody
+// was seen to make.
+func (s *session) noteInherited(fds []int) {
+	for _, fd := range fds {
+		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {
+			s.epolls.any.Store(true)
+		}
+		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) { // with options that somebody may have set
+			s.used.setAll()
+			s.ports.noteAsked(fd)
+		}
+	}
+}
+
+// egress is a namespace that sockets are made in.
+type egress struct {
+	ns     *nsdial.Namespace
+	cookie uint64 // SO_NETNS_COOKIE
+}
+
+// ruleset is a policy and what it takes. It is replaced as a whole.
+type ruleset struct {
+	policy   *policy.Policy
+	mappings *nat64.Mappings
+	egress   map[string]*egress // by the target of a netns route; and those of earlier policies, under other keys
+	cookies  []uint64           // of the same; a map is slow to go through
+}
+
+func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]*egress) *ruleset {
+	rules := &ruleset{policy: policy, mappings: mappings, egress: all}
+	for _, e := range all {
+		rules.cookies = append(rules.cookies, e.cookie)
+	}
+	return rules
+}
+
+// openEgress opens every namespace that the policy names, but for those that are among known.
+// cwd-independent: targets are names, absolute paths or policy.Host, which is the namespace of the
+// calling thread.
+func openEgress(p *policy.Policy, known map[string]*egress) (all map[string]*egress, home *egress, err error) {
+	all = map[string]*egress{}
+	var opened []*egress
+	defer func() {
+		if err != nil {
+			for _, e := range opened {
+				e.ns.Close()
+			}
+		}
+	}()
+	for _, target := range p.Namespaces() {
+		ns, err := OpenNamespace(target)
+		if err != nil {
+			return nil, nil, err
+		}
+		e := &egress{ns: ns}
+		opened = append(opened, e)
+		if e.cookie, err = ns.Cookie(); err != nil {
+			return nil, nil, err
+		}
+		for _, other := range known {
+			if other.cookie == e.cookie {
+				ns.Close()
+				opened = opened[:len(opened)-1]
+				e = other
+				break
+			}
+		}
+		all[target] = e
+		if home == nil {
+			home = e
+		}
+	}
+	return all, home, nil
+}
+
+// egressOf returns the namespace of a netns route.
+func (s *session) egressOf(route *policy.Route) *egress {
+	return s.rules.Load().egress[route.Target]
+}
+
+func (s *session) isEgress(cookie uint64) bool {
+	return slices.Contains(s.rules.Load().cookies, cookie)
+}
+
+// inEgress reports whether a socket that is to be connected in the origin is in an egress.
+func (s *session) inEgress(cookie uint64) bool {
+	return cookie != s.origin.cookie && s.isEgress(cookie)
+}
+
+// start lets workers loose on the listener and returns when all of them are ready. They end when
+// nobody is left under the filter.
+func (s *session) start() error {
+	if s.needs.crosses() {
+		lengthFirst() // now, when there are descriptors for sure
+	}
+	const n = firstWorkers
+	s.awake.Store(n)
+	s.workers.Store(n)
+	ready := make(chan error)
+	if s.discovery != nil {
+		go s.discovery.Run(context.Background())
+	}
+	for i := range n {
+		s.startWorker(i, ready)
+	}
+	var failed error
+	for range n {
+		failed = errors.Join(failed, <-ready)
+	}
+	go s.watchWorkers()
+	haveThreads(supervisorThreads)
+	return failed
+}
+
+// startWorker starts the worker of an index. It says to ready whether it could get to where workers
+// live.
+func (s *session) startWorker(index int, ready chan<- error) {
+	w := s.newWorker()
+	w.index, w.extra, w.alone = index, index > 0, false
+	s.watch.workers[index].Store(w)
+	s.all.Add(1)
+	go w.run(ready)
+}
+
+// respond sends the outcome of a call.
+func (s *session) respond(id uint64, out outcome) error {
+	if !out.answered {
+		return s.listener.Continue(id)
+	}
+	if out.errno != 0 {
+		out.value = 0
+	}
+	return s.listener.Respond(id, out.value, int(out.errno))
+}
+
+// warn logs what went wrong with a call, at most once a second: a program in a loop must not flood
+// anybody, nor wait for whoever reads.
+func (s *session) warn(msg string, args ...any) {
+	now, last := time.Now().UnixNano(), s.lastWarn.Load()
+	if now-last < int64(time.Second) || !s.lastWarn.CompareAndSwap(last, now) {
+		return
+	}
+	go s.log.Warn(msg, args...)
+}
