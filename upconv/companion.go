@@ -52,6 +52,7 @@ type companions struct {
 	// arriving are the sockets, by their cookies, that are being put into the place of others:
 	// these may become their companions.
 	arriving map[uint64]bool
+	over     chan struct{} // closed when there are to be none any more
 	arrival  sync.Cond
 }
 
@@ -502,13 +503,48 @@ func (k *companions) open() bool {
 		k.most = int(min(maxCompanions, limit.Cur/2))
 	}
 	k.groups, k.kept, k.raw, k.ports = map[uint64]*group{}, map[int32]*group{}, map[uint64]outlet{}, map[uint16]int{}
+	k.over = make(chan struct{})
 	go k.handOn()
-	go func() {
-		for range time.Tick(sweeping) {
-			k.sweep()
-		}
-	}()
+	go k.sweeps(k.over)
 	return true
+}
+
+// sweeps calls sweep now and then, until over is closed.
+func (k *companions) sweeps(over <-chan struct{}) {
+	ticker := time.NewTicker(sweeping)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			k.sweep()
+		case <-over:
+			return
+		}
+	}
+}
+
+// close closes all of them, and what they take.
+func (k *companions) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.groups == nil {
+		return
+	}
+	for _, g := range k.groups {
+		for _, c := range g.kept {
+			linux.Close(c.fd)
+		}
+		g.over = true
+	}
+	for _, out := range k.raw {
+		out.close()
+	}
+	close(k.over)
+	k.inbox.Close()
+	linux.Close(k.users)
+	linux.Close(k.slot)
+	linux.Close(k.info)
+	k.groups, k.kept, k.raw, k.ports, k.count = nil, nil, nil, nil, 0
 }
 
 // sweep closes the companions of sockets that nobody has any more.

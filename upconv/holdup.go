@@ -120,7 +120,7 @@ func (s *session) relieve(w *worker, current uint64) {
 	fresh := s.newWorker()
 	fresh.index, fresh.extra, fresh.alone = w.index, w.extra, false
 	s.watch.workers[w.index].Store(fresh)
-	go fresh.run(nil)
+	s.employ(fresh, nil)
 }
 
 // holdups are the processes whose calls hold workers.

@@ -24,6 +24,7 @@ type node struct {
 	held     *trap.HeldCalls  // all calls that upconv waits for
 	tags     int              // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
 
+	idle   chan job                    // for threads of workers that have nothing to do
 	load   sync.Once                   // of what follows
 	peeker atomic.Pointer[peek.Peeker] // what looks at sockets and threads in the kernel; nil: nothing, or not yet
 
@@ -33,7 +34,7 @@ type node struct {
 
 // newNode returns one without sessions.
 func newNode(log *slog.Logger) (*node, error) {
-	n := &node{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(), tags: openTags(), sessions: map[*session]struct{}{}}
+	n := &node{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(), tags: openTags(), sessions: map[*session]struct{}{}, idle: make(chan job)}
 	n.held = trap.NewHeldCalls(n.peeker.Load, &n.turns, log)
 	var err error
 	n.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, n.threadEnded)

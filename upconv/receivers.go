@@ -25,6 +25,7 @@ import (
 type receivers struct {
 	mu      sync.Mutex
 	epfd    int                  // the set; 0: not made yet
+	over    int                  // an eventfd that says that nobody receives any more; 0: not yet
 	waiting map[uint64]*receiver // by what the set knows them by
 	last    uint64               // of those
 
@@ -86,7 +87,7 @@ func (all *receivers) poll() {
 	for {
 		if all.next == all.ready {
 			n, err := unix.EpollWait(all.epfd, all.events[:], -1)
-			if err != nil && err != unix.EINTR {
+			if err != nil && err != unix.EINTR || all.ended() {
 				return
 			}
 			all.next, all.ready = 0, max(n, 0)
@@ -134,6 +135,33 @@ func (all *receivers) relieve(current uint64) {
 	if all.current.CompareAndSwap(current, 0) {
 		go all.poll()
 	}
+}
+
+// close has poll end, which gives up the set. No call may wait.
+func (all *receivers) close() {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.epfd == 0 || all.over != 0 {
+		return
+	}
+	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC)
+	if err != nil {
+		return // it waits for ever: nothing comes any more
+	}
+	all.over = fd
+	unix.EpollCtl(all.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN})
+}
+
+// ended reports whether close has been called, and gives up the set if so.
+func (all *receivers) ended() bool {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.over == 0 {
+		return false
+	}
+	linux.Close(all.over)
+	linux.Close(all.epfd)
+	return true
 }
 
 // slowProcesses are those that have held up somebody who has to do with others, too.

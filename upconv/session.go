@@ -40,20 +40,22 @@ type session struct {
 	udp      policy.UDPMode
 	swapAt   policy.SwapAt
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
-	discovery  *nat64.Discovery
-	anyCrossed atomic.Bool // some socket has been replaced by one of another family
-	restricted restrictions
-	told       toldAddresses // what programs know as their own addresses since
-	nextPort   atomic.Uint32 // see anyPort
-	swapped    atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
-	moved      atomic.Bool   // and some datagram socket
-	made       madeSockets
-	returned   madeSockets // datagram sockets of the origin that have taken the place of connected ones
-	moving     movingSockets
-	moves      atomic.Uint64 // how many have been
-	companions companions
-	ports      ports
-	sends      [256]atomic.Pointer[sendKey] // see recordSend
+	discovery   *nat64.Discovery
+	stopLooking context.CancelFunc
+	broken      chan error  // is sent why the session cannot go on
+	anyCrossed  atomic.Bool // some socket has been replaced by one of another family
+	restricted  restrictions
+	told        toldAddresses // what programs know as their own addresses since
+	nextPort    atomic.Uint32 // see anyPort
+	swapped     atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
+	moved       atomic.Bool   // and some datagram socket
+	made        madeSockets
+	returned    madeSockets // datagram sockets of the origin that have taken the place of connected ones
+	moving      movingSockets
+	moves       atomic.Uint64 // how many have been
+	companions  companions
+	ports       ports
+	sends       [256]atomic.Pointer[sendKey] // see recordSend
 
 	back      atomic.Pointer[backward] // see originalAddr
 	receivers receivers                // calls that wait for a datagram
@@ -102,7 +104,7 @@ type sessionParts struct {
 func (n *node) newSession(p *plan, with sessionParts) *session {
 	s := &session{
 		node: n, listener: with.listener, origin: with.origin, events: with.events,
-		home: p.home, needs: p.needs, udp: p.udp, swapAt: p.swapAt, crew: newCrew(),
+		home: p.home, needs: p.needs, udp: p.udp, swapAt: p.swapAt, crew: newCrew(), broken: make(chan error, 1),
 	}
 	s.rules.Store(p.rules)
 	s.restricted.any.Store(p.needs.swaps && areRestricted())
@@ -135,6 +137,45 @@ func (s *session) noteInherited(fds []int) {
 			s.ports.noteAsked(fd)
 		}
 	}
+}
+
+// fail says that the session cannot go on. Whoever has made it must see to it that no program goes on
+// without it.
+func (s *session) fail(err error) {
+	select {
+	case s.broken <- err:
+	default: // it has been said
+	}
+}
+
+// wait waits until nobody is left under the filter, or the session cannot go on: then it returns
+// why.
+func (s *session) wait() error {
+	select {
+	case err := <-s.broken:
+		return err
+	case <-s.gone:
+		s.all.Wait()
+		return nil
+	}
+}
+
+// close gives up all that the session has, its listener included. Nobody may be left under the
+// filter.
+func (s *session) close() {
+	s.mu.Lock()
+	delete(s.sessions, s)
+	s.mu.Unlock()
+	if s.stopLooking != nil {
+		s.stopLooking()
+	}
+	s.receivers.close()
+	s.companions.close()
+	s.listener.Close()
+	for _, e := range s.rules.Load().egress {
+		e.ns.Close()
+	}
+	s.origin.close()
 }
 
 // egress is a namespace that sockets are made in.
@@ -223,7 +264,9 @@ func (s *session) start() error {
 	s.workers.Store(n)
 	ready := make(chan error)
 	if s.discovery != nil {
-		go s.discovery.Run(context.Background())
+		looking, stop := context.WithCancel(context.Background())
+		s.stopLooking = stop
+		go s.discovery.Run(looking)
 	}
 	for i := range n {
 		s.startWorker(i, ready)
@@ -244,7 +287,7 @@ func (s *session) startWorker(index int, ready chan<- error) {
 	w.index, w.extra, w.alone = index, index > 0, false
 	s.watch.workers[index].Store(w)
 	s.all.Add(1)
-	go w.run(ready)
+	s.employ(w, ready)
 }
 
 // respond sends the outcome of a call.

@@ -2,7 +2,7 @@ package upconv
 
 import (
 	"encoding/binary"
-	"os"
+	"fmt"
 	"slices"
 	"unsafe"
 
@@ -131,16 +131,20 @@ func (w *worker) trySocket(e *egress, domain, kind, proto int) (int, unix.Errno)
 		}
 		return linux.NewSocket(domain, kind, proto)
 	}
+	if w.lost != nil {
+		return -1, unix.EIO
+	}
 	// Going there and back costs a tenth of handing the work to a thread that lives there.
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(e.ns.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
 		return -1, errno
 	}
 	fd, errno := linux.NewSocket(domain, kind, proto)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(w.home.ns.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
-		// This thread's next sockets would be made in the wrong namespace. Better none: without its
-		// supervisor the command is killed.
-		w.s.log.Error("return to "+w.home.ns.String(), "error", errno)
-		os.Exit(ExitFailed)
+		// This thread's next sockets would be made in the wrong namespace. Better none.
+		w.lost = fmt.Errorf("return to %s: %w", w.home.ns, errno)
+		w.s.fail(w.lost)
+		linux.Close(fd)
+		return -1, unix.EIO
 	}
 	return fd, errno
 }

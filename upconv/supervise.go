@@ -275,6 +275,12 @@ func (p *process) launch(events *os.File) (err error) {
 	s := p.node.newSession(p.plan, with)
 	p.session = s
 	s.noteInherited(p.order.Inherited)
+	go func() {
+		if err := s.wait(); err != nil {
+			p.node.log.Error("the supervisor cannot go on", "error", err)
+			os.Exit(ExitFailed) // without it the command is killed
+		}
+	}()
 	if err := s.start(); err != nil {
 		return failed(explainEntry(err))
 	}

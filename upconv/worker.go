@@ -46,6 +46,7 @@ type worker struct {
 	index        int
 	extra        bool    // not the first
 	alone        bool    // it has one call to decide, and may block: see aside
+	lost         error   // why its thread is in a namespace that it must not make sockets in; nil: it is not
 	home         *egress // the namespace that this thread lives in
 	notification seccompx.Notification
 	call         call
@@ -128,11 +129,8 @@ var epoch = time.Now()
 func clock() time.Duration { return time.Since(epoch) }
 
 // run answers notifications until nobody is left under the filter, or another worker has relieved
-// this one. ready, if not nil, is told whether it can.
+// this one. ready, if not nil, is told whether it can. The thread must be locked.
 func (w *worker) run(ready chan<- error) {
-	// Never unlocked: the thread lives in another namespace from here on, and ends with this
-	// goroutine.
-	runtime.LockOSThread()
 	defer w.end()
 	err := w.settleIn()
 	if ready != nil {
@@ -150,13 +148,13 @@ func (w *worker) run(ready chan<- error) {
 			w.serveHeld()
 			return
 		} else if err != nil {
-			if !errors.Is(err, seccompx.ErrGone) {
+			if w.lost == nil && !errors.Is(err, seccompx.ErrGone) {
 				w.s.log.Error("receive", "error", err)
 			}
 			break
 		}
 	}
-	if !w.extra {
+	if !w.extra && w.lost == nil {
 		close(w.s.gone)
 	}
 	w.s.all.Done()
@@ -164,6 +162,47 @@ func (w *worker) run(ready chan<- error) {
 
 // errRelieved says that another worker has taken the place of one that a call had held.
 var errRelieved = errors.New("relieved")
+
+// employ has a thread run a worker: one that has nothing to do, or a new one. A thread that has been
+// in another namespace is not one for a worker that stays where upconv was started.
+func (n *node) employ(w *worker, ready chan<- error) {
+	j := job{w, ready}
+	if w.home != nil {
+		select {
+		case n.idle <- j:
+			return
+		default:
+		}
+	}
+	go n.thread(j)
+}
+
+// job is what a thread is to run.
+type job struct {
+	w     *worker
+	ready chan<- error
+}
+
+// idleThread is how long a thread waits for a job.
+const idleThread = 10 * time.Second
+
+// thread is the life of a thread of workers.
+func (n *node) thread(j job) {
+	// Never unlocked: the thread lives in another namespace from here on, and ends with this
+	// goroutine.
+	runtime.LockOSThread()
+	for {
+		j.w.run(j.ready)
+		if j.w.lost != nil {
+			return
+		}
+		select {
+		case j = <-n.idle:
+		case <-time.After(idleThread):
+			return
+		}
+	}
+}
 
 // newWorker returns one that takes no notifications.
 func (s *session) newWorker() *worker {
@@ -182,8 +221,11 @@ func (w *worker) settleIn() error {
 	return nil
 }
 
-// end closes what the worker has.
+// end closes what the worker has, and lets its thread run where it likes.
 func (w *worker) end() {
+	if w.settled || w.pinned {
+		linux.SetAffinity(&w.cpus)
+	}
 	w.spares.close()
 	w.info.close()
 	for _, fd := range slices.Concat(w.done, w.unixSpares.fds, []int{w.witnesses}) {
@@ -244,6 +286,9 @@ func (w *worker) serve() error {
 		w.conclude(n, w.handle(n))
 		if !w.current.CompareAndSwap(current, 0) {
 			return errRelieved
+		}
+		if w.lost != nil {
+			return w.lost
 		}
 		s.busy.Add(-1)
 		if w.lonely++; w.extra && w.lonely > lonelyLimit {
