@@ -169,7 +169,7 @@ func TestReadNotedOptions(t *testing.T) {
 		unix.SO_SNDBUF: "SO_SNDBUF or SO_RCVBUF", unix.SO_RCVBUF: "SO_SNDBUF or SO_RCVBUF", unix.SO_SNDBUFFORCE: "SO_SNDBUF or SO_RCVBUF",
 		unix.SO_RCVBUFFORCE: "SO_SNDBUF or SO_RCVBUF", unix.SO_REUSEADDR: "SO_REUSEADDR",
 	} {
-		w := &worker{s: &Supervisor{}, witnesses: -1}
+		w := &worker{s: testSession(t), witnesses: -1}
 		w.s.used.note(needs{swaps: true})
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -195,7 +195,7 @@ func TestReadNotedOptions(t *testing.T) {
 // TestEqualDefaults holds that a socket of which nothing was set has the default options, and one
 // of which any was set that is read has not.
 func TestEqualDefaults(t *testing.T) {
-	w := &worker{s: &Supervisor{}, witnesses: -1}
+	w := &worker{s: testSession(t), witnesses: -1}
 	newTCP := func() int {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
