@@ -275,10 +275,12 @@ func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, r
 	c.back = true
 	e := w.newEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
-	if w.socketInfo.kind != unix.SOCK_STREAM {
-		e.Proto = policy.UDP
+	s := swap{c: c, e: &e, old: old, sock: &w.socketInfo}
+	if s.sock.kind == unix.SOCK_STREAM {
+		return w.swapStream(&s, nil)
 	}
-	return w.swap(c, &e, old, &w.socketInfo, nil, nil, nil)
+	e.Proto = policy.UDP
+	return w.swapDatagram(&s, nil)
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.

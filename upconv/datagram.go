@@ -173,7 +173,7 @@ func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) (out outco
 		domain: unix.AF_INET, kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, netns: w.sight.NetNS, flags: w.sight.Flags, untouched: true, often: set,
 	}
 	if route.Kind == policy.Netns {
-		out, raced = w.move(c, e, old, sock, w.s.egressOf(route), nil, sa)
+		out, raced = w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.egressOf(route)}, sa)
 	} else {
 		out, raced = w.crossDatagram(c, e, old, sock, false)
 	}
@@ -210,12 +210,12 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 			return w.finished(c, e, route.Errno), false
 		}
 		e.Decision = policy.DirectDefault
-		return w.move(c, e, old, sock, nil, nil, sa)
+		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
 	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == policy.Reject && !c.sends {
 			return answer(linux.Connect(old, sa)), false // never a call that the kernel would make with another file, see reject
 		}
-		return w.leave(c, e, old, sock, sa), false // whatever it is, and whatever the kernel says of it
+		return w.leave(c, e, old, sa), false // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.domain == unix.AF_INET6: // where it stands for no address
 		for i := range w.out.run {
 			w.out.messages[i].name = nil
@@ -226,28 +226,28 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 	case route.Kind == policy.Reject:
 		return w.finished(c, e, route.Errno), false
 	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
-		return w.leave(c, e, old, sock, sa), false // the target went to a namespace of its own: not ours there
+		return w.leave(c, e, old, sa), false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
 	case policy.Direct:
 		six := crossed && c.sends && linux.DomainOf(old) == unix.AF_INET6
 		switch dst := e.Dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
-			return w.stay(c, e, old, sock, w.mappedCrossing(e.Dst), nil), false
+			return w.stay(c, e, old, w.mappedCrossing(e.Dst), nil), false
 		case six && sock.domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.Deaf(old):
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
-			return w.stay(c, e, old, sock, nil, sa), false
+			return w.stay(c, e, old, nil, sa), false
 		case !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)):
-			return w.stay(c, e, old, sock, nil, sa), false
+			return w.stay(c, e, old, nil, sa), false
 		}
-		return w.move(c, e, old, sock, nil, nil, sa)
+		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
 	case policy.Netns:
 		egress := w.s.egressOf(route)
 		if !crossed && sock.netns == egress.cookie && (sock.netns != origin.cookie || w.s.made.has(old)) {
-			return w.stay(c, e, old, sock, nil, sa), false
+			return w.stay(c, e, old, nil, sa), false
 		}
-		return w.move(c, e, old, sock, egress, nil, sa)
+		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
 	}
 	return w.crossDatagram(c, e, old, sock, crossed)
 }
@@ -275,9 +275,9 @@ func (s *socket) asMadeUnix(fd int, p *passport.Passport, netns uint64) (ok bool
 	return ok
 }
 
-// move replaces the target's datagram socket by one made where e.dst is reached. old is as for
-// swap.
-func (w *worker) move(c *call, e *event.Pending, old int, sock *socket, egress *egress, x *crossing, sa []byte) (out outcome, raced bool) {
+// move is swapDatagram, one at a time for a socket.
+func (w *worker) move(s *swap, sa []byte) (out outcome, raced bool) {
+	c, e, old, sock := s.c, s.e, s.old, s.sock
 	if sock.bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
@@ -288,7 +288,7 @@ func (w *worker) move(c *call, e *event.Pending, old int, sock *socket, egress *
 		clear(sock.address())
 		sock.connected = true
 		if c.sends && sock.kind == unix.SOCK_DGRAM {
-			return w.sendBeside(c, e, old, sock, egress, x)
+			return w.sendBeside(s)
 		}
 	}
 	if !w.alone {
@@ -323,56 +323,57 @@ func (w *worker) move(c *call, e *event.Pending, old int, sock *socket, egress *
 	if old >= 0 && (seen && !w.saw(old) || !seen && w.replaced(c, old)) {
 		return carryOn, true
 	}
-	return w.swap(c, e, old, sock, egress, x, sa)
+	return w.swapDatagram(s, sa)
 }
 
 // sendBeside sends to another place than the one that the socket old is connected in. A send does
 // not end a connection, and what is answered to it is not for a connected socket, which hears from
 // its peer alone. So it is a companion that sends, and old stays.
-func (w *worker) sendBeside(c *call, e *event.Pending, old int, sock *socket, egress *egress, x *crossing) (out outcome, raced bool) {
-	fd, errno, raced := w.beside(c, e, old, sock, egress, x)
+func (w *worker) sendBeside(s *swap) (out outcome, raced bool) {
+	fd, errno, raced := w.beside(s)
 	switch {
 	case raced:
 		return out, true
 	case errno != 0:
-		return w.fail(e, "socket for "+e.Decision.Route.String(), errno), false
+		return w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno), false
 	}
-	w.closeNow(old)
+	w.closeNow(s.old)
 	w.done = append(w.done, fd)
-	if out = w.act(c, e, fd, sock, x, nil); out.wait == nil {
+	if out = w.act(s.c, s.e, fd, s.x, nil); out.wait == nil {
 		w.closeNow(fd)
 	}
 	return out, false
 }
 
-// beside returns a copy of the companion that the socket old has where egress and x lead, as for
-// swap, and sees to it that there is one, like old.
-func (w *worker) beside(c *call, e *event.Pending, old int, sock *socket, egress *egress, x *crossing) (fd int, errno unix.Errno, raced bool) {
+// beside returns a copy of the companion that s.old has where s leads, and sees to it that there is
+// one, like s.old.
+func (w *worker) beside(s *swap) (fd int, errno unix.Errno, raced bool) {
+	old := s.old
 	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
-	if w.see(c) && !w.saw(old) || !w.sighted && w.replaced(c, old) {
+	if w.see(s.c) && !w.saw(old) || !w.sighted && w.replaced(s.c, old) {
 		return -1, 0, true
 	}
-	companion, kept, errno := w.obtain(c, old, sock, egress, x)
+	kept, errno := w.obtain(s, old)
 	if errno != 0 {
 		return -1, errno, false
 	}
-	if errno = w.carry(e, old, companion, sock, x, kept); errno == 0 {
-		linux.SetFlags(companion, sock.flags&^unix.O_ASYNC)
-		if fd, errno = linux.Dup(companion); errno == 0 {
-			w.s.companions.settle(companion)
-			w.s.companions.keepBeside(old, companion, w.to(egress, x))
+	if errno = w.carry(s, old, kept); errno == 0 {
+		linux.SetFlags(s.fd, s.sock.flags&^unix.O_ASYNC)
+		if fd, errno = linux.Dup(s.fd); errno == 0 {
+			w.s.companions.settle(s.fd)
+			w.s.companions.keepBeside(old, s.fd, w.to(s.egress, s.x))
 			return fd, 0, false
 		}
 	}
-	if !w.s.companions.putBack(companion) {
-		linux.Close(companion)
+	if !w.s.companions.putBack(s.fd) {
+		linux.Close(s.fd)
 	}
 	return -1, errno, false
 }
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
 // of another family.
-func (w *worker) act(c *call, e *event.Pending, fd int, sock *socket, x *crossing, sa []byte) outcome {
+func (w *worker) act(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
 	e.Local = fd
 	if c.sends {
 		return w.transmit(c, e, fd, x)
@@ -389,9 +390,9 @@ func (w *worker) act(c *call, e *event.Pending, fd int, sock *socket, x *crossin
 }
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
-func (w *worker) stay(c *call, e *event.Pending, fd int, sock *socket, x *crossing, sa []byte) outcome {
+func (w *worker) stay(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
 	w.retag(c, fd)
-	out := w.act(c, e, fd, sock, x, sa)
+	out := w.act(c, e, fd, x, sa)
 	if out.wait == nil {
 		w.closeNow(fd) // before the target goes on: what it closes then shall be closed
 	}
@@ -401,9 +402,9 @@ func (w *worker) stay(c *call, e *event.Pending, fd int, sock *socket, x *crossi
 // leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a
 // send is made with it all the same, as the kernel might find another one. A connect(2) is left to
 // guard.
-func (w *worker) leave(c *call, e *event.Pending, fd int, sock *socket, sa []byte) outcome {
+func (w *worker) leave(c *call, e *event.Pending, fd int, sa []byte) outcome {
 	if c.sends {
-		return w.stay(c, e, fd, sock, nil, sa)
+		return w.stay(c, e, fd, nil, sa)
 	}
 	return carryOn
 }
@@ -501,7 +502,7 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket,
 	}
 	x.pass.Connected = !c.sends && x.family() == unix.AF_INET6
 	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
-		return w.move(c, e, old, sock, nil, x, x.to[:])
+		return w.move(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {
 		return w.fail(e, "interface "+x.zone, errno), false
@@ -517,7 +518,7 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket,
 			return w.fail(e, "the passport of the socket", errno), false
 		}
 	}
-	return w.stay(c, e, old, sock, x, x.to[:]), false
+	return w.stay(c, e, old, x, x.to[:]), false
 }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not

@@ -17,28 +17,29 @@ import (
 // What bind(2) says of a port that a stream of the program's has taken along to an egress. See
 // ports for what is remembered of it.
 
-// leaves reports whether a port leaves the origin in a swap, whose arguments these are.
-func (w *worker) leaves(sock *socket, egress *egress, x *crossing) bool {
-	if sock.kind != unix.SOCK_STREAM || sock.port() == 0 {
+// leaves reports whether a port leaves the origin in the swap of a stream.
+func (w *worker) leaves(s *swap) bool {
+	if s.sock.port() == 0 {
 		return false
 	}
-	return egress != nil && egress.cookie != w.s.origin.cookie || x != nil && x.family() == unix.AF_INET6
+	return s.egress != nil && s.egress.cookie != w.s.origin.cookie || s.x != nil && s.x.family() == unix.AF_INET6
 }
 
-// depart is for a stream whose port leaves the origin, before replacement, which has it in the
+// depart is for a stream whose port leaves the origin, before the new one, which has it in the
 // egress, is put into its place. Another thread that is about to ask the kernel for the port
 // must not get it; so that is waited for. That is rare, and no worker waits: where ok is false, out
 // is what becomes of the call.
 //
 // As long as the old socket is the target's, it holds the port in the origin.
-func (w *worker) depart(c *call, sock *socket, to place, replacement int) (out outcome, ok bool) {
-	p, port := &w.s.ports, sock.port()
+func (w *worker) depart(s *swap) (out outcome, ok bool) {
+	c, to := s.c, w.to(s.egress, s.x)
+	p, port := &w.s.ports, s.sock.port()
 	p.put(port, departure{to: to, moving: true})
 	p.goesOn(c.tid)
 	for p.isContended(c.tid, port) {
 		if !w.alone {
 			p.stays(port, to)
-			w.closeNow(replacement)
+			w.closeNow(s.fd)
 			return w.s.aside(c, (*worker).connect), false
 		}
 		time.Sleep(50 * time.Microsecond)

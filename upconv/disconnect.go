@@ -69,7 +69,7 @@ func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
 	e := w.newEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
 	c.back, w.socketInfo.resets = true, true
-	if out, raced = w.swap(c, &e, old, &w.socketInfo, nil, nil, nil); !raced && out.carriesOn() {
+	if out, raced = w.swapStream(&swap{c: c, e: &e, old: old, sock: &w.socketInfo}, nil); !raced && out.carriesOn() {
 		out = answer(0)
 	}
 	return out, raced

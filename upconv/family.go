@@ -136,7 +136,7 @@ func (x *crossing) scope(fd int) unix.Errno {
 	return 0
 }
 
-// cross sends a connect(2) along a route to another family. old is as for swap. again is true where
+// cross sends a connect(2) along a route to another family. old is as in swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
 func (w *worker) cross(c *call, e *event.Pending, old int, sock *socket, again bool) (out outcome, raced bool) {
 	if sock.domain == unix.AF_INET6 && onlyIPv6(old) {
@@ -152,7 +152,7 @@ func (w *worker) cross(c *call, e *event.Pending, old int, sock *socket, again b
 		return answer(unix.ENETUNREACH), false
 	}
 	if x.route.Kind == policy.UnixPath || !again {
-		return w.swap(c, e, old, sock, nil, x, x.to[:])
+		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
 	}
 	if out, done := w.mayConnect(c, e, sock); done {
 		return out, false

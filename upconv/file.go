@@ -75,9 +75,9 @@ func (w *worker) noteInode(stat *unix.Stat_t) {
 	w.sight.UID, w.sight.GID, w.sight.Mode, w.sight.Ino = int(stat.Uid), int(stat.Gid), stat.Mode, stat.Ino
 }
 
-// async sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
+// setAsync sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
 // will say.
-func (w *worker) async(c *call, socket, flags int) unix.Errno {
+func (w *worker) setAsync(c *call, socket, flags int) unix.Errno {
 	return openfile.Free.SetFlags(socket, c.fd, flags|unix.O_ASYNC)
 }
 

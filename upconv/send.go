@@ -526,7 +526,7 @@ func (w *worker) sendRun(c *call, e *event.Pending, family int, ok bool) (out ou
 			return carryOn // a stream is not sent elsewhere by a send
 		}
 		if w.isThere(e.Decision.Route, ok, family, old) {
-			return w.stay(c, e, old, &w.socketInfo, nil, o.messages[0].name)
+			return w.stay(c, e, old, nil, o.messages[0].name)
 		}
 		if !ok && !e.Dst.IsValid() {
 			return w.sendAsIs(c, e, old)
@@ -638,7 +638,7 @@ func (w *worker) sendAsIs(c *call, e *event.Pending, old int) outcome {
 	case sock.kind == unix.SOCK_DGRAM && (sock.domain == unix.AF_INET || sock.netns != w.s.origin.cookie):
 		w.noteSettled(old, sock.netns)
 	}
-	return w.stay(c, e, old, sock, x, nil)
+	return w.stay(c, e, old, x, nil)
 }
 
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another

@@ -1,0 +1,101 @@
+package upconv
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+)
+
+// swapStream replaces the target's stream by one that is reached from where s says, and connects that
+// to sa. If c.back is set, it is only brought there. raced is as for make.
+func (w *worker) swapStream(s *swap, sa []byte) (out outcome, raced bool) {
+	c, e, sock := s.c, s.e, s.sock
+	if !c.back {
+		if out, done := w.mayConnect(c, e, sock); done {
+			return out, false
+		}
+	}
+	out, raced, ok := w.make(s)
+	if !ok {
+		return out, raced
+	}
+	toUnix := s.x != nil && s.x.family() == unix.AF_UNIX
+	if toUnix {
+		if out, done := w.connectUnix(c, e, s.x, s.fd, sock); done {
+			return out, false
+		}
+	}
+	if s.x != nil {
+		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
+	}
+	if w.leaves(s) {
+		if out, ok := w.depart(s); !ok {
+			return out, false
+		}
+	}
+	w.findPlaces(s)
+	defer w.closeSets()
+	if out, raced, ok = w.lookLast(s); !ok {
+		w.abandonStream(s)
+		return out, raced
+	}
+	if s.old >= 0 && sock.flags&unix.O_ASYNC != 0 {
+		copyOwner(s.old, s.fd) // carry may not have known the flags
+	}
+	if out, ok = w.put(s); !ok {
+		w.abandonStream(s)
+		return out, false
+	}
+	if sock.resets {
+		resetOnClose(s.old)
+	}
+	w.retireStream(s)
+	w.async(s, sock.flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
+	e.Held = true                          // it has no places yet, of which there may be something to say
+	switch {
+	case c.back:
+		linux.SetFlags(s.fd, sock.flags)
+		out = carryOn
+	case toUnix:
+		out = w.connected(c, e, s.fd, sock)
+	default:
+		out = w.begin(c, e, s.fd, sock, sa)
+	}
+	// Only now: before, a poll of it would have said EPOLLHUP.
+	w.register(c, e, s.places, s.fd)
+	if wait, is := out.wait.(*wait); is {
+		wait.event.Note = e.Note
+	}
+	e.Release(w.s.events)
+	if out.wait == nil {
+		w.closeNow(s.fd) // before the target goes on: what it closes then shall be closed
+	}
+	return out, false
+}
+
+// abandonStream is abandon, and leaves the port where it is.
+func (w *worker) abandonStream(s *swap) {
+	w.abandon(s)
+	if w.leaves(s) {
+		w.s.ports.stays(s.sock.port(), w.to(s.egress, s.x))
+	}
+}
+
+// retireStream closes the stream whose place the new one has taken, and replaces the copies that the
+// target has of it.
+func (w *worker) retireStream(s *swap) {
+	witness, alive := s.last.watched, false
+	if s.old >= 0 {
+		w.takePlaces(s)
+		// All that is left of the old socket should be this copy.
+		if witness {
+			alive = w.closeWatched(s.old) // one that is connecting yet is not ready for writing
+		} else {
+			w.closeNow(s.old)
+		}
+	}
+	if witness && (s.sock.resets || alive) {
+		s.places, _ = w.replaceCopies(s.c, s.e, s.fd, s.places)
+		w.noteCopies(s.e, false)
+	}
+}
