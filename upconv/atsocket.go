@@ -58,6 +58,10 @@ func (w *worker) socketCall(c *call) outcome {
 	kind, proto := int(int32(c.args[1])), int(int32(c.args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
+	if int32(c.args[0]) == afSMC || proto == ipprotoSMC {
+		w.s.used.others.Store(true)
+		return carryOn
+	}
 	switch {
 	case int32(c.args[0]) != unix.AF_INET || flags&^(unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC) != 0:
 		return carryOn

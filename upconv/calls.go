@@ -48,14 +48,18 @@ var calls = []callRow{
 			r.stop(low(2).AtLeast(n.shortestAddress()), low(2).AtMost(linux.SizeofSockaddrStorage))
 		},
 	},
-	// A socket may be made in the egress to begin with, see atsocket.go.
+	// A socket may be made in the egress to begin with, see atsocket.go. That one is of SMC is to be
+	// known where sockets are not seen.
 	{
 		name: "socket", handle: (*worker).socketCall, socketcall: sysSocket, args: 3,
 		rules: func(n needs, r *callRules) {
 			inet, kind := low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask)
 			r.stopIf(n.streams, inet, kind.Equal(unix.SOCK_STREAM))
 			r.stopIf(n.datagrams, inet, kind.Equal(unix.SOCK_DGRAM))
+			r.stopIf(n.swaps && !n.sees, low(0).Equal(afSMC))
+			r.stopIf(n.swaps && !n.sees, low(2).Equal(ipprotoSMC))
 		},
+		unseen: func(n needs) bool { return n.atSocket() }, // see socketcall
 	},
 	// The port of a companion, or of a socket that a receiver waits for, must be free when the
 	// program has closed its socket, or has been killed; that of a stream that has left the origin

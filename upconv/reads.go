@@ -27,27 +27,57 @@ type reads struct {
 	used  [len(optionsUsed{}.rows)]uint64 // what optionsUsed said when they were listed
 	rows  [len(defaults{}.values)]int8    // by row of sockopts: 1 + the index of its call; 0: none
 
-	options [maxReads + 1]int16 // by call: the row of sockopts that it is for; -1: none
-	whole   bool                // whether every row that must be read of any TCP socket has a call
+	options  [maxReads + 1]int16 // by call: the row of sockopts that it is for; -1: none
+	whole    bool                // whether every row that must be read of any TCP socket has a call
+	protocol int                 // the index of the call for SO_PROTOCOL; 0: there is none
+	needed   int                 // how many of the first calls must succeed
 }
 
 // maxReads is how many calls there can be besides fstat(2).
 const maxReads = 24
 
-// Indices of the first calls, all of which must succeed. The first fails on what is no TCP or MPTCP
-// socket.
+// Indices of the first calls, all of which must succeed. The first fails on what is no TCP, MPTCP
+// or SMC socket.
 const (
 	readNoDelay = iota
-	readProtocol
 	readNetns
 	readName
 	neededReads
 )
 
+// ipprotoSMC is the protocol of SMC sockets that are not of afSMC: IPPROTO_SMC, linux/in.h. Both
+// have the options of TCP ones.
+const ipprotoSMC = 256
+
 // newReads makes the list of calls: of the options, those that are read at every swap of a TCP
-// socket.
+// socket. SO_PROTOCOL is read only if nothing else would tell MPTCP and SMC.
 func newReads(used *optionsUsed) *reads {
-	r := &reads{used: used.snapshot()} // before the rows are looked at
+	if r := listReads(used, used.others.Load()); r.protocol > 0 {
+		return r
+	}
+	used.probe.Do(func() {
+		if !listReads(used, false).tellMPTCP() {
+			used.others.Store(true)
+		}
+	})
+	return listReads(used, used.others.Load())
+}
+
+// tellMPTCP reports whether some option that is read cannot be read of an MPTCP socket. It is false
+// if there is none to try it with.
+func (r *reads) tellMPTCP() bool {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)
+	if err != nil {
+		return false
+	}
+	defer linux.Close(fd)
+	r.ask(r.calls, fd)
+	return r.anyFailed()
+}
+
+// listReads is newReads. protocol is whether SO_PROTOCOL is read.
+func listReads(used *optionsUsed, protocol bool) *reads {
+	r := &reads{used: used.snapshot(), needed: neededReads} // before the rows are looked at
 	r.calls = r.all[:0]
 	option := func(level, name int, size uintptr) {
 		i := len(r.calls)
@@ -61,10 +91,14 @@ func newReads(used *optionsUsed) *reads {
 	noDelay := rowOf(unix.IPPROTO_TCP, unix.TCP_NODELAY)
 	option(unix.IPPROTO_TCP, unix.TCP_NODELAY, 4)
 	r.rows[noDelay], r.options[readNoDelay] = 1+readNoDelay, int16(noDelay)
-	option(unix.SOL_SOCKET, unix.SO_PROTOCOL, 4)
 	option(unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, 8)
 	r.calls = append(r.calls, volley.Call{Number: unix.SYS_GETSOCKNAME, Args: [6]uintptr{0,
 		uintptr(unsafe.Pointer(&r.name)), uintptr(unsafe.Pointer(&r.nameLen))}})
+	if protocol {
+		r.protocol = len(r.calls)
+		option(unix.SOL_SOCKET, unix.SO_PROTOCOL, 4)
+		r.needed++
+	}
 	r.whole = true
 	for i := range sockopts {
 		row := &sockopts[i]
@@ -89,32 +123,65 @@ func newReads(used *optionsUsed) *reads {
 // readTCP reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for
 // its state and its flags. It is false for anything else.
 func (w *worker) readTCP(fd int, s *socket) (ok bool) {
-	if w.reads == nil || w.reads.used != w.s.used.snapshot() {
-		w.reads = newReads(&w.s.used)
+	used := &w.s.used
+	if w.reads == nil || w.reads.used != used.snapshot() || w.reads.protocol == 0 && used.others.Load() {
+		w.reads = newReads(used)
 	}
 	r := w.reads
 	calls := r.calls
 	if w.sighted {
 		calls = calls[:len(calls)-1] // its owner is known
 	}
-	*s, r.nameLen, r.lengths = socket{}, uint32(len(r.name)), r.sizes
-	for i := range calls {
-		calls[i].Args[0] = uintptr(fd)
-	}
-	if !volley.Make(calls, neededReads) {
+	*s = socket{}
+	if !r.ask(calls, fd) || r.nameLen < linux.SizeofSockaddrIn {
 		return false
 	}
-	s.proto = int(binary.NativeEndian.Uint32(r.values[readProtocol][:]))
-	if s.proto != unix.IPPROTO_TCP && s.proto != unix.IPPROTO_MPTCP || r.nameLen < linux.SizeofSockaddrIn {
+	s.proto = r.protocolOf(fd)
+	if s.proto != unix.IPPROTO_TCP && s.proto != unix.IPPROTO_MPTCP {
 		return false
 	}
 	s.kind, s.netns, s.reads = unix.SOCK_STREAM, binary.NativeEndian.Uint64(r.values[readNetns][:]), r
 	s.name, s.nameLen = r.name, r.nameLen
 	s.named()
+	if s.domain != unix.AF_INET && s.domain != unix.AF_INET6 {
+		return false
+	}
 	if !w.sighted {
 		w.noteInode(&r.stat)
 	}
 	return true
+}
+
+// ask makes calls, the first of r's or all of them, about a socket. It is false if one fails that
+// must not.
+func (r *reads) ask(calls []volley.Call, fd int) (ok bool) {
+	r.nameLen, r.lengths = uint32(len(r.name)), r.sizes
+	for i := range calls {
+		calls[i].Args[0] = uintptr(fd)
+	}
+	return volley.Make(calls, r.needed)
+}
+
+// protocolOf returns the protocol of the socket fd, which has been asked.
+func (r *reads) protocolOf(fd int) int {
+	if r.protocol > 0 {
+		return int(binary.NativeEndian.Uint32(r.values[r.protocol][:]))
+	}
+	proto := int32(unix.IPPROTO_TCP)
+	if r.anyFailed() {
+		linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4)
+	}
+	return int(proto)
+}
+
+// anyFailed reports whether the socket that was asked does not have one of the options.
+func (r *reads) anyFailed() bool {
+	for i := range r.calls {
+		if r.options[i] >= 0 && r.calls[i].Errno() != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // option reads the option of a row of sockopts from the socket fd, unless r, which may be nil,

@@ -14,9 +14,44 @@ import (
 )
 
 // TestReadTCP holds that one volley tells of a socket what single calls do, and of nothing but TCP
-// and MPTCP.
+// and MPTCP, whether SO_PROTOCOL is in it or not.
 func TestReadTCP(t *testing.T) {
-	w := &worker{s: testSession(t), witnesses: -1}
+	for _, others := range []bool{false, true} {
+		w := &worker{s: testSession(t), witnesses: -1}
+		w.s.used.others.Store(others)
+		t.Run(fmt.Sprintf("others %v", others), func(t *testing.T) { testReadTCP(t, w) })
+		if mptcp, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP); err == nil {
+			unix.Close(mptcp)
+			if is := w.reads.protocol > 0; is != others {
+				t.Errorf("others: %v, and SO_PROTOCOL is read: %v", others, is)
+			}
+		}
+	}
+}
+
+// TestNoteSMC holds that the first socket of SMC has SO_PROTOCOL be read from then on.
+func TestNoteSMC(t *testing.T) {
+	for _, test := range []struct {
+		args  [3]uint64
+		notes bool
+	}{
+		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP}, false},
+		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, ipprotoSMC}, true},
+		{[3]uint64{afSMC, unix.SOCK_STREAM, 0}, true},
+	} {
+		w := &worker{s: testSession(t), witnesses: -1}
+		c := new(call)
+		copy(c.args[:], test.args[:])
+		if out := w.socketCall(c); !out.carriesOn() {
+			t.Errorf("socket(%v) is not left to the kernel", test.args)
+		}
+		if is := w.s.used.others.Load(); is != test.notes {
+			t.Errorf("socket(%v) is noted: %v", test.args, is)
+		}
+	}
+}
+
+func testReadTCP(t *testing.T, w *worker) {
 	for _, test := range []struct {
 		domain, kind, proto int
 		port                uint16

@@ -34,6 +34,7 @@ func (w *worker) socketcall(c *call) outcome {
 		return carryOn
 	}
 	of := rowsOfSocketcall[what]
+	w.s.used.others.Store(true) // by this call it may have made anything
 	var raw [24]byte
 	if target.ReadMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*of.args]) != 0 {
 		if what == sysSetsockopt {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -291,6 +292,10 @@ type optionsUsed struct {
 	any   atomic.Bool // whether any row is set that is not always read
 	// owner is whether anybody has set who gets a socket's signals (F_SETOWN, F_SETSIG).
 	owner atomic.Bool
+	// others is whether SO_PROTOCOL alone may tell what a socket is that has the options of TCP:
+	// somebody has made one of SMC, or has sockets of which nothing is known.
+	others atomic.Bool
+	probe  sync.Once // has others be set if that is so of MPTCP, see newReads
 }
 
 func (u *optionsUsed) set(row int) {
@@ -333,6 +338,7 @@ func (u *optionsUsed) setAll() {
 	}
 	u.any.Store(true)
 	u.owner.Store(true)
+	u.others.Store(true)
 }
 
 // setsockopt handles a stopped setsockopt(2): one of the options that are not read at every swap.
