@@ -95,6 +95,10 @@ func benchUDP(b *testing.B, rounds int) []figure {
 	value, ours, theirs = rate(all[2], all[0])
 	add(figure{What: "the same, --udp connected", Unit: "x", Bound: 0.97, AtLeast: true}, value, ours, theirs)
 
+	all = alternate(b, rounds, native("tcp-shared", serverAddr, tcp, "20000"), under(netns, nil, "tcp-shared", serverAddr, tcp, "20000"))
+	value, ours, theirs = rate(all[1], all[0])
+	add(figure{What: "TCP by sendmsg of 16 KiB, made by upconv, rate (us each)", Unit: "x", AtLeast: true}, value, ours, theirs)
+
 	conf := []string{serverAddr}
 	resolve := n.withResolvConf(conf, exe, "resolve", "www.example", "1000")
 	inside := n.withResolvConf(conf, bin, "run", "--netns", n.origin, "--via", netns, "--", exe, "resolve", "www.example", "1000")

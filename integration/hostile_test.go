@@ -288,19 +288,6 @@ func (k *hostileKind) share(tries int64) int64 {
 	return (tries + ways - 1) / ways
 }
 
-// openKinds are parts of the names of kinds of which some arrive: docs/security.md says so of them,
-// under "What is left to the kernel". It is told, but does not fail the test.
-var openKinds = []string{
-	"sendto on a ", "sendmsg on a ", // they are the program's own sends, whatever they are about
-	"MSG_FASTOPEN, flags", // by socketcall(2), which reads the flags again
-	"server on a Unix socket", "bind of a Unix socket",
-}
-
-// mayArrive reports whether a kind is one of openKinds.
-func (k *hostileKind) mayArrive() bool {
-	return slices.ContainsFunc(openKinds, func(part string) bool { return strings.Contains(k.name, part) })
-}
-
 // A hostileScore is what has become of a kind of program.
 type hostileScore struct {
 	tries, arrivals int64
@@ -357,11 +344,7 @@ func (w *hostileWay) play(t *testing.T, k hostileKind, until time.Time, tries in
 		if score.arrivals += n; n == 0 {
 			return
 		}
-		if k.mayArrive() {
-			t.Logf("%d arrived at %s", n, where)
-		} else {
-			t.Errorf("%d arrived at %s", n, where)
-		}
+		t.Errorf("%d arrived at %s", n, where)
 	}
 	arrived(int64(score.outcomes["reached"]), "a port of the egress to be a server there")
 	arrived(w.beyond.arrived.Load()-knocked, "a server of the program's in the egress")

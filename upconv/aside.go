@@ -52,7 +52,7 @@ func (a *aside) run() {
 		a.answer(out)
 	}
 	w.end()
-	if w.home == nil { // else it is in another namespace, and ends with this goroutine
+	if w.home == nil && !w.altered { // else the thread is in another place, and ends with this goroutine
 		runtime.UnlockOSThread()
 	}
 	s.threads.GiveBack(pid)

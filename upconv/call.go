@@ -18,16 +18,17 @@ type call struct {
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr         uint64
 	addrLen      uint32
-	sa           []byte   // upconv's copy of the address; nil: not read, or it could not be
-	name         string   // what call it is; of socketcall(2), the one that is meant
-	fastOpen     fastOpen // of a send that connects
-	sends        bool     // it is a send of datagrams, which are in worker.out
-	linux.Layout          // of its structures in the program's memory
-	back         bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
-	made         bool     // upconv has made it, or begun to
-	guarded      bool     // it is not left to the kernel, see guard
-	table        uint8    // what sharesTable has found; 0: it has not looked
-	indirect     bool     // its arguments are in memory: socketcall(2)
+	sa           []byte       // upconv's copy of the address; nil: not read, or it could not be
+	name         string       // what call it is; of socketcall(2), the one that is meant
+	fastOpen     fastOpen     // of a send that connects
+	sends        bool         // it is a send of datagrams, which are in worker.out
+	guardedSend  *guardedSend // of a send that upconv makes in the place of the kernel; nil: not yet
+	linux.Layout              // of its structures in the program's memory
+	back         bool         // its socket is brought back to the origin, and the kernel makes it: see bringBack
+	made         bool         // upconv has made it, or begun to
+	guarded      bool         // it is not left to the kernel, see guard
+	table        uint8        // what sharesTable has found; 0: it has not looked
+	indirect     bool         // its arguments are in memory: socketcall(2)
 	// permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it
 	// was not asked.
 	permitted int

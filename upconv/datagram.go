@@ -524,7 +524,6 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket,
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not
 // been used yet.
 func (w *worker) noteMoved(replacement int) {
-	w.s.moved.Store(true)
 	if w.s.isEgress(w.s.origin.cookie) {
 		w.s.made.add(replacement)
 	}

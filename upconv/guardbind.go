@@ -16,8 +16,8 @@ import (
 // copy: the kernel would look the number up again, and another thread may have put a socket of an
 // egress there.
 //
-// bind(2) of other families is left to the kernel, as files are made by it, and so is bind(2) of
-// streams once somebody has restricted himself, as the rules are about who makes it.
+// Once somebody has restricted himself, bind(2) of streams and to paths is left to the kernel, as
+// the rules are about who makes it; and that of other families as long as no socket is in an egress.
 
 // guardBind makes a bind(2) that is left to the kernel, if it must not be. raced says that the
 // socket is one that has to be brought back first.
@@ -29,12 +29,9 @@ func (w *worker) guardBind(c *call) (out outcome, raced bool) {
 	case !ours:
 		return out, raced
 	}
-	switch domain := linux.DomainOf(fd); {
-	case domain == 0: // no socket
+	domain := linux.DomainOf(fd)
+	if domain == 0 { // no socket
 		return answer(linux.Bind(fd, make([]byte, sizeofFamily))), false
-	case !linux.IsInet(domain), w.s.restricted.any.Load() && linux.TypeOf(fd) == unix.SOCK_STREAM:
-		w.closeNow(fd)
-		return carryOn, false
 	}
 	if c.addrLen > linux.SizeofSockaddrStorage {
 		return answer(unix.EINVAL), false
@@ -42,6 +39,14 @@ func (w *worker) guardBind(c *call) (out outcome, raced bool) {
 	sa := w.sockaddr[:c.addrLen]
 	if len(sa) > 0 && target.ReadMemory(c.tid, c.addr, sa) != 0 {
 		return answer(unix.EFAULT), false
+	}
+	switch restricted := w.s.restricted.any.Load(); {
+	case restricted && (linux.TypeOf(fd) == unix.SOCK_STREAM && linux.IsInet(domain) || domain == unix.AF_UNIX && isUnixPath(sa)),
+		!linux.IsInet(domain) && !w.s.swapped.Load():
+		w.closeNow(fd)
+		return carryOn, false
+	case !linux.IsInet(domain):
+		return w.bindOther(c, fd, sa), false
 	}
 	errno := w.bindFor(c.tid, fd, sa)
 	w.closeNow(fd)
@@ -113,12 +118,26 @@ const firstOrdinaryPort = 1024
 
 // bindsLow reports whether a thread has CAP_NET_BIND_SERVICE where its sockets are.
 func (w *worker) bindsLow(tid int) bool {
-	proc := "/proc/" + strconv.Itoa(tid)
-	own, errOwn := os.Readlink("/proc/self/ns/user")
-	of, err := os.Readlink(proc + "/ns/user")
-	if errOwn != nil || err != nil || own != of && !w.s.origin.closed {
-		return false
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	effective, same := target.EffectiveOf(tid, status)
+	return err == nil && (same || w.s.origin.closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
+}
+
+// withCapabilitiesOf does what the kernel asks for capabilities, with none that the thread tid has
+// not.
+func withCapabilitiesOf(tid int, do func() unix.Errno) unix.Errno {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	if err != nil {
+		return linux.ErrnoOf(err)
 	}
-	status, err := os.ReadFile(proc + "/status")
-	return err == nil && target.StatusField(status, "CapEff:", 16)&(1<<unix.CAP_NET_BIND_SERVICE) != 0
+	all, same := target.EffectiveOf(tid, status)
+	if !same {
+		all = 0
+	}
+	before, errno := linux.LimitEffective(func(effective uint64) uint64 { return effective & all })
+	if errno != 0 {
+		return errno
+	}
+	defer linux.SetCapabilities(&before)
+	return do()
 }

@@ -24,6 +24,7 @@ type node struct {
 	held     *trap.HeldCalls  // all calls that upconv waits for
 	tags     int              // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
 
+	naming naming                      // whether it may say who has sent something
 	idle   chan job                    // for threads of workers that have nothing to do
 	load   sync.Once                   // of what follows
 	peeker atomic.Pointer[peek.Peeker] // what looks at sockets and threads in the kernel; nil: nothing, or not yet

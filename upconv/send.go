@@ -71,7 +71,9 @@ const (
 )
 
 // sendto handles a stopped sendto(2): one with MSG_FASTOPEN, or one that has an address.
-func (w *worker) sendto(c *call) outcome {
+func (w *worker) sendto(c *call) outcome { return w.sendOrGuard(c, (*worker).decideSendto) }
+
+func (w *worker) decideSendto(c *call) outcome {
 	c.addr, c.addrLen = c.args[4], uint32(c.args[5])
 	flags := uint32(c.args[3])
 	if flags&unix.MSG_FASTOPEN != 0 {
@@ -137,10 +139,16 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 }
 
 // sendmsg handles a stopped sendmsg(2).
-func (w *worker) sendmsg(c *call) outcome { return w.sendMessages(c, uint32(c.args[2]), 1, 0) }
+func (w *worker) sendmsg(c *call) outcome { return w.sendOrGuard(c, (*worker).decideSendmsg) }
+
+func (w *worker) decideSendmsg(c *call) outcome {
+	return w.sendMessages(c, uint32(c.args[2]), 1, 0)
+}
 
 // sendmmsg handles a stopped sendmmsg(2).
-func (w *worker) sendmmsg(c *call) outcome {
+func (w *worker) sendmmsg(c *call) outcome { return w.sendOrGuard(c, (*worker).decideSendmmsg) }
+
+func (w *worker) decideSendmmsg(c *call) outcome {
 	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), linux.MaxIovecs)), c.MmsghdrSize())
 }
 
@@ -394,7 +402,7 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 				o.fd = -1
 				return true, answer(errno) // ENOTSOCK; or EBADF, for O_PATH
 			}
-			if !linux.IsInet(int(domain)) && !(domain == unix.AF_UNIX && w.s.needs.unix) || !linux.IsDatagramType(linux.TypeOf(o.fd)) {
+			if !linux.IsInet(int(domain)) && !w.tookDatagrams(o.fd, int(domain)) || !linux.IsDatagramType(linux.TypeOf(o.fd)) {
 				w.closeNow(o.fd)
 				o.fd = -1
 				return true, carryOn
@@ -403,6 +411,16 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 	}
 	o.known = true
 	return false, out
+}
+
+// tookDatagrams reports whether a Unix socket has taken the place of a datagram socket of the
+// program's. Others are the program's own, as what it sends there is.
+func (w *worker) tookDatagrams(fd, domain int) bool {
+	if domain != unix.AF_UNIX || !w.s.needs.unix {
+		return false
+	}
+	_, crossed := w.hasPassport(fd)
+	return crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM
 }
 
 // notElsewhere reports whether the call can be left to the kernel: nothing has been moved yet, and
@@ -689,7 +707,7 @@ func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcom
 		if !w.alone || w.moving {
 			return w.s.aside(c, sendAgain)
 		}
-		if errno = w.waitToSend(fd, x); errno != 0 {
+		if errno = w.waitToSend(fd, x.unixPeer()); errno != 0 {
 			break
 		}
 		value, errno = o.submit(fd, flags)
@@ -893,7 +911,7 @@ func (w *worker) resend(c *call) (out outcome, raced bool) {
 	} else { // sendto, sendmmsg
 		c.args[3] &^= unix.MSG_FASTOPEN
 	}
-	if out = sendAgain(w, c); out.carriesOn() && w.guards(c) {
+	if out = w.decideSend(c); out.carriesOn() && w.guards(c) {
 		*c = before
 		return out, true // it is a stream by now
 	}
@@ -910,6 +928,18 @@ func sendAgain(w *worker, c *call) outcome {
 		return w.sendmsg(c)
 	}
 	return w.sendmmsg(c)
+}
+
+// decideSend handles a send that upconv may leave to the kernel.
+func (w *worker) decideSend(c *call) outcome {
+	c.sends = false
+	switch c.name {
+	case "sendto":
+		return w.decideSendto(c)
+	case "sendmsg":
+		return w.decideSendmsg(c)
+	}
+	return w.decideSendmmsg(c)
 }
 
 // translateMessage puts where a message goes along x into m.to.

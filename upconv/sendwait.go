@@ -27,9 +27,9 @@ func lacksPort(fd int, onUnix bool) bool {
 // not wait.
 const maxFutile = 100
 
-// waitToSend waits until the socket fd may have room. x is not nil if it is one of another family.
-// It holds up its thread.
-func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
+// waitToSend waits until the socket fd may have room. Where that is a Unix socket which sends to a
+// path, peer is that; else nil. It holds up its thread.
+func (w *worker) waitToSend(fd int, peer *unixPath) unix.Errno {
 	if timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO); w.sendDeadline.IsZero() {
 		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
 		if timeout != 0 {
@@ -38,14 +38,19 @@ func (w *worker) waitToSend(fd int, x *crossing) unix.Errno {
 		w.aside.held.Timed.Store(timeout != 0)
 	}
 	waited, errno := w.waitWritable(fd)
-	if errno == 0 && x != nil && x.family() == unix.AF_UNIX && x.path.length > 0 {
+	if errno == 0 && peer != nil {
 		// It tells of its own room. That of the peer is told by a socket that is connected to it:
 		// unix_dgram_poll in net/unix/af_unix.c.
-		if peer, failed := linux.NewSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0); failed == 0 {
-			defer linux.Close(peer)
-			if x.path.connect(peer) == 0 {
+		probe, failed := linux.NewSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+		if peer.raw[2] == 0 { // an abstract name, which is one of the origin
+			linux.Close(probe)
+			probe, failed = w.inOrigin(w.aside.c.tid, unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+		}
+		if failed == 0 {
+			defer linux.Close(probe)
+			if peer.connect(probe) == 0 {
 				var also bool
-				also, errno = w.waitWritable(peer)
+				also, errno = w.waitWritable(probe)
 				waited = waited || also
 			}
 		}

@@ -141,9 +141,13 @@ func (w *worker) lookLast(s *swap) (out outcome, raced, ok bool) {
 // A socket is installed first and connected second: installing puts it into the target's net_cls and
 // net_prio cgroups, and its first packet must already carry them.
 func (w *worker) put(s *swap) (out outcome, ok bool) {
+	// Before the program has it: its other threads could put it under any number at once.
+	w.s.swapped.Store(true)
+	if s.sock.kind != unix.SOCK_STREAM {
+		w.s.moved.Store(true)
+	}
 	switch errno := w.install(s.c, s.c.fd, s.fd, s.last.closesOnExec); errno {
 	case 0:
-		w.s.swapped.Store(true)
 		return out, true
 	case unix.ENOENT, unix.ESRCH:
 		return carryOn, false // the target is gone; nobody will read the answer

@@ -131,6 +131,15 @@ func (x *crossing) asInet(e *event.Pending, errno unix.Errno) unix.Errno {
 	return errno
 }
 
+// unixPeer returns the path that a send goes to along a route to a Unix socket, nil if it goes to
+// none.
+func (x *crossing) unixPeer() *unixPath {
+	if x == nil || x.family() != unix.AF_UNIX || x.path.length == 0 {
+		return nil
+	}
+	return &x.path
+}
+
 // patient reports whether the target's call is one that waits, on a file with these status flags.
 func (w *worker) patient(c *call, flags int) bool {
 	return flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)

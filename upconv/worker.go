@@ -71,6 +71,7 @@ type worker struct {
 	tags   bool          // there are
 
 	aside        *aside    // the one call that it decides, of a worker that is alone
+	altered      bool      // its thread lives in the file system as a target does
 	sendDeadline time.Time // until when that may send
 	futile       int       // how often in a row it could not send though there was room
 

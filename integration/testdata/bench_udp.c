@@ -12,6 +12,7 @@
  * bench_udp sendmmsg ADDR PORT N       sendmmsg(2) of 64 datagrams, each with an address
  * bench_udp there-and-back ADDR PORT N sendto(2), and recvfrom(2) of the answer
  * bench_udp tcp ADDR PORT N            sendmsg(2) of 16 KiB each on a TCP connection
+ * bench_udp tcp-shared ADDR PORT N     the same, beside another thread, and a datagram socket that has sent there
  * bench_udp resolve NAME N             getaddrinfo(3)
  * bench_udp receivers COUNT ADDR PORT TCP-PORT N  connect(2), while so many threads wait in recvfrom(2), each on a socket
  *                                      that has sent a datagram
@@ -26,6 +27,13 @@ static void fail(const char *what)
 {
 	perror(what);
 	exit(2);
+}
+
+static void *idle(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
 }
 
 static int bound(int type)
@@ -163,6 +171,12 @@ int main(int argc, char **argv)
 
 	for (int i = 0; i < 64; i++)
 		many[i].msg_hdr = (struct msghdr){ .msg_name = &to, .msg_namelen = len, .msg_iov = &part, .msg_iovlen = 1 };
+	if (!strcmp(what, "tcp-shared")) { /* beside another thread, and a datagram socket that has sent there */
+		pthread_t other;
+		sendto(socket(to.any.sa_family, SOCK_DGRAM, 0), data, 64, 0, &to.any, len);
+		pthread_create(&other, 0, idle, 0);
+		what = "tcp";
+	}
 	s = socket(to.any.sa_family, strcmp(what, "tcp") ? SOCK_DGRAM : SOCK_STREAM, 0);
 	if ((!strcmp(what, "tcp") || !strcmp(what, "connected")) && connect(s, &to.any, len))
 		fail("connect");

@@ -22,6 +22,13 @@ func DomainOf(fd int) int {
 	return int(domain)
 }
 
+// ProtocolOf returns SO_PROTOCOL, 0 for what is not a socket.
+func ProtocolOf(fd int) int {
+	var proto int32
+	Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4)
+	return int(proto)
+}
+
 // KindOf returns the type of the sockets of a protocol.
 func KindOf(proto int) int {
 	switch proto {

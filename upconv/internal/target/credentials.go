@@ -84,10 +84,15 @@ func idsIn(status []byte) (uid, gid int, groups []uint32, ok bool) {
 // fileIDs returns the IDs of a thread that count for files. ok is false where the kernel does not
 // tell them with one call.
 func (t *Threads) fileIDs(tid int) (uid, gid int, ok bool) {
+	info, ok := t.infoOf(tid)
+	return int(info.fsuid), int(info.fsgid), ok
+}
+
+// infoOf returns who a thread is. ok is as for fileIDs.
+func (t *Threads) infoOf(tid int) (info pidfdInfo, ok bool) {
 	slot := t.slot(tid)
 	slot.mu.Lock()
 	defer slot.mu.Unlock()
-	var info pidfdInfo
 	ask := func() unix.Errno {
 		info.mask = pidfdInfoCreds
 		_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(slot.pidfd), pidfdGetInfo, uintptr(unsafe.Pointer(&info)))
@@ -95,10 +100,10 @@ func (t *Threads) fileIDs(tid int) (uid, gid int, ok bool) {
 	}
 	if slot.tid != tid || ask() == unix.ESRCH {
 		if t.fill(slot, tid) != 0 || ask() != 0 {
-			return 0, 0, false
+			return info, false
 		}
 	}
-	return int(info.fsuid), int(info.fsgid), info.mask&pidfdInfoCreds != 0 && info.tgid != 0
+	return info, info.mask&pidfdInfoCreds != 0 && info.tgid != 0
 }
 
 // Become has the calling thread act as c until revert. On error it acts as before.
@@ -124,6 +129,39 @@ func (c *Credentials) Revert() {
 		return
 	}
 	if setEffective(unix.SYS_SETRESUID, own.UID) != 0 || setEffective(unix.SYS_SETRESGID, own.GID) != 0 || setGroups(own.groups) != 0 {
+		panic("upconv cannot return to its own user")
+	}
+}
+
+// AsUser has a thread send to a path by the rights of a user, who may be upconv's own (nil). Unlike
+// Become it keeps what lets it say who has sent. AsSelf undoes it.
+func (c *Credentials) AsUser() unix.Errno {
+	if c == nil {
+		return 0
+	}
+	if errno := setGroups(c.groups); errno != 0 {
+		return errno
+	}
+	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(c.GID), 0, 0)
+	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(c.UID), 0, 0)
+	// Neither tells whether it could, but each says what was before.
+	if uid, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, unchanged, 0, 0); int(int32(uid)) != c.UID {
+		c.AsSelf()
+		return unix.EPERM
+	}
+	return 0
+}
+
+// AsSelf undoes AsUser.
+func (c *Credentials) AsSelf() {
+	if c == nil {
+		return
+	}
+	unix.RawSyscall(unix.SYS_SETFSUID, uintptr(own.UID), 0, 0)
+	unix.RawSyscall(unix.SYS_SETFSGID, uintptr(own.GID), 0, 0)
+	uid, _, _ := unix.RawSyscall(unix.SYS_SETFSUID, unchanged, 0, 0)
+	gid, _, _ := unix.RawSyscall(unix.SYS_SETFSGID, unchanged, 0, 0)
+	if int(int32(uid)) != own.UID || int(int32(gid)) != own.GID || setGroups(own.groups) != 0 {
 		panic("upconv cannot return to its own user")
 	}
 }

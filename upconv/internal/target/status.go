@@ -34,6 +34,14 @@ func StatusField(status []byte, key string, base int) int {
 	return int(n)
 }
 
+// EffectiveOf returns the capabilities that a thread has in effect, whose proc_pid_status(5) is
+// given, and whether it has them in upconv's own user namespace.
+func EffectiveOf(tid int, status []byte) (all uint64, same bool) {
+	own, errOwn := os.Readlink("/proc/self/ns/user")
+	of, err := os.Readlink("/proc/" + strconv.Itoa(tid) + "/ns/user")
+	return uint64(StatusField(status, "CapEff:", 16)), errOwn == nil && err == nil && own == of
+}
+
 // SignalsIn reads in a proc_pid_status(5) text whether a signal is waiting for the thread: own,
 // certainly for it; any, for it or for another thread of its process.
 func SignalsIn(status []byte) (own, any bool) {
