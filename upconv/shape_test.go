@@ -1,0 +1,143 @@
+package upconv_test
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The limits of what a reader has to hold in the head. Tests and generated files have none.
+const (
+	maxPackageLines  = 2500
+	maxFileLines     = 600
+	maxFunctionLines = 80
+	maxParameters    = 5
+)
+
+// exemptions says of what is above a limit how large it may be: a package or a file by its path, a
+// function by its package and name, and "(parameters)" behind the name for how many it has. The
+// numbers may shrink, and not grow: give what is new a shape that needs none.
+var exemptions = map[string]int{
+	// This runs in a child that shares its parent's memory, where a call could grow the stack.
+	"upconv forkPlan.fork": 201,
+
+	"upconv": 17900,
+
+	"upconv/companion.go": 853,
+	"upconv/recv.go":      900,
+	"upconv/send.go":      1094,
+	"upconv/supervise.go": 714,
+
+	"cmd/upconv newExplain":               82,
+	"cmd/upconv newRun":                   129,
+	"integration/fidelity compareAll":     95,
+	"upconv/internal/peek Peeker.program": 134,
+	"upconv/policy newLookup":             87,
+	"upconv/policy ParseRoute":            147,
+	"upconv process.launch":               183,
+
+	"cmd/upconv/internal/demo join (parameters)":  6,
+	"cmd/upconv routeFlags (parameters)":          6,
+	"upconv worker.beginEarly (parameters)":       6,
+	"upconv reception.deliverPieces (parameters)": 7,
+	"upconv worker.reject (parameters)":           6,
+	"upconv session.newWait (parameters)":         6,
+}
+
+// TestShape holds that packages, files, functions and lists of parameters stay small enough to be
+// read, and that an exemption goes when nothing needs it any more.
+func TestShape(t *testing.T) {
+	const root = ".."
+	exempt := map[string]bool{} // exemptions that something needs
+	check := func(what string, size, limit int) {
+		allowed, ok := exemptions[what]
+		switch {
+		case size <= limit:
+		case !ok:
+			t.Errorf("%s: %d, and the limit is %d", what, size, limit)
+		case size > allowed:
+			t.Errorf("%s: %d, which its exemption says is %d: it may shrink, and not grow", what, size, allowed)
+		case size < allowed-allowed/20:
+			t.Errorf("%s: %d, and its exemption of %d is too generous: write %d there", what, size, allowed, size)
+		}
+		exempt[what] = exempt[what] || size > limit
+	}
+
+	packages := map[string]int{}
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if entry.Name() == "testdata" || strings.HasPrefix(entry.Name(), ".") && path != root {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		positions := token.NewFileSet()
+		file, err := parser.ParseFile(positions, path, text, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		if ast.IsGenerated(file) {
+			return nil
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		lines := bytes.Count(text, []byte("\n"))
+		packages[filepath.Dir(name)] += lines
+		check(name, lines, maxFileLines)
+		for _, d := range file.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			first, last := positions.Position(f.Pos()), positions.Position(f.End())
+			function := filepath.Dir(name) + " " + nameOf(f)
+			check(function, last.Line-first.Line+1, maxFunctionLines)
+			check(function+" (parameters)", f.Type.Params.NumFields(), maxParameters)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, lines := range packages {
+		check(name, lines, maxPackageLines)
+	}
+	for what := range exemptions {
+		if !exempt[what] {
+			t.Errorf("%s is not above a limit any more: take its exemption away", what)
+		}
+	}
+}
+
+// nameOf returns the name of a function, behind that of its receiver's type for a method.
+func nameOf(f *ast.FuncDecl) string {
+	if f.Recv == nil {
+		return f.Name.Name
+	}
+	of := f.Recv.List[0].Type
+	if star, ok := of.(*ast.StarExpr); ok {
+		of = star.X
+	}
+	if generic, ok := of.(*ast.IndexExpr); ok {
+		of = generic.X
+	}
+	return of.(*ast.Ident).Name + "." + f.Name.Name
+}
