@@ -26,7 +26,7 @@ func (w *worker) carry(s *swap, from int, kept bool) unix.Errno {
 // that has been in use before.
 func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
 	e, sock, replacement := s.e, s.sock, s.fd
-	if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
+	if lost := w.s.fresh.of(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
 	if !kept {
@@ -57,7 +57,7 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 	case x.family() == unix.AF_UNIX:
 		copyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.origin.defaultsOf(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
+		if lost := w.s.fresh.of(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
 			e.Add("not carried over: " + lost)
 		}
 	}

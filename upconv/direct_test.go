@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -29,4 +30,17 @@ func FuzzHasDefaultRoute(f *testing.F) {
 			t.Errorf("%q: a default route", text)
 		}
 	})
+}
+
+func TestOwnAddresses(t *testing.T) {
+	assigned, err := OwnAddresses("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !assigned(netip.MustParseAddr("127.0.0.1")) || assigned(netip.MustParseAddr("203.0.113.99")) {
+		t.Error("127.0.0.1 is not an address here, or 203.0.113.99 is")
+	}
+	if _, err := OwnAddresses("/nosuch"); err == nil {
+		t.Error("no error for a namespace that is not there")
+	}
 }

@@ -309,7 +309,7 @@ func (s *session) copyMapped(old, to, domain int) {
 	if domain != unix.AF_INET {
 		return
 	}
-	defaults := s.origin.defaultsOf(domain)
+	defaults := s.fresh.of(domain)
 	for _, m := range mappedOptions {
 		var value [maxSockopt]byte
 		if !s.used.has(m.row) || linux.Getsockopt(old, unix.IPPROTO_IP, m.inet, unsafe.Pointer(&value), 4) != 0 ||

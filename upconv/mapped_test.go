@@ -21,7 +21,6 @@ func TestMappedOptions(t *testing.T) {
 		}
 	}
 	var s session
-	s.origin = &origin{}
 	freshOf := func(domain int) int {
 		fd, errno := linux.NewSocket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 		if errno != 0 {
@@ -30,7 +29,7 @@ func TestMappedOptions(t *testing.T) {
 		t.Cleanup(func() { linux.Close(fd) })
 		return fd
 	}
-	s.origin.inet.learn(freshOf(unix.AF_INET), unix.AF_INET)
+	s.fresh.inet.learn(freshOf(unix.AF_INET), unix.AF_INET)
 	values := []struct {
 		inet, inet6 int
 		value       int32

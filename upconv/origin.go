@@ -23,8 +23,6 @@ import (
 type origin struct {
 	cookie    uint64 // SO_NETNS_COOKIE
 	inode     uint64
-	inet      defaults // of AF_INET sockets
-	inet6     defaults // of AF_INET6 sockets
 	addresses atomic.Pointer[map[netip.Addr]struct{}]
 	own       atomic.Pointer[netip.Addr] // the one that programs are told where there is no other reason to choose
 	egress    *egress                    // the same namespace as one to make sockets in; nil: it cannot be entered, or need not
@@ -58,7 +56,6 @@ func newOrigin(socks originSockets, inode uint64) (*origin, error) {
 		if fd < 0 {
 			continue
 		}
-		o.defaultsOf(domain).learn(fd, domain)
 		if errno := linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&o.cookie), 8); errno != 0 {
 			linux.Close(fd)
 			o.closeSeeds()
@@ -114,14 +111,6 @@ func (o *origin) open(pid int) error {
 		here.Close()
 	}
 	return nil
-}
-
-// defaultsOf returns what a fresh TCP socket of an address family has.
-func (o *origin) defaultsOf(domain int) *defaults {
-	if domain == unix.AF_INET6 {
-		return &o.inet6
-	}
-	return &o.inet
 }
 
 // socket makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
@@ -230,7 +219,7 @@ func forgetConnection(fd, fresh int) {
 		linux.Bind(fd, name)
 		linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&none), 4)
 	}
-	if copyBuffer(fresh, fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE) {
+	if linux.CopyBuffer(fresh, fd, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE) {
 		linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, unsafe.Pointer(&none), 4) // for the kernel to tune
 	}
 }

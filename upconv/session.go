@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
@@ -34,6 +33,7 @@ type session struct {
 	events   *event.Log
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
 	used     optionsUsed
+	fresh    freshSockets           // what nobody has done anything to
 	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
 	open     sync.Once              // has it become clear which
 	needs    needs
@@ -109,6 +109,7 @@ func (n *node) newSession(p *plan, with sessionParts) *session {
 	s.rules.Store(p.rules)
 	s.restricted.any.Store(p.needs.swaps && areRestricted())
 	s.used.note(p.needs)
+	s.fresh.learn(s.origin)
 	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || p.rules.policy.Fallback().Kind != policy.Netns) {
 		s.home = e // where most sockets are made
 	} else if e != nil && s.home.cookie == e.cookie {
@@ -178,12 +179,6 @@ func (s *session) close() {
 	s.origin.close()
 }
 
-// egress is a namespace that sockets are made in.
-type egress struct {
-	ns     *nsdial.Namespace
-	cookie uint64 // SO_NETNS_COOKIE
-}
-
 // ruleset is a policy and what it takes. It is replaced as a whole.
 type ruleset struct {
 	policy   *policy.Policy
@@ -198,45 +193,6 @@ func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]
 		rules.cookies = append(rules.cookies, e.cookie)
 	}
 	return rules
-}
-
-// openEgress opens every namespace that the policy names, but for those that are among known.
-// cwd-independent: targets are names, absolute paths or policy.Host, which is the namespace of the
-// calling thread.
-func openEgress(p *policy.Policy, known map[string]*egress) (all map[string]*egress, home *egress, err error) {
-	all = map[string]*egress{}
-	var opened []*egress
-	defer func() {
-		if err != nil {
-			for _, e := range opened {
-				e.ns.Close()
-			}
-		}
-	}()
-	for _, target := range p.Namespaces() {
-		ns, err := OpenNamespace(target)
-		if err != nil {
-			return nil, nil, err
-		}
-		e := &egress{ns: ns}
-		opened = append(opened, e)
-		if e.cookie, err = ns.Cookie(); err != nil {
-			return nil, nil, err
-		}
-		for _, other := range known {
-			if other.cookie == e.cookie {
-				ns.Close()
-				opened = opened[:len(opened)-1]
-				e = other
-				break
-			}
-		}
-		all[target] = e
-		if home == nil {
-			home = e
-		}
-	}
-	return all, home, nil
 }
 
 // egressOf returns the namespace of a netns route.

@@ -462,7 +462,7 @@ func copyBuffers(_ *sockopt, from, to int) (lost bool) {
 		return false
 	}
 	for _, buffer := range buffers {
-		if lock&buffer.lock != 0 && !copyBuffer(from, to, buffer.name, buffer.privileged) {
+		if lock&buffer.lock != 0 && !linux.CopyBuffer(from, to, buffer.name, buffer.privileged) {
 			lost = true
 		}
 	}
@@ -480,7 +480,7 @@ func copyBufferLock(_ *sockopt, from, to int) (lost bool) {
 		var before, now int32
 		linux.Getsockopt(from, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&before), 4)
 		linux.Getsockopt(to, unix.SOL_SOCKET, buffer.name, unsafe.Pointer(&now), 4)
-		if before != now && !copyBuffer(from, to, buffer.name, buffer.privileged) {
+		if before != now && !linux.CopyBuffer(from, to, buffer.name, buffer.privileged) {
 			lost = true
 		}
 	}
@@ -493,19 +493,6 @@ var buffers = [...]struct {
 }{
 	{sndbufLock, unix.SO_SNDBUF, unix.SO_SNDBUFFORCE},
 	{rcvbufLock, unix.SO_RCVBUF, unix.SO_RCVBUFFORCE},
-}
-
-// copyBuffer gives the buffer of to the size of that of from. A size above rmem_max or wmem_max was
-// set with a privilege; without it, as much as is allowed.
-func copyBuffer(from, to, name, privileged int) (same bool) {
-	var size, got int32
-	linux.Getsockopt(from, unix.SOL_SOCKET, name, unsafe.Pointer(&size), 4)
-	half := size / 2 // socket(7): the kernel doubles what is set
-	if linux.Setsockopt(to, unix.SOL_SOCKET, privileged, unsafe.Pointer(&half), 4) != 0 {
-		linux.Setsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&half), 4)
-	}
-	linux.Getsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&got), 4)
-	return got == size
 }
 
 // copyVariable copies an option whose length varies and which is empty on a fresh socket.

@@ -251,7 +251,7 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 		}
 		return p.PutOnUnix(to)
 	}
-	w.s.origin.defaultsOf(sock.domain).eachSet(&w.s.used, old, sock, func(row *sockopt, value []byte) {
+	w.s.fresh.of(sock.domain).eachSet(&w.s.used, old, sock, func(row *sockopt, value []byte) {
 		switch {
 		case row.level != unix.SOL_SOCKET:
 			p.Remember(row.level, row.name, value)

@@ -93,3 +93,16 @@ func SocketName(fd int, peer bool, to *[SizeofSockaddrStorage]byte) (ok bool) {
 	_, _, errno := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(&length)))
 	return errno == 0
 }
+
+// CopyBuffer gives the buffer of to the size of that of from. A size above rmem_max or wmem_max was
+// set with a privilege; without it, as much as is allowed.
+func CopyBuffer(from, to, name, privileged int) (same bool) {
+	var size, got int32
+	Getsockopt(from, unix.SOL_SOCKET, name, unsafe.Pointer(&size), 4)
+	half := size / 2 // socket(7): the kernel doubles what is set
+	if Setsockopt(to, unix.SOL_SOCKET, privileged, unsafe.Pointer(&half), 4) != 0 {
+		Setsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&half), 4)
+	}
+	Getsockopt(to, unix.SOL_SOCKET, name, unsafe.Pointer(&got), 4)
+	return got == size
+}
