@@ -69,10 +69,10 @@ func (w *worker) socketCall(c *call) outcome {
 		if proto == 0 {
 			proto = unix.IPPROTO_TCP
 		}
-		if proto != unix.IPPROTO_TCP && !(proto == unix.IPPROTO_MPTCP && w.s.origin.egress != nil) {
+		if proto != unix.IPPROTO_TCP && !(proto == unix.IPPROTO_MPTCP && w.s.origin.Egress != nil) {
 			return carryOn
 		}
-	case kind == unix.SOCK_DGRAM && w.s.needs.datagrams && w.s.origin.egress != nil:
+	case kind == unix.SOCK_DGRAM && w.s.needs.datagrams && w.s.origin.Egress != nil:
 		if proto == 0 {
 			proto = unix.IPPROTO_UDP
 		}
@@ -95,7 +95,7 @@ func (w *worker) socketCall(c *call) outcome {
 	if !w.alone {
 		w.pin(uint32(c.tid))
 	}
-	uid, gid, ok := w.s.targets.InNamespace(c.tid, w.s.origin.inode, w.scratch[:])
+	uid, gid, ok := w.s.targets.InNamespace(c.tid, w.s.origin.Inode, w.scratch[:])
 	if !ok {
 		return carryOn // the target went to a namespace of its own: not ours there
 	}
@@ -115,7 +115,7 @@ func (w *worker) socketCall(c *call) outcome {
 	if kind == unix.SOCK_DGRAM {
 		w.s.moved.Store(true)
 	}
-	if egress.cookie == w.s.origin.cookie {
+	if egress.Cookie == w.s.origin.Cookie {
 		w.s.made.add(fd)
 	}
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, CloseOnExec: flags&unix.SOCK_CLOEXEC != 0, Send: true})
@@ -265,8 +265,8 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 // its own means, and its local addresses and interfaces are those of that namespace.
 func (w *worker) livesIn(tid int, cookie uint64) bool {
 	for _, e := range w.s.rules.Load().egress {
-		if e.cookie == cookie {
-			_, _, ok := w.s.targets.InNamespace(tid, e.ns.Inode(), w.scratch[:])
+		if e.Cookie == cookie {
+			_, _, ok := w.s.targets.InNamespace(tid, e.NS.Inode(), w.scratch[:])
 			return ok
 		}
 	}
@@ -304,5 +304,5 @@ func (w *worker) there(c *call, e *event.Pending, sa []byte) (out outcome, raced
 // mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which
 // nothing but made tells.
 func (s *session) mayBeMade(route *policy.Route) bool {
-	return s.needs.streams && s.egressOf(route).cookie == s.origin.cookie
+	return s.needs.streams && s.egressOf(route).Cookie == s.origin.Cookie
 }

@@ -33,14 +33,14 @@ func (w *worker) bindOver(e *event.Pending, old, replacement int, sock *socket) 
 		}
 		return 0
 	}
-	if w.s.needs.atSocket() && sock.netns != w.s.origin.cookie && linux.NetnsCookie(replacement) == w.s.origin.cookie {
+	if w.s.needs.atSocket() && sock.netns != w.s.origin.Cookie && linux.NetnsCookie(replacement) == w.s.origin.Cookie {
 		sock.bindAgain(replacement)
 		return 0
 	}
-	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.cookie)
+	anywhere, errno := sock.bindLike(old, replacement, w.s.origin.Cookie)
 	if sock.yields(e, errno, " in the egress") {
 		clear(sock.name[2:4])
-		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.cookie)
+		anywhere, errno = sock.bindLike(old, replacement, w.s.origin.Cookie)
 	}
 	if errno != 0 || w.s.events == nil {
 		return errno

@@ -74,7 +74,7 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 		return 0
 	}
 	sock.chosen = sock.kind == unix.SOCK_STREAM && w.portChosen(sock) // of datagrams, old itself has the port
-	return x.bind(e, sock, old, replacement, w.s.origin.cookie)
+	return x.bind(e, sock, old, replacement, w.s.origin.Cookie)
 }
 
 // shutLike has a socket remember a shutdown(2) of the old one from before it was connected: that

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -107,16 +108,16 @@ const (
 )
 
 // to returns where a swap leads, whose arguments these are.
-func (w *worker) to(egress *egress, x *crossing) place {
+func (w *worker) to(egress *netns.Egress, x *crossing) place {
 	switch {
 	case x != nil && x.family() == unix.AF_UNIX:
 		return onUnix
 	case x != nil:
 		return onInet6
 	case egress != nil:
-		return place(egress.cookie)
+		return place(egress.Cookie)
 	}
-	return place(w.s.origin.cookie)
+	return place(w.s.origin.Cookie)
 }
 
 // together reports whether the datagram sockets of two places are in one namespace. Then neither is
@@ -125,7 +126,7 @@ func (w *worker) to(egress *egress, x *crossing) place {
 func (w *worker) together(a, b place) bool {
 	for _, at := range []*place{&a, &b} {
 		if *at == onInet6 {
-			*at = place(w.s.origin.cookie)
+			*at = place(w.s.origin.Cookie)
 		}
 	}
 	return a == b
@@ -162,7 +163,7 @@ func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
 		}
 	}
 	was.heard = was.heard && was.place != 0
-	last := w.s.origin.closed && was.place == place(w.s.origin.cookie) // there is no other to be had
+	last := w.s.origin.Closed && was.place == place(w.s.origin.Cookie) // there is no other to be had
 	was.aside = (was.heard || last) && canReturn && !w.together(was.place, to)
 	return was
 }
@@ -754,7 +755,7 @@ func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
 
 // outbox sees that there is something to hand on through in the namespace of the socket in use, if
 // that can be.
-func (w *worker) outbox(c *call, current int, egress *egress) (ok bool) {
+func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
 	k, netns := &w.s.companions, linux.NetnsCookie(current)
 	k.mu.Lock()
 	raw, ok := k.raw[netns]
@@ -808,7 +809,7 @@ type unread struct {
 }
 
 // takeOut takes it out of the former socket, if it can be handed over to current.
-func (w *worker) takeOut(c *call, was *companion, current int, egress *egress) (u unread) {
+func (w *worker) takeOut(c *call, was *companion, current int, egress *netns.Egress) (u unread) {
 	fds := []unix.PollFd{{Fd: int32(was.fd), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
 		return u
@@ -847,7 +848,7 @@ func (u *unread) handOver() {
 const maxHandedOver = 256
 
 // setAside takes ownership of a socket, in whose place current has been put, to keep it.
-func (w *worker) setAside(c *call, was *former, current int, egress *egress) {
+func (w *worker) setAside(c *call, was *former, current int, egress *netns.Egress) {
 	handsOn := was.heard && w.outbox(c, current, egress)
 	w.s.companions.keep(was.companion, current, handsOn)
 }

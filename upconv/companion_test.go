@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 )
 
 // TestCompanionsOfTwo has two processes use one socket, put aside others for it one after the
@@ -55,7 +56,7 @@ func TestCompanionsFreePort(t *testing.T) {
 			t.Fatal(errno)
 		}
 	}
-	if errno := linux.Bind(sockets[1], anyName(sockets[1])); errno != 0 {
+	if errno := linux.Bind(sockets[1], netns.AnyName(sockets[1])); errno != 0 {
 		t.Fatal(errno)
 	}
 	var name socket
@@ -138,7 +139,7 @@ func TestCompanionPutBack(t *testing.T) {
 	if errno != 0 {
 		t.Fatal(errno)
 	}
-	if errno := linux.Bind(own, anyName(own)); errno != 0 {
+	if errno := linux.Bind(own, netns.AnyName(own)); errno != 0 {
 		t.Fatal(errno)
 	}
 	k.keep(companion{fd: own, place: 1}, inUse, true)

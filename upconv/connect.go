@@ -51,7 +51,7 @@ func (w *worker) connectAnywhere(c *call, e *event.Pending) outcome {
 	var decision policy.Decision
 	switch {
 	case ok:
-		decision = w.s.rules.Load().policy.Decide(dst, policy.TCP, w.s.origin.assigned)
+		decision = w.s.rules.Load().policy.Decide(dst, policy.TCP, w.s.origin.Assigned)
 	case family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min && w.s.swapped.Load():
 		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2)
 		// to one.
@@ -129,7 +129,7 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 		return w.cross(c, e, -1, &w.socketInfo, false)
 	}
 
-	if seen && w.s.needs.streams && route.Kind == policy.Netns && w.s.inEgress(w.sight.NetNS) && w.sight.NetNS == w.s.egressOf(route).cookie {
+	if seen && w.s.needs.streams && route.Kind == policy.Netns && w.s.inEgress(w.sight.NetNS) && w.sight.NetNS == w.s.egressOf(route).Cookie {
 		return w.there(c, e, sa)
 	}
 
@@ -194,7 +194,7 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 			return answer(inetErrno(errno)), false
 		}
 	}
-	if sock.netns != origin.cookie && !w.s.isEgress(sock.netns) {
+	if sock.netns != origin.Cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
 	if w.sighted || crossed || route.Kind == policy.UnixPath {
@@ -207,7 +207,7 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 		return w.cross(c, e, old, sock, crossed)
 	}
 	egress := w.s.egressOf(route)
-	if sock.netns == egress.cookie && (sock.netns != origin.cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
+	if sock.netns == egress.Cookie && (sock.netns != origin.Cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
 		sock.readFlags(old)
 		return w.again(c, e, old, sock, sa), false
 	}

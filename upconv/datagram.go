@@ -89,9 +89,9 @@ func (w *worker) decideDatagram(dst netip.AddrPort) policy.Decision {
 	if !dst.Addr().Is4() {
 		return policy.DirectDefault
 	}
-	rules, addresses, last := w.s.rules.Load(), w.s.origin.addresses.Load(), &w.decided
+	rules, addresses, last := w.s.rules.Load(), w.s.origin.Addresses.Load(), &w.decided
 	if last.dst != dst || last.rules != rules || last.addresses != addresses {
-		*last = decided{rules, addresses, dst, rules.policy.Decide(dst, policy.UDP, w.s.origin.assigned)}
+		*last = decided{rules, addresses, dst, rules.policy.Decide(dst, policy.UDP, w.s.origin.Assigned)}
 	}
 	return last.decision
 }
@@ -158,7 +158,7 @@ func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) (out outco
 		return out, false, false
 	}
 	set, is := w.untouchedUDP(c.tid)
-	if !is || w.s.origin.closed { // where it must be kept
+	if !is || w.s.origin.Closed { // where it must be kept
 		return out, false, false
 	}
 	old := -1
@@ -195,7 +195,7 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 				return carryOn, false
 			case known:
 				sock.asMade(p)
-			case is != unix.AF_UNIX || !sock.asMadeUnix(old, p, w.s.origin.cookie):
+			case is != unix.AF_UNIX || !sock.asMadeUnix(old, p, w.s.origin.Cookie):
 				return carryOn, false
 			}
 		}
@@ -225,7 +225,7 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 		return answer(unix.EAFNOSUPPORT), false
 	case route.Kind == policy.Reject:
 		return w.finished(c, e, route.Errno), false
-	case sock.netns != origin.cookie && !w.s.isEgress(sock.netns):
+	case sock.netns != origin.Cookie && !w.s.isEgress(sock.netns):
 		return w.leave(c, e, old, sa), false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
@@ -238,13 +238,13 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
 			return w.stay(c, e, old, nil, sa), false
-		case !crossed && (sock.netns == origin.cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)):
+		case !crossed && (sock.netns == origin.Cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)):
 			return w.stay(c, e, old, nil, sa), false
 		}
 		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
 	case policy.Netns:
 		egress := w.s.egressOf(route)
-		if !crossed && sock.netns == egress.cookie && (sock.netns != origin.cookie || w.s.made.has(old)) {
+		if !crossed && sock.netns == egress.Cookie && (sock.netns != origin.Cookie || w.s.made.has(old)) {
 			return w.stay(c, e, old, nil, sa), false
 		}
 		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
@@ -524,7 +524,7 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket,
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not
 // been used yet.
 func (w *worker) noteMoved(replacement int) {
-	if w.s.isEgress(w.s.origin.cookie) {
+	if w.s.isEgress(w.s.origin.Cookie) {
 		w.s.made.add(replacement)
 	}
 }

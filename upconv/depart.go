@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -22,7 +23,7 @@ func (w *worker) leaves(s *swap) bool {
 	if s.sock.port() == 0 {
 		return false
 	}
-	return s.egress != nil && s.egress.cookie != w.s.origin.cookie || s.x != nil && s.x.family() == unix.AF_INET6
+	return s.egress != nil && s.egress.Cookie != w.s.origin.Cookie || s.x != nil && s.x.family() == unix.AF_INET6
 }
 
 // depart is for a stream whose port leaves the origin, before the new one, which has it in the
@@ -54,12 +55,12 @@ func (w *worker) noteConnection(e *event.Pending, fd int, sock *socket, sa []byt
 	d := departure{to: onInet6}
 	switch route := e.Decision.Route; route.Kind {
 	case policy.Netns:
-		d.to = place(w.s.egressOf(route).cookie)
+		d.to = place(w.s.egressOf(route).Cookie)
 	case policy.NAT64, policy.Inet6:
 	default:
 		return
 	}
-	if d.to == place(w.s.origin.cookie) || !now.readName(fd) {
+	if d.to == place(w.s.origin.Cookie) || !now.readName(fd) {
 		return
 	}
 	if port := sock.port(); port != 0 && port != now.port() { // the kernel has chosen another one
@@ -110,7 +111,7 @@ func (w *worker) collides(c *call) bool {
 	defer linux.Close(fd)
 	w.sighted = false
 	sock := &w.socketInfo
-	if !examine(fd, sock) || sock.bound || sock.netns != w.s.origin.cookie && !w.s.inEgress(sock.netns) || !w.mayBind(sock.domain, &name) {
+	if !examine(fd, sock) || sock.bound || sock.netns != w.s.origin.Cookie && !w.s.inEgress(sock.netns) || !w.mayBind(sock.domain, &name) {
 		return false
 	}
 	connected := d.moving || w.isConnectedYet(c, port, &d)
@@ -138,7 +139,7 @@ func (w *worker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
 	default:
 		return false
 	}
-	return addr.IsUnspecified() || addr.IsLoopback() || w.s.origin.assigned(addr)
+	return addr.IsUnspecified() || addr.IsLoopback() || w.s.origin.Assigned(addr)
 }
 
 // isTaken reports whether a socket, of which fd is a copy, could not be bound to a name where a
@@ -192,9 +193,9 @@ func (w *worker) socketAt(c *call, at place, domain int) (int, unix.Errno) {
 }
 
 // egressAt returns an egress by its cookie, nil if there is none.
-func (s *session) egressAt(at place) *egress {
+func (s *session) egressAt(at place) *netns.Egress {
 	for _, e := range s.rules.Load().egress {
-		if place(e.cookie) == at {
+		if place(e.Cookie) == at {
 			return e
 		}
 	}

@@ -13,11 +13,13 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/netns"
 )
 
 // HasIPv4DefaultRoute reports whether programs in a network namespace reach IPv4 destinations
-// natively. netns is as OpenNamespace takes it; "" is the namespace upconv was started in.
-func HasIPv4DefaultRoute(netns string) (bool, error) {
+// natively. name is one of ip-netns(8), an absolute path or policy.Host; "" is the namespace upconv was started in.
+func HasIPv4DefaultRoute(name string) (bool, error) {
 	var found bool
 	look := func() error {
 		table, err := os.ReadFile("/proc/thread-self/net/route")
@@ -27,11 +29,11 @@ func HasIPv4DefaultRoute(netns string) (bool, error) {
 		found = hasDefaultRoute(string(table))
 		return nil
 	}
-	if netns == "" {
+	if name == "" {
 		err := look()
 		return found, err
 	}
-	ns, err := OpenNamespace(netns)
+	ns, err := netns.Open(name)
 	if err != nil {
 		return false, err
 	}
@@ -57,8 +59,8 @@ func hasDefaultRoute(table string) bool {
 }
 
 // OwnAddresses returns a function that reports whether an IPv4 address is assigned in a network
-// namespace. netns is as OpenNamespace takes it; "" is the namespace upconv was started in.
-func OwnAddresses(netns string) (assigned func(netip.Addr) bool, err error) {
+// namespace. name is one of ip-netns(8), an absolute path or policy.Host; "" is the namespace upconv was started in.
+func OwnAddresses(name string) (assigned func(netip.Addr) bool, err error) {
 	own := map[netip.Addr]struct{}{}
 	look := func() error {
 		list, err := net.InterfaceAddrs()
@@ -69,10 +71,10 @@ func OwnAddresses(netns string) (assigned func(netip.Addr) bool, err error) {
 		}
 		return err
 	}
-	if netns == "" {
+	if name == "" {
 		err = look()
 	} else {
-		ns, openErr := OpenNamespace(netns)
+		ns, openErr := netns.Open(name)
 		if openErr != nil {
 			return nil, openErr
 		}
@@ -87,7 +89,7 @@ func OwnAddresses(netns string) (assigned func(netip.Addr) bool, err error) {
 
 // Exec replaces this process by the command, with nothing of upconv around it. It returns only on
 // error, which is an *Error.
-func Exec(args []string, netns string) error {
+func Exec(args []string, name string) error {
 	if len(args) == 0 {
 		return failed(errors.New("no command given"))
 	}
@@ -100,8 +102,8 @@ func Exec(args []string, netns string) error {
 		return failed(err)
 	}
 	runtime.LockOSThread()
-	if netns != "" {
-		ns, err := OpenNamespace(netns)
+	if name != "" {
+		ns, err := netns.Open(name)
 		if err != nil {
 			return failed(err)
 		}

@@ -110,7 +110,7 @@ func (w *worker) localFor(sock *socket, dst netip.Addr) netip.Addr {
 	if dst.IsLoopback() {
 		return linux.Loopback4
 	}
-	if own := w.s.origin.own.Load(); own != nil {
+	if own := w.s.origin.Own.Load(); own != nil {
 		return *own
 	}
 	return dummyLocal
@@ -221,9 +221,9 @@ func (s *socket) setName(family int, port uint16) {
 // inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
 func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 	o := w.s.origin
-	e := o.egress
+	e := o.Egress
 	if e == nil && w.home != nil {
-		e = o.enterable()
+		e = o.Enterable()
 	}
 	if e != nil {
 		fd, errno := w.socket(e, domain, kind, proto)
@@ -231,7 +231,7 @@ func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 			return fd, errno
 		}
 	}
-	return o.socket(tid, domain, kind, proto)
+	return o.Socket(tid, domain, kind, proto)
 }
 
 // make makes the socket of a crossing.

@@ -1,6 +1,10 @@
 package upconv
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/netns"
+)
 
 // freshSockets is what TCP sockets of the origin have that nobody has done anything to.
 type freshSockets struct{ inet, inet6 defaults }
@@ -14,9 +18,9 @@ func (f *freshSockets) of(domain int) *defaults {
 }
 
 // learn reads it.
-func (f *freshSockets) learn(o *origin) {
+func (f *freshSockets) learn(o *netns.Origin) {
 	for _, domain := range []int{unix.AF_INET, unix.AF_INET6} {
-		if fd, ok := o.seed(domain); ok {
+		if fd, ok := o.Seed(domain); ok {
 			f.of(domain).learn(fd, domain)
 		}
 	}

@@ -100,7 +100,7 @@ func (w *worker) bindFor(tid, fd int, sa []byte) unix.Errno {
 	if port == 0 || w.bindsLow(tid) {
 		return linux.Bind(fd, sa)
 	}
-	if w.s.origin.closed && port < firstOrdinaryPort { // upconv's user owns that namespace, and may all there
+	if w.s.origin.Closed && port < firstOrdinaryPort { // upconv's user owns that namespace, and may all there
 		return unix.EACCES
 	}
 	before, errno := linux.DropEffective(unix.CAP_NET_BIND_SERVICE)
@@ -120,7 +120,7 @@ const firstOrdinaryPort = 1024
 func (w *worker) bindsLow(tid int) bool {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
 	effective, same := target.EffectiveOf(tid, status)
-	return err == nil && (same || w.s.origin.closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
+	return err == nil && (same || w.s.origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
 }
 
 // withCapabilitiesOf does what the kernel asks for capabilities, with none that the thread tid has

@@ -3,11 +3,9 @@ package upconv
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
-	"time"
 
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -39,43 +37,6 @@ func (s *session) translate(route *policy.Route, dst netip.Addr) (netip.Addr, er
 	return addr, err
 }
 
-// discoverer returns what asks the resolvers of the origin, as the process pid, the command, sees
-// them. They are those of /etc/netns/NAME/resolv.conf where ip-netns(8) has them for the namespace
-// that the command was started in.
-func (o *origin) discoverer(netns string, pid int) func(context.Context) ([]netip.Prefix, time.Duration, error) {
-	return func(ctx context.Context) ([]netip.Prefix, time.Duration, error) {
-		if o.egress == nil {
-			return nil, 0, fmt.Errorf("%w: the command's network namespace cannot be entered (nat64:PREFIX/LEN needs no resolver)", nat64.ErrNoResolver)
-		}
-		var conf []byte
-		var err error
-		for _, path := range []string{netnsResolvConf(netns), fmt.Sprintf("/proc/%d/root/etc/resolv.conf", pid), "/etc/resolv.conf"} {
-			if path == "" {
-				continue
-			}
-			if conf, err = os.ReadFile(path); err == nil {
-				break
-			}
-		}
-		if err != nil {
-			return nil, 0, fmt.Errorf("%w: %w", nat64.ErrNoResolver, err)
-		}
-		return nat64.Discover(ctx, o.egress.ns.DialContext, string(conf))
-	}
-}
-
-// netnsResolvConf returns the resolv.conf that ip-netns(8) has for a namespace, named as for
-// OpenNamespace; "" for none.
-func netnsResolvConf(netns string) string {
-	if netns == "" || netns == policy.Host || netns[0] == '/' {
-		return ""
-	}
-	if own := "/etc/netns/" + netns + "/resolv.conf"; exists(own) {
-		return own
-	}
-	return ""
-}
-
 // whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
 func (s *session) whenFound(c *call) outcome {
 	return s.aside(c, func(w *worker, c *call) outcome {
@@ -89,27 +50,9 @@ func (s *session) whenFound(c *call) outcome {
 	})
 }
 
-// DiscoverIn is nat64.Discover through the resolvers of a network namespace, which is named as for
-// OpenNamespace; "" is the one that upconv was started in. They are those of
+// DiscoverIn is nat64.Discover through the resolvers of a network namespace: one of ip-netns(8), an
+// absolute path or policy.Host; "" is the one that upconv was started in. They are those of
 // /etc/netns/NAME/resolv.conf, where ip-netns(8) has them, and otherwise of /etc/resolv.conf.
-func DiscoverIn(ctx context.Context, netns string) ([]netip.Prefix, error) {
-	path := netnsResolvConf(netns)
-	if path == "" {
-		path = "/etc/resolv.conf"
-	}
-	conf, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", nat64.ErrNoResolver, err)
-	}
-	dial := (&net.Dialer{}).DialContext
-	if netns != "" {
-		ns, err := OpenNamespace(netns)
-		if err != nil {
-			return nil, err
-		}
-		defer ns.Close()
-		dial = ns.DialContext
-	}
-	prefixes, _, err := nat64.Discover(ctx, dial, string(conf))
-	return prefixes, err
+func DiscoverIn(ctx context.Context, name string) ([]netip.Prefix, error) {
+	return netns.Discover(ctx, name)
 }

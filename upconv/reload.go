@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -88,7 +89,7 @@ func (p *process) reread() (*ruleset, error) {
 		return nil, errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
 	}
 	before := s.rules.Load().egress
-	egress, _, err := openEgress(changed, before)
+	egress, _, err := netns.OpenEgresses(changed, before)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func (p *process) reread() (*ruleset, error) {
 		if egress[target] == nil {
 			egress[target] = e
 		} else if !slices.Contains(slices.Collect(maps.Values(egress)), e) {
-			egress[fmt.Sprintf("/earlier/%d", e.cookie)] = e
+			egress[fmt.Sprintf("/earlier/%d", e.Cookie)] = e
 		}
 	}
 	return newRuleset(changed, mappings, egress), nil

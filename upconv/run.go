@@ -40,7 +40,7 @@ type Config struct {
 	Via      policy.Route    // of what no rule matches and is not local
 	Mappings []nat64.Mapping // for destinations whose route is nat64
 	File     string          // the policy file that the Rules with its name in From, and the Mappings, are from; "" for none
-	Netns    string          // where the command starts: as OpenNamespace takes it; "" for where upconv was started
+	Netns    string          // where the command starts: a name of ip-netns(8), an absolute path or policy.Host; "" for where upconv was started
 	Isolate  bool            // start the command in a new namespace with only loopback
 
 	UDP    policy.UDPMode // which calls on datagram sockets follow the policy

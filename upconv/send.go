@@ -572,11 +572,11 @@ func (w *worker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
 	default:
 		return false
 	}
-	cookie := w.s.egressOf(route).cookie
+	cookie := w.s.egressOf(route).Cookie
 	if o.netns != 0 {
 		return o.netns == cookie
 	}
-	if cookie == w.s.origin.cookie || linux.NetnsCookie(fd) != cookie || !linux.IsInet(linux.DomainOf(fd)) { // a Unix socket may be of any
+	if cookie == w.s.origin.Cookie || linux.NetnsCookie(fd) != cookie || !linux.IsInet(linux.DomainOf(fd)) { // a Unix socket may be of any
 		return false
 	}
 	if linux.TypeOf(fd) != unix.SOCK_DGRAM { // what a raw one may send can change
@@ -588,7 +588,7 @@ func (w *worker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
 
 // staysHome is isThere for what is direct: the socket fd is of the origin.
 func (w *worker) staysHome(fd int) bool {
-	origin := w.s.origin.cookie
+	origin := w.s.origin.Cookie
 	if netns := w.out.netns; netns != 0 {
 		return netns == origin
 	}
@@ -617,7 +617,7 @@ func (w *worker) settledIn(fd int) (netns uint64) {
 
 // settles reports whether sockets of a namespace are noted in settledSockets.
 func (w *worker) settles(netns uint64) bool {
-	return (netns == w.s.origin.cookie) != w.s.isEgress(netns)
+	return (netns == w.s.origin.Cookie) != w.s.isEgress(netns)
 }
 
 // noteSettled is for a datagram socket that is in an egress, or an AF_INET one in the origin.
@@ -652,8 +652,8 @@ func (w *worker) sendAsIs(c *call, e *event.Pending, old int) outcome {
 	switch {
 	case x != nil: // whatever namespace a Unix socket is of
 	case sock.headers && w.s.inEgress(sock.netns): // to its peer, if it has one
-	case !known || sock.netns != w.s.origin.cookie && !w.s.isEgress(sock.netns): // none of ours
-	case sock.kind == unix.SOCK_DGRAM && (sock.domain == unix.AF_INET || sock.netns != w.s.origin.cookie):
+	case !known || sock.netns != w.s.origin.Cookie && !w.s.isEgress(sock.netns): // none of ours
+	case sock.kind == unix.SOCK_DGRAM && (sock.domain == unix.AF_INET || sock.netns != w.s.origin.Cookie):
 		w.noteSettled(old, sock.netns)
 	}
 	return w.stay(c, e, old, x, nil)
@@ -880,7 +880,7 @@ func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Er
 		case source.IsUnspecified():
 		case source.IsMulticast(), source == broadcast4, source.IsLoopback():
 			return unix.EINVAL // from which nothing that is elsewhere is reached
-		case source != x.pass.Local && !w.s.told.has(source) && !w.s.origin.assigned(source):
+		case source != x.pass.Local && !w.s.told.has(source) && !w.s.origin.Assigned(source):
 			return unix.ENETUNREACH
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -59,7 +60,7 @@ func newSenders(t testing.TB) *senders {
 		}
 	}
 	e.stream = testSocket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
-	s.origin = &origin{cookie: linux.NetnsCookie(e.own[0])}
+	s.origin = &netns.Origin{Cookie: linux.NetnsCookie(e.own[0])}
 	e.w = s.newWorker()
 	t.Cleanup(e.w.end)
 	return e

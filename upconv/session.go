@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -27,8 +29,8 @@ type session struct {
 	*crew
 	listener *seccompx.Listener
 	rules    atomic.Pointer[ruleset]
-	origin   *origin
-	home     *egress // where the workers live; nil: where upconv was started
+	origin   *netns.Origin
+	home     *netns.Egress // where the workers live; nil: where upconv was started
 	epolls   epolls
 	events   *event.Log
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
@@ -65,7 +67,7 @@ type session struct {
 // plan is what a session is to be. The filter, which the listener is of, follows from it.
 type plan struct {
 	rules  *ruleset
-	home   *egress // where the workers are to live; nil: where upconv was started
+	home   *netns.Egress // where the workers are to live; nil: where upconv was started
 	needs  needs
 	udp    policy.UDPMode
 	swapAt policy.SwapAt
@@ -73,7 +75,7 @@ type plan struct {
 
 // newPlan opens the namespaces that a policy names. They are the plan's, until there is a session.
 func newPlan(p *policy.Policy, mappings *nat64.Mappings, udp policy.UDPMode, swapAt policy.SwapAt) (*plan, error) {
-	egress, home, err := openEgress(p, nil)
+	egress, home, err := netns.OpenEgresses(p, nil)
 	if err != nil {
 		return nil, explainEntry(err)
 	}
@@ -94,7 +96,7 @@ func (p *plan) missesDatagrams() bool {
 // sessionParts are what a session takes besides its plan. They are the session's from then on.
 type sessionParts struct {
 	listener *seccompx.Listener
-	origin   *origin
+	origin   *netns.Origin
 	events   *event.Log // nil: nobody wants them
 	// discover asks the resolvers of the origin for the prefixes of nat64:auto, once.
 	discover func(context.Context) ([]netip.Prefix, time.Duration, error)
@@ -110,11 +112,11 @@ func (n *node) newSession(p *plan, with sessionParts) *session {
 	s.restricted.any.Store(p.needs.swaps && areRestricted())
 	s.used.note(p.needs)
 	s.fresh.learn(s.origin)
-	if e := s.origin.egress; e != nil && !s.needs.atSocket() && (s.home == nil || p.rules.policy.Fallback().Kind != policy.Netns) {
+	if e := s.origin.Egress; e != nil && !s.needs.atSocket() && (s.home == nil || p.rules.policy.Fallback().Kind != policy.Netns) {
 		s.home = e // where most sockets are made
-	} else if e != nil && s.home.cookie == e.cookie {
-		e.ns.Close()
-		s.origin.egress = s.home
+	} else if e != nil && s.home.Cookie == e.Cookie {
+		e.NS.Close()
+		s.origin.Egress = s.home
 	}
 	if p.rules.policy.Discovers() {
 		s.discovery = nat64.NewDiscovery(with.discover, n.log)
@@ -173,30 +175,34 @@ func (s *session) close() {
 	s.receivers.close()
 	s.companions.close()
 	s.listener.Close()
-	for _, e := range s.rules.Load().egress {
-		e.ns.Close()
+	all := slices.Collect(maps.Values(s.rules.Load().egress))
+	if e := s.origin.Egress; e != nil && !slices.Contains(all, e) {
+		all = append(all, e)
 	}
-	s.origin.close()
+	for _, e := range all {
+		e.NS.Close()
+	}
+	s.origin.Close()
 }
 
 // ruleset is a policy and what it takes. It is replaced as a whole.
 type ruleset struct {
 	policy   *policy.Policy
 	mappings *nat64.Mappings
-	egress   map[string]*egress // by the target of a netns route; and those of earlier policies, under other keys
-	cookies  []uint64           // of the same; a map is slow to go through
+	egress   map[string]*netns.Egress // by the target of a netns route; and those of earlier policies, under other keys
+	cookies  []uint64                 // of the same; a map is slow to go through
 }
 
-func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]*egress) *ruleset {
+func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]*netns.Egress) *ruleset {
 	rules := &ruleset{policy: policy, mappings: mappings, egress: all}
 	for _, e := range all {
-		rules.cookies = append(rules.cookies, e.cookie)
+		rules.cookies = append(rules.cookies, e.Cookie)
 	}
 	return rules
 }
 
 // egressOf returns the namespace of a netns route.
-func (s *session) egressOf(route *policy.Route) *egress {
+func (s *session) egressOf(route *policy.Route) *netns.Egress {
 	return s.rules.Load().egress[route.Target]
 }
 
@@ -206,7 +212,7 @@ func (s *session) isEgress(cookie uint64) bool {
 
 // inEgress reports whether a socket that is to be connected in the origin is in an egress.
 func (s *session) inEgress(cookie uint64) bool {
-	return cookie != s.origin.cookie && s.isEgress(cookie)
+	return cookie != s.origin.Cookie && s.isEgress(cookie)
 }
 
 // start lets workers loose on the listener and returns when all of them are ready. They end when

@@ -10,6 +10,7 @@ import (
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/testkit"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -64,7 +65,7 @@ func serve(t *testing.T, n *node, refuse string) *served {
 		t.Fatal(err)
 	}
 	defer here.Close()
-	origin, err := newOrigin(originSockets{inet: inet, inet6: -1, netlink: netlink, partner: -1, partner6: -1}, here.Inode())
+	origin, err := netns.NewOrigin(netns.OriginSockets{Inet: inet, Inet6: -1, Netlink: netlink, Partner: -1, Partner6: -1}, here.Inode())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 )
 
 // TestShortageEnds has descriptors run out when something is made that is made only once: the next
@@ -18,7 +19,7 @@ func TestShortageEnds(t *testing.T) {
 		t.Fatal(errno)
 	}
 	t.Cleanup(func() { linux.Close(current) })
-	netns, here := linux.NetnsCookie(current), &egress{cookie: linux.NetnsCookie(current)}
+	netns, here := linux.NetnsCookie(current), &netns.Egress{Cookie: linux.NetnsCookie(current)}
 	w.home = here
 	raw, may := linux.NewSocket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	if may == 0 {

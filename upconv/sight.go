@@ -63,7 +63,7 @@ func (s *session) loadSights() {
 	}
 	all := &sights{peeker: peeker}
 	for domain, fresh := range map[int]*peek.Sight{unix.AF_INET: &all.fresh4, unix.AF_INET6: &all.fresh6} {
-		if fd, ok := s.origin.seed(domain); ok {
+		if fd, ok := s.origin.Seed(domain); ok {
 			peeker.Look(s.pid, fd, fresh)
 		}
 	}
@@ -173,7 +173,7 @@ func (w *worker) untouched(family int) bool {
 
 func (w *worker) unshared() bool {
 	sight := &w.sight
-	return sight.Mode == unix.S_IFSOCK|0o777 && sight.NetNS == w.s.origin.cookie && w.single() && !sight.Owned &&
+	return sight.Mode == unix.S_IFSOCK|0o777 && sight.NetNS == w.s.origin.Cookie && w.single() && !sight.Owned &&
 		sight.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load()
 }
 
@@ -208,7 +208,7 @@ func (w *worker) learnUDP(all *sights, tid int) {
 			}
 		}
 		fresh := &all.freshUDP[set]
-		if all.peeker.Look(w.s.pid, fd, fresh) != 0 || fresh.NetNS != w.s.origin.cookie {
+		if all.peeker.Look(w.s.pid, fd, fresh) != 0 || fresh.NetNS != w.s.origin.Cookie {
 			fresh.File = 0
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -116,7 +117,7 @@ func (s *socket) port() uint16 { return binary.BigEndian.Uint16(s.name[2:]) }
 func (s *socket) address() []byte { return linux.AddressIn(s.domain, &s.name) }
 
 // socket makes a non-blocking socket in the egress; the caller owns it.
-func (w *worker) socket(e *egress, domain, kind, proto int) (int, unix.Errno) {
+func (w *worker) socket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
 	fd, errno := w.trySocket(e, domain, kind, proto)
 	if w.s.targets.MakeRoom(errno) {
 		fd, errno = w.trySocket(e, domain, kind, proto)
@@ -124,7 +125,7 @@ func (w *worker) socket(e *egress, domain, kind, proto int) (int, unix.Errno) {
 	return fd, errno
 }
 
-func (w *worker) trySocket(e *egress, domain, kind, proto int) (int, unix.Errno) {
+func (w *worker) trySocket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
 	if e == w.home {
 		if fd, ok := w.spares.take(domain, proto); ok {
 			return fd, 0
@@ -135,13 +136,13 @@ func (w *worker) trySocket(e *egress, domain, kind, proto int) (int, unix.Errno)
 		return -1, unix.EIO
 	}
 	// Going there and back costs a tenth of handing the work to a thread that lives there.
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(e.ns.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(e.NS.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
 		return -1, errno
 	}
 	fd, errno := linux.NewSocket(domain, kind, proto)
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(w.home.ns.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(w.home.NS.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
 		// This thread's next sockets would be made in the wrong namespace. Better none.
-		w.lost = fmt.Errorf("return to %s: %w", w.home.ns, errno)
+		w.lost = fmt.Errorf("return to %s: %w", w.home.NS, errno)
 		w.s.fail(w.lost)
 		linux.Close(fd)
 		return -1, unix.EIO

@@ -21,6 +21,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -194,7 +195,7 @@ func (p *process) launch(events *os.File) (err error) {
 			plan.gidMap = fmt.Appendf(nil, "%d %d 1\n", gid, gid)
 		}
 	case cfg.Netns != "":
-		ns, err := OpenNamespace(cfg.Netns)
+		ns, err := netns.Open(cfg.Netns)
 		if err != nil {
 			return failed(err)
 		}
@@ -258,17 +259,19 @@ func (p *process) launch(events *os.File) (err error) {
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.command), &stat); err != nil {
 		return failed(fmt.Errorf("the command's network namespace: %w", err))
 	}
-	origin, err := newOrigin(originSockets{int(shared.inet), int(shared.inet6), int(shared.netlink), int(shared.partner), int(shared.partner6)}, stat.Ino)
+	origin, err := netns.NewOrigin(netns.OriginSockets{
+		Inet: int(shared.inet), Inet6: int(shared.inet6), Netlink: int(shared.netlink), Partner: int(shared.partner), Partner6: int(shared.partner6),
+	}, stat.Ino)
 	if err != nil {
 		return failed(err)
 	}
-	origin.closed = cfg.Isolate && !privileged
+	origin.Closed = cfg.Isolate && !privileged
 	if p.plan.needs.crosses() || p.plan.needs.atSocket() {
-		if err := origin.open(p.command); err != nil {
+		if err := origin.Open(p.command); err != nil {
 			return failed(err)
 		}
 	}
-	with := sessionParts{listener: listener, origin: origin, discover: origin.discoverer(cfg.Netns, p.command)}
+	with := sessionParts{listener: listener, origin: origin, discover: origin.Discoverer(cfg.Netns, p.command)}
 	if events != nil {
 		with.events = event.NewLog(events, stat.Ino, func(err error) { p.node.log.Warn("events are lost", "error", err) })
 	}

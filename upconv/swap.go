@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -16,10 +17,10 @@ import (
 type swap struct {
 	c      *call
 	e      *event.Pending
-	old    int       // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
-	sock   *socket   // what there is to know of that
-	egress *egress   // where the new one is made; nil: in the origin
-	x      *crossing // of another family, and in the origin; nil: of the same
+	old    int           // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
+	sock   *socket       // what there is to know of that
+	egress *netns.Egress // where the new one is made; nil: in the origin
+	x      *crossing     // of another family, and in the origin; nil: of the same
 
 	fd     int            // the new one, from make on
 	places []registration // in epoll sets, from findPlaces on

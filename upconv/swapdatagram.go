@@ -42,7 +42,7 @@ func (w *worker) swapDatagram(s *swap, sa []byte) (out outcome, raced bool) {
 		w.s.returned.add(s.fd)
 	}
 	if s.egress != nil && sock.kind == unix.SOCK_DGRAM {
-		w.noteSettled(s.fd, s.egress.cookie)
+		w.noteSettled(s.fd, s.egress.Cookie)
 	}
 	was := w.former(c.tid, s.old, sock, w.to(s.egress, s.x))
 	w.retireDatagram(s, &was)

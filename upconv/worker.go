@@ -12,6 +12,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
@@ -44,10 +45,10 @@ func newCrew() *crew {
 type worker struct {
 	s            *session
 	index        int
-	extra        bool    // not the first
-	alone        bool    // it has one call to decide, and may block: see aside
-	lost         error   // why its thread is in a namespace that it must not make sockets in; nil: it is not
-	home         *egress // the namespace that this thread lives in
+	extra        bool          // not the first
+	alone        bool          // it has one call to decide, and may block: see aside
+	lost         error         // why its thread is in a namespace that it must not make sockets in; nil: it is not
+	home         *netns.Egress // the namespace that this thread lives in
 	notification seccompx.Notification
 	call         call
 	sockaddr     [linux.SizeofSockaddrStorage]byte
@@ -214,7 +215,7 @@ func (s *session) newWorker() *worker {
 // live.
 func (w *worker) settleIn() error {
 	if w.home != nil {
-		if err := w.home.ns.Enter(); err != nil {
+		if err := w.home.NS.Enter(); err != nil {
 			return err
 		}
 	}

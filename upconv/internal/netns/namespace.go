@@ -1,4 +1,4 @@
-package upconv
+package netns
 
 import (
 	"errors"
@@ -10,9 +10,9 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// OpenNamespace opens a network namespace as routes and --netns name it: a name of ip-netns(8), an
+// Open opens a network namespace as routes and --netns name it: a name of ip-netns(8), an
 // absolute path, or policy.Host for the one that the calling thread is in.
-func OpenNamespace(target string) (ns *nsdial.Namespace, err error) {
+func Open(target string) (ns *nsdial.Namespace, err error) {
 	switch {
 	case target == policy.Host:
 		return nsdial.OpenCurrent()

@@ -1,4 +1,4 @@
-package upconv
+package netns
 
 import (
 	"encoding/binary"
@@ -18,16 +18,16 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
-// origin is the network namespace that the targets run in. upconv need not be able to enter it: it
+// Origin is the network namespace that the targets run in. upconv need not be able to enter it: it
 // works through sockets that the command's own process made there before it became the command.
-type origin struct {
-	cookie    uint64 // SO_NETNS_COOKIE
-	inode     uint64
-	addresses atomic.Pointer[map[netip.Addr]struct{}]
-	own       atomic.Pointer[netip.Addr] // the one that programs are told where there is no other reason to choose
-	egress    *egress                    // the same namespace as one to make sockets in; nil: it cannot be entered, or need not
-	closed    bool                       // it cannot be entered: see grow
-	entered   *egress                    // see enterable
+type Origin struct {
+	Cookie    uint64 // SO_NETNS_COOKIE
+	Inode     uint64
+	Addresses atomic.Pointer[map[netip.Addr]struct{}]
+	Own       atomic.Pointer[netip.Addr] // the one that programs are told where there is no other reason to choose
+	Egress    *Egress                    // the same namespace as one to make sockets in; nil: it cannot be entered, or need not
+	Closed    bool                       // it cannot be entered: see grow
+	entered   *Egress                    // see enterable
 	told      sync.Once
 	netlink   *os.File
 	fd        int // its number
@@ -36,85 +36,85 @@ type origin struct {
 	partners  map[int]int // and one that connects to it
 }
 
-// originSockets are made in the origin and owned by whoever holds the struct; -1 where the kernel
+// OriginSockets are made in the origin and owned by whoever holds the struct; -1 where the kernel
 // has no such family.
-type originSockets struct {
-	inet, inet6, netlink int
-	partner, partner6    int // AF_INET and AF_INET6 once more, where the origin cannot be entered; else -1
+type OriginSockets struct {
+	Inet, Inet6, Netlink int
+	Partner, Partner6    int // AF_INET and AF_INET6 once more, where the origin cannot be entered; else -1
 }
 
-// newOrigin takes ownership of the sockets, also on error.
-func newOrigin(socks originSockets, inode uint64) (*origin, error) {
-	o := &origin{inode: inode, seeds: map[int]int{}, partners: map[int]int{}}
-	for domain, fd := range map[int]int{unix.AF_INET: socks.partner, unix.AF_INET6: socks.partner6} {
+// NewOrigin takes ownership of the sockets, also on error.
+func NewOrigin(socks OriginSockets, inode uint64) (*Origin, error) {
+	o := &Origin{Inode: inode, seeds: map[int]int{}, partners: map[int]int{}}
+	for domain, fd := range map[int]int{unix.AF_INET: socks.Partner, unix.AF_INET6: socks.Partner6} {
 		if fd >= 0 {
 			unix.SetNonblock(fd, true)
 			o.partners[domain] = fd
 		}
 	}
-	for domain, fd := range map[int]int{unix.AF_INET: socks.inet, unix.AF_INET6: socks.inet6} {
+	for domain, fd := range map[int]int{unix.AF_INET: socks.Inet, unix.AF_INET6: socks.Inet6} {
 		if fd < 0 {
 			continue
 		}
-		if errno := linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&o.cookie), 8); errno != 0 {
+		if errno := linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, unsafe.Pointer(&o.Cookie), 8); errno != 0 {
 			linux.Close(fd)
 			o.closeSeeds()
-			linux.Close(socks.netlink)
+			linux.Close(socks.Netlink)
 			return nil, fmt.Errorf("SO_NETNS_COOKIE not supported (requires Linux >= 5.14): %w", errno)
 		}
 		unix.SetNonblock(fd, true)
 		o.seeds[domain] = fd
 	}
-	if err := unix.SetNonblock(socks.netlink, true); err != nil {
+	if err := unix.SetNonblock(socks.Netlink, true); err != nil {
 		o.closeSeeds()
-		linux.Close(socks.netlink)
+		linux.Close(socks.Netlink)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	o.netlink, o.fd = os.NewFile(uintptr(socks.netlink), "rtnetlink"), socks.netlink
-	if err := unix.Bind(socks.netlink, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil { // gives it its port
-		o.close()
+	o.netlink, o.fd = os.NewFile(uintptr(socks.Netlink), "rtnetlink"), socks.Netlink
+	if err := unix.Bind(socks.Netlink, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil { // gives it its port
+		o.Close()
 		return nil, os.NewSyscallError("bind", err)
 	}
 	// Subscribe before the first look, so that no change falls between them.
-	if err := unix.SetsockoptInt(socks.netlink, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_IPV4_IFADDR); err != nil {
-		o.close()
+	if err := unix.SetsockoptInt(socks.Netlink, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_IPV4_IFADDR); err != nil {
+		o.Close()
 		return nil, os.NewSyscallError("setsockopt NETLINK_ADD_MEMBERSHIP", err)
 	}
 	if err := o.refresh(); err != nil {
-		o.close()
+		o.Close()
 		return nil, fmt.Errorf("addresses of the origin: %w", err)
 	}
 	go o.follow()
 	return o, nil
 }
 
-// open opens the namespace of the process pid, which is the origin, for sockets of other families
+// Open opens the namespace of the process pid, which is the origin, for sockets of other families
 // and those that are brought back to it. Where it cannot be entered, upconv does without: see
 // socket.
-func (o *origin) open(pid int) error {
+func (o *Origin) Open(pid int) error {
 	here, err := nsdial.OpenCurrent()
 	if err != nil {
 		return err
 	}
 	cookie, err := here.Cookie()
 	switch {
-	case err == nil && cookie == o.cookie:
-		o.egress = &egress{ns: here, cookie: cookie}
+	case err == nil && cookie == o.Cookie:
+		o.Egress = &Egress{NS: here, Cookie: cookie}
 	case linux.HasCapability(unix.CAP_SYS_ADMIN):
 		here.Close()
 		ns, err := nsdial.OpenPID(pid)
 		if err != nil {
 			return fmt.Errorf("the command's network namespace: %w", err)
 		}
-		o.egress = &egress{ns: ns, cookie: o.cookie}
+		o.Egress = &Egress{NS: ns, Cookie: o.Cookie}
 	default:
 		here.Close()
 	}
 	return nil
 }
 
-// socket makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
-func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno) {
+// Socket makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
+func (o *Origin) Socket(tid, domain, kind, proto int) (fd int, errno unix.Errno) {
 	ns, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, linux.ErrnoOf(err)
@@ -126,7 +126,7 @@ func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno)
 		defer close(done)
 		runtime.LockOSThread()
 		unix.RawSyscall(unix.SYS_SETNS, uintptr(ns), unix.CLONE_NEWNET, 0) // or it is there already
-		if fd, errno = linux.NewSocket(domain, kind, proto); errno == 0 && linux.NetnsCookie(fd) != o.cookie {
+		if fd, errno = linux.NewSocket(domain, kind, proto); errno == 0 && linux.NetnsCookie(fd) != o.Cookie {
 			linux.Close(fd)
 			fd, errno = -1, unix.EPERM
 		}
@@ -138,11 +138,11 @@ func (o *origin) socket(tid, domain, kind, proto int) (fd int, errno unix.Errno)
 	return fd, errno
 }
 
-// enterable returns the origin as one to make sockets in, as one of its own tells to whoever has
+// Enterable returns the origin as one to make sockets in, as one of its own tells to whoever has
 // CAP_NET_ADMIN there; nil where nobody has.
-func (o *origin) enterable() *egress {
+func (o *Origin) Enterable() *Egress {
 	o.told.Do(func() {
-		seed, ok := o.seed(unix.AF_INET)
+		seed, ok := o.Seed(unix.AF_INET)
 		if !ok {
 			return
 		}
@@ -155,7 +155,7 @@ func (o *origin) enterable() *egress {
 			linux.Close(int(fd))
 			return
 		}
-		o.entered = &egress{ns, o.cookie}
+		o.entered = &Egress{ns, o.Cookie}
 	})
 	return o.entered
 }
@@ -163,7 +163,7 @@ func (o *origin) enterable() *egress {
 // grow makes a TCP socket in the origin without entering it, which takes a privilege: a socket that
 // is accepted is one of the namespace of the listening one. A partner connects to the seed over
 // loopback, and both are disconnected again (connect(2) with AF_UNSPEC), as is what was accepted.
-func (o *origin) grow(domain int) (int, unix.Errno) {
+func (o *Origin) grow(domain int) (int, unix.Errno) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	listener, ok := o.seeds[domain]
@@ -215,7 +215,7 @@ func forgetConnection(fd, fresh int) {
 	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, unsafe.Pointer(&value), 4) // and so forgets it
 	// With this option bind(2) takes no port, but puts down that there is none: __inet_bind in
 	// net/ipv4/af_inet.c.
-	if name := anyName(fd); linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4) == 0 {
+	if name := AnyName(fd); linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4) == 0 {
 		linux.Bind(fd, name)
 		linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&none), 4)
 	}
@@ -224,8 +224,8 @@ func forgetConnection(fd, fresh int) {
 	}
 }
 
-// anyName is the address of no host and no port, of the family of a socket.
-func anyName(fd int) []byte {
+// AnyName is the address of no host and no port, of the family of a socket.
+func AnyName(fd int) []byte {
 	var name [linux.SizeofSockaddrIn6]byte
 	domain := linux.DomainOf(fd)
 	binary.NativeEndian.PutUint16(name[:], uint16(domain))
@@ -235,20 +235,24 @@ func anyName(fd int) []byte {
 	return name[:]
 }
 
-func (o *origin) close() {
+// Close gives up what the origin has, but for Egress.
+func (o *Origin) Close() {
 	o.netlink.Close()
 	o.closeSeeds()
+	if o.entered != nil {
+		o.entered.NS.Close()
+	}
 }
 
-// seed returns a socket of the origin that nobody has touched; it stays the origin's.
-func (o *origin) seed(domain int) (fd int, ok bool) {
+// Seed returns a socket of the origin that nobody has touched; it stays the origin's.
+func (o *Origin) Seed(domain int) (fd int, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	fd, ok = o.seeds[domain]
 	return fd, ok
 }
 
-func (o *origin) closeSeeds() {
+func (o *Origin) closeSeeds() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, sockets := range []map[int]int{o.seeds, o.partners} {
@@ -259,9 +263,9 @@ func (o *origin) closeSeeds() {
 	}
 }
 
-// assigned reports whether an IPv4 address is one of the origin's own.
-func (o *origin) assigned(addr netip.Addr) bool {
-	_, ok := (*o.addresses.Load())[addr]
+// Assigned reports whether an IPv4 address is one of the origin's own.
+func (o *Origin) Assigned(addr netip.Addr) bool {
+	_, ok := (*o.Addresses.Load())[addr]
 	return ok
 }
 
@@ -277,7 +281,7 @@ func firstOwn(addresses map[netip.Addr]struct{}) *netip.Addr {
 }
 
 // follow looks again whenever an address comes or goes, until close.
-func (o *origin) follow() {
+func (o *Origin) follow() {
 	buf := make([]byte, 64<<10)
 	for {
 		// ENOBUFS says that messages were lost: a look at everything makes up for it.
@@ -292,7 +296,7 @@ func (o *origin) follow() {
 
 // refresh reads all IPv4 addresses: RTM_GETADDR, rtnetlink(7). Notifications that arrive meanwhile
 // are read over; should one have come too late for the dump, it is left for follow to see.
-func (o *origin) refresh() error {
+func (o *Origin) refresh() error {
 	var request struct {
 		unix.NlMsghdr
 		unix.IfAddrmsg
@@ -331,8 +335,8 @@ again:
 			case m.Header.Seq != request.Seq || m.Header.Pid != port || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0:
 				changed = true // a notification; or the dump says of itself that it missed something
 			case m.Header.Type == unix.NLMSG_DONE:
-				o.addresses.Store(&found)
-				o.own.Store(firstOwn(found))
+				o.Addresses.Store(&found)
+				o.Own.Store(firstOwn(found))
 				return nil
 			case m.Header.Type == unix.NLMSG_ERROR:
 				if len(m.Data) >= 4 {
