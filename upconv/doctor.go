@@ -181,8 +181,3 @@ func hasDefaultRoute6(table string) bool {
 	}
 	return false
 }
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
