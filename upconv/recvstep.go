@@ -1,0 +1,174 @@
+package upconv
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/siit"
+)
+
+// receptionState says how far a reception is.
+type receptionState uint8
+
+const (
+	received    receptionState = iota // it has its outcome
+	nothingYet                        // it waits for a datagram
+	interrupted                       // it has done much at a time, and can go on
+)
+
+// maxInOneGo is how many datagrams are received before others get their turn.
+const maxInOneGo = 128
+
+// step receives what there is.
+func (r *reception) step(b *receiveBuffers) (out outcome, state receptionState) {
+	if r.kind != receivesMessages {
+		n, _, errno := r.one(b)
+		if errno == unix.EAGAIN && r.waits() {
+			return outcome{}, nothingYet
+		}
+		return outcome{answered: true, errno: errno, value: int64(n)}, received
+	}
+	for range maxInOneGo {
+		if !r.parsed {
+			if errno := r.parse(b); errno != 0 {
+				return r.end(errno), received
+			}
+		}
+		_, flags, errno := r.one(b)
+		if errno == unix.EAGAIN && r.waits() {
+			return outcome{}, nothingYet
+		}
+		if errno != 0 {
+			return r.end(errno), received
+		}
+		r.done++
+		r.parsed = false
+		if r.flags&unix.MSG_WAITFORONE != 0 {
+			r.flags |= unix.MSG_DONTWAIT
+		}
+		if r.timeout.passed() || r.done == r.count || flags&unix.MSG_OOB != 0 {
+			return r.end(0), received
+		}
+	}
+	return outcome{}, interrupted
+}
+
+// end is the outcome when an error, or nothing, ends it. A part of recvmmsg(2) that has succeeded
+// counts. Natively an error behind it is then kept for the next call, which only the kernel can do.
+func (r *reception) end(errno unix.Errno) outcome {
+	if r.done == 0 {
+		return answer(errno)
+	}
+	if r.timeout.at != 0 && !r.timeout.write(&r.c) {
+		return answer(unix.EFAULT)
+	}
+	return outcome{answered: true, value: int64(r.done)}
+}
+
+// waits reports whether the call waits for a datagram if there is none.
+func (r *reception) waits() bool {
+	if r.flags&(unix.MSG_DONTWAIT|unix.MSG_ERRQUEUE) != 0 || r.shutdown {
+		return false
+	}
+	r.patient = r.patient || linux.Blocks(r.fd)
+	return r.patient
+}
+
+// one receives one datagram and gives it to the target. n is what the call returns, and flags what
+// is in msg_flags.
+func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errno) {
+	m := &r.message
+	if r.family == unix.AF_UNIX && r.flags&unix.MSG_ERRQUEUE != 0 {
+		return 0, 0, unix.EAGAIN // it has none, and would give a datagram
+	}
+	// All of an ICMP message is needed for its checksum.
+	ping := r.family == unix.AF_INET6 && r.pass.Proto == unix.IPPROTO_ICMP
+	size := min(m.room, maxDatagram)
+	switch {
+	case ping:
+		size = maxDatagram
+	case m.room > maxDatagram && r.family == unix.AF_UNIX: // which can have longer ones
+		var next int32
+		unix.RawSyscall(unix.SYS_IOCTL, uintptr(r.fd), unix.SIOCINQ, uintptr(unsafe.Pointer(&next)))
+		size = min(m.room, max(maxDatagram, int(next)))
+	}
+	if len(b.data) < size {
+		b.data = make([]byte, max(size, maxDatagram))
+	}
+	const meant = msgCompat | unix.MSG_WAITFORONE | unix.MSG_CMSG_CLOEXEC // for others than the protocol
+	ask := r.flags&^meant | unix.MSG_DONTWAIT | unix.MSG_CMSG_CLOEXEC
+	if r.family == unix.AF_UNIX {
+		ask &^= unix.MSG_OOB // which UDP takes no notice of
+	}
+	header := unix.Msghdr{Name: &b.name[0], Namelen: uint32(len(b.name)), Iovlen: 1}
+	vector := unix.Iovec{}
+	if size > 0 {
+		vector.Base = &b.data[0]
+		vector.SetLen(size)
+	}
+	header.Iov = &vector
+	if r.kind != receivesFrom {
+		header.Control = &b.control[0]
+		header.SetControllen(len(b.control))
+	}
+	got, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&header)), uintptr(ask))
+	flags = uint32(header.Flags)
+	// Who waits is told of the end; who does not, is not: __skb_wait_for_more_packets in
+	// net/core/datagram.c.
+	end := errno == unix.EAGAIN && r.shutdown && r.flags&unix.MSG_DONTWAIT == 0
+	switch {
+	case end:
+		got, header.Controllen, flags = 0, 0, 0
+	case errno != 0:
+		return 0, 0, r.told(errno)
+	}
+	n = int(got)
+	data := b.data[:min(n, size)]
+	if ping {
+		siit.ICMP6To4(data)
+		if n > m.room { // whatever MSG_TRUNC asks for: ping_recvmsg in net/ipv4/ping.c
+			n, flags = m.room, flags|unix.MSG_TRUNC
+		}
+		data = data[:min(len(data), m.room)]
+	}
+	var name []byte
+	var ipv4, mapped bool
+	if !end {
+		name, ipv4, mapped = r.source(b, int(header.Namelen))
+	}
+	came := arrival{control: b.control[:header.Controllen], ipv4: ipv4, mapped: mapped, flags: flags}
+	if r.kind != receivesFrom {
+		came.flags = flags&^unix.MSG_CMSG_CLOEXEC | r.flags&unix.MSG_CMSG_CLOEXEC
+		if r.family == unix.AF_UNIX {
+			came.flags &^= unix.MSG_CTRUNC // of what an AF_INET socket does not give
+			dropDescriptors(came.control)
+		}
+		b.out.Reset(r.c.Compat, m.controlRoom())
+		r.translate(&b.out, &came)
+	}
+	errno = r.deliver(b, data, name, &came, n)
+	if len(b.data) > 4*maxDatagram {
+		b.data = nil // datagrams like that are rare
+	}
+	return n, flags, errno
+}
+
+// arrival is what has come with a datagram.
+type arrival struct {
+	control      []byte // as the kernel has given it
+	flags        uint32 // msg_flags, without MSG_CTRUNC for what the program does not take
+	ipv4, mapped bool   // see source
+}
+
+// told returns what an AF_INET socket says for an error of another one's.
+func (r *reception) told(errno unix.Errno) unix.Errno {
+	switch {
+	case r.family == unix.AF_INET6:
+		return inetErrno(errno)
+	case r.family == unix.AF_UNIX && errno == unix.ECONNRESET: // the peer wants to hear from somebody else
+		return unix.ECONNREFUSED
+	}
+	return errno
+}
