@@ -10,14 +10,14 @@ import (
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// deliver writes to the target's memory: all at once if that goes, or else as far as the kernel
-// comes.
-func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival, n int) unix.Errno {
-	m := &r.message
+// deliver writes what has come to the target's memory: all at once if that goes, or else as far as
+// the kernel comes.
+func (r *reception) deliver(b *receiveBuffers, came *arrival) unix.Errno {
 	tid := r.c.tid
+	data := came.data
 	b.remote, b.rest = b.remote[:0], b.rest[:0]
 	left := len(data)
-	for _, v := range m.vector {
+	for _, v := range r.message.vector {
 		if part := min(v.Len, left); part > 0 {
 			b.remote = append(b.remote, unix.RemoteIovec{Base: v.Base, Len: part})
 			left -= part
@@ -30,51 +30,15 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 		}
 		data, b.remote = nil, b.remote[:0]
 	}
-	put := func(at uint64, bytes []byte) {
-		if len(bytes) > 0 {
-			b.remote = append(b.remote, unix.RemoteIovec{Base: uintptr(at), Len: len(bytes)})
-			b.rest = append(b.rest, bytes...)
-		}
-	}
-	word := uint64(r.c.WordSize())
 	if r.kind != receivesFrom {
-		at := m.control
-		bytes := b.out.Bytes
-		for _, p := range b.out.Pieces {
-			put(at, bytes[:p.Length])
-			at, bytes = at+uint64(p.Space), bytes[p.Length:]
-		}
+		r.collectControl(b)
 	}
-	lengthAt, room, nameErrno := r.nameRoom()
-	var length [4]byte
-	binary.NativeEndian.PutUint32(length[:], uint32(len(name)))
-	short := name[:max(0, min(int(room), len(name)))]
-	if m.name != 0 && nameErrno == 0 {
-		if lengthFirst() {
-			put(lengthAt, length[:])
-			put(m.name, short)
-		} else {
-			put(m.name, short)
-			put(lengthAt, length[:])
-		}
+	place := r.namePlace()
+	if r.message.name != 0 && place.errno == 0 {
+		r.collectName(b, came, &place)
 	}
-	var tail [16]byte
-	tailAt, tailLen := m.at+5*word, 0
 	if r.kind != receivesFrom {
-		// msg_controllen, msg_flags and, of a struct mmsghdr, msg_len.
-		if r.c.Compat {
-			binary.NativeEndian.PutUint32(tail[:], uint32(b.out.Used()))
-		} else {
-			binary.NativeEndian.PutUint64(tail[:], uint64(b.out.Used()))
-		}
-		binary.NativeEndian.PutUint32(tail[word:], came.flags|b.out.Flag())
-		tailLen = int(word) + 4
-		put(tailAt, tail[:tailLen])
-		if r.kind == receivesMessages {
-			var value [4]byte
-			binary.NativeEndian.PutUint32(value[:], uint32(n))
-			put(m.at+7*word, value[:])
-		}
+		r.collectHeader(b, came)
 	}
 	total := len(data) + len(b.rest)
 	wrote := 0
@@ -82,37 +46,103 @@ func (r *reception) deliver(b *receiveBuffers, data, name []byte, came *arrival,
 		wrote = transfer(tid, data, b.rest, b.remote)
 	}
 	if wrote == total {
-		return nameErrno
+		return place.errno
 	}
 	if wrote < len(data) {
 		return unix.EFAULT
 	}
-	return r.deliverPieces(b, short, length, lengthAt, came, n, nameErrno)
+	return r.deliverPieces(b, came, &place)
 }
 
-// nameRoom returns where the length of the source address goes, and how much room there is for
-// that; the errno is what is wrong with it.
-func (r *reception) nameRoom() (lengthAt uint64, room int32, errno unix.Errno) {
-	if r.kind != receivesFrom {
-		return r.message.at + uint64(r.c.WordSize()), r.message.nameLen, 0
+// collect adds bytes to what is to be written to the target's memory besides the data.
+func (b *receiveBuffers) collect(at uint64, bytes []byte) {
+	if len(bytes) > 0 {
+		b.remote = append(b.remote, unix.RemoteIovec{Base: uintptr(at), Len: len(bytes)})
+		b.rest = append(b.rest, bytes...)
 	}
-	lengthAt = r.c.args[5]
+}
+
+// collectControl collects the control messages.
+func (r *reception) collectControl(b *receiveBuffers) {
+	at, bytes := r.message.control, b.out.Bytes
+	for _, p := range b.out.Pieces {
+		b.collect(at, bytes[:p.Length])
+		at, bytes = at+uint64(p.Space), bytes[p.Length:]
+	}
+}
+
+// collectName collects the source address and its length, in the order in which the kernel writes
+// them: where they overlap, the last one counts.
+func (r *reception) collectName(b *receiveBuffers, came *arrival, place *namePlace) {
+	length := lengthOf(came.name)
+	if lengthFirst() {
+		b.collect(place.lengthAt, length[:])
+		b.collect(r.message.name, place.cut(came.name))
+	} else {
+		b.collect(r.message.name, place.cut(came.name))
+		b.collect(place.lengthAt, length[:])
+	}
+}
+
+// collectHeader collects msg_controllen, msg_flags and, of a struct mmsghdr, msg_len.
+func (r *reception) collectHeader(b *receiveBuffers, came *arrival) {
+	m := &r.message
+	word := uint64(r.c.WordSize())
+	var tail [16]byte
+	if r.c.Compat {
+		binary.NativeEndian.PutUint32(tail[:], uint32(b.out.Used()))
+	} else {
+		binary.NativeEndian.PutUint64(tail[:], uint64(b.out.Used()))
+	}
+	binary.NativeEndian.PutUint32(tail[word:], came.flags|b.out.Flag())
+	b.collect(m.at+5*word, tail[:word+4])
+	if r.kind == receivesMessages {
+		var value [4]byte
+		binary.NativeEndian.PutUint32(value[:], uint32(came.result))
+		b.collect(m.at+7*word, value[:])
+	}
+}
+
+// namePlace is where the program wants the length of a source address, and for how much of the
+// address it has room.
+type namePlace struct {
+	lengthAt uint64
+	room     int32
+	errno    unix.Errno // what is wrong with it
+}
+
+// cut returns as much of an address as there is room for.
+func (p *namePlace) cut(name []byte) []byte { return name[:max(0, min(int(p.room), len(name)))] }
+
+// lengthOf returns the length of an address as the program is given it.
+func lengthOf(name []byte) (length [4]byte) {
+	binary.NativeEndian.PutUint32(length[:], uint32(len(name)))
+	return length
+}
+
+// namePlace reads where the source address and its length go.
+func (r *reception) namePlace() namePlace {
+	if r.kind != receivesFrom {
+		return namePlace{lengthAt: r.message.at + uint64(r.c.WordSize()), room: r.message.nameLen}
+	}
+	p := namePlace{lengthAt: r.c.args[5]}
 	if r.message.name == 0 {
-		return lengthAt, 0, 0
+		return p
 	}
 	var raw [4]byte
-	if target.ReadMemory(r.c.tid, lengthAt, raw[:]) != 0 {
-		return lengthAt, 0, unix.EFAULT
+	if target.ReadMemory(r.c.tid, p.lengthAt, raw[:]) != 0 {
+		p.errno = unix.EFAULT
+		return p
 	}
-	if room = int32(binary.NativeEndian.Uint32(raw[:])); room < 0 {
-		errno = unix.EINVAL
+	if p.room = int32(binary.NativeEndian.Uint32(raw[:])); p.room < 0 {
+		p.errno = unix.EINVAL
 	}
-	return lengthAt, room, errno
+	return p
 }
 
 // deliverPieces is for a target whose memory cannot be written everywhere: one piece after the
 // other, as the kernel does it.
-func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte, lengthAt uint64, came *arrival, n int, nameErrno unix.Errno) unix.Errno {
+func (r *reception) deliverPieces(b *receiveBuffers, came *arrival, place *namePlace) unix.Errno {
 	m := &r.message
 	tid := r.c.tid
 	if r.kind != receivesFrom {
@@ -121,15 +151,16 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 		r.translate(&b.out, came)
 	}
 	put := func(at uint64, bytes []byte) bool { return len(bytes) == 0 || target.WriteMemory(tid, at, bytes) == 0 }
-	if nameErrno != 0 {
-		return nameErrno
+	if place.errno != 0 {
+		return place.errno
 	}
 	if m.name != 0 {
+		length, name := lengthOf(came.name), place.cut(came.name)
 		ok := false
 		if lengthFirst() {
-			ok = put(lengthAt, length[:]) && put(m.name, name)
+			ok = put(place.lengthAt, length[:]) && put(m.name, name)
 		} else {
-			ok = put(m.name, name) && put(lengthAt, length[:])
+			ok = put(m.name, name) && put(place.lengthAt, length[:])
 		}
 		if !ok {
 			return unix.EFAULT
@@ -148,7 +179,7 @@ func (r *reception) deliverPieces(b *receiveBuffers, name []byte, length [4]byte
 	if !put(m.at+5*word, value[:word]) {
 		return unix.EFAULT
 	}
-	binary.NativeEndian.PutUint32(value[:], uint32(n))
+	binary.NativeEndian.PutUint32(value[:], uint32(came.result))
 	if r.kind == receivesMessages && !put(m.at+7*word, value[:4]) {
 		return unix.EFAULT
 	}

@@ -133,12 +133,10 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 		}
 		data = data[:min(len(data), m.room)]
 	}
-	var name []byte
-	var ipv4, mapped bool
+	came := arrival{data: data, result: n, control: b.control[:header.Controllen], flags: flags}
 	if !end {
-		name, ipv4, mapped = r.source(b, int(header.Namelen))
+		came.name, came.ipv4, came.mapped = r.source(b, int(header.Namelen))
 	}
-	came := arrival{control: b.control[:header.Controllen], ipv4: ipv4, mapped: mapped, flags: flags}
 	if r.kind != receivesFrom {
 		came.flags = flags&^unix.MSG_CMSG_CLOEXEC | r.flags&unix.MSG_CMSG_CLOEXEC
 		if r.family == unix.AF_UNIX {
@@ -148,15 +146,18 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 		b.out.Reset(r.c.Compat, m.controlRoom())
 		r.translate(&b.out, &came)
 	}
-	errno = r.deliver(b, data, name, &came, n)
+	errno = r.deliver(b, &came)
 	if len(b.data) > 4*maxDatagram {
 		b.data = nil // datagrams like that are rare
 	}
 	return n, flags, errno
 }
 
-// arrival is what has come with a datagram.
+// arrival is a datagram that has come, and what has come with it.
 type arrival struct {
+	data         []byte // as much as the program is given
+	result       int    // what its call returns, which MSG_TRUNC can make more than that
+	name         []byte // the source, as the program is told it
 	control      []byte // as the kernel has given it
 	flags        uint32 // msg_flags, without MSG_CTRUNC for what the program does not take
 	ipv4, mapped bool   // see source
