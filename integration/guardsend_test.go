@@ -12,14 +12,17 @@ import (
 // names of Unix sockets, and wrong arguments.
 func TestGuardedSends(t *testing.T) {
 	needRoot(t)
-	for _, way := range []struct{ route, kind, abi string }{
-		{"netns", "bpf", "amd64"}, {"isolate", "user", "i386"},
+	for _, way := range []struct{ route, kind, abi, user string }{
+		{"netns", "bpf", "amd64", "root"}, {"netns", "bpf", "amd64", "nobody"}, {"isolate", "user", "i386", "nobody"},
 	} {
-		t.Run(way.route+"/"+way.kind+"/"+way.abi, func(t *testing.T) {
+		t.Run(strings.Join([]string{way.route, way.kind, way.abi, way.user}, "/"), func(t *testing.T) {
 			w := newCaseWay(t, way.route, way.kind)
 			line := []string{compileC(t, "guarded_probe.c", udpABIs[way.abi]...), serverAddr, echoPort}
+			if way.user == "nobody" && !w.user {
+				line = append(ordinaryUser(t), line...)
+			}
 			native, under := w.native(line...), w.upconv([]string{"--rule", linkedAddr + "=unix:/run/nobody"}, line...)
-			native.Dir, under.Dir = w.writableDir(t), w.writableDir(t)
+			native.Dir, under.Dir = writableDir(t, way.user), writableDir(t, way.user)
 			const kernel, another = "sends are made by the kernel\nend\n", "sends are made by another\nend\n"
 			want, got := output(t, native), output(t, under)
 			want, madeByKernel := strings.CutSuffix(want, kernel)
@@ -32,15 +35,15 @@ func TestGuardedSends(t *testing.T) {
 	}
 }
 
-// writableDir makes a directory that the way's user may write.
-func (w *caseWay) writableDir(t *testing.T) string {
+// writableDir makes a directory that a user may write.
+func writableDir(t *testing.T, user string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "scratch-")
+	dir, err := os.MkdirTemp("", "upconv-writable-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	if w.user {
+	if user == "nobody" {
 		if err := os.Chown(dir, nobodyID, nobodyID); err != nil {
 			t.Fatal(err)
 		}

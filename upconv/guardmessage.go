@@ -17,6 +17,9 @@ type guardedMessage struct {
 	vectors []unix.RemoteIovec // where the data is
 	length  int                // of the data
 	result  uint64             // where msg_len of sendmmsg(2) is; 0: nowhere
+	at      uint64             // where the name is
+	array   uint64             // where its struct iovec are
+	count   int                // of those
 }
 
 // readGuarded reads the next message of a call, as ___sys_sendmsg in net/socket.c does. It is valid
@@ -66,6 +69,7 @@ func (w *worker) readGuarded(c *call) (m *guardedMessage, errno unix.Errno) {
 			return nil, unix.EFAULT
 		}
 	}
+	m.at, m.array, m.count = h.Name, h.Iovecs, int(h.Count)
 	m.name, m.control = parts[:named], parts[named:][:h.ControlLen]
 	return m, m.addVectors(c, parts[named+int(h.ControlLen):], int(h.Count))
 }
@@ -96,7 +100,7 @@ func (w *worker) readSendto(c *call, m *guardedMessage) unix.Errno {
 	if length < 0 || length > linux.SizeofSockaddrStorage {
 		return unix.EINVAL
 	}
-	m.name = w.sockaddr[:length]
+	m.name, m.at = w.sockaddr[:length], c.args[4]
 	if target.ReadMemory(c.tid, c.args[4], m.name) != 0 {
 		return unix.EFAULT
 	}

@@ -90,6 +90,8 @@ func (w *worker) sendInPlace(c *call) (out outcome, raced bool) {
 		return g.partial(), false
 	case inet && (linux.IsDatagramType(to.kind) || g.flags&unix.MSG_FASTOPEN != 0):
 		return carryOn, true
+	case to.domain == unix.AF_NETLINK:
+		return w.sendNetlink(c), false
 	default:
 		g.cookie = cookie
 	}

@@ -101,6 +101,14 @@ func (t *tracee) Restart() bool {
 		t.request(unix.PTRACE_SETSIGMASK, 8, uintptr(unsafe.Pointer(&t.mask))) == 0
 }
 
+// Finish has the call that the halted thread was stopped in return a result, as soon as Release lets
+// go of the thread. It returns false if that is gone.
+func (t *tracee) Finish(result int64) bool {
+	regs := t.begin
+	regs.finish(result)
+	return t.setRegisters(&regs) == 0 && t.request(unix.PTRACE_SETSIGMASK, 8, uintptr(unsafe.Pointer(&t.mask))) == 0
+}
+
 // Release lets go of the thread, which has stopped.
 func (t *tracee) Release() unix.Errno { return t.request(unix.PTRACE_DETACH, 0, 0) }
 

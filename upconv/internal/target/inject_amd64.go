@@ -26,14 +26,17 @@ func (r *registers) rewind(errno int, _ uint64) {
 // call has rewound registers make another call.
 func (r *registers) call(nr uint64, compat bool, args []uint64) {
 	r.Rax = nr
-	places := []*uint64{&r.Rdi, &r.Rsi, &r.Rdx}
+	places := []*uint64{&r.Rdi, &r.Rsi, &r.Rdx, &r.R10, &r.R8, &r.R9}
 	if compat {
-		places = []*uint64{&r.Rbx, &r.Rcx, &r.Rdx}
+		places = []*uint64{&r.Rbx, &r.Rcx, &r.Rdx, &r.Rsi, &r.Rdi, &r.Rbp}
 	}
 	for i, arg := range args {
 		*places[i] = arg
 	}
 }
+
+// finish takes rewound registers behind the call, which has returned a result.
+func (r *registers) finish(result int64) { r.Rax, r.Rip = uint64(result), r.Rip+sizeofSyscall }
 
 // registers reads the general-purpose registers. PTRACE_GETREGSET, which unix.PtraceGetRegs makes,
 // would give those of a 32-bit thread in another layout.

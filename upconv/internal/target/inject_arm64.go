@@ -30,6 +30,9 @@ func (r *registers) call(nr uint64, _ bool, args []uint64) {
 	copy(r.Regs[:], args)
 }
 
+// finish takes rewound registers behind the call, which has returned a result.
+func (r *registers) finish(result int64) { r.Regs[0], r.Pc = uint64(result), r.Pc+sizeofSyscall }
+
 // registers reads the general-purpose registers.
 func (t *tracee) registers(regs *registers) unix.Errno {
 	return t.registerSet(unix.PTRACE_GETREGSET, regs)
