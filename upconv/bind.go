@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // A new socket is bound as the program has bound its own. A port that the program has asked for
@@ -219,4 +220,21 @@ func bindBeside(old, to int, name []byte) unix.Errno {
 		linux.Setsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
 	}
 	return errno
+}
+
+// bind handles a stopped bind(2).
+func (w *worker) bind(c *call) outcome {
+	w.s.receivers.leave(c)
+	if w.s.companions.any() {
+		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
+		target.ReadMemory(c.tid, c.args[1], sa[:])
+		w.s.companions.freePort(sa[:])
+	}
+	if w.collides(c) {
+		return answer(unix.EADDRINUSE)
+	}
+	if w.s.needs.netns {
+		return w.bindAtSocket(c)
+	}
+	return carryOn
 }
