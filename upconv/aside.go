@@ -25,6 +25,7 @@ type aside struct {
 // aside takes a call from its worker. do may block.
 func (s *session) aside(c *call, do func(*worker, *call) outcome) outcome {
 	own := *c
+	own.view = nil // which is its worker's memory
 	own.since = time.Now()
 	stop := trap.NewInterruption()
 	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}}}

@@ -233,7 +233,7 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 		return -1, false
 	}
 	seen := w.see(c)
-	if seen && (w.sight.Mode&unix.S_IFMT != unix.S_IFSOCK || !linux.IsInet(w.sight.Family) || !w.s.inEgress(w.sight.NetNS)) {
+	if v := c.view; seen && (v.Mode&unix.S_IFMT != unix.S_IFSOCK || !linux.IsInet(v.Family) || !w.s.inEgress(v.NetNS)) {
 		return -1, false
 	}
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
@@ -243,7 +243,7 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	w.done = append(w.done, fd)
 	sock := &w.socketInfo
 	switch {
-	case seen && !w.saw(fd), !w.s.inEgress(linux.NetnsCookie(fd)):
+	case seen && !w.saw(c.view, fd), !w.s.inEgress(linux.NetnsCookie(fd)):
 	case linux.TypeOf(fd) == unix.SOCK_STREAM:
 		ok = examine(fd, sock)
 	case all:
@@ -279,12 +279,12 @@ func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, r
 	c.back = true
 	e := w.newEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
-	s := swap{c: c, e: &e, old: old, sock: &w.socketInfo}
+	s := &swap{c: c, e: &e, old: old, sock: &w.socketInfo}
 	if s.sock.kind == unix.SOCK_STREAM {
-		return w.swapStream(&s, nil)
+		return w.swapStream(s, nil)
 	}
 	e.Proto = policy.UDP
-	return w.swapDatagram(&s, nil)
+	return w.swapDatagram(s, nil)
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.
@@ -293,11 +293,11 @@ func (w *worker) there(c *call, e *event.Pending, sa []byte) (out outcome, raced
 	if !ok {
 		return out, false
 	}
-	if !w.saw(fd) {
+	if !w.saw(c.view, fd) {
 		w.closeNow(fd)
 		return carryOn, true
 	}
-	w.socketInfo = socket{domain: w.sight.Family, kind: unix.SOCK_STREAM, proto: w.sight.Protocol, netns: w.sight.NetNS, flags: w.sight.Flags}
+	w.socketInfo = socket{domain: c.view.Family, kind: unix.SOCK_STREAM, proto: c.view.Protocol, netns: c.view.NetNS, flags: c.view.Flags}
 	return w.again(c, e, fd, &w.socketInfo, sa), false
 }
 

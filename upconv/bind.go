@@ -18,16 +18,18 @@ import (
 // will do where it is taken: the choice that counts is the egress's.
 
 // portChosen reports whether the kernel has chosen the port of a socket.
-func (w *worker) portChosen(sock *socket) bool {
-	if w.sighted && sock.proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
-		return !w.sight.BoundPort
+func (w *worker) portChosen(s *swap) bool {
+	sock := s.sock
+	if v := s.c.view; v != nil && sock.proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
+		return !v.BoundPort
 	}
 	return !w.s.ports.asked.has(sock.port())
 }
 
 // bindOver binds the new socket as the old one is bound.
-func (w *worker) bindOver(e *event.Pending, old, replacement int, sock *socket) unix.Errno {
-	sock.chosen = w.portChosen(sock)
+func (w *worker) bindOver(s *swap, old int) unix.Errno {
+	e, sock, replacement := s.e, s.sock, s.fd
+	sock.chosen = w.portChosen(s)
 	if sock.resets {
 		if !sock.chosen { // as after a native disconnection, which keeps the port that was asked for
 			sock.bindAgain(replacement)

@@ -18,6 +18,7 @@ type call struct {
 	// addr and addrLen are the pointer and length of the socket address, in the target's memory.
 	addr         uint64
 	addrLen      uint32
+	view         *view        // of its socket; nil: upconv has not looked, or cannot
 	sa           []byte       // upconv's copy of the address; nil: not read, or it could not be
 	name         string       // what call it is; of socketcall(2), the one that is meant
 	fastOpen     fastOpen     // of a send that connects

@@ -30,7 +30,7 @@ func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
 		e.Add("not carried over: " + lost)
 	}
 	if !kept {
-		if errno := w.bindOver(e, old, replacement, sock); errno != 0 {
+		if errno := w.bindOver(s, old); errno != 0 {
 			return errno
 		}
 	} else {
@@ -43,7 +43,7 @@ func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
 		linux.Setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
 	}
 	if !sock.resets { // a disconnection ends a shutdown(2), too
-		w.shutLike(old, replacement, sock)
+		w.shutLike(s, old)
 	}
 	return 0
 }
@@ -68,26 +68,26 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 		copyOwner(old, replacement)
 	}
 	if x.family() == unix.AF_INET6 {
-		w.shutLike(old, replacement, sock)
+		w.shutLike(s, old)
 	}
 	if kept {
 		return 0
 	}
-	sock.chosen = sock.kind == unix.SOCK_STREAM && w.portChosen(sock) // of datagrams, old itself has the port
+	sock.chosen = sock.kind == unix.SOCK_STREAM && w.portChosen(s) // of datagrams, old itself has the port
 	return x.bind(e, sock, old, replacement, w.s.origin.Cookie)
 }
 
-// shutLike has a socket remember a shutdown(2) of the old one from before it was connected: that
+// shutLike has the new socket remember a shutdown(2) of the old one from before it was connected: that
 // fails with ENOTCONN, and yet has its effect.
-func (w *worker) shutLike(old, fd int, sock *socket) {
+func (w *worker) shutLike(s *swap, old int) {
 	shut := uint8(0)
-	if w.sighted {
-		shut = w.sight.Shutdown
-	} else if sock.kind != unix.SOCK_STREAM && old >= 0 {
+	if v := s.c.view; v != nil {
+		shut = v.Shutdown
+	} else if s.sock.kind != unix.SOCK_STREAM && old >= 0 {
 		shut = shutdownOf(old)
 	}
 	if shut != 0 {
-		unix.Syscall(unix.SYS_SHUTDOWN, uintptr(fd), uintptr(shut-1), 0)
+		unix.Syscall(unix.SYS_SHUTDOWN, uintptr(s.fd), uintptr(shut-1), 0)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
-	w.sighted, c.sa = false, nil
+	c.view, c.sa = nil, nil
 	e := event.Pending{Call: c.name, TID: c.tid, FD: c.fd, Proto: policy.TCP, Recorded: c.made} // it begins later
 	c.made = false                                                                              // if it was, it is decided anew, see aside
 	out := w.connectAnywhere(c, &e)
@@ -104,32 +104,32 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 	if route.Kind == policy.Reject {
 		return w.reject(c, e, family, seen, is, sa)
 	}
-	if seen && w.sight.File == 0 {
+	if seen && c.view.File == 0 {
 		return carryOn, false // EBADF; or the thread is gone
 	}
 	crosses := w.s.needs.crosses()
 	// A socket of another family that took the place of the program's has its passport in what
 	// these are about.
-	plain := seen && !(crosses && w.s.anyCrossed.Load() && w.sight.Family != family)
+	plain := seen && !(crosses && w.s.anyCrossed.Load() && c.view.Family != family)
 	if crosses && family == unix.AF_INET6 {
 		plain = seen && !w.s.anyCrossed.Load()
 	}
-	if plain && route.Kind == policy.Direct && !w.s.inEgress(w.sight.NetNS) {
+	if plain && route.Kind == policy.Direct && !w.s.inEgress(c.view.NetNS) {
 		w.stays(c, e)
 		return carryOn, false
 	}
-	if plain && !w.idle(family) {
+	if plain && !c.view.idle(family) {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	if seen && (route.Kind == policy.Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(family) {
-		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: w.sight.NetNS, flags: w.sight.Flags}
+	if seen && (route.Kind == policy.Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(c.view, family) {
+		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: c.view.NetNS, flags: c.view.Flags}
 		if route.Kind == policy.Netns {
 			return w.swapStream(&swap{c: c, e: e, old: -1, sock: &w.socketInfo, egress: w.s.egressOf(route)}, sa)
 		}
 		return w.cross(c, e, -1, &w.socketInfo, false)
 	}
 
-	if seen && w.s.needs.streams && route.Kind == policy.Netns && w.s.inEgress(w.sight.NetNS) && w.sight.NetNS == w.s.egressOf(route).Cookie {
+	if seen && w.s.needs.streams && route.Kind == policy.Netns && w.s.inEgress(c.view.NetNS) && c.view.NetNS == w.s.egressOf(route).Cookie {
 		return w.there(c, e, sa)
 	}
 
@@ -137,11 +137,11 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 	switch {
 	case !ok:
 		return out, false
-	case seen && !w.saw(old):
+	case seen && !w.saw(c.view, old):
 		return carryOn, true
 	}
 	sock := &w.socketInfo
-	if route.Kind != policy.Direct && w.readTCP(old, sock) {
+	if route.Kind != policy.Direct && w.readTCP(c, old, sock) {
 		return w.routeCopy(c, e, family, sa, old)
 	}
 	*sock = socket{}
@@ -197,7 +197,7 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 	if sock.netns != origin.Cookie && !w.s.isEgress(sock.netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
-	if w.sighted || crossed || route.Kind == policy.UnixPath {
+	if c.view != nil || crossed || route.Kind == policy.UnixPath {
 		sock.readFlags(old) // else lookLast tells them
 	}
 	switch route.Kind {
@@ -220,7 +220,7 @@ func (w *worker) stays(c *call, e *event.Pending) {
 		return
 	}
 	// What kind of socket it is has not mattered yet.
-	fd, is := w.sendsDatagrams(c, w.sighted || w.see(c), true)
+	fd, is := w.sendsDatagrams(c, c.view != nil || w.see(c), true)
 	if fd >= 0 {
 		w.retag(c, fd)
 		w.closeNow(fd)

@@ -68,7 +68,7 @@ func sendsHeaders(fd int) bool {
 func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 	switch {
 	case seen:
-		return -1, w.sight.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(w.sight.Type)
+		return -1, c.view.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(c.view.Type)
 	case !fetch:
 		return -1, false
 	}
@@ -131,7 +131,7 @@ func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old 
 	}
 	e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
 	if old < 0 {
-		if w.sighted && family == unix.AF_INET {
+		if c.view != nil && family == unix.AF_INET {
 			if out, raced, done := w.placeUntouched(c, e, sa); done {
 				return out, raced
 			}
@@ -157,12 +157,12 @@ func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) (out outco
 	default:
 		return out, false, false
 	}
-	set, is := w.untouchedUDP(c.tid)
+	set, is := w.untouchedUDP(c)
 	if !is || w.s.origin.Closed { // where it must be kept
 		return out, false, false
 	}
 	old := -1
-	if !w.sight.OwnTable {
+	if !c.view.OwnTable {
 		// Another thread may begin to wait for it until the very end. A copy tells then.
 		var ok bool
 		if old, out, ok = w.fetch(c, e); !ok {
@@ -170,7 +170,7 @@ func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) (out outco
 		}
 	}
 	*sock = socket{
-		domain: unix.AF_INET, kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, netns: w.sight.NetNS, flags: w.sight.Flags, untouched: true, often: set,
+		domain: unix.AF_INET, kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, netns: c.view.NetNS, flags: c.view.Flags, untouched: true, often: set,
 	}
 	if route.Kind == policy.Netns {
 		out, raced = w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.egressOf(route)}, sa)
@@ -295,35 +295,46 @@ func (w *worker) move(s *swap, sa []byte) (out outcome, raced bool) {
 		w.pin(uint32(c.tid))
 	}
 	// One at a time: what has been sent through the first one's socket would be answered there.
-	seen, before := w.sighted && !c.sends, w.moves // a send has not looked yet
-	if !seen {
-		w.sight.Ino = linux.InodeOf(old)
+	before := c.view // a send has not looked yet
+	var moves, file uint64
+	ino := uint64(0)
+	if before != nil && !c.sends {
+		moves, file, ino = before.moves, before.File, before.Ino
+	} else {
+		before, ino = nil, linux.InodeOf(old)
 	}
-	moving := w.s.moving.lock(w.sight.Ino)
+	moving := w.s.moving.lock(ino)
 	w.moving = true
 	defer func() {
 		w.moving = false
 		w.s.moves.Add(1)
 		w.s.moving.unlock(moving)
 	}()
-	if !seen || before != w.s.moves.Load() {
-		file := w.sight.File
-		seen = w.see(c)
-		if old >= 0 {
-			w.held = 1
+	if before == nil || moves != w.s.moves.Load() {
+		if w.see(c) && old >= 0 {
+			c.view.copies = 1
 		}
 		if sock.untouched {
-			if set, is := w.untouchedUDP(c.tid); !seen || w.sight.File != file || !is || set != sock.often {
+			if set, is := w.untouchedUDP(c); c.view == nil || c.view.File != file || !is || set != sock.often {
 				return carryOn, true
 			}
 		}
 	}
 	// Only a socket that is there now has its companions: another thread may have put it aside, and
 	// a third one may put it back.
-	if old >= 0 && (seen && !w.saw(old) || !seen && w.replaced(c, old)) {
+	if old >= 0 && !w.isThereYet(c, old) {
 		return carryOn, true
 	}
 	return w.swapDatagram(s, sa)
+}
+
+// isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.view is
+// not nil, it is of now.
+func (w *worker) isThereYet(c *call, old int) bool {
+	if c.view != nil {
+		return w.saw(c.view, old)
+	}
+	return !w.replaced(c, old)
 }
 
 // sendBeside sends to another place than the one that the socket old is connected in. A send does
@@ -350,7 +361,8 @@ func (w *worker) sendBeside(s *swap) (out outcome, raced bool) {
 func (w *worker) beside(s *swap) (fd int, errno unix.Errno, raced bool) {
 	old := s.old
 	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
-	if w.see(s.c) && !w.saw(old) || !w.sighted && w.replaced(s.c, old) {
+	w.see(s.c)
+	if !w.isThereYet(s.c, old) {
 		return -1, 0, true
 	}
 	kept, errno := w.obtain(s, old)

@@ -109,7 +109,6 @@ func (w *worker) collides(c *call) bool {
 		return false
 	}
 	defer linux.Close(fd)
-	w.sighted = false
 	sock := &w.socketInfo
 	if !examine(fd, sock) || sock.bound || sock.netns != w.s.origin.Cookie && !w.s.inEgress(sock.netns) || !w.mayBind(sock.domain, &name) {
 		return false
@@ -157,7 +156,7 @@ func (w *worker) isTaken(c *call, fd int, sock *socket, d *departure, name *[lin
 			linux.Setsockopt(probe, o.level, o.option, unsafe.Pointer(&value), 4)
 		}
 	}
-	w.copyInode(fd, probe, sock) // sockets share a port with SO_REUSEPORT if they are one user's
+	w.copyInode(&swap{c: c, old: fd, sock: sock, fd: probe}) // sockets share a port with SO_REUSEPORT if they are one user's
 	length := linux.SizeofSockaddrIn6
 	if sock.domain == unix.AF_INET {
 		length = linux.SizeofSockaddrIn

@@ -50,11 +50,13 @@ func (w *worker) disconnectCall(c *call) outcome {
 			w.closeNow(fd)
 			return answer(errno)
 		}
-		if w.see(c) && !w.saw(fd) {
+		if w.see(c) && !w.saw(c.view, fd) {
 			w.closeNow(fd)
 			continue
 		}
-		w.held = 1
+		if c.view != nil {
+			c.view.copies = 1
+		}
 		out, raced := w.disconnectStream(c, fd)
 		if !raced {
 			return out

@@ -61,14 +61,13 @@ func (w *worker) closeSets() {
 	w.sets = w.sets[:0]
 }
 
-// registrations returns the places of the target's socket fd, of which old is a copy, in its
-// process's epoll sets. The caller calls closeSets when it is done with them. It costs nothing
+// registrations returns the places of the old socket of a swap in the epoll sets of its process. The caller calls closeSets when it is done with them. It costs nothing
 // where there are no sets. lost says why there may be more; mostly it is empty.
-func (w *worker) registrations(c *call, old int) (found []registration, lost string) {
-	all := &w.s.epolls
+func (w *worker) registrations(s *swap) (found []registration, lost string) {
+	c, all := s.c, &w.s.epolls
 	switch {
-	case w.sighted:
-		return w.registrationsSeen(c, old)
+	case c.view != nil:
+		return w.registrationsSeen(s)
 	case !all.any.Load():
 		return nil, ""
 	}
@@ -80,12 +79,12 @@ func (w *worker) registrations(c *call, old int) (found []registration, lost str
 		}
 		stale := false
 		for _, epfd := range fds {
-			switch w.membership(c, files, epfd, old, large[epfd]) {
+			switch w.membership(s, files, epfd, large[epfd]) {
 			case notASet:
 				stale = true
 			case isMember, memberUnknown:
 				var errno unix.Errno
-				if found, errno = w.registrationsIn(c, epfd, []int{c.fd}, found); errno != 0 {
+				if found, errno = w.registrationsIn(s, epfd, []int{c.fd}, found); errno != 0 {
 					lost = lostPlaces("a set", errno)
 				}
 			}
@@ -126,13 +125,12 @@ const (
 	longText = 8 << 10
 )
 
-// membership returns whether the target's socket fd, of which old is a copy, is in a set under this
-// number. large is whether that is known to be large, and files what the target's descriptors are
-// known by.
-func (w *worker) membership(c *call, files, epfd, old int, large bool) membership {
-	all := &w.s.epolls
+// membership returns whether the old socket of a swap is in a set under the number of the call. large
+// is whether that is known to be large, and files what the target's descriptors are known by.
+func (w *worker) membership(s *swap, files, epfd int, large bool) membership {
+	c, all := s.c, &w.s.epolls
 	if large {
-		if is := w.inLargeSet(c, epfd, old); is != memberUnknown {
+		if is := w.inLargeSet(c, epfd, s.old); is != memberUnknown {
 			return is
 		}
 	}
@@ -201,22 +199,23 @@ func (w *worker) inLargeSet(c *call, epfd, old int) membership {
 
 // registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How
 // many there are is known; should some be missing, there are sets that have not been noticed yet.
-func (w *worker) registrationsSeen(c *call, old int) (found []registration, lost string) {
-	watched := w.sight.Watched
-	if watched > 0 && old >= 0 {
-		watched -= w.s.companions.watches(old)
+func (w *worker) registrationsSeen(s *swap) (found []registration, lost string) {
+	seen := s.c.view
+	watched := seen.Watched
+	if watched > 0 && s.old >= 0 {
+		watched -= w.s.companions.watches(s.old)
 	}
 	if watched <= 0 {
 		return nil, ""
 	}
-	if w.showsPlaces(&w.sight) {
-		return w.placesSeen(c, w.sight.Places(), watched)
+	if w.showsPlaces(&seen.Sight) {
+		return w.placesSeen(s, seen.Places(), watched)
 	}
-	found, lost = w.registrationsByInode(c, nil)
-	if len(found) < watched || w.sight.Watched == peek.MaxWatched {
+	found, lost = w.registrationsByInode(s, nil)
+	if len(found) < watched || seen.Watched == peek.MaxWatched {
 		w.closeSets()
-		w.forgetSets(c)
-		found, lost = w.registrationsByInode(c, nil)
+		w.forgetSets(s.c)
+		found, lost = w.registrationsByInode(s, nil)
 	}
 	return found, lost
 }
@@ -234,7 +233,8 @@ func (w *worker) showsPlaces(sight *peek.Sight) bool {
 
 // placesSeen returns those of some places that are in sets of the target. They should be as many as
 // are wanted; if not, a set has not been noticed yet, or is one that only others have.
-func (w *worker) placesSeen(c *call, places []peek.Place, wanted int) (found []registration, lost string) {
+func (w *worker) placesSeen(s *swap, places []peek.Place, wanted int) (found []registration, lost string) {
+	c := s.c
 	for _, noticed := range []bool{true, false} {
 		if !noticed {
 			w.lookAtSets(c.tid)
@@ -281,9 +281,10 @@ func epollEvent(p *peek.Place) unix.EpollEvent {
 	return unix.EpollEvent{Events: p.Events, Fd: int32(uint32(p.Data)), Pad: int32(uint32(p.Data >> 32))}
 }
 
-// registrationsByInode finds the target's socket in all sets, under any of some numbers; nil: under
-// any number at all, also one that has been closed since.
-func (w *worker) registrationsByInode(c *call, numbers []int) (found []registration, lost string) {
+// registrationsByInode finds the old socket of a swap in all sets, under any of some numbers; nil:
+// under any number at all, also one that has been closed since.
+func (w *worker) registrationsByInode(s *swap, numbers []int) (found []registration, lost string) {
+	c := s.c
 	files, pid := w.files(c.tid)
 	fds, _, ok := w.s.epolls.list(files, pid, c.tid)
 	if !ok {
@@ -291,7 +292,7 @@ func (w *worker) registrationsByInode(c *call, numbers []int) (found []registrat
 	}
 	for _, epfd := range fds {
 		var errno unix.Errno
-		if found, errno = w.registrationsIn(c, epfd, numbers, found); errno != 0 {
+		if found, errno = w.registrationsIn(s, epfd, numbers, found); errno != 0 {
 			lost = lostPlaces("a set", errno)
 		}
 	}
@@ -299,7 +300,8 @@ func (w *worker) registrationsByInode(c *call, numbers []int) (found []registrat
 }
 
 // registrationsIn appends to found those that are in a set, as proc_pid_fdinfo(5) says.
-func (w *worker) registrationsIn(c *call, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
+func (w *worker) registrationsIn(s *swap, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
+	c := s.c
 	text, errno := w.readFdinfo(c.tid, epfd)
 	if errno == unix.ENOENT {
 		return found, 0 // closed meanwhile
@@ -310,7 +312,7 @@ func (w *worker) registrationsIn(c *call, epfd int, numbers []int, found []regis
 	}
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)
-		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != w.sight.Ino {
+		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != s.sock.inode.number {
 			continue
 		}
 		r := registration{epfd: epfd, number: tfd, event: event}
@@ -355,14 +357,15 @@ func (w *worker) unregister(places []registration, old int) {
 // settlePlaces is for places that the socket, which the target now has, was given before. Until
 // then others could change those of the old one, and take events of the new one as if of the old:
 // what they have said holds, and who is to be told of an event is told again.
-func (w *worker) settlePlaces(c *call, places []registration, old, socket int) {
-	if len(places) == 0 || w.sighted && w.sight.OwnTable { // there is nobody else
+func (w *worker) settlePlaces(s *swap) {
+	places, socket := s.places[:s.early], s.fd
+	if len(places) == 0 || s.c.view.alone() { // there is nobody else
 		return
 	}
-	placesOf := w.placesOf(old, socket)
+	placesOf := w.placesOf(s)
 	for i := range places {
 		put := &places[i]
-		was, now := placesOf(c, put)
+		was, now := placesOf(put)
 		if !now.is || now.event != put.event && !fired(now.event) {
 			continue // it has been said of the new one
 		}
@@ -392,24 +395,23 @@ type said struct {
 	is    bool
 }
 
-// placesOf returns a function that says what is in a place of two sockets. They are of this
-// process.
-func (w *worker) placesOf(old, socket int) func(c *call, place *registration) (was, now said) {
-	if w.sighted {
+// placesOf returns a function that says what is in a place of the old socket and of the new one.
+func (w *worker) placesOf(s *swap) func(place *registration) (was, now said) {
+	if s.c.view != nil {
 		var before, after peek.Sight
 		peeker := w.s.sights.Load().peeker
-		seen := peeker.Look(w.s.pid, old, &before) == 0 && peeker.Look(w.s.pid, socket, &after) == 0
+		seen := peeker.Look(w.s.pid, s.old, &before) == 0 && peeker.Look(w.s.pid, s.fd, &after) == 0
 		if seen && w.showsPlaces(&before) && w.showsPlaces(&after) {
-			return func(c *call, place *registration) (was, now said) {
+			return func(place *registration) (was, now said) {
 				if place.file == 0 {
-					return w.readPlaces(c, place, linux.InodeOf(socket))
+					return w.readPlaces(s, place, linux.InodeOf(s.fd))
 				}
 				return saidOf(&before, place), saidOf(&after, place)
 			}
 		}
 	}
-	return func(c *call, place *registration) (was, now said) {
-		return w.readPlaces(c, place, linux.InodeOf(socket))
+	return func(place *registration) (was, now said) {
+		return w.readPlaces(s, place, linux.InodeOf(s.fd))
 	}
 }
 
@@ -424,14 +426,14 @@ func saidOf(sight *peek.Sight, place *registration) said {
 
 // readPlaces is what proc_pid_fdinfo(5) says of a place of the old socket, and of the one with the
 // inode number ino. The set is read once: it may be long.
-func (w *worker) readPlaces(c *call, place *registration, ino uint64) (was, now said) {
-	text, _ := w.readFdinfo(c.tid, place.epfd)
+func (w *worker) readPlaces(s *swap, place *registration, ino uint64) (was, now said) {
+	text, _ := w.readFdinfo(s.c.tid, place.epfd)
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)
 		if !ok || tfd != place.number {
 			continue
 		}
-		if !was.is && (of == 0 || of == w.sight.Ino) {
+		if !was.is && (of == 0 || of == s.sock.inode.number) {
 			was = said{event, true}
 		}
 		if !now.is && (of == 0 || of == ino) {

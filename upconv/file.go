@@ -46,33 +46,30 @@ func copyOwner(from, to int) {
 	}
 }
 
-// copyInode gives the socket to the owner and mode of the target's socket, which sock tells of, and
-// of which old is a copy unless it has been seen. That is also the user that packet filters and
-// routing rules (skuid, uidrange) see.
-func (w *worker) copyInode(old, to int, sock *socket) (lost string) {
-	if !w.sighted && sock.reads == nil {
+// copyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
+// user that packet filters and routing rules (skuid, uidrange) see.
+func (w *worker) copyInode(s *swap) (lost string) {
+	of := &s.sock.inode
+	if v := s.c.view; v != nil {
+		*of = inode{v.UID, v.GID, v.Mode, v.Ino}
+	} else if s.sock.reads == nil {
 		var stat unix.Stat_t
-		if unix.Fstat(old, &stat) != nil {
+		if unix.Fstat(s.old, &stat) != nil {
 			return "its owner"
 		}
-		w.noteInode(&stat)
+		*of = inodeIn(&stat)
 	}
-	if w.sight.UID != w.s.uid || w.sight.GID != w.s.gid {
-		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(to), uintptr(w.sight.UID), uintptr(w.sight.GID)); errno != 0 {
+	if of.uid != w.s.uid || of.gid != w.s.gid {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(s.fd), uintptr(of.uid), uintptr(of.gid)); errno != 0 {
 			lost = "its owner"
 		}
 	}
-	if mode := w.sight.Mode &^ unix.S_IFMT; mode != 0o777 {
-		if _, _, errno := unix.RawSyscall(unix.SYS_FCHMOD, uintptr(to), uintptr(mode), 0); errno != 0 {
+	if mode := of.mode &^ unix.S_IFMT; mode != 0o777 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHMOD, uintptr(s.fd), uintptr(mode), 0); errno != 0 {
 			lost = strings.TrimPrefix(lost+" and its mode", " and ")
 		}
 	}
 	return lost
-}
-
-// noteInode notes owner, mode and inode number of a socket that could not be seen.
-func (w *worker) noteInode(stat *unix.Stat_t) {
-	w.sight.UID, w.sight.GID, w.sight.Mode, w.sight.Ino = int(stat.Uid), int(stat.Gid), stat.Mode, stat.Ino
 }
 
 // setAsync sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
@@ -115,30 +112,30 @@ func (w *worker) alive() bool {
 	return errno == 0 && n != 0
 }
 
-// replaceCopies puts the socket under every other number of the target that refers to the old one.
-// It returns the places in epoll sets that these have, after those given, and the numbers.
-func (w *worker) replaceCopies(c *call, e *event.Pending, socket int, places []registration) (all []registration, numbers []int) {
-	ino := w.sight.Ino
+// replaceCopies puts the new socket under every other number of the target that refers to the old
+// one, and adds the places in epoll sets that these have. It returns the numbers.
+func (w *worker) replaceCopies(s *swap) (numbers []int) {
+	c, ino := s.c, s.sock.inode.number
 	numbers, _ = fdsOf(c.tid, target.SocketLink(ino))
-	if len(numbers) > 0 && !w.sighted && w.s.epolls.any.Load() { // else they are known already
-		found, lost := w.registrationsByInode(c, numbers)
+	if len(numbers) > 0 && c.view == nil && w.s.epolls.any.Load() { // else they are known already
+		found, lost := w.registrationsByInode(s, numbers)
 		if lost != "" {
-			e.Add(lost)
+			s.e.Add(lost)
 		}
-		places = append(places, found...)
+		s.places = append(s.places, found...)
 	}
 	for _, number := range numbers {
 		// It may have been closed meanwhile, and would be opened again.
 		if cloexec, still := w.copyYet(c, number, ino); still {
-			w.install(c, number, socket, cloexec)
+			w.install(c, number, s.fd, cloexec)
 		}
 	}
-	return places, numbers
+	return numbers
 }
 
 // copyYet reports whether a number of the target is open, and still the socket of an inode number.
 func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) {
-	if !w.sighted {
+	if c.view == nil {
 		cloexec, errno := w.s.targets.CloseOnExec(c.tid, number, w.scratch[:])
 		if errno != 0 {
 			return false, false
@@ -148,7 +145,7 @@ func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) 
 	var sight peek.Sight
 	errno := w.s.sights.Load().peeker.Look(c.tid, number, &sight)
 	// What has been opened since may be in the same place.
-	return sight.CloseOnExec, errno == 0 && sight.File == w.sight.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
+	return sight.CloseOnExec, errno == 0 && sight.File == c.view.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
 }
 
 // noteCopies is for when the copies of the target have been replaced. aside is whether upconv has

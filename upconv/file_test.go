@@ -37,7 +37,7 @@ func TestCopyYet(t *testing.T) {
 			defer func() { linux.Close(fd) }()
 			c := &call{tid: os.Getpid(), fd: fd}
 			if w.see(c) != sees {
-				t.Fatal("sighted:", w.sighted)
+				t.Fatal("seen:", c.view != nil)
 			}
 			ino := linux.InodeOf(fd)
 			if cloexec, still := w.copyYet(c, fd, ino); !cloexec || !still {

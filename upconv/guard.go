@@ -29,11 +29,11 @@ func (w *worker) guard(c *call, e *event.Pending) outcome {
 	case c.name == "connect" && w.disconnects(c):
 		return w.disconnectCall(c)
 	}
-	if w.sighted || w.see(c) {
-		switch inet := w.sight.Family == unix.AF_INET || w.sight.Family == unix.AF_INET6; {
-		case w.sight.OwnTable && !c.indirect && !w.s.inEgress(w.sight.NetNS):
+	if c.view != nil || w.see(c) {
+		switch inet := linux.IsInet(c.view.Family); {
+		case c.view.OwnTable && !c.indirect && !w.s.inEgress(c.view.NetNS):
 			return carryOn
-		case w.sight.File == 0:
+		case c.view.File == 0:
 			return answer(unix.EBADF) // or the thread is gone
 		case !inet && !c.fastOpen.on && w.leavesOthers(c): // of a send a copy tells: a look may be at what was just closed
 			return carryOn
@@ -195,7 +195,7 @@ func (w *worker) guards(c *call) bool {
 func (w *worker) sharesTable(c *call) bool {
 	if c.table == 0 {
 		c.table = tableShared
-		if !c.indirect && w.ownsTable(c.tid) {
+		if !c.indirect && (c.view.alone() || c.view == nil && w.ownsTable(c.tid)) {
 			c.table = tableOwn
 		}
 	}

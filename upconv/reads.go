@@ -120,16 +120,16 @@ func listReads(used *optionsUsed, protocol bool) *reads {
 	return r
 }
 
-// readTCP reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for
-// its state and its flags. It is false for anything else.
-func (w *worker) readTCP(fd int, s *socket) (ok bool) {
+// readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
+// copy, but for its state and its flags. It is false for anything else.
+func (w *worker) readTCP(c *call, fd int, s *socket) (ok bool) {
 	used := &w.s.used
 	if w.reads == nil || w.reads.used != used.snapshot() || w.reads.protocol == 0 && used.others.Load() {
 		w.reads = newReads(used)
 	}
 	r := w.reads
 	calls := r.calls
-	if w.sighted {
+	if c.view != nil {
 		calls = calls[:len(calls)-1] // its owner is known
 	}
 	*s = socket{}
@@ -146,8 +146,8 @@ func (w *worker) readTCP(fd int, s *socket) (ok bool) {
 	if s.domain != unix.AF_INET && s.domain != unix.AF_INET6 {
 		return false
 	}
-	if !w.sighted {
-		w.noteInode(&r.stat)
+	if c.view == nil {
+		s.inode = inodeIn(&r.stat)
 	}
 	return true
 }

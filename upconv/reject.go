@@ -37,10 +37,10 @@ const (
 // datagrams says that the socket has been found to be one for datagrams, but none that upconv does
 // anything about. raced is as for route.
 func (w *worker) reject(c *call, e *event.Pending, family int, seen, datagrams bool, sa []byte) (out outcome, raced bool) {
-	if seen && w.sight.File == 0 {
+	if seen && c.view.File == 0 {
 		return answer(unix.EBADF), false // or the thread is gone, and nobody will read the answer
 	}
-	if seen && family == unix.AF_INET && w.idle(family) {
+	if seen && family == unix.AF_INET && c.view.idle(family) {
 		return w.refuse(e), false
 	}
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)

@@ -22,10 +22,10 @@ func (w *worker) tableSharers(c *call, threads, replacement int) (pids []int) {
 		}
 		return target.IsLink(pid, c.fd, link) // nobody else can have it yet, but for a child that was made since
 	}
-	if !w.sighted {
+	if c.view == nil {
 		return target.SharingRelatives(c.tid, shares)
 	}
-	if w.sight.Table <= threads {
+	if c.view.Table <= threads {
 		return nil
 	}
 	own := target.ThreadGroup(c.tid)

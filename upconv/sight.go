@@ -84,109 +84,122 @@ func (s *session) looks() *sights {
 	return all
 }
 
-// see looks at the target's descriptor. It reports whether it could.
+// view is what one look at the target's descriptor in the kernel has shown.
+type view struct {
+	peek.Sight
+	moves  uint64 // how many datagram sockets had been moved then
+	copies int    // how many of Refs were upconv's own
+}
+
+// see looks at the target's descriptor, for c.view. It reports whether it could.
 func (w *worker) see(c *call) bool {
-	w.moves, w.held = w.s.moves.Load(), 0
-	all := w.s.looks()
-	w.sighted = all != nil && all.peeker.Look(c.tid, c.fd, &w.sight) == 0
-	return w.sighted
+	c.view = nil
+	v := &w.viewed
+	v.moves, v.copies = w.s.moves.Load(), 0
+	if all := w.s.looks(); all != nil && all.peeker.Look(c.tid, c.fd, &v.Sight) == 0 {
+		c.view = v
+	}
+	return c.view != nil
 }
 
 // saw reports whether old is a copy of the file that was seen. A socket is known by its inode.
-func (w *worker) saw(old int) bool {
-	if w.sight.Mode&unix.S_IFMT == unix.S_IFSOCK {
+func (w *worker) saw(v *view, old int) bool {
+	if v.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		var stat unix.Stat_t
-		return unix.Fstat(old, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK && stat.Ino == w.sight.Ino
+		return unix.Fstat(old, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK && stat.Ino == v.Ino
 	}
 	var sight peek.Sight
-	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) == 0 && sight.File == w.sight.File
+	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) == 0 && sight.File == v.File
 }
 
 // single reports whether the target's descriptor was seen to be the only reference to its file: no
 // other descriptor, call or process had one.
-func (w *worker) single() bool { return w.sighted && w.sight.Refs == 1+w.held }
+func (v *view) single() bool { return v != nil && v.Refs == 1+v.copies }
+
+// alone reports whether the target's thread was seen to share its descriptors with nobody.
+func (v *view) alone() bool { return v != nil && v.OwnTable }
 
 // lookBack looks once more at the socket old, which has just been taken from the target: other
 // threads could use it until then. waited is whether it was seen to have no other reference, and
 // has one now: a thread that waits for it keeps it alive. (To look for such threads takes long
 // where there are many.) late are the places in epoll sets that it has got, besides those that are
 // known.
-func (w *worker) lookBack(c *call, old int, places []registration, witness bool) (waited bool, late []registration) {
-	if !w.sighted || w.sight.OwnTable {
+func (w *worker) lookBack(s *swap) (waited bool, late []registration) {
+	v := s.c.view
+	if v == nil || v.OwnTable {
 		return false, nil
 	}
 	var sight peek.Sight
-	if w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) != 0 {
-		return w.single(), nil
+	if w.s.sights.Load().peeker.Look(w.s.pid, s.old, &sight) != 0 {
+		return v.single(), nil
 	}
-	return w.single() && sight.Refs != 1, w.latePlaces(c, &sight, places, witness)
+	return v.single() && sight.Refs != 1, w.latePlaces(s, &sight)
 }
 
-// latePlaces returns the places that a socket has got between two looks, besides those that are
-// known. sight is what the second one has shown; witness is whether upconv has then put it into a
-// set of its own.
-func (w *worker) latePlaces(c *call, sight *peek.Sight, places []registration, witness bool) (late []registration) {
-	own := 0
-	if witness {
+// latePlaces returns the places that the old socket of a swap has got between two looks, besides
+// those that are known. sight is what the second one has shown.
+func (w *worker) latePlaces(s *swap, sight *peek.Sight) (late []registration) {
+	c, own := s.c, 0
+	if s.last.watched { // in a set of upconv's own
 		own = 1
 	}
 	if w.showsPlaces(sight) {
 		added := slices.DeleteFunc(slices.Clone(sight.Places()), func(p peek.Place) bool {
-			return slices.ContainsFunc(w.sight.Places(), func(q peek.Place) bool { return p.Set == q.Set && p.Number == q.Number })
+			return slices.ContainsFunc(c.view.Places(), func(q peek.Place) bool { return p.Set == q.Set && p.Number == q.Number })
 		})
 		if len(added) > own {
-			late, _ = w.placesSeen(c, added, len(added)-own)
+			late, _ = w.placesSeen(s, added, len(added)-own)
 		}
 		return late
 	}
-	if sight.Watched <= w.sight.Watched+own && sight.Watched < peek.MaxWatched {
+	if sight.Watched <= c.view.Watched+own && sight.Watched < peek.MaxWatched {
 		return nil
 	}
 	w.forgetSets(c) // it may be in a set that is new
-	late, _ = w.registrationsByInode(c, nil)
+	late, _ = w.registrationsByInode(s, nil)
 	return slices.DeleteFunc(late, func(r registration) bool {
-		return slices.ContainsFunc(places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
+		return slices.ContainsFunc(s.places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
 	})
 }
 
 // idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or
 // listening. One whose connect(2) has failed while nobody waited is not: the next one fetches the
 // error.
-func (w *worker) idle(family int) bool {
-	s := &w.sight
-	if s.Mode&unix.S_IFMT != unix.S_IFSOCK || s.Family != family || s.Type != unix.SOCK_STREAM || s.State != tcpClose || !s.Unconnected {
+func (v *view) idle(family int) bool {
+	if v.Mode&unix.S_IFMT != unix.S_IFSOCK || v.Family != family || v.Type != unix.SOCK_STREAM || v.State != tcpClose || !v.Unconnected {
 		return false
 	}
-	return s.Protocol == unix.IPPROTO_TCP || s.Protocol == unix.IPPROTO_MPTCP
+	return v.Protocol == unix.IPPROTO_TCP || v.Protocol == unix.IPPROTO_MPTCP
 }
 
 // untouched reports whether what was seen is a TCP socket of the origin in the state that socket(2)
 // leaves one in, which is no other number's or process's.
-func (w *worker) untouched(family int) bool {
-	all, sight := w.s.sights.Load(), &w.sight
+func (w *worker) untouched(v *view, family int) bool {
+	all := w.s.sights.Load()
 	fresh := &all.fresh4
 	if family == unix.AF_INET6 {
 		fresh = &all.fresh6
 	}
-	return w.unshared() && sight.Common == fresh.Common && sight.Stream == fresh.Stream
+	return w.unshared(v) && v.Common == fresh.Common && v.Stream == fresh.Stream
 }
 
-func (w *worker) unshared() bool {
-	sight := &w.sight
-	return sight.Mode == unix.S_IFSOCK|0o777 && sight.NetNS == w.s.origin.Cookie && w.single() && !sight.Owned &&
-		sight.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load()
+// unshared reports whether what was seen is a socket of the origin that is no other number's or
+// process's, and whose options nobody has set that hardly anybody sets.
+func (w *worker) unshared(v *view) bool {
+	return v.Mode == unix.S_IFSOCK|0o777 && v.NetNS == w.s.origin.Cookie && v.single() && !v.Owned &&
+		v.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load()
 }
 
 // untouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set
 // nevertheless, a bit each.
-func (w *worker) untouchedUDP(tid int) (set int, is bool) {
-	all, sight := w.s.sights.Load(), &w.sight
-	if !w.unshared() || sight.Family != unix.AF_INET || sight.Protocol != unix.IPPROTO_UDP || sight.Type != unix.SOCK_DGRAM {
+func (w *worker) untouchedUDP(c *call) (set int, is bool) {
+	all, v := w.s.sights.Load(), c.view
+	if v == nil || !w.unshared(v) || v.Family != unix.AF_INET || v.Protocol != unix.IPPROTO_UDP || v.Type != unix.SOCK_DGRAM {
 		return 0, false
 	}
-	all.learn.Do(func() { w.learnUDP(all, tid) })
+	all.learn.Do(func() { w.learnUDP(all, c.tid) })
 	for set := range all.freshUDP {
-		if fresh := &all.freshUDP[set]; fresh.File != 0 && sight.Common == fresh.Common && sight.Datagram == fresh.Datagram {
+		if fresh := &all.freshUDP[set]; fresh.File != 0 && v.Common == fresh.Common && v.Datagram == fresh.Datagram {
 			return set, true
 		}
 	}

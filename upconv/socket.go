@@ -39,8 +39,22 @@ type socket struct {
 	often     int
 	// resets is whether the connection that it has is reset: see disconnectCall.
 	resets bool
+	// inode is of the file, from make on.
+	inode inode
 	// reads is what readTCP has read besides; nil: nothing.
 	reads *reads
+}
+
+// inode is what fstat(2) tells of a socket: its owner, its mode, and the number that no other one has
+// as long as there is a copy of it.
+type inode struct {
+	uid, gid int
+	mode     uint32
+	number   uint64
+}
+
+func inodeIn(stat *unix.Stat_t) inode {
+	return inode{int(stat.Uid), int(stat.Gid), stat.Mode, stat.Ino}
 }
 
 // examine reads what a swap needs to know of a stream, with as few calls as will do. idle is false

@@ -63,7 +63,7 @@ func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
 	if sock.untouched {
 		setOften(s.fd, sock.often, x != nil)
 	}
-	if lost := w.copyInode(s.old, s.fd, sock); lost != "" {
+	if lost := w.copyInode(s); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
 	return out, false, true
@@ -92,7 +92,7 @@ func (w *worker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 // findPlaces finds the places in epoll sets that the old socket has.
 func (w *worker) findPlaces(s *swap) {
 	lost := ""
-	if s.places, lost = w.registrations(s.c, s.old); lost != "" {
+	if s.places, lost = w.registrations(s); lost != "" {
 		s.e.Add(lost)
 	}
 }
@@ -103,12 +103,12 @@ func (w *worker) findPlaces(s *swap) {
 // flags. If others may have old it is put among the worker's witnesses before.
 func (w *worker) lookLast(s *swap) (out outcome, raced, ok bool) {
 	last, c, old := &s.last, s.c, s.old
-	if w.sighted {
-		last.watched = old >= 0 && !w.single() && w.witness(old)
+	if v := c.view; v != nil {
+		last.watched = old >= 0 && !v.single() && w.witness(old)
 		if old >= 0 && w.replaced(c, old) {
 			return carryOn, true, false
 		}
-		last.closesOnExec = w.sight.CloseOnExec
+		last.closesOnExec = v.CloseOnExec
 		return out, false, true
 	}
 	// One read says all: an inode number is the socket's own as long as there is a copy of it.
@@ -118,7 +118,7 @@ func (w *worker) lookLast(s *swap) (out outcome, raced, ok bool) {
 	})
 	switch errno {
 	case 0:
-		same := info.Ino == w.sight.Ino
+		same := info.Ino == s.sock.inode.number
 		s.sock.flags = info.Flags &^ unix.O_CLOEXEC
 		last.closesOnExec = info.ClosesOnExec()
 		return carryOn, !same, same
@@ -170,9 +170,9 @@ func (w *worker) abandon(s *swap) {
 // takePlaces looks for what the old socket, which is not the target's any more, has got until the very
 // end: places in epoll sets, which the new one takes over, and a thread that waits for it.
 func (w *worker) takePlaces(s *swap) (waited bool) {
-	waited, late := w.lookBack(s.c, s.old, s.places, s.last.watched)
+	waited, late := w.lookBack(s)
 	s.places = append(s.places, late...)
-	w.settlePlaces(s.c, s.places[:s.early], s.old, s.fd)
+	w.settlePlaces(s)
 	w.unregister(s.places, s.old) // whoever has a copy: no more events from it
 	return waited
 }

@@ -29,7 +29,7 @@ func (w *worker) swapDatagram(s *swap, sa []byte) (out outcome, raced bool) {
 	// moment in which it has it.
 	s.early = len(s.places)
 	w.register(c, e, s.places, s.fd)
-	if s.old >= 0 && sock.kind == unix.SOCK_DGRAM && !(w.sighted && w.sight.OwnTable) { // other threads find it as soon as it is installed
+	if s.old >= 0 && sock.kind == unix.SOCK_DGRAM && !c.view.alone() { // other threads find it as soon as it is installed
 		defer w.s.companions.arrived(w.s.companions.arrives(s.fd))
 	}
 	if out, ok = w.put(s); !ok {
@@ -90,9 +90,9 @@ func (w *worker) retireDatagram(s *swap, was *former) {
 	var others []int // numbers of the old socket
 	copied := witness && alive
 	if copied {
-		s.places, others = w.replaceCopies(c, s.e, s.fd, s.places)
+		others = w.replaceCopies(s)
 	}
-	if waited || !w.single() && (was.aside || !witness || copied) {
+	if waited || !c.view.single() && (was.aside || !witness || copied) {
 		w.s.receivers.follow(waitedFor, s.fd)
 		if !w.restartWaiters(c, others, s.fd) {
 			s.e.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")

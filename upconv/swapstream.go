@@ -95,7 +95,7 @@ func (w *worker) retireStream(s *swap) {
 		}
 	}
 	if witness && (s.sock.resets || alive) {
-		s.places, _ = w.replaceCopies(s.c, s.e, s.fd, s.places)
+		w.replaceCopies(s)
 		w.noteCopies(s.e, false)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
-	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -53,12 +52,9 @@ type worker struct {
 	call         call
 	sockaddr     [linux.SizeofSockaddrStorage]byte
 	socketInfo   socket
-	reads        *reads     // nil: not needed yet
-	lastLook     *lastLook  // nil: not needed yet
-	sight        peek.Sight // of the target's socket: all of it where sighted, else owner, mode and inode
-	sighted      bool
-	moves        uint64    // how many datagram sockets had been moved when it was looked at
-	held         int       // how many copies of it this worker had then
+	reads        *reads    // nil: not needed yet
+	lastLook     *lastLook // nil: not needed yet
+	viewed       view      // what call.view points to
 	moving       bool      // it moves one now, holds a lock of session.moving for that, and must not wait
 	scratch      [512]byte // for names in /proc and what is read there
 
