@@ -17,78 +17,44 @@ import (
 	"github.com/upconv/upconv/upconv/internal/openfile"
 )
 
+// launching is a command that is being started: what is needed until it is executed.
+type launching struct {
+	plan   *forkPlan
+	report *forkReport
+	unmap  func() // releases report
+	place  *nsdial.Namespace
+	pidfd  int // of the child; -1 before there is one
+
+	// Pipes: the child tells how far it is, and is told to go on.
+	ready, goOn [2]int
+}
+
+// close releases what only the launch needs. The pipes are closed by release; where the launch
+// fails, they end with this process.
+func (l *launching) close() {
+	if l.unmap != nil {
+		l.unmap()
+	}
+	if l.place != nil {
+		l.place.Close()
+	}
+	if l.pidfd >= 0 {
+		unix.Close(l.pidfd)
+	}
+}
+
 // launch starts the command under the filter. It is executed when everything else is in place.
 func (p *process) launch(events *os.File) (err error) {
-	cfg := &p.order.Config
 	if p.plan.missesDatagrams() {
 		p.node.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
 	}
-	filter := filter(p.plan.needs)
-	program, err := filter.Assemble()
-	if err != nil {
-		return failed(err)
+	l := &launching{pidfd: -1}
+	defer l.close()
+	if err := p.planFork(l); err != nil {
+		return err
 	}
-	environ, err := rawEnviron()
-	if err != nil {
-		return failed(err)
-	}
-	shared, unmap, err := newForkReport()
-	if err != nil {
-		return failed(err)
-	}
-	defer unmap()
-	shared.inet6, shared.partner, shared.partner6 = -1, -1, -1
-
-	var ready, goOn [2]int
-	for _, ends := range []*[2]int{&ready, &goOn} {
-		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
-			return failed(os.NewSyscallError("pipe2", err))
-		}
-	}
-	privileged := linux.HasCapability(unix.CAP_SYS_ADMIN)
-	plan := &forkPlan{
-		netns: -1, cloneFlags: unix.CLONE_FILES, supervised: true, parent: os.Getpid(),
-		noNewPrivs: !privileged,
-		filter:     &unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))},
-		flags:      seccompx.FlagNewListener | seccompx.FlagWaitKillableRecv,
-		ready:      ready[1], goOn: goOn[0], report: shared,
-	}
-	plan.inherit(&p.order.Birth)
-	plan.denied = p.order.Denied
-	plan.notifies = p.order.Service.Notify != ""
-	plan.blanks = blanks(environ, p.order.Front, plan.notifies)
-	if err := plan.command(p.order.Files, cfg.Args, environ); err != nil {
-		return &Error{ExitCannot, fmt.Errorf("%s: cannot execute: %w", cfg.Args[0], err)}
-	}
-	switch {
-	case cfg.Isolate:
-		plan.loopback = true
-		plan.cloneFlags |= unix.CLONE_NEWNET
-		if !privileged {
-			plan.partners = true
-			uid, gid := os.Geteuid(), os.Getegid()
-			plan.cloneFlags |= unix.CLONE_NEWUSER
-			plan.uidMap = fmt.Appendf(nil, "%d %d 1\n", uid, uid)
-			plan.gidMap = fmt.Appendf(nil, "%d %d 1\n", gid, gid)
-		}
-	case cfg.Netns != "":
-		ns, err := netns.Open(cfg.Netns)
-		if err != nil {
-			return failed(err)
-		}
-		defer ns.Close()
-		if here, err := nsdial.OpenCurrent(); err != nil {
-			return failed(err)
-		} else {
-			if !ns.Is(here) {
-				plan.netns = ns.FD()
-			}
-			here.Close()
-		}
-	}
-
-	if p.command, err = plan.fork(); err != nil {
-		if plan.cloneFlags&unix.CLONE_NEWUSER != 0 {
+	if p.command, err = l.plan.fork(); err != nil {
+		if l.plan.cloneFlags&unix.CLONE_NEWUSER != 0 {
 			err = fmt.Errorf("--isolate: a new user namespace: %w", explainUserNamespace(err))
 		}
 		return failed(err)
@@ -99,58 +65,184 @@ func (p *process) launch(events *os.File) (err error) {
 			unix.Wait4(p.command, nil, 0, nil)
 		}
 	}()
+	if err := p.awaitFilter(l); err != nil {
+		return failed(err)
+	}
+	if err := p.fillEnvironment(l); err != nil {
+		return failed(err)
+	}
+	listener, err := p.takeListener(l.report)
+	if err != nil {
+		return failed(err)
+	}
+	origin, err := p.takeOrigin(l)
+	if err != nil {
+		return failed(err)
+	}
+	if err := p.startSession(listener, origin, events); err != nil {
+		return failed(explainEntry(err))
+	}
+	if err := p.takeSignals(); err != nil {
+		return failed(err)
+	}
+	if err := p.release(l); err != nil {
+		return err
+	}
+	if p.session.needs.sees {
+		time.AfterFunc(settleSights, p.session.openSights)
+	}
+	openfile.Free.Keep(p.order.Reserved, p.order.Inherited)
+	nullify(0, 1)
+	return nil
+}
 
+// planFork gets ready all that the child needs: it cannot allocate.
+func (p *process) planFork(l *launching) error {
+	filter := filter(p.plan.needs)
+	program, err := filter.Assemble()
+	if err != nil {
+		return failed(err)
+	}
+	environ, err := rawEnviron()
+	if err != nil {
+		return failed(err)
+	}
+	if l.report, l.unmap, err = newForkReport(); err != nil {
+		return failed(err)
+	}
+	l.report.inet6, l.report.partner, l.report.partner6 = -1, -1, -1
+	for _, ends := range []*[2]int{&l.ready, &l.goOn} {
+		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+			return failed(os.NewSyscallError("pipe2", err))
+		}
+	}
+	l.plan = &forkPlan{
+		netns: -1, cloneFlags: unix.CLONE_FILES, supervised: true, parent: os.Getpid(),
+		noNewPrivs: !linux.HasCapability(unix.CAP_SYS_ADMIN),
+		filter:     &unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))},
+		flags:      seccompx.FlagNewListener | seccompx.FlagWaitKillableRecv,
+		ready:      l.ready[1], goOn: l.goOn[0], report: l.report,
+	}
+	l.plan.inherit(&p.order.Birth)
+	l.plan.denied = p.order.Denied
+	l.plan.notifies = p.order.Service.Notify != ""
+	l.plan.blanks = blanks(environ, p.order.Front, l.plan.notifies)
+	args := p.order.Config.Args
+	if err := l.plan.command(p.order.Files, args, environ); err != nil {
+		return &Error{ExitCannot, fmt.Errorf("%s: cannot execute: %w", args[0], err)}
+	}
+	if err := p.planNamespace(l); err != nil {
+		return failed(err)
+	}
+	return nil
+}
+
+// planNamespace has the child make or enter the network namespace that the user wants it in.
+func (p *process) planNamespace(l *launching) (err error) {
+	cfg, plan := &p.order.Config, l.plan
+	switch {
+	case cfg.Isolate:
+		plan.loopback = true
+		plan.cloneFlags |= unix.CLONE_NEWNET
+		if !linux.HasCapability(unix.CAP_SYS_ADMIN) {
+			plan.partners = true
+			uid, gid := os.Geteuid(), os.Getegid()
+			plan.cloneFlags |= unix.CLONE_NEWUSER
+			plan.uidMap = fmt.Appendf(nil, "%d %d 1\n", uid, uid)
+			plan.gidMap = fmt.Appendf(nil, "%d %d 1\n", gid, gid)
+		}
+	case cfg.Netns != "":
+		if l.place, err = netns.Open(cfg.Netns); err != nil {
+			return err
+		}
+		here, err := nsdial.OpenCurrent()
+		if err != nil {
+			return err
+		}
+		defer here.Close()
+		if !l.place.Is(here) {
+			plan.netns = l.place.FD()
+		}
+	}
+	return nil
+}
+
+// awaitFilter waits until the child is under the filter and has made its sockets.
+func (p *process) awaitFilter(l *launching) error {
 	// The child shares this process's descriptors until it goes on, so a pipe cannot tell of its
 	// death.
 	pidfd, err := unix.PidfdOpen(p.command, 0)
 	if err != nil {
 		if missing := Requirements(); missing != nil {
-			return failed(missing)
+			return missing
 		}
-		return failed(os.NewSyscallError("pidfd_open", err))
+		return os.NewSyscallError("pidfd_open", err)
 	}
-	defer unix.Close(pidfd)
-	if !await(ready[0], pidfd) {
-		return failed(explain(shared, plan))
+	l.pidfd = pidfd
+	if !await(l.ready[0], l.pidfd) {
+		return explain(l.report, l.plan)
 	}
+	return nil
+}
+
+// fillEnvironment writes the variables of the command's environment that name its process, or the
+// socket that it tells systemd on.
+func (p *process) fillEnvironment(l *launching) (err error) {
 	notify := ""
-	if plan.notifies {
-		if p.relay, err = p.newRelay(int(shared.notify)); err != nil {
-			return failed(err)
+	if l.plan.notifies {
+		if p.relay, err = p.newRelay(int(l.report.notify)); err != nil {
+			return err
 		}
 		notify = p.relay.address
 	}
-	plan.fillBlanks(p.command, notify)
-	listener, err := seccompx.NewListener(int(shared.listener))
+	l.plan.fillBlanks(p.command, notify)
+	return nil
+}
+
+// takeListener takes the listener that the child has made.
+func (p *process) takeListener(r *forkReport) (*seccompx.Listener, error) {
+	listener, err := seccompx.NewListener(int(r.listener))
 	if err != nil {
-		return failed(err)
+		return nil, err
 	}
 	// Everything else that the kernel must be able to do, tried on what is there.
 	if missing := p.lacking(listener); missing != nil {
-		return failed(missing)
+		return nil, missing
 	}
 	if err := listener.SetSyncWakeUp(); err != nil {
 		p.node.log.Debug("each stopped call takes some microseconds longer", "error", err)
 	}
+	return listener, nil
+}
+
+// takeOrigin takes the sockets that the child has made in its network namespace.
+func (p *process) takeOrigin(l *launching) (*netns.Origin, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/net", p.command), &stat); err != nil {
-		return failed(fmt.Errorf("the command's network namespace: %w", err))
+		return nil, fmt.Errorf("the command's network namespace: %w", err)
 	}
+	r := l.report
 	origin, err := netns.NewOrigin(netns.OriginSockets{
-		Inet: int(shared.inet), Inet6: int(shared.inet6), Netlink: int(shared.netlink), Partner: int(shared.partner), Partner6: int(shared.partner6),
+		Inet: int(r.inet), Inet6: int(r.inet6), Netlink: int(r.netlink), Partner: int(r.partner), Partner6: int(r.partner6),
 	}, stat.Ino)
 	if err != nil {
-		return failed(err)
+		return nil, err
 	}
-	origin.Closed = cfg.Isolate && !privileged
+	origin.Closed = l.plan.partners
 	if p.plan.needs.crosses() || p.plan.needs.atSocket() {
 		if err := origin.Open(p.command); err != nil {
-			return failed(err)
+			return nil, err
 		}
 	}
-	with := sessionParts{listener: listener, origin: origin, discover: origin.Discoverer(cfg.Netns, p.command)}
+	return origin, nil
+}
+
+// startSession has the listener's calls be answered from now on. events is nil if nobody wants
+// them.
+func (p *process) startSession(listener *seccompx.Listener, origin *netns.Origin, events *os.File) error {
+	with := sessionParts{listener: listener, origin: origin, discover: origin.Discoverer(p.order.Config.Netns, p.command)}
 	if events != nil {
-		with.events = event.NewLog(events, stat.Ino, func(err error) { p.node.log.Warn("events are lost", "error", err) })
+		with.events = event.NewLog(events, origin.Inode, func(err error) { p.node.log.Warn("events are lost", "error", err) })
 	}
 	s := p.node.newSession(p.plan, with)
 	p.session = s
@@ -161,11 +253,12 @@ func (p *process) launch(events *os.File) (err error) {
 			os.Exit(ExitFailed) // without it the command is killed
 		}
 	}()
-	if err := s.start(); err != nil {
-		return failed(explainEntry(err))
-	}
+	return s.start()
+}
 
-	// From here on signals are for the command, also while it is being executed.
+// takeSignals tells the front process that signals are for the command from here on, also while it
+// is being executed, and returns when that is so.
+func (p *process) takeSignals() error {
 	p.say.Encode(report{Started: true})
 	p.hangups = make(chan struct{}, 1)
 	go p.reloads()
@@ -174,34 +267,30 @@ func (p *process) launch(events *os.File) (err error) {
 	<-heard
 	// Nor does the supervisor die with the front process any more: listen ends the command, and its
 	// descendants are served.
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0); err != nil {
-		return failed(os.NewSyscallError("prctl PR_SET_PDEATHSIG", err))
-	}
+	return os.NewSyscallError("prctl PR_SET_PDEATHSIG", unix.Prctl(unix.PR_SET_PDEATHSIG, 0, 0, 0, 0))
+}
 
-	// Go. The second byte says that the child has descriptors of its own; after it, its end of the
-	// pipe closes when the command is executed.
-	unix.Write(goOn[1], []byte{0})
-	alive := await(ready[0], pidfd)
-	unix.Close(ready[1])
-	unix.Close(goOn[0])
-	unix.Close(goOn[1])
+// release lets the child go, and returns when it has been executed.
+func (p *process) release(l *launching) error {
+	// The second byte says that the child has descriptors of its own; after it, its end of the pipe
+	// closes when the command is executed.
+	unix.Write(l.goOn[1], []byte{0})
+	alive := await(l.ready[0], l.pidfd)
+	unix.Close(l.ready[1])
+	unix.Close(l.goOn[0])
+	unix.Close(l.goOn[1])
 	if alive {
-		await(ready[0], pidfd)
+		await(l.ready[0], l.pidfd)
 	}
-	unix.Close(ready[0])
-	if shared.errno != 0 && shared.step == stepExec {
+	unix.Close(l.ready[0])
+	switch {
+	case l.report.errno == 0:
+		return nil
+	case l.report.step == stepExec:
 		path := p.order.Files[0]
-		return cannotExecute(path, &os.PathError{Op: "exec", Path: path, Err: unix.Errno(shared.errno)})
+		return cannotExecute(path, &os.PathError{Op: "exec", Path: path, Err: unix.Errno(l.report.errno)})
 	}
-	if shared.errno != 0 {
-		return failed(explain(shared, plan))
-	}
-	if s.needs.sees {
-		time.AfterFunc(settleSights, s.openSights)
-	}
-	openfile.Free.Keep(p.order.Reserved, p.order.Inherited)
-	nullify(0, 1)
-	return nil
+	return failed(explain(l.report, l.plan))
 }
 
 // await reads one byte from a pipe. It reports false where there is none: the pipe has ended, or

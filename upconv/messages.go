@@ -2,8 +2,8 @@ package upconv
 
 import "github.com/upconv/upconv/upconv/internal/birth"
 
-// The messages between the front process and the supervisor, as gob over a stream socket. (Not as JSON:
-// paths are bytes, and need not be UTF-8.)
+// The messages between the front process and the supervisor, as gob over a stream socket. (Not as
+// JSON: paths are bytes, and need not be UTF-8.)
 type (
 	// order is the first message to the supervisor.
 	order struct {

@@ -37,7 +37,6 @@ var exemptions = map[string]int{
 	"upconv/internal/peek Peeker.program": 134,
 	"upconv/policy newLookup":             87,
 	"upconv/policy ParseRoute":            147,
-	"upconv process.launch":               185,
 
 	"cmd/upconv/internal/demo join (parameters)": 6,
 	"cmd/upconv routeFlags (parameters)":         6,
