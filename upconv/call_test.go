@@ -277,7 +277,7 @@ func TestOptionsUnreadAreStopped(t *testing.T) {
 			t.Fatal(err)
 		}
 		var used optionsUsed
-		used.note(n)
+		used.note(n.passes)
 		for i := range sockopts {
 			row := &sockopts[i]
 			action := judge(t, p, arch, nr, [6]uint64{3, uint64(row.level), uint64(row.name)})

@@ -156,6 +156,13 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 	return carryOn, false
 }
 
+// readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
+// copy, but for its state and its flags. It is false for anything else.
+func (w *worker) readTCP(c *call, fd int, s *socket) (ok bool) {
+	w.reads = w.reads.current(&w.s.used)
+	return w.reads.into(s, fd, c.view != nil) // if seen, its owner is known
+}
+
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
 // copy of it, and w.socketInfo what readTCP has said, or nothing.
 func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old int) (out outcome, raced bool) {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -27,41 +26,6 @@ import (
 // whatever is there: its loopback, say. So calls that have an address are never left to the kernel
 // once any datagram socket has been moved: upconv makes them itself, with its own copy of the
 // address and of what is to be sent.
-
-// examineDatagram reads what a swap needs to know. ok is false where fd is no socket that datagrams
-// are moved for: another protocol, or a raw socket, but for ICMP's, with which ping(8) and
-// traceroute(8) work.
-func examineDatagram(fd int, s *socket) (ok bool) {
-	*s = socket{}
-	var proto, kind int32
-	if linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4) != 0 ||
-		linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 {
-		return false
-	}
-	switch {
-	case kind == unix.SOCK_DGRAM && (proto == unix.IPPROTO_UDP || proto == unix.IPPROTO_UDPLITE || proto == unix.IPPROTO_ICMP):
-	case kind == unix.SOCK_DGRAM && proto == unix.IPPROTO_ICMPV6: // so is one that took the place of an ICMP socket
-	case kind == unix.SOCK_RAW && proto == unix.IPPROTO_ICMP:
-		s.headers = sendsHeaders(fd) // it could say that it is anybody
-	default:
-		return false
-	}
-	s.proto, s.kind = int(proto), int(kind)
-	if !s.readName(fd) {
-		return false
-	}
-	if s.kind == unix.SOCK_RAW { // the "port" of a raw socket is its protocol
-		s.name[2], s.name[3] = 0, 0
-	}
-	s.bound = s.port() != 0 || !linux.AllZero(s.address())
-	return s.readPlace(fd) && !s.headers
-}
-
-// sendsHeaders reports whether a raw socket sends with IP headers of the program's making.
-func sendsHeaders(fd int) bool {
-	var on int32
-	return linux.Getsockopt(fd, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&on), 4) != 0 || on != 0
-}
 
 // sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
 // it says so only if asked to fetch it; then fd is a copy, else -1.
@@ -265,15 +229,6 @@ var (
 	someUnix   = &policy.Route{Kind: policy.UnixPath}
 	broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 )
-
-// asMadeUnix has s be what the program made that the Unix socket fd took the place of, which was in
-// the namespace netns.
-func (s *socket) asMadeUnix(fd int, p *passport.Passport, netns uint64) (ok bool) {
-	*s = socket{kind: linux.KindOf(p.Proto), proto: p.Proto, netns: netns}
-	s.setName(p.Family, p.LocalPort)
-	s.flags, ok = linux.FlagsOf(fd)
-	return ok
-}
 
 // move is swapDatagram, one at a time for a socket.
 func (w *worker) move(s *swap, sa []byte) (out outcome, raced bool) {

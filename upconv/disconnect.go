@@ -83,20 +83,3 @@ func resetOnClose(fd int) {
 	linger := unix.Linger{Onoff: 1}
 	linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&linger), unsafe.Sizeof(linger))
 }
-
-// forgetPort has s have no port. It is false if the socket fd, which s tells of, has one. A
-// connect(2) that fails gives the port up, but getsockname(2) goes on saying its number. So fd,
-// which is about to be replaced, is bound to any other port: that says EINVAL if it has one.
-func (s *socket) forgetPort(fd int) bool {
-	if s.port() == 0 {
-		return true
-	}
-	var anywhere [linux.SizeofSockaddrIn6]byte
-	binary.NativeEndian.PutUint16(anywhere[:], uint16(s.domain))
-	if linux.Bind(fd, anywhere[:]) != 0 {
-		return false
-	}
-	clear(s.name[2:4]) // sin_port
-	s.bound = false
-	return true
-}

@@ -197,27 +197,6 @@ func (w *worker) hasPassport(fd int) (family int, ok bool) {
 	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.ReadFrom(fd, family)
 }
 
-// asMade has s, an AF_INET6 socket that took the place of another, be what the program made.
-func (s *socket) asMade(p *passport.Passport) {
-	s.proto = p.Proto
-	if s.domain == p.Family {
-		s.bound = s.port() != 0
-	} else {
-		s.setName(p.Family, s.port()) // its address means nothing in the other family
-	}
-}
-
-// setName gives s a family, and a name of that which has no address.
-func (s *socket) setName(family int, port uint16) {
-	s.domain, s.bound = family, port != 0
-	s.name, s.nameLen = [linux.SizeofSockaddrIn6]byte{}, linux.SizeofSockaddrIn
-	if family == unix.AF_INET6 {
-		s.nameLen = linux.SizeofSockaddrIn6
-	}
-	binary.NativeEndian.PutUint16(s.name[:], uint16(family))
-	binary.BigEndian.PutUint16(s.name[2:], port)
-}
-
 // inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
 func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 	o := w.s.origin
@@ -272,52 +251,13 @@ func (x *crossing) finish(w *worker, e *event.Pending, old, to int, sock *socket
 	if x.route.Kind == policy.UnixPath {
 		return x.finishUnix(w, old, to, sock)
 	}
-	if old >= 0 {
-		w.s.copyMapped(old, to, sock.domain)
+	if old >= 0 && sock.domain == unix.AF_INET {
+		copyMapped(w.s.fresh.of(unix.AF_INET), &w.s.used, old, to)
 	}
 	if errno := x.scope(to); errno != 0 {
 		return errno
 	}
 	return x.pass.PutOn6(to)
-}
-
-// mappedOption is an IPv4 option that has a counterpart of IPv6, which is what then has an effect.
-// An AF_INET6 socket takes the IPv4 one too, so that a program reads what it has set.
-type mappedOption struct {
-	inet, inet6 int
-	row         int // of inet in sockopts
-}
-
-var mappedOptions = []mappedOption{
-	{inet: unix.IP_TOS, inet6: unix.IPV6_TCLASS},
-	{inet: unix.IP_TTL, inet6: unix.IPV6_UNICAST_HOPS},
-	{inet: unix.IP_MTU_DISCOVER, inet6: unix.IPV6_MTU_DISCOVER},
-	{inet: unix.IP_RECVERR, inet6: unix.IPV6_RECVERR},
-	{inet: unix.IP_MINTTL, inet6: unix.IPV6_MINHOPCOUNT},
-	{inet: unix.IP_UNICAST_IF, inet6: unix.IPV6_UNICAST_IF},
-	{inet: unix.IP_RECVERR_RFC4884, inet6: unix.IPV6_RECVERR_RFC4884},
-	// What comes with datagrams: recv.go makes IPv4 control messages of it again.
-	{inet: unix.IP_PKTINFO, inet6: unix.IPV6_RECVPKTINFO},
-	{inet: unix.IP_RECVTTL, inet6: unix.IPV6_RECVHOPLIMIT},
-	{inet: unix.IP_RECVTOS, inet6: unix.IPV6_RECVTCLASS},
-	{inet: unix.IP_RECVORIGDSTADDR, inet6: ipv6OrigDstAddr},
-	{inet: unix.IP_RECVFRAGSIZE, inet6: ipv6RecvFragSize},
-}
-
-// copyMapped gives an AF_INET6 socket the counterparts of what has been set on an old one.
-func (s *session) copyMapped(old, to, domain int) {
-	if domain != unix.AF_INET {
-		return
-	}
-	defaults := s.fresh.of(domain)
-	for _, m := range mappedOptions {
-		var value [maxSockopt]byte
-		if !s.used.has(m.row) || linux.Getsockopt(old, unix.IPPROTO_IP, m.inet, unsafe.Pointer(&value), 4) != 0 ||
-			[4]byte(value[:4]) == [4]byte(defaults.values[m.row][:4]) {
-			continue
-		}
-		linux.Setsockopt(to, unix.IPPROTO_IPV6, m.inet6, unsafe.Pointer(&value), 4)
-	}
 }
 
 // family returns the address family of the new socket.

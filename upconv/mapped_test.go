@@ -20,7 +20,10 @@ func TestMappedOptions(t *testing.T) {
 			t.Fatal(level, name, errno)
 		}
 	}
-	var s session
+	var s struct {
+		fresh freshSockets
+		used  optionsUsed
+	}
 	freshOf := func(domain int) int {
 		fd, errno := linux.NewSocket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 		if errno != 0 {
@@ -44,8 +47,8 @@ func TestMappedOptions(t *testing.T) {
 		write(after, unix.IPPROTO_IP, v.inet, v.value)
 		mapOption(after, v.inet)
 	}
-	s.copyMapped(old, before, unix.AF_INET)
-	s.copyMapped(freshOf(unix.AF_INET), untouched, unix.AF_INET)
+	copyMapped(&s.fresh.inet, &s.used, old, before)
+	copyMapped(&s.fresh.inet, &s.used, freshOf(unix.AF_INET), untouched)
 	fresh := freshOf(unix.AF_INET6)
 	for _, v := range values {
 		for _, fd := range []int{before, after} {

@@ -411,24 +411,6 @@ func (w *worker) setNowhere(p *passport.Passport, level, name, length int) outco
 	return answer(errno)
 }
 
-// copyOption copies an option that is an int.
-func copyOption(from, to, level, name int) {
-	var value int32
-	if linux.Getsockopt(from, level, name, unsafe.Pointer(&value), 4) == 0 {
-		linux.Setsockopt(to, level, name, unsafe.Pointer(&value), 4)
-	}
-}
-
-// mapOption has an IPv4 option that has just been set on an AF_INET6 socket take effect.
-func mapOption(fd, name int) {
-	for _, m := range mappedOptions {
-		var value int32
-		if m.inet == name && linux.Getsockopt(fd, unix.IPPROTO_IP, name, unsafe.Pointer(&value), 4) == 0 {
-			linux.Setsockopt(fd, unix.IPPROTO_IPV6, m.inet6, unsafe.Pointer(&value), 4)
-		}
-	}
-}
-
 // setUnixFilter handles what the program does to the filter of a socket that is a Unix one now,
 // where it is never run: the passport must survive it.
 func (w *worker) setUnixFilter(c *call, p *passport.Passport, fd, name int) outcome {

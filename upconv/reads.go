@@ -120,17 +120,20 @@ func listReads(used *optionsUsed, protocol bool) *reads {
 	return r
 }
 
-// readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
-// copy, but for its state and its flags. It is false for anything else.
-func (w *worker) readTCP(c *call, fd int, s *socket) (ok bool) {
-	used := &w.s.used
-	if w.reads == nil || w.reads.used != used.snapshot() || w.reads.protocol == 0 && used.others.Load() {
-		w.reads = newReads(used)
+// current returns r, which may be nil, or another one if r does not read what is to be read by now.
+func (r *reads) current(used *optionsUsed) *reads {
+	if r == nil || r.used != used.snapshot() || r.protocol == 0 && used.others.Load() {
+		return newReads(used)
 	}
-	r := w.reads
+	return r
+}
+
+// into reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for its
+// state and its flags; of the file only where that is not known. It is false for anything else.
+func (r *reads) into(s *socket, fd int, known bool) (ok bool) {
 	calls := r.calls
-	if c.view != nil {
-		calls = calls[:len(calls)-1] // its owner is known
+	if known {
+		calls = calls[:len(calls)-1]
 	}
 	*s = socket{}
 	if !r.ask(calls, fd) || r.nameLen < linux.SizeofSockaddrIn {
@@ -146,7 +149,7 @@ func (w *worker) readTCP(c *call, fd int, s *socket) (ok bool) {
 	if s.domain != unix.AF_INET && s.domain != unix.AF_INET6 {
 		return false
 	}
-	if c.view == nil {
+	if !known {
 		s.inode = inodeIn(&r.stat)
 	}
 	return true

@@ -17,41 +17,30 @@ import (
 // and MPTCP, whether SO_PROTOCOL is in it or not.
 func TestReadTCP(t *testing.T) {
 	for _, others := range []bool{false, true} {
-		w := &worker{s: testSession(t), witnesses: -1}
-		w.s.used.others.Store(others)
-		t.Run(fmt.Sprintf("others %v", others), func(t *testing.T) { testReadTCP(t, w) })
+		var r reader
+		r.used.others.Store(others)
+		t.Run(fmt.Sprintf("others %v", others), func(t *testing.T) { testReadTCP(t, &r) })
 		if mptcp, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP); err == nil {
 			unix.Close(mptcp)
-			if is := w.reads.protocol > 0; is != others {
+			if is := r.reads.protocol > 0; is != others {
 				t.Errorf("others: %v, and SO_PROTOCOL is read: %v", others, is)
 			}
 		}
 	}
 }
 
-// TestNoteSMC holds that the first socket of SMC has SO_PROTOCOL be read from then on.
-func TestNoteSMC(t *testing.T) {
-	for _, test := range []struct {
-		args  [3]uint64
-		notes bool
-	}{
-		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP}, false},
-		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, ipprotoSMC}, true},
-		{[3]uint64{afSMC, unix.SOCK_STREAM, 0}, true},
-	} {
-		w := &worker{s: testSession(t), witnesses: -1}
-		c := new(call)
-		copy(c.args[:], test.args[:])
-		if out := w.socketCall(c); !out.carriesOn() {
-			t.Errorf("socket(%v) is not left to the kernel", test.args)
-		}
-		if is := w.s.used.others.Load(); is != test.notes {
-			t.Errorf("socket(%v) is noted: %v", test.args, is)
-		}
-	}
+// reader reads sockets as a worker does.
+type reader struct {
+	used  optionsUsed
+	reads *reads
 }
 
-func testReadTCP(t *testing.T, w *worker) {
+func (r *reader) read(fd int, sock *socket) bool {
+	r.reads = r.reads.current(&r.used)
+	return r.reads.into(sock, fd, false)
+}
+
+func testReadTCP(t *testing.T, r *reader) {
 	for _, test := range []struct {
 		domain, kind, proto int
 		port                uint16
@@ -82,7 +71,7 @@ func testReadTCP(t *testing.T, w *worker) {
 			}
 		}
 		var sock, want socket
-		if is := w.readTCP(&call{}, fd, &sock); is != test.is {
+		if is := r.read(fd, &sock); is != test.is {
 			t.Errorf("%s: read: %v", name, is)
 		}
 		if !test.is {
@@ -120,7 +109,7 @@ func freePort(t *testing.T) uint16 {
 // read before, and holds that the next volley has just that, or that it is read by a call of its
 // own.
 func TestReadOptions(t *testing.T) {
-	w := &worker{s: testSession(t), witnesses: -1}
+	var r reader
 	set := map[string]any{
 		"SO_REUSEADDR": int32(1), "SO_KEEPALIVE": int32(1), "SO_LINGER": unix.Linger{Onoff: 1, Linger: 7},
 		"SO_RCVTIMEO": unix.Timeval{Sec: 3, Usec: 500000}, "SO_SNDTIMEO": unix.Timeval{Sec: 4}, "SO_SNDBUF or SO_RCVBUF": int32(10000),
@@ -147,7 +136,7 @@ func TestReadOptions(t *testing.T) {
 		var before, after, want [maxSockopt]byte
 		read := func(to *[maxSockopt]byte) {
 			var sock socket
-			if !w.readTCP(&call{}, fd, &sock) {
+			if !r.read(fd, &sock) {
 				t.Fatal("not TCP")
 			}
 			if row.carry != nil {
@@ -184,15 +173,15 @@ func TestReadOptions(t *testing.T) {
 		} else if binary.NativeEndian.Uint32(before[:]) != 1 || after[0] != 0 {
 			t.Errorf("%s: tuned: %v, then %v", row.label, before[0], after[0])
 		}
-		if w.reads.rows[i] > 0 {
+		if r.reads.rows[i] > 0 {
 			volleyed++
 		}
 	}
 	if want := 16; volleyed != want {
 		t.Errorf("%d options are read in a volley, want %d", volleyed, want)
 	}
-	if len(w.reads.calls) > maxReads {
-		t.Errorf("%d calls: there is no room for more", len(w.reads.calls))
+	if len(r.reads.calls) > maxReads {
+		t.Errorf("%d calls: there is no room for more", len(r.reads.calls))
 	}
 }
 
@@ -204,8 +193,8 @@ func TestReadNotedOptions(t *testing.T) {
 		unix.SO_SNDBUF: "SO_SNDBUF or SO_RCVBUF", unix.SO_RCVBUF: "SO_SNDBUF or SO_RCVBUF", unix.SO_SNDBUFFORCE: "SO_SNDBUF or SO_RCVBUF",
 		unix.SO_RCVBUFFORCE: "SO_SNDBUF or SO_RCVBUF", unix.SO_REUSEADDR: "SO_REUSEADDR",
 	} {
-		w := &worker{s: testSession(t), witnesses: -1}
-		w.s.used.note(needs{swaps: true})
+		var r reader
+		r.used.note(func(row *sockopt) bool { return row.always && !row.blind }) // as without a look in the kernel
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -215,9 +204,9 @@ func TestReadNotedOptions(t *testing.T) {
 		var sock socket
 		for _, set := range []bool{false, true} {
 			if set {
-				w.noteOption(unix.SOL_SOCKET, option)
+				r.used.noteSetting(unix.SOL_SOCKET, option)
 			}
-			if !w.readTCP(&call{}, fd, &sock) {
+			if !r.read(fd, &sock) {
 				t.Fatal("not TCP")
 			}
 			if is := sock.reads.rows[row] > 0; is != set {
@@ -230,7 +219,7 @@ func TestReadNotedOptions(t *testing.T) {
 // TestEqualDefaults holds that a socket of which nothing was set has the default options, and one
 // of which any was set that is read has not.
 func TestEqualDefaults(t *testing.T) {
-	w := &worker{s: testSession(t), witnesses: -1}
+	var r reader
 	newTCP := func() int {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -242,7 +231,7 @@ func TestEqualDefaults(t *testing.T) {
 	var d defaults
 	same := func(fd int) bool {
 		var sock socket
-		if !w.readTCP(&call{}, fd, &sock) {
+		if !r.read(fd, &sock) {
 			t.Fatal("not TCP")
 		}
 		return sock.reads.equalDefaults(&d)
@@ -258,7 +247,7 @@ func TestEqualDefaults(t *testing.T) {
 	read := 0
 	for i := range sockopts {
 		row := &sockopts[i]
-		if w.reads.rows[i] == 0 {
+		if r.reads.rows[i] == 0 {
 			continue
 		}
 		read++

@@ -110,7 +110,7 @@ func (n *node) newSession(p *plan, with sessionParts) *session {
 	}
 	s.rules.Store(p.rules)
 	s.restricted.any.Store(p.needs.swaps && areRestricted())
-	s.used.note(p.needs)
+	s.used.note(p.needs.passes)
 	s.fresh.learn(s.origin)
 	if e := s.origin.Egress; e != nil && !s.needs.atSocket() && (s.home == nil || p.rules.policy.Fallback().Kind != policy.Netns) {
 		s.home = e // where most sockets are made

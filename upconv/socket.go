@@ -1,7 +1,6 @@
 package upconv
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"unsafe"
@@ -13,122 +12,6 @@ import (
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
-
-// tcpClose is TCP_CLOSE (netinet/tcp.h): not connected, not connecting, not listening.
-const tcpClose = 7
-
-// socket is what a swap needs to know of the target's socket.
-type socket struct {
-	domain, proto int
-	kind          int    // SOCK_STREAM, SOCK_DGRAM or SOCK_RAW
-	netns         uint64 // SO_NETNS_COOKIE
-	flags         int    // file status flags, F_GETFL
-	// name is its struct sockaddr_in or sockaddr_in6, getsockname(2); bound is whether it has one.
-	name    [linux.SizeofSockaddrIn6]byte
-	nameLen uint32
-	bound   bool
-	// chosen is whether the kernel has chosen its port, and nobody has asked for it; see
-	// worker.portChosen.
-	chosen bool
-	// connected is whether a datagram socket was when it was moved.
-	connected bool
-	// headers is whether it is a raw one that sends with IP headers of the program's making.
-	headers bool
-	// untouched is whether untouchedUDP says so, and often what else.
-	untouched bool
-	often     int
-	// resets is whether the connection that it has is reset: see disconnectCall.
-	resets bool
-	// inode is of the file, from make on.
-	inode inode
-	// reads is what readTCP has read besides; nil: nothing.
-	reads *reads
-}
-
-// inode is what fstat(2) tells of a socket: its owner, its mode, and the number that no other one has
-// as long as there is a copy of it.
-type inode struct {
-	uid, gid int
-	mode     uint32
-	number   uint64
-}
-
-func inodeIn(stat *unix.Stat_t) inode {
-	return inode{int(stat.Uid), int(stat.Gid), stat.Mode, stat.Ino}
-}
-
-// examine reads what a swap needs to know of a stream, with as few calls as will do. idle is false
-// where it is not a TCP or MPTCP socket, or is one that is connected, connecting or listening.
-func examine(fd int, s *socket) (idle bool) {
-	return s.readStream(fd) && s.readIdle(fd) && s.readFlags(fd)
-}
-
-// readIdle reads netns, if it is not known. It is false for a stream that is connected, connecting
-// or listening.
-func (s *socket) readIdle(fd int) (idle bool) {
-	if s.port() != 0 || s.proto == unix.IPPROTO_MPTCP { // only a socket with a port can be in another state
-		var state uint8
-		if linux.Getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) != 0 || state != tcpClose {
-			return false
-		}
-	}
-	return s.netns != 0 || s.readNetns(fd)
-}
-
-// readStream reads what a TCP or MPTCP socket is, and its name. It is false for any other stream;
-// whoever calls it knows that fd is one.
-func (s *socket) readStream(fd int) bool {
-	*s = socket{}
-	var proto int32
-	if linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4) != 0 ||
-		proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP {
-		return false
-	}
-	s.proto, s.kind = int(proto), unix.SOCK_STREAM
-	if !s.readName(fd) {
-		return false
-	}
-	s.named()
-	return true
-}
-
-// named derives domain and bound of a stream from name.
-func (s *socket) named() {
-	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
-	s.bound = s.port() != 0 || !linux.AllZero(s.address())
-}
-
-// readName reads what getsockname(2) tells: name, and with it domain. It is false for what has no
-// name of IPv4 or IPv6.
-func (s *socket) readName(fd int) bool {
-	s.nameLen = uint32(len(s.name))
-	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&s.name)), uintptr(unsafe.Pointer(&s.nameLen)))
-	if errno != 0 || s.nameLen < linux.SizeofSockaddrIn {
-		return false
-	}
-	s.domain = int(binary.NativeEndian.Uint16(s.name[:]))
-	return true
-}
-
-// readPlace reads netns and flags.
-func (s *socket) readPlace(fd int) (ok bool) { return s.readNetns(fd) && s.readFlags(fd) }
-
-// readNetns reads netns. It is false for what is not a socket.
-func (s *socket) readNetns(fd int) (ok bool) {
-	s.netns = linux.NetnsCookie(fd)
-	return s.netns != 0
-}
-
-// readFlags reads flags.
-func (s *socket) readFlags(fd int) (ok bool) {
-	s.flags, ok = linux.FlagsOf(fd)
-	return ok
-}
-
-func (s *socket) port() uint16 { return binary.BigEndian.Uint16(s.name[2:]) }
-
-// address is the bytes of the IP address within name.
-func (s *socket) address() []byte { return linux.AddressIn(s.domain, &s.name) }
 
 // socket makes a non-blocking socket in the egress; the caller owns it.
 func (w *worker) socket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {

@@ -307,6 +307,15 @@ func (u *optionsUsed) set(row int) {
 
 func (u *optionsUsed) has(row int) bool { return u.rows[row/64].Load()&(1<<(row%64)) != 0 }
 
+// noteSetting notes that somebody sets an option. It is false for one that has no row.
+func (u *optionsUsed) noteSetting(level, name int) (known bool) {
+	row := rowSetBy(level, name)
+	if row >= 0 {
+		u.set(row)
+	}
+	return row >= 0
+}
+
 // snapshot returns what rows say.
 func (u *optionsUsed) snapshot() (rows [len(optionsUsed{}.rows)]uint64) {
 	for i := range u.rows {
@@ -315,10 +324,11 @@ func (u *optionsUsed) snapshot() (rows [len(optionsUsed{}.rows)]uint64) {
 	return rows
 }
 
-// note has the rows be told by the filter that it stops setsockopt(2) for, with these needs.
-func (u *optionsUsed) note(n needs) {
+// note has the rows be told by the filter that it stops setsockopt(2) for. passes reports for which
+// it does not.
+func (u *optionsUsed) note(passes func(row *sockopt) bool) {
 	for i := range sockopts {
-		if row := &sockopts[i]; row.always && slices.Contains(sockoptLevels, row.level) && !n.passes(row) {
+		if row := &sockopts[i]; row.always && slices.Contains(sockoptLevels, row.level) && !passes(row) {
 			u.noted[i/64] |= 1 << (i % 64)
 		}
 	}
@@ -339,33 +349,6 @@ func (u *optionsUsed) setAll() {
 	u.any.Store(true)
 	u.owner.Store(true)
 	u.others.Store(true)
-}
-
-// setsockopt handles a stopped setsockopt(2): one of the options that are not read at every swap.
-// It is noted and goes on.
-func (w *worker) setsockopt(c *call) outcome {
-	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
-	w.noteOption(level, name)
-	if w.s.needs.atSocket() && namesInterface(level, name) {
-		return w.toOrigin(c)
-	}
-	return w.setCrossed(c)
-}
-
-func (w *worker) noteOption(level, name int) {
-	switch row := rowSetBy(level, name); {
-	case row >= 0:
-		w.s.used.set(row)
-	case level == unix.IPPROTO_TCP || level == unix.SOL_SOCKET:
-		// Most options of the other levels are for datagrams and multicast, and fail on TCP.
-		w.s.log.Debug("a socket option that is not carried over to a new socket", "level", level, "option", name)
-	}
-}
-
-// setOwner handles a stopped fcntl(2) or ioctl(2) that says who gets a socket's signals.
-func (w *worker) setOwner(c *call) outcome {
-	w.s.used.owner.Store(true)
-	return carryOn
 }
 
 // defaults is what a fresh socket of the origin answers to each row of sockopts, by family. A

@@ -1,0 +1,129 @@
+package upconv
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+)
+
+// bindLike binds the socket to as s, of which old is a copy, is bound. An address that the egress
+// does not have becomes any address, which is reported; the port is kept.
+func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix.Errno) {
+	// A stream that has been swapped before may have a port of the kernel's choice, which means
+	// nothing now. That of datagrams is the same whomever they are for.
+	if !s.bound || s.netns != origin && s.kind == unix.SOCK_STREAM && s.chosen {
+		return false, 0
+	}
+	name := s.name
+	errno = s.bindTo(old, to, name[:s.nameLen])
+	if errno != unix.EADDRNOTAVAIL {
+		return false, errno
+	}
+	clear(linux.AddressIn(s.domain, &name))
+	if s.port() == 0 {
+		return true, 0
+	}
+	return true, s.bindTo(old, to, name[:s.nameLen])
+}
+
+// bindTo binds the socket to to a name with the port of s, of which old is a copy.
+func (s *socket) bindTo(old, to int, name []byte) unix.Errno {
+	switch {
+	case s.port() == 0 && s.kind == unix.SOCK_STREAM:
+		return bindAddress(to, name)
+	case s.port() != 0 && s.chosen:
+		if errno := bindChosen(to, name); errno != unix.ENOPROTOOPT && (errno != unix.EADDRINUSE || !linux.SameNetns(old, to)) {
+			return errno
+		}
+	}
+	errno := linux.Bind(to, name)
+	if errno == unix.EADDRINUSE && s.port() != 0 && linux.SameNetns(old, to) {
+		// The port is taken by the old socket itself.
+		errno = bindBeside(old, to, name)
+	}
+	return errno
+}
+
+// bindAgain binds the socket to to the port that s has, which is one of an egress: the program may
+// know it. If somebody has it where to is, that gets another one.
+func (s *socket) bindAgain(to int) {
+	name := s.name
+	if s.port() == 0 || s.chosen && bindChosen(to, name[:s.nameLen]) == 0 {
+		return
+	}
+	clear(linux.AddressIn(s.domain, &name))
+	linux.Bind(to, name[:s.nameLen])
+}
+
+// resume has a socket that was kept be in use again, in the place of s: with no peer, and with its
+// port. The kernel takes a port that it has chosen itself from who is disconnected, see
+// __udp_disconnect in net/ipv4/udp.c. One that was not used before it was put aside has none yet.
+func (s *socket) resume(kept int) {
+	var was socket
+	switch {
+	case !was.readName(kept):
+	case was.port() == 0:
+		s.chosen = true
+		s.bindAgain(kept)
+	case linux.IsConnected(kept):
+		linux.Disconnect(kept)
+		was.chosen = true
+		was.bindAgain(kept)
+	}
+}
+
+// bindChosen binds a socket to a name, and has the kernel choose its port out of a range of one
+// (ip(7), IP_LOCAL_PORT_RANGE, Linux 6.3): so it is given up when a connect fails. A port that is
+// not in the range of the namespace becomes another one.
+func bindChosen(to int, name []byte) unix.Errno {
+	var before uint32
+	port := uint32(binary.BigEndian.Uint16(name[2:]))
+	one := port<<16 | port
+	if errno := linux.Getsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4); errno != 0 {
+		return errno
+	}
+	if errno := linux.Setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&one), 4); errno != 0 {
+		return errno
+	}
+	var any [linux.SizeofSockaddrIn6]byte
+	length := copy(any[:], name)
+	clear(any[2:4])
+	errno := linux.Bind(to, any[:length])
+	linux.Setsockopt(to, unix.IPPROTO_IP, ipLocalPortRange, unsafe.Pointer(&before), 4)
+	return errno
+}
+
+// bindAddress binds a stream to the address of a name, whose port is 0. It gets a port when it is
+// connected, one that need be free for that peer alone. For bind(2) itself one that another
+// connection has yet, in TIME_WAIT say, would be taken.
+func bindAddress(to int, name []byte) unix.Errno {
+	var before int32
+	one := int32(1)
+	linux.Getsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&before), 4)
+	linux.Setsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&one), 4)
+	errno := linux.Bind(to, name)
+	linux.Setsockopt(to, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, unsafe.Pointer(&before), 4)
+	return errno
+}
+
+// bindBeside binds the socket to to a name that old has and is about to lose.
+func bindBeside(old, to int, name []byte) unix.Errno {
+	var before, beforeOld int32
+	one := int32(1)
+	linux.Getsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
+	linux.Getsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
+	for _, fd := range []int{old, to} {
+		if errno := linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&one), 4); errno != 0 {
+			return errno
+		}
+	}
+	errno := linux.Bind(to, name)
+	linux.Setsockopt(to, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&before), 4)
+	if errno != 0 {
+		linux.Setsockopt(old, unix.SOL_SOCKET, unix.SO_REUSEADDR, unsafe.Pointer(&beforeOld), 4)
+	}
+	return errno
+}
