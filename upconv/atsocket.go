@@ -8,6 +8,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -58,8 +59,8 @@ func (w *worker) socketCall(c *call) outcome {
 	kind, proto := int(int32(c.args[1])), int(int32(c.args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
-	if int32(c.args[0]) == afSMC || proto == ipprotoSMC {
-		w.s.used.others.Store(true)
+	if int32(c.args[0]) == afSMC || proto == sockstate.IPProtoSMC {
+		w.s.used.Others.Store(true)
 		return carryOn
 	}
 	switch {
@@ -151,7 +152,7 @@ func (w *worker) bindAtSocket(c *call) outcome {
 		}
 		family, dst, ok := sendDestination(sa)
 		if family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min {
-			dst, ok = linux.Inet6Destination(sa), w.socketInfo.domain == unix.AF_INET6
+			dst, ok = linux.Inet6Destination(sa), w.socketInfo.Domain == unix.AF_INET6
 		}
 		if !ok || family == unix.AF_UNSPEC && !dst.Addr().IsUnspecified() || dst.Addr().IsUnspecified() && dst.Port() == 0 {
 			// To no address that it could be bound to; or to any port, of which nobody knows yet.
@@ -159,7 +160,7 @@ func (w *worker) bindAtSocket(c *call) outcome {
 			w.closeNow(old)
 			return answer(errno)
 		}
-		if !w.socketInfo.forgetPort(old) {
+		if !w.socketInfo.ForgetPort(old) {
 			return answer(unix.EINVAL) // as it is bound already
 		}
 		if out, raced := w.bringBack(c, old, dst); !raced && !(out.carriesOn() && w.guards(c)) {
@@ -245,13 +246,13 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	switch {
 	case seen && !w.saw(c.view, fd), !w.s.inEgress(linux.NetnsCookie(fd)):
 	case linux.TypeOf(fd) == unix.SOCK_STREAM:
-		ok = examine(fd, sock)
+		ok = sockstate.ExamineStream(fd, sock)
 	case all:
-		ok = examineDatagram(fd, sock) || sock.headers
+		ok = sockstate.ExamineDatagram(fd, sock) || sock.Headers
 	default:
-		ok = examineDatagram(fd, sock) && sock.proto != unix.IPPROTO_ICMP && sock.proto != unix.IPPROTO_ICMPV6 && !linux.IsConnected(fd)
+		ok = sockstate.ExamineDatagram(fd, sock) && sock.Proto != unix.IPPROTO_ICMP && sock.Proto != unix.IPPROTO_ICMPV6 && !linux.IsConnected(fd)
 	}
-	if !ok || w.livesIn(c.tid, sock.netns) {
+	if !ok || w.livesIn(c.tid, sock.Netns) {
 		w.closeNow(fd)
 		return -1, false
 	}
@@ -280,7 +281,7 @@ func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, r
 	e := w.newEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
 	s := &swap{c: c, e: &e, old: old, sock: &w.socketInfo}
-	if s.sock.kind == unix.SOCK_STREAM {
+	if s.sock.Kind == unix.SOCK_STREAM {
 		return w.swapStream(s, nil)
 	}
 	e.Proto = policy.UDP
@@ -297,7 +298,7 @@ func (w *worker) there(c *call, e *event.Pending, sa []byte) (out outcome, raced
 		w.closeNow(fd)
 		return carryOn, true
 	}
-	w.socketInfo = socket{domain: c.view.Family, kind: unix.SOCK_STREAM, proto: c.view.Protocol, netns: c.view.NetNS, flags: c.view.Flags}
+	w.socketInfo = sockstate.Socket{Domain: c.view.Family, Kind: unix.SOCK_STREAM, Proto: c.view.Protocol, Netns: c.view.NetNS, Flags: c.view.Flags}
 	return w.again(c, e, fd, &w.socketInfo, sa), false
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/policy"
 	"github.com/upconv/upconv/upconv/policy/policytest"
 )
@@ -205,21 +206,21 @@ func TestFilterSwaps(t *testing.T) {
 				t.Errorf("%v %s%#x: %v, want %v", arch, call, args, got, want)
 			}
 		}
-		for i := range sockopts {
-			row := &sockopts[i]
+		for i := range sockstate.Options {
+			row := &sockstate.Options[i]
 			want, wantBlind := seccompx.UserNotify, seccompx.UserNotify
-			if row.always {
+			if row.Always {
 				want = seccompx.Allow
 			}
-			if row.always && !row.blind {
+			if row.Always && !row.Blind {
 				wantBlind = seccompx.Allow
 			}
-			check(sees, want, "setsockopt", 3, uint64(row.level), uint64(row.name))
-			check(blind, wantBlind, "setsockopt", 3, uint64(row.level), uint64(row.name))
-			check(blind, wantBlind, "setsockopt", 3, dirty|uint64(row.level), dirty|uint64(row.name))
-			check(none, seccompx.Allow, "setsockopt", 3, uint64(row.level), uint64(row.name))
+			check(sees, want, "setsockopt", 3, uint64(row.Level), uint64(row.Name))
+			check(blind, wantBlind, "setsockopt", 3, uint64(row.Level), uint64(row.Name))
+			check(blind, wantBlind, "setsockopt", 3, dirty|uint64(row.Level), dirty|uint64(row.Name))
+			check(none, seccompx.Allow, "setsockopt", 3, uint64(row.Level), uint64(row.Name))
 		}
-		for _, name := range []uint64{unix.SO_RCVBUF, unix.SO_SNDBUFFORCE, unix.SO_RCVBUFFORCE, soRcvTimeoNew, soSndTimeoNew} {
+		for _, name := range []uint64{unix.SO_RCVBUF, unix.SO_SNDBUFFORCE, unix.SO_RCVBUFFORCE, sockstate.SoRcvTimeoNew, sockstate.SoSndTimeoNew} {
 			check(blind, seccompx.UserNotify, "setsockopt", 3, unix.SOL_SOCKET, name)
 			check(sees, seccompx.Allow, "setsockopt", 3, unix.SOL_SOCKET, name)
 		}
@@ -276,16 +277,16 @@ func TestOptionsUnreadAreStopped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var used optionsUsed
-		used.note(n.passes)
-		for i := range sockopts {
-			row := &sockopts[i]
-			action := judge(t, p, arch, nr, [6]uint64{3, uint64(row.level), uint64(row.name)})
-			if !used.mustRead(i) && action != seccompx.UserNotify {
-				t.Errorf("%+v: %s is neither read nor stopped", n, row.label)
+		var used sockstate.OptionsUsed
+		used.Note(n.passes)
+		for i := range sockstate.Options {
+			row := &sockstate.Options[i]
+			action := judge(t, p, arch, nr, [6]uint64{3, uint64(row.Level), uint64(row.Name)})
+			if !used.MustRead(i) && action != seccompx.UserNotify {
+				t.Errorf("%+v: %s is neither read nor stopped", n, row.Label)
 			}
-			if used.set(i); !used.mustRead(i) {
-				t.Errorf("%+v: %s is not read although it was set", n, row.label)
+			if used.Set(i); !used.MustRead(i) {
+				t.Errorf("%+v: %s is not read although it was set", n, row.Label)
 			}
 		}
 	}

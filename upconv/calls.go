@@ -5,6 +5,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // callRow says all of one system call that a filter has rules for. The filter, what finds the
@@ -57,7 +58,7 @@ var calls = []callRow{
 			r.stopIf(n.streams, inet, kind.Equal(unix.SOCK_STREAM))
 			r.stopIf(n.datagrams, inet, kind.Equal(unix.SOCK_DGRAM))
 			r.stopIf(n.swaps && !n.sees, low(0).Equal(afSMC))
-			r.stopIf(n.swaps && !n.sees, low(2).Equal(ipprotoSMC))
+			r.stopIf(n.swaps && !n.sees, low(2).Equal(sockstate.IPProtoSMC))
 		},
 		unseen: func(n needs) bool { return n.atSocket() }, // see socketcall
 	},
@@ -131,7 +132,7 @@ var calls = []callRow{
 	},
 
 	// What is done to a socket, and must be done to the one that takes its place. It is stopped only
-	// to know that anybody does it at all, see optionsUsed.
+	// to know that anybody does it at all, see sockstate.OptionsUsed.
 	{
 		name: "setsockopt", handle: (*worker).setsockopt, socketcall: sysSetsockopt, args: 5,
 		rules: setsockoptRules,
@@ -216,13 +217,13 @@ func setsockoptRules(n needs, r *callRules) {
 		return
 	}
 	r.stopIf(n.unix && n.udp, low(1).Equal(unix.IPPROTO_UDP))
-	for _, level := range sockoptLevels {
+	for _, level := range sockstate.Levels {
 		ofLevel := low(1).Equal(uint64(level))
-		for i := range sockopts {
-			row := &sockopts[i]
-			passes := row.level == level && n.passes(row)
-			r.passIf(passes, ofLevel, low(2).Equal(uint64(row.name)))
-			for _, name := range row.otherNames() {
+		for i := range sockstate.Options {
+			row := &sockstate.Options[i]
+			passes := row.Level == level && n.passes(row)
+			r.passIf(passes, ofLevel, low(2).Equal(uint64(row.Name)))
+			for _, name := range row.OtherNames() {
 				r.passIf(passes, ofLevel, low(2).Equal(uint64(name)))
 			}
 		}
@@ -231,12 +232,12 @@ func setsockoptRules(n needs, r *callRules) {
 }
 
 // passes reports whether setsockopt(2) is not stopped for an option.
-func (n needs) passes(row *sockopt) bool {
-	return row.always && !n.tells(row) && (n.sees || !row.blind)
+func (n needs) passes(row *sockstate.Option) bool {
+	return row.Always && !n.tells(row) && (n.sees || !row.Blind)
 }
 
 // tells reports whether a program that sets the option could find out that its socket is of another
 // family.
-func (n needs) tells(row *sockopt) bool {
-	return n.unix && row.level != unix.SOL_SOCKET || n.inet6 && (row.level == unix.IPPROTO_IPV6 || row.level == unix.IPPROTO_IP)
+func (n needs) tells(row *sockstate.Option) bool {
+	return n.unix && row.Level != unix.SOL_SOCKET || n.inet6 && (row.Level == unix.IPPROTO_IPV6 || row.Level == unix.IPPROTO_IP)
 }

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // What the program has done to a socket is done to the one that is to take its place.
@@ -26,7 +27,7 @@ func (w *worker) carry(s *swap, from int, kept bool) unix.Errno {
 // that has been in use before.
 func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
 	e, sock, replacement := s.e, s.sock, s.fd
-	if lost := w.s.fresh.of(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
+	if lost := w.s.fresh.Of(sock.Domain).CopyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
 	if !kept {
@@ -34,15 +35,15 @@ func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
 			return errno
 		}
 	} else {
-		sock.resume(replacement)
+		sock.Resume(replacement)
 	}
-	if w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0 {
+	if w.s.used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
 	}
-	if one := int32(1); sock.headers {
+	if one := int32(1); sock.Headers {
 		linux.Setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
 	}
-	if !sock.resets { // a disconnection ends a shutdown(2), too
+	if !sock.Resets { // a disconnection ends a shutdown(2), too
 		w.shutLike(s, old)
 	}
 	return 0
@@ -55,16 +56,16 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 	switch {
 	case old < 0: // nothing has been done to it
 	case x.family() == unix.AF_UNIX:
-		copyBuffers(nil, old, replacement)
+		sockstate.CopyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.fresh.of(sock.domain).copyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
+		if lost := w.s.fresh.Of(sock.Domain).CopyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
 			e.Add("not carried over: " + lost)
 		}
 	}
 	if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
 		return errno
 	}
-	if old >= 0 && (w.s.used.owner.Load() || sock.flags&unix.O_ASYNC != 0) {
+	if old >= 0 && (w.s.used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0) {
 		copyOwner(old, replacement)
 	}
 	if x.family() == unix.AF_INET6 {
@@ -73,7 +74,7 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 	if kept {
 		return 0
 	}
-	sock.chosen = sock.kind == unix.SOCK_STREAM && w.portChosen(s) // of datagrams, old itself has the port
+	sock.Chosen = sock.Kind == unix.SOCK_STREAM && w.portChosen(s) // of datagrams, old itself has the port
 	return x.bind(e, sock, old, replacement, w.s.origin.Cookie)
 }
 
@@ -83,7 +84,7 @@ func (w *worker) shutLike(s *swap, old int) {
 	shut := uint8(0)
 	if v := s.c.view; v != nil {
 		shut = v.Shutdown
-	} else if s.sock.kind != unix.SOCK_STREAM && old >= 0 {
+	} else if s.sock.Kind != unix.SOCK_STREAM && old >= 0 {
 		shut = shutdownOf(old)
 	}
 	if shut != 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // A program may send to the origin and to an egress, or along several routes, through one and the
@@ -94,11 +95,11 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 	// Of a socket that the program has locked this takes long.
 	old := was.fd
 	was.port, was.handsOn = inetPort(old), handsOn
-	var now socket
+	var now sockstate.Socket
 	var name netip.AddrPort
-	if examineDatagram(current, &now) {
-		if addr, ok := netip.AddrFromSlice(now.address()); ok {
-			name = netip.AddrPortFrom(addr.Unmap(), now.port())
+	if sockstate.ExamineDatagram(current, &now) {
+		if addr, ok := netip.AddrFromSlice(now.Address()); ok {
+			name = netip.AddrPortFrom(addr.Unmap(), now.Port())
 		}
 	}
 	k.mu.Lock()
@@ -175,9 +176,9 @@ func (k *companions) watches(fd int) int {
 
 // inetPort returns the port of an IPv4 or IPv6 socket, 0 of any other.
 func inetPort(fd int) uint16 {
-	var name socket
-	if name.readName(fd) && linux.IsInet(name.domain) {
-		return name.port()
+	var name sockstate.Socket
+	if name.ReadName(fd) && linux.IsInet(name.Domain) {
+		return name.Port()
 	}
 	return 0
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // TestCompanionsOfTwo has two processes use one socket, put aside others for it one after the
@@ -59,21 +60,21 @@ func TestCompanionsFreePort(t *testing.T) {
 	if errno := linux.Bind(sockets[1], netns.AnyName(sockets[1])); errno != 0 {
 		t.Fatal(errno)
 	}
-	var name socket
-	name.readName(sockets[1])
+	var name sockstate.Socket
+	name.ReadName(sockets[1])
 	k.keep(companion{fd: sockets[1], place: 1}, sockets[0], false)
 	linux.Close(sockets[0])
 	k.mu.Lock() // or the sweep that comes by itself may be first
 	defer k.mu.Unlock()
-	other := name.name
+	other := name.Name
 	other[2] ^= 0x80
 	if k.mayHave(other[:]) {
 		t.Error("another port is taken for that of a companion")
 	}
-	if !k.mayHave(name.name[:]) {
+	if !k.mayHave(name.Name[:]) {
 		t.Error("the port of a companion is taken for another one")
 	}
-	if k.sweepLocked(); k.mayHave(name.name[:]) || k.count != 0 || len(k.ports) != 0 {
+	if k.sweepLocked(); k.mayHave(name.Name[:]) || k.count != 0 || len(k.ports) != 0 {
 		t.Errorf("%d companions and %d ports are kept", k.count, len(k.ports))
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -122,7 +123,7 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if seen && (route.Kind == policy.Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(c.view, family) {
-		w.socketInfo = socket{domain: family, kind: unix.SOCK_STREAM, proto: unix.IPPROTO_TCP, netns: c.view.NetNS, flags: c.view.Flags}
+		w.socketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.view.NetNS, Flags: c.view.Flags}
 		if route.Kind == policy.Netns {
 			return w.swapStream(&swap{c: c, e: e, old: -1, sock: &w.socketInfo, egress: w.s.egressOf(route)}, sa)
 		}
@@ -144,7 +145,7 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 	if route.Kind != policy.Direct && w.readTCP(c, old, sock) {
 		return w.routeCopy(c, e, family, sa, old)
 	}
-	*sock = socket{}
+	*sock = sockstate.Socket{}
 	switch kind := linux.TypeOf(old); {
 	case !seen && w.s.needs.udp && linux.IsDatagramType(kind):
 		return w.datagram(c, e, family, sa, old)
@@ -158,9 +159,9 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 
 // readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
 // copy, but for its state and its flags. It is false for anything else.
-func (w *worker) readTCP(c *call, fd int, s *socket) (ok bool) {
-	w.reads = w.reads.current(&w.s.used)
-	return w.reads.into(s, fd, c.view != nil) // if seen, its owner is known
+func (w *worker) readTCP(c *call, fd int, s *sockstate.Socket) (ok bool) {
+	w.reads = w.reads.Current(&w.s.used)
+	return w.reads.Into(s, fd, c.view != nil) // if seen, its owner is known
 }
 
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
@@ -180,8 +181,8 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 			}
 		}
 	}
-	idle, crossed := (sock.reads != nil || sock.readStream(old)) && sock.readIdle(old), false
-	if crosses && (!idle || sock.domain == unix.AF_INET6) {
+	idle, crossed := (sock.Reads != nil || sock.ReadStream(old)) && sock.ReadIdle(old), false
+	if crosses && (!idle || sock.Domain == unix.AF_INET6) {
 		var busy bool
 		if crossed, busy = w.crossed(old, sock, idle); busy && crossed {
 			return answer(unix.EISCONN), false // a Unix socket, which would say something else
@@ -192,7 +193,7 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 			return out, raced
 		}
 	}
-	if !idle || sock.domain != family {
+	if !idle || sock.Domain != family {
 		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if crossed {
@@ -201,11 +202,11 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 			return answer(inetErrno(errno)), false
 		}
 	}
-	if sock.netns != origin.Cookie && !w.s.isEgress(sock.netns) {
+	if sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns) {
 		return carryOn, false // the target went to a namespace of its own: not ours there
 	}
 	if c.view != nil || crossed || route.Kind == policy.UnixPath {
-		sock.readFlags(old) // else lookLast tells them
+		sock.ReadFlags(old) // else lookLast tells them
 	}
 	switch route.Kind {
 	case policy.Direct:
@@ -214,8 +215,8 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 		return w.cross(c, e, old, sock, crossed)
 	}
 	egress := w.s.egressOf(route)
-	if sock.netns == egress.Cookie && (sock.netns != origin.Cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
-		sock.readFlags(old)
+	if sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
+		sock.ReadFlags(old)
 		return w.again(c, e, old, sock, sa), false
 	}
 	return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
@@ -243,12 +244,12 @@ func (w *worker) stays(c *call, e *event.Pending) {
 
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has
 // failed or whose result is still to be fetched.
-func (w *worker) again(c *call, e *event.Pending, fd int, sock *socket, sa []byte) outcome {
+func (w *worker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
 	if out, done := w.mayConnect(c, e, sock); done {
 		return out
 	}
-	if sock.flags&unix.O_NONBLOCK == 0 {
-		linux.SetFlags(fd, sock.flags|unix.O_NONBLOCK) // until begin gives its flags back
+	if sock.Flags&unix.O_NONBLOCK == 0 {
+		linux.SetFlags(fd, sock.Flags|unix.O_NONBLOCK) // until begin gives its flags back
 	}
 	w.retag(c, fd)
 	out := w.begin(c, e, fd, sock, sa)
@@ -260,24 +261,24 @@ func (w *worker) again(c *call, e *event.Pending, fd int, sock *socket, sa []byt
 
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags
 // of the target's socket, and says what the target is to see.
-func (w *worker) begin(c *call, e *event.Pending, fd int, sock *socket, sa []byte) outcome {
+func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
 	e.Local, c.made = fd, true
-	waits := sock.flags&unix.O_NONBLOCK == 0
+	waits := sock.Flags&unix.O_NONBLOCK == 0
 	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
 		out := w.open(c, fd, sa)
-		if sock.bound {
+		if sock.Bound {
 			w.noteConnection(e, fd, sock, sa)
 		}
-		linux.SetFlags(fd, sock.flags)
+		linux.SetFlags(fd, sock.Flags)
 		w.s.events.Record(e, underWay(out.errno))
 		return out
 	}
 	errno := linux.Connect(fd, sa)
-	if sock.bound {
+	if sock.Bound {
 		w.noteConnection(e, fd, sock, sa)
 	}
 	if !waits {
-		linux.SetFlags(fd, sock.flags)
+		linux.SetFlags(fd, sock.Flags)
 		w.s.events.Record(e, underWay(errno))
 		return answer(errno)
 	}
@@ -285,7 +286,7 @@ func (w *worker) begin(c *call, e *event.Pending, fd int, sock *socket, sa []byt
 		return w.beginEarly(c, e, fd, sock, sa, errno)
 	}
 	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
-		linux.SetFlags(fd, sock.flags)
+		linux.SetFlags(fd, sock.Flags)
 		w.s.events.Record(e, 0)
 		if w.waitsForRestricted(e) {
 			return w.s.aside(c, (*worker).connect) // which will find it connecting
@@ -307,10 +308,10 @@ func (w *worker) begin(c *call, e *event.Pending, fd int, sock *socket, sa []byt
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by
 			// looking for the socket anew. So upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
-			return outcome{wait: w.s.newWait(c, e, fd, sock.flags, timeout, sa)}
+			return outcome{wait: w.s.newWait(c, e, fd, sock.Flags, timeout, sa)}
 		}
 	}
-	linux.SetFlags(fd, sock.flags)
+	linux.SetFlags(fd, sock.Flags)
 	w.s.events.Record(e, underWay(errno))
 	if errno == unix.EALREADY {
 		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the

@@ -13,6 +13,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -133,8 +134,8 @@ func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) (out outco
 			return out, false, true
 		}
 	}
-	*sock = socket{
-		domain: unix.AF_INET, kind: unix.SOCK_DGRAM, proto: unix.IPPROTO_UDP, netns: c.view.NetNS, flags: c.view.Flags, untouched: true, often: set,
+	*sock = sockstate.Socket{
+		Domain: unix.AF_INET, Kind: unix.SOCK_DGRAM, Proto: unix.IPPROTO_UDP, Netns: c.view.NetNS, Flags: c.view.Flags, Untouched: true, Often: set,
 	}
 	if route.Kind == policy.Netns {
 		out, raced = w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.egressOf(route)}, sa)
@@ -149,17 +150,17 @@ func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) (out outco
 func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int) (out outcome, raced bool) {
 	route, sock := e.Decision.Route, &w.socketInfo
 	e.From = old
-	known := examineDatagram(old, sock)
+	known := sockstate.ExamineDatagram(old, sock)
 	crossed := false
-	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
+	if w.s.needs.crosses() && (!known || sock.Domain == unix.AF_INET6) {
 		var is int
 		if is, crossed = w.hasPassport(old); crossed {
 			switch p := &w.crossing.pass; {
 			case linux.KindOf(p.Proto) == unix.SOCK_STREAM:
 				return carryOn, false
 			case known:
-				sock.asMade(p)
-			case is != unix.AF_UNIX || !sock.asMadeUnix(old, p, w.s.origin.Cookie):
+				sock.AsMade(p)
+			case is != unix.AF_UNIX || !sock.AsMadeUnix(old, p, w.s.origin.Cookie):
 				return carryOn, false
 			}
 		}
@@ -168,28 +169,28 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 	switch {
 	case !c.sends && !known && !linux.IsDatagramType(linux.TypeOf(old)):
 		return carryOn, true // another file by now
-	case sock.headers && w.s.inEgress(sock.netns) && !w.livesIn(c.tid, sock.netns):
+	case sock.Headers && w.s.inEgress(sock.Netns) && !w.livesIn(c.tid, sock.Netns):
 		// It was moved before the program wanted that.
 		if route.Kind == policy.Reject {
 			return w.finished(c, e, route.Errno), false
 		}
 		e.Decision = policy.DirectDefault
 		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
-	case !known && !crossed, sock.proto == unix.IPPROTO_ICMPV6:
+	case !known && !crossed, sock.Proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == policy.Reject && !c.sends {
 			return answer(linux.Connect(old, sa)), false // never a call that the kernel would make with another file, see reject
 		}
 		return w.leave(c, e, old, sa), false // whatever it is, and whatever the kernel says of it
-	case family == unix.AF_UNSPEC && sock.domain == unix.AF_INET6: // where it stands for no address
+	case family == unix.AF_UNSPEC && sock.Domain == unix.AF_INET6: // where it stands for no address
 		for i := range w.out.run {
 			w.out.messages[i].name = nil
 		}
 		return w.sendAsIs(c, e, old), false
-	case family == unix.AF_INET6 && sock.domain == unix.AF_INET:
+	case family == unix.AF_INET6 && sock.Domain == unix.AF_INET:
 		return answer(unix.EAFNOSUPPORT), false
 	case route.Kind == policy.Reject:
 		return w.finished(c, e, route.Errno), false
-	case sock.netns != origin.Cookie && !w.s.isEgress(sock.netns):
+	case sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns):
 		return w.leave(c, e, old, sa), false // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
@@ -198,17 +199,17 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 		switch dst := e.Dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
 			return w.stay(c, e, old, w.mappedCrossing(e.Dst), nil), false
-		case six && sock.domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.Deaf(old):
+		case six && sock.Domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.Deaf(old):
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
 			return w.stay(c, e, old, nil, sa), false
-		case !crossed && (sock.netns == origin.Cookie || sock.kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.netns)):
+		case !crossed && (sock.Netns == origin.Cookie || sock.Kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.Netns)):
 			return w.stay(c, e, old, nil, sa), false
 		}
 		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
 	case policy.Netns:
 		egress := w.s.egressOf(route)
-		if !crossed && sock.netns == egress.Cookie && (sock.netns != origin.Cookie || w.s.made.has(old)) {
+		if !crossed && sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.made.has(old)) {
 			return w.stay(c, e, old, nil, sa), false
 		}
 		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
@@ -233,16 +234,16 @@ var (
 // move is swapDatagram, one at a time for a socket.
 func (w *worker) move(s *swap, sa []byte) (out outcome, raced bool) {
 	c, e, old, sock := s.c, s.e, s.old, s.sock
-	if sock.bound && linux.IsConnected(old) {
+	if sock.Bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
-		addr, _ := netip.AddrFromSlice(sock.address())
+		addr, _ := netip.AddrFromSlice(sock.Address())
 		if addr.Unmap().IsLoopback() && e.Decision.Route.Kind != policy.Direct && !w.s.returned.has(old) {
 			return answer(unix.EINVAL), false // as from there nothing else is reached, unless it was connected to another peer first
 		}
-		clear(sock.address())
-		sock.connected = true
-		if c.sends && sock.kind == unix.SOCK_DGRAM {
+		clear(sock.Address())
+		sock.Connected = true
+		if c.sends && sock.Kind == unix.SOCK_DGRAM {
 			return w.sendBeside(s)
 		}
 	}
@@ -269,8 +270,8 @@ func (w *worker) move(s *swap, sa []byte) (out outcome, raced bool) {
 		if w.see(c) && old >= 0 {
 			c.view.copies = 1
 		}
-		if sock.untouched {
-			if set, is := w.untouchedUDP(c); c.view == nil || c.view.File != file || !is || set != sock.often {
+		if sock.Untouched {
+			if set, is := w.untouchedUDP(c); c.view == nil || c.view.File != file || !is || set != sock.Often {
 				return carryOn, true
 			}
 		}
@@ -325,7 +326,7 @@ func (w *worker) beside(s *swap) (fd int, errno unix.Errno, raced bool) {
 		return -1, errno, false
 	}
 	if errno = w.carry(s, old, kept); errno == 0 {
-		linux.SetFlags(s.fd, s.sock.flags&^unix.O_ASYNC)
+		linux.SetFlags(s.fd, s.sock.Flags&^unix.O_ASYNC)
 		if fd, errno = linux.Dup(s.fd); errno == 0 {
 			w.s.companions.settle(s.fd)
 			w.s.companions.keepBeside(old, s.fd, w.to(s.egress, s.x))
@@ -451,8 +452,8 @@ func (w *worker) retag(c *call, fd int) {
 
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another
 // one than the program's already; its passport is then in w.crossing.pass.
-func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket, crossed bool) (out outcome, raced bool) {
-	if !crossed && sock.domain == unix.AF_INET6 && onlyIPv6(old) {
+func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) (out outcome, raced bool) {
+	if !crossed && sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
 		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
 	}
 	x := &w.crossing
@@ -463,7 +464,7 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socket,
 	case err != nil:
 		e.Add(err.Error())
 		return w.finished(c, e, unix.ENETUNREACH), false
-	case sock.kind == unix.SOCK_RAW, sock.proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.sends):
+	case sock.Kind == unix.SOCK_RAW, sock.Proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.sends):
 		e.Add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
 		return w.finished(c, e, unix.ENETUNREACH), false
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -20,7 +21,7 @@ import (
 
 // leaves reports whether a port leaves the origin in the swap of a stream.
 func (w *worker) leaves(s *swap) bool {
-	if s.sock.port() == 0 {
+	if s.sock.Port() == 0 {
 		return false
 	}
 	return s.egress != nil && s.egress.Cookie != w.s.origin.Cookie || s.x != nil && s.x.family() == unix.AF_INET6
@@ -34,7 +35,7 @@ func (w *worker) leaves(s *swap) bool {
 // As long as the old socket is the target's, it holds the port in the origin.
 func (w *worker) depart(s *swap) (out outcome, ok bool) {
 	c, to := s.c, w.to(s.egress, s.x)
-	p, port := &w.s.ports, s.sock.port()
+	p, port := &w.s.ports, s.sock.Port()
 	p.put(port, departure{to: to, moving: true})
 	p.goesOn(c.tid)
 	for p.isContended(c.tid, port) {
@@ -50,8 +51,8 @@ func (w *worker) depart(s *swap) (out outcome, ok bool) {
 
 // noteConnection is for a bound stream, of which fd is a copy, that has just begun to connect to
 // sa.
-func (w *worker) noteConnection(e *event.Pending, fd int, sock *socket, sa []byte) {
-	var now socket
+func (w *worker) noteConnection(e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) {
+	var now sockstate.Socket
 	d := departure{to: onInet6}
 	switch route := e.Decision.Route; route.Kind {
 	case policy.Netns:
@@ -60,21 +61,21 @@ func (w *worker) noteConnection(e *event.Pending, fd int, sock *socket, sa []byt
 	default:
 		return
 	}
-	if d.to == place(w.s.origin.Cookie) || !now.readName(fd) {
+	if d.to == place(w.s.origin.Cookie) || !now.ReadName(fd) {
 		return
 	}
-	if port := sock.port(); port != 0 && port != now.port() { // the kernel has chosen another one
+	if port := sock.Port(); port != 0 && port != now.Port() { // the kernel has chosen another one
 		w.s.ports.stays(port, d.to)
 	}
-	if now.port() == 0 {
+	if now.Port() == 0 {
 		return // it has failed
 	}
 	var peer [linux.SizeofSockaddrIn6]byte
 	copy(peer[:], sa)
-	d.cookie, d.inet6 = linux.CookieOf(fd), now.domain == unix.AF_INET6
-	d.local, d.peer = mappedIn(now.domain, &now.name), mappedIn(int(binary.NativeEndian.Uint16(sa)), &peer)
+	d.cookie, d.inet6 = linux.CookieOf(fd), now.Domain == unix.AF_INET6
+	d.local, d.peer = mappedIn(now.Domain, &now.Name), mappedIn(int(binary.NativeEndian.Uint16(sa)), &peer)
 	d.peerPort, d.zone = binary.BigEndian.Uint16(sa[2:]), binary.NativeEndian.Uint32(peer[24:])
-	w.s.ports.put(now.port(), d)
+	w.s.ports.put(now.Port(), d)
 }
 
 // mappedIn returns the IP address within a struct sockaddr_in or sockaddr_in6. An IPv4 address
@@ -110,7 +111,7 @@ func (w *worker) collides(c *call) bool {
 	}
 	defer linux.Close(fd)
 	sock := &w.socketInfo
-	if !examine(fd, sock) || sock.bound || sock.netns != w.s.origin.Cookie && !w.s.inEgress(sock.netns) || !w.mayBind(sock.domain, &name) {
+	if !sockstate.ExamineStream(fd, sock) || sock.Bound || sock.Netns != w.s.origin.Cookie && !w.s.inEgress(sock.Netns) || !w.mayBind(sock.Domain, &name) {
 		return false
 	}
 	connected := d.moving || w.isConnectedYet(c, port, &d)
@@ -143,8 +144,8 @@ func (w *worker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
 
 // isTaken reports whether a socket, of which fd is a copy, could not be bound to a name where a
 // departure has led.
-func (w *worker) isTaken(c *call, fd int, sock *socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
-	probe, errno := w.socketAt(c, d.to, sock.domain)
+func (w *worker) isTaken(c *call, fd int, sock *sockstate.Socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
+	probe, errno := w.socketAt(c, d.to, sock.Domain)
 	if errno != 0 {
 		return false
 	}
@@ -158,11 +159,11 @@ func (w *worker) isTaken(c *call, fd int, sock *socket, d *departure, name *[lin
 	}
 	w.copyInode(&swap{c: c, old: fd, sock: sock, fd: probe}) // sockets share a port with SO_REUSEPORT if they are one user's
 	length := linux.SizeofSockaddrIn6
-	if sock.domain == unix.AF_INET {
+	if sock.Domain == unix.AF_INET {
 		length = linux.SizeofSockaddrIn
 	}
 	if d.to == onInet6 {
-		if addr, _ := netip.AddrFromSlice(linux.AddressIn(sock.domain, name)); !addr.Unmap().Is4() || addr.Unmap().IsLoopback() {
+		if addr, _ := netip.AddrFromSlice(linux.AddressIn(sock.Domain, name)); !addr.Unmap().Is4() || addr.Unmap().IsLoopback() {
 			return false // the kernel itself sees that, or a connection has another address
 		}
 		one := int32(1)
@@ -172,7 +173,7 @@ func (w *worker) isTaken(c *call, fd int, sock *socket, d *departure, name *[lin
 	}
 	errno = linux.Bind(probe, name[:length])
 	if errno == unix.EADDRNOTAVAIL {
-		clear(linux.AddressIn(sock.domain, name))
+		clear(linux.AddressIn(sock.Domain, name))
 		errno = linux.Bind(probe, name[:length])
 	}
 	return errno == unix.EADDRINUSE

@@ -44,8 +44,8 @@ func (w *worker) disconnectCall(c *call) outcome {
 			return out
 		}
 		sock := &w.socketInfo
-		stream := linux.TypeOf(fd) == unix.SOCK_STREAM && sock.readStream(fd) && sock.readPlace(fd)
-		if !stream || !w.s.inEgress(sock.netns) || w.livesIn(c.tid, sock.netns) {
+		stream := linux.TypeOf(fd) == unix.SOCK_STREAM && sock.ReadStream(fd) && sock.ReadPlace(fd)
+		if !stream || !w.s.inEgress(sock.Netns) || w.livesIn(c.tid, sock.Netns) {
 			errno := linux.Connect(fd, c.sa)
 			w.closeNow(fd)
 			return answer(errno)
@@ -70,7 +70,7 @@ func (w *worker) disconnectCall(c *call) outcome {
 func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
 	e := w.newEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
-	c.back, w.socketInfo.resets = true, true
+	c.back, w.socketInfo.Resets = true, true
 	if out, raced = w.swapStream(&swap{c: c, e: &e, old: old, sock: &w.socketInfo}, nil); !raced && out.carriesOn() {
 		out = answer(0)
 	}

@@ -312,7 +312,7 @@ func (w *worker) registrationsIn(s *swap, epfd int, numbers []int, found []regis
 	}
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)
-		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != s.sock.inode.number {
+		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != s.sock.Inode.Number {
 			continue
 		}
 		r := registration{epfd: epfd, number: tfd, event: event}
@@ -433,7 +433,7 @@ func (w *worker) readPlaces(s *swap, place *registration, ino uint64) (was, now 
 		if !ok || tfd != place.number {
 			continue
 		}
-		if !was.is && (of == 0 || of == s.sock.inode.number) {
+		if !was.is && (of == 0 || of == s.sock.Inode.Number) {
 			was = said{event, true}
 		}
 		if !now.is && (of == 0 || of == ino) {

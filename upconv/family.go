@@ -12,6 +12,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -81,10 +82,10 @@ type crossing struct {
 var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
 
 // prepare fills in what a destination is replaced by. The error is one of Translate.
-func (w *worker) prepare(x *crossing, e *event.Pending, sock *socket) error {
+func (w *worker) prepare(x *crossing, e *event.Pending, sock *sockstate.Socket) error {
 	dst := e.Dst
 	x.route, x.mapped = e.Decision.Route, false
-	x.pass = passport.Passport{Family: sock.domain, Proto: sock.proto, Peer: dst, Local: w.localFor(sock, dst.Addr())}
+	x.pass = passport.Passport{Family: sock.Domain, Proto: sock.Proto, Peer: dst, Local: w.localFor(sock, dst.Addr())}
 	w.s.told.add(x.pass.Local)
 	if x.route.Kind == policy.UnixPath {
 		return nil
@@ -99,9 +100,9 @@ func (w *worker) prepare(x *crossing, e *event.Pending, sock *socket) error {
 
 // localFor returns the address that the program is told as its own: what it has bound the socket
 // to, or what its namespace has.
-func (w *worker) localFor(sock *socket, dst netip.Addr) netip.Addr {
-	if sock.bound {
-		if addr, ok := netip.AddrFromSlice(sock.address()); ok {
+func (w *worker) localFor(sock *sockstate.Socket, dst netip.Addr) netip.Addr {
+	if sock.Bound {
+		if addr, ok := netip.AddrFromSlice(sock.Address()); ok {
 			if addr = addr.Unmap(); addr.Is4() && !addr.IsUnspecified() {
 				return addr
 			}
@@ -138,8 +139,8 @@ func (x *crossing) scope(fd int) unix.Errno {
 
 // cross sends a connect(2) along a route to another family. old is as in swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
-func (w *worker) cross(c *call, e *event.Pending, old int, sock *socket, again bool) (out outcome, raced bool) {
-	if sock.domain == unix.AF_INET6 && onlyIPv6(old) {
+func (w *worker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) (out outcome, raced bool) {
+	if sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
 		return carryOn, false // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
 	x := &w.crossing
@@ -175,7 +176,7 @@ func onlyIPv6(fd int) bool {
 // crossed tells whether old is a socket that took the place of one of another family in an earlier
 // connect(2). If it can be connected again, sock then says what the program thinks it is; busy is
 // true where it cannot.
-func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
+func (w *worker) crossed(old int, sock *sockstate.Socket, idle bool) (is, busy bool) {
 	p := &w.crossing.pass
 	if !idle {
 		if !w.s.needs.unix || linux.DomainOf(old) != unix.AF_UNIX {
@@ -183,10 +184,10 @@ func (w *worker) crossed(old int, sock *socket, idle bool) (is, busy bool) {
 		}
 		return p.ReadFromUnix(old), true
 	}
-	if sock.domain != unix.AF_INET6 || !p.ReadFrom6(old) {
+	if sock.Domain != unix.AF_INET6 || !p.ReadFrom6(old) {
 		return false, false
 	}
-	sock.asMade(p)
+	sock.AsMade(p)
 	return true, false
 }
 
@@ -244,15 +245,15 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 }
 
 // finish gives the socket to what copyOptions could not, and its passport.
-func (x *crossing) finish(w *worker, e *event.Pending, old, to int, sock *socket) unix.Errno {
+func (x *crossing) finish(w *worker, e *event.Pending, old, to int, sock *sockstate.Socket) unix.Errno {
 	if x.pass.Proto == unix.IPPROTO_MPTCP {
 		e.Add("TCP instead of MPTCP")
 	}
 	if x.route.Kind == policy.UnixPath {
 		return x.finishUnix(w, old, to, sock)
 	}
-	if old >= 0 && sock.domain == unix.AF_INET {
-		copyMapped(w.s.fresh.of(unix.AF_INET), &w.s.used, old, to)
+	if old >= 0 && sock.Domain == unix.AF_INET {
+		sockstate.CopyMapped(w.s.fresh.Of(unix.AF_INET), &w.s.used, old, to)
 	}
 	if errno := x.scope(to); errno != 0 {
 		return errno

@@ -8,6 +8,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -115,11 +116,11 @@ func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, err
 
 // beginEarly is begin for a send with MSG_FASTOPEN that waits and must not be left to the kernel.
 // errno is what connecting has said.
-func (w *worker) beginEarly(c *call, e *event.Pending, fd int, sock *socket, sa []byte, errno unix.Errno) outcome {
+func (w *worker) beginEarly(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte, errno unix.Errno) outcome {
 	if errno == unix.EINPROGRESS {
 		errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
 	}
-	linux.SetFlags(fd, sock.flags)
+	linux.SetFlags(fd, sock.Flags)
 	w.s.events.Record(e, underWay(errno))
 	switch {
 	case errno == unix.EALREADY:

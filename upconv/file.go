@@ -13,6 +13,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -49,22 +50,22 @@ func copyOwner(from, to int) {
 // copyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
 // user that packet filters and routing rules (skuid, uidrange) see.
 func (w *worker) copyInode(s *swap) (lost string) {
-	of := &s.sock.inode
+	of := &s.sock.Inode
 	if v := s.c.view; v != nil {
-		*of = inode{v.UID, v.GID, v.Mode, v.Ino}
-	} else if s.sock.reads == nil {
+		*of = sockstate.Inode{UID: v.UID, GID: v.GID, Mode: v.Mode, Number: v.Ino}
+	} else if s.sock.Reads == nil {
 		var stat unix.Stat_t
 		if unix.Fstat(s.old, &stat) != nil {
 			return "its owner"
 		}
-		*of = inodeIn(&stat)
+		*of = sockstate.InodeIn(&stat)
 	}
-	if of.uid != w.s.uid || of.gid != w.s.gid {
-		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(s.fd), uintptr(of.uid), uintptr(of.gid)); errno != 0 {
+	if of.UID != w.s.uid || of.GID != w.s.gid {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(s.fd), uintptr(of.UID), uintptr(of.GID)); errno != 0 {
 			lost = "its owner"
 		}
 	}
-	if mode := of.mode &^ unix.S_IFMT; mode != 0o777 {
+	if mode := of.Mode &^ unix.S_IFMT; mode != 0o777 {
 		if _, _, errno := unix.RawSyscall(unix.SYS_FCHMOD, uintptr(s.fd), uintptr(mode), 0); errno != 0 {
 			lost = strings.TrimPrefix(lost+" and its mode", " and ")
 		}
@@ -115,7 +116,7 @@ func (w *worker) alive() bool {
 // replaceCopies puts the new socket under every other number of the target that refers to the old
 // one, and adds the places in epoll sets that these have. It returns the numbers.
 func (w *worker) replaceCopies(s *swap) (numbers []int) {
-	c, ino := s.c, s.sock.inode.number
+	c, ino := s.c, s.sock.Inode.Number
 	numbers, _ = fdsOf(c.tid, target.SocketLink(ino))
 	if len(numbers) > 0 && c.view == nil && w.s.epolls.any.Load() { // else they are known already
 		found, lost := w.registrationsByInode(s, numbers)

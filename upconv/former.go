@@ -8,6 +8,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // place is where a datagram socket is: a namespace, by its cookie, or that it is one of another
@@ -53,13 +54,13 @@ type former struct {
 
 // former returns what there is to know of the socket old, or -1, of the thread tid, whose place is
 // taken by one that is at to.
-func (w *worker) former(tid, old int, sock *socket, to place) (was former) {
+func (w *worker) former(tid, old int, sock *sockstate.Socket, to place) (was former) {
 	was.fd = old
-	if old < 0 || sock.kind != unix.SOCK_DGRAM {
+	if old < 0 || sock.Kind != unix.SOCK_DGRAM {
 		return was
 	}
 	was.place = place(linux.NetnsCookie(old))
-	was.heard = sock.proto == unix.IPPROTO_UDP && sock.bound
+	was.heard = sock.Proto == unix.IPPROTO_UDP && sock.Bound
 	canReturn := true
 	if family := linux.DomainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
 		var pass passport.Passport

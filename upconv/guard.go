@@ -9,6 +9,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -61,7 +62,7 @@ func (w *worker) guard(c *call, e *event.Pending) outcome {
 // copy and w.socketInfo tells. There is nothing there that the call could connect it to. raced is
 // as for route.
 func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
-	if c.fastOpen.on && linux.IsDatagramType(w.socketInfo.kind) { // a flag that means nothing to it
+	if c.fastOpen.on && linux.IsDatagramType(w.socketInfo.Kind) { // a flag that means nothing to it
 		w.closeNow(fd)
 		return w.resend(c)
 	}
@@ -72,7 +73,7 @@ func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
 	if len(sa) == 0 {
 		return answer(unix.EFAULT), false
 	}
-	if family, _, v4 := linux.Destination(sa); family == w.socketInfo.domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
+	if family, _, v4 := linux.Destination(sa); family == w.socketInfo.Domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
 		// The socket is one that has an error to tell.
 		errno, idle := probeConnect(fd, family)
 		if idle {
@@ -118,7 +119,7 @@ func (w *worker) connectDirect(c *call, e *event.Pending) (out outcome, raced bo
 	if !linux.IsInet(domain) {
 		return w.connectOther(c, fd, domain), false
 	}
-	idle := !datagrams && examine(fd, sock)
+	idle := !datagrams && sockstate.ExamineStream(fd, sock)
 	if netns := linux.NetnsCookie(fd); (datagrams || idle) && w.s.inEgress(netns) && !w.livesIn(c.tid, netns) {
 		w.closeNow(fd)
 		return carryOn, true // it was not so a moment ago
@@ -134,13 +135,13 @@ func (w *worker) connectDirect(c *call, e *event.Pending) (out outcome, raced bo
 		return answer(unix.EINVAL), false
 	case idle:
 		return w.again(c, e, fd, sock, c.sa), false
-	case !sock.readStream(fd): // SCTP, say
+	case !sock.ReadStream(fd): // SCTP, say
 		if c.fastOpen.on {
 			return answer(unix.EOPNOTSUPP), false
 		}
 		return w.connectAside(c, fd), false
 	}
-	return w.wouldConnect(c, fd, sock.domain)
+	return w.wouldConnect(c, fd, sock.Domain)
 }
 
 // connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -241,7 +242,7 @@ func (g *guardedSend) unless(errno unix.Errno) unix.Errno {
 func (to *guardedSocket) isClosed() bool {
 	var state uint8
 	return to.proto == unix.IPPROTO_TCP &&
-		linux.Getsockopt(to.fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) == 0 && state == tcpClose
+		linux.Getsockopt(to.fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) == 0 && state == sockstate.TCPClose
 }
 
 // sendWhole is sendGuarded for a socket that sends a message at once or not at all.

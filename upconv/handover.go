@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // unread is what has come for a socket, and nobody has received yet. It is to come for another one.
@@ -23,15 +24,15 @@ func (w *worker) takeOut(c *call, was *companion, current int, egress *netns.Egr
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
 		return u
 	}
-	var now socket
-	if !examineDatagram(current, &now) || now.port() == 0 || !w.outbox(c, current, egress) {
+	var now sockstate.Socket
+	if !sockstate.ExamineDatagram(current, &now) || now.Port() == 0 || !w.outbox(c, current, egress) {
 		return u
 	}
-	addr, _ := netip.AddrFromSlice(now.address())
-	u.to = netip.AddrPortFrom(addr.Unmap(), now.port())
+	addr, _ := netip.AddrFromSlice(now.Address())
+	u.to = netip.AddrPortFrom(addr.Unmap(), now.Port())
 	k := &w.s.companions
 	k.mu.Lock()
-	u.raw = k.raw[now.netns]
+	u.raw = k.raw[now.Netns]
 	k.mu.Unlock()
 	packet := make([]byte, handedOn+maxLength)
 	for range maxHandedOver {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -375,7 +376,7 @@ func (w *worker) setCrossed(c *call) outcome {
 	if family == unix.AF_INET6 && level == unix.IPPROTO_IP && name != unix.IP_OPTIONS {
 		errno := set(fd, level, name, value)
 		if errno == 0 {
-			mapOption(fd, name)
+			sockstate.MapOption(fd, name)
 		}
 		return answer(errno)
 	}
@@ -390,7 +391,7 @@ func (w *worker) setCrossed(c *call) outcome {
 		return answer(errno)
 	}
 	if level == unix.IPPROTO_IP && name == unix.IP_TOS { // which sets this too
-		copyOption(like, fd, unix.SOL_SOCKET, unix.SO_PRIORITY)
+		sockstate.CopyOption(like, fd, unix.SOL_SOCKET, unix.SO_PRIORITY)
 	}
 	if !p.Remember(level, name, value) || p.PutOnUnix(fd) != 0 {
 		w.s.log.Debug("a socket option of a Unix socket is not remembered", "level", level, "option", name)

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // A stream that was bound takes its port along to the egress, and then the port is free in the
@@ -148,8 +150,8 @@ func (p *ports) stays(port uint16, to place) { p.forget(port, departure{to: to, 
 
 // noteAsked is for a socket that the command is given.
 func (p *ports) noteAsked(fd int) {
-	var s socket
-	if s.readName(fd) {
-		p.asked.add(s.port())
+	var s sockstate.Socket
+	if s.ReadName(fd) {
+		p.asked.add(s.Port())
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -185,13 +186,13 @@ func (p *pair) set(t testing.TB, name, value int) {
 		}
 	}
 	if p.passFamily == unix.AF_INET {
-		mapOption(p.six, name)
+		sockstate.MapOption(p.six, name)
 		return
 	}
-	for _, m := range mappedOptions { // a program with an AF_INET6 socket sets both
-		if m.inet == name {
-			unix.SetsockoptInt(p.four, unix.IPPROTO_IPV6, m.inet6, value)
-			unix.SetsockoptInt(p.six, unix.IPPROTO_IPV6, m.inet6, value)
+	for _, m := range sockstate.MappedOptions { // a program with an AF_INET6 socket sets both
+		if m.Inet == name {
+			unix.SetsockoptInt(p.four, unix.IPPROTO_IPV6, m.Inet6, value)
+			unix.SetsockoptInt(p.six, unix.IPPROTO_IPV6, m.Inet6, value)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // source returns what the program is told as the source of a datagram, whose own is the first
@@ -120,14 +121,14 @@ func (r *reception) putIPv4(to *siit.Controls, m siit.Control, data []byte) {
 		if len(data) >= 4 {
 			to.Put(unix.IPPROTO_IP, unix.IP_TOS, []byte{byte(binary.NativeEndian.Uint32(data))})
 		}
-	case ipv6OrigDstAddr:
+	case sockstate.IPv6OrigDstAddr:
 		if len(data) >= 4 {
 			var name [linux.SizeofSockaddrIn6]byte
 			own := passport.Passport{Family: unix.AF_INET}
 			own.Sockaddr(netip.AddrPortFrom(r.pass.Local, binary.BigEndian.Uint16(data[2:])), &name)
 			to.Put(unix.IPPROTO_IP, unix.IP_RECVORIGDSTADDR, name[:linux.SizeofSockaddrIn])
 		}
-	case ipv6RecvFragSize:
+	case sockstate.IPv6RecvFragSize:
 		to.Put(unix.IPPROTO_IP, unix.IP_RECVFRAGSIZE, data)
 	}
 }
@@ -151,9 +152,9 @@ func (r *reception) putMapped(to *siit.Controls, m siit.Control) {
 		option = unix.IP_RECVTTL
 	case unix.IPV6_TCLASS:
 		option = unix.IP_RECVTOS
-	case ipv6OrigDstAddr:
+	case sockstate.IPv6OrigDstAddr:
 		option = unix.IP_RECVORIGDSTADDR
-	case ipv6RecvFragSize:
+	case sockstate.IPv6RecvFragSize:
 		option = unix.IP_RECVFRAGSIZE
 	default:
 		return

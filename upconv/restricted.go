@@ -13,6 +13,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -78,7 +79,7 @@ const (
 // mayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
 // somebody has restricted himself. done is true where the call has another outcome: the target may
 // not, or is to be asked.
-func (w *worker) mayConnect(c *call, e *event.Pending, sock *socket) (out outcome, done bool) {
+func (w *worker) mayConnect(c *call, e *event.Pending, sock *sockstate.Socket) (out outcome, done bool) {
 	all := &w.s.restricted
 	if !all.any.Load() || c.permitted == int(e.Dst.Port())+1 || !e.Dst.IsValid() { // no address with a port
 		return out, false
@@ -138,7 +139,7 @@ func (s *session) refuseUnasked(e *event.Pending, why string) outcome {
 }
 
 // ask has the target asked whether it may connect a socket like sock. It then begins its call anew.
-func (w *worker) ask(c *call, e *event.Pending, sock *socket) outcome {
+func (w *worker) ask(c *call, e *event.Pending, sock *sockstate.Socket) outcome {
 	decoy, errno := w.newDecoy(c, e, sock)
 	if errno != 0 {
 		return w.refuseUnasked(e, "socket(2) says "+linux.ErrnoName(errno))
@@ -154,8 +155,8 @@ func (w *worker) ask(c *call, e *event.Pending, sock *socket) outcome {
 
 // newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.dst only decides.
 // It is for MPTCP too, of which Landlock knows nothing so far.
-func (w *worker) newDecoy(c *call, e *event.Pending, sock *socket) (fd int, errno unix.Errno) {
-	fd, errno = w.inOrigin(c.tid, sock.domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+func (w *worker) newDecoy(c *call, e *event.Pending, sock *sockstate.Socket) (fd int, errno unix.Errno) {
+	fd, errno = w.inOrigin(c.tid, sock.Domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
 		return -1, errno
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -580,7 +581,7 @@ func (w *worker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
 		return false
 	}
 	if linux.TypeOf(fd) != unix.SOCK_DGRAM { // what a raw one may send can change
-		return !sendsHeaders(fd)
+		return !sockstate.SendsHeaders(fd)
 	}
 	w.noteSettled(fd, cookie)
 	return true
@@ -633,8 +634,8 @@ func (w *worker) noteSettled(fd int, netns uint64) {
 func (w *worker) sendAsIs(c *call, e *event.Pending, old int) outcome {
 	sock, o := &w.socketInfo, &w.out
 	var x *crossing
-	known := examineDatagram(old, sock)
-	if w.s.needs.crosses() && (!known || sock.domain == unix.AF_INET6) {
+	known := sockstate.ExamineDatagram(old, sock)
+	if w.s.needs.crosses() && (!known || sock.Domain == unix.AF_INET6) {
 		if family, crossed := w.hasPassport(old); crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM {
 			switch n := len(o.messages[0].name); {
 			case n > 0 && (n < linux.SizeofSockaddrIn || w.crossing.pass.Family == unix.AF_INET6):
@@ -651,10 +652,10 @@ func (w *worker) sendAsIs(c *call, e *event.Pending, old int) outcome {
 	}
 	switch {
 	case x != nil: // whatever namespace a Unix socket is of
-	case sock.headers && w.s.inEgress(sock.netns): // to its peer, if it has one
-	case !known || sock.netns != w.s.origin.Cookie && !w.s.isEgress(sock.netns): // none of ours
-	case sock.kind == unix.SOCK_DGRAM && (sock.domain == unix.AF_INET || sock.netns != w.s.origin.Cookie):
-		w.noteSettled(old, sock.netns)
+	case sock.Headers && w.s.inEgress(sock.Netns): // to its peer, if it has one
+	case !known || sock.Netns != w.s.origin.Cookie && !w.s.isEgress(sock.Netns): // none of ours
+	case sock.Kind == unix.SOCK_DGRAM && (sock.Domain == unix.AF_INET || sock.Netns != w.s.origin.Cookie):
+		w.noteSettled(old, sock.Netns)
 	}
 	return w.stay(c, e, old, x, nil)
 }
@@ -1070,7 +1071,7 @@ func privilegedControl(control []byte) bool {
 				return false // EINVAL
 			}
 			switch h.Type {
-			case unix.IPV6_PKTINFO, unix.IPV6_HOPLIMIT, unix.IPV6_TCLASS, unix.IPV6_DONTFRAG, ipv6FlowInfo:
+			case unix.IPV6_PKTINFO, unix.IPV6_HOPLIMIT, unix.IPV6_TCLASS, unix.IPV6_DONTFRAG, sockstate.IPv6FlowInfo:
 			default:
 				return true
 			}

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
@@ -18,8 +19,8 @@ func lacksPort(fd int, onUnix bool) bool {
 	if onUnix {
 		return false
 	}
-	var s socket
-	return linux.TypeOf(fd) == unix.SOCK_DGRAM && s.readName(fd) && s.port() == 0
+	var s sockstate.Socket
+	return linux.TypeOf(fd) == unix.SOCK_DGRAM && s.ReadName(fd) && s.Port() == 0
 }
 
 // maxFutile is how often in a row a send may say EAGAIN though there is room. It does if others

@@ -18,6 +18,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -34,8 +35,8 @@ type session struct {
 	epolls   epolls
 	events   *event.Log
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
-	used     optionsUsed
-	fresh    freshSockets           // what nobody has done anything to
+	used     sockstate.OptionsUsed
+	fresh    sockstate.FreshSockets // what nobody has done anything to
 	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
 	open     sync.Once              // has it become clear which
 	needs    needs
@@ -110,8 +111,8 @@ func (n *node) newSession(p *plan, with sessionParts) *session {
 	}
 	s.rules.Store(p.rules)
 	s.restricted.any.Store(p.needs.swaps && areRestricted())
-	s.used.note(p.needs.passes)
-	s.fresh.learn(s.origin)
+	s.used.Note(p.needs.passes)
+	s.fresh.Learn(s.origin)
 	if e := s.origin.Egress; e != nil && !s.needs.atSocket() && (s.home == nil || p.rules.policy.Fallback().Kind != policy.Netns) {
 		s.home = e // where most sockets are made
 	} else if e != nil && s.home.Cookie == e.Cookie {
@@ -136,7 +137,7 @@ func (s *session) noteInherited(fds []int) {
 		}
 		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 		if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) { // with options that somebody may have set
-			s.used.setAll()
+			s.used.SetAll()
 			s.ports.noteAsked(fd)
 		}
 	}

@@ -15,7 +15,7 @@ func (w *worker) setsockopt(c *call) outcome {
 
 // noteOption notes that somebody sets an option.
 func (w *worker) noteOption(level, name int) {
-	if !w.s.used.noteSetting(level, name) && (level == unix.IPPROTO_TCP || level == unix.SOL_SOCKET) {
+	if !w.s.used.NoteSetting(level, name) && (level == unix.IPPROTO_TCP || level == unix.SOL_SOCKET) {
 		// Most options of the other levels are for datagrams and multicast, and fail on TCP.
 		w.s.log.Debug("a socket option that is not carried over to a new socket", "level", level, "option", name)
 	}
@@ -23,6 +23,6 @@ func (w *worker) noteOption(level, name int) {
 
 // setOwner handles a stopped fcntl(2) or ioctl(2) that says who gets a socket's signals.
 func (w *worker) setOwner(c *call) outcome {
-	w.s.used.owner.Store(true)
+	w.s.used.Owner.Store(true)
 	return carryOn
 }

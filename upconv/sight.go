@@ -12,6 +12,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // Where upconv has the privilege, it looks at a descriptor in the kernel itself, with one call for
@@ -166,7 +167,7 @@ func (w *worker) latePlaces(s *swap, sight *peek.Sight) (late []registration) {
 // listening. One whose connect(2) has failed while nobody waited is not: the next one fetches the
 // error.
 func (v *view) idle(family int) bool {
-	if v.Mode&unix.S_IFMT != unix.S_IFSOCK || v.Family != family || v.Type != unix.SOCK_STREAM || v.State != tcpClose || !v.Unconnected {
+	if v.Mode&unix.S_IFMT != unix.S_IFSOCK || v.Family != family || v.Type != unix.SOCK_STREAM || v.State != sockstate.TCPClose || !v.Unconnected {
 		return false
 	}
 	return v.Protocol == unix.IPPROTO_TCP || v.Protocol == unix.IPPROTO_MPTCP
@@ -187,7 +188,7 @@ func (w *worker) untouched(v *view, family int) bool {
 // process's, and whose options nobody has set that hardly anybody sets.
 func (w *worker) unshared(v *view) bool {
 	return v.Mode == unix.S_IFSOCK|0o777 && v.NetNS == w.s.origin.Cookie && v.single() && !v.Owned &&
-		v.Flags&unix.O_ASYNC == 0 && !w.s.used.any.Load()
+		v.Flags&unix.O_ASYNC == 0 && !w.s.used.Any.Load()
 }
 
 // untouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set
@@ -234,7 +235,7 @@ func setOften(fd, set int, inet6 bool) {
 		if one := int32(1); set&(1<<i) != 0 {
 			linux.Setsockopt(fd, o.level, o.name, unsafe.Pointer(&one), 4)
 			if inet6 && o.level == unix.IPPROTO_IP {
-				mapOption(fd, o.name)
+				sockstate.MapOption(fd, o.name)
 			}
 		}
 	}

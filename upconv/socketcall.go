@@ -34,11 +34,11 @@ func (w *worker) socketcall(c *call) outcome {
 		return carryOn
 	}
 	of := rowsOfSocketcall[what]
-	w.s.used.others.Store(true) // by this call it may have made anything
+	w.s.used.Others.Store(true) // by this call it may have made anything
 	var raw [24]byte
 	if target.ReadMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*of.args]) != 0 {
 		if what == sysSetsockopt {
-			w.s.used.setAll()
+			w.s.used.SetAll()
 		}
 		if w.s.needs.atSocket() || w.s.needs.netns {
 			return answer(unix.EFAULT) // for they could be read the next time

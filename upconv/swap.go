@@ -8,6 +8,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -17,10 +18,10 @@ import (
 type swap struct {
 	c      *call
 	e      *event.Pending
-	old    int           // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
-	sock   *socket       // what there is to know of that
-	egress *netns.Egress // where the new one is made; nil: in the origin
-	x      *crossing     // of another family, and in the origin; nil: of the same
+	old    int               // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
+	sock   *sockstate.Socket // what there is to know of that
+	egress *netns.Egress     // where the new one is made; nil: in the origin
+	x      *crossing         // of another family, and in the origin; nil: of the same
 
 	fd     int            // the new one, from make on
 	places []registration // in epoll sets, from findPlaces on
@@ -34,7 +35,7 @@ type swap struct {
 func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
 	e, sock, x := s.e, s.sock, s.x
 	from := s.old // what is carried over is of it
-	if sock.untouched {
+	if sock.Untouched {
 		from = -1
 	}
 	kept, errno := w.obtain(s, from)
@@ -47,7 +48,7 @@ func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
 	}
 	w.done = append(w.done, s.fd)
 	if x != nil {
-		w.usedUnix = sock.kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
+		w.usedUnix = sock.Kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
 	}
 	switch errno := w.carry(s, from, kept); {
 	case errno == 0:
@@ -56,12 +57,12 @@ func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
 		return w.fail(e, "preparing a socket for "+e.Decision.Route.String(), errno), false, false
 	default: // the program's error, natively one of bind(2)
 		w.abandon(s)
-		e.Add("port " + strconv.Itoa(int(sock.port())) + " cannot be had in the egress")
+		e.Add("port " + strconv.Itoa(int(sock.Port())) + " cannot be had in the egress")
 		w.s.events.Record(e, errno)
 		return answer(errno), false, false
 	}
-	if sock.untouched {
-		setOften(s.fd, sock.often, x != nil)
+	if sock.Untouched {
+		setOften(s.fd, sock.Often, x != nil)
 	}
 	if lost := w.copyInode(s); lost != "" {
 		e.Add("not carried over: " + lost)
@@ -73,7 +74,7 @@ func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
 // it is one that the target had there before, and not a new one.
 func (w *worker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 	sock := s.sock
-	if sock.kind != unix.SOCK_STREAM && from >= 0 {
+	if sock.Kind != unix.SOCK_STREAM && from >= 0 {
 		if s.fd, kept = w.s.companions.take(from, w.to(s.egress, s.x)); kept {
 			return true, 0
 		}
@@ -82,9 +83,9 @@ func (w *worker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 	case s.x != nil:
 		s.fd, errno = s.x.make(w, s.c)
 	case s.egress == nil:
-		s.fd, errno = w.inOrigin(s.c.tid, sock.domain, sock.kind, sock.proto)
+		s.fd, errno = w.inOrigin(s.c.tid, sock.Domain, sock.Kind, sock.Proto)
 	default:
-		s.fd, errno = w.socket(s.egress, sock.domain, sock.kind, sock.proto)
+		s.fd, errno = w.socket(s.egress, sock.Domain, sock.Kind, sock.Proto)
 	}
 	return false, errno
 }
@@ -118,8 +119,8 @@ func (w *worker) lookLast(s *swap) (out outcome, raced, ok bool) {
 	})
 	switch errno {
 	case 0:
-		same := info.Ino == s.sock.inode.number
-		s.sock.flags = info.Flags &^ unix.O_CLOEXEC
+		same := info.Ino == s.sock.Inode.Number
+		s.sock.Flags = info.Flags &^ unix.O_CLOEXEC
 		last.closesOnExec = info.ClosesOnExec()
 		return carryOn, !same, same
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
@@ -144,7 +145,7 @@ func (w *worker) lookLast(s *swap) (out outcome, raced, ok bool) {
 func (w *worker) put(s *swap) (out outcome, ok bool) {
 	// Before the program has it: its other threads could put it under any number at once.
 	w.s.swapped.Store(true)
-	if s.sock.kind != unix.SOCK_STREAM {
+	if s.sock.Kind != unix.SOCK_STREAM {
 		w.s.moved.Store(true)
 	}
 	switch errno := w.install(s.c, s.c.fd, s.fd, s.last.closesOnExec); errno {
@@ -162,7 +163,7 @@ func (w *worker) abandon(s *swap) {
 	if s.last.watched {
 		w.acquit(s.old)
 	}
-	if s.sock.kind != unix.SOCK_STREAM && w.s.companions.putBack(s.fd) {
+	if s.sock.Kind != unix.SOCK_STREAM && w.s.companions.putBack(s.fd) {
 		w.disown(s.fd)
 	}
 }
@@ -179,7 +180,7 @@ func (w *worker) takePlaces(s *swap) (waited bool) {
 
 // async has the new socket send the signals that the old one sent: O_ASYNC, with other status flags.
 func (w *worker) async(s *swap, flags int) {
-	if s.sock.flags&unix.O_ASYNC == 0 {
+	if s.sock.Flags&unix.O_ASYNC == 0 {
 		return
 	}
 	if errno := w.setAsync(s.c, s.fd, flags); errno != 0 {

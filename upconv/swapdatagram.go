@@ -24,12 +24,12 @@ func (w *worker) swapDatagram(s *swap, sa []byte) (out outcome, raced bool) {
 		w.abandon(s)
 		return out, raced
 	}
-	linux.SetFlags(s.fd, sock.flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
+	linux.SetFlags(s.fd, sock.Flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
 	// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the very
 	// moment in which it has it.
 	s.early = len(s.places)
 	w.register(c, e, s.places, s.fd)
-	if s.old >= 0 && sock.kind == unix.SOCK_DGRAM && !c.view.alone() { // other threads find it as soon as it is installed
+	if s.old >= 0 && sock.Kind == unix.SOCK_DGRAM && !c.view.alone() { // other threads find it as soon as it is installed
 		defer w.s.companions.arrived(w.s.companions.arrives(s.fd))
 	}
 	if out, ok = w.put(s); !ok {
@@ -38,17 +38,17 @@ func (w *worker) swapDatagram(s *swap, sa []byte) (out outcome, raced bool) {
 	}
 	w.s.companions.settle(s.fd)
 	w.noteMoved(s.fd)
-	if sock.connected && s.egress == nil && s.x == nil {
+	if sock.Connected && s.egress == nil && s.x == nil {
 		w.s.returned.add(s.fd)
 	}
-	if s.egress != nil && sock.kind == unix.SOCK_DGRAM {
+	if s.egress != nil && sock.Kind == unix.SOCK_DGRAM {
 		w.noteSettled(s.fd, s.egress.Cookie)
 	}
 	was := w.former(c.tid, s.old, sock, w.to(s.egress, s.x))
 	w.retireDatagram(s, &was)
-	w.async(s, sock.flags)
+	w.async(s, sock.Flags)
 	if c.back {
-		linux.SetFlags(s.fd, sock.flags)
+		linux.SetFlags(s.fd, sock.Flags)
 		out = carryOn
 	} else {
 		out = w.act(c, e, s.fd, s.x, sa)

@@ -39,22 +39,22 @@ func (w *worker) swapStream(s *swap, sa []byte) (out outcome, raced bool) {
 		w.abandonStream(s)
 		return out, raced
 	}
-	if s.old >= 0 && sock.flags&unix.O_ASYNC != 0 {
+	if s.old >= 0 && sock.Flags&unix.O_ASYNC != 0 {
 		copyOwner(s.old, s.fd) // carry may not have known the flags
 	}
 	if out, ok = w.put(s); !ok {
 		w.abandonStream(s)
 		return out, false
 	}
-	if sock.resets {
+	if sock.Resets {
 		resetOnClose(s.old)
 	}
 	w.retireStream(s)
-	w.async(s, sock.flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
+	w.async(s, sock.Flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
 	e.Held = true                          // it has no places yet, of which there may be something to say
 	switch {
 	case c.back:
-		linux.SetFlags(s.fd, sock.flags)
+		linux.SetFlags(s.fd, sock.Flags)
 		out = carryOn
 	case toUnix:
 		out = w.connected(c, e, s.fd, sock)
@@ -77,7 +77,7 @@ func (w *worker) swapStream(s *swap, sa []byte) (out outcome, raced bool) {
 func (w *worker) abandonStream(s *swap) {
 	w.abandon(s)
 	if w.leaves(s) {
-		w.s.ports.stays(s.sock.port(), w.to(s.egress, s.x))
+		w.s.ports.stays(s.sock.Port(), w.to(s.egress, s.x))
 	}
 }
 
@@ -94,7 +94,7 @@ func (w *worker) retireStream(s *swap) {
 			w.closeNow(s.old)
 		}
 	}
-	if witness && (s.sock.resets || alive) {
+	if witness && (s.sock.Resets || alive) {
 		w.replaceCopies(s)
 		w.noteCopies(s.e, false)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/proxyproto"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/internal/trap"
 	"github.com/upconv/upconv/upconv/policy"
@@ -84,11 +85,11 @@ func (p *unixPath) close() {
 
 // connectUnix connects the socket fd, which is not installed yet: where that fails, the target
 // keeps the one it has. done is true where the call has its outcome.
-func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, sock *socket) (out outcome, done bool) {
+func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, sock *sockstate.Socket) (out outcome, done bool) {
 	errno := x.path.open(w.s, x.route, c.tid)
 	if errno == 0 {
 		errno = x.path.connect(fd)
-		if errno == unix.EAGAIN && w.patient(c, sock.flags) {
+		if errno == unix.EAGAIN && w.patient(c, sock.Flags) {
 			if !w.alone {
 				x.path.close()
 				return w.s.aside(c, (*worker).connect), true
@@ -235,13 +236,13 @@ func (s *unixSpares) refill(w *worker, pass *passport.Passport) {
 }
 
 // finishUnix gives the Unix socket to its passport, with the options that it does not have itself.
-func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
+func (x *crossing) finishUnix(w *worker, old, to int, sock *sockstate.Socket) unix.Errno {
 	p := &x.pass
-	if p.LocalPort = sock.port(); p.LocalPort == 0 {
+	if p.LocalPort = sock.Port(); p.LocalPort == 0 {
 		p.LocalPort = w.s.anyPort()
 	}
 	p.Options, p.Filter, p.Locked = nil, nil, false
-	if sock.kind == unix.SOCK_DGRAM {
+	if sock.Kind == unix.SOCK_DGRAM {
 		linux.Bind(to, []byte{unix.AF_UNIX, 0}) // a name of the kernel's choice, unix(7), so that there is somebody to reply to
 	}
 	if old < 0 { // nothing has been done to it
@@ -251,17 +252,18 @@ func (x *crossing) finishUnix(w *worker, old, to int, sock *socket) unix.Errno {
 		}
 		return p.PutOnUnix(to)
 	}
-	w.s.fresh.of(sock.domain).eachSet(&w.s.used, old, sock, func(row *sockopt, value []byte) {
+	w.s.fresh.Of(sock.Domain).EachSet(&w.s.used, old, sock, func(row *sockstate.Option, value []byte) {
 		switch {
-		case row.level != unix.SOL_SOCKET:
-			p.Remember(row.level, row.name, value)
-		case row.name == unix.SO_LOCK_FILTER:
+		case notOnUnix(row):
+		case row.Level != unix.SOL_SOCKET:
+			p.Remember(row.Level, row.Name, value)
+		case row.Name == unix.SO_LOCK_FILTER:
 			p.Locked = true
 		default:
-			linux.Setsockopt(to, row.level, row.name, unsafe.Pointer(&value[0]), uintptr(len(value)))
+			linux.Setsockopt(to, row.Level, row.Name, unsafe.Pointer(&value[0]), uintptr(len(value)))
 		}
 	})
-	if w.s.used.has(rowOf(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER)) {
+	if w.s.used.Has(sockstate.RowOf(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER)) {
 		p.Filter, _ = passport.AttachedFilter(old)
 	}
 	return p.PutOnUnix(to)
@@ -273,41 +275,20 @@ func (s *session) anyPort() uint16 {
 	return uint16(first + s.nextPort.Add(1)*7919%(last-first+1))
 }
 
-// eachSet calls do for each option of a socket that differs from what a fresh one has.
-func (d *defaults) eachSet(used *optionsUsed, fd int, sock *socket, do func(row *sockopt, value []byte)) {
-	rare := used.any.Load()
-	for i := range sockopts {
-		row := &sockopts[i]
-		if !row.always && !rare {
-			break
-		}
-		if !row.isOf(sock) || !used.mustRead(i) || row.notOnUnix() {
-			continue
-		}
-		if row.carry != nil {
-			continue
-		}
-		var value [maxSockopt]byte
-		if linux.Getsockopt(fd, row.level, row.name, unsafe.Pointer(&value), row.size) == 0 && !(d.known.Load() && [maxSockopt]byte(value) == d.values[i]) {
-			do(row, value[:row.size])
-		}
-	}
-}
-
 // notOnUnix reports whether an option has quite another meaning for a Unix socket.
-func (row *sockopt) notOnUnix() bool {
-	return row.level == unix.SOL_SOCKET && (row.name == unix.SO_PASSCRED || row.name == unix.SO_PASSSEC)
+func notOnUnix(row *sockstate.Option) bool {
+	return row.Level == unix.SOL_SOCKET && (row.Name == unix.SO_PASSCRED || row.Name == unix.SO_PASSSEC)
 }
 
 // connected gives a Unix socket, which is connected and the target's, its status flags, and says
 // what the target is to see.
-func (w *worker) connected(c *call, e *event.Pending, fd int, sock *socket) outcome {
+func (w *worker) connected(c *call, e *event.Pending, fd int, sock *sockstate.Socket) outcome {
 	e.Local = fd
 	out := answer(0)
 	if c.fastOpen.on {
 		out = w.open(c, fd, nil)
 	}
-	linux.SetFlags(fd, sock.flags)
+	linux.SetFlags(fd, sock.Flags)
 	w.s.events.Record(e, underWay(out.errno))
 	return out
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // crew is the workers of a session.
@@ -51,12 +52,12 @@ type worker struct {
 	notification seccompx.Notification
 	call         call
 	sockaddr     [linux.SizeofSockaddrStorage]byte
-	socketInfo   socket
-	reads        *reads    // nil: not needed yet
-	lastLook     *lastLook // nil: not needed yet
-	viewed       view      // what call.view points to
-	moving       bool      // it moves one now, holds a lock of session.moving for that, and must not wait
-	scratch      [512]byte // for names in /proc and what is read there
+	socketInfo   sockstate.Socket
+	reads        *sockstate.Reads // nil: not needed yet
+	lastLook     *lastLook        // nil: not needed yet
+	viewed       view             // what call.view points to
+	moving       bool             // it moves one now, holds a lock of session.moving for that, and must not wait
+	scratch      [512]byte        // for names in /proc and what is read there
 
 	long    []byte // for what is longer
 	info    setInfo

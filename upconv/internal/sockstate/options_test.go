@@ -1,4 +1,4 @@
-package upconv
+package sockstate
 
 import (
 	"testing"
@@ -16,7 +16,7 @@ func TestCopyOptions(t *testing.T) {
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
-	var d defaults
+	var d Defaults
 	d.learn(tcp(), unix.AF_INET)
 	from, to := tcp(), tcp()
 	set := []struct{ level, name, value int }{
@@ -39,13 +39,13 @@ func TestCopyOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Already what the program wants, but not what a fresh socket has: must not be left alone.
-	var used optionsUsed
+	var used OptionsUsed
 	for _, o := range set {
-		if row := rowOf(o.level, o.name); row >= 0 && !sockopts[row].always {
-			used.set(row)
+		if row := RowOf(o.level, o.name); row >= 0 && !Options[row].Always {
+			used.Set(row)
 		}
 	}
-	if lost := d.copyOptions(&used, from, to, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM}, false); lost != "" {
+	if lost := d.CopyOptions(&used, from, to, &Socket{Domain: unix.AF_INET, Kind: unix.SOCK_STREAM}, false); lost != "" {
 		t.Fatal(lost)
 	}
 	for _, o := range set {
@@ -59,8 +59,8 @@ func TestCopyOptions(t *testing.T) {
 	}
 
 	untouched, plain := tcp(), tcp()
-	used.setAll()
-	d.copyOptions(&used, untouched, plain, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM}, false)
+	used.SetAll()
+	d.CopyOptions(&used, untouched, plain, &Socket{Domain: unix.AF_INET, Kind: unix.SOCK_STREAM}, false)
 	if lock, _ := unix.GetsockoptInt(plain, unix.SOL_SOCKET, unix.SO_BUF_LOCK); lock != 0 {
 		t.Errorf("SO_BUF_LOCK %d on a socket that nobody touched", lock)
 	}
@@ -71,11 +71,11 @@ func BenchmarkCopyOptions(b *testing.B) {
 	to, _ := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	defer unix.Close(from)
 	defer unix.Close(to)
-	var d defaults
-	var used optionsUsed
+	var d Defaults
+	var used OptionsUsed
 	d.learn(to, unix.AF_INET)
 	b.ReportAllocs()
 	for b.Loop() {
-		d.copyOptions(&used, from, to, &socket{domain: unix.AF_INET, kind: unix.SOCK_STREAM}, false)
+		d.CopyOptions(&used, from, to, &Socket{Domain: unix.AF_INET, Kind: unix.SOCK_STREAM}, false)
 	}
 }

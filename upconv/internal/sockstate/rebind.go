@@ -1,4 +1,4 @@
-package upconv
+package sockstate
 
 import (
 	"encoding/binary"
@@ -9,69 +9,69 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
-// bindLike binds the socket to as s, of which old is a copy, is bound. An address that the egress
+// BindLike binds the socket to as s, of which old is a copy, is bound. An address that the egress
 // does not have becomes any address, which is reported; the port is kept.
-func (s *socket) bindLike(old, to int, origin uint64) (anywhere bool, errno unix.Errno) {
+func (s *Socket) BindLike(old, to int, origin uint64) (anywhere bool, errno unix.Errno) {
 	// A stream that has been swapped before may have a port of the kernel's choice, which means
 	// nothing now. That of datagrams is the same whomever they are for.
-	if !s.bound || s.netns != origin && s.kind == unix.SOCK_STREAM && s.chosen {
+	if !s.Bound || s.Netns != origin && s.Kind == unix.SOCK_STREAM && s.Chosen {
 		return false, 0
 	}
-	name := s.name
-	errno = s.bindTo(old, to, name[:s.nameLen])
+	name := s.Name
+	errno = s.BindTo(old, to, name[:s.nameLen])
 	if errno != unix.EADDRNOTAVAIL {
 		return false, errno
 	}
-	clear(linux.AddressIn(s.domain, &name))
-	if s.port() == 0 {
+	clear(linux.AddressIn(s.Domain, &name))
+	if s.Port() == 0 {
 		return true, 0
 	}
-	return true, s.bindTo(old, to, name[:s.nameLen])
+	return true, s.BindTo(old, to, name[:s.nameLen])
 }
 
-// bindTo binds the socket to to a name with the port of s, of which old is a copy.
-func (s *socket) bindTo(old, to int, name []byte) unix.Errno {
+// BindTo binds the socket to to a name with the port of s, of which old is a copy.
+func (s *Socket) BindTo(old, to int, name []byte) unix.Errno {
 	switch {
-	case s.port() == 0 && s.kind == unix.SOCK_STREAM:
+	case s.Port() == 0 && s.Kind == unix.SOCK_STREAM:
 		return bindAddress(to, name)
-	case s.port() != 0 && s.chosen:
+	case s.Port() != 0 && s.Chosen:
 		if errno := bindChosen(to, name); errno != unix.ENOPROTOOPT && (errno != unix.EADDRINUSE || !linux.SameNetns(old, to)) {
 			return errno
 		}
 	}
 	errno := linux.Bind(to, name)
-	if errno == unix.EADDRINUSE && s.port() != 0 && linux.SameNetns(old, to) {
+	if errno == unix.EADDRINUSE && s.Port() != 0 && linux.SameNetns(old, to) {
 		// The port is taken by the old socket itself.
 		errno = bindBeside(old, to, name)
 	}
 	return errno
 }
 
-// bindAgain binds the socket to to the port that s has, which is one of an egress: the program may
+// BindAgain binds the socket to to the port that s has, which is one of an egress: the program may
 // know it. If somebody has it where to is, that gets another one.
-func (s *socket) bindAgain(to int) {
-	name := s.name
-	if s.port() == 0 || s.chosen && bindChosen(to, name[:s.nameLen]) == 0 {
+func (s *Socket) BindAgain(to int) {
+	name := s.Name
+	if s.Port() == 0 || s.Chosen && bindChosen(to, name[:s.nameLen]) == 0 {
 		return
 	}
-	clear(linux.AddressIn(s.domain, &name))
+	clear(linux.AddressIn(s.Domain, &name))
 	linux.Bind(to, name[:s.nameLen])
 }
 
-// resume has a socket that was kept be in use again, in the place of s: with no peer, and with its
+// Resume has a socket that was kept be in use again, in the place of s: with no peer, and with its
 // port. The kernel takes a port that it has chosen itself from who is disconnected, see
 // __udp_disconnect in net/ipv4/udp.c. One that was not used before it was put aside has none yet.
-func (s *socket) resume(kept int) {
-	var was socket
+func (s *Socket) Resume(kept int) {
+	var was Socket
 	switch {
-	case !was.readName(kept):
-	case was.port() == 0:
-		s.chosen = true
-		s.bindAgain(kept)
+	case !was.ReadName(kept):
+	case was.Port() == 0:
+		s.Chosen = true
+		s.BindAgain(kept)
 	case linux.IsConnected(kept):
 		linux.Disconnect(kept)
-		was.chosen = true
-		was.bindAgain(kept)
+		was.Chosen = true
+		was.BindAgain(kept)
 	}
 }
 

@@ -1,4 +1,4 @@
-package upconv
+package sockstate
 
 import (
 	"testing"
@@ -21,8 +21,8 @@ func TestMappedOptions(t *testing.T) {
 		}
 	}
 	var s struct {
-		fresh freshSockets
-		used  optionsUsed
+		fresh FreshSockets
+		used  OptionsUsed
 	}
 	freshOf := func(domain int) int {
 		fd, errno := linux.NewSocket(domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
@@ -42,13 +42,13 @@ func TestMappedOptions(t *testing.T) {
 	}
 	old, before, after, untouched := freshOf(unix.AF_INET), freshOf(unix.AF_INET6), freshOf(unix.AF_INET6), freshOf(unix.AF_INET6)
 	for _, v := range values {
-		s.used.set(rowOf(unix.IPPROTO_IP, v.inet))
+		s.used.Set(RowOf(unix.IPPROTO_IP, v.inet))
 		write(old, unix.IPPROTO_IP, v.inet, v.value)
 		write(after, unix.IPPROTO_IP, v.inet, v.value)
-		mapOption(after, v.inet)
+		MapOption(after, v.inet)
 	}
-	copyMapped(&s.fresh.inet, &s.used, old, before)
-	copyMapped(&s.fresh.inet, &s.used, freshOf(unix.AF_INET), untouched)
+	CopyMapped(&s.fresh.inet, &s.used, old, before)
+	CopyMapped(&s.fresh.inet, &s.used, freshOf(unix.AF_INET), untouched)
 	fresh := freshOf(unix.AF_INET6)
 	for _, v := range values {
 		for _, fd := range []int{before, after} {

@@ -1,4 +1,4 @@
-package upconv
+package sockstate
 
 import (
 	"encoding/binary"
@@ -12,11 +12,11 @@ import (
 
 // What has to be asked of a TCP socket that could not be seen, in one volley of system calls.
 
-// reads are those calls, and the memory that they write to. It is on the heap, so that this stays
+// Reads are those calls, and the memory that they write to. It is on the heap, so that this stays
 // where it is.
-type reads struct {
+type Reads struct {
 	all     [maxReads + 1]volley.Call
-	values  [maxReads][maxSockopt]byte // by call
+	values  [maxReads][MaxSockopt]byte // by call
 	lengths [maxReads]uint32
 	sizes   [maxReads]uint32 // what lengths are before the calls
 	name    [linux.SizeofSockaddrIn6]byte
@@ -24,8 +24,8 @@ type reads struct {
 	stat    unix.Stat_t // of the file
 
 	calls []volley.Call                   // those of all that there are
-	used  [len(optionsUsed{}.rows)]uint64 // what optionsUsed said when they were listed
-	rows  [len(defaults{}.values)]int8    // by row of sockopts: 1 + the index of its call; 0: none
+	used  [len(OptionsUsed{}.rows)]uint64 // what OptionsUsed said when they were listed
+	rows  [len(Defaults{}.Values)]int8    // by row of sockopts: 1 + the index of its call; 0: none
 
 	options  [maxReads + 1]int16 // by call: the row of sockopts that it is for; -1: none
 	whole    bool                // whether every row that must be read of any TCP socket has a call
@@ -45,27 +45,27 @@ const (
 	neededReads
 )
 
-// ipprotoSMC is the protocol of SMC sockets that are not of afSMC: IPPROTO_SMC, linux/in.h. Both
+// IPProtoSMC is the protocol of SMC sockets that are not of afSMC: IPPROTO_SMC, linux/in.h. Both
 // have the options of TCP ones.
-const ipprotoSMC = 256
+const IPProtoSMC = 256
 
 // newReads makes the list of calls: of the options, those that are read at every swap of a TCP
 // socket. SO_PROTOCOL is read only if nothing else would tell MPTCP and SMC.
-func newReads(used *optionsUsed) *reads {
-	if r := listReads(used, used.others.Load()); r.protocol > 0 {
+func newReads(used *OptionsUsed) *Reads {
+	if r := listReads(used, used.Others.Load()); r.protocol > 0 {
 		return r
 	}
 	used.probe.Do(func() {
 		if !listReads(used, false).tellMPTCP() {
-			used.others.Store(true)
+			used.Others.Store(true)
 		}
 	})
-	return listReads(used, used.others.Load())
+	return listReads(used, used.Others.Load())
 }
 
 // tellMPTCP reports whether some option that is read cannot be read of an MPTCP socket. It is false
 // if there is none to try it with.
-func (r *reads) tellMPTCP() bool {
+func (r *Reads) tellMPTCP() bool {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)
 	if err != nil {
 		return false
@@ -76,8 +76,8 @@ func (r *reads) tellMPTCP() bool {
 }
 
 // listReads is newReads. protocol is whether SO_PROTOCOL is read.
-func listReads(used *optionsUsed, protocol bool) *reads {
-	r := &reads{used: used.snapshot(), needed: neededReads} // before the rows are looked at
+func listReads(used *OptionsUsed, protocol bool) *Reads {
+	r := &Reads{used: used.snapshot(), needed: neededReads} // before the rows are looked at
 	r.calls = r.all[:0]
 	option := func(level, name int, size uintptr) {
 		i := len(r.calls)
@@ -88,7 +88,7 @@ func listReads(used *optionsUsed, protocol bool) *reads {
 	for i := range r.options {
 		r.options[i] = -1
 	}
-	noDelay := rowOf(unix.IPPROTO_TCP, unix.TCP_NODELAY)
+	noDelay := RowOf(unix.IPPROTO_TCP, unix.TCP_NODELAY)
 	option(unix.IPPROTO_TCP, unix.TCP_NODELAY, 4)
 	r.rows[noDelay], r.options[readNoDelay] = 1+readNoDelay, int16(noDelay)
 	option(unix.SOL_SOCKET, unix.SO_NETNS_COOKIE, 8)
@@ -100,9 +100,9 @@ func listReads(used *optionsUsed, protocol bool) *reads {
 		r.needed++
 	}
 	r.whole = true
-	for i := range sockopts {
-		row := &sockopts[i]
-		if i == noDelay || !row.always || row.domain != 0 || !row.isOf(&socket{kind: unix.SOCK_STREAM}) || !used.mustRead(i) {
+	for i := range Options {
+		row := &Options[i]
+		if i == noDelay || !row.Always || row.domain != 0 || !row.IsOf(&Socket{Kind: unix.SOCK_STREAM}) || !used.MustRead(i) {
 			continue
 		}
 		if len(r.calls) == maxReads {
@@ -110,54 +110,54 @@ func listReads(used *optionsUsed, protocol bool) *reads {
 			break
 		}
 		r.rows[i], r.options[len(r.calls)] = int8(1+len(r.calls)), int16(i)
-		if row.name == unix.SO_SNDBUF && row.level == unix.SOL_SOCKET {
+		if row.Name == unix.SO_SNDBUF && row.Level == unix.SOL_SOCKET {
 			option(unix.SOL_SOCKET, unix.SO_BUF_LOCK, 4) // which says whether there is anything to copy
 			continue
 		}
-		option(row.level, row.name, row.size)
+		option(row.Level, row.Name, row.Size)
 	}
 	r.calls = append(r.calls, volley.Call{Number: unix.SYS_FSTAT, Args: [6]uintptr{0, uintptr(unsafe.Pointer(&r.stat))}})
 	return r
 }
 
-// current returns r, which may be nil, or another one if r does not read what is to be read by now.
-func (r *reads) current(used *optionsUsed) *reads {
-	if r == nil || r.used != used.snapshot() || r.protocol == 0 && used.others.Load() {
+// Current returns r, which may be nil, or another one if r does not read what is to be read by now.
+func (r *Reads) Current(used *OptionsUsed) *Reads {
+	if r == nil || r.used != used.snapshot() || r.protocol == 0 && used.Others.Load() {
 		return newReads(used)
 	}
 	return r
 }
 
-// into reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for its
+// Into reads what a swap needs to know of a TCP or MPTCP socket, of which fd is a copy, but for its
 // state and its flags; of the file only where that is not known. It is false for anything else.
-func (r *reads) into(s *socket, fd int, known bool) (ok bool) {
+func (r *Reads) Into(s *Socket, fd int, known bool) (ok bool) {
 	calls := r.calls
 	if known {
 		calls = calls[:len(calls)-1]
 	}
-	*s = socket{}
+	*s = Socket{}
 	if !r.ask(calls, fd) || r.nameLen < linux.SizeofSockaddrIn {
 		return false
 	}
-	s.proto = r.protocolOf(fd)
-	if s.proto != unix.IPPROTO_TCP && s.proto != unix.IPPROTO_MPTCP {
+	s.Proto = r.protocolOf(fd)
+	if s.Proto != unix.IPPROTO_TCP && s.Proto != unix.IPPROTO_MPTCP {
 		return false
 	}
-	s.kind, s.netns, s.reads = unix.SOCK_STREAM, binary.NativeEndian.Uint64(r.values[readNetns][:]), r
-	s.name, s.nameLen = r.name, r.nameLen
+	s.Kind, s.Netns, s.Reads = unix.SOCK_STREAM, binary.NativeEndian.Uint64(r.values[readNetns][:]), r
+	s.Name, s.nameLen = r.name, r.nameLen
 	s.named()
-	if s.domain != unix.AF_INET && s.domain != unix.AF_INET6 {
+	if s.Domain != unix.AF_INET && s.Domain != unix.AF_INET6 {
 		return false
 	}
 	if !known {
-		s.inode = inodeIn(&r.stat)
+		s.Inode = InodeIn(&r.stat)
 	}
 	return true
 }
 
 // ask makes calls, the first of r's or all of them, about a socket. It is false if one fails that
 // must not.
-func (r *reads) ask(calls []volley.Call, fd int) (ok bool) {
+func (r *Reads) ask(calls []volley.Call, fd int) (ok bool) {
 	r.nameLen, r.lengths = uint32(len(r.name)), r.sizes
 	for i := range calls {
 		calls[i].Args[0] = uintptr(fd)
@@ -166,7 +166,7 @@ func (r *reads) ask(calls []volley.Call, fd int) (ok bool) {
 }
 
 // protocolOf returns the protocol of the socket fd, which has been asked.
-func (r *reads) protocolOf(fd int) int {
+func (r *Reads) protocolOf(fd int) int {
 	if r.protocol > 0 {
 		return int(binary.NativeEndian.Uint32(r.values[r.protocol][:]))
 	}
@@ -178,7 +178,7 @@ func (r *reads) protocolOf(fd int) int {
 }
 
 // anyFailed reports whether the socket that was asked does not have one of the options.
-func (r *reads) anyFailed() bool {
+func (r *Reads) anyFailed() bool {
 	for i := range r.calls {
 		if r.options[i] >= 0 && r.calls[i].Errno() != 0 {
 			return true
@@ -189,23 +189,23 @@ func (r *reads) anyFailed() bool {
 
 // option reads the option of a row of sockopts from the socket fd, unless r, which may be nil,
 // tells what it is.
-func (r *reads) option(fd, row int, value *[maxSockopt]byte) unix.Errno {
+func (r *Reads) option(fd, row int, value *[MaxSockopt]byte) unix.Errno {
 	if r != nil && r.rows[row] > 0 {
 		i := r.rows[row] - 1
 		*value = r.values[i]
 		return r.calls[i].Errno()
 	}
-	return linux.Getsockopt(fd, sockopts[row].level, sockopts[row].name, unsafe.Pointer(value), sockopts[row].size)
+	return linux.Getsockopt(fd, Options[row].Level, Options[row].Name, unsafe.Pointer(value), Options[row].Size)
 }
 
 // equalDefaults reports whether all options of an AF_INET TCP socket, of which nothing rare was
 // ever set, are as d has them. It is false if r, which may be nil, does not tell.
-func (r *reads) equalDefaults(d *defaults) bool {
-	if r == nil || !r.whole || !d.known.Load() {
+func (r *Reads) equalDefaults(d *Defaults) bool {
+	if r == nil || !r.whole || !d.Known.Load() {
 		return false
 	}
 	for i := range r.calls {
-		if row := r.options[i]; row >= 0 && (r.calls[i].Errno() != 0 || r.values[i] != d.values[row]) {
+		if row := r.options[i]; row >= 0 && (r.calls[i].Errno() != 0 || r.values[i] != d.Values[row]) {
 			return false
 		}
 	}
@@ -214,7 +214,7 @@ func (r *reads) equalDefaults(d *defaults) bool {
 
 // tunesBuffers reports whether r, which may be nil, tells that the kernel chooses the sizes of both
 // buffers.
-func (r *reads) tunesBuffers(row int) bool {
+func (r *Reads) tunesBuffers(row int) bool {
 	if r == nil || r.rows[row] == 0 {
 		return false
 	}

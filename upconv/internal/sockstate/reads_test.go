@@ -1,4 +1,4 @@
-package upconv
+package sockstate
 
 import (
 	"encoding/binary"
@@ -18,7 +18,7 @@ import (
 func TestReadTCP(t *testing.T) {
 	for _, others := range []bool{false, true} {
 		var r reader
-		r.used.others.Store(others)
+		r.used.Others.Store(others)
 		t.Run(fmt.Sprintf("others %v", others), func(t *testing.T) { testReadTCP(t, &r) })
 		if mptcp, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP); err == nil {
 			unix.Close(mptcp)
@@ -31,13 +31,13 @@ func TestReadTCP(t *testing.T) {
 
 // reader reads sockets as a worker does.
 type reader struct {
-	used  optionsUsed
-	reads *reads
+	used  OptionsUsed
+	reads *Reads
 }
 
-func (r *reader) read(fd int, sock *socket) bool {
-	r.reads = r.reads.current(&r.used)
-	return r.reads.into(sock, fd, false)
+func (r *reader) read(fd int, sock *Socket) bool {
+	r.reads = r.reads.Current(&r.used)
+	return r.reads.Into(sock, fd, false)
 }
 
 func testReadTCP(t *testing.T, r *reader) {
@@ -70,21 +70,21 @@ func testReadTCP(t *testing.T, r *reader) {
 				t.Fatal(err)
 			}
 		}
-		var sock, want socket
+		var sock, want Socket
 		if is := r.read(fd, &sock); is != test.is {
 			t.Errorf("%s: read: %v", name, is)
 		}
 		if !test.is {
 			continue
 		}
-		if !want.readStream(fd) || !want.readNetns(fd) {
+		if !want.ReadStream(fd) || !want.readNetns(fd) {
 			t.Fatalf("%s cannot be read call by call", name)
 		}
 		var stat unix.Stat_t
 		if err := unix.Fstat(fd, &stat); err != nil {
 			t.Fatal(err)
 		}
-		want.reads, want.inode = sock.reads, inodeIn(&stat)
+		want.Reads, want.Inode = sock.Reads, InodeIn(&stat)
 		if sock != want {
 			t.Errorf("%s: %+v, want %+v", name, sock, want)
 		}
@@ -98,11 +98,11 @@ func freePort(t *testing.T) uint16 {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	var sock socket
-	if unix.Bind(fd, &unix.SockaddrInet4{}) != nil || !sock.readName(fd) {
+	var sock Socket
+	if unix.Bind(fd, &unix.SockaddrInet4{}) != nil || !sock.ReadName(fd) {
 		t.Fatal("no port")
 	}
-	return sock.port()
+	return sock.Port()
 }
 
 // TestReadOptions sets every option that is always read, one at a time, on a socket that has been
@@ -118,14 +118,14 @@ func TestReadOptions(t *testing.T) {
 		"IP_MTU_DISCOVER": int32(unix.IP_PMTUDISC_DO),
 	}
 	volleyed := 0
-	for i := range sockopts {
-		row := &sockopts[i]
-		if !row.always || !row.isOf(&socket{kind: unix.SOCK_STREAM, domain: unix.AF_INET6}) {
+	for i := range Options {
+		row := &Options[i]
+		if !row.Always || !row.IsOf(&Socket{Kind: unix.SOCK_STREAM, Domain: unix.AF_INET6}) {
 			continue
 		}
-		value, known := set[row.label]
+		value, known := set[row.Label]
 		if !known {
-			t.Errorf("%s is not tested", row.label)
+			t.Errorf("%s is not tested", row.Label)
 			continue
 		}
 		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -133,45 +133,45 @@ func TestReadOptions(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer unix.Close(fd)
-		var before, after, want [maxSockopt]byte
-		read := func(to *[maxSockopt]byte) {
-			var sock socket
+		var before, after, want [MaxSockopt]byte
+		read := func(to *[MaxSockopt]byte) {
+			var sock Socket
 			if !r.read(fd, &sock) {
 				t.Fatal("not TCP")
 			}
-			if row.carry != nil {
-				if sock.reads.tunesBuffers(i) {
+			if row.Carry != nil {
+				if sock.Reads.tunesBuffers(i) {
 					to[0] = 1
 				}
 				return
 			}
-			if errno := sock.reads.option(fd, i, to); errno != 0 {
-				t.Errorf("%s: %v", row.label, errno)
+			if errno := sock.Reads.option(fd, i, to); errno != 0 {
+				t.Errorf("%s: %v", row.Label, errno)
 			}
 		}
 		read(&before)
 		var errno unix.Errno
 		switch v := value.(type) {
 		case int32:
-			errno = linux.Setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), 4)
+			errno = linux.Setsockopt(fd, row.Level, row.Name, unsafe.Pointer(&v), 4)
 		case unix.Linger:
-			errno = linux.Setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), row.size)
+			errno = linux.Setsockopt(fd, row.Level, row.Name, unsafe.Pointer(&v), row.Size)
 		case unix.Timeval:
-			errno = linux.Setsockopt(fd, row.level, row.name, unsafe.Pointer(&v), row.size)
+			errno = linux.Setsockopt(fd, row.Level, row.Name, unsafe.Pointer(&v), row.Size)
 		}
 		if errno != 0 {
-			t.Errorf("set %s: %v", row.label, errno)
+			t.Errorf("set %s: %v", row.Label, errno)
 		}
 		read(&after)
 		if before == after {
-			t.Errorf("%s: still %v after it was set", row.label, after)
+			t.Errorf("%s: still %v after it was set", row.Label, after)
 		}
-		if row.carry == nil {
-			if linux.Getsockopt(fd, row.level, row.name, unsafe.Pointer(&want), row.size); after != want {
-				t.Errorf("%s: %v, want %v", row.label, after, want)
+		if row.Carry == nil {
+			if linux.Getsockopt(fd, row.Level, row.Name, unsafe.Pointer(&want), row.Size); after != want {
+				t.Errorf("%s: %v, want %v", row.Label, after, want)
 			}
 		} else if binary.NativeEndian.Uint32(before[:]) != 1 || after[0] != 0 {
-			t.Errorf("%s: tuned: %v, then %v", row.label, before[0], after[0])
+			t.Errorf("%s: tuned: %v, then %v", row.Label, before[0], after[0])
 		}
 		if r.reads.rows[i] > 0 {
 			volleyed++
@@ -189,27 +189,27 @@ func TestReadOptions(t *testing.T) {
 // that it was set, by any of its names, and not before.
 func TestReadNotedOptions(t *testing.T) {
 	for option, name := range map[int]string{
-		unix.SO_RCVTIMEO: "SO_RCVTIMEO", soRcvTimeoNew: "SO_RCVTIMEO", unix.SO_SNDTIMEO: "SO_SNDTIMEO", soSndTimeoNew: "SO_SNDTIMEO",
+		unix.SO_RCVTIMEO: "SO_RCVTIMEO", SoRcvTimeoNew: "SO_RCVTIMEO", unix.SO_SNDTIMEO: "SO_SNDTIMEO", SoSndTimeoNew: "SO_SNDTIMEO",
 		unix.SO_SNDBUF: "SO_SNDBUF or SO_RCVBUF", unix.SO_RCVBUF: "SO_SNDBUF or SO_RCVBUF", unix.SO_SNDBUFFORCE: "SO_SNDBUF or SO_RCVBUF",
 		unix.SO_RCVBUFFORCE: "SO_SNDBUF or SO_RCVBUF", unix.SO_REUSEADDR: "SO_REUSEADDR",
 	} {
 		var r reader
-		r.used.note(func(row *sockopt) bool { return row.always && !row.blind }) // as without a look in the kernel
+		r.used.Note(func(row *Option) bool { return row.Always && !row.Blind }) // as without a look in the kernel
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer unix.Close(fd)
-		row := slices.IndexFunc(sockopts, func(row sockopt) bool { return row.label == name })
-		var sock socket
+		row := slices.IndexFunc(Options, func(row Option) bool { return row.Label == name })
+		var sock Socket
 		for _, set := range []bool{false, true} {
 			if set {
-				r.used.noteSetting(unix.SOL_SOCKET, option)
+				r.used.NoteSetting(unix.SOL_SOCKET, option)
 			}
 			if !r.read(fd, &sock) {
 				t.Fatal("not TCP")
 			}
-			if is := sock.reads.rows[row] > 0; is != set {
+			if is := sock.Reads.rows[row] > 0; is != set {
 				t.Errorf("option %d (%s): set: %v, and read: %v", option, name, set, is)
 			}
 		}
@@ -228,13 +228,13 @@ func TestEqualDefaults(t *testing.T) {
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
-	var d defaults
+	var d Defaults
 	same := func(fd int) bool {
-		var sock socket
+		var sock Socket
 		if !r.read(fd, &sock) {
 			t.Fatal("not TCP")
 		}
-		return sock.reads.equalDefaults(&d)
+		return sock.Reads.equalDefaults(&d)
 	}
 	fresh := newTCP()
 	if same(fresh) {
@@ -245,29 +245,29 @@ func TestEqualDefaults(t *testing.T) {
 		t.Error("a new socket has other options than another new one")
 	}
 	read := 0
-	for i := range sockopts {
-		row := &sockopts[i]
+	for i := range Options {
+		row := &Options[i]
 		if r.reads.rows[i] == 0 {
 			continue
 		}
 		read++
 		fd, value := newTCP(), [4]int32{1, 7}
-		switch row.name {
+		switch row.Name {
 		case unix.SO_SNDBUF:
 			value[0] = 10000
 		case unix.TCP_QUICKACK:
-			if row.level == unix.IPPROTO_TCP {
+			if row.Level == unix.IPPROTO_TCP {
 				value[0] = 0
 			}
 		}
-		if row.name == unix.SO_RCVLOWAT && row.level == unix.SOL_SOCKET || row.name == unix.IP_MTU_DISCOVER && row.level == unix.IPPROTO_IP {
+		if row.Name == unix.SO_RCVLOWAT && row.Level == unix.SOL_SOCKET || row.Name == unix.IP_MTU_DISCOVER && row.Level == unix.IPPROTO_IP {
 			value[0] = 3
 		}
-		if errno := linux.Setsockopt(fd, row.level, row.name, unsafe.Pointer(&value), row.size); errno != 0 {
-			t.Errorf("set %s: %v", row.label, errno)
+		if errno := linux.Setsockopt(fd, row.Level, row.Name, unsafe.Pointer(&value), row.Size); errno != 0 {
+			t.Errorf("set %s: %v", row.Label, errno)
 		}
 		if same(fd) {
-			t.Errorf("%s was set, and seems not to be", row.label)
+			t.Errorf("%s was set, and seems not to be", row.Label)
 		}
 	}
 	if read < 10 {
