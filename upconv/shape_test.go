@@ -29,7 +29,7 @@ var exemptions = map[string]int{
 
 	"upconv": 16500,
 
-	"upconv/send.go": 1094,
+	"upconv/send.go": 1100,
 
 	"cmd/upconv newExplain":               82,
 	"cmd/upconv newRun":                   129,
