@@ -31,15 +31,12 @@ var exemptions = map[string]int{
 
 	"upconv/send.go": 1100,
 
-	"cmd/upconv newExplain":               82,
-	"cmd/upconv newRun":                   129,
 	"integration/fidelity compareAll":     95,
 	"upconv/internal/peek Peeker.program": 134,
 	"upconv/policy newLookup":             87,
 	"upconv/policy ParseRoute":            147,
 
 	"cmd/upconv/internal/demo join (parameters)": 6,
-	"cmd/upconv routeFlags (parameters)":         6,
 	"upconv worker.beginEarly (parameters)":      6,
 	"upconv worker.reject (parameters)":          6,
 	"upconv session.newWait (parameters)":        6,

@@ -25,11 +25,7 @@ var discover = func(netns string) ([]netip.Prefix, error) {
 func newExplain() *cobra.Command {
 	var (
 		cfg    upconv.Config
-		rules  []string
-		via    string
-		file   string
-		udp    string
-		swapAt string
+		routes routeFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "explain [flags] DEST[:PORT][/udp]",
@@ -58,51 +54,56 @@ The exit status is 0, and 125 if the flags, the file or DEST are wrong.`,
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dst, err := explain.ParseDestination(args[0])
-			if err != nil {
-				return err
-			}
-			if err := readModes(cmd, &cfg, udp, swapAt); err != nil {
-				return err
-			}
-			if err := readRoutes(cmd, &cfg, rules, via, file); err != nil {
-				return err
-			}
-			if cmd.Flags().Changed("netns") && cfg.Netns == "" {
-				return errNoNamespace
-			}
-			if !routed(cmd) {
-				native, err := upconv.HasIPv4DefaultRoute(cfg.Netns)
-				if err != nil {
-					return err
-				}
-				if native {
-					fmt.Fprintln(cmd.OutOrStdout(), "no --rule, --via or --config, and there is an IPv4 default route: upconv run has nothing to do here")
-					cfg.SwapAt = policy.SwapAtConnect // nor has it sockets to answer socket(2) with
-				} else {
-					cfg.Via = policy.Route{Kind: policy.NAT64, Target: policy.AutoPrefix}
-				}
-			}
-			x, err := explain.New(&explain.Config{Rules: cfg.Rules, Via: cfg.Via, Mappings: cfg.Mappings, UDP: cfg.UDP, SwapAt: cfg.SwapAt})
-			if err != nil {
-				return err
-			}
-			if x.Assigned, err = upconv.OwnAddresses(cfg.Netns); err != nil {
-				return err
-			}
-			x.Prefixes = func() ([]netip.Prefix, error) { return discover(cfg.Netns) }
-			for _, e := range x.Explain(dst) {
-				printExplanation(cmd.OutOrStdout(), &e)
-			}
-			return nil
+			return explainDestination(cmd, &cfg, &routes, args[0])
 		},
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
-	routeFlags(cmd, &rules, &via, &file, &udp, &swapAt)
+	routes.addTo(cmd)
 	flags.StringVar(&cfg.Netns, "netns", "", "as if the program were started in this network namespace: `NAME` of ip-netns(8) or /PATH")
 	cmd.RegisterFlagCompletionFunc("netns", completeNamespaces(""))
 	return cmd
+}
+
+// explainDestination prints what becomes of a destination, text, under the policy of the flags.
+func explainDestination(cmd *cobra.Command, cfg *upconv.Config, routes *routeFlags, text string) error {
+	dst, err := explain.ParseDestination(text)
+	if err != nil {
+		return err
+	}
+	if err := routes.readModes(cmd, cfg); err != nil {
+		return err
+	}
+	if err := routes.readRoutes(cmd, cfg); err != nil {
+		return err
+	}
+	if cmd.Flags().Changed("netns") && cfg.Netns == "" {
+		return errNoNamespace
+	}
+	if !routed(cmd) {
+		native, err := upconv.HasIPv4DefaultRoute(cfg.Netns)
+		if err != nil {
+			return err
+		}
+		if native {
+			fmt.Fprintln(cmd.OutOrStdout(), "no --rule, --via or --config, and there is an IPv4 default route: upconv run has nothing to do here")
+			cfg.SwapAt = policy.SwapAtConnect // nor has it sockets to answer socket(2) with
+		} else {
+			cfg.Via = policy.Route{Kind: policy.NAT64, Target: policy.AutoPrefix}
+		}
+	}
+	x, err := explain.New(&explain.Config{Rules: cfg.Rules, Via: cfg.Via, Mappings: cfg.Mappings, UDP: cfg.UDP, SwapAt: cfg.SwapAt})
+	if err != nil {
+		return err
+	}
+	if x.Assigned, err = upconv.OwnAddresses(cfg.Netns); err != nil {
+		return err
+	}
+	x.Prefixes = func() ([]netip.Prefix, error) { return discover(cfg.Netns) }
+	for _, e := range x.Explain(dst) {
+		printExplanation(cmd.OutOrStdout(), &e)
+	}
+	return nil
 }
 
 // printExplanation prints one explanation.

@@ -10,19 +10,8 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-func newRun() *cobra.Command {
-	var (
-		cfg    upconv.Config
-		rules  []string
-		via    string
-		file   string
-		udp    string
-		swapAt string
-	)
-	cmd := &cobra.Command{
-		Use:   "run [flags] -- CMD [ARG...]",
-		Short: "Run a command that may use IPv4 where there is none",
-		Long: `Run CMD and send its IPv4 connections and datagrams where they can go.
+const (
+	runLong = `Run CMD and send its IPv4 connections and datagrams where they can go.
 
 The first --rule that matches a destination decides its route, or else the first rule of the --config file
 that does; what no rule matches takes the route of --via, or direct if that is not given (but see --isolate).
@@ -71,8 +60,9 @@ file, or it needs what CMD was not started for (a route to another address famil
 policy in force stays.
 
 If upconv dies, CMD is killed with it. When CMD ends so does upconv, and a supervisor stays in the
-background as long as descendants of CMD live on.`,
-		Example: `  # No privileges: on a host without IPv4, through the network's NAT64
+background as long as descendants of CMD live on.`
+
+	runExample = `  # No privileges: on a host without IPv4, through the network's NAT64
   upconv run -- curl http://203.0.113.10/
 
   # No privileges: curl starts where there is no network at all, and reaches 203.0.113.10 through here
@@ -92,7 +82,19 @@ background as long as descendants of CMD live on.`,
   upconv run --udp connected --via netns:dualstack -- ./service
 
   # One that sends many datagrams without connect(2), and none to its own namespace
-  upconv run --swap-at socket --udp connected --via netns:dualstack -- ./service`,
+  upconv run --swap-at socket --udp connected --via netns:dualstack -- ./service`
+)
+
+func newRun() *cobra.Command {
+	var (
+		cfg    upconv.Config
+		routes routeFlags
+	)
+	cmd := &cobra.Command{
+		Use:     "run [flags] -- CMD [ARG...]",
+		Short:   "Run a command that may use IPv4 where there is none",
+		Long:    runLong,
+		Example: runExample,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return errors.New("no command given: upconv run [flags] -- CMD [ARG...] (try 'upconv run --help')")
@@ -104,31 +106,13 @@ background as long as descendants of CMD live on.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg.Args = args
-			if err := readModes(cmd, &cfg, udp, swapAt); err != nil {
-				return err
-			}
-			switch {
-			case cfg.Isolate && cfg.Netns != "":
-				return errors.New("--isolate and --netns both say where the command starts; choose one")
-			case cmd.Flags().Changed("netns") && cfg.Netns == "":
-				return errNoNamespace
-			case cmd.Flags().Changed("events") && cfg.Events == "":
-				return errors.New("--events: no file given; - is standard error")
-			case cfg.Isolate && !cmd.Flags().Changed("via"):
-				via = "netns:" + policy.Host
-			case !routed(cmd):
-				return runUnrouted(&cfg)
-			}
-			if err := readRoutes(cmd, &cfg, rules, via, file); err != nil {
-				return err
-			}
-			return run(&cfg)
+			return runCommand(cmd, &cfg, &routes)
 		},
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // flags behind CMD are CMD's
 	flags.SortFlags = false
-	routeFlags(cmd, &rules, &via, &file, &udp, &swapAt)
+	routes.addTo(cmd)
 	flags.StringVar(&cfg.Netns, "netns", "", "start CMD in this network namespace: `NAME` of ip-netns(8) or /PATH")
 	flags.BoolVar(&cfg.Isolate, "isolate", false, "start CMD in a new network namespace with only loopback; no privileges\nneeded; --via is then netns:host unless given")
 	flags.StringVar(&cfg.Events, "events", "", "append one JSON object per decision to `FILE`; - is standard error")
@@ -138,6 +122,29 @@ background as long as descendants of CMD live on.`,
 	cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
 	cmd.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
+}
+
+// runCommand runs cfg.Args as the flags say.
+func runCommand(cmd *cobra.Command, cfg *upconv.Config, routes *routeFlags) error {
+	if err := routes.readModes(cmd, cfg); err != nil {
+		return err
+	}
+	switch {
+	case cfg.Isolate && cfg.Netns != "":
+		return errors.New("--isolate and --netns both say where the command starts; choose one")
+	case cmd.Flags().Changed("netns") && cfg.Netns == "":
+		return errNoNamespace
+	case cmd.Flags().Changed("events") && cfg.Events == "":
+		return errors.New("--events: no file given; - is standard error")
+	case cfg.Isolate && !cmd.Flags().Changed("via"):
+		routes.via = "netns:" + policy.Host
+	case !routed(cmd):
+		return runUnrouted(cfg)
+	}
+	if err := routes.readRoutes(cmd, cfg); err != nil {
+		return err
+	}
+	return run(cfg)
 }
 
 // run runs the command and returns its exit status as an error.
