@@ -36,10 +36,9 @@ var exemptions = map[string]int{
 	"upconv/policy newLookup":             87,
 	"upconv/policy ParseRoute":            147,
 
-	"cmd/upconv/internal/demo join (parameters)": 6,
-	"upconv worker.beginEarly (parameters)":      6,
-	"upconv worker.reject (parameters)":          6,
-	"upconv session.newWait (parameters)":        6,
+	"upconv worker.beginEarly (parameters)": 6,
+	"upconv worker.reject (parameters)":     6,
+	"upconv session.newWait (parameters)":   6,
 }
 
 // TestShape holds that packages, files, functions and lists of parameters stay small enough to be

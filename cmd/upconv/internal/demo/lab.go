@@ -59,16 +59,11 @@ func newLab() (_ *lab, err error) {
 		}
 		return nil, err
 	}
-	for _, wire := range []struct {
-		host        *nsdial.Namespace
-		name        string // of the host, and so of the server's end
-		addr, peer  string
-		destination string // what the host reaches through the server
-	}{
+	for _, wire := range []wire{
 		{l.origin, "origin", originAddr6 + "/64", serverAddr6 + "/64", "::/0"},
 		{l.egress, "egress", egressAddr + "/24", gatewayAddr + "/24", "0.0.0.0/0"},
 	} {
-		if err := join(wire.host, l.server, wire.name, wire.addr, wire.peer, wire.destination); err != nil {
+		if err := wire.join(l.server); err != nil {
 			return nil, fmt.Errorf("join %s and server: %w", wire.name, err)
 		}
 	}
@@ -112,13 +107,20 @@ func makeNamespaces(into ...**nsdial.Namespace) error {
 	return <-done
 }
 
-// join lays a pair of veth interfaces between a host, where it is eth0, and the server, where it is
-// named after the host, and returns when both ends can send.
-func join(host, server *nsdial.Namespace, name, addr, peer, destination string) error {
-	err := host.Do(func() error {
+// wire is a pair of veth interfaces between a host and the server.
+type wire struct {
+	host        *nsdial.Namespace
+	name        string // of the host, and so of the server's end
+	addr, peer  string // of the host's end and of the server's, with the length of the prefix
+	destination string // what the host reaches through the server
+}
+
+// join lays the wire, with eth0 as the host's end, and returns when both ends can send.
+func (w *wire) join(server *nsdial.Namespace) error {
+	err := w.host.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "eth0"
-		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerNamespace: netlink.NsFd(server.FD())}
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: w.name, PeerNamespace: netlink.NsFd(server.FD())}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("veth interfaces: %w", err)
 		}
@@ -127,27 +129,27 @@ func join(host, server *nsdial.Namespace, name, addr, peer, destination string) 
 	if err != nil {
 		return err
 	}
-	if err := server.Do(func() error { return raise(name) }); err != nil {
+	if err := server.Do(func() error { return raise(w.name) }); err != nil {
 		return err
 	}
 	// The end that is set up last can send from then on, but the kernel gets the other one ready in
 	// the background. What it is given to send before that is lost, and sent again only a second
 	// later.
-	if err := host.Do(func() error { return errors.Join(ready("eth0"), assign("eth0", addr)) }); err != nil {
+	if err := w.host.Do(func() error { return errors.Join(ready("eth0"), assign("eth0", w.addr)) }); err != nil {
 		return err
 	}
-	if err := server.Do(func() error { return assign(name, peer) }); err != nil {
+	if err := server.Do(func() error { return assign(w.name, w.peer) }); err != nil {
 		return err
 	}
-	gateway, _, err := net.ParseCIDR(peer)
+	gateway, _, err := net.ParseCIDR(w.peer)
 	if err != nil {
 		return err
 	}
-	_, dst, err := net.ParseCIDR(destination)
+	_, dst, err := net.ParseCIDR(w.destination)
 	if err != nil {
 		return err
 	}
-	return host.Do(func() error {
+	return w.host.Do(func() error {
 		if err := netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: gateway}); err != nil {
 			return fmt.Errorf("route to %s via %s: %w", dst, gateway, err)
 		}
