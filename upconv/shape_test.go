@@ -33,7 +33,6 @@ var exemptions = map[string]int{
 
 	"upconv/internal/peek Peeker.program": 134,
 	"upconv/policy newLookup":             87,
-	"upconv/policy ParseRoute":            147,
 
 	"upconv worker.beginEarly (parameters)": 6,
 	"upconv worker.reject (parameters)":     6,

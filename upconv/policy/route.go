@@ -122,150 +122,186 @@ const routeForms = "direct, nat64:auto, nat64:PREFIX/LEN, inet6:ADDR, unix:/PATH
 // Route). A path that has a "?" itself therefore needs one more at its end.
 func ParseRoute(s string) (Route, error) {
 	kind, target, more := strings.Cut(s, ":")
-	at := len(kind) + 1 // where target starts in s
-	fail := func(part, format string, args ...any) (Route, error) {
-		start := at
-		if at == len(kind)+1 && part == kind {
-			start = 0
-		}
-		return Route{}, &SyntaxError{What: "route", Input: s, Start: start, End: start + len(part), Msg: fmt.Sprintf(format, args...)}
-	}
+	t := &routeText{whole: s, kind: kind, target: target, hasTarget: more}
 	if more && target == "" {
-		at = len(s)
-		return fail("", "something must follow %q", kind+":")
+		return t.lacks("something must follow %q", kind+":")
 	}
 	switch kind {
 	case "direct":
 		if more {
-			return fail(target, "direct takes no argument")
+			return t.wrongTarget("direct takes no argument")
 		}
 		return Route{Kind: Direct}, nil
 	case "netns":
-		if !more {
-			at = len(s)
-			return fail("", "netns needs a namespace: netns:NAME, netns:/PATH or netns:host")
-		}
-		if !strings.HasPrefix(target, "/") && strings.Contains(target, "/") {
-			return fail(target, "a namespace is a name without slashes or an absolute path")
-		}
-		if target == "." || target == ".." {
-			return fail(target, "not a name that a namespace can have")
-		}
-		return Route{Kind: Netns, Target: target}, nil
+		return t.parseNetns()
 	case "reject":
-		if !more {
-			return Route{Kind: Reject, Errno: defaultReject}, nil
-		}
-		errno, ok := errnoByName(target)
-		if !ok {
-			if meant := closest(strings.ToUpper(target), errnoNames()); meant != "" {
-				return fail(target, "not the name of an errno; did you mean %s?", meant)
-			}
-			return fail(target, "not the name of an errno such as ECONNREFUSED")
-		}
-		return Route{Kind: Reject, Errno: errno}, nil
+		return t.parseReject()
 	case "nat64":
-		if !more {
-			at = len(s)
-			return fail("", "nat64 needs a prefix: nat64:PREFIX/LEN or nat64:auto")
-		}
-		if target == AutoPrefix {
-			return Route{Kind: NAT64, Target: target}, nil
-		}
-		prefix, err := netip.ParsePrefix(target)
-		if err != nil {
-			if addr, bits, ok := strings.Cut(target, "/"); ok && isAddr6(addr) {
-				at += len(addr) + 1
-				return fail(bits, "RFC 6052 knows the lengths 32, 40, 48, 56, 64 and 96")
-			}
-			return fail(target, "not an IPv6 prefix such as 2001:db8:64::/96")
-		}
-		p, err := nat64.NewPrefix(prefix)
-		if wrong := (*nat64.PrefixError)(nil); errors.As(err, &wrong) {
-			part := target
-			if wrong.Length {
-				at += strings.IndexByte(target, '/') + 1
-				part = target[strings.IndexByte(target, '/')+1:]
-			}
-			return fail(part, "%s", wrong.Msg)
-		}
-		return Route{Kind: NAT64, Target: p.String()}, nil
+		return t.parseNAT64()
 	case "inet6":
-		if !more {
-			at = len(s)
-			return fail("", "inet6 needs an address: inet6:ADDR")
-		}
-		if bare, ok := strings.CutPrefix(target, "["); ok {
-			if bare, ok = strings.CutSuffix(bare, "]"); ok && isAddr6(bare) {
-				return fail(target, "without brackets: inet6:%s", bare)
-			}
-		}
-		addr, err := netip.ParseAddr(target)
-		switch {
-		case err != nil || !addr.Is6() || addr.Is4In6():
-			return fail(target, "not an IPv6 address (the port is the program's)")
-		case addr.IsUnspecified() || addr.IsMulticast():
-			return fail(target, "not an address to connect to")
-		case addr.IsLinkLocalUnicast() && addr.Zone() == "":
-			return fail(target, "a link-local address needs its interface: %s%%eth0", target)
-		case !addr.IsLinkLocalUnicast() && addr.Zone() != "":
-			at += strings.IndexByte(target, '%')
-			return fail("%"+addr.Zone(), "only a link-local address has an interface")
-		case len(addr.Zone()) >= unix.IFNAMSIZ || strings.ContainsAny(addr.Zone(), "/ \x00"):
-			at += strings.IndexByte(target, '%') + 1
-			return fail(addr.Zone(), "not a name that an interface can have")
-		}
-		return Route{Kind: Inet6, Target: addr.String()}, nil
+		return t.parseInet6()
 	case "unix":
-		if !more {
-			at = len(s)
-			return fail("", "unix needs a socket: unix:/PATH or unix:@NAME")
-		}
-		route := Route{Kind: UnixPath, Target: target}
-		options := ""
-		if i := strings.LastIndexByte(target, '?'); i >= 0 {
-			route.Target, options = target[:i], target[i+1:]
-		}
-		switch {
-		case route.Target == "" || route.Target[0] != '/' && route.Target[0] != '@':
-			return fail(route.Target, "a Unix socket is an absolute path or @NAME")
-		case route.Target == "@":
-			return fail(route.Target, "no name after the @")
-		case route.Target[0] == '/' && len(route.Target) > MaxUnixPath:
-			return fail(route.Target, "%d bytes long, and unix(7) allows %d", len(route.Target), MaxUnixPath)
-		case len(route.Target) > MaxUnixPath+1: // the @ stands for a byte of zero
-			return fail(route.Target, "the name is %d bytes long, and unix(7) allows %d", len(route.Target)-1, MaxUnixPath)
-		case strings.Contains(route.Target, "\x00"):
-			return fail(route.Target, "has a byte of zero in it")
-		}
-		if options == "" {
-			return route, nil
-		}
-		at += len(route.Target) + 1
-		for option := range strings.SplitSeq(options, "&") {
-			key, value, _ := strings.Cut(option, "=")
-			switch {
-			case option == "proxy=v2" && !route.ProxyV2:
-				route.ProxyV2 = true
-			case option == "root=target" && route.Target[0] == '@':
-				return fail(option, "an abstract name is not looked up in a directory")
-			case option == "root=target" && !route.TargetRoot:
-				route.TargetRoot = true
-			case option == "proxy=v2" || option == "root=target":
-				return fail(option, "given twice")
-			case key == "proxy" || key == "root":
-				return fail(option, "not %q; options are proxy=v2 and root=target", value)
-			default:
-				return fail(option, "no such option; options are proxy=v2 and root=target (a path that has a \"?\" itself ends in another)")
-			}
-			at += len(option) + 1
-		}
-		return route, nil
+		return t.parseUnix()
 	}
 	if meant := closest(strings.ToLower(kind), []string{"direct", "netns", "nat64", "inet6", "unix", "reject"}); meant != "" {
-		return fail(kind, "no such route; did you mean %s?", meant)
+		return t.wrong(0, kind, "no such route; did you mean %s?", meant)
 	}
-	return fail(kind, "no such route; routes are %s", routeForms)
+	return t.wrong(0, kind, "no such route; routes are %s", routeForms)
+}
+
+// routeText is a route as it is written: KIND or KIND:TARGET.
+type routeText struct {
+	whole        string
+	kind, target string
+	hasTarget    bool // there is a colon
+}
+
+// wrong says what is wrong with a part of the text, which starts there at start.
+func (t *routeText) wrong(start int, part, format string, args ...any) (Route, error) {
+	return Route{}, &SyntaxError{What: "route", Input: t.whole, Start: start, End: start + len(part), Msg: fmt.Sprintf(format, args...)}
+}
+
+// wrongTarget says what is wrong with the target.
+func (t *routeText) wrongTarget(format string, args ...any) (Route, error) {
+	return t.wrong(t.targetAt(), t.target, format, args...)
+}
+
+// lacks says what is missing at the end.
+func (t *routeText) lacks(format string, args ...any) (Route, error) {
+	return t.wrong(len(t.whole), "", format, args...)
+}
+
+// targetAt returns where the target starts.
+func (t *routeText) targetAt() int { return len(t.kind) + 1 }
+
+func (t *routeText) parseNetns() (Route, error) {
+	switch {
+	case !t.hasTarget:
+		return t.lacks("netns needs a namespace: netns:NAME, netns:/PATH or netns:host")
+	case !strings.HasPrefix(t.target, "/") && strings.Contains(t.target, "/"):
+		return t.wrongTarget("a namespace is a name without slashes or an absolute path")
+	case t.target == "." || t.target == "..":
+		return t.wrongTarget("not a name that a namespace can have")
+	}
+	return Route{Kind: Netns, Target: t.target}, nil
+}
+
+func (t *routeText) parseReject() (Route, error) {
+	if !t.hasTarget {
+		return Route{Kind: Reject, Errno: defaultReject}, nil
+	}
+	errno, ok := errnoByName(t.target)
+	if !ok {
+		if meant := closest(strings.ToUpper(t.target), errnoNames()); meant != "" {
+			return t.wrongTarget("not the name of an errno; did you mean %s?", meant)
+		}
+		return t.wrongTarget("not the name of an errno such as ECONNREFUSED")
+	}
+	return Route{Kind: Reject, Errno: errno}, nil
+}
+
+func (t *routeText) parseNAT64() (Route, error) {
+	if !t.hasTarget {
+		return t.lacks("nat64 needs a prefix: nat64:PREFIX/LEN or nat64:auto")
+	}
+	if t.target == AutoPrefix {
+		return Route{Kind: NAT64, Target: t.target}, nil
+	}
+	addr, bits, slash := strings.Cut(t.target, "/")
+	bitsAt := t.targetAt() + len(addr) + 1
+	prefix, err := netip.ParsePrefix(t.target)
+	if err != nil {
+		if slash && isAddr6(addr) {
+			return t.wrong(bitsAt, bits, "RFC 6052 knows the lengths 32, 40, 48, 56, 64 and 96")
+		}
+		return t.wrongTarget("not an IPv6 prefix such as 2001:db8:64::/96")
+	}
+	p, err := nat64.NewPrefix(prefix)
+	if wrong := (*nat64.PrefixError)(nil); errors.As(err, &wrong) {
+		if wrong.Length {
+			return t.wrong(bitsAt, bits, "%s", wrong.Msg)
+		}
+		return t.wrongTarget("%s", wrong.Msg)
+	}
+	return Route{Kind: NAT64, Target: p.String()}, nil
+}
+
+func (t *routeText) parseInet6() (Route, error) {
+	if !t.hasTarget {
+		return t.lacks("inet6 needs an address: inet6:ADDR")
+	}
+	if bare, ok := strings.CutPrefix(t.target, "["); ok {
+		if bare, ok = strings.CutSuffix(bare, "]"); ok && isAddr6(bare) {
+			return t.wrongTarget("without brackets: inet6:%s", bare)
+		}
+	}
+	addr, err := netip.ParseAddr(t.target)
+	zoneAt := t.targetAt() + strings.IndexByte(t.target, '%') // if there is one
+	switch {
+	case err != nil || !addr.Is6() || addr.Is4In6():
+		return t.wrongTarget("not an IPv6 address (the port is the program's)")
+	case addr.IsUnspecified() || addr.IsMulticast():
+		return t.wrongTarget("not an address to connect to")
+	case addr.IsLinkLocalUnicast() && addr.Zone() == "":
+		return t.wrongTarget("a link-local address needs its interface: %s%%eth0", t.target)
+	case !addr.IsLinkLocalUnicast() && addr.Zone() != "":
+		return t.wrong(zoneAt, "%"+addr.Zone(), "only a link-local address has an interface")
+	case len(addr.Zone()) >= unix.IFNAMSIZ || strings.ContainsAny(addr.Zone(), "/ \x00"):
+		return t.wrong(zoneAt+1, addr.Zone(), "not a name that an interface can have")
+	}
+	return Route{Kind: Inet6, Target: addr.String()}, nil
+}
+
+func (t *routeText) parseUnix() (Route, error) {
+	if !t.hasTarget {
+		return t.lacks("unix needs a socket: unix:/PATH or unix:@NAME")
+	}
+	path, options := t.target, ""
+	if i := strings.LastIndexByte(path, '?'); i >= 0 {
+		path, options = path[:i], path[i+1:]
+	}
+	at := t.targetAt()
+	switch {
+	case path == "" || path[0] != '/' && path[0] != '@':
+		return t.wrong(at, path, "a Unix socket is an absolute path or @NAME")
+	case path == "@":
+		return t.wrong(at, path, "no name after the @")
+	case path[0] == '/' && len(path) > MaxUnixPath:
+		return t.wrong(at, path, "%d bytes long, and unix(7) allows %d", len(path), MaxUnixPath)
+	case len(path) > MaxUnixPath+1: // the @ stands for a byte of zero
+		return t.wrong(at, path, "the name is %d bytes long, and unix(7) allows %d", len(path)-1, MaxUnixPath)
+	case strings.Contains(path, "\x00"):
+		return t.wrong(at, path, "has a byte of zero in it")
+	}
+	route := Route{Kind: UnixPath, Target: path}
+	if options == "" {
+		return route, nil
+	}
+	return t.parseUnixOptions(route, at+len(path)+1, options)
+}
+
+// parseUnixOptions adds options, which start in the text at start, to a UnixPath.
+func (t *routeText) parseUnixOptions(route Route, start int, options string) (Route, error) {
+	at := start
+	for option := range strings.SplitSeq(options, "&") {
+		key, value, _ := strings.Cut(option, "=")
+		switch {
+		case option == "proxy=v2" && !route.ProxyV2:
+			route.ProxyV2 = true
+		case option == "root=target" && route.Target[0] == '@':
+			return t.wrong(at, option, "an abstract name is not looked up in a directory")
+		case option == "root=target" && !route.TargetRoot:
+			route.TargetRoot = true
+		case option == "proxy=v2" || option == "root=target":
+			return t.wrong(at, option, "given twice")
+		case key == "proxy" || key == "root":
+			return t.wrong(at, option, "not %q; options are proxy=v2 and root=target", value)
+		default:
+			return t.wrong(at, option, "no such option; options are proxy=v2 and root=target (a path that has a \"?\" itself ends in another)")
+		}
+		at += len(option) + 1
+	}
+	return route, nil
 }
 
 // MaxUnixPath is how long a path may be: sun_path less the byte of zero that ends it, unix(7).
