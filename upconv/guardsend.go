@@ -57,6 +57,23 @@ func (w *worker) sendOrGuard(c *call, decide handler) outcome {
 	return answer(unix.EBADF)
 }
 
+// seesStream is isStream by one look, which says as well whether the thread shares its descriptors.
+// false: it cannot be seen, or it is none.
+func (w *worker) seesStream(c *call) bool {
+	if c.indirect || !w.see(c) {
+		return false
+	}
+	v := c.view
+	c.view = nil // a send that moves its socket looks anew
+	if v.Mode&unix.S_IFMT != unix.S_IFSOCK || linux.IsDatagramType(v.Type) && (linux.IsInet(v.Family) || v.Family == unix.AF_UNIX && w.s.needs.unix) {
+		return false
+	}
+	if c.table = tableShared; v.alone() {
+		c.table = tableOwn
+	}
+	return true
+}
+
 // guardsSends reports whether sends must not be left to the kernel: a datagram socket may be in an
 // egress; or any socket where MSG_FASTOPEN, which is in memory, connects.
 func (w *worker) guardsSends(c *call) bool {

@@ -279,7 +279,7 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 		add(h.Control, p.control)
 	}
 	if !named {
-		if !w.guardsSend(c) {
+		if !w.guardsSend(c) || w.seesStream(c) {
 			return 0, 0, carryOn
 		}
 		if stream, out := w.isStream(c); stream {
