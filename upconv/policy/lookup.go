@@ -47,8 +47,53 @@ const (
 // newLookup also returns the node of each rule.
 func newLookup(rules []Rule) (l *lookup, of []int32) {
 	of = make([]int32, len(rules))
-	// Rules by prefix: the address, the length and the index in one number are what sorts fastest.
-	const indexBits, noIndex = 26, 1<<26 - 1
+	b := &lookupBuilder{lookup: &lookup{starts: []uint32{0}, inner: []int32{none}}}
+	keys := prefixKeys(rules)
+	var mine []int32
+	for len(keys) > 0 {
+		prefix := keys[0] >> indexBits
+		start, bits := uint32(prefix>>(32-indexBits)), int(prefix&(1<<(32-indexBits)-1))
+		local := false
+		mine = mine[:0]
+		for len(keys) > 0 && keys[0]>>indexBits == prefix {
+			if index := keys[0] & noIndex; index == noIndex {
+				local = true
+			} else {
+				mine = append(mine, int32(index))
+			}
+			keys = keys[1:]
+		}
+		for len(b.around) > 0 && b.around[len(b.around)-1].last < start {
+			b.leaveNode()
+		}
+		parent := int32(none)
+		if len(b.around) > 0 && !local {
+			parent = b.around[len(b.around)-1].node
+		}
+		n := b.addNode(rules, mine, parent, bits)
+		for _, i := range mine {
+			of[i] = n
+		}
+		b.beginInterval(start, n)
+		b.around = append(b.around, openNode{n, start | ^ip4.Mask(bits)})
+	}
+	for len(b.around) > 0 {
+		b.leaveNode()
+	}
+	for _, n := range b.inner {
+		if n != none {
+			b.nodes[n].gap = true
+		}
+	}
+	return b.lookup, of
+}
+
+// The index of a rule in a number of prefixKeys; noIndex stands for a local block.
+const indexBits, noIndex = 26, 1<<26 - 1
+
+// prefixKeys returns the prefixes of rules and local blocks, outer ones before inner ones. The
+// address, the length and the index in one number are what sorts fastest.
+func prefixKeys(rules []Rule) []uint64 {
 	keys := make([]uint64, 0, len(rules)+len(localBlocks))
 	key := func(prefix netip.Prefix, index int) uint64 {
 		addr := ip4.Number(prefix.Addr()) & ip4.Mask(prefix.Bits())
@@ -61,76 +106,57 @@ func newLookup(rules []Rule) (l *lookup, of []int32) {
 		keys = append(keys, key(rules[i].Dest, i))
 	}
 	slices.Sort(keys)
+	return keys
+}
 
-	l = &lookup{starts: []uint32{0}, inner: []int32{none}}
-	type open struct {
-		node int32
-		last uint32 // address
+// lookupBuilder makes a lookup, from the lowest address to the highest.
+type lookupBuilder struct {
+	*lookup
+	around []openNode // the nodes around the current address, the innermost last
+}
+
+// openNode is a node that the current address is in.
+type openNode struct {
+	node int32
+	last uint32 // address
+}
+
+// addNode adds the node of a prefix of some bits, with the rules whose indexes are in mine.
+func (b *lookupBuilder) addNode(rules []Rule, mine []int32, parent int32, bits int) int32 {
+	node := lookupNode{parent: parent, bits: int8(bits), least: noRule}
+	if parent != none {
+		node.least = b.nodes[parent].least
 	}
-	var stack []open // the nodes around the current address
-	begin := func(start uint32, node int32) {
-		if n := len(l.starts) - 1; l.starts[n] == start {
-			l.inner[n] = node
-			return
-		}
-		l.starts, l.inner = append(l.starts, start), append(l.inner, node)
+	if len(mine) > 0 {
+		node.least = min(node.least, mine[0])
+		node.tcp = b.cutPorts(rules, mine, TCP, portSpan{})
+		node.udp = b.cutPorts(rules, mine, UDP, node.tcp)
 	}
-	leave := func() {
-		top := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if top.last == math.MaxUint32 {
-			return
-		}
-		around := int32(none)
-		if len(stack) > 0 {
-			around = stack[len(stack)-1].node
-		}
-		begin(top.last+1, around)
+	b.nodes = append(b.nodes, node)
+	return int32(len(b.nodes) - 1)
+}
+
+// beginInterval begins an interval at an address, with its innermost node.
+func (b *lookupBuilder) beginInterval(start uint32, node int32) {
+	if n := len(b.starts) - 1; b.starts[n] == start {
+		b.inner[n] = node
+		return
 	}
-	var mine []int32
-	for len(keys) > 0 {
-		prefix := keys[0] >> indexBits
-		local := false
-		mine = mine[:0]
-		for len(keys) > 0 && keys[0]>>indexBits == prefix {
-			if index := keys[0] & noIndex; index == noIndex {
-				local = true
-			} else {
-				mine = append(mine, int32(index))
-			}
-			keys = keys[1:]
-		}
-		start, bits := uint32(prefix>>(32-indexBits)), int(prefix&(1<<(32-indexBits)-1))
-		for len(stack) > 0 && stack[len(stack)-1].last < start {
-			leave()
-		}
-		node := lookupNode{parent: none, bits: int8(bits), least: noRule}
-		if len(stack) > 0 && !local {
-			node.parent = stack[len(stack)-1].node
-			node.least = l.nodes[node.parent].least
-		}
-		if len(mine) > 0 {
-			node.least = min(node.least, mine[0])
-			node.tcp = l.cutPorts(rules, mine, TCP, portSpan{})
-			node.udp = l.cutPorts(rules, mine, UDP, node.tcp)
-		}
-		n := int32(len(l.nodes))
-		l.nodes = append(l.nodes, node)
-		for _, i := range mine {
-			of[i] = n
-		}
-		begin(start, n)
-		stack = append(stack, open{n, start | ^ip4.Mask(bits)})
+	b.starts, b.inner = append(b.starts, start), append(b.inner, node)
+}
+
+// leaveNode begins the interval behind the innermost node.
+func (b *lookupBuilder) leaveNode() {
+	top := b.around[len(b.around)-1]
+	b.around = b.around[:len(b.around)-1]
+	if top.last == math.MaxUint32 {
+		return
 	}
-	for len(stack) > 0 {
-		leave()
+	outer := int32(none)
+	if len(b.around) > 0 {
+		outer = b.around[len(b.around)-1].node
 	}
-	for _, n := range l.inner {
-		if n != none {
-			l.nodes[n].gap = true
-		}
-	}
-	return l, of
+	b.beginInterval(top.last+1, outer)
 }
 
 // cutPorts appends the port intervals of the rules in mine, indexes in ascending order, that are
