@@ -31,8 +31,6 @@ var exemptions = map[string]int{
 
 	"upconv/send.go": 1100,
 
-	"upconv/internal/peek Peeker.program": 134,
-
 	"upconv worker.beginEarly (parameters)": 6,
 	"upconv worker.reject (parameters)":     6,
 	"upconv session.newWait (parameters)":   6,
