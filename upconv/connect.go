@@ -103,7 +103,7 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 		}
 	}
 	if route.Kind == policy.Reject {
-		return w.reject(c, e, family, seen, is, sa)
+		return w.reject(c, e, family, is)
 	}
 	if seen && c.view.File == 0 {
 		return carryOn, false // EBADF; or the thread is gone
@@ -308,7 +308,9 @@ func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by
 			// looking for the socket anew. So upconv does.
 			w.done = w.done[:len(w.done)-1] // the wait owns it
-			return outcome{wait: w.s.newWait(c, e, fd, sock.Flags, timeout, sa)}
+			wait := w.s.newWait(c, e, fd, sock.Flags, sa)
+			wait.expireAfter(timeout)
+			return outcome{wait: wait}
 		}
 	}
 	linux.SetFlags(fd, sock.Flags)

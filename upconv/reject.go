@@ -36,11 +36,11 @@ const (
 //
 // datagrams says that the socket has been found to be one for datagrams, but none that upconv does
 // anything about. raced is as for route.
-func (w *worker) reject(c *call, e *event.Pending, family int, seen, datagrams bool, sa []byte) (out outcome, raced bool) {
-	if seen && c.view.File == 0 {
+func (w *worker) reject(c *call, e *event.Pending, family int, datagrams bool) (out outcome, raced bool) {
+	if c.view != nil && c.view.File == 0 {
 		return answer(unix.EBADF), false // or the thread is gone, and nobody will read the answer
 	}
-	if seen && family == unix.AF_INET && c.view.idle(family) {
+	if c.view != nil && family == unix.AF_INET && c.view.idle(family) {
 		return w.refuse(e), false
 	}
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
@@ -79,7 +79,7 @@ func (w *worker) reject(c *call, e *event.Pending, family int, seen, datagrams b
 		// The rule is about TCP here. But the call is about this very file, whatever is under the
 		// number by now. It cannot take long: the first have no such addresses, and the others send
 		// nothing.
-		return answer(linux.Connect(fd, sa)), false
+		return answer(linux.Connect(fd, c.sa)), false
 	case proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP:
 		return w.refuse(e), false
 	}
@@ -90,7 +90,7 @@ func (w *worker) reject(c *call, e *event.Pending, family int, seen, datagrams b
 		return out, false
 	}
 	switch {
-	case made != family && made == unix.AF_INET6 && len(sa) < linux.SizeofSockaddrIn6Min:
+	case made != family && made == unix.AF_INET6 && len(c.sa) < linux.SizeofSockaddrIn6Min:
 		return answer(unix.EINVAL), false
 	case made != family:
 		return answer(unix.EAFNOSUPPORT), false

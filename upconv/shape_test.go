@@ -32,8 +32,6 @@ var exemptions = map[string]int{
 	"upconv/send.go": 1100,
 
 	"upconv worker.beginEarly (parameters)": 6,
-	"upconv worker.reject (parameters)":     6,
-	"upconv session.newWait (parameters)":   6,
 }
 
 // TestShape holds that packages, files, functions and lists of parameters stay small enough to be

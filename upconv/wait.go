@@ -31,16 +31,20 @@ type wait struct {
 }
 
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
-func (s *session) newWait(c *call, e *event.Pending, fd, flags int, timeout time.Duration, sa []byte) *wait {
+func (s *session) newWait(c *call, e *event.Pending, fd, flags int, sa []byte) *wait {
 	ownEvent := *e
 	ownEvent.Held = false
 	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: trap.NewInterruption()}
+	w.held.Listener, w.held.ID, w.held.TID = s.listener, c.id, c.tid
+	return w
+}
+
+// expireAfter has the wait end after a timeout, that of SO_SNDTIMEO; 0: never.
+func (w *wait) expireAfter(timeout time.Duration) {
 	if timeout != 0 {
 		w.expiry = time.Now().Add(timeout)
+		w.held.Timed.Store(true)
 	}
-	w.held.Listener, w.held.ID, w.held.TID = s.listener, c.id, c.tid
-	w.held.Timed.Store(timeout != 0)
-	return w
 }
 
 // run waits, gives the socket its flags back and answers.
