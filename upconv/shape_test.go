@@ -125,3 +125,41 @@ func nameOf(f *ast.FuncDecl) string {
 	}
 	return of.(*ast.Ident).Name + "." + f.Name.Name
 }
+
+// TestFileTable holds that the table of files in docs/architecture.md has each file of package
+// upconv once, and no other.
+func TestFileTable(t *testing.T) {
+	text, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, found := strings.Cut(string(text), "| subject | files |\n| --- | --- |\n")
+	if !found {
+		t.Fatal("there is no such table")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := map[string]int{}
+	for row := range strings.Lines(table) {
+		for name := range strings.SplitSeq(strings.Split(row, "|")[2], ",") {
+			for name := range strings.SplitSeq(name, ";") {
+				rows[strings.TrimSpace(name)+".go"]++
+			}
+		}
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		if rows[name] != 1 {
+			t.Errorf("%s is in %d rows of the table, and should be in one", name, rows[name])
+		}
+		delete(rows, name)
+	}
+	for name := range rows {
+		t.Errorf("%s is in the table, and there is no such file", name)
+	}
+}
