@@ -42,7 +42,7 @@ type companions struct {
 	kept  map[int32]*group  // by the descriptor in inbox
 	ports map[uint16]int    // how many of the kept have a port; 0 stands for any
 	raw   map[uint64]outlet // by namespace
-	lent  map[int]loan      // by descriptor, those that take has given to somebody and that may be put back
+	lent  map[int]loan      // by descriptor, those that somebody has taken and that may be put back
 
 	// arriving are the sockets, by their cookies, that are being put into the place of others:
 	// these may become their companions.

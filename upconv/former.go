@@ -48,7 +48,9 @@ func (w *worker) together(a, b place) bool {
 // former is the socket that another one has just taken the place of.
 type former struct {
 	companion
-	heard bool // it is one for datagrams and has a port: some may have come for it, and answers may be on their way
+	// heard: it is one for datagrams and has a port. Some may have come for it, and answers may be on
+	// their way.
+	heard bool
 	aside bool // it is kept for the one in its place
 }
 

@@ -17,7 +17,9 @@ type (
 		Inherited []int
 		Reserved  int
 		Service   service
-		Speaker   int // the number of the socket that the front process has a speaker at the other end of; if there is a Service.Notify
+		// Speaker is the number of the socket at whose other end the front process has a speaker; only
+		// if there is a Service.Notify.
+		Speaker int
 	}
 	// passed tells the supervisor that the front process was sent a signal, or that it has been
 	// continued from a stop; neither says that it has heard Started.

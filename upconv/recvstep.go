@@ -83,20 +83,72 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 	if r.family == unix.AF_UNIX && r.flags&unix.MSG_ERRQUEUE != 0 {
 		return 0, 0, unix.EAGAIN // it has none, and would give a datagram
 	}
-	// All of an ICMP message is needed for its checksum.
-	ping := r.family == unix.AF_INET6 && r.pass.Proto == unix.IPPROTO_ICMP
-	size := min(m.room, maxDatagram)
-	switch {
-	case ping:
-		size = maxDatagram
-	case m.room > maxDatagram && r.family == unix.AF_UNIX: // which can have longer ones
-		var next int32
-		unix.RawSyscall(unix.SYS_IOCTL, uintptr(r.fd), unix.SIOCINQ, uintptr(unsafe.Pointer(&next)))
-		size = min(m.room, max(maxDatagram, int(next)))
-	}
+	size := r.takeSize()
 	if len(b.data) < size {
 		b.data = make([]byte, max(size, maxDatagram))
 	}
+	got, errno := r.take(b, size)
+	if errno != 0 {
+		return 0, 0, r.told(errno)
+	}
+	n, flags = got.length, got.flags
+	data := b.data[:min(n, size)]
+	if r.isPing() {
+		siit.ICMP6To4(data)
+		if n > m.room { // whatever MSG_TRUNC asks for: ping_recvmsg in net/ipv4/ping.c
+			n, flags = m.room, flags|unix.MSG_TRUNC
+		}
+		data = data[:min(len(data), m.room)]
+	}
+	came := arrival{data: data, result: n, control: b.control[:got.control], flags: flags}
+	if !got.end {
+		came.name, came.ipv4, came.mapped = r.source(b, got.name)
+	}
+	if r.kind != receivesFrom {
+		came.flags = flags&^unix.MSG_CMSG_CLOEXEC | r.flags&unix.MSG_CMSG_CLOEXEC
+		if r.family == unix.AF_UNIX {
+			came.flags &^= unix.MSG_CTRUNC // of what an AF_INET socket does not give
+			dropDescriptors(came.control)
+		}
+		b.out.Reset(r.c.Compat, m.controlRoom())
+		r.translate(&b.out, &came)
+	}
+	errno = r.deliver(b, &came)
+	if len(b.data) > 4*maxDatagram {
+		b.data = nil // datagrams like that are rare
+	}
+	return n, flags, errno
+}
+
+// isPing reports whether the socket is one for ICMP echo messages.
+func (r *reception) isPing() bool {
+	return r.family == unix.AF_INET6 && r.pass.Proto == unix.IPPROTO_ICMP
+}
+
+// takeSize returns how much of a datagram is taken from the socket.
+func (r *reception) takeSize() int {
+	room := r.message.room
+	switch {
+	case r.isPing():
+		return maxDatagram // all of it is needed for its checksum
+	case room > maxDatagram && r.family == unix.AF_UNIX: // which can have longer ones
+		var next int32
+		unix.RawSyscall(unix.SYS_IOCTL, uintptr(r.fd), unix.SIOCINQ, uintptr(unsafe.Pointer(&next)))
+		return min(room, max(maxDatagram, int(next)))
+	}
+	return min(room, maxDatagram)
+}
+
+// taken is what recvmsg(2) has put into receiveBuffers.
+type taken struct {
+	length        int // of the datagram
+	name, control int // how many bytes of each there are
+	flags         uint32
+	end           bool // it is no datagram, but the end that shutdown(2) makes
+}
+
+// take takes a datagram, of which data has room for size bytes, from the socket.
+func (r *reception) take(b *receiveBuffers, size int) (taken, unix.Errno) {
 	const meant = msgCompat | unix.MSG_WAITFORONE | unix.MSG_CMSG_CLOEXEC // for others than the protocol
 	ask := r.flags&^meant | unix.MSG_DONTWAIT | unix.MSG_CMSG_CLOEXEC
 	if r.family == unix.AF_UNIX {
@@ -114,43 +166,15 @@ func (r *reception) one(b *receiveBuffers) (n int, flags uint32, errno unix.Errn
 		header.SetControllen(len(b.control))
 	}
 	got, _, errno := unix.Syscall(unix.SYS_RECVMSG, uintptr(r.fd), uintptr(unsafe.Pointer(&header)), uintptr(ask))
-	flags = uint32(header.Flags)
 	// Who waits is told of the end; who does not, is not: __skb_wait_for_more_packets in
 	// net/core/datagram.c.
-	end := errno == unix.EAGAIN && r.shutdown && r.flags&unix.MSG_DONTWAIT == 0
-	switch {
-	case end:
-		got, header.Controllen, flags = 0, 0, 0
-	case errno != 0:
-		return 0, 0, r.told(errno)
+	if errno == unix.EAGAIN && r.shutdown && r.flags&unix.MSG_DONTWAIT == 0 {
+		return taken{end: true}, 0
 	}
-	n = int(got)
-	data := b.data[:min(n, size)]
-	if ping {
-		siit.ICMP6To4(data)
-		if n > m.room { // whatever MSG_TRUNC asks for: ping_recvmsg in net/ipv4/ping.c
-			n, flags = m.room, flags|unix.MSG_TRUNC
-		}
-		data = data[:min(len(data), m.room)]
+	if errno != 0 {
+		return taken{}, errno
 	}
-	came := arrival{data: data, result: n, control: b.control[:header.Controllen], flags: flags}
-	if !end {
-		came.name, came.ipv4, came.mapped = r.source(b, int(header.Namelen))
-	}
-	if r.kind != receivesFrom {
-		came.flags = flags&^unix.MSG_CMSG_CLOEXEC | r.flags&unix.MSG_CMSG_CLOEXEC
-		if r.family == unix.AF_UNIX {
-			came.flags &^= unix.MSG_CTRUNC // of what an AF_INET socket does not give
-			dropDescriptors(came.control)
-		}
-		b.out.Reset(r.c.Compat, m.controlRoom())
-		r.translate(&b.out, &came)
-	}
-	errno = r.deliver(b, &came)
-	if len(b.data) > 4*maxDatagram {
-		b.data = nil // datagrams like that are rare
-	}
-	return n, flags, errno
+	return taken{length: int(got), name: int(header.Namelen), control: int(header.Controllen), flags: uint32(header.Flags)}, 0
 }
 
 // arrival is a datagram that has come, and what has come with it.

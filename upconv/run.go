@@ -30,9 +30,13 @@ type Config struct {
 	Rules    []policy.Rule
 	Via      policy.Route    // of what no rule matches and is not local
 	Mappings []nat64.Mapping // for destinations whose route is nat64
-	File     string          // the policy file that the Rules with its name in From, and the Mappings, are from; "" for none
-	Netns    string          // where the command starts: a name of ip-netns(8), an absolute path or policy.Host; "" for where upconv was started
-	Isolate  bool            // start the command in a new namespace with only loopback
+	// File is the policy file that the Rules with its name in From, and the Mappings, are from; ""
+	// for none.
+	File string
+	// Netns is where the command starts: a name of ip-netns(8), an absolute path or policy.Host; ""
+	// for where upconv was started.
+	Netns   string
+	Isolate bool // start the command in a new namespace with only loopback
 
 	UDP    policy.UDPMode // which calls on datagram sockets follow the policy
 	SwapAt policy.SwapAt  // when sockets are replaced
