@@ -12,26 +12,26 @@ import (
 // waiter answers a call later, on a goroutine of its own.
 type waiter interface{ run() }
 
-// aside is a call that cannot be decided at once, and that no worker may be held up by. It has a
+// asideCall is a call that cannot be decided at once, and that no worker may be held up by. It has a
 // thread to itself, which is a worker in everything but that it receives no notifications.
-type aside struct {
+type asideCall struct {
 	s    *session
 	c    call
-	do   func(*worker, *call) outcome
+	do   handler
 	held trap.HeldCall
 	stop *trap.Interruption
 }
 
-// aside takes a call from its worker. do may block.
-func (s *session) aside(c *call, do func(*worker, *call) outcome) outcome {
+// putAside takes a call from its worker, to be decided by do, which may wait.
+func (s *session) putAside(c *call, do handler) *asideCall {
 	own := *c
 	own.view = nil // which is its worker's memory
 	own.since = time.Now()
 	stop := trap.NewInterruption()
-	return outcome{wait: &aside{s: s, c: own, do: do, stop: stop, held: trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}}}
+	return &asideCall{s: s, c: own, do: do, stop: stop, held: trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}}
 }
 
-func (a *aside) run() {
+func (a *asideCall) run() {
 	s := a.s
 	s.held.Add(&a.held)
 	pid := s.targets.Process(a.c.tid)
@@ -47,7 +47,10 @@ func (a *aside) run() {
 	if err != nil {
 		s.warn("the call goes on natively", "tid", a.c.tid, "error", err)
 	} else {
-		out = a.do(w, &a.c)
+		out = aside(a.do)
+		for out.again != nil {
+			out = out.again(w, &a.c)
+		}
 	}
 	if out.wait == nil {
 		a.answer(out)
@@ -63,7 +66,7 @@ func (a *aside) run() {
 	}
 }
 
-func (a *aside) answer(out outcome) {
+func (a *asideCall) answer(out outcome) {
 	a.s.held.Remove(&a.held)
 	if err := a.s.respond(a.c.id, out); err != nil {
 		a.s.log.Debug("answer", "tid", a.c.tid, "error", err)

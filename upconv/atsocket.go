@@ -123,7 +123,7 @@ func (w *worker) socketCall(c *call) outcome {
 	w.closeNow(fd)
 	switch errno := linux.ErrnoOf(err); errno {
 	case 0:
-		return outcome{later: true} // the number is the answer
+		return elsewhere // the number is the answer
 	case unix.ENOENT, unix.ESRCH:
 		return carryOn // the target is gone; nobody will read the answer
 	default: // EMFILE
@@ -140,8 +140,8 @@ func (w *worker) bindAtSocket(c *call) outcome {
 			old, ok = w.idleInEgress(c)
 		}
 		if !ok {
-			out, raced := w.guardBind(c)
-			if raced {
+			out := w.guardBind(c)
+			if out.isRaced() {
 				continue
 			}
 			return out
@@ -163,7 +163,7 @@ func (w *worker) bindAtSocket(c *call) outcome {
 		if !w.socketInfo.ForgetPort(old) {
 			return answer(unix.EINVAL) // as it is bound already
 		}
-		if out, raced := w.bringBack(c, old, dst); !raced && !(out.carriesOn() && w.guards(c)) {
+		if out := w.bringBack(c, old, dst); !out.isRaced() && !(out.carriesOn() && w.guards(c)) {
 			return out
 		}
 	}
@@ -177,7 +177,7 @@ func (w *worker) toOrigin(c *call) outcome {
 		if !ok {
 			return carryOn
 		}
-		if out, raced := w.bringBack(c, old, netip.AddrPort{}); !raced {
+		if out := w.bringBack(c, old, netip.AddrPort{}); !out.isRaced() {
 			return out
 		}
 	}
@@ -191,7 +191,7 @@ func (w *worker) listen(c *call) outcome {
 		if !out.carriesOn() {
 			return out
 		}
-		if out, raced := w.guardListen(c); !raced {
+		if out := w.guardListen(c); !out.isRaced() {
 			return out
 		}
 	}
@@ -276,7 +276,7 @@ func (w *worker) livesIn(tid int, cookie uint64) bool {
 
 // bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of
 // the origin. The target's call then goes on.
-func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, raced bool) {
+func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) outcome {
 	c.back = true
 	e := w.newEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
@@ -289,17 +289,17 @@ func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) (out outcome, r
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.
-func (w *worker) there(c *call, e *event.Pending, sa []byte) (out outcome, raced bool) {
-	fd, out, ok := w.fetch(c, e)
-	if !ok {
-		return out, false
+func (w *worker) there(c *call, e *event.Pending, sa []byte) outcome {
+	fd, out := w.fetch(c, e)
+	if !out.isUndecided() {
+		return out
 	}
 	if !w.saw(c.view, fd) {
 		w.closeNow(fd)
-		return carryOn, true
+		return raced
 	}
 	w.socketInfo = sockstate.Socket{Domain: c.view.Family, Kind: unix.SOCK_STREAM, Proto: c.view.Protocol, Netns: c.view.NetNS, Flags: c.view.Flags}
-	return w.again(c, e, fd, &w.socketInfo, sa), false
+	return w.again(c, e, fd, &w.socketInfo, sa)
 }
 
 // mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which

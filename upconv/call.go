@@ -40,22 +40,54 @@ type call struct {
 // descriptor.
 type handler func(w *worker, c *call) outcome
 
-// outcome is what a handler wants the target to see. The zero value lets the kernel run the call as
-// it stands (SECCOMP_USER_NOTIF_FLAG_CONTINUE).
+// outcome is what becomes of a call. The zero value lets the kernel run it as it stands.
 type outcome struct {
-	answered bool       // the call returns: with errno, or with value
-	errno    unix.Errno // 0 for success
-	value    int64      // what it returns then
-	wait     waiter     // not yet: it answers later, on a goroutine of its own
-	later    bool       // not yet: somebody else answers, or has already
+	state state
+	errno unix.Errno // if it returns: 0 for success
+	value int64      // and what it returns then
+	wait  waiter     // not nil: it answers later, on a goroutine of its own
+	again handler    // not nil: decides the call, on a thread of its own, where that may wait
 }
 
-var carryOn = outcome{}
+// state is how far a call is decided.
+type state uint8
+
+const (
+	stateNative    state = iota // the kernel runs it (SECCOMP_USER_NOTIF_FLAG_CONTINUE), unless wait or again is set
+	stateReturns                // with errno, or with value
+	stateElsewhere              // somebody else answers, or has already
+	stateRaced                  // nothing has been done, as another thread has put another file under the number: it is decided anew
+	stateUndecided              // whoever has asked goes on
+)
+
+// Outcomes that say no more than a state.
+var (
+	carryOn   = outcome{}
+	elsewhere = outcome{state: stateElsewhere}
+	raced     = outcome{state: stateRaced}
+	undecided = outcome{state: stateUndecided}
+)
+
+// answer has the call return an errno, 0 for success.
+func answer(errno unix.Errno) outcome { return outcome{state: stateReturns, errno: errno} }
+
+// answerValue has the call return a value.
+func answerValue(n int64) outcome { return outcome{state: stateReturns, value: n} }
+
+// aside has a call be decided by do on a thread of its own, where it may wait.
+func aside(do handler) outcome { return outcome{again: do} }
 
 // carriesOn reports whether the kernel runs the call.
-func (o *outcome) carriesOn() bool { return !o.answered && !o.later && o.wait == nil }
+func (o *outcome) carriesOn() bool { return o.state == stateNative && !o.isLater() }
 
-func answer(errno unix.Errno) outcome { return outcome{answered: true, errno: errno} }
+// returns reports whether the call returns now.
+func (o *outcome) returns() bool { return o.state == stateReturns }
+
+// isLater reports whether something that upconv does has yet to decide the call.
+func (o *outcome) isLater() bool { return o.wait != nil || o.again != nil }
+
+func (o *outcome) isRaced() bool     { return o.state == stateRaced }
+func (o *outcome) isUndecided() bool { return o.state == stateUndecided }
 
 // callNumbers is more than the number of any call in the table, in any architecture.
 const callNumbers = 512

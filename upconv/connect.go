@@ -71,8 +71,8 @@ func (w *worker) connectAnywhere(c *call, e *event.Pending) outcome {
 	// The program's other threads can close the descriptor or put another file in its place, until
 	// the very end. Then everything is looked at anew.
 	for range maxRaces {
-		out, raced := w.route(c, e, family, sa)
-		if !raced {
+		out := w.route(c, e, family, sa)
+		if !out.isRaced() {
 			return out
 		}
 		e.Note, e.Proto, e.Decision = "", policy.TCP, decision // it may have been a datagram socket
@@ -82,9 +82,8 @@ func (w *worker) connectAnywhere(c *call, e *event.Pending) outcome {
 
 const maxRaces = 8
 
-// route looks at the socket and sends it on its way. raced is true where the descriptor has become
-// another one's meanwhile, and nothing has been done.
-func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out outcome, raced bool) {
+// route looks at the socket and sends it on its way.
+func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) outcome {
 	route := e.Decision.Route
 	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.alone {
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
@@ -94,9 +93,9 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 		var fd int
 		if fd, is = w.sendsDatagrams(c, seen, route.Kind == policy.Reject); is {
 			decision, fastOpen := e.Decision, c.fastOpen
-			out, raced := w.datagram(c, e, family, sa, fd)
-			if route.Kind != policy.Reject || raced || !out.carriesOn() {
-				return out, raced
+			out := w.datagram(c, e, family, sa, fd)
+			if route.Kind != policy.Reject || !out.carriesOn() {
+				return out
 			}
 			// It may be a stream by the time the kernel looks.
 			e.Proto, e.Decision, c.fastOpen = policy.TCP, decision, fastOpen
@@ -106,7 +105,7 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 		return w.reject(c, e, family, is)
 	}
 	if seen && c.view.File == 0 {
-		return carryOn, false // EBADF; or the thread is gone
+		return carryOn // EBADF; or the thread is gone
 	}
 	crosses := w.s.needs.crosses()
 	// A socket of another family that took the place of the program's has its passport in what
@@ -117,10 +116,10 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 	}
 	if plain && route.Kind == policy.Direct && !w.s.inEgress(c.view.NetNS) {
 		w.stays(c, e)
-		return carryOn, false
+		return carryOn
 	}
 	if plain && !c.view.idle(family) {
-		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+		return carryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if seen && (route.Kind == policy.Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(c.view, family) {
 		w.socketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.view.NetNS, Flags: c.view.Flags}
@@ -134,12 +133,12 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 		return w.there(c, e, sa)
 	}
 
-	old, out, ok := w.fetch(c, e)
+	old, out := w.fetch(c, e)
 	switch {
-	case !ok:
-		return out, false
+	case !out.isUndecided():
+		return out
 	case seen && !w.saw(c.view, old):
-		return carryOn, true
+		return raced
 	}
 	sock := &w.socketInfo
 	if route.Kind != policy.Direct && w.readTCP(c, old, sock) {
@@ -154,7 +153,7 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) (out ou
 	case route.Kind == policy.Direct:
 		w.stays(c, e)
 	}
-	return carryOn, false
+	return carryOn
 }
 
 // readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
@@ -166,7 +165,7 @@ func (w *worker) readTCP(c *call, fd int, s *sockstate.Socket) (ok bool) {
 
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
 // copy of it, and w.socketInfo what readTCP has said, or nothing.
-func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old int) (out outcome, raced bool) {
+func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
 	route, crosses := e.Decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == policy.Direct {
@@ -177,7 +176,7 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 			}
 			if !crossed {
 				w.stays(c, e)
-				return carryOn, false
+				return carryOn
 			}
 		}
 	}
@@ -185,25 +184,25 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 	if crosses && (!idle || sock.Domain == unix.AF_INET6) {
 		var busy bool
 		if crossed, busy = w.crossed(old, sock, idle); busy && crossed {
-			return answer(unix.EISCONN), false // a Unix socket, which would say something else
+			return answer(unix.EISCONN) // a Unix socket, which would say something else
 		}
 	}
 	if !idle && family == unix.AF_INET {
-		if out, busy, raced := w.busyCrossed(c, old); busy {
-			return out, raced
+		if out := w.busyCrossed(c, old); !out.isUndecided() {
+			return out
 		}
 	}
 	if !idle || sock.Domain != family {
-		return carryOn, false // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+		return carryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if crossed {
 		// It may have failed while nobody waited. This fetches the error, or does nothing.
 		if errno, idle := probeConnect(old, unix.AF_INET6); !idle {
-			return answer(inetErrno(errno)), false
+			return answer(inetErrno(errno))
 		}
 	}
 	if sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns) {
-		return carryOn, false // the target went to a namespace of its own: not ours there
+		return carryOn // the target went to a namespace of its own: not ours there
 	}
 	if c.view != nil || crossed || route.Kind == policy.UnixPath {
 		sock.ReadFlags(old) // else lookLast tells them
@@ -217,7 +216,7 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 	egress := w.s.egressOf(route)
 	if sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
 		sock.ReadFlags(old)
-		return w.again(c, e, old, sock, sa), false
+		return w.again(c, e, old, sock, sa)
 	}
 	return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
 }
@@ -245,7 +244,7 @@ func (w *worker) stays(c *call, e *event.Pending) {
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has
 // failed or whose result is still to be fetched.
 func (w *worker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
-	if out, done := w.mayConnect(c, e, sock); done {
+	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
 		return out
 	}
 	if sock.Flags&unix.O_NONBLOCK == 0 {
@@ -253,7 +252,7 @@ func (w *worker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket
 	}
 	w.retag(c, fd)
 	out := w.begin(c, e, fd, sock, sa)
-	if out.wait == nil {
+	if !out.isLater() {
 		w.closeNow(fd)
 	}
 	return out
@@ -289,7 +288,7 @@ func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket
 		linux.SetFlags(fd, sock.Flags)
 		w.s.events.Record(e, 0)
 		if w.waitsForRestricted(e) {
-			return w.s.aside(c, (*worker).connect) // which will find it connecting
+			return aside((*worker).connect) // which will find it connecting
 		}
 		// The target's own call waits for the connection and sends, without data in the SYN; of the
 		// address it passes the kernel takes no notice any more.

@@ -70,84 +70,81 @@ type decided struct {
 	decision  policy.Decision
 }
 
-// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, ok is false and out
-// is what becomes of the call.
-func (w *worker) fetch(c *call, e *event.Pending) (fd int, out outcome, ok bool) {
+// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, out is not undecided.
+func (w *worker) fetch(c *call, e *event.Pending) (fd int, out outcome) {
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
 		w.done = append(w.done, fd)
-		return fd, out, true
+		return fd, undecided
 	case unix.EBADF:
-		return -1, answer(unix.EBADF), false // the number may be another file's by the time the kernel looks
+		return -1, answer(unix.EBADF) // the number may be another file's by the time the kernel looks
 	case unix.EPERM, target.ErrOwnTable:
 		w.unserved(e, "its descriptors cannot be fetched", errno)
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return -1, w.fail(e, "pidfd_getfd", errno), false
+		return -1, w.fail(e, "pidfd_getfd", errno)
 	}
-	return -1, carryOn, false // ESRCH: nobody will read the answer
+	return -1, carryOn // ESRCH: nobody will read the answer
 }
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
 // copy of it, or -1.
-func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) (out outcome, raced bool) {
+func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
 	if c.fastOpen.on {
 		return w.resend(c)
 	}
 	e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
 	if old < 0 {
 		if c.view != nil && family == unix.AF_INET {
-			if out, raced, done := w.placeUntouched(c, e, sa); done {
-				return out, raced
+			if out := w.placeUntouched(c, e, sa); !out.isUndecided() {
+				return out
 			}
 		}
-		var ok bool
-		if old, out, ok = w.fetch(c, e); !ok {
-			return out, false
+		var out outcome
+		if old, out = w.fetch(c, e); !out.isUndecided() {
+			return out
 		}
 	}
 	return w.place(c, e, family, sa, old)
 }
 
-// placeUntouched is place for a socket that has been seen and that nothing has been done to. done
-// is false if this is none, or stays where it is.
-func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) (out outcome, raced, done bool) {
+// placeUntouched is place for a socket that has been seen and that nothing has been done to. The
+// outcome is undecided if this is none, or stays where it is.
+func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) outcome {
 	route, sock := e.Decision.Route, &w.socketInfo
 	switch route.Kind {
 	case policy.Netns:
 		if w.s.mayBeMade(route) {
-			return out, false, false
+			return undecided
 		}
 	case policy.NAT64, policy.Inet6:
 	default:
-		return out, false, false
+		return undecided
 	}
 	set, is := w.untouchedUDP(c)
 	if !is || w.s.origin.Closed { // where it must be kept
-		return out, false, false
+		return undecided
 	}
 	old := -1
 	if !c.view.OwnTable {
 		// Another thread may begin to wait for it until the very end. A copy tells then.
-		var ok bool
-		if old, out, ok = w.fetch(c, e); !ok {
-			return out, false, true
+		var out outcome
+		if old, out = w.fetch(c, e); !out.isUndecided() {
+			return out
 		}
 	}
 	*sock = sockstate.Socket{
 		Domain: unix.AF_INET, Kind: unix.SOCK_DGRAM, Proto: unix.IPPROTO_UDP, Netns: c.view.NetNS, Flags: c.view.Flags, Untouched: true, Often: set,
 	}
 	if route.Kind == policy.Netns {
-		out, raced = w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.egressOf(route)}, sa)
-	} else {
-		out, raced = w.crossDatagram(c, e, old, sock, false)
+		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.egressOf(route)}, sa)
 	}
-	return out, raced, true
+	return w.crossDatagram(c, e, old, sock, false)
 }
 
 // place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
-// call: connects it to sa, or sends w.out. raced is as for route.
-func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int) (out outcome, raced bool) {
+// call: connects it to sa, or sends w.out.
+func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
 	route, sock := e.Decision.Route, &w.socketInfo
 	e.From = old
 	known := sockstate.ExamineDatagram(old, sock)
@@ -157,60 +154,60 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 		if is, crossed = w.hasPassport(old); crossed {
 			switch p := &w.crossing.pass; {
 			case linux.KindOf(p.Proto) == unix.SOCK_STREAM:
-				return carryOn, false
+				return carryOn
 			case known:
 				sock.AsMade(p)
 			case is != unix.AF_UNIX || !sock.AsMadeUnix(old, p, w.s.origin.Cookie):
-				return carryOn, false
+				return carryOn
 			}
 		}
 	}
 	origin := w.s.origin
 	switch {
 	case !c.sends && !known && !linux.IsDatagramType(linux.TypeOf(old)):
-		return carryOn, true // another file by now
+		return raced // another file by now
 	case sock.Headers && w.s.inEgress(sock.Netns) && !w.livesIn(c.tid, sock.Netns):
 		// It was moved before the program wanted that.
 		if route.Kind == policy.Reject {
-			return w.finished(c, e, route.Errno), false
+			return w.finished(c, e, route.Errno)
 		}
 		e.Decision = policy.DirectDefault
 		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
 	case !known && !crossed, sock.Proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == policy.Reject && !c.sends {
-			return answer(linux.Connect(old, sa)), false // never a call that the kernel would make with another file, see reject
+			return answer(linux.Connect(old, sa)) // never a call that the kernel would make with another file, see reject
 		}
-		return w.leave(c, e, old, sa), false // whatever it is, and whatever the kernel says of it
+		return w.leave(c, e, old, sa) // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.Domain == unix.AF_INET6: // where it stands for no address
 		for i := range w.out.run {
 			w.out.messages[i].name = nil
 		}
-		return w.sendAsIs(c, e, old), false
+		return w.sendAsIs(c, e, old)
 	case family == unix.AF_INET6 && sock.Domain == unix.AF_INET:
-		return answer(unix.EAFNOSUPPORT), false
+		return answer(unix.EAFNOSUPPORT)
 	case route.Kind == policy.Reject:
-		return w.finished(c, e, route.Errno), false
+		return w.finished(c, e, route.Errno)
 	case sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns):
-		return w.leave(c, e, old, sa), false // the target went to a namespace of its own: not ours there
+		return w.leave(c, e, old, sa) // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
 	case policy.Direct:
 		six := crossed && c.sends && linux.DomainOf(old) == unix.AF_INET6
 		switch dst := e.Dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
-			return w.stay(c, e, old, w.mappedCrossing(e.Dst), nil), false
+			return w.stay(c, e, old, w.mappedCrossing(e.Dst), nil)
 		case six && sock.Domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.Deaf(old):
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
-			return w.stay(c, e, old, nil, sa), false
+			return w.stay(c, e, old, nil, sa)
 		case !crossed && (sock.Netns == origin.Cookie || sock.Kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.Netns)):
-			return w.stay(c, e, old, nil, sa), false
+			return w.stay(c, e, old, nil, sa)
 		}
 		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
 	case policy.Netns:
 		egress := w.s.egressOf(route)
 		if !crossed && sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.made.has(old)) {
-			return w.stay(c, e, old, nil, sa), false
+			return w.stay(c, e, old, nil, sa)
 		}
 		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
 	}
@@ -232,14 +229,14 @@ var (
 )
 
 // move is swapDatagram, one at a time for a socket.
-func (w *worker) move(s *swap, sa []byte) (out outcome, raced bool) {
+func (w *worker) move(s *swap, sa []byte) outcome {
 	c, e, old, sock := s.c, s.e, s.old, s.sock
 	if sock.Bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
 		addr, _ := netip.AddrFromSlice(sock.Address())
 		if addr.Unmap().IsLoopback() && e.Decision.Route.Kind != policy.Direct && !w.s.returned.has(old) {
-			return answer(unix.EINVAL), false // as from there nothing else is reached, unless it was connected to another peer first
+			return answer(unix.EINVAL) // as from there nothing else is reached, unless it was connected to another peer first
 		}
 		clear(sock.Address())
 		sock.Connected = true
@@ -272,14 +269,14 @@ func (w *worker) move(s *swap, sa []byte) (out outcome, raced bool) {
 		}
 		if sock.Untouched {
 			if set, is := w.untouchedUDP(c); c.view == nil || c.view.File != file || !is || set != sock.Often {
-				return carryOn, true
+				return raced
 			}
 		}
 	}
 	// Only a socket that is there now has its companions: another thread may have put it aside, and
 	// a third one may put it back.
 	if old >= 0 && !w.isThereYet(c, old) {
-		return carryOn, true
+		return raced
 	}
 	return w.swapDatagram(s, sa)
 }
@@ -296,47 +293,44 @@ func (w *worker) isThereYet(c *call, old int) bool {
 // sendBeside sends to another place than the one that the socket old is connected in. A send does
 // not end a connection, and what is answered to it is not for a connected socket, which hears from
 // its peer alone. So it is a companion that sends, and old stays.
-func (w *worker) sendBeside(s *swap) (out outcome, raced bool) {
-	fd, errno, raced := w.beside(s)
-	switch {
-	case raced:
-		return out, true
-	case errno != 0:
-		return w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno), false
+func (w *worker) sendBeside(s *swap) outcome {
+	fd, out := w.beside(s)
+	if !out.isUndecided() {
+		return out
 	}
 	w.closeNow(s.old)
 	w.done = append(w.done, fd)
-	if out = w.act(s.c, s.e, fd, s.x, nil); out.wait == nil {
+	if out = w.act(s.c, s.e, fd, s.x, nil); !out.isLater() {
 		w.closeNow(fd)
 	}
-	return out, false
+	return out
 }
 
 // beside returns a copy of the companion that s.old has where s leads, and sees to it that there is
-// one, like s.old.
-func (w *worker) beside(s *swap) (fd int, errno unix.Errno, raced bool) {
+// one, like s.old. Where out is not undecided there is none.
+func (w *worker) beside(s *swap) (fd int, out outcome) {
 	old := s.old
 	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
 	w.see(s.c)
 	if !w.isThereYet(s.c, old) {
-		return -1, 0, true
+		return -1, raced
 	}
 	kept, errno := w.obtain(s, old)
 	if errno != 0 {
-		return -1, errno, false
+		return -1, w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
 	}
 	if errno = w.carry(s, old, kept); errno == 0 {
 		linux.SetFlags(s.fd, s.sock.Flags&^unix.O_ASYNC)
 		if fd, errno = linux.Dup(s.fd); errno == 0 {
 			w.s.companions.settle(s.fd)
 			w.s.companions.keepBeside(old, s.fd, w.to(s.egress, s.x))
-			return fd, 0, false
+			return fd, undecided
 		}
 	}
 	if !w.s.companions.putBack(s.fd) {
 		linux.Close(s.fd)
 	}
-	return -1, errno, false
+	return -1, w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
 }
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
@@ -361,7 +355,7 @@ func (w *worker) act(c *call, e *event.Pending, fd int, x *crossing, sa []byte) 
 func (w *worker) stay(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
 	w.retag(c, fd)
 	out := w.act(c, e, fd, x, sa)
-	if out.wait == nil {
+	if !out.isLater() {
 		w.closeNow(fd) // before the target goes on: what it closes then shall be closed
 	}
 	return out
@@ -452,28 +446,28 @@ func (w *worker) retag(c *call, fd int) {
 
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another
 // one than the program's already; its passport is then in w.crossing.pass.
-func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) (out outcome, raced bool) {
+func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) outcome {
 	if !crossed && sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
-		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
+		return answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
 	x := &w.crossing
 	had := x.pass
 	switch err := w.prepare(x, e, sock); {
 	case errors.Is(err, nat64.ErrStillLooking):
-		return w.s.whenFound(c), false
+		return w.s.whenFound()
 	case err != nil:
 		e.Add(err.Error())
-		return w.finished(c, e, unix.ENETUNREACH), false
+		return w.finished(c, e, unix.ENETUNREACH)
 	case sock.Kind == unix.SOCK_RAW, sock.Proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.sends):
 		e.Add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
-		return w.finished(c, e, unix.ENETUNREACH), false
+		return w.finished(c, e, unix.ENETUNREACH)
 	}
 	x.pass.Connected = !c.sends && x.family() == unix.AF_INET6
 	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
 		return w.move(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {
-		return w.fail(e, "interface "+x.zone, errno), false
+		return w.fail(e, "interface "+x.zone, errno)
 	}
 	if x.pass.Connected && !had.Connected || had.Peer != x.pass.Peer && (!c.sends || x.route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
 		// Whom what is received is from, where that cannot be told from its address.
@@ -483,10 +477,10 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socksta
 			put = had.PutOnUnix
 		}
 		if errno := put(old); errno != 0 {
-			return w.fail(e, "the passport of the socket", errno), false
+			return w.fail(e, "the passport of the socket", errno)
 		}
 	}
-	return w.stay(c, e, old, x, x.to[:]), false
+	return w.stay(c, e, old, x, x.to[:])
 }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not

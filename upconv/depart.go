@@ -29,11 +29,11 @@ func (w *worker) leaves(s *swap) bool {
 
 // depart is for a stream whose port leaves the origin, before the new one, which has it in the
 // egress, is put into its place. Another thread that is about to ask the kernel for the port
-// must not get it; so that is waited for. That is rare, and no worker waits: where ok is false, out
-// is what becomes of the call.
+// must not get it; so that is waited for. That is rare, and no worker waits: the call is put aside. If
+// all is well the outcome is undecided.
 //
 // As long as the old socket is the target's, it holds the port in the origin.
-func (w *worker) depart(s *swap) (out outcome, ok bool) {
+func (w *worker) depart(s *swap) outcome {
 	c, to := s.c, w.to(s.egress, s.x)
 	p, port := &w.s.ports, s.sock.Port()
 	p.put(port, departure{to: to, moving: true})
@@ -42,11 +42,11 @@ func (w *worker) depart(s *swap) (out outcome, ok bool) {
 		if !w.alone {
 			p.stays(port, to)
 			w.closeNow(s.fd)
-			return w.s.aside(c, (*worker).connect), false
+			return aside((*worker).connect)
 		}
 		time.Sleep(50 * time.Microsecond)
 	}
-	return out, true
+	return undecided
 }
 
 // noteConnection is for a bound stream, of which fd is a copy, that has just begun to connect to

@@ -39,8 +39,8 @@ func (w *worker) disconnects(c *call) bool {
 func (w *worker) disconnectCall(c *call) outcome {
 	for range maxRaces {
 		e := w.newEvent(c, policy.TCP)
-		fd, out, ok := w.fetch(c, &e)
-		if !ok {
+		fd, out := w.fetch(c, &e)
+		if !out.isUndecided() {
 			return out
 		}
 		sock := &w.socketInfo
@@ -57,8 +57,7 @@ func (w *worker) disconnectCall(c *call) outcome {
 		if c.view != nil {
 			c.view.copies = 1
 		}
-		out, raced := w.disconnectStream(c, fd)
-		if !raced {
+		if out = w.disconnectStream(c, fd); !out.isRaced() {
 			return out
 		}
 	}
@@ -66,15 +65,16 @@ func (w *worker) disconnectCall(c *call) outcome {
 }
 
 // disconnectStream puts a socket of the origin into the place of a stream of an egress, of which
-// old is a copy and w.socketInfo tells, and resets the connection of that. raced is as for route.
-func (w *worker) disconnectStream(c *call, old int) (out outcome, raced bool) {
+// old is a copy and w.socketInfo tells, and resets the connection of that.
+func (w *worker) disconnectStream(c *call, old int) outcome {
 	e := w.newEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
 	c.back, w.socketInfo.Resets = true, true
-	if out, raced = w.swapStream(&swap{c: c, e: &e, old: old, sock: &w.socketInfo}, nil); !raced && out.carriesOn() {
+	out := w.swapStream(&swap{c: c, e: &e, old: old, sock: &w.socketInfo}, nil)
+	if out.carriesOn() {
 		out = answer(0)
 	}
-	return out, raced
+	return out
 }
 
 // resetOnClose has the connection of a stream be reset, as a disconnection resets it, when nobody

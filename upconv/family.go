@@ -139,32 +139,32 @@ func (x *crossing) scope(fd int) unix.Errno {
 
 // cross sends a connect(2) along a route to another family. old is as in swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
-func (w *worker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) (out outcome, raced bool) {
+func (w *worker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) outcome {
 	if sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
-		return carryOn, false // ENETUNREACH: such a socket takes no IPv4-mapped destination
+		return carryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
 	x := &w.crossing
 	switch err := w.prepare(x, e, sock); {
 	case errors.Is(err, nat64.ErrStillLooking):
-		return w.s.whenFound(c), false
+		return w.s.whenFound()
 	case err != nil:
 		e.Add(err.Error())
 		w.s.events.Record(e, unix.ENETUNREACH)
-		return answer(unix.ENETUNREACH), false
+		return answer(unix.ENETUNREACH)
 	}
 	if x.route.Kind == policy.UnixPath || !again {
 		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
 	}
-	if out, done := w.mayConnect(c, e, sock); done {
-		return out, false
+	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
+		return out
 	}
 	if errno := x.scope(old); errno != 0 {
-		return w.fail(e, "interface "+x.zone, errno), false
+		return w.fail(e, "interface "+x.zone, errno)
 	}
 	if errno := x.pass.PutOn6(old); errno != 0 {
-		return w.fail(e, "setsockopt IP_OPTIONS", errno), false
+		return w.fail(e, "setsockopt IP_OPTIONS", errno)
 	}
-	return w.again(c, e, old, sock, x.to[:]), false
+	return w.again(c, e, old, sock, x.to[:])
 }
 
 // onlyIPv6 reports whether an AF_INET6 socket takes no IPv4-mapped addresses.

@@ -124,7 +124,7 @@ func (w *worker) beginEarly(c *call, e *event.Pending, fd int, sock *sockstate.S
 	w.s.events.Record(e, underWay(errno))
 	switch {
 	case errno == unix.EALREADY:
-		return w.s.aside(c, (*worker).connect) // which will find it connecting
+		return aside((*worker).connect) // which will find it connecting
 	case errno == 0:
 		return w.sendEarly(c, fd)
 	case e.Decision.Route.Crosses():
@@ -136,12 +136,12 @@ func (w *worker) beginEarly(c *call, e *event.Pending, fd int, sock *sockstate.S
 // opened answers a send with MSG_FASTOPEN that has sent n bytes.
 func (c *call) opened(n int, errno unix.Errno) outcome {
 	if errno != 0 || c.fastOpen.result == 0 {
-		return outcome{answered: true, errno: errno, value: int64(n)}
+		return outcome{state: stateReturns, errno: errno, value: int64(n)}
 	}
 	var result [4]byte
 	binary.NativeEndian.PutUint32(result[:], uint32(n))
 	target.WriteMemory(c.tid, c.fastOpen.result, result[:])
-	return outcome{answered: true, value: 1}
+	return answerValue(1)
 }
 
 // sendEarly sends all data of a send with MSG_FASTOPEN through the stream fd, which is connected by
@@ -157,7 +157,7 @@ func (w *worker) sendEarly(c *call, fd int) outcome {
 			return c.opened(f.sent, 0)
 		case errno == unix.EAGAIN && patient && !w.alone:
 			f.cookie = linux.CookieOf(fd)
-			return w.s.aside(c, sendEarlyAgain)
+			return aside(sendEarlyAgain)
 		case errno == unix.EAGAIN && patient:
 			errno = w.waitToSend(fd, nil)
 		}
@@ -173,7 +173,8 @@ func (w *worker) sendEarly(c *call, fd int) outcome {
 // sendEarlyAgain is sendEarly on a thread that may wait.
 func sendEarlyAgain(w *worker, c *call) outcome {
 	e := w.newEvent(c, policy.TCP)
-	fd, out, ok := w.fetch(c, &e)
+	fd, out := w.fetch(c, &e)
+	ok := out.isUndecided()
 	switch {
 	case ok && linux.CookieOf(fd) == c.fastOpen.cookie:
 		return w.sendEarly(c, fd)

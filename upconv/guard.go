@@ -46,12 +46,12 @@ func (w *worker) guard(c *call, e *event.Pending) outcome {
 	}
 	for range maxRaces {
 		if fd, ok := w.copyInEgress(c, true); ok {
-			if out, raced := w.connectInEgress(c, fd); !raced {
+			if out := w.connectInEgress(c, fd); !out.isRaced() {
 				return out
 			}
 			continue
 		}
-		if out, raced := w.connectDirect(c, e); !raced {
+		if out := w.connectDirect(c, e); !out.isRaced() {
 			return out
 		}
 	}
@@ -59,19 +59,18 @@ func (w *worker) guard(c *call, e *event.Pending) outcome {
 }
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
-// copy and w.socketInfo tells. There is nothing there that the call could connect it to. raced is
-// as for route.
-func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
+// copy and w.socketInfo tells. There is nothing there that the call could connect it to.
+func (w *worker) connectInEgress(c *call, fd int) outcome {
 	if c.fastOpen.on && linux.IsDatagramType(w.socketInfo.Kind) { // a flag that means nothing to it
 		w.closeNow(fd)
 		return w.resend(c)
 	}
 	if c.addrLen > linux.SizeofSockaddrStorage || c.fastOpen.on && c.addrLen < linux.SizeofSockaddrIn {
-		return answer(unix.EINVAL), false
+		return answer(unix.EINVAL)
 	}
 	sa := c.sa
 	if len(sa) == 0 {
-		return answer(unix.EFAULT), false
+		return answer(unix.EFAULT)
 	}
 	if family, _, v4 := linux.Destination(sa); family == w.socketInfo.Domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
 		// The socket is one that has an error to tell.
@@ -79,31 +78,31 @@ func (w *worker) connectInEgress(c *call, fd int) (out outcome, raced bool) {
 		if idle {
 			errno = unix.ECONNABORTED
 		}
-		return answer(errno), false
+		return answer(errno)
 	}
 	if c.fastOpen.on {
-		return w.open(c, fd, sa), false
+		return w.open(c, fd, sa)
 	}
 	errno := linux.Connect(fd, sa)
 	w.closeNow(fd)
-	return answer(errno), false
+	return answer(errno)
 }
 
 // connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have
-// made it. raced is as for route.
-func (w *worker) connectDirect(c *call, e *event.Pending) (out outcome, raced bool) {
+// made it.
+func (w *worker) connectDirect(c *call, e *event.Pending) outcome {
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch {
 	case errno == unix.EBADF:
-		return answer(unix.EBADF), false
+		return answer(unix.EBADF)
 	case errno != 0:
-		return carryOn, false // nobody will read the answer; or the program's descriptors cannot be fetched
+		return carryOn // nobody will read the answer; or the program's descriptors cannot be fetched
 	}
 	w.done = append(w.done, fd)
 	domain := linux.DomainOf(fd)
 	if !linux.IsInet(domain) && w.leavesOthers(c) {
 		w.closeNow(fd)
-		return carryOn, false
+		return carryOn
 	}
 	sock, datagrams := &w.socketInfo, linux.IsDatagramType(linux.TypeOf(fd))
 	switch {
@@ -112,36 +111,39 @@ func (w *worker) connectDirect(c *call, e *event.Pending) (out outcome, raced bo
 		return w.resend(c)
 	case c.sa != nil:
 	case c.addrLen >= c.leastAddress() && c.addrLen <= linux.SizeofSockaddrStorage:
-		return answer(unix.EFAULT), false // it could not be read, and could be the next time
+		return answer(unix.EFAULT) // it could not be read, and could be the next time
 	case c.addrLen > linux.SizeofSockaddrStorage || !c.fastOpen.on:
-		return answer(unix.EINVAL), false
+		return answer(unix.EINVAL)
 	}
 	if !linux.IsInet(domain) {
-		return w.connectOther(c, fd, domain), false
+		return w.connectOther(c, fd, domain)
 	}
 	idle := !datagrams && sockstate.ExamineStream(fd, sock)
 	if netns := linux.NetnsCookie(fd); (datagrams || idle) && w.s.inEgress(netns) && !w.livesIn(c.tid, netns) {
 		w.closeNow(fd)
-		return carryOn, true // it was not so a moment ago
+		return raced // it was not so a moment ago
 	}
 	switch {
 	case datagrams: // it does not wait
 		errno = linux.Connect(fd, c.sa)
 		w.closeNow(fd)
-		return answer(errno), false
+		return answer(errno)
 	case c.fastOpen.on && c.sa != nil && binary.NativeEndian.Uint16(c.sa) == unix.AF_UNSPEC:
-		return answer(unix.EOPNOTSUPP), false
+		return answer(unix.EOPNOTSUPP)
 	case idle && c.sa == nil:
-		return answer(unix.EINVAL), false
+		return answer(unix.EINVAL)
 	case idle:
-		return w.again(c, e, fd, sock, c.sa), false
+		return w.again(c, e, fd, sock, c.sa)
 	case !sock.ReadStream(fd): // SCTP, say
 		if c.fastOpen.on {
-			return answer(unix.EOPNOTSUPP), false
+			return answer(unix.EOPNOTSUPP)
 		}
-		return w.connectAside(c, fd), false
+		return w.connectAside(c, fd)
 	}
-	return w.wouldConnect(c, fd, sock.Domain)
+	if out := w.wouldConnect(c, fd, sock.Domain); !out.isUndecided() {
+		return out
+	}
+	return raced
 }
 
 // connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
@@ -149,7 +151,7 @@ func (w *worker) connectDirect(c *call, e *event.Pending) (out outcome, raced bo
 func (w *worker) connectAside(c *call, fd int) outcome {
 	if flags, _ := linux.FlagsOf(fd); w.patient(c, flags) {
 		if !w.alone {
-			return w.s.aside(c, (*worker).connect)
+			return aside((*worker).connect)
 		}
 		errno := unix.EINTR
 		ended := w.aside.stop.During(func() {

@@ -19,76 +19,75 @@ import (
 // Once somebody has restricted himself, bind(2) of streams and to paths is left to the kernel, as
 // the rules are about who makes it; and that of other families as long as no socket is in an egress.
 
-// guardBind makes a bind(2) that is left to the kernel, if it must not be. raced says that the
+// guardBind makes a bind(2) that is left to the kernel, if it must not be. It is raced if the
 // socket is one that has to be brought back first.
-func (w *worker) guardBind(c *call) (out outcome, raced bool) {
-	fd, out, raced, ours := w.copyToBind(c)
+func (w *worker) guardBind(c *call) outcome {
+	fd, out := w.copyToBind(c)
 	switch {
-	case raced && (c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage): // wherever it is
-		return answer(unix.EINVAL), false
-	case !ours:
-		return out, raced
+	case out.isRaced() && (c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage): // wherever it is
+		return answer(unix.EINVAL)
+	case !out.isUndecided():
+		return out
 	}
 	domain := linux.DomainOf(fd)
 	if domain == 0 { // no socket
-		return answer(linux.Bind(fd, make([]byte, sizeofFamily))), false
+		return answer(linux.Bind(fd, make([]byte, sizeofFamily)))
 	}
 	if c.addrLen > linux.SizeofSockaddrStorage {
-		return answer(unix.EINVAL), false
+		return answer(unix.EINVAL)
 	}
 	sa := w.sockaddr[:c.addrLen]
 	if len(sa) > 0 && target.ReadMemory(c.tid, c.addr, sa) != 0 {
-		return answer(unix.EFAULT), false
+		return answer(unix.EFAULT)
 	}
 	switch restricted := w.s.restricted.any.Load(); {
 	case restricted && (linux.TypeOf(fd) == unix.SOCK_STREAM && linux.IsInet(domain) || domain == unix.AF_UNIX && isUnixPath(sa)),
 		!linux.IsInet(domain) && !w.s.swapped.Load():
 		w.closeNow(fd)
-		return carryOn, false
+		return carryOn
 	case !linux.IsInet(domain):
-		return w.bindOther(c, fd, sa), false
+		return w.bindOther(c, fd, sa)
 	}
 	errno := w.bindFor(c.tid, fd, sa)
 	w.closeNow(fd)
-	return answer(errno), false
+	return answer(errno)
 }
 
 // guardListen is guardBind for listen(2).
-func (w *worker) guardListen(c *call) (out outcome, raced bool) {
-	fd, out, raced, ours := w.copyToBind(c)
-	if !ours {
-		return out, raced
+func (w *worker) guardListen(c *call) outcome {
+	fd, out := w.copyToBind(c)
+	if !out.isUndecided() {
+		return out
 	}
 	var as *target.Credentials // whom those who connect to a Unix socket see
 	if domain := linux.DomainOf(fd); !linux.IsInet(domain) && domain != 0 {
 		errno := unix.Errno(0)
 		if as, errno = w.s.targets.CredentialsOf(c.tid); errno != 0 || !w.s.swapped.Load() || as.Become() != 0 {
 			w.closeNow(fd)
-			return carryOn, false
+			return carryOn
 		}
 	}
 	_, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(fd), uintptr(int32(c.args[1])), 0)
 	as.Revert()
 	w.closeNow(fd)
-	return answer(errno), false
+	return answer(errno)
 }
 
 // copyToBind returns a copy of a file whose bind(2) or listen(2) must not be left to the kernel. If
-// ours is false it may be, or out is the outcome; raced is as for guardBind.
-func (w *worker) copyToBind(c *call) (fd int, out outcome, raced, ours bool) {
+// out is not undecided there is none, and out is as for guardBind.
+func (w *worker) copyToBind(c *call) (fd int, out outcome) {
 	if !w.guards(c) {
-		return -1, carryOn, false, false
+		return -1, carryOn
 	}
 	e := w.newEvent(c, policy.TCP)
-	fd, out, ok := w.fetch(c, &e)
-	if !ok {
-		return -1, out, false, false
+	if fd, out = w.fetch(c, &e); !out.isUndecided() {
+		return -1, out
 	}
 	if netns := linux.NetnsCookie(fd); w.s.inEgress(netns) && !w.livesIn(c.tid, netns) && !linux.IsConnected(fd) {
 		w.closeNow(fd)
-		return -1, carryOn, true, false
+		return -1, raced
 	}
-	return fd, out, false, true
+	return fd, undecided
 }
 
 // bindFor binds a socket as the thread tid may: to a low port only if that has the privilege.

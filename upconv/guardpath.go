@@ -28,7 +28,7 @@ func (w *worker) bindOther(c *call, fd int, sa []byte) outcome {
 	}
 	if !w.alone {
 		w.closeNow(fd)
-		return w.s.aside(c, (*worker).bind)
+		return aside((*worker).bind)
 	}
 	errno := w.bindPath(c.tid, fd, sa)
 	w.closeNow(fd)

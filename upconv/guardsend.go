@@ -49,7 +49,7 @@ func (w *worker) sendOrGuard(c *call, decide handler) outcome {
 				return out
 			}
 		}
-		if out, raced := w.sendInPlace(c); !raced {
+		if out := w.sendInPlace(c); !out.isRaced() {
 			return out
 		}
 		c.guardedSend, c.sends, c.fastOpen = nil, false, fastOpen{}
@@ -81,13 +81,13 @@ func (w *worker) guardsSends(c *call) bool {
 	return s.needs.sends && (s.moved.Load() || c.indirect && s.swapped.Load()) && w.guards(c)
 }
 
-// sendInPlace makes a send that is about no datagram socket of IPv4 or IPv6. raced says that it is
-// by now, or that the send connects.
-func (w *worker) sendInPlace(c *call) (out outcome, raced bool) {
+// sendInPlace makes a send that is about no datagram socket of IPv4 or IPv6. It is raced if it is
+// by now, or if the send connects.
+func (w *worker) sendInPlace(c *call) outcome {
 	e := w.newEvent(c, policy.TCP)
-	fd, out, ok := w.fetch(c, &e)
-	if !ok {
-		return out, false
+	fd, out := w.fetch(c, &e)
+	if !out.isUndecided() {
+		return out
 	}
 	defer w.closeNow(fd)
 	before := c.guardedSend
@@ -98,18 +98,18 @@ func (w *worker) sendInPlace(c *call) (out outcome, raced bool) {
 	inet := linux.IsInet(to.domain)
 	switch cookie := linux.CookieOf(fd); {
 	case g.cookie != 0 && g.cookie != cookie && g.done == 0 && g.sent == 0:
-		return carryOn, true
+		return raced
 	case g.cookie != 0 && g.cookie != cookie: // another thread has put another file there
-		return g.partial(), false
+		return g.partial()
 	case to.domain == 0:
 		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&unix.Msghdr{})), unix.MSG_NOSIGNAL)
-		return answer(errno), false // ENOTSOCK; or EBADF, for O_PATH
+		return answer(errno) // ENOTSOCK; or EBADF, for O_PATH
 	case g.count == 0:
-		return g.partial(), false
+		return g.partial()
 	case inet && (linux.IsDatagramType(to.kind) || g.flags&unix.MSG_FASTOPEN != 0):
-		return carryOn, true
+		return raced
 	case to.domain == unix.AF_NETLINK:
-		return w.sendNetlink(c), false
+		return w.sendNetlink(c)
 	default:
 		g.cookie = cookie
 	}
@@ -118,7 +118,7 @@ func (w *worker) sendInPlace(c *call) (out outcome, raced bool) {
 		to.proto = linux.ProtocolOf(fd)
 	}
 	to.patient = g.flags&unix.MSG_DONTWAIT == 0 && linux.Blocks(fd)
-	return w.sendAllInPlace(c, to), false
+	return w.sendAllInPlace(c, to)
 }
 
 func newGuardedSend(c *call) *guardedSend {
@@ -134,9 +134,9 @@ func newGuardedSend(c *call) *guardedSend {
 // partial answers a send that ends before all is sent.
 func (g *guardedSend) partial() outcome {
 	if g.stride > 0 {
-		return outcome{answered: true, value: int64(g.done)}
+		return answerValue(int64(g.done))
 	}
-	return outcome{answered: true, value: int64(g.sent)}
+	return answerValue(int64(g.sent))
 }
 
 // sendAllInPlace sends all messages of a call, or goes on with them, until one is not sent whole.
@@ -156,7 +156,7 @@ func (w *worker) sendAllInPlace(c *call, to *guardedSocket) outcome {
 		}
 		switch {
 		case later:
-			return w.s.aside(c, sendAgain)
+			return aside(sendAgain)
 		case errno == unix.EPIPE && to.raises() && g.flags&unix.MSG_NOSIGNAL == 0:
 			w.raise(c, unix.SIGPIPE)
 		}

@@ -36,7 +36,7 @@ func (w *worker) connectOther(c *call, fd, domain int) outcome {
 			if !w.alone {
 				linux.SetFlags(fd, flags)
 				path.close()
-				return w.s.aside(c, (*worker).connect)
+				return aside((*worker).connect)
 			}
 			if errno = w.waitForRoom(fd, &w.crossing, linux.TimeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
 				errno = unix.EAGAIN // its time is over

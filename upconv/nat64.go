@@ -38,8 +38,8 @@ func (s *session) translate(route *policy.Route, dst netip.Addr) (netip.Addr, er
 }
 
 // whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
-func (s *session) whenFound(c *call) outcome {
-	return s.aside(c, func(w *worker, c *call) outcome {
+func (s *session) whenFound() outcome {
+	return aside(func(w *worker, c *call) outcome {
 		if errno := w.aside.stop.Await(s.discovery.Looked()); errno != 0 {
 			return answer(errno)
 		}

@@ -54,14 +54,14 @@ func (all *receivers) wait(r *reception, state receptionState) outcome {
 	p.keep()
 	if state == interrupted {
 		go p.attendInTurn(true)
-		return outcome{later: true}
+		return elsewhere
 	}
 	if errno := p.register(); errno != 0 {
 		s.warn(r.c.name+": it cannot wait for a datagram; the program sees the error", "tid", r.c.tid, "error", errno)
 		p.finish(answer(unix.ENOMEM))
 	}
 	p.attend(nil, false)
-	return outcome{later: true}
+	return elsewhere
 }
 
 // open makes the set for the first one.

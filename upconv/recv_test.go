@@ -260,10 +260,10 @@ func handled(t testing.TB, w *worker, a *arena, nr uintptr, fd int, args [6]uint
 	n := seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(nr), Arch: seccompx.NativeArch(), Args: args}}
 	out := w.handle(&n)
 	w.tidy()
-	if out.later {
+	if out.state == stateElsewhere {
 		t.Fatalf("call %d %#x waits", nr, args)
 	}
-	if !out.answered {
+	if !out.returns() {
 		return natively(a, nr, fd, args)
 	}
 	if out.errno != 0 {

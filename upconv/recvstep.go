@@ -28,7 +28,7 @@ func (r *reception) step(b *receiveBuffers) (out outcome, state receptionState) 
 		if errno == unix.EAGAIN && r.waits() {
 			return outcome{}, nothingYet
 		}
-		return outcome{answered: true, errno: errno, value: int64(n)}, received
+		return outcome{state: stateReturns, errno: errno, value: int64(n)}, received
 	}
 	for range maxInOneGo {
 		if !r.parsed {
@@ -64,7 +64,7 @@ func (r *reception) end(errno unix.Errno) outcome {
 	if r.timeout.at != 0 && !r.timeout.write(&r.c) {
 		return answer(unix.EFAULT)
 	}
-	return outcome{answered: true, value: int64(r.done)}
+	return answerValue(int64(r.done))
 }
 
 // waits reports whether the call waits for a datagram if there is none.

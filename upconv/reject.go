@@ -35,29 +35,29 @@ const (
 // In a namespace that the target has gone to by itself it is refused, too.
 //
 // datagrams says that the socket has been found to be one for datagrams, but none that upconv does
-// anything about. raced is as for route.
-func (w *worker) reject(c *call, e *event.Pending, family int, datagrams bool) (out outcome, raced bool) {
+// anything about.
+func (w *worker) reject(c *call, e *event.Pending, family int, datagrams bool) outcome {
 	if c.view != nil && c.view.File == 0 {
-		return answer(unix.EBADF), false // or the thread is gone, and nobody will read the answer
+		return answer(unix.EBADF) // or the thread is gone, and nobody will read the answer
 	}
 	if c.view != nil && family == unix.AF_INET && c.view.idle(family) {
-		return w.refuse(e), false
+		return w.refuse(e)
 	}
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
 	case unix.EBADF, unix.ESRCH:
-		return answer(unix.EBADF), false
+		return answer(unix.EBADF)
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(e, "pidfd_getfd", errno), false
+		return w.fail(e, "pidfd_getfd", errno)
 	default: // EPERM: there is no telling what the kernel would say first
-		return w.refuse(e), false
+		return w.refuse(e)
 	}
 	w.done = append(w.done, fd)
 
 	var domain, kind, proto int32
 	if errno := linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
-		return answer(errno), false // ENOTSOCK; or EBADF, for O_PATH
+		return answer(errno) // ENOTSOCK; or EBADF, for O_PATH
 	}
 	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_TYPE, unsafe.Pointer(&kind), 4)
 	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4)
@@ -65,39 +65,39 @@ func (w *worker) reject(c *call, e *event.Pending, family int, datagrams bool) (
 	if w.s.needs.crosses() {
 		var now int
 		if now, crossed = w.hasPassport(fd); crossed && now == unix.AF_UNIX {
-			return answer(unix.EISCONN), false
+			return answer(unix.EISCONN)
 		} else if crossed {
 			made = w.crossing.pass.Family
 		}
 	}
 	switch inet := domain == unix.AF_INET || domain == unix.AF_INET6; {
 	case inet && linux.IsDatagramType(int(kind)) && w.s.needs.udp && !datagrams:
-		return carryOn, true // meanwhile; and what goes for datagrams may be another thing
+		return raced // meanwhile; and what goes for datagrams may be another thing
 	case c.fastOpen.on && !(inet && kind == unix.SOCK_STREAM), domain == afRDS, domain == afSMC:
-		return w.refuse(e), false
+		return w.refuse(e)
 	case !inet, linux.IsDatagramType(int(kind)):
 		// The rule is about TCP here. But the call is about this very file, whatever is under the
 		// number by now. It cannot take long: the first have no such addresses, and the others send
 		// nothing.
-		return answer(linux.Connect(fd, c.sa)), false
+		return answer(linux.Connect(fd, c.sa))
 	case proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP:
-		return w.refuse(e), false
+		return w.refuse(e)
 	}
-	if out, connects := w.wouldConnect(c, fd, int(domain)); !connects {
+	if out := w.wouldConnect(c, fd, int(domain)); !out.isUndecided() {
 		if crossed {
 			out.errno = inetErrno(out.errno)
 		}
-		return out, false
+		return out
 	}
 	switch {
 	case made != family && made == unix.AF_INET6 && len(c.sa) < linux.SizeofSockaddrIn6Min:
-		return answer(unix.EINVAL), false
+		return answer(unix.EINVAL)
 	case made != family:
-		return answer(unix.EAFNOSUPPORT), false
+		return answer(unix.EAFNOSUPPORT)
 	case made == unix.AF_INET6 && onlyIPv6(fd):
-		return answer(unix.ENETUNREACH), false // such a socket takes no IPv4-mapped destination
+		return answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
-	return w.refuse(e), false
+	return w.refuse(e)
 }
 
 func (w *worker) refuse(e *event.Pending) outcome {
@@ -106,39 +106,42 @@ func (w *worker) refuse(e *event.Pending) outcome {
 	return answer(errno)
 }
 
-// wouldConnect reports whether connect(2) would start to connect a TCP socket. Where it would not,
-// out is what it does instead.
-func (w *worker) wouldConnect(c *call, fd, domain int) (out outcome, connects bool) {
-	errno, waited := unix.Errno(0), false
+// wouldConnect returns what connect(2) does instead of starting to connect a TCP socket; undecided if
+// it would start.
+func (w *worker) wouldConnect(c *call, fd, domain int) outcome {
+	waited := false
 	switch tcpState(fd) {
 	case tcpListen:
-		return answer(unix.EISCONN), false
+		return answer(unix.EISCONN)
 	case tcpSynSent, tcpSynRecv:
 		flags, _ := linux.FlagsOf(fd)
 		switch patient := w.patient(c, flags); {
 		case patient && !w.alone:
-			return w.s.aside(c, (*worker).connect), false
+			return aside((*worker).connect)
 		case patient:
-			if errno = w.waitConnecting(c, fd); errno != 0 {
-				return answer(errno), false
+			if errno := w.waitConnecting(c, fd); errno != 0 {
+				return answer(errno)
 			}
 			waited = true
 		case flags&unix.O_NONBLOCK == 0:
-			return answer(unix.EALREADY), false // MSG_DONTWAIT
+			return answer(unix.EALREADY) // MSG_DONTWAIT
 		}
 	}
-	errno, connects = probeConnect(fd, domain)
+	errno, connects := probeConnect(fd, domain)
 	switch {
 	case connects && waited:
 		// Another thread has fetched the error.
-		return answer(unix.EPIPE), false
+		return answer(unix.EPIPE)
 	case errno == unix.EISCONN && waited:
 		errno = 0 // another thread has been told first
 	}
 	if errno == 0 && c.fastOpen.on {
-		return w.sendEarly(c, fd), false
+		return w.sendEarly(c, fd)
 	}
-	return answer(errno), connects
+	if connects {
+		return undecided
+	}
+	return answer(errno)
 }
 
 // probeConnect calls connect(2) with an address that no socket of the family domain can be

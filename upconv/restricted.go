@@ -77,12 +77,12 @@ const (
 )
 
 // mayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
-// somebody has restricted himself. done is true where the call has another outcome: the target may
-// not, or is to be asked.
-func (w *worker) mayConnect(c *call, e *event.Pending, sock *sockstate.Socket) (out outcome, done bool) {
+// somebody has restricted himself. The outcome is undecided if it may; else it may not, or is to be
+// asked.
+func (w *worker) mayConnect(c *call, e *event.Pending, sock *sockstate.Socket) outcome {
 	all := &w.s.restricted
 	if !all.any.Load() || c.permitted == int(e.Dst.Port())+1 || !e.Dst.IsValid() { // no address with a port
-		return out, false
+		return undecided
 	}
 	q := all.take(c.tid)
 	switch {
@@ -90,16 +90,16 @@ func (w *worker) mayConnect(c *call, e *event.Pending, sock *sockstate.Socket) (
 	case q.errno == unix.EACCES, q.errno == unix.EPERM:
 		e.Add("the program has forbidden itself this port, or is forbidden it (Landlock or another security module)")
 		w.s.events.Record(e, q.errno)
-		return answer(q.errno), true
+		return answer(q.errno)
 	case q.port < 0:
 		e.Add(unasked + "connect(2) says " + linux.ErrnoName(q.errno))
 		w.s.events.Record(e, q.errno)
-		return answer(q.errno), true // as natively, unless it is for want of a route for the decoy
+		return answer(q.errno) // as natively, unless it is for want of a route for the decoy
 	case q.port == int(e.Dst.Port()):
 		c.permitted = q.port + 1
-		return out, false
+		return undecided
 	}
-	return w.ask(c, e, sock), true
+	return w.ask(c, e, sock)
 }
 
 // waitsForRestricted reports whether upconv has to wait for a connection, in the place of the
@@ -111,18 +111,20 @@ func (w *worker) waitsForRestricted(e *event.Pending) bool {
 
 // busyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is
 // connected, or about to be. The kernel would do so itself, but to who has restricted himself it
-// says EINVAL because of the families. busy is false where it is left to the kernel, and raced is
-// as for route.
-func (w *worker) busyCrossed(c *call, fd int) (out outcome, busy, raced bool) {
+// says EINVAL because of the families. The outcome is undecided if it is left to the kernel.
+func (w *worker) busyCrossed(c *call, fd int) outcome {
 	if !w.s.restricted.any.Load() || linux.DomainOf(fd) != unix.AF_INET6 {
-		return out, false, false
+		return undecided
 	}
 	if _, crossed := w.hasPassport(fd); !crossed {
-		return out, false, false
+		return undecided
 	}
-	out, connects := w.wouldConnect(c, fd, unix.AF_INET6)
+	out := w.wouldConnect(c, fd, unix.AF_INET6)
+	if out.isUndecided() {
+		return raced
+	}
 	out.errno = inetErrno(out.errno)
-	return out, true, connects
+	return out
 }
 
 const unasked = "a program has restricted itself, and whether that holds here cannot be found out: "

@@ -120,7 +120,7 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 		return w.unreadable(c, errno)
 	}
 	o.messages = o.all[:1]
-	if out, done := w.notElsewhere(c); done {
+	if out := w.notElsewhere(c); !out.isUndecided() {
 		return out
 	}
 	switch {
@@ -193,7 +193,7 @@ func (w *worker) sendDatagrams(c *call, flags uint32, count, stride int) outcome
 		if o.sent == 0 {
 			return out
 		}
-		return outcome{answered: true, value: int64(o.sent)}
+		return answerValue(int64(o.sent))
 	}
 }
 
@@ -210,9 +210,8 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 		return out
 	}
 	o.messages = o.all[:n]
-	out, done := w.notElsewhere(c)
-	o.messages = nil
-	if done {
+	out = w.notElsewhere(c)
+	if o.messages = nil; !out.isUndecided() {
 		return out
 	}
 	n, out = w.readPayloads(c, n)
@@ -260,7 +259,7 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 			if !w.guardsSend(c) {
 				return 0, 0, carryOn
 			}
-			if stream, out := w.isStream(c); stream {
+			if out := w.isStream(c); !out.isUndecided() {
 				return 0, 0, out
 			}
 			switch {
@@ -282,7 +281,7 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 		if !w.guardsSend(c) || w.seesStream(c) {
 			return 0, 0, carryOn
 		}
-		if stream, out := w.isStream(c); stream {
+		if out := w.isStream(c); !out.isUndecided() {
 			return 0, 0, out
 		}
 	}
@@ -378,20 +377,21 @@ func (w *worker) meansNothing(c *call) bool {
 	if !w.guardsSend(c) {
 		return false
 	}
-	stream, _ := w.isStream(c)
+	out := w.isStream(c)
+	stream := !out.isUndecided()
 	return !stream
 }
 
-// isStream reports whether the call is about something that is not a datagram socket, or one of
-// another address family, of which nothing is sent elsewhere. If not, a copy of that is in
-// w.out.fd.
-func (w *worker) isStream(c *call) (is bool, out outcome) {
+// isStream returns what becomes of a call that is about something that is not a datagram socket, or
+// one of another address family: of that nothing is sent elsewhere. If it is about one, the outcome is
+// undecided, and a copy is in w.out.fd.
+func (w *worker) isStream(c *call) outcome {
 	o := &w.out
 	if o.fd < 0 {
 		e := w.newEvent(c, policy.UDP)
-		fd, out, ok := w.fetch(c, &e)
-		if !ok {
-			return true, out
+		fd, out := w.fetch(c, &e)
+		if !out.isUndecided() {
+			return out
 		}
 		o.fd, o.known = fd, false // what was known is of the one before
 	}
@@ -401,17 +401,17 @@ func (w *worker) isStream(c *call) (is bool, out outcome) {
 			if errno := linux.Getsockopt(o.fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
 				w.closeNow(o.fd)
 				o.fd = -1
-				return true, answer(errno) // ENOTSOCK; or EBADF, for O_PATH
+				return answer(errno) // ENOTSOCK; or EBADF, for O_PATH
 			}
 			if !linux.IsInet(int(domain)) && !w.tookDatagrams(o.fd, int(domain)) || !linux.IsDatagramType(linux.TypeOf(o.fd)) {
 				w.closeNow(o.fd)
 				o.fd = -1
-				return true, carryOn
+				return carryOn
 			}
 		}
 	}
 	o.known = true
-	return false, out
+	return undecided
 }
 
 // tookDatagrams reports whether a Unix socket has taken the place of a datagram socket of the
@@ -424,24 +424,23 @@ func (w *worker) tookDatagrams(fd, domain int) bool {
 	return crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM
 }
 
-// notElsewhere reports whether the call can be left to the kernel: nothing has been moved yet, and
-// nothing of it is to go anywhere but to where the program's sockets are.
-func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
+// notElsewhere returns what becomes of a call that has nothing to do with other sockets than the
+// program's: nothing has been moved yet, and nothing of it is to go anywhere but to where they are.
+// The outcome of others is undecided.
+func (w *worker) notElsewhere(c *call) outcome {
 	o := &w.out
 	if w.guardsSend(c) {
-		is, out = w.isStream(c)
-		return out, is
+		return w.isStream(c)
 	}
 	for i := range o.messages {
 		if _, dst, ok := sendDestination(o.messages[i].name); ok && w.decideDatagram(dst).Route.Kind != policy.Direct {
-			return out, false
+			return undecided
 		}
 	}
 	if w.s.events != nil {
 		// Which socket it is has not mattered yet.
-		stream, out := w.isStream(c)
-		if stream {
-			return out, true
+		if out := w.isStream(c); !out.isUndecided() {
+			return out
 		}
 		for i := range o.messages {
 			if _, dst, ok := sendDestination(o.messages[i].name); ok {
@@ -454,7 +453,7 @@ func (w *worker) notElsewhere(c *call) (out outcome, is bool) {
 		w.closeNow(o.fd)
 		o.fd = -1
 	}
-	return carryOn, true
+	return carryOn
 }
 
 // unreadable is for a call whose memory cannot be read: the kernel will say EFAULT.
@@ -465,7 +464,7 @@ func (w *worker) unreadable(c *call, errno unix.Errno) outcome {
 		w.unserved(&e, "its memory cannot be read", errno)
 		return carryOn
 	case w.guardsSend(c):
-		if stream, out := w.isStream(c); stream {
+		if out := w.isStream(c); !out.isUndecided() {
 			return out
 		}
 		return answer(unix.EFAULT) // for it could be read the next time
@@ -478,7 +477,7 @@ func (w *worker) badData(c *call, errno unix.Errno) outcome {
 	if errno == unix.EPERM {
 		return w.unreadable(c, errno)
 	}
-	if stream, out := w.isStream(c); stream {
+	if out := w.isStream(c); !out.isUndecided() {
 		return out
 	}
 	return answer(unix.EFAULT)
@@ -510,7 +509,7 @@ func (w *worker) sendAll(c *call) outcome {
 		}
 		before := o.sent
 		out := w.sendRun(c, &e, family, ok)
-		if o.sent == before || !out.answered || out.errno != 0 {
+		if o.sent == before || !out.returns() || out.errno != 0 {
 			return out
 		}
 		if o.messages = o.messages[o.sent-before:]; len(o.messages) == 0 || o.sent-before < o.run {
@@ -535,8 +534,7 @@ func (w *worker) sendRun(c *call, e *event.Pending, family int, ok bool) (out ou
 		old := o.fd
 		if o.fd = -1; old < 0 {
 			o.known = false
-			var is bool
-			if old, out, is = w.fetch(c, e); !is {
+			if old, out = w.fetch(c, e); !out.isUndecided() {
 				return out
 			}
 			o.netns = w.settledIn(old)
@@ -550,8 +548,7 @@ func (w *worker) sendRun(c *call, e *event.Pending, family int, ok bool) (out ou
 		if !ok && !e.Dst.IsValid() {
 			return w.sendAsIs(c, e, old)
 		}
-		out, raced := w.place(c, e, family, o.messages[0].name, old)
-		if !raced {
+		if out = w.place(c, e, family, o.messages[0].name, old); !out.isRaced() {
 			return out
 		}
 		e.Note = ""
@@ -706,7 +703,7 @@ func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcom
 		// The program waits until there is room. Not in the middle of a move: workers may want that
 		// lock, and what comes for the old socket would not be handed on.
 		if !w.alone || w.moving {
-			return w.s.aside(c, sendAgain)
+			return aside(sendAgain)
 		}
 		if errno = w.waitToSend(fd, x.unixPeer()); errno != 0 {
 			break
@@ -722,7 +719,7 @@ func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcom
 	if !o.many() {
 		w.recordSent(e, 1)
 		o.sent++
-		return outcome{answered: true, value: int64(value)}
+		return answerValue(int64(value))
 	}
 	w.recordSent(e, value)
 	o.sent += value
@@ -900,10 +897,10 @@ func (w *worker) tellLengths(c *call, n int) {
 }
 
 // resend makes a send with MSG_FASTOPEN that is about a datagram socket, to which this flag means
-// nothing. raced is as for route.
-func (w *worker) resend(c *call) (out outcome, raced bool) {
+// nothing.
+func (w *worker) resend(c *call) outcome {
 	if !w.s.needs.sends {
-		return carryOn, false
+		return carryOn
 	}
 	before := *c
 	c.fastOpen = fastOpen{}
@@ -912,11 +909,12 @@ func (w *worker) resend(c *call) (out outcome, raced bool) {
 	} else { // sendto, sendmmsg
 		c.args[3] &^= unix.MSG_FASTOPEN
 	}
-	if out = w.decideSend(c); out.carriesOn() && w.guards(c) {
+	out := w.decideSend(c)
+	if out.carriesOn() && w.guards(c) {
 		*c = before
-		return out, true // it is a stream by now
+		return raced // it is a stream by now
 	}
-	return out, false
+	return out
 }
 
 // sendAgain makes a send on a thread that may wait.

@@ -255,8 +255,12 @@ func (s *session) startWorker(index int, ready chan<- error) {
 
 // respond sends the outcome of a call.
 func (s *session) respond(id uint64, out outcome) error {
-	if !out.answered {
+	switch out.state {
+	case stateNative:
 		return s.listener.Continue(id)
+	case stateReturns:
+	default: // never to the kernel: it has not been decided that it may be
+		out.errno = unix.EBADF
 	}
 	if out.errno != 0 {
 		out.value = 0

@@ -30,9 +30,9 @@ type swap struct {
 }
 
 // make makes the socket that is to take the place of the target's, with all that the program has
-// done to that; tidy closes it. Where ok is false, out is what becomes of the call, unless raced is
-// true: the descriptor has become another one's meanwhile, and nothing has been done.
-func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
+// done to that; tidy closes it. Like the others it returns what becomes of the call if the swap cannot
+// go on, and else undecided.
+func (w *worker) make(s *swap) outcome {
 	e, sock, x := s.e, s.sock, s.x
 	from := s.old // what is carried over is of it
 	if sock.Untouched {
@@ -42,9 +42,9 @@ func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
 	switch {
 	case errno == 0:
 	case s.old >= 0 && w.replaced(s.c, s.old): // by another thread, which has taken the one that could be had
-		return carryOn, true, false
+		return raced
 	default:
-		return w.fail(e, "socket for "+e.Decision.Route.String(), errno), false, false
+		return w.fail(e, "socket for "+e.Decision.Route.String(), errno)
 	}
 	w.done = append(w.done, s.fd)
 	if x != nil {
@@ -54,12 +54,12 @@ func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
 	case errno == 0:
 	case x != nil && errno != unix.EADDRINUSE && errno != unix.EACCES:
 		w.abandon(s)
-		return w.fail(e, "preparing a socket for "+e.Decision.Route.String(), errno), false, false
+		return w.fail(e, "preparing a socket for "+e.Decision.Route.String(), errno)
 	default: // the program's error, natively one of bind(2)
 		w.abandon(s)
 		e.Add("port " + strconv.Itoa(int(sock.Port())) + " cannot be had in the egress")
 		w.s.events.Record(e, errno)
-		return answer(errno), false, false
+		return answer(errno)
 	}
 	if sock.Untouched {
 		setOften(s.fd, sock.Often, x != nil)
@@ -67,7 +67,7 @@ func (w *worker) make(s *swap) (out outcome, raced, ok bool) {
 	if lost := w.copyInode(s); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
-	return out, false, true
+	return undecided
 }
 
 // obtain gets s its socket. from is -1 where nothing has been done to the target's. kept is whether
@@ -100,17 +100,16 @@ func (w *worker) findPlaces(s *swap) {
 
 // lookLast looks at the target's descriptor for the last time before another socket takes its
 // place: whether it is closed on execve(2), and whether it is yet the socket that old is a copy of.
-// If not, ok is false, and out and raced as for make. Of a socket that was not seen s.sock gets the
-// flags. If others may have old it is put among the worker's witnesses before.
-func (w *worker) lookLast(s *swap) (out outcome, raced, ok bool) {
+// If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may have old it is put among the worker's witnesses before.
+func (w *worker) lookLast(s *swap) outcome {
 	last, c, old := &s.last, s.c, s.old
 	if v := c.view; v != nil {
 		last.watched = old >= 0 && !v.single() && w.witness(old)
 		if old >= 0 && w.replaced(c, old) {
-			return carryOn, true, false
+			return raced
 		}
 		last.closesOnExec = v.CloseOnExec
-		return out, false, true
+		return undecided
 	}
 	// One read says all: an inode number is the socket's own as long as there is a copy of it.
 	info, errno := w.s.targets.FdinfoBy(c.tid, c.fd, w.scratch[:], func(file int, to []byte) (n int, errno unix.Errno) {
@@ -122,27 +121,32 @@ func (w *worker) lookLast(s *swap) (out outcome, raced, ok bool) {
 		same := info.Ino == s.sock.Inode.Number
 		s.sock.Flags = info.Flags &^ unix.O_CLOEXEC
 		last.closesOnExec = info.ClosesOnExec()
-		return carryOn, !same, same
+		if !same {
+			return raced
+		}
+		return undecided
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(s.e, "open /proc/TID/fdinfo/FD", errno), false, false
+		return w.fail(s.e, "open /proc/TID/fdinfo/FD", errno)
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
-		raced = w.replaced(c, old)
+		gone := !w.replaced(c, old)
 		if dir, errno := target.OpenDir(c.tid, w.scratch[:]); errno == 0 { // it was closed for a moment only
 			linux.Close(dir)
-			raced = true
+			gone = false
 		}
-		return carryOn, raced, false
+		if !gone {
+			return raced
+		}
+		return carryOn
 	}
 	w.unserved(s.e, "its descriptors cannot be read in /proc", errno)
-	return carryOn, false, false
+	return carryOn
 }
 
-// put installs the new socket under the target's descriptor. Where ok is false, out is what becomes
-// of the call.
+// put installs the new socket under the target's descriptor.
 //
 // A socket is installed first and connected second: installing puts it into the target's net_cls and
 // net_prio cgroups, and its first packet must already carry them.
-func (w *worker) put(s *swap) (out outcome, ok bool) {
+func (w *worker) put(s *swap) outcome {
 	// Before the program has it: its other threads could put it under any number at once.
 	w.s.swapped.Store(true)
 	if s.sock.Kind != unix.SOCK_STREAM {
@@ -150,11 +154,11 @@ func (w *worker) put(s *swap) (out outcome, ok bool) {
 	}
 	switch errno := w.install(s.c, s.c.fd, s.fd, s.last.closesOnExec); errno {
 	case 0:
-		return out, true
+		return undecided
 	case unix.ENOENT, unix.ESRCH:
-		return carryOn, false // the target is gone; nobody will read the answer
+		return carryOn // the target is gone; nobody will read the answer
 	default:
-		return w.fail(s.e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno), false
+		return w.fail(s.e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
 	}
 }
 

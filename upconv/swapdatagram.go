@@ -8,21 +8,20 @@ import (
 
 // swapDatagram replaces the target's datagram socket by one that is reached from where s says, and
 // makes the call with that: connects it to sa, or sends w.out. If c.back is set, it is only brought
-// there. raced is as for make.
-func (w *worker) swapDatagram(s *swap, sa []byte) (out outcome, raced bool) {
+// there.
+func (w *worker) swapDatagram(s *swap, sa []byte) outcome {
 	c, e, sock := s.c, s.e, s.sock
-	out, raced, ok := w.make(s)
-	if !ok {
-		return out, raced
+	if out := w.make(s); !out.isUndecided() {
+		return out
 	}
 	if s.x != nil {
 		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	w.findPlaces(s)
 	defer w.closeSets()
-	if out, raced, ok = w.lookLast(s); !ok {
+	if out := w.lookLast(s); !out.isUndecided() {
 		w.abandon(s)
-		return out, raced
+		return out
 	}
 	linux.SetFlags(s.fd, sock.Flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
 	// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the very
@@ -32,9 +31,9 @@ func (w *worker) swapDatagram(s *swap, sa []byte) (out outcome, raced bool) {
 	if s.old >= 0 && sock.Kind == unix.SOCK_DGRAM && !c.view.alone() { // other threads find it as soon as it is installed
 		defer w.s.companions.arrived(w.s.companions.arrives(s.fd))
 	}
-	if out, ok = w.put(s); !ok {
+	if out := w.put(s); !out.isUndecided() {
 		w.abandon(s)
-		return out, false
+		return out
 	}
 	w.s.companions.settle(s.fd)
 	w.noteMoved(s.fd)
@@ -47,6 +46,7 @@ func (w *worker) swapDatagram(s *swap, sa []byte) (out outcome, raced bool) {
 	was := w.former(c.tid, s.old, sock, w.to(s.egress, s.x))
 	w.retireDatagram(s, &was)
 	w.async(s, sock.Flags)
+	var out outcome
 	if c.back {
 		linux.SetFlags(s.fd, sock.Flags)
 		out = carryOn
@@ -58,10 +58,10 @@ func (w *worker) swapDatagram(s *swap, sa []byte) (out outcome, raced bool) {
 		w.disown(s.old)
 		w.setAside(c, &was, s.fd, s.egress)
 	}
-	if out.wait == nil {
+	if !out.isLater() {
 		w.closeNow(s.fd) // before the target goes on: what it closes then shall be closed
 	}
-	return out, false
+	return out
 }
 
 // retireDatagram closes the socket whose place the new one has taken, unless it is put aside, and

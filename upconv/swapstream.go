@@ -7,44 +7,43 @@ import (
 )
 
 // swapStream replaces the target's stream by one that is reached from where s says, and connects that
-// to sa. If c.back is set, it is only brought there. raced is as for make.
-func (w *worker) swapStream(s *swap, sa []byte) (out outcome, raced bool) {
+// to sa. If c.back is set, it is only brought there.
+func (w *worker) swapStream(s *swap, sa []byte) outcome {
 	c, e, sock := s.c, s.e, s.sock
 	if !c.back {
-		if out, done := w.mayConnect(c, e, sock); done {
-			return out, false
+		if out := w.mayConnect(c, e, sock); !out.isUndecided() {
+			return out
 		}
 	}
-	out, raced, ok := w.make(s)
-	if !ok {
-		return out, raced
+	if out := w.make(s); !out.isUndecided() {
+		return out
 	}
 	toUnix := s.x != nil && s.x.family() == unix.AF_UNIX
 	if toUnix {
-		if out, done := w.connectUnix(c, e, s.x, s.fd, sock); done {
-			return out, false
+		if out := w.connectUnix(c, e, s.x, s.fd, sock); !out.isUndecided() {
+			return out
 		}
 	}
 	if s.x != nil {
 		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	if w.leaves(s) {
-		if out, ok := w.depart(s); !ok {
-			return out, false
+		if out := w.depart(s); !out.isUndecided() {
+			return out
 		}
 	}
 	w.findPlaces(s)
 	defer w.closeSets()
-	if out, raced, ok = w.lookLast(s); !ok {
+	if out := w.lookLast(s); !out.isUndecided() {
 		w.abandonStream(s)
-		return out, raced
+		return out
 	}
 	if s.old >= 0 && sock.Flags&unix.O_ASYNC != 0 {
 		copyOwner(s.old, s.fd) // carry may not have known the flags
 	}
-	if out, ok = w.put(s); !ok {
+	if out := w.put(s); !out.isUndecided() {
 		w.abandonStream(s)
-		return out, false
+		return out
 	}
 	if sock.Resets {
 		resetOnClose(s.old)
@@ -52,6 +51,7 @@ func (w *worker) swapStream(s *swap, sa []byte) (out outcome, raced bool) {
 	w.retireStream(s)
 	w.async(s, sock.Flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
 	e.Held = true                          // it has no places yet, of which there may be something to say
+	var out outcome
 	switch {
 	case c.back:
 		linux.SetFlags(s.fd, sock.Flags)
@@ -67,10 +67,10 @@ func (w *worker) swapStream(s *swap, sa []byte) (out outcome, raced bool) {
 		wait.event.Note = e.Note
 	}
 	e.Release(w.s.events)
-	if out.wait == nil {
+	if !out.isLater() {
 		w.closeNow(s.fd) // before the target goes on: what it closes then shall be closed
 	}
-	return out, false
+	return out
 }
 
 // abandonStream is abandon, and leaves the port where it is.

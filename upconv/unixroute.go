@@ -84,15 +84,15 @@ func (p *unixPath) close() {
 }
 
 // connectUnix connects the socket fd, which is not installed yet: where that fails, the target
-// keeps the one it has. done is true where the call has its outcome.
-func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, sock *sockstate.Socket) (out outcome, done bool) {
+// keeps the one it has. If it is connected the outcome is undecided.
+func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, sock *sockstate.Socket) outcome {
 	errno := x.path.open(w.s, x.route, c.tid)
 	if errno == 0 {
 		errno = x.path.connect(fd)
 		if errno == unix.EAGAIN && w.patient(c, sock.Flags) {
 			if !w.alone {
 				x.path.close()
-				return w.s.aside(c, (*worker).connect), true
+				return aside((*worker).connect)
 			}
 			errno = w.waitForRoom(fd, x, linux.TimeoutOf(fd, unix.SO_SNDTIMEO))
 		}
@@ -106,7 +106,7 @@ func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, soc
 	}
 	if errno = x.asInet(e, errno); errno != 0 {
 		w.s.events.Record(e, underWay(errno))
-		return answer(errno), true
+		return answer(errno)
 	}
 	if x.route.ProxyV2 {
 		header := proxyproto.Header(x.pass.Local, x.pass.LocalPort, x.pass.Peer)
@@ -114,7 +114,7 @@ func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, soc
 			e.Add("PROXY header: " + err.Error()) // the server has hung up, as the program will see
 		}
 	}
-	return outcome{}, false
+	return undecided
 }
 
 // asInet turns what is wrong with a path into what a program expects that knows no paths.

@@ -68,10 +68,10 @@ type worker struct {
 	tagged time.Duration // when it was last looked whether there are many net_cls cgroups; 0: never
 	tags   bool          // there are
 
-	aside        *aside    // the one call that it decides, of a worker that is alone
-	altered      bool      // its thread lives in the file system as a target does
-	sendDeadline time.Time // until when that may send
-	futile       int       // how often in a row it could not send though there was room
+	aside        *asideCall // the one call that it decides, of a worker that is alone
+	altered      bool       // its thread lives in the file system as a target does
+	sendDeadline time.Time  // until when that may send
+	futile       int        // how often in a row it could not send though there was room
 
 	control siit.ControlBuffer // of messages to send
 	receive *receiveBuffers    // nil: not needed yet
@@ -296,14 +296,19 @@ func (w *worker) serve() error {
 	}
 }
 
-// conclude sends what a call has come to, and tidies up after it.
+// conclude sends what a call has come to, or has somebody else go on with it, and tidies up after
+// it.
 func (w *worker) conclude(n *seccompx.Notification, out outcome) {
-	if out.later {
-		// somebody has taken it over
-	} else if out.wait != nil {
+	switch {
+	case out.again != nil:
+		go w.s.putAside(&w.call, out.again).run()
+	case out.wait != nil:
 		go out.wait.run()
-	} else if err := w.s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
-		w.s.warn("answer", "tid", n.PID, "error", err)
+	case out.state == stateElsewhere:
+	default:
+		if err := w.s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
+			w.s.warn("answer", "tid", n.PID, "error", err)
+		}
 	}
 	w.tidy()
 }
