@@ -1,6 +1,7 @@
 package upconv
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -148,4 +149,11 @@ func triesOn(errno unix.Errno) bool {
 		return true
 	}
 	return false
+}
+
+// DiscoverIn is nat64.Discover through the resolvers of a network namespace: one of ip-netns(8), an
+// absolute path or policy.Host; "" is the one that upconv was started in. They are those of
+// /etc/netns/NAME/resolv.conf, where ip-netns(8) has them, and otherwise of /etc/resolv.conf.
+func DiscoverIn(ctx context.Context, name string) ([]netip.Prefix, error) {
+	return netns.Discover(ctx, name)
 }

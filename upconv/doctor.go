@@ -15,6 +15,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
 // Check is one thing that Diagnose has looked at.
@@ -180,4 +181,19 @@ func hasDefaultRoute6(table string) bool {
 		}
 	}
 	return false
+}
+
+// trySights returns why sockets cannot be looked at, and if they can why signals cannot be told of;
+// nil if they can.
+func trySights() (sockets, signals error) {
+	peeker, err := peek.Open()
+	if err != nil {
+		return err, nil
+	}
+	defer peeker.Close()
+	teller, err := peeker.Tell()
+	if err == nil {
+		teller.Close()
+	}
+	return nil, err
 }

@@ -71,7 +71,7 @@ func (h *helperCall) check() Check {
 
 func tryKcmp() unix.Errno {
 	self := uintptr(unix.Getpid())
-	_, _, errno := unix.RawSyscall6(unix.SYS_KCMP, self, self, kcmpFile, 2, 2, 0)
+	_, _, errno := unix.RawSyscall6(unix.SYS_KCMP, self, self, 0 /* KCMP_FILE */, 2, 2, 0)
 	if errno == unix.EBADF { // without standard error
 		return 0
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +45,7 @@ func (l *launching) close() {
 // launch starts the command under the filter. It is executed when everything else is in place.
 func (p *process) launch(events *os.File) (err error) {
 	if p.plan.missesDatagrams() {
-		p.node.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
+		p.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
 	}
 	l := &launching{pidfd: -1}
 	defer l.close()
@@ -88,9 +87,7 @@ func (p *process) launch(events *os.File) (err error) {
 	if err := p.release(l); err != nil {
 		return err
 	}
-	if p.session.needs.sees {
-		time.AfterFunc(settleSights, p.session.openSights)
-	}
+	p.session.getReady()
 	openfile.Free.Keep(p.order.Reserved, p.order.Inherited)
 	nullify(0, 1)
 	return nil
@@ -98,7 +95,7 @@ func (p *process) launch(events *os.File) (err error) {
 
 // planFork gets ready all that the child needs: it cannot allocate.
 func (p *process) planFork(l *launching) error {
-	filter := filter(p.plan.needs)
+	filter := p.plan.filter()
 	program, err := filter.Assemble()
 	if err != nil {
 		return failed(err)
@@ -210,7 +207,7 @@ func (p *process) takeListener(r *forkReport) (*seccompx.Listener, error) {
 		return nil, missing
 	}
 	if err := listener.SetSyncWakeUp(); err != nil {
-		p.node.log.Debug("each stopped call takes some microseconds longer", "error", err)
+		p.log.Debug("each stopped call takes some microseconds longer", "error", err)
 	}
 	return listener, nil
 }
@@ -229,7 +226,7 @@ func (p *process) takeOrigin(l *launching) (*netns.Origin, error) {
 		return nil, err
 	}
 	origin.Closed = l.plan.partners
-	if p.plan.needs.crosses() || p.plan.needs.atSocket() {
+	if p.plan.entersOrigin() {
 		if err := origin.Open(p.command); err != nil {
 			return nil, err
 		}
@@ -242,18 +239,26 @@ func (p *process) takeOrigin(l *launching) (*netns.Origin, error) {
 func (p *process) startSession(listener *seccompx.Listener, origin *netns.Origin, events *os.File) error {
 	with := sessionParts{listener: listener, origin: origin, discover: origin.Discoverer(p.order.Config.Netns, p.command)}
 	if events != nil {
-		with.events = event.NewLog(events, origin.Inode, func(err error) { p.node.log.Warn("events are lost", "error", err) })
+		p.events = event.NewLog(events, origin.Inode, func(err error) { p.log.Warn("events are lost", "error", err) })
 	}
+	with.events = p.events
 	s := p.node.newSession(p.plan, with)
+	p.listener = listener
 	p.session = s
 	s.noteInherited(p.order.Inherited)
 	go func() {
-		if err := s.wait(); err != nil {
-			p.node.log.Error("the supervisor cannot go on", "error", err)
+		err := s.wait()
+		if err != nil {
+			p.log.Error("the supervisor cannot go on", "error", err)
 			os.Exit(ExitFailed) // without it the command is killed
 		}
+		close(p.deserted)
 	}()
-	return s.start()
+	if err := s.start(); err != nil {
+		return err
+	}
+	haveThreads(supervisorThreads)
+	return nil
 }
 
 // takeSignals tells the front process that signals are for the command from here on, also while it
@@ -331,23 +336,34 @@ func explain(r *forkReport, plan *forkPlan) error {
 	return refusedStep(r.step, err)
 }
 
+// fetchOwn tries pidfd_getfd(2) with a descriptor of this process.
+func fetchOwn(fd int) error {
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(self)
+	copied, err := unix.PidfdGetfd(self, fd, 0)
+	if err == nil {
+		unix.Close(copied)
+	}
+	return err
+}
+
 // lacking returns an error that names what this kernel, or a filter around upconv, does not let
 // upconv do.
 func (p *process) lacking(listener *seccompx.Listener) error {
 	_, err := listener.AddFD(0, seccompx.AddFD{Source: 2})
-	fd, errno := p.node.targets.Getfd(os.Getpid(), p.controlFD)
-	if errno == 0 {
-		linux.Close(fd)
-	}
+	fetched := fetchOwn(p.controlFD)
 	memory := seccompx.ReadMemory.Probe() == nil && seccompx.WriteMemory.Probe() == nil
-	if errors.Is(err, seccompx.ErrTargetGone) && errno == 0 && memory {
+	if errors.Is(err, seccompx.ErrTargetGone) && fetched == nil && memory {
 		return nil // there is no notification 0
 	}
 	if missing := Requirements(); missing != nil {
 		return missing
 	}
-	if errno != 0 {
-		return fmt.Errorf("pidfd_getfd(2), which upconv needs: %w", errno)
+	if fetched != nil {
+		return fmt.Errorf("pidfd_getfd(2), which upconv needs: %w", fetched)
 	}
 	return fmt.Errorf("SECCOMP_IOCTL_NOTIF_ADDFD, which upconv needs: %w", err)
 }

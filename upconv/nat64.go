@@ -1,11 +1,9 @@
 package upconv
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 
-	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -48,11 +46,4 @@ func (s *session) whenFound() outcome {
 		}
 		return w.connect(c)
 	})
-}
-
-// DiscoverIn is nat64.Discover through the resolvers of a network namespace: one of ip-netns(8), an
-// absolute path or policy.Host; "" is the one that upconv was started in. They are those of
-// /etc/netns/NAME/resolv.conf, where ip-netns(8) has them, and otherwise of /etc/resolv.conf.
-func DiscoverIn(ctx context.Context, name string) ([]netip.Prefix, error) {
-	return netns.Discover(ctx, name)
 }

@@ -42,6 +42,10 @@ func newNode(log *slog.Logger) (*node, error) {
 	return n, err
 }
 
+// lookNow has the calls that upconv waits for be looked at soon: something has happened that may
+// concern them.
+func (n *node) lookNow() { n.held.LookNow() }
+
 // threadEnded has all sessions forget a thread.
 func (n *node) threadEnded(tid int) {
 	n.mu.Lock()

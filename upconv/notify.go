@@ -246,7 +246,7 @@ type relay struct {
 func (p *process) newRelay(socket int) (*relay, error) {
 	r := &relay{
 		speaker: p.order.Speaker, to: unix.SockaddrUnix{Name: p.order.Service.Notify},
-		front: p.order.Front, command: p.command, log: p.node.log,
+		front: p.order.Front, command: p.command, log: p.log,
 	}
 	err := os.NewSyscallError("setsockopt SO_PASSCRED", unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_PASSCRED, 1))
 	if err == nil {

@@ -78,13 +78,19 @@ type plan struct {
 func newPlan(p *policy.Policy, mappings *nat64.Mappings, udp policy.UDPMode, swapAt policy.SwapAt) (*plan, error) {
 	egress, home, err := netns.OpenEgresses(p, nil)
 	if err != nil {
-		return nil, explainEntry(err)
+		return nil, err
 	}
 	n := needsOf(p, udp)
 	n.sees = n.swaps && maySee()
 	n.makeAtSocket(p, swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
 	return &plan{rules: newRuleset(p, mappings, egress), home: home, needs: n, udp: udp, swapAt: swapAt}, nil
 }
+
+// filter returns the filter that the listener of the session is to be of.
+func (p *plan) filter() seccompx.Filter { return filter(p.needs) }
+
+// entersOrigin reports whether the session makes sockets in the origin.
+func (p *plan) entersOrigin() bool { return p.needs.crosses() || p.needs.atSocket() }
 
 // missesDatagrams reports whether datagram sockets are not made in the egress at socket(2), as the
 // user wants, for want of a capability.
@@ -141,6 +147,63 @@ func (s *session) noteInherited(fds []int) {
 			s.ports.noteAsked(fd)
 		}
 	}
+}
+
+// getReady has the session get ready to look at sockets in the kernel, a little later.
+func (s *session) getReady() {
+	if s.needs.sees {
+		time.AfterFunc(settleSights, s.openSights)
+	}
+}
+
+// replace puts a policy into the place of the one in force. It returns an error, and changes nothing,
+// if the policy needs what the command was not started for.
+func (s *session) replace(p *policy.Policy, mappings *nat64.Mappings) error {
+	if err := s.canTake(p); err != nil {
+		return err
+	}
+	before := s.rules.Load().egress
+	egress, _, err := netns.OpenEgresses(p, before)
+	if err != nil {
+		return err
+	}
+	// Sockets that are in an egress of an earlier policy are still known to be, and what has just
+	// been decided by that is still carried out.
+	for target, e := range before {
+		if egress[target] == nil {
+			egress[target] = e
+		} else if !slices.Contains(slices.Collect(maps.Values(egress)), e) {
+			egress[fmt.Sprintf("/earlier/%d", e.Cookie)] = e
+		}
+	}
+	s.rules.Store(newRuleset(p, mappings, egress))
+	return nil
+}
+
+// canTake returns an error if a policy needs what the command was not started for: the filter that it
+// runs under cannot be changed any more.
+func (s *session) canTake(p *policy.Policy) error {
+	n := needsOf(p, s.udp)
+	n.makeAtSocket(p, s.swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
+	switch {
+	case n.swaps && !s.needs.swaps:
+		return errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")
+	case n.netns && !s.needs.netns:
+		return errors.New("it has routes to network namespaces, and the one that the command was started with had none: start it again")
+	case n.rejects && !s.needs.rejects && !s.needs.swaps: // a send with MSG_FASTOPEN would get past it
+		return errors.New("it has routes that refuse, and the one that the command was started with only had direct: start it again")
+	case n.inet6 && !s.needs.inet6 || n.unix && !s.needs.unix:
+		return errors.New("it has routes to an address family that the one which the command was started with had none to: start it again")
+	case n.udp && !s.needs.udp || n.sends && !s.needs.sends || n.receives && !s.needs.receives:
+		return errors.New("it has routes for datagrams, and the one that the command was started with had none like that: start it again")
+	case n.streams && !s.needs.streams:
+		return errors.New("it has stream sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
+	case n.datagrams && !s.needs.datagrams:
+		return errors.New("it has datagram sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
+	case p.Discovers() && s.discovery == nil:
+		return errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
+	}
+	return nil
 }
 
 // fail says that the session cannot go on. Whoever has made it must see to it that no program goes on
@@ -239,7 +302,6 @@ func (s *session) start() error {
 		failed = errors.Join(failed, <-ready)
 	}
 	go s.watchWorkers()
-	haveThreads(supervisorThreads)
 	return failed
 }
 

@@ -240,18 +240,3 @@ func setOften(fd, set int, inet6 bool) {
 		}
 	}
 }
-
-// trySights returns why sockets cannot be looked at, and if they can why signals cannot be told of;
-// nil if they can.
-func trySights() (sockets, signals error) {
-	peeker, err := peek.Open()
-	if err != nil {
-		return err, nil
-	}
-	defer peeker.Close()
-	teller, err := peeker.Tell()
-	if err == nil {
-		teller.Close()
-	}
-	return nil, err
-}

@@ -3,6 +3,7 @@ package upconv
 import (
 	"encoding/gob"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
@@ -13,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/nat64"
@@ -38,7 +41,7 @@ func SupervisorMain() {
 	runtime.GOMAXPROCS(firstWorkers)
 	nameThreads(supervisorName)
 	control := os.NewFile(uintptr(fd), "front")
-	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control)}
+	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control), deserted: make(chan struct{})}
 	if err = p.hear.Decode(&p.order); err == nil {
 		if p.order.Speaker > 0 {
 			unix.CloseOnExec(p.order.Speaker)
@@ -66,11 +69,15 @@ type process struct {
 	say       *gob.Encoder
 	hear      *gob.Decoder
 
-	node    *node
-	plan    *plan
-	session *session
-	command int    // its pid
-	relay   *relay // nil where the command has nothing to tell systemd
+	log      *slog.Logger
+	node     *node
+	plan     *plan
+	session  *session
+	events   *event.Log // nil: nobody wants them
+	listener *seccompx.Listener
+	deserted chan struct{} // closed when nobody is left under the filter
+	command  int           // its pid
+	relay    *relay        // nil where the command has nothing to tell systemd
 
 	mu     sync.Mutex
 	reaped bool // the command's pid means nothing any more
@@ -91,7 +98,8 @@ type process struct {
 // start gets everything ready, starts the command, and returns when it has been executed.
 func (p *process) start() error {
 	cfg := &p.order.Config
-	log, err := NewLogger(cfg.LogLevel, cfg.LogFormat)
+	var err error
+	p.log, err = NewLogger(cfg.LogLevel, cfg.LogFormat)
 	if err != nil {
 		return failed(err)
 	}
@@ -107,11 +115,11 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	if p.node, err = newNode(log); err != nil {
+	if p.node, err = newNode(p.log); err != nil {
 		return failed(err)
 	}
 	if p.plan, err = newPlan(decided, mappings, cfg.UDP, cfg.SwapAt); err != nil {
-		return failed(err)
+		return failed(explainEntry(err))
 	}
 	var events *os.File
 	switch cfg.Events {
@@ -143,15 +151,14 @@ func openEvents(path string) (*os.File, error) {
 
 // wait serves until the command ends, says so, and goes on until nobody is left under the filter.
 func (p *process) wait() {
-	s := p.session
 	status, sig := p.reap()
 	p.relay.end()
-	s.events.Flush(5 * time.Second)
+	p.events.Flush(5 * time.Second)
 
 	// The kernel is asked, not the workers: on a busy machine those may take their time. What it
 	// does not know within lastGasp is that descendants live on, for which the caller does not
 	// wait.
-	listener := []unix.PollFd{{Fd: int32(s.listener.FD())}}
+	listener := []unix.PollFd{{Fd: int32(p.listener.FD())}}
 	for deadline := time.Now().Add(lastGasp); ; {
 		_, err := unix.Poll(listener, int(max(0, time.Until(deadline)).Milliseconds()))
 		if err != unix.EINTR {
@@ -159,11 +166,9 @@ func (p *process) wait() {
 		}
 	}
 	last := listener[0].Revents != 0 // POLLHUP: seccomp_unotify(2)
-	gone := make(chan struct{})
-	go func() { s.all.Wait(); close(gone) }()
 	if last {
 		select {
-		case <-gone:
+		case <-p.deserted:
 		case <-time.After(time.Second): // the caller does not wait for a busy one either
 			last = false
 		}
@@ -176,9 +181,9 @@ func (p *process) wait() {
 	if !last {
 		p.detach()
 		go reapAll(func(int) {})
-		<-gone
+		<-p.deserted
 		p.relay.remove()
-		s.events.Flush(5 * time.Second)
+		p.events.Flush(5 * time.Second)
 	}
 	os.Exit(0)
 }
