@@ -14,6 +14,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/openfile"
+	"github.com/upconv/upconv/upconv/internal/supervisor"
 )
 
 // launching is a command that is being started: what is needed until it is executed.
@@ -44,7 +45,7 @@ func (l *launching) close() {
 
 // launch starts the command under the filter. It is executed when everything else is in place.
 func (p *process) launch(events *os.File) (err error) {
-	if p.plan.missesDatagrams() {
+	if p.plan.MissesDatagrams() {
 		p.log.Warn("without CAP_SYS_ADMIN only TCP sockets are made in the egress at socket(2): what is sent through a datagram socket without connect(2) stays in the program's namespace")
 	}
 	l := &launching{pidfd: -1}
@@ -87,7 +88,7 @@ func (p *process) launch(events *os.File) (err error) {
 	if err := p.release(l); err != nil {
 		return err
 	}
-	p.session.getReady()
+	p.session.GetReady()
 	openfile.Free.Keep(p.order.Reserved, p.order.Inherited)
 	nullify(0, 1)
 	return nil
@@ -95,7 +96,7 @@ func (p *process) launch(events *os.File) (err error) {
 
 // planFork gets ready all that the child needs: it cannot allocate.
 func (p *process) planFork(l *launching) error {
-	filter := p.plan.filter()
+	filter := p.plan.Filter()
 	program, err := filter.Assemble()
 	if err != nil {
 		return failed(err)
@@ -226,7 +227,7 @@ func (p *process) takeOrigin(l *launching) (*netns.Origin, error) {
 		return nil, err
 	}
 	origin.Closed = l.plan.partners
-	if p.plan.entersOrigin() {
+	if p.plan.EntersOrigin() {
 		if err := origin.Open(p.command); err != nil {
 			return nil, err
 		}
@@ -237,24 +238,24 @@ func (p *process) takeOrigin(l *launching) (*netns.Origin, error) {
 // startSession has the listener's calls be answered from now on. events is nil if nobody wants
 // them.
 func (p *process) startSession(listener *seccompx.Listener, origin *netns.Origin, events *os.File) error {
-	with := sessionParts{listener: listener, origin: origin, discover: origin.Discoverer(p.order.Config.Netns, p.command)}
+	with := supervisor.Parts{Listener: listener, Origin: origin, Discover: origin.Discoverer(p.order.Config.Netns, p.command)}
 	if events != nil {
 		p.events = event.NewLog(events, origin.Inode, func(err error) { p.log.Warn("events are lost", "error", err) })
 	}
-	with.events = p.events
-	s := p.node.newSession(p.plan, with)
+	with.Events = p.events
+	s := p.node.NewSession(p.plan, with)
 	p.listener = listener
 	p.session = s
-	s.noteInherited(p.order.Inherited)
+	s.NoteInherited(p.order.Inherited)
 	go func() {
-		err := s.wait()
+		err := s.Wait()
 		if err != nil {
 			p.log.Error("the supervisor cannot go on", "error", err)
 			os.Exit(ExitFailed) // without it the command is killed
 		}
 		close(p.deserted)
 	}()
-	if err := s.start(); err != nil {
+	if err := s.Start(); err != nil {
 		return err
 	}
 	haveThreads(supervisorThreads)

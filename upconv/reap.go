@@ -22,7 +22,7 @@ func (p *process) reap() (status, sig int) {
 		}
 		if int(info.pid) == p.canary.pid && info.code == cldStopped {
 			consume(p.canary.pid, unix.WSTOPPED)
-			p.node.lookNow() // the command is to stop as well
+			p.node.LookNow() // the command is to stop as well
 			p.canary.wake()
 			continue
 		}

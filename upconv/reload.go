@@ -25,7 +25,7 @@ func (p *process) reload() {
 	began := time.Now()
 	changed, mappings, err := p.reread()
 	if err == nil {
-		err = p.session.replace(changed, mappings)
+		err = p.session.Replace(changed, mappings)
 	}
 	result := unix.Errno(0)
 	note := ""

@@ -35,7 +35,7 @@ func (p *process) listen(heard chan<- struct{}) {
 			once.Do(func() { close(heard) })
 			continue
 		}
-		p.node.lookNow() // the command has it too, or will
+		p.node.LookNow() // the command has it too, or will
 		sig := unix.Signal(m.Signal)
 		if sig == unix.SIGCONT && p.swallowed() {
 			continue

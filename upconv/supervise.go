@@ -18,6 +18,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/openfile"
+	"github.com/upconv/upconv/upconv/internal/supervisor"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -38,7 +39,7 @@ func SupervisorMain() {
 		os.Exit(ExitFailed)
 	}
 	unix.CloseOnExec(fd)
-	runtime.GOMAXPROCS(firstWorkers)
+	runtime.GOMAXPROCS(supervisor.FirstWorkers)
 	nameThreads(supervisorName)
 	control := os.NewFile(uintptr(fd), "front")
 	p := &process{control: control, controlFD: fd, say: gob.NewEncoder(control), hear: gob.NewDecoder(control), deserted: make(chan struct{})}
@@ -70,9 +71,9 @@ type process struct {
 	hear      *gob.Decoder
 
 	log      *slog.Logger
-	node     *node
-	plan     *plan
-	session  *session
+	node     *supervisor.Node
+	plan     *supervisor.Plan
+	session  *supervisor.Session
 	events   *event.Log // nil: nobody wants them
 	listener *seccompx.Listener
 	deserted chan struct{} // closed when nobody is left under the filter
@@ -115,10 +116,10 @@ func (p *process) start() error {
 	if err != nil {
 		return failed(err)
 	}
-	if p.node, err = newNode(p.log); err != nil {
+	if p.node, err = supervisor.NewNode(p.log); err != nil {
 		return failed(err)
 	}
-	if p.plan, err = newPlan(decided, mappings, cfg.UDP, cfg.SwapAt); err != nil {
+	if p.plan, err = supervisor.NewPlan(decided, mappings, cfg.UDP, cfg.SwapAt); err != nil {
 		return failed(explainEntry(err))
 	}
 	var events *os.File

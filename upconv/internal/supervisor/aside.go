@@ -1,0 +1,84 @@
+package supervisor
+
+import (
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/trap"
+)
+
+// waiter answers a call later, on a goroutine of its own.
+type waiter interface{ run() }
+
+// asideCall is a call that cannot be decided at once, and that no worker may be held up by. It has a
+// thread to itself, which is a worker in everything but that it receives no notifications.
+type asideCall struct {
+	s    *Session
+	c    call
+	do   handler
+	held trap.HeldCall
+	stop *trap.Interruption
+}
+
+// putAside takes a call from its worker, to be decided by do, which may wait.
+func (s *Session) putAside(c *call, do handler) *asideCall {
+	own := *c
+	own.view = nil // which is its worker's memory
+	own.since = time.Now()
+	stop := trap.NewInterruption()
+	return &asideCall{s: s, c: own, do: do, stop: stop, held: trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}}
+}
+
+func (a *asideCall) run() {
+	s := a.s
+	s.held.Add(&a.held)
+	pid := s.targets.Process(a.c.tid)
+	if errno := s.threads.Take(pid, a.stop); errno != 0 {
+		a.answer(answer(errno))
+		return
+	}
+	runtime.LockOSThread()
+	w := s.newWorker()
+	w.aside = a
+	err := w.settleIn()
+	var out outcome
+	if err != nil {
+		s.warn("the call goes on natively", "tid", a.c.tid, "error", err)
+	} else {
+		out = aside(a.do)
+		for out.again != nil {
+			out = out.again(w, &a.c)
+		}
+	}
+	if out.wait == nil {
+		a.answer(out)
+	}
+	w.end()
+	if w.home == nil && !w.altered { // else the thread is in another place, and ends with this goroutine
+		runtime.UnlockOSThread()
+	}
+	s.threads.GiveBack(pid)
+	if out.wait != nil {
+		s.held.Remove(&a.held)
+		out.wait.run()
+	}
+}
+
+func (a *asideCall) answer(out outcome) {
+	a.s.held.Remove(&a.held)
+	if err := a.s.respond(a.c.id, out); err != nil {
+		a.s.log.Debug("answer", "tid", a.c.tid, "error", err)
+	}
+}
+
+// awaitThread takes one of the threads that calls of a process may have. Where something ends the
+// wait of the target's call, it returns what the call says.
+func (s *Session) awaitThread(c *call, pid int) unix.Errno {
+	stop := trap.NewInterruption()
+	held := trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}
+	s.held.Add(&held)
+	defer s.held.Remove(&held)
+	return s.threads.Take(pid, stop)
+}

@@ -1,0 +1,31 @@
+package supervisor
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// TestNoteSMC holds that the first socket of SMC has SO_PROTOCOL be read from then on.
+func TestNoteSMC(t *testing.T) {
+	for _, test := range []struct {
+		args  [3]uint64
+		notes bool
+	}{
+		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP}, false},
+		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, sockstate.IPProtoSMC}, true},
+		{[3]uint64{afSMC, unix.SOCK_STREAM, 0}, true},
+	} {
+		w := &worker{s: testSession(t), witnesses: -1}
+		c := new(call)
+		copy(c.args[:], test.args[:])
+		if out := w.socketCall(c); !out.carriesOn() {
+			t.Errorf("socket(%v) is not left to the kernel", test.args)
+		}
+		if is := w.s.used.Others.Load(); is != test.notes {
+			t.Errorf("socket(%v) is noted: %v", test.args, is)
+		}
+	}
+}

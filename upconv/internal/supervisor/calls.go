@@ -1,0 +1,243 @@
+package supervisor
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// callRow says all of one system call that a filter has rules for. The filter, what finds the
+// handler of a stopped call, and socketcall(2) are made of the rows.
+type callRow struct {
+	name   string
+	handle handler // of what the filter stops
+	// rules adds what the filter does with the call for a policy with these needs.
+	rules func(n needs, r *callRules)
+	// socketcall is the number that the call has in i386's socketcall(2), and args how many arguments
+	// that then reads from memory; 0: it has none.
+	socketcall, args int
+	// unseen reports whether the filter stops the call if socketcall(2) makes it, where a filter
+	// sees no arguments. nil: whenever rules stop any of it.
+	unseen func(n needs) bool
+}
+
+// Commands of fcntl(2) and ioctl(2) that say who gets a descriptor's signals: asm-generic/fcntl.h,
+// asm-generic/sockios.h.
+const (
+	fioSetOwn = 0x8901
+	siocSPGrp = 0x8902
+)
+
+// Requests of ioctl(2) about interfaces, routes and neighbours: linux/sockios.h, linux/wireless.h.
+// In between is one that is about a connection, and that programs make often.
+const (
+	siocAddRT   = 0x890b
+	siocLast    = 0x89ff
+	siocOutQNSD = 0x894b
+	siocIWFirst = 0x8b00
+	siocIWLast  = 0x8bff
+)
+
+// calls is the table of calls. Order means nothing.
+var calls = []callRow{
+	// Stopped where the address is long enough to mean something, and short enough for the kernel.
+	{
+		name: "connect", handle: (*worker).connectCall, socketcall: sysConnect, args: 3,
+		rules: func(n needs, r *callRules) {
+			r.stop(low(2).AtLeast(n.shortestAddress()), low(2).AtMost(linux.SizeofSockaddrStorage))
+		},
+	},
+	// A socket may be made in the egress to begin with, see atsocket.go. That one is of SMC is to be
+	// known where sockets are not seen.
+	{
+		name: "socket", handle: (*worker).socketCall, socketcall: sysSocket, args: 3,
+		rules: func(n needs, r *callRules) {
+			inet, kind := low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask)
+			r.stopIf(n.streams, inet, kind.Equal(unix.SOCK_STREAM))
+			r.stopIf(n.datagrams, inet, kind.Equal(unix.SOCK_DGRAM))
+			r.stopIf(n.swaps && !n.sees, low(0).Equal(afSMC))
+			r.stopIf(n.swaps && !n.sees, low(2).Equal(sockstate.IPProtoSMC))
+		},
+		unseen: func(n needs) bool { return n.atSocket() }, // see socketcall
+	},
+	// The port of a companion, or of a socket that a receiver waits for, must be free when the
+	// program has closed its socket, or has been killed; that of a stream that has left the origin
+	// must not be, see ports.go.
+	{
+		name: "bind", handle: (*worker).bind, socketcall: sysBind, args: 3,
+		rules: func(n needs, r *callRules) { r.stopIf(n.swaps, low(2).AtLeast(linux.SizeofSockaddrIn)) },
+	},
+	// A socket of an egress must not listen there.
+	{
+		name: "listen", handle: (*worker).listen, socketcall: sysListen, args: 2,
+		rules: func(n needs, r *callRules) { r.stopIf(n.netns) },
+	},
+
+	// Sends to an address, as far as a filter sees it: that of sendmsg(2) and sendmmsg(2) is in
+	// memory. With MSG_FASTOPEN they connect.
+	{
+		name: "sendto", handle: (*worker).sendto, socketcall: sysSendto, args: 6, unseen: needs.stopsUnseenSends,
+		rules: func(n needs, r *callRules) {
+			least, most := low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)
+			r.stopIf(n.sends, least, most)
+			r.stopIf(n.swaps || n.rejects, low(3).HasAny(unix.MSG_FASTOPEN), least, most)
+		},
+	},
+	{
+		name: "sendmsg", handle: (*worker).sendmsg, socketcall: sysSendmsg, args: 3, unseen: needs.stopsUnseenSends,
+		rules: func(n needs, r *callRules) { r.stopMessages(n, 2) },
+	},
+	{
+		name: "sendmmsg", handle: (*worker).sendmmsg, socketcall: sysSendmmsg, args: 4, unseen: needs.stopsUnseenSends,
+		rules: func(n needs, r *callRules) { r.stopMessages(n, 3) },
+	},
+
+	// Receiving more than the data over another family: a source address or control messages,
+	// which of a struct msghdr a filter cannot see. Without datagrams those of the error queue are
+	// all there is.
+	{
+		name: "recvfrom", handle: (*worker).recvfrom, socketcall: sysRecvfrom, args: 6,
+		rules: func(n needs, r *callRules) {
+			r.stopIf(n.crosses() && n.receives, seccompx.Arg(4).NotEqual(0))
+			r.stopIf(n.crosses(), low(3).HasAny(unix.MSG_ERRQUEUE))
+		},
+	},
+	{
+		name: "recvmsg", handle: (*worker).recvmsg, socketcall: sysRecvmsg, args: 3,
+		rules: func(n needs, r *callRules) { r.stopReceipt(n, 2) },
+	},
+	{
+		name: "recvmmsg", handle: (*worker).recvmmsg, socketcall: sysRecvmmsg, args: 5,
+		rules: func(n needs, r *callRules) { r.stopReceipt(n, 3) },
+	},
+	{
+		name: "recvmmsg_time64", handle: (*worker).recvmmsgTime64,
+		rules: func(n needs, r *callRules) { r.stopReceipt(n, 3) },
+	},
+
+	// What would tell a program that its socket is of another family.
+	{
+		name: "getpeername", handle: (*worker).getpeername, socketcall: sysGetpeername, args: 3,
+		rules: func(n needs, r *callRules) { r.stopIf(n.crosses()) },
+	},
+	{
+		name: "getsockname", handle: (*worker).getsockname, socketcall: sysGetsockname, args: 3,
+		rules: func(n needs, r *callRules) { r.stopIf(n.crosses()) },
+	},
+	{
+		name: "getsockopt", handle: (*worker).getsockopt, socketcall: sysGetsockopt, args: 5,
+		rules: getsockoptRules,
+	},
+
+	// What is done to a socket, and must be done to the one that takes its place. It is stopped only
+	// to know that anybody does it at all, see sockstate.OptionsUsed.
+	{
+		name: "setsockopt", handle: (*worker).setsockopt, socketcall: sysSetsockopt, args: 5,
+		rules: setsockoptRules,
+	},
+	{name: "fcntl", handle: (*worker).setOwner, rules: fcntlRules},
+	{name: "fcntl64", handle: (*worker).setOwner, rules: fcntlRules},
+	// What is about interfaces is about those of the origin.
+	{
+		name: "ioctl", handle: (*worker).ioctl,
+		rules: func(n needs, r *callRules) {
+			request := low(1)
+			r.passIf(n.atSocket(), request.Equal(siocOutQNSD))
+			r.stopIf(n.atSocket(), request.AtLeast(siocAddRT), request.AtMost(siocLast))
+			r.stopIf(n.atSocket(), request.AtLeast(siocIWFirst), request.AtMost(siocIWLast))
+			r.stopIf(n.swaps, request.Equal(fioSetOwn))
+			r.stopIf(n.swaps, request.Equal(siocSPGrp))
+		},
+	},
+	// To know who has epoll sets, unless a look tells whether a socket is in one, see sight.go.
+	{name: "epoll_create", handle: (*worker).epollCreate, rules: epollCreateRules},
+	{name: "epoll_create1", handle: (*worker).epollCreate, rules: epollCreateRules},
+	// To know that anybody has forbidden himself ports, see restricted.go.
+	{
+		name: "landlock_restrict_self", handle: (*worker).restrictSelf,
+		rules: func(n needs, r *callRules) { r.stopIf(n.swaps) },
+	},
+
+	// Its own rules are those of the calls that it knows by a number.
+	{name: "socketcall", handle: (*worker).socketcall, rules: func(needs, *callRules) {}},
+	// io_uring connects without a system call. Programs do without it.
+	{name: "io_uring_setup", rules: func(_ needs, r *callRules) { r.fail(unix.ENOSYS) }},
+}
+
+// shortestAddress is the least length of an address that connect(2) is stopped for: AF_UNSPEC
+// disconnects a socket of an egress.
+func (n needs) shortestAddress() uint64 {
+	if n.netns {
+		return sizeofFamily
+	}
+	return linux.SizeofSockaddrIn
+}
+
+// stopsUnseenSends reports whether sends are stopped that socketcall(2) makes. For MSG_FASTOPEN
+// alone they are not: that would stop all of what 32-bit programs send, for what hardly any does.
+func (n needs) stopsUnseenSends() bool { return n.sends || n.atSocket() }
+
+// stopMessages stops sendmsg(2) or sendmmsg(2), of which an argument is the flags.
+func (r *callRules) stopMessages(n needs, flags int) {
+	r.stopIf(n.sends)
+	r.stopIf(n.swaps || n.rejects, low(flags).HasAny(unix.MSG_FASTOPEN))
+}
+
+// stopReceipt stops recvmsg(2) or recvmmsg(2), of which an argument is the flags.
+func (r *callRules) stopReceipt(n needs, flags int) {
+	r.stopIf(n.crosses() && n.receives)
+	r.stopIf(n.crosses(), low(flags).HasAny(unix.MSG_ERRQUEUE))
+}
+
+func fcntlRules(n needs, r *callRules) {
+	for _, command := range []uint64{unix.F_SETOWN, unix.F_SETSIG, unix.F_SETOWN_EX} {
+		r.stopIf(n.swaps, low(1).Equal(command))
+	}
+}
+
+func epollCreateRules(n needs, r *callRules) { r.stopIf(n.swaps && !n.sees) }
+
+// getsockoptRules stop the reading of the options that tell of the family of a socket.
+func getsockoptRules(n needs, r *callRules) {
+	for _, o := range n.asked() {
+		when := []seccompx.Cond{low(1).Equal(uint64(o.level))}
+		if o.name != anyOption {
+			when = append(when, low(2).Equal(uint64(o.name)))
+		}
+		r.stop(when...)
+	}
+}
+
+// setsockoptRules stop the setting of all options that a stream can have, and that are not read at
+// every swap.
+func setsockoptRules(n needs, r *callRules) {
+	if !n.swaps {
+		return
+	}
+	r.stopIf(n.unix && n.udp, low(1).Equal(unix.IPPROTO_UDP))
+	for _, level := range sockstate.Levels {
+		ofLevel := low(1).Equal(uint64(level))
+		for i := range sockstate.Options {
+			row := &sockstate.Options[i]
+			passes := row.Level == level && n.passes(row)
+			r.passIf(passes, ofLevel, low(2).Equal(uint64(row.Name)))
+			for _, name := range row.OtherNames() {
+				r.passIf(passes, ofLevel, low(2).Equal(uint64(name)))
+			}
+		}
+		r.stop(ofLevel)
+	}
+}
+
+// passes reports whether setsockopt(2) is not stopped for an option.
+func (n needs) passes(row *sockstate.Option) bool {
+	return row.Always && !n.tells(row) && (n.sees || !row.Blind)
+}
+
+// tells reports whether a program that sets the option could find out that its socket is of another
+// family.
+func (n needs) tells(row *sockstate.Option) bool {
+	return n.unix && row.Level != unix.SOL_SOCKET || n.inet6 && (row.Level == unix.IPPROTO_IPV6 || row.Level == unix.IPPROTO_IP)
+}

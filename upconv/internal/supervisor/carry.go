@@ -1,0 +1,109 @@
+package supervisor
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// What the program has done to a socket is done to the one that is to take its place.
+
+// carry gives the new socket what the program has done to the old one, of which from is a copy; -1:
+// nothing. kept is as for carryOver.
+func (w *worker) carry(s *swap, from int, kept bool) unix.Errno {
+	switch {
+	case s.x != nil:
+		return w.carryAcross(s, from, kept)
+	case from >= 0:
+		return w.carryOver(s, from, kept)
+	}
+	return 0
+}
+
+// carryOver gives the new socket what the program has done to the old one. kept is whether it is one
+// that has been in use before.
+func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
+	e, sock, replacement := s.e, s.sock, s.fd
+	if lost := w.s.fresh.Of(sock.Domain).CopyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
+		e.Add("not carried over: " + lost)
+	}
+	if !kept {
+		if errno := w.bindOver(s, old); errno != 0 {
+			return errno
+		}
+	} else {
+		sock.Resume(replacement)
+	}
+	if w.s.used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0 {
+		copyOwner(old, replacement)
+	}
+	if one := int32(1); sock.Headers {
+		linux.Setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
+	}
+	if !sock.Resets { // a disconnection ends a shutdown(2), too
+		w.shutLike(s, old)
+	}
+	return 0
+}
+
+// carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as
+// for carry.
+func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
+	e, sock, x, replacement := s.e, s.sock, s.x, s.fd
+	switch {
+	case old < 0: // nothing has been done to it
+	case x.family() == unix.AF_UNIX:
+		sockstate.CopyBuffers(nil, old, replacement)
+	default:
+		if lost := w.s.fresh.Of(sock.Domain).CopyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
+			e.Add("not carried over: " + lost)
+		}
+	}
+	if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
+		return errno
+	}
+	if old >= 0 && (w.s.used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0) {
+		copyOwner(old, replacement)
+	}
+	if x.family() == unix.AF_INET6 {
+		w.shutLike(s, old)
+	}
+	if kept {
+		return 0
+	}
+	sock.Chosen = sock.Kind == unix.SOCK_STREAM && w.portChosen(s) // of datagrams, old itself has the port
+	return x.bind(e, sock, old, replacement, w.s.origin.Cookie)
+}
+
+// shutLike has the new socket remember a shutdown(2) of the old one from before it was connected: that
+// fails with ENOTCONN, and yet has its effect.
+func (w *worker) shutLike(s *swap, old int) {
+	shut := uint8(0)
+	if v := s.c.view; v != nil {
+		shut = v.Shutdown
+	} else if s.sock.Kind != unix.SOCK_STREAM && old >= 0 {
+		shut = shutdownOf(old)
+	}
+	if shut != 0 {
+		unix.Syscall(unix.SYS_SHUTDOWN, uintptr(s.fd), uintptr(shut-1), 0)
+	}
+}
+
+// shutdownOf returns what poll(2) tells of sk_shutdown of a datagram socket: RCV_SHUTDOWN 1, with
+// SEND_SHUTDOWN 3; nothing of SEND_SHUTDOWN alone. See datagram_poll in net/core/datagram.c.
+func shutdownOf(fd int) uint8 {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
+		return 0
+	}
+	switch events := fds[0].Revents; {
+	case events&unix.POLLHUP != 0:
+		return 3
+	case events&unix.POLLRDHUP != 0:
+		return 1
+	}
+	return 0
+}

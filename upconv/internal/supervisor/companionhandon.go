@@ -1,0 +1,122 @@
+package supervisor
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
+)
+
+// handOn hands on what comes for companions, for ever.
+func (k *companions) handOn() {
+	events := make([]unix.EpollEvent, 16)
+	packet := make([]byte, handedOn+maxLength)
+	for {
+		n, err := k.inbox.Wait(events)
+		if err != nil {
+			return
+		}
+		for _, e := range events[:n] {
+			k.mu.Lock()
+			if g := k.kept[e.Fd]; g != nil {
+				k.drain(g, int(e.Fd), packet)
+			}
+			k.mu.Unlock()
+		}
+	}
+}
+
+const (
+	ipv4Header = 20
+	ipv6Header = 40
+	udpHeader  = 8
+	handedOn   = ipv6Header + udpHeader // what is in front of a datagram that is handed on
+)
+
+// drain hands on what has come for a companion to the socket in use. packet has room for handedOn
+// and a datagram.
+func (k *companions) drain(g *group, fd int, packet []byte) {
+	raw, ok := k.raw[g.netns]
+	if !ok || raw.v4 < 0 || g.name.Port() == 0 {
+		return
+	}
+	for i := range g.kept {
+		if reader := g.kept[i].reader; g.kept[i].fd == fd && reader != nil {
+			reader.wake(k, fd)
+			return
+		}
+		for n := 0; g.kept[i].fd == fd && n < 64; n++ { // at a time
+			length, from, err := unix.Recvfrom(fd, packet[handedOn:], unix.MSG_DONTWAIT)
+			switch err {
+			case nil: // of an error of the socket nobody is told
+				raw.send(packet[:handedOn+length], g.kept[i].sender(from), g.name)
+			case unix.EAGAIN:
+				return // nothing more
+			}
+		}
+	}
+	k.watch(unix.EPOLL_CTL_MOD, fd) // there may be more
+}
+
+// sender returns who a datagram is from.
+func (was *companion) sender(from unix.Sockaddr) netip.AddrPort {
+	if was.source != nil {
+		return was.source(from)
+	}
+	switch from := from.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(from.Addr), uint16(from.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), uint16(from.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// outbox sees that there is something to hand on through in the namespace of the socket in use, if
+// that can be.
+func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
+	k, netns := &w.s.companions, linux.NetnsCookie(current)
+	k.mu.Lock()
+	raw, ok := k.raw[netns]
+	k.mu.Unlock()
+	if ok {
+		return raw.v4 >= 0
+	}
+	open := func(domain int) (fd int, errno unix.Errno) {
+		if egress == nil {
+			fd, errno = w.inOrigin(c.tid, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		} else {
+			fd, errno = w.socket(egress, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		}
+		if errno != 0 {
+			return -1, errno
+		}
+		return fd, 0
+	}
+	raw = outlet{-1, -1}
+	var errno unix.Errno
+	if raw.v4, errno = open(unix.AF_INET); errno == 0 {
+		if raw.v6, errno = open(unix.AF_INET6); errno == unix.EAFNOSUPPORT { // a kernel may have no IPv6
+			errno = 0
+		}
+	}
+	if errno != 0 {
+		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
+		raw.close()
+		raw = outlet{-1, -1}
+		if errno != unix.EPERM { // and may be possible the next time
+			return false
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	other, fast := k.raw[netns] // another worker was faster
+	if fast || k.groups == nil && !k.open() {
+		raw.close()
+		return fast && other.v4 >= 0
+	}
+	k.raw[netns] = raw
+	return raw.v4 >= 0
+}

@@ -1,0 +1,339 @@
+package supervisor
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// connect handles a stopped connect(2): it decides from one copy of the address, and where the
+// destination takes another way puts an equivalent socket under the target's descriptor and
+// connects that.
+//
+// Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
+// the native result: bad pointers and descriptors, other families, sockets in other states.
+func (w *worker) connect(c *call) outcome {
+	c.view, c.sa = nil, nil
+	e := event.Pending{Call: c.name, TID: c.tid, FD: c.fd, Proto: policy.TCP, Recorded: c.made} // it begins later
+	c.made = false                                                                              // if it was, it is decided anew, see aside
+	out := w.connectAnywhere(c, &e)
+	if !c.made && out.carriesOn() {
+		return w.guard(c, &e)
+	}
+	return out
+}
+
+// connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see
+// guard.
+func (w *worker) connectAnywhere(c *call, e *event.Pending) outcome {
+	if c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage {
+		return carryOn
+	}
+	e.Began = w.now()
+	if !c.since.IsZero() {
+		e.Began = c.since
+	}
+
+	// One copy of the address decides and is what is connected to: the target's other threads can
+	// change the original at any time.
+	sa := w.sockaddr[:c.addrLen]
+	if errno := target.ReadMemory(c.tid, c.addr, sa); errno != 0 {
+		if errno == unix.EPERM {
+			w.unserved(e, "its memory cannot be read", errno)
+		}
+		return carryOn
+	}
+	c.sa = sa
+	family, dst, ok := linux.Destination(sa)
+	var decision policy.Decision
+	switch {
+	case ok:
+		decision = w.s.rules.Load().policy.Decide(dst, policy.TCP, w.s.origin.Assigned)
+	case family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min && w.s.swapped.Load():
+		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2)
+		// to one.
+		dst, decision = linux.Inet6Destination(sa), policy.DirectDefault
+	default:
+		return carryOn
+	}
+	e.Dst, e.Decision = dst, decision
+	if decision.Route.Kind == policy.Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == policy.Direct) {
+		// Nobody is harmed if another thread changes the address of this call: the socket is one
+		// of the origin, from where nothing else can be reached than what the program may reach.
+		w.stays(c, e)
+		return carryOn
+	}
+
+	// The program's other threads can close the descriptor or put another file in its place, until
+	// the very end. Then everything is looked at anew.
+	for range maxRaces {
+		out := w.route(c, e, family, sa)
+		if !out.isRaced() {
+			return out
+		}
+		e.Note, e.Proto, e.Decision = "", policy.TCP, decision // it may have been a datagram socket
+	}
+	return answer(unix.EBADF) // which it is, now and then
+}
+
+const maxRaces = 8
+
+// route looks at the socket and sends it on its way.
+func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) outcome {
+	route := e.Decision.Route
+	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.alone {
+		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
+	}
+	seen, is := w.see(c), false
+	if w.s.needs.udp {
+		var fd int
+		if fd, is = w.sendsDatagrams(c, seen, route.Kind == policy.Reject); is {
+			decision, fastOpen := e.Decision, c.fastOpen
+			out := w.datagram(c, e, family, sa, fd)
+			if route.Kind != policy.Reject || !out.carriesOn() {
+				return out
+			}
+			// It may be a stream by the time the kernel looks.
+			e.Proto, e.Decision, c.fastOpen = policy.TCP, decision, fastOpen
+		}
+	}
+	if route.Kind == policy.Reject {
+		return w.reject(c, e, family, is)
+	}
+	if seen && c.view.File == 0 {
+		return carryOn // EBADF; or the thread is gone
+	}
+	crosses := w.s.needs.crosses()
+	// A socket of another family that took the place of the program's has its passport in what
+	// these are about.
+	plain := seen && !(crosses && w.s.anyCrossed.Load() && c.view.Family != family)
+	if crosses && family == unix.AF_INET6 {
+		plain = seen && !w.s.anyCrossed.Load()
+	}
+	if plain && route.Kind == policy.Direct && !w.s.inEgress(c.view.NetNS) {
+		w.stays(c, e)
+		return carryOn
+	}
+	if plain && !c.view.idle(family) {
+		return carryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+	}
+	if seen && (route.Kind == policy.Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(c.view, family) {
+		w.socketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.view.NetNS, Flags: c.view.Flags}
+		if route.Kind == policy.Netns {
+			return w.swapStream(&swap{c: c, e: e, old: -1, sock: &w.socketInfo, egress: w.s.egressOf(route)}, sa)
+		}
+		return w.cross(c, e, -1, &w.socketInfo, false)
+	}
+
+	if seen && w.s.needs.streams && route.Kind == policy.Netns && w.s.inEgress(c.view.NetNS) && c.view.NetNS == w.s.egressOf(route).Cookie {
+		return w.there(c, e, sa)
+	}
+
+	old, out := w.fetch(c, e)
+	switch {
+	case !out.isUndecided():
+		return out
+	case seen && !w.saw(c.view, old):
+		return raced
+	}
+	sock := &w.socketInfo
+	if route.Kind != policy.Direct && w.readTCP(c, old, sock) {
+		return w.routeCopy(c, e, family, sa, old)
+	}
+	*sock = sockstate.Socket{}
+	switch kind := linux.TypeOf(old); {
+	case !seen && w.s.needs.udp && linux.IsDatagramType(kind):
+		return w.datagram(c, e, family, sa, old)
+	case kind == unix.SOCK_STREAM:
+		return w.routeCopy(c, e, family, sa, old)
+	case route.Kind == policy.Direct:
+		w.stays(c, e)
+	}
+	return carryOn
+}
+
+// readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
+// copy, but for its state and its flags. It is false for anything else.
+func (w *worker) readTCP(c *call, fd int, s *sockstate.Socket) (ok bool) {
+	w.reads = w.reads.Current(&w.s.used)
+	return w.reads.Into(s, fd, c.view != nil) // if seen, its owner is known
+}
+
+// routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
+// copy of it, and w.socketInfo what readTCP has said, or nothing.
+func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
+	route, crosses := e.Decision.Route, w.s.needs.crosses()
+	sock, origin := &w.socketInfo, w.s.origin
+	if route.Kind == policy.Direct {
+		if netns := linux.NetnsCookie(old); !w.s.inEgress(netns) || w.livesIn(c.tid, netns) {
+			crossed := false
+			if crosses {
+				_, crossed = w.hasPassport(old)
+			}
+			if !crossed {
+				w.stays(c, e)
+				return carryOn
+			}
+		}
+	}
+	idle, crossed := (sock.Reads != nil || sock.ReadStream(old)) && sock.ReadIdle(old), false
+	if crosses && (!idle || sock.Domain == unix.AF_INET6) {
+		var busy bool
+		if crossed, busy = w.crossed(old, sock, idle); busy && crossed {
+			return answer(unix.EISCONN) // a Unix socket, which would say something else
+		}
+	}
+	if !idle && family == unix.AF_INET {
+		if out := w.busyCrossed(c, old); !out.isUndecided() {
+			return out
+		}
+	}
+	if !idle || sock.Domain != family {
+		return carryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+	}
+	if crossed {
+		// It may have failed while nobody waited. This fetches the error, or does nothing.
+		if errno, idle := probeConnect(old, unix.AF_INET6); !idle {
+			return answer(inetErrno(errno))
+		}
+	}
+	if sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns) {
+		return carryOn // the target went to a namespace of its own: not ours there
+	}
+	if c.view != nil || crossed || route.Kind == policy.UnixPath {
+		sock.ReadFlags(old) // else lookLast tells them
+	}
+	switch route.Kind {
+	case policy.Direct:
+		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock}, sa)
+	case policy.NAT64, policy.Inet6, policy.UnixPath:
+		return w.cross(c, e, old, sock, crossed)
+	}
+	egress := w.s.egressOf(route)
+	if sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
+		sock.ReadFlags(old)
+		return w.again(c, e, old, sock, sa)
+	}
+	return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
+}
+
+// stays records that a socket of the origin is left alone.
+func (w *worker) stays(c *call, e *event.Pending) {
+	if w.s.events == nil || !e.Dst.Addr().Is4() { // others come here only to be looked at
+		return
+	}
+	// What kind of socket it is has not mattered yet.
+	fd, is := w.sendsDatagrams(c, c.view != nil || w.see(c), true)
+	if fd >= 0 {
+		w.retag(c, fd)
+		w.closeNow(fd)
+	}
+	if is {
+		e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
+		if e.Decision.Route.Kind != policy.Direct { // it is left alone for another reason: UDPOff
+			return
+		}
+	}
+	w.s.events.Record(e, 0)
+}
+
+// again connects a socket that is one of the egress already, from an earlier connect(2) that has
+// failed or whose result is still to be fetched.
+func (w *worker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
+	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
+		return out
+	}
+	if sock.Flags&unix.O_NONBLOCK == 0 {
+		linux.SetFlags(fd, sock.Flags|unix.O_NONBLOCK) // until begin gives its flags back
+	}
+	w.retag(c, fd)
+	out := w.begin(c, e, fd, sock, sa)
+	if !out.isLater() {
+		w.closeNow(fd)
+	}
+	return out
+}
+
+// begin connects a non-blocking socket, which the target has as its own, gives it the status flags
+// of the target's socket, and says what the target is to see.
+func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
+	e.Local, c.made = fd, true
+	waits := sock.Flags&unix.O_NONBLOCK == 0
+	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
+		out := w.open(c, fd, sa)
+		if sock.Bound {
+			w.noteConnection(e, fd, sock, sa)
+		}
+		linux.SetFlags(fd, sock.Flags)
+		w.s.events.Record(e, underWay(out.errno))
+		return out
+	}
+	errno := linux.Connect(fd, sa)
+	if sock.Bound {
+		w.noteConnection(e, fd, sock, sa)
+	}
+	if !waits {
+		linux.SetFlags(fd, sock.Flags)
+		w.s.events.Record(e, underWay(errno))
+		return answer(errno)
+	}
+	if c.fastOpen.on && w.guards(c) {
+		return w.beginEarly(c, e, fd, sock, sa, errno)
+	}
+	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
+		linux.SetFlags(fd, sock.Flags)
+		w.s.events.Record(e, 0)
+		if w.waitsForRestricted(e) {
+			return aside((*worker).connect) // which will find it connecting
+		}
+		// The target's own call waits for the connection and sends, without data in the SYN; of the
+		// address it passes the kernel takes no notice any more.
+		return carryOn
+	}
+	if errno == unix.EINPROGRESS {
+		// Over a fast network the handshake may be over. Then a second connect fetches its result
+		// and leaves the socket as a blocking connect would have.
+		if errno = linux.Connect(fd, sa); e.Decision.Route.Crosses() {
+			errno = inetErrno(errno)
+		}
+	}
+	if errno == unix.EALREADY {
+		timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
+		if timeout != 0 || c.guarded || w.waitsForRestricted(e) || w.guards(c) {
+			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by
+			// looking for the socket anew. So upconv does.
+			w.done = w.done[:len(w.done)-1] // the wait owns it
+			wait := w.s.newWait(c, e, fd, sock.Flags, sa)
+			wait.expireAfter(timeout)
+			return outcome{wait: wait}
+		}
+	}
+	linux.SetFlags(fd, sock.Flags)
+	w.s.events.Record(e, underWay(errno))
+	if errno == unix.EALREADY {
+		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the
+		// address it passes and waits as for any other, with signals, restarts and errors its own.
+		return carryOn
+	}
+	return answer(errno)
+}
+
+// fail answers that upconv itself could not do something, and says so.
+func (w *worker) fail(e *event.Pending, doing string, errno unix.Errno) outcome {
+	w.s.warn(e.Call+": "+doing+" failed; the program sees the error", "dst", e.Dst, "tid", e.TID, "error", errno)
+	e.Add("upconv failed: " + doing)
+	w.s.events.Record(e, errno)
+	return answer(errno)
+}
+
+// underWay turns the errnos that say "not finished, and nothing is wrong" into success, for events.
+func underWay(errno unix.Errno) unix.Errno {
+	if errno == unix.EINPROGRESS || errno == unix.EALREADY {
+		return 0
+	}
+	return errno
+}

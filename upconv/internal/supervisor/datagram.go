@@ -1,0 +1,506 @@
+package supervisor
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// Datagram sockets: UDP, UDP-Lite and ICMP echo. A socket goes where its datagram goes: connect(2)
+// and every send with an address put it into the namespace and the family of that destination, if
+// it is not there yet.
+//
+// A socket that is in an egress may not be connected, and then a program could use it to reach
+// whatever is there: its loopback, say. So calls that have an address are never left to the kernel
+// once any datagram socket has been moved: upconv makes them itself, with its own copy of the
+// address and of what is to be sent.
+
+// sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
+// it says so only if asked to fetch it; then fd is a copy, else -1.
+func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
+	switch {
+	case seen:
+		return -1, c.view.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(c.view.Type)
+	case !fetch:
+		return -1, false
+	}
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+	if errno != 0 {
+		return -1, false // as whoever fetches it next will say
+	}
+	if w.done = append(w.done, fd); !linux.IsDatagramType(linux.TypeOf(fd)) {
+		w.closeNow(fd)
+		return -1, false
+	}
+	return fd, true
+}
+
+// decideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those
+// are left alone.
+func (w *worker) decideDatagram(dst netip.AddrPort) policy.Decision {
+	if !dst.Addr().Is4() {
+		return policy.DirectDefault
+	}
+	rules, addresses, last := w.s.rules.Load(), w.s.origin.Addresses.Load(), &w.decided
+	if last.dst != dst || last.rules != rules || last.addresses != addresses {
+		*last = decided{rules, addresses, dst, rules.policy.Decide(dst, policy.UDP, w.s.origin.Assigned)}
+	}
+	return last.decision
+}
+
+// decided is where the latest datagram was sent, and what the policy says of it as long as that and
+// the origin's addresses are the same.
+type decided struct {
+	rules     *ruleset
+	addresses *map[netip.Addr]struct{}
+	dst       netip.AddrPort
+	decision  policy.Decision
+}
+
+// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, out is not undecided.
+func (w *worker) fetch(c *call, e *event.Pending) (fd int, out outcome) {
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+	switch errno {
+	case 0:
+		w.done = append(w.done, fd)
+		return fd, undecided
+	case unix.EBADF:
+		return -1, answer(unix.EBADF) // the number may be another file's by the time the kernel looks
+	case unix.EPERM, target.ErrOwnTable:
+		w.unserved(e, "its descriptors cannot be fetched", errno)
+	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
+		return -1, w.fail(e, "pidfd_getfd", errno)
+	}
+	return -1, carryOn // ESRCH: nobody will read the answer
+}
+
+// datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
+// copy of it, or -1.
+func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
+	if c.fastOpen.on {
+		return w.resend(c)
+	}
+	e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
+	if old < 0 {
+		if c.view != nil && family == unix.AF_INET {
+			if out := w.placeUntouched(c, e, sa); !out.isUndecided() {
+				return out
+			}
+		}
+		var out outcome
+		if old, out = w.fetch(c, e); !out.isUndecided() {
+			return out
+		}
+	}
+	return w.place(c, e, family, sa, old)
+}
+
+// placeUntouched is place for a socket that has been seen and that nothing has been done to. The
+// outcome is undecided if this is none, or stays where it is.
+func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) outcome {
+	route, sock := e.Decision.Route, &w.socketInfo
+	switch route.Kind {
+	case policy.Netns:
+		if w.s.mayBeMade(route) {
+			return undecided
+		}
+	case policy.NAT64, policy.Inet6:
+	default:
+		return undecided
+	}
+	set, is := w.untouchedUDP(c)
+	if !is || w.s.origin.Closed { // where it must be kept
+		return undecided
+	}
+	old := -1
+	if !c.view.OwnTable {
+		// Another thread may begin to wait for it until the very end. A copy tells then.
+		var out outcome
+		if old, out = w.fetch(c, e); !out.isUndecided() {
+			return out
+		}
+	}
+	*sock = sockstate.Socket{
+		Domain: unix.AF_INET, Kind: unix.SOCK_DGRAM, Proto: unix.IPPROTO_UDP, Netns: c.view.NetNS, Flags: c.view.Flags, Untouched: true, Often: set,
+	}
+	if route.Kind == policy.Netns {
+		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.egressOf(route)}, sa)
+	}
+	return w.crossDatagram(c, e, old, sock, false)
+}
+
+// place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
+// call: connects it to sa, or sends w.out.
+func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
+	route, sock := e.Decision.Route, &w.socketInfo
+	e.From = old
+	known := sockstate.ExamineDatagram(old, sock)
+	crossed := false
+	if w.s.needs.crosses() && (!known || sock.Domain == unix.AF_INET6) {
+		var is int
+		if is, crossed = w.hasPassport(old); crossed {
+			switch p := &w.crossing.pass; {
+			case linux.KindOf(p.Proto) == unix.SOCK_STREAM:
+				return carryOn
+			case known:
+				sock.AsMade(p)
+			case is != unix.AF_UNIX || !sock.AsMadeUnix(old, p, w.s.origin.Cookie):
+				return carryOn
+			}
+		}
+	}
+	origin := w.s.origin
+	switch {
+	case !c.sends && !known && !linux.IsDatagramType(linux.TypeOf(old)):
+		return raced // another file by now
+	case sock.Headers && w.s.inEgress(sock.Netns) && !w.livesIn(c.tid, sock.Netns):
+		// It was moved before the program wanted that.
+		if route.Kind == policy.Reject {
+			return w.finished(c, e, route.Errno)
+		}
+		e.Decision = policy.DirectDefault
+		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
+	case !known && !crossed, sock.Proto == unix.IPPROTO_ICMPV6:
+		if route.Kind == policy.Reject && !c.sends {
+			return answer(linux.Connect(old, sa)) // never a call that the kernel would make with another file, see reject
+		}
+		return w.leave(c, e, old, sa) // whatever it is, and whatever the kernel says of it
+	case family == unix.AF_UNSPEC && sock.Domain == unix.AF_INET6: // where it stands for no address
+		for i := range w.out.run {
+			w.out.messages[i].name = nil
+		}
+		return w.sendAsIs(c, e, old)
+	case family == unix.AF_INET6 && sock.Domain == unix.AF_INET:
+		return answer(unix.EAFNOSUPPORT)
+	case route.Kind == policy.Reject:
+		return w.finished(c, e, route.Errno)
+	case sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns):
+		return w.leave(c, e, old, sa) // the target went to a namespace of its own: not ours there
+	}
+	switch route.Kind {
+	case policy.Direct:
+		six := crossed && c.sends && linux.DomainOf(old) == unix.AF_INET6
+		switch dst := e.Dst.Addr(); {
+		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
+			return w.stay(c, e, old, w.mappedCrossing(e.Dst), nil)
+		case six && sock.Domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.Deaf(old):
+			// To an IPv6 peer of the program's: what took the place of its socket is as good as
+			// that, and hears from all of them.
+			return w.stay(c, e, old, nil, sa)
+		case !crossed && (sock.Netns == origin.Cookie || sock.Kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.Netns)):
+			return w.stay(c, e, old, nil, sa)
+		}
+		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
+	case policy.Netns:
+		egress := w.s.egressOf(route)
+		if !crossed && sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.made.has(old)) {
+			return w.stay(c, e, old, nil, sa)
+		}
+		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
+	}
+	return w.crossDatagram(c, e, old, sock, crossed)
+}
+
+// mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped
+// addresses, as those can do it.
+func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
+	x := &w.crossing
+	x.route, x.mapped, x.to = someInet6, true, linux.SockaddrIn6(dst.Addr(), dst.Port())
+	return x
+}
+
+var (
+	someInet6  = &policy.Route{Kind: policy.Inet6} // for a socket that is one of that family, with whatever route
+	someUnix   = &policy.Route{Kind: policy.UnixPath}
+	broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+)
+
+// move is swapDatagram, one at a time for a socket.
+func (w *worker) move(s *swap, sa []byte) outcome {
+	c, e, old, sock := s.c, s.e, s.old, s.sock
+	if sock.Bound && linux.IsConnected(old) {
+		// Its address is not one that the program has chosen, unless it has chosen that too, which
+		// the kernel does not tell.
+		addr, _ := netip.AddrFromSlice(sock.Address())
+		if addr.Unmap().IsLoopback() && e.Decision.Route.Kind != policy.Direct && !w.s.returned.has(old) {
+			return answer(unix.EINVAL) // as from there nothing else is reached, unless it was connected to another peer first
+		}
+		clear(sock.Address())
+		sock.Connected = true
+		if c.sends && sock.Kind == unix.SOCK_DGRAM {
+			return w.sendBeside(s)
+		}
+	}
+	if !w.alone {
+		w.pin(uint32(c.tid))
+	}
+	// One at a time: what has been sent through the first one's socket would be answered there.
+	before := c.view // a send has not looked yet
+	var moves, file uint64
+	ino := uint64(0)
+	if before != nil && !c.sends {
+		moves, file, ino = before.moves, before.File, before.Ino
+	} else {
+		before, ino = nil, linux.InodeOf(old)
+	}
+	moving := w.s.moving.lock(ino)
+	w.moving = true
+	defer func() {
+		w.moving = false
+		w.s.moves.Add(1)
+		w.s.moving.unlock(moving)
+	}()
+	if before == nil || moves != w.s.moves.Load() {
+		if w.see(c) && old >= 0 {
+			c.view.copies = 1
+		}
+		if sock.Untouched {
+			if set, is := w.untouchedUDP(c); c.view == nil || c.view.File != file || !is || set != sock.Often {
+				return raced
+			}
+		}
+	}
+	// Only a socket that is there now has its companions: another thread may have put it aside, and
+	// a third one may put it back.
+	if old >= 0 && !w.isThereYet(c, old) {
+		return raced
+	}
+	return w.swapDatagram(s, sa)
+}
+
+// isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.view is
+// not nil, it is of now.
+func (w *worker) isThereYet(c *call, old int) bool {
+	if c.view != nil {
+		return w.saw(c.view, old)
+	}
+	return !w.replaced(c, old)
+}
+
+// sendBeside sends to another place than the one that the socket old is connected in. A send does
+// not end a connection, and what is answered to it is not for a connected socket, which hears from
+// its peer alone. So it is a companion that sends, and old stays.
+func (w *worker) sendBeside(s *swap) outcome {
+	fd, out := w.beside(s)
+	if !out.isUndecided() {
+		return out
+	}
+	w.closeNow(s.old)
+	w.done = append(w.done, fd)
+	if out = w.act(s.c, s.e, fd, s.x, nil); !out.isLater() {
+		w.closeNow(fd)
+	}
+	return out
+}
+
+// beside returns a copy of the companion that s.old has where s leads, and sees to it that there is
+// one, like s.old. Where out is not undecided there is none.
+func (w *worker) beside(s *swap) (fd int, out outcome) {
+	old := s.old
+	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
+	w.see(s.c)
+	if !w.isThereYet(s.c, old) {
+		return -1, raced
+	}
+	kept, errno := w.obtain(s, old)
+	if errno != 0 {
+		return -1, w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
+	}
+	if errno = w.carry(s, old, kept); errno == 0 {
+		linux.SetFlags(s.fd, s.sock.Flags&^unix.O_ASYNC)
+		if fd, errno = linux.Dup(s.fd); errno == 0 {
+			w.s.companions.settle(s.fd)
+			w.s.companions.keepBeside(old, s.fd, w.to(s.egress, s.x))
+			return fd, undecided
+		}
+	}
+	if !w.s.companions.putBack(s.fd) {
+		linux.Close(s.fd)
+	}
+	return -1, w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
+}
+
+// act makes the target's call, with a socket that is where it should be. x is not nil if it is one
+// of another family.
+func (w *worker) act(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
+	e.Local = fd
+	if c.sends {
+		return w.transmit(c, e, fd, x)
+	}
+	if x != nil && x.family() == unix.AF_UNIX {
+		errno := x.path.open(w.s, x.route, c.tid)
+		if errno == 0 {
+			errno = x.path.connect(fd)
+		}
+		x.path.close()
+		return w.finished(c, e, x.asInet(e, errno))
+	}
+	return w.finished(c, e, linux.Connect(fd, sa))
+}
+
+// stay makes the target's call with the target's own socket, of which fd is a copy.
+func (w *worker) stay(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
+	w.retag(c, fd)
+	out := w.act(c, e, fd, x, sa)
+	if !out.isLater() {
+		w.closeNow(fd) // before the target goes on: what it closes then shall be closed
+	}
+	return out
+}
+
+// leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a
+// send is made with it all the same, as the kernel might find another one. A connect(2) is left to
+// guard.
+func (w *worker) leave(c *call, e *event.Pending, fd int, sa []byte) outcome {
+	if c.sends {
+		return w.stay(c, e, fd, nil, sa)
+	}
+	return carryOn
+}
+
+// openTags opens /proc/cgroups if there can be net_cls or net_prio cgroups. It returns -1 if there
+// can be none.
+func openTags() (fd int) {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {
+		return -1
+	}
+	if fd, err := unix.Open("/proc/cgroups", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		return fd
+	}
+	return tagsHidden
+}
+
+// tagsHidden is no descriptor: /proc/cgroups cannot be read, as where /proc is mounted with
+// subset=pid. Then there may be many.
+const tagsHidden = 1 << 30
+
+// tagsFor is for how long what manyTags has found holds. Nobody who moves a program to another
+// cgroup expects it to be in effect for every packet in the same moment.
+const tagsFor = 20 * time.Millisecond
+
+// manyTags reports whether there are more such cgroups than the one that everybody is in.
+func (w *worker) manyTags() bool {
+	if w.tagged == 0 || w.taken-w.tagged > tagsFor {
+		w.tagged, w.tags = w.taken, w.s.manyTags()
+	}
+	return w.tags
+}
+
+func (n *Node) manyTags() bool {
+	var text [1024]byte
+	got, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(n.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
+	return errno != 0 || int(got) == len(text) || hasManyTags(text[:got])
+}
+
+// hasManyTags is manyTags for what /proc/cgroups says. A controller of hierarchy 0 is not mounted,
+// and the number behind it is how many cgroups v2 has.
+func hasManyTags(text []byte) bool {
+	for _, name := range []string{"\nnet_cls\t", "\nnet_prio\t"} {
+		// "net_cls HIERARCHY NUM_CGROUPS ENABLED", cgroups(7).
+		if _, line, ok := bytes.Cut(text, []byte(name)); ok {
+			hierarchy, count, ok := bytes.Cut(line, []byte("\t"))
+			if string(hierarchy) != "0" && !(ok && bytes.HasPrefix(count, []byte("1\t"))) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (w *worker) finished(c *call, e *event.Pending, errno unix.Errno) outcome {
+	if c.sends {
+		return w.sent(e, errno)
+	}
+	w.s.events.Record(e, errno)
+	return answer(errno)
+}
+
+// retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it
+// into upconv's own.
+//
+// It holds the lock of who moves the socket: one that another has just taken the place of must not
+// be put back.
+func (w *worker) retag(c *call, fd int) {
+	if w.s.tags < 0 || !w.manyTags() {
+		return
+	}
+	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(fd)))
+	if cloexec, errno := w.s.targets.CloseOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
+		w.install(c, c.fd, fd, cloexec)
+	}
+}
+
+// crossDatagram is place for a route to another family. crossed is whether the socket is of another
+// one than the program's already; its passport is then in w.crossing.pass.
+func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) outcome {
+	if !crossed && sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
+		return answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
+	}
+	x := &w.crossing
+	had := x.pass
+	switch err := w.prepare(x, e, sock); {
+	case errors.Is(err, nat64.ErrStillLooking):
+		return w.s.whenFound()
+	case err != nil:
+		e.Add(err.Error())
+		return w.finished(c, e, unix.ENETUNREACH)
+	case sock.Kind == unix.SOCK_RAW, sock.Proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.sends):
+		e.Add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
+		return w.finished(c, e, unix.ENETUNREACH)
+	}
+	x.pass.Connected = !c.sends && x.family() == unix.AF_INET6
+	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
+		return w.move(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
+	}
+	if errno := x.scope(old); errno != 0 {
+		return w.fail(e, "interface "+x.zone, errno)
+	}
+	if x.pass.Connected && !had.Connected || had.Peer != x.pass.Peer && (!c.sends || x.route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
+		// Whom what is received is from, where that cannot be told from its address.
+		had.Peer, had.Local, had.Connected = x.pass.Peer, x.pass.Local, x.pass.Connected
+		put := had.PutOn6
+		if x.family() == unix.AF_UNIX {
+			put = had.PutOnUnix
+		}
+		if errno := put(old); errno != 0 {
+			return w.fail(e, "the passport of the socket", errno)
+		}
+	}
+	return w.stay(c, e, old, x, x.to[:])
+}
+
+// noteMoved is for a datagram socket that has just been put into the place of another, and has not
+// been used yet.
+func (w *worker) noteMoved(replacement int) {
+	if w.s.isEgress(w.s.origin.Cookie) {
+		w.s.made.add(replacement)
+	}
+}
+
+// madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of
+// others. It is for those of the origin, where nothing else tells. It may forget.
+type madeSockets [1024]atomic.Uint64
+
+func (m *madeSockets) add(fd int) {
+	cookie := linux.CookieOf(fd)
+	m[cookie%uint64(len(m))].Store(cookie)
+}
+
+func (m *madeSockets) has(fd int) bool {
+	cookie := linux.CookieOf(fd)
+	return m[cookie%uint64(len(m))].Load() == cookie
+}

@@ -1,0 +1,203 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// What bind(2) says of a port that a stream of the program's has taken along to an egress. See
+// ports for what is remembered of it.
+
+// leaves reports whether a port leaves the origin in the swap of a stream.
+func (w *worker) leaves(s *swap) bool {
+	if s.sock.Port() == 0 {
+		return false
+	}
+	return s.egress != nil && s.egress.Cookie != w.s.origin.Cookie || s.x != nil && s.x.family() == unix.AF_INET6
+}
+
+// depart is for a stream whose port leaves the origin, before the new one, which has it in the
+// egress, is put into its place. Another thread that is about to ask the kernel for the port
+// must not get it; so that is waited for. That is rare, and no worker waits: the call is put aside. If
+// all is well the outcome is undecided.
+//
+// As long as the old socket is the target's, it holds the port in the origin.
+func (w *worker) depart(s *swap) outcome {
+	c, to := s.c, w.to(s.egress, s.x)
+	p, port := &w.s.ports, s.sock.Port()
+	p.put(port, departure{to: to, moving: true})
+	p.goesOn(c.tid)
+	for p.isContended(c.tid, port) {
+		if !w.alone {
+			p.stays(port, to)
+			w.closeNow(s.fd)
+			return aside((*worker).connect)
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
+	return undecided
+}
+
+// noteConnection is for a bound stream, of which fd is a copy, that has just begun to connect to
+// sa.
+func (w *worker) noteConnection(e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) {
+	var now sockstate.Socket
+	d := departure{to: onInet6}
+	switch route := e.Decision.Route; route.Kind {
+	case policy.Netns:
+		d.to = place(w.s.egressOf(route).Cookie)
+	case policy.NAT64, policy.Inet6:
+	default:
+		return
+	}
+	if d.to == place(w.s.origin.Cookie) || !now.ReadName(fd) {
+		return
+	}
+	if port := sock.Port(); port != 0 && port != now.Port() { // the kernel has chosen another one
+		w.s.ports.stays(port, d.to)
+	}
+	if now.Port() == 0 {
+		return // it has failed
+	}
+	var peer [linux.SizeofSockaddrIn6]byte
+	copy(peer[:], sa)
+	d.cookie, d.inet6 = linux.CookieOf(fd), now.Domain == unix.AF_INET6
+	d.local, d.peer = mappedIn(now.Domain, &now.Name), mappedIn(int(binary.NativeEndian.Uint16(sa)), &peer)
+	d.peerPort, d.zone = binary.BigEndian.Uint16(sa[2:]), binary.NativeEndian.Uint32(peer[24:])
+	w.s.ports.put(now.Port(), d)
+}
+
+// mappedIn returns the IP address within a struct sockaddr_in or sockaddr_in6. An IPv4 address
+// becomes an IPv4-mapped one.
+func mappedIn(domain int, name *[linux.SizeofSockaddrIn6]byte) [16]byte {
+	addr, _ := netip.AddrFromSlice(linux.AddressIn(domain, name))
+	return addr.As16()
+}
+
+// collides reports whether the port that a stopped bind(2) asks for is one that another socket has
+// taken along to an egress. Whatever else is wrong with the call the kernel says.
+func (w *worker) collides(c *call) bool {
+	length := uint32(c.args[2])
+	if length < linux.SizeofSockaddrIn || length > linux.SizeofSockaddrStorage {
+		return false
+	}
+	var name [linux.SizeofSockaddrIn6]byte
+	if target.ReadMemory(c.tid, c.args[1], name[:min(length, linux.SizeofSockaddrIn6)]) != 0 {
+		return false
+	}
+	family, port := int(binary.NativeEndian.Uint16(name[:])), binary.BigEndian.Uint16(name[2:])
+	if port == 0 || family != unix.AF_INET && family != unix.AF_INET6 && family != unix.AF_UNSPEC {
+		return false
+	}
+	p := &w.s.ports
+	d, gone := p.ask(c.tid, port)
+	if !gone {
+		return false
+	}
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+	if errno != 0 {
+		return false
+	}
+	defer linux.Close(fd)
+	sock := &w.socketInfo
+	if !sockstate.ExamineStream(fd, sock) || sock.Bound || sock.Netns != w.s.origin.Cookie && !w.s.inEgress(sock.Netns) || !w.mayBind(sock.Domain, &name) {
+		return false
+	}
+	connected := d.moving || w.isConnectedYet(c, port, &d)
+	switch {
+	case w.isTaken(c, fd, sock, &d, &name):
+		if connected || w.isBoundYet(c, port, &d) {
+			return true
+		}
+	case connected: // which allows others beside it
+		return false
+	}
+	p.forget(port, d)
+	return false
+}
+
+// mayBind reports whether a socket of a family can be bound to a name, and whether IPv4 sockets
+// compete for that.
+func (w *worker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
+	family := int(binary.NativeEndian.Uint16(name[:]))
+	full, _ := netip.AddrFromSlice(linux.AddressIn(domain, name))
+	addr := full.Unmap()
+	switch {
+	case domain == unix.AF_INET && (family == unix.AF_INET || family == unix.AF_UNSPEC && addr.IsUnspecified()):
+	case domain == unix.AF_INET6 && family == unix.AF_INET6 && (addr.Is4() || addr.IsUnspecified()):
+	default:
+		return false
+	}
+	return addr.IsUnspecified() || addr.IsLoopback() || w.s.origin.Assigned(addr)
+}
+
+// isTaken reports whether a socket, of which fd is a copy, could not be bound to a name where a
+// departure has led.
+func (w *worker) isTaken(c *call, fd int, sock *sockstate.Socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
+	probe, errno := w.socketAt(c, d.to, sock.Domain)
+	if errno != 0 {
+		return false
+	}
+	defer linux.Close(probe)
+	reuses := []struct{ level, option int }{{unix.SOL_SOCKET, unix.SO_REUSEADDR}, {unix.SOL_SOCKET, unix.SO_REUSEPORT}, {unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}}
+	for _, o := range reuses {
+		var value int32
+		if linux.Getsockopt(fd, o.level, o.option, unsafe.Pointer(&value), 4) == 0 && value != 0 {
+			linux.Setsockopt(probe, o.level, o.option, unsafe.Pointer(&value), 4)
+		}
+	}
+	w.copyInode(&swap{c: c, old: fd, sock: sock, fd: probe}) // sockets share a port with SO_REUSEPORT if they are one user's
+	length := linux.SizeofSockaddrIn6
+	if sock.Domain == unix.AF_INET {
+		length = linux.SizeofSockaddrIn
+	}
+	if d.to == onInet6 {
+		if addr, _ := netip.AddrFromSlice(linux.AddressIn(sock.Domain, name)); !addr.Unmap().Is4() || addr.Unmap().IsLoopback() {
+			return false // the kernel itself sees that, or a connection has another address
+		}
+		one := int32(1)
+		linux.Setsockopt(probe, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&one), 4)
+		six := linux.SockaddrIn6(netip.IPv6Unspecified(), binary.BigEndian.Uint16(name[2:]))
+		return linux.Bind(probe, six[:]) == unix.EADDRINUSE
+	}
+	errno = linux.Bind(probe, name[:length])
+	if errno == unix.EADDRNOTAVAIL {
+		clear(linux.AddressIn(sock.Domain, name))
+		errno = linux.Bind(probe, name[:length])
+	}
+	return errno == unix.EADDRINUSE
+}
+
+// socketAt makes a TCP socket where streams of a family are put on the way to a place; the caller
+// owns it.
+func (w *worker) socketAt(c *call, at place, domain int) (int, unix.Errno) {
+	if at == onInet6 {
+		return w.inOrigin(c.tid, unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+	}
+	e := w.s.egressAt(at)
+	if e == nil {
+		return -1, unix.ENOENT
+	}
+	return w.socket(e, domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+}
+
+// egressAt returns an egress by its cookie, nil if there is none.
+func (s *Session) egressAt(at place) *netns.Egress {
+	for _, e := range s.rules.Load().egress {
+		if place(e.Cookie) == at {
+			return e
+		}
+	}
+	return nil
+}

@@ -1,0 +1,270 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
+type needs struct {
+	swaps   bool // other sockets take their place
+	netns   bool // of other network namespaces
+	inet6   bool // of the family AF_INET6
+	unix    bool // of the family AF_UNIX
+	sees    bool // and they are looked at in the kernel, see sight.go
+	rejects bool // some destinations are refused
+
+	udp      bool // datagram sockets follow the policy
+	sends    bool // and so does what is sent to an address
+	receives bool // and some get sockets of another address family
+
+	streams, datagrams bool // are made in the egress at socket(2), see atsocket.go
+}
+
+// crosses reports whether sockets are replaced by those of another family.
+func (n needs) crosses() bool { return n.inet6 || n.unix }
+
+// needsOf returns what the routes of a policy have upconv do.
+func needsOf(p *policy.Policy, udp policy.UDPMode) (n needs) {
+	datagrams := func(r *policy.Route) {
+		if r.Kind != policy.Direct && udp != policy.UDPOff {
+			n.udp, n.sends = true, udp == policy.UDPFull
+			n.receives = n.receives || r.Crosses()
+		}
+	}
+	for i := range p.Rules() {
+		if rule := &p.Rules()[i]; rule.Proto&policy.UDP != 0 {
+			datagrams(&rule.Route)
+		}
+	}
+	datagrams(p.Fallback())
+	for _, r := range p.Routes() {
+		switch r.Kind {
+		case policy.Netns:
+			n.swaps, n.netns = true, true
+		case policy.NAT64, policy.Inet6:
+			n.swaps, n.inet6 = true, true
+		case policy.UnixPath:
+			n.swaps, n.unix = true, true
+		case policy.Reject:
+			n.rejects = true
+		}
+	}
+	return n
+}
+
+// A crossing is a swap for a socket of another address family.
+type crossing struct {
+	route  *policy.Route
+	mapped bool // a send to the origin after all: to an IPv4-mapped address
+	pass   passport.Passport
+	to     [linux.SizeofSockaddrIn6]byte // of an AF_INET6 socket: what it is connected to
+	zone   string                        // and where that is, if it is link-local
+	path   unixPath                      // of a Unix socket
+	has    uint16                        // it has its passport already, with this port; or 0
+}
+
+// dummyLocal is the address that a program is told as its own where its namespace has no IPv4
+// address: one of 192.0.0.0/29, which is for such things (RFC 7335), and the one that a customer's
+// end of DS-Lite has (RFC 6333).
+var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
+
+// prepare fills in what a destination is replaced by. The error is one of Translate.
+func (w *worker) prepare(x *crossing, e *event.Pending, sock *sockstate.Socket) error {
+	dst := e.Dst
+	x.route, x.mapped = e.Decision.Route, false
+	x.pass = passport.Passport{Family: sock.Domain, Proto: sock.Proto, Peer: dst, Local: w.localFor(sock, dst.Addr())}
+	w.s.told.add(x.pass.Local)
+	if x.route.Kind == policy.UnixPath {
+		return nil
+	}
+	addr, err := w.s.translate(x.route, dst.Addr())
+	if err != nil {
+		return err
+	}
+	x.to, x.zone = linux.SockaddrIn6(addr, dst.Port()), addr.Zone()
+	return nil
+}
+
+// localFor returns the address that the program is told as its own: what it has bound the socket
+// to, or what its namespace has.
+func (w *worker) localFor(sock *sockstate.Socket, dst netip.Addr) netip.Addr {
+	if sock.Bound {
+		if addr, ok := netip.AddrFromSlice(sock.Address()); ok {
+			if addr = addr.Unmap(); addr.Is4() && !addr.IsUnspecified() {
+				return addr
+			}
+		}
+	}
+	if dst.IsLoopback() {
+		return linux.Loopback4
+	}
+	if own := w.s.origin.Own.Load(); own != nil {
+		return *own
+	}
+	return dummyLocal
+}
+
+// scope gives an address its interface, which is one of the namespace of the socket fd.
+func (x *crossing) scope(fd int) unix.Errno {
+	if x.zone == "" {
+		return 0
+	}
+	index, err := strconv.ParseUint(x.zone, 10, 32)
+	if err != nil {
+		request, err := unix.NewIfreq(x.zone)
+		if err != nil {
+			return unix.ENODEV
+		}
+		if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request); err != nil {
+			return linux.ErrnoOf(err)
+		}
+		index = uint64(request.Uint32())
+	}
+	binary.NativeEndian.PutUint32(x.to[24:], uint32(index))
+	return 0
+}
+
+// cross sends a connect(2) along a route to another family. old is as in swap. again is true where
+// the socket is an AF_INET6 one already, from an earlier one.
+func (w *worker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) outcome {
+	if sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
+		return carryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
+	}
+	x := &w.crossing
+	switch err := w.prepare(x, e, sock); {
+	case errors.Is(err, nat64.ErrStillLooking):
+		return w.s.whenFound()
+	case err != nil:
+		e.Add(err.Error())
+		w.s.events.Record(e, unix.ENETUNREACH)
+		return answer(unix.ENETUNREACH)
+	}
+	if x.route.Kind == policy.UnixPath || !again {
+		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
+	}
+	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
+		return out
+	}
+	if errno := x.scope(old); errno != 0 {
+		return w.fail(e, "interface "+x.zone, errno)
+	}
+	if errno := x.pass.PutOn6(old); errno != 0 {
+		return w.fail(e, "setsockopt IP_OPTIONS", errno)
+	}
+	return w.again(c, e, old, sock, x.to[:])
+}
+
+// onlyIPv6 reports whether an AF_INET6 socket takes no IPv4-mapped addresses.
+func onlyIPv6(fd int) bool {
+	var only int32
+	return linux.Getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0
+}
+
+// crossed tells whether old is a socket that took the place of one of another family in an earlier
+// connect(2). If it can be connected again, sock then says what the program thinks it is; busy is
+// true where it cannot.
+func (w *worker) crossed(old int, sock *sockstate.Socket, idle bool) (is, busy bool) {
+	p := &w.crossing.pass
+	if !idle {
+		if !w.s.needs.unix || linux.DomainOf(old) != unix.AF_UNIX {
+			return false, false
+		}
+		return p.ReadFromUnix(old), true
+	}
+	if sock.Domain != unix.AF_INET6 || !p.ReadFrom6(old) {
+		return false, false
+	}
+	sock.AsMade(p)
+	return true, false
+}
+
+// hasPassport reports whether a socket took the place of one of another family; its passport is
+// then in w.crossing.pass. family is what it is now.
+func (w *worker) hasPassport(fd int) (family int, ok bool) {
+	family = linux.DomainOf(fd)
+	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.ReadFrom(fd, family)
+}
+
+// inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
+func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
+	o := w.s.origin
+	e := o.Egress
+	if e == nil && w.home != nil {
+		e = o.Enterable()
+	}
+	if e != nil {
+		fd, errno := w.socket(e, domain, kind, proto)
+		if errno != unix.EPERM {
+			return fd, errno
+		}
+	}
+	return o.Socket(tid, domain, kind, proto)
+}
+
+// make makes the socket of a crossing.
+func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
+	x.has = 0
+	kind, proto := linux.KindOf(x.pass.Proto), x.pass.Proto
+	switch {
+	case x.route.Kind != policy.UnixPath:
+		switch proto {
+		case unix.IPPROTO_MPTCP:
+			proto = unix.IPPROTO_TCP
+		case unix.IPPROTO_ICMP:
+			proto = unix.IPPROTO_ICMPV6
+		}
+		if fd, errno = w.inOrigin(c.tid, unix.AF_INET6, kind, proto); errno == 0 && kind == unix.SOCK_DGRAM && x.pass.Family == unix.AF_INET {
+			one := int32(1) // as of any AF_INET socket; inet6_create in net/ipv6/af_inet6.c leaves it out
+			linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, unsafe.Pointer(&one), 4)
+		}
+		return fd, errno
+	case x.route.Target[0] == '@':
+		return w.inOrigin(c.tid, unix.AF_UNIX, kind, 0)
+	}
+	// Of no namespace that matters.
+	if kind == unix.SOCK_STREAM {
+		var ok bool
+		if fd, x.has, ok = w.unixSpares.take(&x.pass); ok {
+			return fd, 0
+		}
+	}
+	return linux.NewSocket(unix.AF_UNIX, kind, 0)
+}
+
+// finish gives the socket to what copyOptions could not, and its passport.
+func (x *crossing) finish(w *worker, e *event.Pending, old, to int, sock *sockstate.Socket) unix.Errno {
+	if x.pass.Proto == unix.IPPROTO_MPTCP {
+		e.Add("TCP instead of MPTCP")
+	}
+	if x.route.Kind == policy.UnixPath {
+		return x.finishUnix(w, old, to, sock)
+	}
+	if old >= 0 && sock.Domain == unix.AF_INET {
+		sockstate.CopyMapped(w.s.fresh.Of(unix.AF_INET), &w.s.used, old, to)
+	}
+	if errno := x.scope(to); errno != 0 {
+		return errno
+	}
+	return x.pass.PutOn6(to)
+}
+
+// family returns the address family of the new socket.
+func (x *crossing) family() int {
+	if x.route.Kind == policy.UnixPath {
+		return unix.AF_UNIX
+	}
+	return unix.AF_INET6
+}

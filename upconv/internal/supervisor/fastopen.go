@@ -1,0 +1,229 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// fastOpen is what a send with MSG_FASTOPEN (RFC 7413) sends: on a TCP socket that is not connected
+// it is a connect(2) and a send in one.
+type fastOpen struct {
+	on    bool
+	flags uint32
+	// vector is where the data is in the target's memory, as struct iovec.
+	vector []unix.RemoteIovec
+	// control is where its control messages are, and how long they are.
+	control       uint64
+	controlLength int
+	sent          int    // how much of the data is
+	cookie        uint64 // of the socket that the rest is for
+	// result is where the number of bytes goes, besides being returned; 0: nowhere. sendmmsg(2)
+	// returns messages.
+	result uint64
+}
+
+const (
+	maxFastOpen = 64 << 10   // more than a SYN can carry, and how much is sent at a time
+	maxSent     = 0x7ffff000 // what one call sends at most: MAX_RW_COUNT, linux/fs.h
+)
+
+// sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter
+// the first message connects, and is all that is sent.
+func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
+	c.fastOpen = fastOpen{on: true, flags: flags}
+	if stride > 0 {
+		c.fastOpen.result = c.args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr
+	}
+	var header [linux.SizeofMsghdr]byte
+	if target.ReadMemory(c.tid, c.args[1], header[:c.MsghdrSize()]) != 0 {
+		if w.s.needs.atSocket() {
+			if _, idle := w.idleInEgress(c); idle {
+				return answer(unix.EFAULT) // for it could be read the next time
+			}
+		}
+		if w.guards(c) {
+			return answer(unix.EFAULT)
+		}
+		return carryOn // the kernel will say EFAULT
+	}
+	h := c.Msghdr(header[:])
+	c.addr, c.addrLen = h.Name, uint32(h.NameLen)
+	if h.NameLen > linux.SizeofSockaddrStorage {
+		c.addrLen = linux.SizeofSockaddrStorage // as the kernel cuts it
+	}
+	c.fastOpen.control, c.fastOpen.controlLength = h.Control, int(min(h.ControlLen, maxControl))
+	raw := make([]byte, int(min(h.Count, linux.MaxIovecs))*c.IovecSize())
+	if len(raw) > 0 && target.ReadMemory(c.tid, h.Iovecs, raw) != 0 {
+		if w.guards(c) {
+			return answer(unix.EFAULT)
+		}
+	} else {
+		for i := range len(raw) / c.IovecSize() {
+			if base, length := c.Iovec(raw, i); length > 0 {
+				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(base), Len: int(min(length, maxSent))})
+			}
+		}
+	}
+	return w.connect(c)
+}
+
+// open connects a non-blocking socket for a send that must not wait, with as much data in the SYN
+// as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without an address
+// it only sends.
+func (w *worker) open(c *call, fd int, sa []byte) outcome {
+	f := &c.fastOpen
+	length := 0
+	if len(f.vector) > 0 && f.controlLength == 0 { // control messages go with what is sent when the connection is there
+		var errno unix.Errno
+		if length, errno = w.readEarly(c, f.vector); errno != 0 {
+			return answer(errno)
+		}
+	}
+	var data unsafe.Pointer
+	if length > 0 {
+		data = unsafe.Pointer(&w.long[0])
+	}
+	flags := f.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	var to unsafe.Pointer
+	if len(sa) > 0 {
+		to = unsafe.Pointer(&sa[0])
+	} else {
+		flags &^= unix.MSG_FASTOPEN
+	}
+	n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags), uintptr(to), uintptr(len(sa)))
+	return c.opened(int(n), errno)
+}
+
+// readEarly reads data of a send with MSG_FASTOPEN into w.long, as much as is sent at a time, and
+// returns how much that is. The error is EFAULT.
+func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
+	if len(w.long) < maxFastOpen {
+		w.long = make([]byte, maxFastOpen)
+	}
+	if length, errno = target.ReadVectors(c.tid, w.long[:maxFastOpen], vectors); errno != 0 {
+		return 0, unix.EFAULT
+	}
+	return length, 0
+}
+
+// beginEarly is begin for a send with MSG_FASTOPEN that waits and must not be left to the kernel.
+// errno is what connecting has said.
+func (w *worker) beginEarly(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte, errno unix.Errno) outcome {
+	if errno == unix.EINPROGRESS {
+		errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
+	}
+	linux.SetFlags(fd, sock.Flags)
+	w.s.events.Record(e, underWay(errno))
+	switch {
+	case errno == unix.EALREADY:
+		return aside((*worker).connect) // which will find it connecting
+	case errno == 0:
+		return w.sendEarly(c, fd)
+	case e.Decision.Route.Crosses():
+		errno = inetErrno(errno)
+	}
+	return answer(errno)
+}
+
+// opened answers a send with MSG_FASTOPEN that has sent n bytes.
+func (c *call) opened(n int, errno unix.Errno) outcome {
+	if errno != 0 || c.fastOpen.result == 0 {
+		return outcome{state: stateReturns, errno: errno, value: int64(n)}
+	}
+	var result [4]byte
+	binary.NativeEndian.PutUint32(result[:], uint32(n))
+	target.WriteMemory(c.tid, c.fastOpen.result, result[:])
+	return answerValue(1)
+}
+
+// sendEarly sends all data of a send with MSG_FASTOPEN through the stream fd, which is connected by
+// now, and waits for room as the program would.
+func (w *worker) sendEarly(c *call, fd int) outcome {
+	f := &c.fastOpen
+	flags, _ := linux.FlagsOf(fd)
+	patient := w.patient(c, flags)
+	for {
+		n, more, errno := w.sendPiece(c, fd)
+		switch f.sent += n; {
+		case errno == 0 && !more:
+			return c.opened(f.sent, 0)
+		case errno == unix.EAGAIN && patient && !w.alone:
+			f.cookie = linux.CookieOf(fd)
+			return aside(sendEarlyAgain)
+		case errno == unix.EAGAIN && patient:
+			errno = w.waitToSend(fd, nil)
+		}
+		switch {
+		case errno != 0 && f.sent > 0:
+			return c.opened(f.sent, 0)
+		case errno != 0:
+			return answer(errno)
+		}
+	}
+}
+
+// sendEarlyAgain is sendEarly on a thread that may wait.
+func sendEarlyAgain(w *worker, c *call) outcome {
+	e := w.newEvent(c, policy.TCP)
+	fd, out := w.fetch(c, &e)
+	ok := out.isUndecided()
+	switch {
+	case ok && linux.CookieOf(fd) == c.fastOpen.cookie:
+		return w.sendEarly(c, fd)
+	case c.fastOpen.sent > 0: // another thread has put another file there
+		return c.opened(c.fastOpen.sent, 0)
+	case ok:
+		return answer(unix.EBADF)
+	}
+	return out
+}
+
+// sendPiece sends some of what sendEarly has not sent yet. more says whether there was more than it
+// tried to send.
+func (w *worker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno) {
+	f := &c.fastOpen
+	var vectors []unix.RemoteIovec
+	left, skip := 0, f.sent
+	for _, v := range f.vector {
+		passed := min(skip, v.Len)
+		skip -= passed
+		if v.Len -= passed; v.Len > 0 {
+			v.Base += uintptr(passed)
+			vectors = append(vectors, v)
+			left += v.Len
+		}
+	}
+	length, errno := w.readEarly(c, vectors)
+	if errno != 0 {
+		return 0, false, errno
+	}
+	part := unix.Iovec{Base: &w.long[0], Len: uint64(length)}
+	header := unix.Msghdr{Iov: &part, Iovlen: 1}
+	if f.controlLength > 0 && f.sent == 0 {
+		raw := make([]byte, f.controlLength)
+		if target.ReadMemory(c.tid, f.control, raw) != 0 {
+			return 0, false, unix.EFAULT
+		}
+		control, errno := w.packControl(c, raw, nil)
+		if errno != 0 {
+			return 0, false, errno
+		}
+		if len(control) > 0 {
+			header.Control, header.Controllen = &control[0], uint64(len(control))
+		}
+	}
+	flags := f.flags&^(unix.MSG_ZEROCOPY|unix.MSG_FASTOPEN) | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	sent, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)), uintptr(flags))
+	if errno != 0 {
+		return 0, false, errno
+	}
+	return int(sent), int(sent) < left, 0
+}

@@ -1,0 +1,184 @@
+package supervisor
+
+import (
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/openfile"
+	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/target"
+)
+
+// What is not of a socket but of its open file, and of the descriptors that refer to it.
+
+const kcmpFile = 0 // KCMP_FILE of kcmp(2)
+
+// replaced reports whether the target's descriptor does not refer to the file any more that old, a
+// socket, is a copy of.
+func (w *worker) replaced(c *call, old int) bool {
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(w.s.pid), uintptr(c.tid), kcmpFile, uintptr(old), uintptr(c.fd), 0)
+	switch errno {
+	case 0:
+		return order != 0
+	case unix.EBADF:
+		return true
+	}
+	return !target.IsSocket(c.tid, c.fd, linux.InodeOf(old)) // where kcmp(2) is refused; it takes some us more
+}
+
+// copyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and
+// F_SETSIG. Who that is in the target's pid namespace does not matter: the kernel keeps a
+// reference.
+func copyOwner(from, to int) {
+	var owner struct{ kind, pid int32 } // struct f_owner_ex
+	if _, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETOWN_EX, uintptr(unsafe.Pointer(&owner))); errno == 0 && owner.pid != 0 {
+		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETOWN_EX, uintptr(unsafe.Pointer(&owner)))
+	}
+	if sig, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETSIG, 0); errno == 0 && sig != 0 {
+		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETSIG, sig)
+	}
+}
+
+// copyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
+// user that packet filters and routing rules (skuid, uidrange) see.
+func (w *worker) copyInode(s *swap) (lost string) {
+	of := &s.sock.Inode
+	if v := s.c.view; v != nil {
+		*of = sockstate.Inode{UID: v.UID, GID: v.GID, Mode: v.Mode, Number: v.Ino}
+	} else if s.sock.Reads == nil {
+		var stat unix.Stat_t
+		if unix.Fstat(s.old, &stat) != nil {
+			return "its owner"
+		}
+		*of = sockstate.InodeIn(&stat)
+	}
+	if of.UID != w.s.uid || of.GID != w.s.gid {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(s.fd), uintptr(of.UID), uintptr(of.GID)); errno != 0 {
+			lost = "its owner"
+		}
+	}
+	if mode := of.Mode &^ unix.S_IFMT; mode != 0o777 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHMOD, uintptr(s.fd), uintptr(mode), 0); errno != 0 {
+			lost = strings.TrimPrefix(lost+" and its mode", " and ")
+		}
+	}
+	return lost
+}
+
+// setAsync sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
+// will say.
+func (w *worker) setAsync(c *call, socket, flags int) unix.Errno {
+	return openfile.Free.SetFlags(socket, c.fd, flags|unix.O_ASYNC)
+}
+
+// witness puts old into an epoll set of this worker's own, which does not keep it alive: should it
+// still be there when its last known copy has been closed, there are others. It reports whether
+// that can be told.
+func (w *worker) witness(old int) bool {
+	if w.witnesses < 0 { // there was none to be had
+		w.newWitnesses()
+	}
+	return epollAdd(w.witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
+}
+
+// newWitnesses makes the set, after the first time without whatever is in it.
+func (w *worker) newWitnesses() {
+	if w.witnesses >= 0 {
+		linux.Close(w.witnesses)
+	}
+	w.witnesses = -1
+	if set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
+		w.witnesses = set
+	}
+}
+
+// acquit takes it out again.
+func (w *worker) acquit(old int) {
+	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
+}
+
+// alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready
+// for writing.
+func (w *worker) alive() bool {
+	var event unix.EpollEvent
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
+	return errno == 0 && n != 0
+}
+
+// replaceCopies puts the new socket under every other number of the target that refers to the old
+// one, and adds the places in epoll sets that these have. It returns the numbers.
+func (w *worker) replaceCopies(s *swap) (numbers []int) {
+	c, ino := s.c, s.sock.Inode.Number
+	numbers, _ = fdsOf(c.tid, target.SocketLink(ino))
+	if len(numbers) > 0 && c.view == nil && w.s.epolls.any.Load() { // else they are known already
+		found, lost := w.registrationsByInode(s, numbers)
+		if lost != "" {
+			s.e.Add(lost)
+		}
+		s.places = append(s.places, found...)
+	}
+	for _, number := range numbers {
+		// It may have been closed meanwhile, and would be opened again.
+		if cloexec, still := w.copyYet(c, number, ino); still {
+			w.install(c, number, s.fd, cloexec)
+		}
+	}
+	return numbers
+}
+
+// copyYet reports whether a number of the target is open, and still the socket of an inode number.
+func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) {
+	if c.view == nil {
+		cloexec, errno := w.s.targets.CloseOnExec(c.tid, number, w.scratch[:])
+		if errno != 0 {
+			return false, false
+		}
+		return cloexec, target.IsSocket(c.tid, number, ino)
+	}
+	var sight peek.Sight
+	errno := w.s.sights.Load().peeker.Look(c.tid, number, &sight)
+	// What has been opened since may be in the same place.
+	return sight.CloseOnExec, errno == 0 && sight.File == c.view.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
+}
+
+// noteCopies is for when the copies of the target have been replaced. aside is whether upconv has
+// one yet, and so nothing tells of others.
+func (w *worker) noteCopies(e *event.Pending, aside bool) {
+	if !aside && w.alive() {
+		e.Add("another process has a copy of the socket from before it was connected, or is using it")
+	}
+	w.newWitnesses() // without its descriptor the socket cannot be taken out
+}
+
+// fdsOf returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks
+// at all of them. It is false where it cannot.
+func fdsOf(tid int, link string) (fds []int, ok bool) {
+	dir, err := os.Open("/proc/" + strconv.Itoa(tid) + "/fd")
+	if err != nil {
+		return nil, false
+	}
+	defer dir.Close()
+	var buf [64]byte
+	for {
+		names, err := dir.Readdirnames(1024)
+		for _, name := range names {
+			n, errno := unix.Readlinkat(int(dir.Fd()), name, buf[:])
+			if errno == nil && string(buf[:n]) == link {
+				if fd, err := strconv.Atoi(name); err == nil {
+					fds = append(fds, fd)
+				}
+			}
+		}
+		if err != nil {
+			return fds, err == io.EOF
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package supervisor
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// place is where a datagram socket is: a namespace, by its cookie, or that it is one of another
+// family than the program's.
+type place uint64
+
+const (
+	onInet6 place = 1<<64 - 1 // net_gen_cookie counts, from 1
+	onUnix  place = 1<<64 - 2
+)
+
+// to returns where a swap leads, whose arguments these are.
+func (w *worker) to(egress *netns.Egress, x *crossing) place {
+	switch {
+	case x != nil && x.family() == unix.AF_UNIX:
+		return onUnix
+	case x != nil:
+		return onInet6
+	case egress != nil:
+		return place(egress.Cookie)
+	}
+	return place(w.s.origin.Cookie)
+}
+
+// together reports whether the datagram sockets of two places are in one namespace. Then neither is
+// kept for the other: as far as they can both have the port, what is handed on could come to the
+// one that it is from.
+func (w *worker) together(a, b place) bool {
+	for _, at := range []*place{&a, &b} {
+		if *at == onInet6 {
+			*at = place(w.s.origin.Cookie)
+		}
+	}
+	return a == b
+}
+
+// former is the socket that another one has just taken the place of.
+type former struct {
+	companion
+	// heard: it is one for datagrams and has a port. Some may have come for it, and answers may be on
+	// their way.
+	heard bool
+	aside bool // it is kept for the one in its place
+}
+
+// former returns what there is to know of the socket old, or -1, of the thread tid, whose place is
+// taken by one that is at to.
+func (w *worker) former(tid, old int, sock *sockstate.Socket, to place) (was former) {
+	was.fd = old
+	if old < 0 || sock.Kind != unix.SOCK_DGRAM {
+		return was
+	}
+	was.place = place(linux.NetnsCookie(old))
+	was.heard = sock.Proto == unix.IPPROTO_UDP && sock.Bound
+	canReturn := true
+	if family := linux.DomainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
+		var pass passport.Passport
+		if pass.ReadFrom(old, family) {
+			s := w.s
+			was.source = func(from unix.Sockaddr) netip.AddrPort { return s.sender(from, &pass) }
+			if was.place = onUnix; family == unix.AF_INET6 {
+				was.place = onInet6
+			} else {
+				was.reader = &unixReader{turns: &s.turns, pid: s.targets.Process(tid)}
+			}
+			canReturn = !pass.Connected // see deaf
+		}
+	}
+	was.heard = was.heard && was.place != 0
+	last := w.s.origin.Closed && was.place == place(w.s.origin.Cookie) // there is no other to be had
+	was.aside = (was.heard || last) && canReturn && !w.together(was.place, to)
+	return was
+}
+
+// sender returns who a datagram is from that has come for a socket with a passport.
+func (s *Session) sender(from unix.Sockaddr, pass *passport.Passport) netip.AddrPort {
+	six, ok := from.(*unix.SockaddrInet6)
+	if !ok {
+		return pass.Peer // a Unix socket's
+	}
+	real := netip.AddrPortFrom(netip.AddrFrom16(six.Addr), uint16(six.Port))
+	if _, ok := s.originalAddr(real.Addr(), pass); !ok && pass.Family == unix.AF_INET6 {
+		return real
+	}
+	return s.original(real, pass)
+}

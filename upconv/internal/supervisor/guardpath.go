@@ -1,0 +1,146 @@
+package supervisor
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
+)
+
+// A Unix socket that is bound to a path makes a file. Where upconv makes the bind(2) in the place
+// of the kernel, that file is as if the program had made it: its owner, its mode and its place. The
+// socket keeps the name, which others are told, so upconv cannot use another path to the same place:
+// it makes the call on a thread that has the program's root, working directory and umask.
+
+// bindOther makes a bind(2) on a copy of a socket that is not one of IPv4 or IPv6.
+func (w *worker) bindOther(c *call, fd int, sa []byte) outcome {
+	if !isUnixPath(sa) || linux.DomainOf(fd) != unix.AF_UNIX {
+		errno := withCapabilitiesOf(c.tid, func() unix.Errno { return bindAny(fd, sa) })
+		w.closeNow(fd)
+		return answer(errno)
+	}
+	if !w.alone {
+		w.closeNow(fd)
+		return aside((*worker).bind)
+	}
+	errno := w.bindPath(c.tid, fd, sa)
+	w.closeNow(fd)
+	return answer(errno)
+}
+
+// bindAny is linux.Bind for an address of any length.
+func bindAny(fd int, sa []byte) unix.Errno {
+	if len(sa) == 0 {
+		return unix.EINVAL
+	}
+	return linux.Bind(fd, sa)
+}
+
+// isUnixPath reports whether an address is that of a Unix socket in the file system.
+func isUnixPath(sa []byte) bool {
+	return len(sa) > sizeofFamily && binary.NativeEndian.Uint16(sa) == unix.AF_UNIX && sa[sizeofFamily] != 0
+}
+
+// bindPath binds the Unix socket fd to a path of the thread tid's. The calling thread is not used
+// for anything else any more.
+func (w *worker) bindPath(tid, fd int, sa []byte) unix.Errno {
+	proc := "/proc/" + strconv.Itoa(tid)
+	as, errno := w.s.targets.CredentialsOf(tid)
+	if errno != 0 {
+		return errno
+	}
+	status, err := os.ReadFile(proc + "/status")
+	if err != nil {
+		return linux.ErrnoOf(err)
+	}
+	sa = namedBy(tid, sa)
+	if sa, errno = w.liveLike(proc, target.StatusField(status, "Umask:", 8), sa); errno != 0 {
+		return errno
+	}
+	effective, same := target.EffectiveOf(tid, status)
+	if !same {
+		effective = 0
+	}
+	before, errno := linux.LimitEffective(func(all uint64) uint64 { return all & (effective | becomes) })
+	if errno != 0 {
+		return errno
+	}
+	defer linux.SetCapabilities(&before)
+	if errno := as.Become(); errno != 0 {
+		return errno
+	}
+	defer as.Revert()
+	return linux.Bind(fd, sa)
+}
+
+// becomes are the capabilities that Become and Revert need. Who has become another user than root
+// has none in effect.
+const becomes = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
+
+// liveLike gives the calling thread, and no other, the root, the working directory and the umask of
+// a thread, whose directory in /proc is given. It returns the address by which the calling thread
+// means the place that the other one means by sa. That is another one only if upconv may not have
+// another root.
+func (w *worker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.Errno) {
+	cwd, err := unix.Open(proc+"/cwd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, linux.ErrnoOf(err)
+	}
+	defer linux.Close(cwd)
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return nil, linux.ErrnoOf(err)
+	}
+	w.altered = true
+	unix.Umask(umask)
+	path := string(bytes.TrimRight(sa[sizeofFamily:], "\x00"))
+	if sameRoot(proc+"/") || unix.Chroot(proc+"/root") == nil || !filepath.IsAbs(path) {
+		return sa, linux.ErrnoOf(unix.Fchdir(cwd))
+	}
+	parent, errno := openInRoot(proc, filepath.Dir(path))
+	if errno != 0 {
+		return nil, errno
+	}
+	defer linux.Close(parent)
+	var there, here unix.Stat_t
+	if unix.Fstat(parent, &there) == nil && unix.Stat(filepath.Dir(path), &here) == nil && there.Dev == here.Dev && there.Ino == here.Ino {
+		return sa, 0
+	}
+	return append(append([]byte{}, sa[:sizeofFamily]...), filepath.Base(path)...), linux.ErrnoOf(unix.Fchdir(parent))
+}
+
+// openInRoot opens a directory that a thread means by an absolute path.
+func openInRoot(proc, path string) (fd int, errno unix.Errno) {
+	root, err := unix.Open(proc+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, linux.ErrnoOf(err)
+	}
+	defer linux.Close(root)
+	fd, err = unix.Openat2(root, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	return fd, linux.ErrnoOf(err)
+}
+
+// namedBy returns an address whose path does not depend on who uses it: /proc/self is another
+// process for upconv. A path that gets too long stays, and leads nowhere.
+func namedBy(tid int, sa []byte) []byte {
+	path := string(sa[sizeofFamily:])
+	for _, self := range []string{"/proc/self/", "/proc/thread-self/"} {
+		rest, is := strings.CutPrefix(path, self)
+		if !is {
+			continue
+		}
+		rest = strings.TrimRight(rest, "\x00")
+		named := "/proc/" + strconv.Itoa(tid) + "/" + rest
+		if len(named) > maxUnixName {
+			named = "/proc/0/" + rest
+		}
+		return append(append([]byte{}, sa[:sizeofFamily]...), named...)
+	}
+	return sa
+}

@@ -1,0 +1,294 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// A send on a stream, a Unix socket or any other file that is no datagram socket of IPv4 or IPv6 is
+// the program's own: data, descriptors and credentials go with it. But once a datagram socket is in
+// an egress, another thread could put that under the number, and an address into memory. So a
+// thread that shares its descriptors has such a send made by upconv then: on a copy of the
+// descriptor, and with copies of all that is sent.
+
+// guardedSend is a send that upconv makes in the place of the kernel, and how far it has come.
+type guardedSend struct {
+	flags  uint32
+	count  int    // messages of sendmmsg(2); else 1
+	stride int    // bytes between their headers; 0: the call is not sendmmsg(2)
+	done   int    // messages that are sent
+	sent   int    // bytes of the next one that are sent
+	cookie uint64 // of the socket that they go to; 0: none yet
+}
+
+// guardedSocket is what a send that upconv makes goes to.
+type guardedSocket struct {
+	fd, domain, kind, proto int
+	patient                 bool // the send waits for room
+}
+
+const (
+	guardedPiece = 256 << 10 // how much of a stream is read and sent at a time
+	maxOnWorker  = 1 << 20   // how much a worker sends for one call before a thread of its own goes on
+)
+
+// sendOrGuard handles a send by decide, and what that leaves to the kernel is made by upconv if it
+// must not be left.
+func (w *worker) sendOrGuard(c *call, decide handler) outcome {
+	for range maxRaces {
+		if c.guardedSend == nil {
+			if out := decide(w, c); !out.carriesOn() || !w.guardsSends(c) {
+				return out
+			}
+		}
+		if out := w.sendInPlace(c); !out.isRaced() {
+			return out
+		}
+		c.guardedSend, c.sends, c.fastOpen = nil, false, fastOpen{}
+	}
+	return answer(unix.EBADF)
+}
+
+// seesStream is isStream by one look, which says as well whether the thread shares its descriptors.
+// false: it cannot be seen, or it is none.
+func (w *worker) seesStream(c *call) bool {
+	if c.indirect || !w.see(c) {
+		return false
+	}
+	v := c.view
+	c.view = nil // a send that moves its socket looks anew
+	if v.Mode&unix.S_IFMT != unix.S_IFSOCK || linux.IsDatagramType(v.Type) && (linux.IsInet(v.Family) || v.Family == unix.AF_UNIX && w.s.needs.unix) {
+		return false
+	}
+	if c.table = tableShared; v.alone() {
+		c.table = tableOwn
+	}
+	return true
+}
+
+// guardsSends reports whether sends must not be left to the kernel: a datagram socket may be in an
+// egress; or any socket where MSG_FASTOPEN, which is in memory, connects.
+func (w *worker) guardsSends(c *call) bool {
+	s := w.s
+	return s.needs.sends && (s.moved.Load() || c.indirect && s.swapped.Load()) && w.guards(c)
+}
+
+// sendInPlace makes a send that is about no datagram socket of IPv4 or IPv6. It is raced if it is
+// by now, or if the send connects.
+func (w *worker) sendInPlace(c *call) outcome {
+	e := w.newEvent(c, policy.TCP)
+	fd, out := w.fetch(c, &e)
+	if !out.isUndecided() {
+		return out
+	}
+	defer w.closeNow(fd)
+	before := c.guardedSend
+	if before == nil {
+		c.guardedSend = newGuardedSend(c)
+	}
+	g, to := c.guardedSend, &guardedSocket{fd: fd, domain: linux.DomainOf(fd), kind: linux.TypeOf(fd)}
+	inet := linux.IsInet(to.domain)
+	switch cookie := linux.CookieOf(fd); {
+	case g.cookie != 0 && g.cookie != cookie && g.done == 0 && g.sent == 0:
+		return raced
+	case g.cookie != 0 && g.cookie != cookie: // another thread has put another file there
+		return g.partial()
+	case to.domain == 0:
+		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&unix.Msghdr{})), unix.MSG_NOSIGNAL)
+		return answer(errno) // ENOTSOCK; or EBADF, for O_PATH
+	case g.count == 0:
+		return g.partial()
+	case inet && (linux.IsDatagramType(to.kind) || g.flags&unix.MSG_FASTOPEN != 0):
+		return raced
+	case to.domain == unix.AF_NETLINK:
+		return w.sendNetlink(c)
+	default:
+		g.cookie = cookie
+	}
+	if inet {
+		w.retag(c, fd)
+		to.proto = linux.ProtocolOf(fd)
+	}
+	to.patient = g.flags&unix.MSG_DONTWAIT == 0 && linux.Blocks(fd)
+	return w.sendAllInPlace(c, to)
+}
+
+func newGuardedSend(c *call) *guardedSend {
+	switch c.name {
+	case "sendto":
+		return &guardedSend{flags: uint32(c.args[3]), count: 1}
+	case "sendmsg":
+		return &guardedSend{flags: uint32(c.args[2]), count: 1}
+	}
+	return &guardedSend{flags: uint32(c.args[3]), count: int(min(uint32(c.args[2]), linux.MaxIovecs)), stride: c.MmsghdrSize()}
+}
+
+// partial answers a send that ends before all is sent.
+func (g *guardedSend) partial() outcome {
+	if g.stride > 0 {
+		return answerValue(int64(g.done))
+	}
+	return answerValue(int64(g.sent))
+}
+
+// sendAllInPlace sends all messages of a call, or goes on with them, until one is not sent whole.
+func (w *worker) sendAllInPlace(c *call, to *guardedSocket) outcome {
+	g := c.guardedSend
+	for g.done < g.count {
+		m, errno := w.readGuarded(c)
+		if errno == 0 && w.leavesNamed(to, m) {
+			if g.done > 0 {
+				return g.partial()
+			}
+			return carryOn
+		}
+		var later bool
+		if errno == 0 {
+			later, errno = w.sendGuarded(c, to, m)
+		}
+		switch {
+		case later:
+			return aside(sendAgain)
+		case errno == unix.EPIPE && to.raises() && g.flags&unix.MSG_NOSIGNAL == 0:
+			w.raise(c, unix.SIGPIPE)
+		}
+		switch {
+		case errno != 0 && g.done == 0:
+			return answer(errno)
+		case errno != 0 || g.stride == 0:
+			return g.partial()
+		}
+		var length [4]byte
+		binary.NativeEndian.PutUint32(length[:], uint32(g.sent))
+		if errno := target.WriteMemory(c.tid, m.result, length[:]); errno != 0 && g.done == 0 {
+			return answer(errno)
+		} else if errno != 0 {
+			return g.partial()
+		}
+		whole := g.sent == m.length
+		g.done, g.sent = g.done+1, 0
+		if w.sendDeadline = (time.Time{}); !whole {
+			break
+		}
+	}
+	return g.partial()
+}
+
+// leavesNamed reports whether a message is left to the kernel because somebody has restricted
+// himself, and the rules may be about whom it goes to: LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET.
+func (w *worker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
+	return w.s.restricted.any.Load() && to.domain == unix.AF_UNIX && to.kind == unix.SOCK_DGRAM && len(m.name) > sizeofFamily && m.name[sizeofFamily] == 0
+}
+
+// raises reports whether a socket raises SIGPIPE: streams do, sk_stream_error in net/core/stream.c
+// and unix_stream_sendmsg.
+func (to *guardedSocket) raises() bool { return to.kind == unix.SOCK_STREAM }
+
+// raise gives a signal to the target's thread, which takes it as soon as it has its answer.
+func (w *worker) raise(c *call, signal unix.Signal) {
+	if pid := w.s.targets.Process(c.tid); pid != 0 && w.s.listener.Valid(c.id) == nil {
+		unix.Tgkill(pid, c.tid, signal)
+	}
+}
+
+// sendGuarded sends what is left of a message. later says that a thread of its own is to go on. On
+// error nothing of it is sent.
+func (w *worker) sendGuarded(c *call, to *guardedSocket, m *guardedMessage) (later bool, errno unix.Errno) {
+	g := c.guardedSend
+	e := envelope{worker: w, call: c, to: to}
+	defer e.close()
+	if errno = e.seal(m); errno != 0 {
+		if g.sent > 0 {
+			errno = 0
+		}
+		return false, errno
+	}
+	if to.kind != unix.SOCK_STREAM {
+		return w.sendWhole(c, &e, m)
+	}
+	begin := g.sent
+	for {
+		left := m.length - g.sent
+		piece, errno := w.readPiece(c, m, min(left, guardedPiece))
+		if len(piece) == 0 && errno != 0 {
+			return false, g.unless(e.fault())
+		}
+		n, errno := e.send(piece, len(piece) == left)
+		if g.sent += n; n > 0 {
+			e.opened()
+			w.futile = 0
+		}
+		switch waits := errno == unix.EAGAIN || errno == unix.EINPROGRESS; {
+		case errno == 0 && (n == left || n == len(piece) && n < min(left, guardedPiece)): // all, or all that could be read
+			return false, 0
+		case errno == 0 && !w.alone && g.sent-begin >= maxOnWorker:
+			return true, 0
+		case errno == 0:
+			continue
+		case !waits || !to.patient:
+			return false, g.unless(errno)
+		case !w.alone:
+			return true, 0
+		}
+		if errno = w.waitToSend(to.fd, nil); errno != 0 {
+			return false, g.unless(errno)
+		}
+		if g.sent > 0 && to.isClosed() { // the error is for the next call
+			return false, 0
+		}
+	}
+}
+
+// unless returns the error of a message if nothing of that is sent.
+func (g *guardedSend) unless(errno unix.Errno) unix.Errno {
+	if g.sent > 0 {
+		return 0
+	}
+	return errno
+}
+
+// isClosed reports whether a TCP socket, or an MPTCP one, has no connection any more.
+func (to *guardedSocket) isClosed() bool {
+	var state uint8
+	return to.proto == unix.IPPROTO_TCP &&
+		linux.Getsockopt(to.fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1) == 0 && state == sockstate.TCPClose
+}
+
+// sendWhole is sendGuarded for a socket that sends a message at once or not at all.
+func (w *worker) sendWhole(c *call, e *envelope, m *guardedMessage) (later bool, errno unix.Errno) {
+	var room int32
+	linux.Getsockopt(e.to.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, unsafe.Pointer(&room), 4)
+	switch {
+	case m.length > int(room) || m.length > maxWhole:
+		return false, unix.EMSGSIZE // as unix_dgram_sendmsg and netlink_sendmsg say
+	case m.length > maxOnWorker && !w.alone:
+		return true, 0
+	}
+	data, errno := w.readPiece(c, m, m.length)
+	if errno != 0 {
+		return false, e.fault()
+	}
+	for {
+		n, errno := e.send(data, true)
+		c.guardedSend.sent = n
+		switch {
+		case errno != unix.EAGAIN || !e.to.patient:
+			return false, errno
+		case !w.alone:
+			return true, 0
+		}
+		if errno = w.waitToSend(e.to.fd, e.path()); errno != 0 {
+			return false, errno
+		}
+	}
+}
+
+const maxWhole = 64 << 20 // far more than net.core.wmem_max lets a socket have

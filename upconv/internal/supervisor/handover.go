@@ -1,0 +1,58 @@
+package supervisor
+
+import (
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// unread is what has come for a socket, and nobody has received yet. It is to come for another one.
+type unread struct {
+	raw     outlet
+	to      netip.AddrPort
+	packets [][]byte // datagrams, behind handedOn
+	from    []netip.AddrPort
+}
+
+// takeOut takes it out of the former socket, if it can be handed over to current.
+func (w *worker) takeOut(c *call, was *companion, current int, egress *netns.Egress) (u unread) {
+	fds := []unix.PollFd{{Fd: int32(was.fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
+		return u
+	}
+	var now sockstate.Socket
+	if !sockstate.ExamineDatagram(current, &now) || now.Port() == 0 || !w.outbox(c, current, egress) {
+		return u
+	}
+	addr, _ := netip.AddrFromSlice(now.Address())
+	u.to = netip.AddrPortFrom(addr.Unmap(), now.Port())
+	k := &w.s.companions
+	k.mu.Lock()
+	u.raw = k.raw[now.Netns]
+	k.mu.Unlock()
+	packet := make([]byte, handedOn+maxLength)
+	for range maxHandedOver {
+		n, from, err := unix.Recvfrom(was.fd, packet[handedOn:], unix.MSG_DONTWAIT)
+		if err == unix.EAGAIN {
+			break
+		}
+		if err == nil {
+			u.packets, u.from = append(u.packets, slices.Clone(packet[:handedOn+n])), append(u.from, was.sender(from))
+		}
+	}
+	return u
+}
+
+// handOver sends it there.
+func (u *unread) handOver() {
+	for i, packet := range u.packets {
+		u.raw.send(packet, u.from[i], u.to)
+	}
+}
+
+// maxHandedOver is how many datagrams that have come for a socket are handed over at most.
+const maxHandedOver = 256

@@ -1,0 +1,485 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"slices"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/target"
+)
+
+// What a program sees of a socket of its own that has been replaced by one of another family.
+// Everything here is about such sockets only: calls on others go on as they stand. They are stopped
+// at all only if the policy has a route to another family.
+
+// getpeername handles a stopped getpeername(2).
+func (w *worker) getpeername(c *call) outcome { return w.tellName(c, true) }
+
+// getsockname handles a stopped getsockname(2).
+func (w *worker) getsockname(c *call) outcome { return w.tellName(c, false) }
+
+func (w *worker) tellName(c *call, peer bool) outcome {
+	fd, family, ok := w.crossedFD(c)
+	if !ok {
+		return carryOn
+	}
+	p := &w.crossing.pass
+	var name [linux.SizeofSockaddrIn6]byte
+	length, ok := p.Name(fd, family, peer, &name)
+	if !ok {
+		return carryOn // ENOTCONN
+	}
+	return answer(putName(c.tid, c.args[1], c.args[2], name[:length]))
+}
+
+// crossedFD fetches the socket that a call is about if it is one that has been replaced by one of
+// another family, and reads its passport into w.crossing.pass. family is what it is now. tidy
+// closes the descriptor.
+func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
+	if !w.s.anyCrossed.Load() {
+		return -1, 0, false
+	}
+	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+	if errno != 0 {
+		return -1, 0, false
+	}
+	w.done = append(w.done, fd)
+	w.retag(c, fd)
+	family, ok = w.hasPassport(fd)
+	return fd, family, ok
+}
+
+// putName gives a socket address to the target as move_addr_to_user does in net/socket.c: as much
+// as there is room for, and the length that it would have had.
+func putName(tid int, at, lengthAt uint64, name []byte) unix.Errno {
+	var raw [4]byte
+	if target.ReadMemory(tid, lengthAt, raw[:]) != 0 {
+		return unix.EFAULT
+	}
+	room := int32(binary.NativeEndian.Uint32(raw[:]))
+	binary.NativeEndian.PutUint32(raw[:], uint32(len(name)))
+	put := func() unix.Errno {
+		if target.WriteMemory(tid, lengthAt, raw[:]) != 0 {
+			return unix.EFAULT
+		}
+		return 0
+	}
+	switch {
+	case room < 0:
+		return unix.EINVAL
+	case lengthFirst():
+		if errno := put(); errno != 0 {
+			return errno
+		}
+	}
+	if n := min(int(room), len(name)); n > 0 && target.WriteMemory(tid, at, name[:n]) != 0 {
+		return unix.EFAULT
+	}
+	if lengthFirst() {
+		return 0
+	}
+	return put()
+}
+
+// lengthFirst reports whether this kernel writes the length before the address, which shows where
+// the address cannot be written.
+var lengthFirst = sync.OnceValue(func() bool {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(fd)
+	length := uint32(100)
+	unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), 1, uintptr(unsafe.Pointer(&length)))
+	return length != 100
+})
+
+// soPeerName and others of SOL_SOCKET that golang.org/x/sys/unix does not name:
+// asm-generic/socket.h.
+const (
+	soPeerName  = 28
+	soPeerPidfd = 77
+)
+
+// getsockopt handles a stopped getsockopt(2).
+func (w *worker) getsockopt(c *call) outcome {
+	fd, family, ok := w.crossedFD(c)
+	if !ok {
+		return carryOn
+	}
+	p := &w.crossing.pass
+	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
+	asked := needs{inet6: family == unix.AF_INET6, unix: family == unix.AF_UNIX}
+	if family == unix.AF_INET6 && p.Differs(level, name) {
+		return w.tellInt(c, fd, level, name)
+	}
+	if !asked.asks(level, name) || family == unix.AF_INET6 && p.Family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
+		return carryOn
+	}
+	optval, optlen := c.args[3], c.args[4]
+	var raw [4]byte
+	if target.ReadMemory(c.tid, optlen, raw[:]) != 0 {
+		return w.refusal(p, level, name)
+	}
+	room := int32(binary.NativeEndian.Uint32(raw[:]))
+
+	switch {
+	case level == unix.SOL_SOCKET && name == soPeerName:
+		var full [linux.SizeofSockaddrIn6]byte
+		length, connected := p.Name(fd, family, true, &full)
+		switch {
+		case !connected:
+			return answer(unix.ENOTCONN)
+		case room < 0 || length < int(room):
+			return answer(unix.EINVAL)
+		}
+		return w.putOption(c, optval, optlen, full[:room], uint32(room))
+	case level == unix.SOL_SOCKET && name == unix.SO_ATTACH_FILTER && family == unix.AF_UNIX: // SO_GET_FILTER
+		return w.tellFilter(c, p, optval, optlen, room)
+	case level == unix.SOL_SOCKET && name == unix.SO_LOCK_FILTER && family == unix.AF_UNIX:
+		value := make([]byte, 4)
+		if p.Locked {
+			value[0] = 1
+		}
+		if room < 0 {
+			return answer(unix.EINVAL)
+		}
+		n := min(int(room), 4)
+		return w.putOption(c, optval, optlen, value[:n], uint32(n))
+	}
+
+	// What the program thinks it has answers for itself.
+	like, errno := w.like(p)
+	if errno != 0 {
+		return carryOn
+	}
+	defer linux.Close(like)
+	value := make([]byte, min(max(room, 0), 64<<10)+1)
+	length := uint32(min(room, 64<<10))
+	_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&length)), 0)
+	if errno != 0 {
+		return answer(errno)
+	}
+	value = value[:min(int(length), len(value))]
+	if level == unix.IPPROTO_TCP && name == unix.TCP_INFO && len(value) > 0 {
+		_, connected := p.Name(fd, family, true, new([linux.SizeofSockaddrIn6]byte))
+		fillTCPInfo(value, connected)
+	}
+	return w.putOption(c, optval, optlen, value, length)
+}
+
+// inetErrno returns what an IPv4 program expects to be told of a connection, given what the kernel
+// says of one over IPv6. ICMPv6 knows "no route" and "prohibited", which are ENETUNREACH and
+// EACCES, where a translator makes "host unreachable" and "host prohibited" of them (RFC 7915
+// section 5.2): both are EHOSTUNREACH. It is not for what the origin's own routing table says: that
+// would say the same of IPv4.
+func inetErrno(errno unix.Errno) unix.Errno {
+	if errno == unix.ENETUNREACH || errno == unix.EACCES {
+		return unix.EHOSTUNREACH
+	}
+	return errno
+}
+
+// ipv6HeaderMore is how much longer an IPv6 header is than an IPv4 one.
+const ipv6HeaderMore = 20
+
+// tellInt answers for such an option. Only the socket itself knows SO_ERROR, and no more once it
+// has been read: so it is read when all else is in order.
+func (w *worker) tellInt(c *call, fd, level, name int) outcome {
+	optval, optlen := c.args[3], c.args[4]
+	var raw, value [4]byte
+	if target.ReadMemory(c.tid, optlen, raw[:]) != 0 {
+		return answer(unix.EFAULT)
+	}
+	room := int32(binary.NativeEndian.Uint32(raw[:]))
+	if room < 0 {
+		return answer(unix.EINVAL)
+	}
+	if errno := linux.Getsockopt(fd, level, name, unsafe.Pointer(&value), 4); errno != 0 {
+		return answer(errno)
+	}
+	n := binary.NativeEndian.Uint32(value[:])
+	switch {
+	case name == unix.SO_ERROR && level == unix.SOL_SOCKET:
+		n = uint32(inetErrno(unix.Errno(n)))
+	case n > ipv6HeaderMore:
+		n -= ipv6HeaderMore
+	}
+	binary.NativeEndian.PutUint32(value[:], n)
+	length := min(room, 4)
+	return w.putOption(c, optval, optlen, value[:length], uint32(length))
+}
+
+// refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is
+// wrong with it first.
+func (w *worker) refusal(p *passport.Passport, level, name int) outcome {
+	like, errno := w.like(p)
+	if errno != 0 {
+		return answer(unix.EFAULT)
+	}
+	defer linux.Close(like)
+	_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), 0, 0, 0)
+	return answer(errno)
+}
+
+// askedOption is a socket option that tells of the family of a socket when it is read.
+type askedOption struct{ level, name int }
+
+// anyOption stands for all options of a level.
+const anyOption = -1
+
+var (
+	askedOfInet6 = []askedOption{
+		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
+		{unix.IPPROTO_IP, unix.IP_OPTIONS}, {unix.IPPROTO_IPV6, anyOption}, {unix.SOL_SOCKET, unix.SO_ERROR}, {unix.IPPROTO_IP, unix.IP_MTU},
+	}
+	askedOfUnix = []askedOption{
+		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
+		{unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, {unix.SOL_SOCKET, unix.SO_LOCK_FILTER}, // the first is SO_GET_FILTER too
+		{unix.SOL_SOCKET, unix.SO_PEERCRED}, {unix.SOL_SOCKET, unix.SO_PEERSEC}, {unix.SOL_SOCKET, unix.SO_PEERGROUPS}, {unix.SOL_SOCKET, soPeerPidfd},
+		{unix.IPPROTO_TCP, anyOption}, {unix.IPPROTO_UDP, anyOption}, {unix.IPPROTO_IP, anyOption}, {unix.IPPROTO_IPV6, anyOption},
+	}
+)
+
+// asked returns the options that are stopped when they are read.
+func (n needs) asked() (list []askedOption) {
+	if n.inet6 {
+		list = append(list, askedOfInet6...)
+	}
+	if n.unix {
+		list = append(list, askedOfUnix...)
+	}
+	return list
+}
+
+// asks reports whether an option is one of them.
+func (n needs) asks(level, name int) bool {
+	return slices.ContainsFunc(n.asked(), func(o askedOption) bool {
+		return o.level == level && (o.name == name || o.name == anyOption)
+	})
+}
+
+// putOption gives the target the value of an option, and its length.
+func (w *worker) putOption(c *call, optval, optlen uint64, value []byte, length uint32) outcome {
+	if len(value) > 0 && target.WriteMemory(c.tid, optval, value) != 0 {
+		return answer(unix.EFAULT)
+	}
+	var raw [4]byte
+	binary.NativeEndian.PutUint32(raw[:], length)
+	if target.WriteMemory(c.tid, optlen, raw[:]) != 0 {
+		return answer(unix.EFAULT)
+	}
+	return answer(0)
+}
+
+// like makes a socket of the kind that the program thinks it has, with the options that it has set.
+func (w *worker) like(p *passport.Passport) (int, unix.Errno) {
+	fd, errno := linux.NewSocket(p.Family, linux.KindOf(p.Proto), p.Proto)
+	if errno != 0 {
+		return -1, errno
+	}
+	for i := range p.Options {
+		o := &p.Options[i]
+		set(fd, o.Level, o.Name, o.Value)
+	}
+	return fd, 0
+}
+
+func set(fd, level, name int, value []byte) unix.Errno {
+	var at unsafe.Pointer
+	if len(value) > 0 {
+		at = unsafe.Pointer(&value[0])
+	}
+	return linux.Setsockopt(fd, level, name, at, uintptr(len(value)))
+}
+
+// fillTCPInfo makes a struct tcp_info, which is of a socket that is not connected, plausible for a
+// connection within the host: linux/tcp.h.
+func fillTCPInfo(info []byte, connected bool) {
+	if !connected {
+		return
+	}
+	const established = 1 // TCP_ESTABLISHED
+	info[0] = established
+	for _, field := range []struct {
+		at    int
+		value uint32
+	}{
+		{8, 200000},             // tcpi_rto, us
+		{16, 1448},              // tcpi_snd_mss
+		{20, 1448},              // tcpi_rcv_mss
+		{60, 1500},              // tcpi_pmtu
+		{64, 65535},             // tcpi_rcv_ssthresh
+		{68, 50},                // tcpi_rtt, us
+		{72, 25},                // tcpi_rttvar
+		{76, 1<<31 - 1},         // tcpi_snd_ssthresh
+		{80, 10},                // tcpi_snd_cwnd
+		{84, 1448},              // tcpi_advmss
+		{96, uint32(1448 * 10)}, // tcpi_rcv_space
+	} {
+		if field.at+4 <= len(info) {
+			binary.NativeEndian.PutUint32(info[field.at:], field.value)
+		}
+	}
+}
+
+// tellFilter answers SO_GET_FILTER: sk_get_filter in net/core/filter.c.
+func (w *worker) tellFilter(c *call, p *passport.Passport, optval, optlen uint64, room int32) outcome {
+	count := len(p.Filter)
+	switch {
+	case room < 0:
+		return answer(unix.EINVAL)
+	case room == 0 || count == 0:
+		return w.putOption(c, optval, optlen, nil, uint32(count))
+	case int(room) < count:
+		return answer(unix.EINVAL)
+	}
+	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&p.Filter[0])), count*int(unsafe.Sizeof(p.Filter[0])))
+	return w.putOption(c, optval, optlen, bytes, uint32(count))
+}
+
+// setCrossed is setsockopt(2) on a socket that may have been replaced.
+func (w *worker) setCrossed(c *call) outcome {
+	if !w.s.needs.crosses() {
+		return carryOn
+	}
+	fd, family, ok := w.crossedFD(c)
+	if !ok {
+		return carryOn
+	}
+	p := &w.crossing.pass
+	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
+	if level == unix.SOL_SOCKET {
+		if family == unix.AF_UNIX {
+			return w.setUnixFilter(c, p, fd, name)
+		}
+		return carryOn
+	}
+	if family == unix.AF_INET6 && (p.Family == unix.AF_INET6 || level != unix.IPPROTO_IP && level != unix.IPPROTO_IPV6) {
+		return carryOn
+	}
+	length := int32(c.args[4])
+	if length < 0 {
+		return answer(unix.EINVAL)
+	}
+	value := make([]byte, min(length, 4096))
+	if len(value) > 0 && target.ReadMemory(c.tid, c.args[3], value) != 0 {
+		return w.setNowhere(p, level, name, len(value))
+	}
+	if family == unix.AF_INET6 && level == unix.IPPROTO_IP && name != unix.IP_OPTIONS {
+		errno := set(fd, level, name, value)
+		if errno == 0 {
+			sockstate.MapOption(fd, name)
+		}
+		return answer(errno)
+	}
+	// As the socket takes it that the program thinks it has; that is all there is to it if it is an
+	// IPv6 one now.
+	like, errno := w.like(p)
+	if errno != 0 {
+		return carryOn
+	}
+	defer linux.Close(like)
+	if errno := set(like, level, name, value); errno != 0 || family == unix.AF_INET6 {
+		return answer(errno)
+	}
+	if level == unix.IPPROTO_IP && name == unix.IP_TOS { // which sets this too
+		sockstate.CopyOption(like, fd, unix.SOL_SOCKET, unix.SO_PRIORITY)
+	}
+	if !p.Remember(level, name, value) || p.PutOnUnix(fd) != 0 {
+		w.s.log.Debug("a socket option of a Unix socket is not remembered", "level", level, "option", name)
+	}
+	return answer(0)
+}
+
+// setNowhere is for a setsockopt(2) whose value cannot be read: EFAULT, unless something else is
+// wrong with it first.
+func (w *worker) setNowhere(p *passport.Passport, level, name, length int) outcome {
+	like, errno := w.like(p)
+	if errno != 0 {
+		return answer(unix.EFAULT)
+	}
+	defer linux.Close(like)
+	const nowhere = 8
+	_, _, errno = unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), nowhere, uintptr(length), 0)
+	return answer(errno)
+}
+
+// setUnixFilter handles what the program does to the filter of a socket that is a Unix one now,
+// where it is never run: the passport must survive it.
+func (w *worker) setUnixFilter(c *call, p *passport.Passport, fd, name int) outcome {
+	switch name {
+	case unix.SO_ATTACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_DETACH_FILTER, unix.SO_LOCK_FILTER,
+		unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF:
+	case unix.SO_PASSCRED, unix.SO_PASSSEC:
+		return answer(0)
+	default:
+		return carryOn
+	}
+	length := int32(c.args[4])
+	var value [16]byte
+	room := int(min(max(length, 0), int32(len(value))))
+	read := func(n int) unix.Errno {
+		if room < n {
+			return unix.EINVAL
+		}
+		if target.ReadMemory(c.tid, c.args[3], value[:n]) != 0 {
+			return unix.EFAULT
+		}
+		return 0
+	}
+	if p.Locked && name != unix.SO_LOCK_FILTER {
+		return answer(unix.EPERM)
+	}
+	switch name {
+	case unix.SO_LOCK_FILTER:
+		if errno := read(4); errno != 0 {
+			return answer(errno)
+		}
+		on := binary.NativeEndian.Uint32(value[:]) != 0
+		if p.Locked && !on {
+			return answer(unix.EPERM)
+		}
+		p.Locked = on
+	case unix.SO_DETACH_FILTER:
+		if len(p.Filter) == 0 {
+			return answer(unix.ENOENT)
+		}
+		p.Filter = nil
+	case unix.SO_ATTACH_FILTER:
+		fprog, at := 16, 8 // struct sock_fprog: a count, a pointer
+		if c.Compat {
+			fprog, at = 8, 4
+		}
+		if int(length) != fprog {
+			return answer(unix.EINVAL)
+		}
+		if errno := read(fprog); errno != 0 {
+			return answer(errno)
+		}
+		count := int(binary.NativeEndian.Uint16(value[:]))
+		from := uint64(binary.NativeEndian.Uint32(value[at:]))
+		if !c.Compat {
+			from = binary.NativeEndian.Uint64(value[at:])
+		}
+		if count == 0 || count > passport.MaxInstructions {
+			return answer(unix.EINVAL)
+		}
+		filter := make([]unix.SockFilter, count)
+		if target.ReadMemory(c.tid, from, unsafe.Slice((*byte)(unsafe.Pointer(&filter[0])), count*int(unsafe.Sizeof(filter[0])))) != 0 {
+			return answer(unix.EFAULT)
+		}
+		p.Filter = filter
+	default:
+		// eBPF: it would have no effect, and cannot be put behind the passport.
+		return answer(unix.EPERM)
+	}
+	return answer(p.PutOnUnix(fd))
+}

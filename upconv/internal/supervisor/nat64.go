@@ -1,0 +1,49 @@
+package supervisor
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// translate returns the IPv6 address that is connected to for dst.
+func (s *Session) translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
+	if route.Kind != policy.NAT64 || route.Target != policy.AutoPrefix {
+		return policy.Translate(route, dst, s.rules.Load().mappings, nat64.Prefix{})
+	}
+	if addr, ok := s.rules.Load().mappings.To6(dst); ok {
+		return addr, nil
+	}
+	if s.discovery == nil {
+		return netip.Addr{}, policy.ErrNoPrefix
+	}
+	prefixes, err := s.discovery.Prefixes()
+	switch {
+	case err == nat64.ErrStillLooking:
+		return netip.Addr{}, err
+	case err != nil:
+		return netip.Addr{}, fmt.Errorf("%w: %w", policy.ErrNoPrefix, err)
+	}
+	var addr netip.Addr
+	for _, p := range prefixes { // the well-known one, which is not for all addresses, comes last
+		if addr, err = p.Embed(dst); err == nil {
+			break
+		}
+	}
+	return addr, err
+}
+
+// whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
+func (s *Session) whenFound() outcome {
+	return aside(func(w *worker, c *call) outcome {
+		if errno := w.aside.stop.Await(s.discovery.Looked()); errno != 0 {
+			return answer(errno)
+		}
+		if c.sends {
+			return sendAgain(w, c)
+		}
+		return w.connect(c)
+	})
+}

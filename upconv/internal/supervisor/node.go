@@ -1,0 +1,81 @@
+package supervisor
+
+import (
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/internal/trap"
+)
+
+// Node is what one process has once, however many sessions there are in it.
+type Node struct {
+	log      *slog.Logger
+	pid      int // upconv's own
+	uid, gid int // that of the sockets it makes
+	targets  *target.Threads
+	threads  trap.CallThreads // of calls that are decided aside
+	turns    trap.Turns       // of those whose calls are seen to by others
+	held     *trap.HeldCalls  // all calls that upconv waits for
+	tags     int              // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
+
+	naming naming                      // whether it may say who has sent something
+	idle   chan job                    // for threads of workers that have nothing to do
+	load   sync.Once                   // of what follows
+	peeker atomic.Pointer[peek.Peeker] // what looks at sockets and threads in the kernel; nil: nothing, or not yet
+
+	mu       sync.Mutex
+	sessions map[*Session]struct{} // that have not been closed
+}
+
+// NewNode returns one without sessions.
+func NewNode(log *slog.Logger) (*Node, error) {
+	n := &Node{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(), tags: openTags(), sessions: map[*Session]struct{}{}, idle: make(chan job)}
+	n.held = trap.NewHeldCalls(n.peeker.Load, &n.turns, log)
+	var err error
+	n.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, n.threadEnded)
+	return n, err
+}
+
+// LookNow has the calls that upconv waits for be looked at soon: something has happened that may
+// concern them.
+func (n *Node) LookNow() { n.held.LookNow() }
+
+// threadEnded has all sessions forget a thread.
+func (n *Node) threadEnded(tid int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for s := range n.sessions {
+		s.epolls.ended(tid)
+	}
+}
+
+// peeks returns what looks at sockets and threads in the kernel, nil if nothing can. It takes some
+// milliseconds, the first time.
+func (n *Node) peeks() *peek.Peeker {
+	n.load.Do(func() {
+		peeker, err := peek.Open()
+		if err != nil {
+			n.log.Debug("sockets are looked at by system calls alone", "error", err)
+			return
+		}
+		n.peeker.Store(peeker)
+	})
+	return n.peeker.Load()
+}
+
+// close gives up what the node has. No session may be left.
+func (n *Node) close() {
+	n.targets.Close()
+	if n.tags >= 0 && n.tags != tagsHidden {
+		linux.Close(n.tags)
+	}
+	if peeker := n.peeker.Load(); peeker != nil {
+		peeker.Close()
+	}
+}

@@ -1,0 +1,246 @@
+package supervisor
+
+import (
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
+)
+
+// receivers are the calls that wait for a datagram, as many as there may be. One goroutine waits
+// for all of their sockets, in an epoll set of its own, and receives for them. (The runtime's
+// poller takes only files that are O_NONBLOCK, which these must not become: they are the
+// program's.)
+//
+// A program can hold up who receives for it, with memory that never comes. So the watch over
+// workers looks at that goroutine too, and has another one take its place; and for a while, each
+// receiver of that process has a goroutine of its own. See turns.
+type receivers struct {
+	mu      sync.Mutex
+	epfd    int                  // the set; 0: not made yet
+	over    int                  // an eventfd that says that nobody receives any more; 0: not yet
+	waiting map[uint64]*receiver // by what the set knows them by
+	last    uint64               // of those
+
+	moves atomic.Uint64 // of sockets that may be waited for
+
+	current atomic.Uint64 // what poll receives for: the thread, and serial; 0: nothing
+	slow    slowProcesses // that have held it up
+	// The rest is for the goroutine that polls.
+	serial      uint32
+	events      [64]unix.EpollEvent
+	next, ready int // which of events are to be seen to
+}
+
+const (
+	// slowAfter is how long poll may receive for one call before its process is a slow one, and
+	// slowFor is how long it stays that.
+	slowAfter = 2 * time.Millisecond
+	slowFor   = time.Second
+)
+
+// wait has a call wait for a datagram, on the socket that is its own from now on.
+func (all *receivers) wait(r *reception, state receptionState) outcome {
+	s := r.s
+	p := &receiver{reception: *r, busy: true}
+	p.held.Listener, p.held.ID, p.held.TID, p.held.End = s.listener, r.c.id, r.c.tid, p.endWith
+	p.keep()
+	if state == interrupted {
+		go p.attendInTurn(true)
+		return elsewhere
+	}
+	if errno := p.register(); errno != 0 {
+		s.warn(r.c.name+": it cannot wait for a datagram; the program sees the error", "tid", r.c.tid, "error", errno)
+		p.finish(answer(unix.ENOMEM))
+	}
+	p.attend(nil, false)
+	return elsewhere
+}
+
+// open makes the set for the first one.
+func (all *receivers) open() unix.Errno {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.epfd != 0 {
+		return 0
+	}
+	epfd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return linux.ErrnoOf(err)
+	}
+	all.epfd = epfd
+	go all.poll()
+	return 0
+}
+
+// poll receives for those whose sockets have something, until another goroutine takes its place.
+func (all *receivers) poll() {
+	b := receiveBufferPool.Get().(*receiveBuffers)
+	defer receiveBufferPool.Put(b)
+	for {
+		if all.next == all.ready {
+			n, err := unix.EpollWait(all.epfd, all.events[:], -1)
+			if err != nil && err != unix.EINTR || all.ended() {
+				return
+			}
+			all.next, all.ready = 0, max(n, 0)
+			continue
+		}
+		e := &all.events[all.next]
+		all.next++
+		all.mu.Lock()
+		p := all.waiting[uint64(uint32(e.Fd))|uint64(uint32(e.Pad))<<32]
+		all.mu.Unlock()
+		if p == nil || !p.claim(due{events: e.Events}) { // it has its answer, or somebody else sees to it
+			continue
+		}
+		if all.slow.any.Load() > 0 && all.slow.has(p.process()) {
+			go p.attendInTurn(false)
+		} else if !all.attend(p, b) {
+			return
+		}
+	}
+}
+
+// attend does what is due for a receiver. It returns false if another goroutine has taken the place
+// of the caller meanwhile.
+func (all *receivers) attend(p *receiver, b *receiveBuffers) bool {
+	tid, s := p.c.tid, p.s // it may be somebody else's afterwards
+	all.serial++
+	current := uint64(tid)<<32 | uint64(all.serial)
+	all.current.Store(current)
+	if s.watch.sleeping.Load() { // see worker.serve
+		s.watch.rouse()
+	}
+	began := clock()
+	p.attend(b, false)
+	took := clock() - began
+	if took > slowAfter {
+		all.slow.add(s.targets.Process(tid), clock()+slowFor)
+	}
+	return all.current.CompareAndSwap(current, 0)
+}
+
+// relieve has another goroutine poll, if the one that does is still held up by a call.
+func (all *receivers) relieve(current uint64) {
+	pid := target.ThreadGroup(int(current >> 32))
+	all.slow.add(pid, math.MaxInt64) // until attend returns: it holds one goroutine at a time
+	if all.current.CompareAndSwap(current, 0) {
+		go all.poll()
+	}
+}
+
+// close has poll end, which gives up the set. No call may wait.
+func (all *receivers) close() {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.epfd == 0 || all.over != 0 {
+		return
+	}
+	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC)
+	if err != nil {
+		return // it waits for ever: nothing comes any more
+	}
+	all.over = fd
+	unix.EpollCtl(all.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN})
+}
+
+// ended reports whether close has been called, and gives up the set if so.
+func (all *receivers) ended() bool {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.over == 0 {
+		return false
+	}
+	linux.Close(all.over)
+	linux.Close(all.epfd)
+	return true
+}
+
+// slowProcesses are those that have held up somebody who has to do with others, too.
+type slowProcesses struct {
+	any   atomic.Int32 // how many there are
+	mu    sync.Mutex
+	until map[int]time.Duration // by process; see clock
+}
+
+// add notes that a process is slow until a time.
+func (all *slowProcesses) add(pid int, until time.Duration) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.until == nil {
+		all.until = map[int]time.Duration{}
+	}
+	all.until[pid] = until
+	all.any.Store(int32(len(all.until)))
+}
+
+// has reports whether a process is slow.
+func (all *slowProcesses) has(pid int) bool {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	now := clock()
+	maps.DeleteFunc(all.until, func(_ int, until time.Duration) bool { return until < now })
+	all.any.Store(int32(len(all.until)))
+	return all.until[pid] > 0
+}
+
+// on returns what the socket fd, which another has just taken the place of, is known by; 0 if
+// nobody waits for datagrams.
+func (all *receivers) on(fd int) (cookie uint64) {
+	all.moves.Add(1)
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if len(all.waiting) == 0 || fd < 0 {
+		return 0
+	}
+	return linux.CookieOf(fd)
+}
+
+// follow is for a socket that another one has taken the place of in the target: those that wait for
+// the old one, which is known by its cookie, wait for the new one from now on. If that is one of
+// the program's own family, the kernel waits.
+func (all *receivers) follow(cookie uint64, replacement int) {
+	if cookie == 0 {
+		return
+	}
+	now := linux.CookieOf(replacement)
+	for _, p := range all.all() {
+		if p.claim(due{left: cookie, follow: now}) {
+			p.attend(nil, false)
+		}
+	}
+}
+
+// all returns those that wait.
+func (all *receivers) all() []*receiver {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	return slices.Collect(maps.Values(all.waiting))
+}
+
+// leave is for a bind(2): those that wait with the port, and whose targets have been killed, give
+// it up. That they are is else noticed a little later, and who starts a killed server anew would
+// find its port taken.
+func (all *receivers) leave(c *call) {
+	list := all.all()
+	if len(list) == 0 {
+		return
+	}
+	var name [4]byte // sin_family and sin_port, or those of AF_INET6
+	if target.ReadMemory(c.tid, c.args[1], name[:]) != 0 || name[2] == 0 && name[3] == 0 {
+		return
+	}
+	for _, p := range list {
+		if p.has([2]byte(name[2:])) && p.s.listener.Valid(p.c.id) != nil && p.claim(due{gone: true}) {
+			p.attend(nil, false)
+		}
+	}
+}

@@ -1,0 +1,680 @@
+package supervisor
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// receiveSupervisor is a supervisor that has nobody to supervise. To it, ::1 is what 127.0.0.1 has
+// been translated to.
+func receiveSupervisor(t testing.TB, rules ...string) *Session {
+	t.Helper()
+	var parsed []policy.Rule
+	for _, rule := range rules {
+		r, err := policy.ParseRule(rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed = append(parsed, r)
+	}
+	decided, err := policy.New(parsed, policy.Route{Kind: policy.NAT64, Target: "2001:db8:64::/96"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mappings, err := nat64.NewMappings([]nat64.Mapping{{IPv4: netip.MustParsePrefix("127.0.0.1/32"), IPv6: netip.MustParsePrefix("::1/128")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := testSession(t)
+	s.needs = needs{swaps: true, inet6: true, unix: true}
+	s.rules.Store(&ruleset{policy: decided, mappings: mappings})
+	s.anyCrossed.Store(true)
+	return s
+}
+
+// arena is memory that calls refer to: some pages, then one that nobody may touch, then one that
+// nobody may write.
+type arena struct {
+	all       []byte
+	good      []byte
+	forbidden uint64 // address of the page behind good
+	readOnly  uint64
+	filling   []byte // what is in good where nobody has put anything
+}
+
+const page = 4096
+
+func newArena(t testing.TB) *arena { return newArenaOf(t, 48) }
+
+func newArenaOf(t testing.TB, pages int) *arena {
+	t.Helper()
+	all, err := unix.Mmap(-1, 0, (pages+2)*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|0x40 /* MAP_32BIT */)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Munmap(all) })
+	a := &arena{all: all, good: all[:pages*page], filling: bytes.Repeat([]byte{0xaa}, pages*page)}
+	if err := unix.Mprotect(all[pages*page:(pages+1)*page], unix.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mprotect(all[(pages+1)*page:], unix.PROT_READ); err != nil {
+		t.Fatal(err)
+	}
+	a.forbidden = a.at(pages * page)
+	a.readOnly = a.forbidden + page
+	return a
+}
+
+func (a *arena) at(offset int) uint64 {
+	return uint64(uintptr(unsafe.Pointer(&a.all[0]))) + uint64(offset)
+}
+
+func (a *arena) fill() {
+	copy(a.good, a.filling)
+}
+
+func (a *arena) put64(offset int, values ...uint64) {
+	for i, v := range values {
+		binary.NativeEndian.PutUint64(a.good[offset+8*i:], v)
+	}
+}
+
+func (a *arena) put32(offset int, v uint32) { binary.NativeEndian.PutUint32(a.good[offset:], v) }
+
+// pair is an AF_INET socket and an AF_INET6 one in its place, each with somebody who sends to it,
+// all at the same ports.
+type pair struct {
+	four, six  int
+	to4, to6   int // who sends
+	own, peer  uint16
+	passFamily int
+}
+
+func sockaddrLoopback(family int, port uint16) []byte {
+	if family == unix.AF_INET {
+		sa := make([]byte, linux.SizeofSockaddrIn)
+		binary.NativeEndian.PutUint16(sa, unix.AF_INET)
+		binary.BigEndian.PutUint16(sa[2:], port)
+		copy(sa[4:], []byte{127, 0, 0, 1})
+		return sa
+	}
+	sa := make([]byte, linux.SizeofSockaddrIn6)
+	binary.NativeEndian.PutUint16(sa, unix.AF_INET6)
+	binary.BigEndian.PutUint16(sa[2:], port)
+	sa[23] = 1
+	return sa
+}
+
+// sockaddrMapped is that of IPv4, as a socket of the family takes it.
+func sockaddrMapped(family int, port uint16) []byte {
+	var name [linux.SizeofSockaddrIn6]byte
+	p := passport.Passport{Family: family}
+	return name[:p.Sockaddr(netip.AddrPortFrom(linux.Loopback4, port), &name)]
+}
+
+func testSocket(t testing.TB, domain, kind, proto int) int {
+	t.Helper()
+	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// bindBoth binds two sockets to the same port of their loopback addresses: the first one, of any
+// family, to that of IPv4.
+func bindBoth(t testing.TB, four, family, six int) uint16 {
+	t.Helper()
+	for range 100 {
+		port := uint16(20000 + rand.Intn(12000)) // below ip_local_port_range
+		if linux.Bind(four, sockaddrMapped(family, port)) != 0 {
+			continue
+		}
+		if linux.Bind(six, sockaddrLoopback(unix.AF_INET6, port)) == 0 {
+			return port
+		}
+		t.Fatal("a port is free for one and not for the other") // and four is bound now
+	}
+	t.Fatal("no port")
+	return 0
+}
+
+func newPair(t testing.TB, passFamily int) *pair {
+	t.Helper()
+	const kind = unix.SOCK_DGRAM
+	p := &pair{
+		passFamily: passFamily,
+		four:       testSocket(t, passFamily, kind, 0), six: testSocket(t, unix.AF_INET6, kind, 0),
+		to4: testSocket(t, unix.AF_INET, kind, 0), to6: testSocket(t, unix.AF_INET6, kind, 0),
+	}
+	p.own, p.peer = bindBoth(t, p.four, passFamily, p.six), bindBoth(t, p.to4, unix.AF_INET, p.to6)
+	if errno := p.passport().PutOn6(p.six); errno != 0 {
+		t.Fatal(errno)
+	}
+	return p
+}
+
+func (p *pair) passport() *passport.Passport {
+	return &passport.Passport{Family: p.passFamily, Proto: unix.IPPROTO_UDP, Peer: netip.MustParseAddrPort("203.0.113.10:53"), Local: linux.Loopback4}
+}
+
+// set sets an option of IPv4 on both.
+func (p *pair) set(t testing.TB, name, value int) {
+	t.Helper()
+	for _, fd := range []int{p.four, p.six} {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p.passFamily == unix.AF_INET {
+		sockstate.MapOption(p.six, name)
+		return
+	}
+	for _, m := range sockstate.MappedOptions { // a program with an AF_INET6 socket sets both
+		if m.Inet == name {
+			unix.SetsockoptInt(p.four, unix.IPPROTO_IPV6, m.Inet6, value)
+			unix.SetsockoptInt(p.six, unix.IPPROTO_IPV6, m.Inet6, value)
+		}
+	}
+}
+
+// send sends the same to both.
+func (p *pair) send(t testing.TB, data []byte, tos int) {
+	t.Helper()
+	unix.SetsockoptInt(p.to4, unix.IPPROTO_IP, unix.IP_TOS, tos)
+	unix.SetsockoptInt(p.to6, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, tos)
+	rawSendto(t, p.to4, data, sockaddrLoopback(unix.AF_INET, p.own))
+	rawSendto(t, p.to6, data, sockaddrLoopback(unix.AF_INET6, p.own))
+}
+
+// drain takes everything that has come.
+func (p *pair) drain() {
+	for _, fd := range []int{p.four, p.six} {
+		for _, flags := range []int{0, unix.MSG_ERRQUEUE} {
+			for {
+				_, _, err := unix.Recvfrom(fd, make([]byte, 1), flags|unix.MSG_DONTWAIT)
+				if err == unix.EAGAIN {
+					break
+				}
+			}
+		}
+	}
+}
+
+func rawSendto(t testing.TB, fd int, data, to []byte) {
+	t.Helper()
+	data = append(data, 0)
+again:
+	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&data[0])), uintptr(len(data)-1), 0,
+		uintptr(unsafe.Pointer(&to[0])), uintptr(len(to)))
+	if errno == unix.ECONNREFUSED { // of an earlier one
+		goto again
+	}
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+}
+
+// receiveResult is what a call did.
+type receiveResult struct {
+	value  uint64
+	errno  unix.Errno
+	memory []byte
+}
+
+// natively makes a call.
+func natively(a *arena, nr uintptr, fd int, args [6]uint64) receiveResult {
+	args[0] = uint64(fd)
+	r, _, errno := unix.RawSyscall6(nr, uintptr(args[0]), uintptr(args[1]), uintptr(args[2]), uintptr(args[3]), uintptr(args[4]), uintptr(args[5]))
+	if errno != 0 {
+		r = 0
+	}
+	return receiveResult{uint64(r), errno, bytes.Clone(a.good)}
+}
+
+// handled has a worker handle a call, and makes it natively if that is what the worker says.
+func handled(t testing.TB, w *worker, a *arena, nr uintptr, fd int, args [6]uint64) receiveResult {
+	t.Helper()
+	args[0] = uint64(fd)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	n := seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(nr), Arch: seccompx.NativeArch(), Args: args}}
+	out := w.handle(&n)
+	w.tidy()
+	if out.state == stateElsewhere {
+		t.Fatalf("call %d %#x waits", nr, args)
+	}
+	if !out.returns() {
+		return natively(a, nr, fd, args)
+	}
+	if out.errno != 0 {
+		out.value = 0
+	}
+	return receiveResult{uint64(out.value), out.errno, bytes.Clone(a.good)}
+}
+
+// both makes a call on both sockets of a pair, prepared by prepare each time, and compares what it
+// did.
+func (p *pair) both(t testing.TB, w *worker, a *arena, what string, nr uintptr, prepare func() [6]uint64) receiveResult {
+	t.Helper()
+	a.fill()
+	args := prepare()
+	want := natively(a, nr, p.four, args)
+	a.fill()
+	args = prepare()
+	got := handled(t, w, a, nr, p.six, args)
+	for _, r := range []*receiveResult{&got, &want} {
+		if left := r.memory[timeoutAt:]; binary.NativeEndian.Uint64(left) == plenty-1 {
+			clear(left[8:16]) // a little less than the other one's, or more
+		}
+	}
+	// An ICMP error has a precedence of its own, RFC 1812 section 4.3.2.5.
+	tos := siit.AppendControl(nil, unix.IPPROTO_IP, unix.IP_TOS, nil)[4:]
+	for _, r := range []*receiveResult{&got, &want} {
+		r.memory = bytes.ReplaceAll(r.memory, append(bytes.Clone(tos), 0xc0), append(bytes.Clone(tos), 0))
+	}
+	if got.value != want.value || got.errno != want.errno || !bytes.Equal(got.memory, want.memory) {
+		t.Errorf("%s: %d, %v, natively %d, %v%s", what, got.value, got.errno, want.value, want.errno, memoryDifference(got.memory, want.memory))
+	}
+	return got
+}
+
+func memoryDifference(got, want []byte) string {
+	var b strings.Builder
+	lines := 0
+	for i := 0; i < len(got) && lines < 12; i += 16 {
+		if !bytes.Equal(got[i:i+16], want[i:i+16]) {
+			fmt.Fprintf(&b, "\n  %06x  %x  natively %x", i, got[i:i+16], want[i:i+16])
+			lines++
+		}
+	}
+	return b.String()
+}
+
+// Where things are in the arena.
+const (
+	headersAt = 0    // struct mmsghdr
+	vectorsAt = page // struct iovec
+	namesAt   = 2 * page
+	controlAt = 4 * page
+	lengthAt  = 7 * page
+	timeoutAt = 7*page + 64
+	dataAt    = 8 * page
+
+	plenty = 1 << 40 // seconds
+)
+
+// scenario is a call of which everything is chosen at random.
+type scenario struct {
+	nr    uintptr
+	flags uint32
+	count int
+	each  []scenarioMessage
+	size  int
+	name  int // 0: none; 1: good, 2: nowhere, 3: read-only, 4: at the end of the page
+	room  int32
+	where int // of the length: 0: good, 1: NULL, 2: read-only
+	limit int // of recvmmsg: 0: none, 1: plenty, 2: zero, 3: invalid, 4: nowhere
+	short int // of recvmsg: so many bytes of the struct msghdr are nowhere
+}
+
+type scenarioMessage struct {
+	name, control int
+	room          int32
+	controlRoom   uint64
+	vector        []int // sizes; -1: nowhere, -2: read-only, -3: over the end, -4: negative
+	vectorWhere   int   // 0: good, 1: NULL, 2: too many
+}
+
+func randomScenario(rnd *rand.Rand) (s scenario) {
+	s.nr = []uintptr{unix.SYS_RECVFROM, unix.SYS_RECVMSG, unix.SYS_RECVMMSG}[rnd.Intn(3)]
+	rare := func(n int) bool { return rnd.Intn(n) == 0 }
+	s.flags = unix.MSG_DONTWAIT
+	for _, flag := range []uint32{unix.MSG_PEEK, unix.MSG_TRUNC, unix.MSG_ERRQUEUE, unix.MSG_WAITFORONE, unix.MSG_CMSG_CLOEXEC, unix.MSG_WAITALL, unix.MSG_OOB, unix.MSG_CTRUNC} {
+		if rare(5) {
+			s.flags |= flag
+		}
+	}
+	if rare(60) {
+		s.flags |= msgCompat
+	}
+	place := func() int {
+		if rare(6) {
+			return rnd.Intn(5)
+		}
+		return 1
+	}
+	room := func() int32 {
+		if rare(3) {
+			return []int32{0, 1, 2, 7, 8, 15, 17, 28, 128, 4096, -1, -1 << 31, 1<<31 - 1}[rnd.Intn(13)]
+		}
+		return 16
+	}
+	s.name, s.room, s.size = place(), room(), []int{0, 1, 10, 100, 2000, 70000}[rnd.Intn(6)]
+	if rare(8) {
+		s.where = rnd.Intn(3)
+	}
+	if rare(3) {
+		s.limit = rnd.Intn(5)
+	}
+	s.count = 1
+	if s.nr == unix.SYS_RECVMMSG {
+		s.count = rnd.Intn(5)
+	}
+	if rare(12) {
+		s.short = []int{1, 4, 8, 9, 30, 56}[rnd.Intn(6)]
+	}
+	for range max(s.count, 1) {
+		m := scenarioMessage{name: place(), room: room(), control: place()}
+		m.controlRoom = uint64(rnd.Intn(260))
+		if rare(10) {
+			m.controlRoom = []uint64{1 << 31, 1<<64 - 1, 1 << 20}[rnd.Intn(3)]
+		}
+		if rare(3) {
+			m.control, m.controlRoom = 0, uint64(rnd.Intn(2)*64)
+		}
+		for range rnd.Intn(4) {
+			m.vector = append(m.vector, []int{0, 1, 3, 10, 100, 1000, 2000, 5000}[rnd.Intn(8)])
+			if rare(12) {
+				m.vector[len(m.vector)-1] = -1 - rnd.Intn(4)
+			}
+		}
+		if rare(10) {
+			m.vectorWhere = rnd.Intn(4)
+		}
+		s.each = append(s.each, m)
+	}
+	return s
+}
+
+// place returns where something of a size is.
+func (a *arena) place(how, good, size int) uint64 {
+	switch how {
+	case 0:
+		return 0
+	case 2:
+		return a.forbidden
+	case 3:
+		return a.readOnly
+	case 4:
+		return a.forbidden - uint64(size)/2 // part of it is good
+	}
+	return a.at(good)
+}
+
+// prepare writes the scenario's structs, and returns the arguments of the call.
+func (s *scenario) prepare(a *arena) [6]uint64 {
+	if s.nr == unix.SYS_RECVFROM {
+		where := a.at(lengthAt)
+		switch s.where {
+		case 1:
+			where = 0
+		case 2:
+			where = a.readOnly
+		}
+		a.put32(lengthAt, uint32(s.room))
+		return [6]uint64{0, a.at(dataAt), uint64(s.size), uint64(s.flags), a.place(s.name, namesAt, 16), where}
+	}
+	size := 56
+	if s.nr == unix.SYS_RECVMMSG {
+		size = 64
+	}
+	vectors, data := vectorsAt, dataAt
+	for i, m := range s.each {
+		at := headersAt + i*size
+		vector := a.at(vectors)
+		count := uint64(len(m.vector))
+		switch m.vectorWhere {
+		case 1:
+			vector = 0
+		case 2:
+			count = linux.MaxIovecs + 1
+		case 3:
+			vector = a.forbidden - 8
+		}
+		a.put64(at, a.place(m.name, namesAt+i*256, 16), uint64(uint32(m.room)), vector, count,
+			a.place(m.control, controlAt+i*512, 48), m.controlRoom)
+		for _, v := range m.vector {
+			base, length := a.at(data), uint64(v)
+			switch v {
+			case -1:
+				base, length = a.forbidden, 10
+			case -2:
+				base, length = a.readOnly, 10
+			case -3:
+				base, length = a.forbidden-5, 10
+			case -4:
+				length = 1 << 63
+			default:
+				data += v
+			}
+			a.put64(vectors, base, length)
+			vectors += 16
+		}
+	}
+	if s.nr == unix.SYS_RECVMSG {
+		if s.short > 0 {
+			end := len(a.good) - (size - s.short)
+			copy(a.good[end:], a.good[headersAt:headersAt+size])
+			return [6]uint64{0, a.at(end), uint64(s.flags)}
+		}
+		return [6]uint64{0, a.at(headersAt), uint64(s.flags)}
+	}
+	limit := a.at(timeoutAt)
+	switch s.limit {
+	case 0:
+		limit = 0
+	case 1:
+		a.put64(timeoutAt, plenty, 0)
+	case 2:
+		a.put64(timeoutAt, 0, 0)
+	case 3:
+		a.put64(timeoutAt, 0, 1e9)
+	case 4:
+		limit = a.forbidden
+	}
+	return [6]uint64{0, a.at(headersAt), uint64(s.count), uint64(s.flags), limit}
+}
+
+// compareAtRandom makes calls at random on both sockets of a pair.
+func compareAtRandom(t *testing.T, passFamily int, seed int64, rounds int) {
+	rnd := rand.New(rand.NewSource(seed))
+	s := receiveSupervisor(t)
+	w := s.newWorker()
+	defer w.end()
+	a := newArena(t)
+	p := newPair(t, passFamily)
+	// What the kernel does not put into the name is what happened to be there.
+	closed4, closed6 := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
+	closed := bindBoth(t, closed4, unix.AF_INET, closed6)
+	unix.Close(closed4)
+	unix.Close(closed6)
+	options := []int{unix.IP_RECVTTL, unix.IP_RECVTOS, unix.IP_PKTINFO, unix.IP_RECVORIGDSTADDR, unix.IP_RECVERR}
+	calls, succeeded := 0, 0
+	for round := 0; round < rounds && !t.Failed(); round++ {
+		for _, option := range options {
+			if rnd.Intn(10) == 0 {
+				p.drain() // what has come before knows nothing of it
+				p.set(t, option, rnd.Intn(2))
+			}
+		}
+		for range rnd.Intn(3) {
+			data := make([]byte, []int{0, 1, 10, 100, 1000, 1400, 9000}[rnd.Intn(7)])
+			rnd.Read(data)
+			p.send(t, data, rnd.Intn(64)<<2)
+		}
+		if rnd.Intn(6) == 0 { // an error, for the queue or at once
+			rawSendto(t, p.four, []byte("nobody"), sockaddrMapped(passFamily, closed))
+			rawSendto(t, p.six, []byte("nobody"), sockaddrLoopback(unix.AF_INET6, closed))
+		}
+		sc := randomScenario(rnd)
+		what := fmt.Sprintf("seed %d, round %d: %+v", seed, round, sc)
+		got := p.both(t, w, a, what, sc.nr, func() [6]uint64 { return sc.prepare(a) })
+		if sc.nr == unix.SYS_RECVMMSG { // what has ended it early is natively kept for the next call
+			for _, fd := range []int{p.four, p.six} {
+				unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+			}
+		}
+		calls++
+		if got.errno == 0 {
+			succeeded++
+		}
+	}
+	if calls == rounds && rounds > 100 && succeeded < rounds/5 {
+		t.Errorf("only %d of %d calls received anything", succeeded, calls)
+	}
+}
+
+// TestReceiveAsNatively makes calls of all kinds, good and bad, on an AF_INET socket and on an
+// AF_INET6 one in the place of one, and compares everything that can be seen of them.
+func TestReceiveAsNatively(t *testing.T) {
+	for name, family := range map[string]int{"AF_INET": unix.AF_INET, "AF_INET6": unix.AF_INET6} {
+		t.Run(name, func(t *testing.T) {
+			for seed := range int64(4) {
+				compareAtRandom(t, family, seed, 400)
+			}
+		})
+	}
+}
+
+func FuzzReceiveAsNatively(f *testing.F) {
+	f.Add(int64(1), true)
+	f.Fuzz(func(t *testing.T, seed int64, inet6 bool) {
+		family := unix.AF_INET
+		if inet6 {
+			family = unix.AF_INET6
+		}
+		compareAtRandom(t, family, seed, 20)
+	})
+}
+
+// receiveRules are those of the calls that receive, with or without routes for datagrams.
+func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
+	n.receives = datagrams
+	for i := range calls {
+		if row := &calls[i]; strings.HasPrefix(row.name, "recv") {
+			rules = append(rules, row.filterRules(n)...)
+		}
+	}
+	return rules
+}
+
+// TestReceiveRules is about what is stopped.
+func TestReceiveRules(t *testing.T) {
+	const errorQueue, dirty = unix.MSG_ERRQUEUE | unix.MSG_DONTWAIT, 0xdeadbeef_00000000
+	if rules := receiveRules(needs{swaps: true}, true); rules != nil {
+		t.Errorf("without routes to other families: %v", rules)
+	}
+	for _, arch := range []seccompx.Arch{seccompx.AMD64, seccompx.I386, seccompx.ARM64} {
+		for _, datagrams := range []bool{true, false} {
+			f := seccompx.Filter{Rules: receiveRules(needs{inet6: true}, datagrams), Default: seccompx.Allow, Arches: []seccompx.Arch{arch}}
+			program, err := f.Assemble()
+			if err != nil {
+				t.Fatal(err)
+			}
+			check := func(stops bool, call string, args ...uint64) {
+				t.Helper()
+				nr, ok := arch.Syscall(call)
+				if !ok {
+					return
+				}
+				want := seccompx.Allow
+				if stops {
+					want = seccompx.UserNotify
+				}
+				var all [6]uint64
+				copy(all[:], args)
+				if got := judge(t, program, arch, nr, all); got != want {
+					t.Errorf("%v, datagrams %v: %s%#x: %v, want %v", arch, datagrams, call, args, got, want)
+				}
+			}
+			check(false, "recvfrom", 3, 0x1000, 10, 0, 0, 0)
+			check(false, "recvfrom", 3, 0x1000, 10, dirty, 0, 0x1000)
+			check(datagrams, "recvfrom", 3, 0x1000, 10, 0, 0x1000, 0x2000)
+			check(true, "recvfrom", 3, 0x1000, 10, errorQueue, 0, 0)
+			check(true, "recvfrom", 3, 0x1000, 10, dirty|errorQueue, 0, 0)
+			if arch != seccompx.I386 {
+				check(datagrams, "recvfrom", 3, 0x1000, 10, 0, 1<<32, 0)
+			}
+			check(datagrams, "recvmsg", 3, 0x1000, unix.MSG_DONTWAIT)
+			check(true, "recvmsg", 3, 0x1000, errorQueue)
+			for _, call := range []string{"recvmmsg", "recvmmsg_time64"} {
+				check(datagrams, call, 3, 0x1000, 5, 0, 0)
+				check(true, call, 3, 0x1000, 5, errorQueue, 0)
+			}
+			for _, what := range []uint64{sysRecvfrom, sysRecvmsg, sysRecvmmsg} {
+				check(true, "socketcall", what, 0x1000)
+			}
+			check(false, "socketcall", 10, 0x1000) // recv
+			check(false, "read", 3)
+		}
+	}
+}
+
+// TestReceiveTimeout reads the timeouts of recvmmsg(2) in each layout, and writes what is left of
+// them.
+func TestReceiveTimeout(t *testing.T) {
+	a := newArena(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	at := a.at(0)
+	for _, c := range []struct {
+		what           string
+		compat, time64 bool
+		words          []uint32
+		sec, nsec      int64
+		ok             bool
+	}{
+		{"native", false, true, []uint32{5, 1, 7, 0}, 5 + 1<<32, 7, true},
+		{"native, dirty", false, true, []uint32{5, 0, 7, 1}, 5, 7 + 1<<32, false},
+		{"i386, recvmmsg_time64", true, true, []uint32{5, 1, 7, 0xaaaaaaaa}, 5 + 1<<32, 7, true},
+		{"i386, recvmmsg", true, false, []uint32{5, 7}, 5, 7, true},
+		{"i386, negative", true, false, []uint32{0xffffffff, 7}, -1, 7, false},
+		{"i386, nanoseconds", true, false, []uint32{1, 1e9}, 1, 1e9, false},
+	} {
+		a.fill()
+		for i, w := range c.words {
+			a.put32(4*i, w)
+		}
+		before := bytes.Clone(a.good[:32])
+		target := &call{tid: unix.Gettid(), Layout: linux.Layout{Compat: c.compat}}
+		limit := timeout{at: at, time64: c.time64}
+		if ok := limit.read(target); ok != c.ok || limit.sec != c.sec || limit.nsec != c.nsec {
+			t.Errorf("%s: %d s, %d ns, %v", c.what, limit.sec, limit.nsec, ok)
+		}
+		limit.leftSec, limit.leftNsec = c.sec, c.nsec
+		if c.compat && c.time64 {
+			copy(before[12:], []byte{0, 0, 0, 0})
+		}
+		if !limit.write(target) || !bytes.Equal(a.good[:32], before) {
+			t.Errorf("%s: %x, want %x", c.what, a.good[:32], before)
+		}
+	}
+	limit := timeout{at: 1, sec: 3, nsec: 0, began: time.Now().Add(-time.Second - time.Millisecond)}
+	if limit.passed() || limit.leftSec != 1 || limit.leftNsec < 9e8 {
+		t.Errorf("%d s, %d ns are left", limit.leftSec, limit.leftNsec)
+	}
+	limit = timeout{at: 1, sec: 1, nsec: 0, began: time.Now().Add(-time.Second)}
+	if !limit.passed() || limit.leftSec != 0 || limit.leftNsec != 0 {
+		t.Errorf("%d s, %d ns are left", limit.leftSec, limit.leftNsec)
+	}
+}

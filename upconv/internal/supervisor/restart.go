@@ -1,0 +1,108 @@
+package supervisor
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
+)
+
+// restartWaiters has the threads that wait in a call on a descriptor of the target's begin that
+// call anew, when another socket has taken its place: they would wait for the old one for ever. Of
+// the calls that wait for one descriptor the kernel begins all anew but those with SO_RCVTIMEO,
+// which are left alone, and of those that wait for several poll(2) and select(2). Threads in
+// epoll_wait(2) need none: their registrations move along.
+//
+// others are the descriptors that were the old socket, too, and replacement is a copy of the new
+// one. It reports whether none goes on waiting for the old one.
+func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
+	numbers := append(others, c.fd)
+	timed := linux.TimeoutOf(replacement, unix.SO_RCVTIMEO) != 0
+	held := w.s.held.Threads() // those follow
+	var waiting []int
+	threads := target.ThreadsOf(c.tid)
+	for _, pid := range w.tableSharers(c, len(threads), replacement) {
+		threads = append(threads, target.ThreadsOf(pid)...)
+	}
+	for _, tid := range threads {
+		if tid != c.tid && !held[tid] && waitsFor(tid, numbers, timed) {
+			waiting = append(waiting, tid)
+		}
+	}
+	return len(waiting) == 0 || w.s.held.RestartThreads(waiting)
+}
+
+// waitsFor reports whether a thread is in a call, one that can be begun anew, that is about one of
+// some descriptors or about several. timed is whether receiving from them ends after a time.
+func waitsFor(tid int, fds []int, timed bool) bool {
+	// "NR ARG0 ... ARG5 SP PC", in hexadecimal but for the first, or "running":
+	// proc_pid_syscall(5).
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/syscall")
+	if err != nil {
+		return false
+	}
+	var values [9]uint64
+	fields := bytes.Fields(text)
+	if len(fields) != len(values) {
+		return false
+	}
+	for i, field := range fields {
+		if values[i], err = strconv.ParseUint(string(field), 0, 64); err != nil {
+			return false // not in any call: -1
+		}
+	}
+	call, first := waitingCall(tid, values), values[1]
+	switch call {
+	case "socketcall":
+		var raw [4]byte
+		switch first {
+		case sysRecv, sysRecvfrom, sysRecvmsg, sysRecvmmsg:
+			if target.ReadMemory(tid, values[2], raw[:]) != 0 {
+				return false
+			}
+			first = uint64(binary.NativeEndian.Uint32(raw[:]))
+		default:
+			return false
+		}
+	case "recvfrom", "recvmsg", "recvmmsg", "recvmmsg_time64", "read", "readv":
+	case "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64":
+		return true
+	case "restart_syscall": // a poll(2) that has been interrupted before, among others
+		return true
+	default:
+		return false
+	}
+	return !timed && slices.Contains(fds, int(int32(first)))
+}
+
+// waitingCall returns the name of the call that a thread waits in, given the numbers of its
+// proc_pid_syscall(5). That does not say of which architecture it is. But a 32-bit program has its
+// stack and its code where their addresses are that short.
+func waitingCall(tid int, values [9]uint64) string {
+	arches := seccompx.NativeArches()
+	arch := arches[0]
+	if sp, pc := values[7], values[8]; len(arches) > 1 && sp < 1<<32 && pc < 1<<32 && is32Bit(tid) {
+		arch = arches[1]
+	}
+	name, _ := arch.SyscallName(uint32(values[0]))
+	return name
+}
+
+// is32Bit reports whether a thread's program is: elf(5), EI_CLASS.
+func is32Bit(tid int) bool {
+	file, err := os.Open("/proc/" + strconv.Itoa(tid) + "/exe")
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	var ident [5]byte
+	_, err = file.Read(ident[:])
+	return err == nil && ident[4] == 1 // ELFCLASS32
+}

@@ -1,0 +1,341 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// Session answers the notifications of one listener. Its workers are goroutines locked to OS
+// threads that live in the policy's first egress, so that a socket there costs no hand-over.
+type Session struct {
+	*Node
+	*crew
+	listener *seccompx.Listener
+	rules    atomic.Pointer[ruleset]
+	origin   *netns.Origin
+	home     *netns.Egress // where the workers live; nil: where upconv was started
+	epolls   epolls
+	events   *event.Log
+	lastWarn atomic.Int64 // UnixNano of the last warning about a call
+	used     sockstate.OptionsUsed
+	fresh    sockstate.FreshSockets // what nobody has done anything to
+	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
+	open     sync.Once              // has it become clear which
+	needs    needs
+	udp      policy.UDPMode
+	swapAt   policy.SwapAt
+	// discovery is of the prefix for nat64:auto; nil where no route needs it.
+	discovery   *nat64.Discovery
+	stopLooking context.CancelFunc
+	broken      chan error  // is sent why the session cannot go on
+	anyCrossed  atomic.Bool // some socket has been replaced by one of another family
+	restricted  restrictions
+	told        toldAddresses // what programs know as their own addresses since
+	nextPort    atomic.Uint32 // see anyPort
+	swapped     atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
+	moved       atomic.Bool   // and some datagram socket
+	made        madeSockets
+	returned    madeSockets // datagram sockets of the origin that have taken the place of connected ones
+	moving      movingSockets
+	moves       atomic.Uint64 // how many have been
+	companions  companions
+	ports       ports
+	sends       [256]atomic.Pointer[sendKey] // see recordSend
+
+	back      atomic.Pointer[backward] // see originalAddr
+	receivers receivers                // calls that wait for a datagram
+
+}
+
+// Plan is what a session is to be. The filter, which the listener is of, follows from it.
+type Plan struct {
+	rules  *ruleset
+	home   *netns.Egress // where the workers are to live; nil: where upconv was started
+	needs  needs
+	udp    policy.UDPMode
+	swapAt policy.SwapAt
+}
+
+// NewPlan opens the namespaces that a policy names. They are the plan's, until there is a session.
+func NewPlan(p *policy.Policy, mappings *nat64.Mappings, udp policy.UDPMode, swapAt policy.SwapAt) (*Plan, error) {
+	egress, home, err := netns.OpenEgresses(p, nil)
+	if err != nil {
+		return nil, err
+	}
+	n := needsOf(p, udp)
+	n.sees = n.swaps && maySee()
+	n.makeAtSocket(p, swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
+	return &Plan{rules: newRuleset(p, mappings, egress), home: home, needs: n, udp: udp, swapAt: swapAt}, nil
+}
+
+// Filter returns the filter that the listener of the session is to be of.
+func (p *Plan) Filter() seccompx.Filter { return filter(p.needs) }
+
+// EntersOrigin reports whether the session makes sockets in the origin.
+func (p *Plan) EntersOrigin() bool { return p.needs.crosses() || p.needs.atSocket() }
+
+// MissesDatagrams reports whether datagram sockets are not made in the egress at socket(2), as the
+// user wants, for want of a capability.
+func (p *Plan) MissesDatagrams() bool {
+	wanted := p.needs
+	wanted.makeAtSocket(p.rules.policy, p.swapAt, true)
+	return wanted.datagrams && !p.needs.datagrams && p.udp == policy.UDPConnected
+}
+
+// Parts are what a session takes besides its plan. They are the session's from then on.
+type Parts struct {
+	Listener *seccompx.Listener
+	Origin   *netns.Origin
+	Events   *event.Log // nil: nobody wants them
+	// Discover asks the resolvers of the origin for the prefixes of nat64:auto, once.
+	Discover func(context.Context) ([]netip.Prefix, time.Duration, error)
+}
+
+// NewSession returns a session that nobody serves before start.
+func (n *Node) NewSession(p *Plan, with Parts) *Session {
+	s := &Session{
+		Node: n, listener: with.Listener, origin: with.Origin, events: with.Events,
+		home: p.home, needs: p.needs, udp: p.udp, swapAt: p.swapAt, crew: newCrew(), broken: make(chan error, 1),
+	}
+	s.rules.Store(p.rules)
+	s.restricted.any.Store(p.needs.swaps && areRestricted())
+	s.used.Note(p.needs.passes)
+	s.fresh.Learn(s.origin)
+	if e := s.origin.Egress; e != nil && !s.needs.atSocket() && (s.home == nil || p.rules.policy.Fallback().Kind != policy.Netns) {
+		s.home = e // where most sockets are made
+	} else if e != nil && s.home.Cookie == e.Cookie {
+		e.NS.Close()
+		s.origin.Egress = s.home
+	}
+	if p.rules.policy.Discovers() {
+		s.discovery = nat64.NewDiscovery(with.Discover, n.log)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sessions[s] = struct{}{}
+	return s
+}
+
+// NoteInherited takes notice of descriptors that the command is given: sets and sockets which nobody
+// was seen to make.
+func (s *Session) NoteInherited(fds []int) {
+	for _, fd := range fds {
+		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {
+			s.epolls.any.Store(true)
+		}
+		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+		if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) { // with options that somebody may have set
+			s.used.SetAll()
+			s.ports.noteAsked(fd)
+		}
+	}
+}
+
+// GetReady has the session get ready to look at sockets in the kernel, a little later.
+func (s *Session) GetReady() {
+	if s.needs.sees {
+		time.AfterFunc(settleSights, s.openSights)
+	}
+}
+
+// Replace puts a policy into the place of the one in force. It returns an error, and changes nothing,
+// if the policy needs what the command was not started for.
+func (s *Session) Replace(p *policy.Policy, mappings *nat64.Mappings) error {
+	if err := s.canTake(p); err != nil {
+		return err
+	}
+	before := s.rules.Load().egress
+	egress, _, err := netns.OpenEgresses(p, before)
+	if err != nil {
+		return err
+	}
+	// Sockets that are in an egress of an earlier policy are still known to be, and what has just
+	// been decided by that is still carried out.
+	for target, e := range before {
+		if egress[target] == nil {
+			egress[target] = e
+		} else if !slices.Contains(slices.Collect(maps.Values(egress)), e) {
+			egress[fmt.Sprintf("/earlier/%d", e.Cookie)] = e
+		}
+	}
+	s.rules.Store(newRuleset(p, mappings, egress))
+	return nil
+}
+
+// canTake returns an error if a policy needs what the command was not started for: the filter that it
+// runs under cannot be changed any more.
+func (s *Session) canTake(p *policy.Policy) error {
+	n := needsOf(p, s.udp)
+	n.makeAtSocket(p, s.swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
+	switch {
+	case n.swaps && !s.needs.swaps:
+		return errors.New("it has routes that replace sockets, and the one that the command was started with had none: start it again")
+	case n.netns && !s.needs.netns:
+		return errors.New("it has routes to network namespaces, and the one that the command was started with had none: start it again")
+	case n.rejects && !s.needs.rejects && !s.needs.swaps: // a send with MSG_FASTOPEN would get past it
+		return errors.New("it has routes that refuse, and the one that the command was started with only had direct: start it again")
+	case n.inet6 && !s.needs.inet6 || n.unix && !s.needs.unix:
+		return errors.New("it has routes to an address family that the one which the command was started with had none to: start it again")
+	case n.udp && !s.needs.udp || n.sends && !s.needs.sends || n.receives && !s.needs.receives:
+		return errors.New("it has routes for datagrams, and the one that the command was started with had none like that: start it again")
+	case n.streams && !s.needs.streams:
+		return errors.New("it has stream sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
+	case n.datagrams && !s.needs.datagrams:
+		return errors.New("it has datagram sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
+	case p.Discovers() && s.discovery == nil:
+		return errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
+	}
+	return nil
+}
+
+// fail says that the session cannot go on. Whoever has made it must see to it that no program goes on
+// without it.
+func (s *Session) fail(err error) {
+	select {
+	case s.broken <- err:
+	default: // it has been said
+	}
+}
+
+// Wait waits until nobody is left under the filter, or the session cannot go on: then it returns
+// why.
+func (s *Session) Wait() error {
+	select {
+	case err := <-s.broken:
+		return err
+	case <-s.gone:
+		s.all.Wait()
+		return nil
+	}
+}
+
+// close gives up all that the session has, its listener included. Nobody may be left under the
+// filter.
+func (s *Session) close() {
+	s.mu.Lock()
+	delete(s.sessions, s)
+	s.mu.Unlock()
+	if s.stopLooking != nil {
+		s.stopLooking()
+	}
+	s.receivers.close()
+	s.companions.close()
+	s.listener.Close()
+	all := slices.Collect(maps.Values(s.rules.Load().egress))
+	if e := s.origin.Egress; e != nil && !slices.Contains(all, e) {
+		all = append(all, e)
+	}
+	for _, e := range all {
+		e.NS.Close()
+	}
+	s.origin.Close()
+}
+
+// ruleset is a policy and what it takes. It is replaced as a whole.
+type ruleset struct {
+	policy   *policy.Policy
+	mappings *nat64.Mappings
+	egress   map[string]*netns.Egress // by the target of a netns route; and those of earlier policies, under other keys
+	cookies  []uint64                 // of the same; a map is slow to go through
+}
+
+func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]*netns.Egress) *ruleset {
+	rules := &ruleset{policy: policy, mappings: mappings, egress: all}
+	for _, e := range all {
+		rules.cookies = append(rules.cookies, e.Cookie)
+	}
+	return rules
+}
+
+// egressOf returns the namespace of a netns route.
+func (s *Session) egressOf(route *policy.Route) *netns.Egress {
+	return s.rules.Load().egress[route.Target]
+}
+
+func (s *Session) isEgress(cookie uint64) bool {
+	return slices.Contains(s.rules.Load().cookies, cookie)
+}
+
+// inEgress reports whether a socket that is to be connected in the origin is in an egress.
+func (s *Session) inEgress(cookie uint64) bool {
+	return cookie != s.origin.Cookie && s.isEgress(cookie)
+}
+
+// Start lets workers loose on the listener and returns when all of them are ready. They end when
+// nobody is left under the filter.
+func (s *Session) Start() error {
+	if s.needs.crosses() {
+		lengthFirst() // now, when there are descriptors for sure
+	}
+	const n = FirstWorkers
+	s.awake.Store(n)
+	s.workers.Store(n)
+	ready := make(chan error)
+	if s.discovery != nil {
+		looking, stop := context.WithCancel(context.Background())
+		s.stopLooking = stop
+		go s.discovery.Run(looking)
+	}
+	for i := range n {
+		s.startWorker(i, ready)
+	}
+	var failed error
+	for range n {
+		failed = errors.Join(failed, <-ready)
+	}
+	go s.watchWorkers()
+	return failed
+}
+
+// startWorker starts the worker of an index. It says to ready whether it could get to where workers
+// live.
+func (s *Session) startWorker(index int, ready chan<- error) {
+	w := s.newWorker()
+	w.index, w.extra, w.alone = index, index > 0, false
+	s.watch.workers[index].Store(w)
+	s.all.Add(1)
+	s.employ(w, ready)
+}
+
+// respond sends the outcome of a call.
+func (s *Session) respond(id uint64, out outcome) error {
+	switch out.state {
+	case stateNative:
+		return s.listener.Continue(id)
+	case stateReturns:
+	default: // never to the kernel: it has not been decided that it may be
+		out.errno = unix.EBADF
+	}
+	if out.errno != 0 {
+		out.value = 0
+	}
+	return s.listener.Respond(id, out.value, int(out.errno))
+}
+
+// warn logs what went wrong with a call, at most once a second: a program in a loop must not flood
+// anybody, nor wait for whoever reads.
+func (s *Session) warn(msg string, args ...any) {
+	now, last := time.Now().UnixNano(), s.lastWarn.Load()
+	if now-last < int64(time.Second) || !s.lastWarn.CompareAndSwap(last, now) {
+		return
+	}
+	go s.log.Warn(msg, args...)
+}

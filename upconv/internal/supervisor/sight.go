@@ -1,0 +1,242 @@
+package supervisor
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// Where upconv has the privilege, it looks at a descriptor in the kernel itself, with one call for
+// what otherwise takes twenty. Without it the same is found out by system calls, but for what none
+// of them tells.
+
+// sights is what is needed for looking.
+type sights struct {
+	peeker         *peek.Peeker
+	fresh4, fresh6 peek.Sight // of an AF_INET and an AF_INET6 TCP socket of the origin that nobody has touched
+
+	learn    sync.Once                   // freshUDP, when it is first needed
+	freshUDP [1 << len(often)]peek.Sight // of such an AF_INET UDP socket: by what of often is set, a bit each
+}
+
+// often is what programs set on UDP sockets so often that one with nothing else is still taken for
+// untouched: the C library does on those that it asks for names with, and Go on all.
+var often = [...]struct{ level, name int }{
+	{unix.IPPROTO_IP, unix.IP_RECVERR},
+	{unix.SOL_SOCKET, unix.SO_BROADCAST},
+}
+
+// maySee reports whether loading the program is likely to be permitted: capabilities in a user
+// namespace of one's own do not do.
+func maySee() bool {
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return false
+	}
+	ids, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil || strings.Join(strings.Fields(string(ids)), " ") != "0 0 4294967295" {
+		return false
+	}
+	return (linux.HasCapability(unix.CAP_SYS_ADMIN) || linux.HasCapability(unix.CAP_BPF) && linux.HasCapability(unix.CAP_PERFMON)) && peek.Allowed()
+}
+
+// settleSights is how long after the command was started it is time to get ready to look, if nobody
+// has connected before.
+const settleSights = 30 * time.Millisecond
+
+// openSights gets ready to look, once. It takes some milliseconds, so it is not done before the
+// command is started, and many a command has ended before it is done. A call that needs it waits.
+func (s *Session) openSights() { s.open.Do(s.loadSights) }
+
+func (s *Session) loadSights() {
+	peeker := s.peeks()
+	if peeker == nil {
+		s.epolls.blind() // the filter does not tell who makes sets
+		return
+	}
+	all := &sights{peeker: peeker}
+	for domain, fresh := range map[int]*peek.Sight{unix.AF_INET: &all.fresh4, unix.AF_INET6: &all.fresh6} {
+		if fd, ok := s.origin.Seed(domain); ok {
+			peeker.Look(s.pid, fd, fresh)
+		}
+	}
+	if all.fresh4.File == 0 {
+		s.epolls.blind()
+		return
+	}
+	s.sights.Store(all)
+}
+
+// looks returns what is needed for looking, nil where upconv cannot look.
+func (s *Session) looks() *sights {
+	all := s.sights.Load()
+	if all == nil && s.needs.sees {
+		s.openSights()
+		all = s.sights.Load()
+	}
+	return all
+}
+
+// view is what one look at the target's descriptor in the kernel has shown.
+type view struct {
+	peek.Sight
+	moves  uint64 // how many datagram sockets had been moved then
+	copies int    // how many of Refs were upconv's own
+}
+
+// see looks at the target's descriptor, for c.view. It reports whether it could.
+func (w *worker) see(c *call) bool {
+	c.view = nil
+	v := &w.viewed
+	v.moves, v.copies = w.s.moves.Load(), 0
+	if all := w.s.looks(); all != nil && all.peeker.Look(c.tid, c.fd, &v.Sight) == 0 {
+		c.view = v
+	}
+	return c.view != nil
+}
+
+// saw reports whether old is a copy of the file that was seen. A socket is known by its inode.
+func (w *worker) saw(v *view, old int) bool {
+	if v.Mode&unix.S_IFMT == unix.S_IFSOCK {
+		var stat unix.Stat_t
+		return unix.Fstat(old, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK && stat.Ino == v.Ino
+	}
+	var sight peek.Sight
+	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) == 0 && sight.File == v.File
+}
+
+// single reports whether the target's descriptor was seen to be the only reference to its file: no
+// other descriptor, call or process had one.
+func (v *view) single() bool { return v != nil && v.Refs == 1+v.copies }
+
+// alone reports whether the target's thread was seen to share its descriptors with nobody.
+func (v *view) alone() bool { return v != nil && v.OwnTable }
+
+// lookBack looks once more at the socket old, which has just been taken from the target: other
+// threads could use it until then. waited is whether it was seen to have no other reference, and
+// has one now: a thread that waits for it keeps it alive. (To look for such threads takes long
+// where there are many.) late are the places in epoll sets that it has got, besides those that are
+// known.
+func (w *worker) lookBack(s *swap) (waited bool, late []registration) {
+	v := s.c.view
+	if v == nil || v.OwnTable {
+		return false, nil
+	}
+	var sight peek.Sight
+	if w.s.sights.Load().peeker.Look(w.s.pid, s.old, &sight) != 0 {
+		return v.single(), nil
+	}
+	return v.single() && sight.Refs != 1, w.latePlaces(s, &sight)
+}
+
+// latePlaces returns the places that the old socket of a swap has got between two looks, besides
+// those that are known. sight is what the second one has shown.
+func (w *worker) latePlaces(s *swap, sight *peek.Sight) (late []registration) {
+	c, own := s.c, 0
+	if s.last.watched { // in a set of upconv's own
+		own = 1
+	}
+	if w.showsPlaces(sight) {
+		added := slices.DeleteFunc(slices.Clone(sight.Places()), func(p peek.Place) bool {
+			return slices.ContainsFunc(c.view.Places(), func(q peek.Place) bool { return p.Set == q.Set && p.Number == q.Number })
+		})
+		if len(added) > own {
+			late, _ = w.placesSeen(s, added, len(added)-own)
+		}
+		return late
+	}
+	if sight.Watched <= c.view.Watched+own && sight.Watched < peek.MaxWatched {
+		return nil
+	}
+	w.forgetSets(c) // it may be in a set that is new
+	late, _ = w.registrationsByInode(s, nil)
+	return slices.DeleteFunc(late, func(r registration) bool {
+		return slices.ContainsFunc(s.places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
+	})
+}
+
+// idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or
+// listening. One whose connect(2) has failed while nobody waited is not: the next one fetches the
+// error.
+func (v *view) idle(family int) bool {
+	if v.Mode&unix.S_IFMT != unix.S_IFSOCK || v.Family != family || v.Type != unix.SOCK_STREAM || v.State != sockstate.TCPClose || !v.Unconnected {
+		return false
+	}
+	return v.Protocol == unix.IPPROTO_TCP || v.Protocol == unix.IPPROTO_MPTCP
+}
+
+// untouched reports whether what was seen is a TCP socket of the origin in the state that socket(2)
+// leaves one in, which is no other number's or process's.
+func (w *worker) untouched(v *view, family int) bool {
+	all := w.s.sights.Load()
+	fresh := &all.fresh4
+	if family == unix.AF_INET6 {
+		fresh = &all.fresh6
+	}
+	return w.unshared(v) && v.Common == fresh.Common && v.Stream == fresh.Stream
+}
+
+// unshared reports whether what was seen is a socket of the origin that is no other number's or
+// process's, and whose options nobody has set that hardly anybody sets.
+func (w *worker) unshared(v *view) bool {
+	return v.Mode == unix.S_IFSOCK|0o777 && v.NetNS == w.s.origin.Cookie && v.single() && !v.Owned &&
+		v.Flags&unix.O_ASYNC == 0 && !w.s.used.Any.Load()
+}
+
+// untouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set
+// nevertheless, a bit each.
+func (w *worker) untouchedUDP(c *call) (set int, is bool) {
+	all, v := w.s.sights.Load(), c.view
+	if v == nil || !w.unshared(v) || v.Family != unix.AF_INET || v.Protocol != unix.IPPROTO_UDP || v.Type != unix.SOCK_DGRAM {
+		return 0, false
+	}
+	all.learn.Do(func() { w.learnUDP(all, c.tid) })
+	for set := range all.freshUDP {
+		if fresh := &all.freshUDP[set]; fresh.File != 0 && v.Common == fresh.Common && v.Datagram == fresh.Datagram {
+			return set, true
+		}
+	}
+	return 0, false
+}
+
+// learnUDP looks at what untouchedUDP compares with. The thread tid is in the origin.
+func (w *worker) learnUDP(all *sights, tid int) {
+	fd, errno := w.inOrigin(tid, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+	if errno != 0 {
+		return
+	}
+	defer linux.Close(fd)
+	for set := range all.freshUDP {
+		for i, o := range often {
+			value := int32(set >> i & 1)
+			if linux.Setsockopt(fd, o.level, o.name, unsafe.Pointer(&value), 4) != 0 {
+				return
+			}
+		}
+		fresh := &all.freshUDP[set]
+		if all.peeker.Look(w.s.pid, fd, fresh) != 0 || fresh.NetNS != w.s.origin.Cookie {
+			fresh.File = 0
+		}
+	}
+}
+
+// setOften sets options of often, a bit each; on an AF_INET6 socket in the place of an AF_INET one
+// their counterparts too.
+func setOften(fd, set int, inet6 bool) {
+	for i, o := range often {
+		if one := int32(1); set&(1<<i) != 0 {
+			linux.Setsockopt(fd, o.level, o.name, unsafe.Pointer(&one), 4)
+			if inet6 && o.level == unix.IPPROTO_IP {
+				sockstate.MapOption(fd, o.name)
+			}
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package supervisor
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/target"
+)
+
+// A swap puts an equivalent socket under the target's descriptor: that is made, it is installed, and
+// the one from before is retired. swapStream and swapDatagram go through these steps; what differs is
+// theirs.
+type swap struct {
+	c      *call
+	e      *event.Pending
+	old    int               // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
+	sock   *sockstate.Socket // what there is to know of that
+	egress *netns.Egress     // where the new one is made; nil: in the origin
+	x      *crossing         // of another family, and in the origin; nil: of the same
+
+	fd     int            // the new one, from make on
+	places []registration // in epoll sets, from findPlaces on
+	early  int            // the first so many of them the new one has before it is installed
+	last   lastSeen       // by lookLast
+}
+
+// make makes the socket that is to take the place of the target's, with all that the program has
+// done to that; tidy closes it. Like the others it returns what becomes of the call if the swap cannot
+// go on, and else undecided.
+func (w *worker) make(s *swap) outcome {
+	e, sock, x := s.e, s.sock, s.x
+	from := s.old // what is carried over is of it
+	if sock.Untouched {
+		from = -1
+	}
+	kept, errno := w.obtain(s, from)
+	switch {
+	case errno == 0:
+	case s.old >= 0 && w.replaced(s.c, s.old): // by another thread, which has taken the one that could be had
+		return raced
+	default:
+		return w.fail(e, "socket for "+e.Decision.Route.String(), errno)
+	}
+	w.done = append(w.done, s.fd)
+	if x != nil {
+		w.usedUnix = sock.Kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
+	}
+	switch errno := w.carry(s, from, kept); {
+	case errno == 0:
+	case x != nil && errno != unix.EADDRINUSE && errno != unix.EACCES:
+		w.abandon(s)
+		return w.fail(e, "preparing a socket for "+e.Decision.Route.String(), errno)
+	default: // the program's error, natively one of bind(2)
+		w.abandon(s)
+		e.Add("port " + strconv.Itoa(int(sock.Port())) + " cannot be had in the egress")
+		w.s.events.Record(e, errno)
+		return answer(errno)
+	}
+	if sock.Untouched {
+		setOften(s.fd, sock.Often, x != nil)
+	}
+	if lost := w.copyInode(s); lost != "" {
+		e.Add("not carried over: " + lost)
+	}
+	return undecided
+}
+
+// obtain gets s its socket. from is -1 where nothing has been done to the target's. kept is whether
+// it is one that the target had there before, and not a new one.
+func (w *worker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
+	sock := s.sock
+	if sock.Kind != unix.SOCK_STREAM && from >= 0 {
+		if s.fd, kept = w.s.companions.take(from, w.to(s.egress, s.x)); kept {
+			return true, 0
+		}
+	}
+	switch {
+	case s.x != nil:
+		s.fd, errno = s.x.make(w, s.c)
+	case s.egress == nil:
+		s.fd, errno = w.inOrigin(s.c.tid, sock.Domain, sock.Kind, sock.Proto)
+	default:
+		s.fd, errno = w.socket(s.egress, sock.Domain, sock.Kind, sock.Proto)
+	}
+	return false, errno
+}
+
+// findPlaces finds the places in epoll sets that the old socket has.
+func (w *worker) findPlaces(s *swap) {
+	lost := ""
+	if s.places, lost = w.registrations(s); lost != "" {
+		s.e.Add(lost)
+	}
+}
+
+// lookLast looks at the target's descriptor for the last time before another socket takes its
+// place: whether it is closed on execve(2), and whether it is yet the socket that old is a copy of.
+// If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may have old it is put among the worker's witnesses before.
+func (w *worker) lookLast(s *swap) outcome {
+	last, c, old := &s.last, s.c, s.old
+	if v := c.view; v != nil {
+		last.watched = old >= 0 && !v.single() && w.witness(old)
+		if old >= 0 && w.replaced(c, old) {
+			return raced
+		}
+		last.closesOnExec = v.CloseOnExec
+		return undecided
+	}
+	// One read says all: an inode number is the socket's own as long as there is a copy of it.
+	info, errno := w.s.targets.FdinfoBy(c.tid, c.fd, w.scratch[:], func(file int, to []byte) (n int, errno unix.Errno) {
+		last.watched, n, errno = w.watchAndRead(old, file, to)
+		return n, errno
+	})
+	switch errno {
+	case 0:
+		same := info.Ino == s.sock.Inode.Number
+		s.sock.Flags = info.Flags &^ unix.O_CLOEXEC
+		last.closesOnExec = info.ClosesOnExec()
+		if !same {
+			return raced
+		}
+		return undecided
+	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
+		return w.fail(s.e, "open /proc/TID/fdinfo/FD", errno)
+	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
+		gone := !w.replaced(c, old)
+		if dir, errno := target.OpenDir(c.tid, w.scratch[:]); errno == 0 { // it was closed for a moment only
+			linux.Close(dir)
+			gone = false
+		}
+		if !gone {
+			return raced
+		}
+		return carryOn
+	}
+	w.unserved(s.e, "its descriptors cannot be read in /proc", errno)
+	return carryOn
+}
+
+// put installs the new socket under the target's descriptor.
+//
+// A socket is installed first and connected second: installing puts it into the target's net_cls and
+// net_prio cgroups, and its first packet must already carry them.
+func (w *worker) put(s *swap) outcome {
+	// Before the program has it: its other threads could put it under any number at once.
+	w.s.swapped.Store(true)
+	if s.sock.Kind != unix.SOCK_STREAM {
+		w.s.moved.Store(true)
+	}
+	switch errno := w.install(s.c, s.c.fd, s.fd, s.last.closesOnExec); errno {
+	case 0:
+		return undecided
+	case unix.ENOENT, unix.ESRCH:
+		return carryOn // the target is gone; nobody will read the answer
+	default:
+		return w.fail(s.e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
+	}
+}
+
+// abandon is for a socket that does not come into the place of the target's.
+func (w *worker) abandon(s *swap) {
+	if s.last.watched {
+		w.acquit(s.old)
+	}
+	if s.sock.Kind != unix.SOCK_STREAM && w.s.companions.putBack(s.fd) {
+		w.disown(s.fd)
+	}
+}
+
+// takePlaces looks for what the old socket, which is not the target's any more, has got until the very
+// end: places in epoll sets, which the new one takes over, and a thread that waits for it.
+func (w *worker) takePlaces(s *swap) (waited bool) {
+	waited, late := w.lookBack(s)
+	s.places = append(s.places, late...)
+	w.settlePlaces(s)
+	w.unregister(s.places, s.old) // whoever has a copy: no more events from it
+	return waited
+}
+
+// async has the new socket send the signals that the old one sent: O_ASYNC, with other status flags.
+func (w *worker) async(s *swap, flags int) {
+	if s.sock.Flags&unix.O_ASYNC == 0 {
+		return
+	}
+	if errno := w.setAsync(s.c, s.fd, flags); errno != 0 {
+		s.e.Add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
+	}
+}

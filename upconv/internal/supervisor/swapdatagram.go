@@ -1,0 +1,105 @@
+package supervisor
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+)
+
+// swapDatagram replaces the target's datagram socket by one that is reached from where s says, and
+// makes the call with that: connects it to sa, or sends w.out. If c.back is set, it is only brought
+// there.
+func (w *worker) swapDatagram(s *swap, sa []byte) outcome {
+	c, e, sock := s.c, s.e, s.sock
+	if out := w.make(s); !out.isUndecided() {
+		return out
+	}
+	if s.x != nil {
+		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
+	}
+	w.findPlaces(s)
+	defer w.closeSets()
+	if out := w.lookLast(s); !out.isUndecided() {
+		w.abandon(s)
+		return out
+	}
+	linux.SetFlags(s.fd, sock.Flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
+	// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the very
+	// moment in which it has it.
+	s.early = len(s.places)
+	w.register(c, e, s.places, s.fd)
+	if s.old >= 0 && sock.Kind == unix.SOCK_DGRAM && !c.view.alone() { // other threads find it as soon as it is installed
+		defer w.s.companions.arrived(w.s.companions.arrives(s.fd))
+	}
+	if out := w.put(s); !out.isUndecided() {
+		w.abandon(s)
+		return out
+	}
+	w.s.companions.settle(s.fd)
+	w.noteMoved(s.fd)
+	if sock.Connected && s.egress == nil && s.x == nil {
+		w.s.returned.add(s.fd)
+	}
+	if s.egress != nil && sock.Kind == unix.SOCK_DGRAM {
+		w.noteSettled(s.fd, s.egress.Cookie)
+	}
+	was := w.former(c.tid, s.old, sock, w.to(s.egress, s.x))
+	w.retireDatagram(s, &was)
+	w.async(s, sock.Flags)
+	var out outcome
+	if c.back {
+		linux.SetFlags(s.fd, sock.Flags)
+		out = carryOn
+	} else {
+		out = w.act(c, e, s.fd, s.x, sa)
+	}
+	w.register(c, e, s.places[s.early:], s.fd)
+	if was.aside {
+		w.disown(s.old)
+		w.setAside(c, &was, s.fd, s.egress)
+	}
+	if !out.isLater() {
+		w.closeNow(s.fd) // before the target goes on: what it closes then shall be closed
+	}
+	return out
+}
+
+// retireDatagram closes the socket whose place the new one has taken, unless it is put aside, and
+// sees to those who have it yet: the copies that the target has of it are replaced, and those who
+// wait for datagrams on it do so on the other one.
+func (w *worker) retireDatagram(s *swap, was *former) {
+	c, witness := s.c, s.last.watched
+	waitedFor := w.s.receivers.on(s.old)
+	waited, alive := false, false
+	var came unread
+	if s.old >= 0 {
+		waited = w.takePlaces(s)
+		if was.heard && (!was.aside || !c.sends) { // before it is connected: then it hears its peer only
+			came = w.takeOut(c, &was.companion, s.fd, s.egress)
+		}
+		// All that is left of the old socket should be this copy.
+		switch {
+		case was.aside:
+			alive = true
+		case witness:
+			alive = w.closeWatched(s.old)
+		default:
+			w.closeNow(s.old)
+		}
+	}
+	var others []int // numbers of the old socket
+	copied := witness && alive
+	if copied {
+		others = w.replaceCopies(s)
+	}
+	if waited || !c.view.single() && (was.aside || !witness || copied) {
+		w.s.receivers.follow(waitedFor, s.fd)
+		if !w.restartWaiters(c, others, s.fd) {
+			s.e.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
+		}
+	}
+	came.handOver() // now that nobody has the port but this one
+	if copied {
+		w.noteCopies(s.e, was.aside)
+	}
+}

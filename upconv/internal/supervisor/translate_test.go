@@ -1,0 +1,72 @@
+package supervisor
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/nat64"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+func TestOriginal(t *testing.T) {
+	s := receiveSupervisor(t, "203.0.113.7=inet6:2001:db8::7", "203.0.113.8=inet6:2001:db8::8", "203.0.113.16/28=inet6:2001:db8::8",
+		"203.0.113.64/26=nat64:64:ff9b::/96", "203.0.113.128/25=nat64:2001:dba::/32", "198.51.100.1=inet6:fe80::1%lo")
+	p := samplePassport(unix.AF_INET)
+	for from, want := range map[string]string{
+		"2001:db8:64::c000:207": "192.0.2.7",
+		"::ffff:192.0.2.9":      "192.0.2.9",
+		"::1":                   "127.0.0.1",
+		"2001:db8::7":           "203.0.113.7",
+		"2001:db8::8":           "203.0.113.10", // of several: the peer
+		"64:ff9b::203.0.113.65": "203.0.113.65",
+		"64:ff9b::10.1.2.3":     "10.1.2.3",
+		"2001:dba:cb00:7181::":  "203.0.113.129",
+		"fe80::1%lo":            "198.51.100.1",
+		"2001:db9::1":           "192.0.0.8",
+	} {
+		addr := netip.AddrPortFrom(netip.MustParseAddr(from), 53)
+		if got := s.original(addr, &p); got != netip.MustParseAddrPort(want+":53") {
+			t.Errorf("%s: %v, want %s", from, got, want)
+		}
+	}
+	p.Peer = netip.MustParseAddrPort("203.0.113.20:1")
+	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8::8"), &p); !ok || got != p.Peer.Addr() {
+		t.Errorf("a fixed address of several: %v, %v", got, ok)
+	}
+	addr := netip.MustParseAddr("2001:db8:64::c000:207")
+	if n := testing.AllocsPerRun(100, func() { s.originalAddr(addr, &p) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+
+	// Another policy: what was translated before is still known.
+	other, err := policy.New(nil, policy.Route{Kind: policy.NAT64, Target: "2001:db8:65::/96"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.rules.Store(&ruleset{policy: other})
+	for from, want := range map[string]string{"2001:db8:65::c000:207": "192.0.2.7", "2001:db8:64::c000:207": "192.0.2.7", "2001:db8::7": "203.0.113.7"} {
+		if got, ok := s.originalAddr(netip.MustParseAddr(from), &p); !ok || got.String() != want {
+			t.Errorf("%s after a reload: %v, %v, want %s", from, got, ok, want)
+		}
+	}
+	s.discovery = nat64.NewDiscovery(func(context.Context) ([]netip.Prefix, time.Duration, error) {
+		return []netip.Prefix{netip.MustParsePrefix("2001:db8:66::/96")}, time.Hour, nil
+	}, slog.New(slog.DiscardHandler))
+	looking, stop := context.WithCancel(t.Context())
+	defer stop()
+	go s.discovery.Run(looking)
+	<-s.discovery.Looked()
+	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8:66::c000:207"), &p); !ok || got.String() != "192.0.2.7" {
+		t.Errorf("a prefix that was found: %v, %v", got, ok)
+	}
+}
+
+func samplePassport(family int) passport.Passport {
+	return passport.Passport{Family: family, Proto: unix.IPPROTO_MPTCP, Peer: netip.MustParseAddrPort("203.0.113.10:443"), Local: netip.MustParseAddr("192.0.0.2")}
+}

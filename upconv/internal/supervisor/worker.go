@@ -1,0 +1,348 @@
+package supervisor
+
+import (
+	"errors"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// crew is the workers of a session.
+type crew struct {
+	busy    atomic.Int32   // how many have a notification
+	workers atomic.Int32   // how many there are
+	awake   atomic.Int32   // how many do not sleep
+	all     sync.WaitGroup // of them
+	adding  atomic.Bool    // one more is about to be started
+	wake    chan struct{}  // wakes one of them
+	gone    chan struct{}  // closed when nobody is left under the filter
+	watch   watch          // over them
+	holdups holdups        // processes whose calls hold some
+}
+
+func newCrew() *crew {
+	c := &crew{wake: make(chan struct{}), gone: make(chan struct{})}
+	c.watch.wake = make(chan struct{}, 1)
+	return c
+}
+
+// worker is one thread that answers notifications. Its buffers are reused from call to call.
+//
+// The kernel wakes every thread that waits in RECV for every notification, and all but one of them
+// for nothing: with a second one waiting, a connect takes half as long again. So only the first
+// worker always waits. The extra ones sleep, are woken when notifications arrive faster than the
+// first takes them, and go back to sleep when they find that they work alone.
+type worker struct {
+	s            *Session
+	index        int
+	extra        bool          // not the first
+	alone        bool          // it has one call to decide, and may block: see aside
+	lost         error         // why its thread is in a namespace that it must not make sockets in; nil: it is not
+	home         *netns.Egress // the namespace that this thread lives in
+	notification seccompx.Notification
+	call         call
+	sockaddr     [linux.SizeofSockaddrStorage]byte
+	socketInfo   sockstate.Socket
+	reads        *sockstate.Reads // nil: not needed yet
+	lastLook     *lastLook        // nil: not needed yet
+	viewed       view             // what call.view points to
+	moving       bool             // it moves one now, holds a lock of session.moving for that, and must not wait
+	scratch      [512]byte        // for names in /proc and what is read there
+
+	long    []byte // for what is longer
+	info    setInfo
+	out     outgoing
+	decided decided
+	known   settledSockets
+
+	tagged time.Duration // when it was last looked whether there are many net_cls cgroups; 0: never
+	tags   bool          // there are
+
+	aside        *asideCall // the one call that it decides, of a worker that is alone
+	altered      bool       // its thread lives in the file system as a target does
+	sendDeadline time.Time  // until when that may send
+	futile       int        // how often in a row it could not send though there was room
+
+	control siit.ControlBuffer // of messages to send
+	receive *receiveBuffers    // nil: not needed yet
+	reading reception
+
+	sets       []setCopy // of the target's that its socket is in
+	done       []int     // sockets to close when the target has its answer
+	spares     spares
+	unixSpares unixSpares
+	usedUnix   bool // a Unix socket was used
+	witnesses  int  // an epoll set of its own, see witness; -1: none
+
+	crossing crossing
+
+	cpus      unix.CPUSet // where this thread may run
+	own       unix.CPUSet // the one processor where it runs while several workers are awake
+	settled   bool        // it does
+	mayPin    bool        // on more than one
+	pinned    bool        // to one processor for now
+	pinnedFor uint32      // the target's thread
+	pinnedYet int         // swaps for which it may stay so
+
+	serial  uint32        // of the calls that it has handled
+	current atomic.Uint64 // the call that it handles: the thread, and serial; 0: none; or relieved
+	heldBy  atomic.Int64  // of a relieved worker: the process
+
+	taken   time.Duration // when the latest notification was, by clock; of a worker that is alone, when it began
+	yielded time.Duration // when the Go scheduler last heard of this thread
+	lastTID uint32
+	streak  int // notifications in a row that had been waiting, and came from other threads than the one before
+	lonely  int // notifications in a row that no other worker overlapped with
+}
+
+// When to wake an extra worker, and when one goes back to sleep.
+const (
+	queued      = 3 * time.Microsecond // a Receive this short did not wait
+	wakeStreak  = 2
+	lonelyLimit = 64
+)
+
+// yieldAfter is how long a worker works without a word to the Go scheduler. After 10 ms that would
+// think that it hangs, take its P from it again and again, and wake up every 20 us to do so: a busy
+// worker's calls would take a tenth longer. A worker that has been atRest need not hurry: its next
+// call may come at any moment.
+const (
+	yieldAfter = 8 * time.Millisecond
+	atRest     = time.Millisecond
+)
+
+var epoch = time.Now()
+
+// clock is the time since some moment before: half as expensive as time.Now, which also asks for
+// the date.
+func clock() time.Duration { return time.Since(epoch) }
+
+// run answers notifications until nobody is left under the filter, or another worker has relieved
+// this one. ready, if not nil, is told whether it can. The thread must be locked.
+func (w *worker) run(ready chan<- error) {
+	defer w.end()
+	err := w.settleIn()
+	if ready != nil {
+		ready <- err
+	}
+	if err != nil {
+		w.s.log.Error("worker", "error", err)
+		w.s.all.Done()
+		return
+	}
+	w.mayPin = unix.SchedGetaffinity(0, &w.cpus) == nil && w.cpus.Count() > 1
+	w.own = nth(&w.cpus, w.index)
+	for !w.extra || w.sleep() {
+		if err = w.serve(); err == errRelieved {
+			w.serveHeld()
+			return
+		} else if err != nil {
+			if w.lost == nil && !errors.Is(err, seccompx.ErrGone) {
+				w.s.log.Error("receive", "error", err)
+			}
+			break
+		}
+	}
+	if !w.extra && w.lost == nil {
+		close(w.s.gone)
+	}
+	w.s.all.Done()
+}
+
+// errRelieved says that another worker has taken the place of one that a call had held.
+var errRelieved = errors.New("relieved")
+
+// employ has a thread run a worker: one that has nothing to do, or a new one. A thread that has been
+// in another namespace is not one for a worker that stays where upconv was started.
+func (n *Node) employ(w *worker, ready chan<- error) {
+	j := job{w, ready}
+	if w.home != nil {
+		select {
+		case n.idle <- j:
+			return
+		default:
+		}
+	}
+	go n.thread(j)
+}
+
+// job is what a thread is to run.
+type job struct {
+	w     *worker
+	ready chan<- error
+}
+
+// idleThread is how long a thread waits for a job.
+const idleThread = 10 * time.Second
+
+// thread is the life of a thread of workers.
+func (n *Node) thread(j job) {
+	// Never unlocked: the thread lives in another namespace from here on, and ends with this
+	// goroutine.
+	runtime.LockOSThread()
+	for {
+		j.w.run(j.ready)
+		if j.w.lost != nil {
+			return
+		}
+		select {
+		case j = <-n.idle:
+		case <-time.After(idleThread):
+			return
+		}
+	}
+}
+
+// newWorker returns one that takes no notifications.
+func (s *Session) newWorker() *worker {
+	return &worker{s: s, home: s.home, alone: true, witnesses: -1, done: make([]int, 0, 2), taken: clock()}
+}
+
+// settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers
+// live.
+func (w *worker) settleIn() error {
+	if w.home != nil {
+		if err := w.home.NS.Enter(); err != nil {
+			return err
+		}
+	}
+	w.newWitnesses()
+	return nil
+}
+
+// end closes what the worker has, and lets its thread run where it likes.
+func (w *worker) end() {
+	if w.settled || w.pinned {
+		linux.SetAffinity(&w.cpus)
+	}
+	w.spares.close()
+	w.info.close()
+	for _, fd := range slices.Concat(w.done, w.unixSpares.fds, []int{w.witnesses}) {
+		if fd >= 0 {
+			linux.Close(fd)
+		}
+	}
+}
+
+// sleep returns true when the worker is needed, and false when nobody is left under the filter.
+func (w *worker) sleep() bool {
+	w.settle(false)
+	w.s.awake.Add(-1)
+	defer w.s.awake.Add(1)
+	select {
+	case <-w.s.wake:
+		w.lonely = 0
+		return true
+	case <-w.s.gone:
+		return false
+	}
+}
+
+// serve answers notifications until an error or, for an extra worker, until it is not needed.
+func (w *worker) serve() error {
+	s, n := w.s, &w.notification
+	for {
+		waiting := clock()
+		if waiting-w.yielded > yieldAfter {
+			runtime.Gosched()
+			w.yielded = waiting
+		}
+		if err := s.listener.Receive(n); err != nil {
+			return err
+		}
+		if w.taken = clock(); w.taken-waiting > atRest {
+			w.yielded = w.taken
+		}
+		if s.holdups.any.Load() > 0 && s.holdups.queue(n) {
+			continue
+		}
+		// One thread alone can be that fast: it is woken in the middle of Respond.
+		alone := n.PID == w.lastTID
+		w.lastTID = n.PID
+		if alone || w.taken-waiting > queued {
+			w.streak = 0
+		} else if w.streak++; w.streak >= wakeStreak {
+			s.wakeWorker()
+		}
+		if s.busy.Add(1) > 1 || w.streak > 0 {
+			w.lonely = 0
+		}
+		w.settle(s.awake.Load() > 1)
+		current := w.noteCall(n)
+		if s.watch.sleeping.Load() { // after noteCall: the watch looks once more after it says that it sleeps
+			s.watch.rouse()
+		}
+		w.conclude(n, w.handle(n))
+		if !w.current.CompareAndSwap(current, 0) {
+			return errRelieved
+		}
+		if w.lost != nil {
+			return w.lost
+		}
+		s.busy.Add(-1)
+		if w.lonely++; w.extra && w.lonely > lonelyLimit {
+			return nil
+		}
+	}
+}
+
+// conclude sends what a call has come to, or has somebody else go on with it, and tidies up after
+// it.
+func (w *worker) conclude(n *seccompx.Notification, out outcome) {
+	switch {
+	case out.again != nil:
+		go w.s.putAside(&w.call, out.again).run()
+	case out.wait != nil:
+		go out.wait.run()
+	case out.state == stateElsewhere:
+	default:
+		if err := w.s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
+			w.s.warn("answer", "tid", n.PID, "error", err)
+		}
+	}
+	w.tidy()
+}
+
+// settle has this thread stay on its own processor, or run where it likes. The kernel wakes a
+// waiting worker on the processor of the target's thread, which is best when there is one. Of
+// several it wakes all there, to compete with each other and with the target; so then each has its
+// own.
+func (w *worker) settle(on bool) {
+	if on == w.settled || !w.mayPin {
+		return
+	}
+	if on {
+		linux.SetAffinity(&w.own)
+	} else {
+		linux.SetAffinity(&w.cpus)
+	}
+	w.settled, w.pinned = on, false
+}
+
+// nth returns the n-th processor of a set, counting round.
+func nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
+	n %= max(1, set.Count())
+	for cpu := 0; ; cpu++ {
+		if !set.IsSet(cpu) {
+			if cpu > 1<<16 {
+				return *set
+			}
+			continue
+		}
+		if n == 0 {
+			one.Set(cpu)
+			return one
+		}
+		n--
+	}
+}
