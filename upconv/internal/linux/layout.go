@@ -9,9 +9,10 @@ type Layout struct {
 }
 
 const (
-	SizeofMsghdr = 56   // struct msghdr of user space
-	compatMsghdr = 28   // and that of i386
-	MaxIovecs    = 1024 // UIO_MAXIOV, linux/uio.h
+	MaxPacket    = 0xffff // what fits into the length of an IPv4 packet, and of the payload of an IPv6 one
+	SizeofMsghdr = 56     // struct msghdr of user space
+	compatMsghdr = 28     // and that of i386
+	MaxIovecs    = 1024   // UIO_MAXIOV, linux/uio.h
 )
 
 // Msghdr is what is in a struct msghdr of the target, but for msg_flags. Nothing of it has been

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
@@ -286,10 +285,4 @@ func (k *companions) any() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.groups) > 0
-}
-
-// setAside takes ownership of a socket, in whose place current has been put, to keep it.
-func (w *worker) setAside(c *call, was *former, current int, egress *netns.Egress) {
-	handsOn := was.heard && w.outbox(c, current, egress)
-	w.s.companions.keep(was.companion, current, handsOn)
 }

@@ -173,3 +173,35 @@ func TestCompanionPutBack(t *testing.T) {
 	}
 	linux.Close(own)
 }
+
+// TestOutletAfterShortage has descriptors run out when an outlet is opened: the next try succeeds, and
+// is remembered.
+func TestOutletAfterShortage(t *testing.T) {
+	var k companions
+	k.mu.Lock()
+	opened := k.open()
+	k.mu.Unlock()
+	if !opened {
+		t.Fatal("no companions")
+	}
+	t.Cleanup(k.close)
+	raw := func(domain int) (int, unix.Errno) {
+		return linux.NewSocket(domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	}
+	probe, may := raw(unix.AF_INET)
+	if may == 0 {
+		linux.Close(probe)
+	}
+	if ok, errno := k.openOutlet(1, func(int) (int, unix.Errno) { return -1, unix.EMFILE }); ok || errno != unix.EMFILE {
+		t.Fatalf("without descriptors: %v, %v", ok, errno)
+	}
+	if ok, errno := k.openOutlet(1, raw); ok != (may == 0) || errno != may {
+		t.Errorf("with descriptors: %v, %v", ok, errno)
+	}
+	if out, ok := k.raw[1]; !ok || (may == 0) != (out.v4 >= 0) || (may == 0) != (out.v6 >= 0) {
+		t.Errorf("remembered: %+v %v", out, ok)
+	}
+	if ok, errno := k.openOutlet(1, func(int) (int, unix.Errno) { panic("it is open") }); ok != (may == 0) || errno != 0 {
+		t.Errorf("the second time: %v, %v", ok, errno)
+	}
+}

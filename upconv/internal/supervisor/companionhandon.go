@@ -6,13 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/netns"
 )
 
 // handOn hands on what comes for companions, for ever.
 func (k *companions) handOn() {
 	events := make([]unix.EpollEvent, 16)
-	packet := make([]byte, handedOn+maxLength)
+	packet := make([]byte, handedOn+linux.MaxPacket)
 	for {
 		n, err := k.inbox.Wait(events)
 		if err != nil {
@@ -74,49 +73,36 @@ func (was *companion) sender(from unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// outbox sees that there is something to hand on through in the namespace of the socket in use, if
-// that can be.
-func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
-	k, netns := &w.s.companions, linux.NetnsCookie(current)
+// openOutlet sees that there is something to hand on through in a namespace, if that can be: open makes
+// a raw socket of an address family there, for IPPROTO_RAW. The errno says why there is nothing, the
+// first time.
+func (k *companions) openOutlet(netns uint64, open func(domain int) (fd int, errno unix.Errno)) (ok bool, errno unix.Errno) {
 	k.mu.Lock()
-	raw, ok := k.raw[netns]
+	raw, known := k.raw[netns]
 	k.mu.Unlock()
-	if ok {
-		return raw.v4 >= 0
-	}
-	open := func(domain int) (fd int, errno unix.Errno) {
-		if egress == nil {
-			fd, errno = w.inOrigin(c.tid, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
-		} else {
-			fd, errno = w.socket(egress, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
-		}
-		if errno != 0 {
-			return -1, errno
-		}
-		return fd, 0
+	if known {
+		return raw.v4 >= 0, 0
 	}
 	raw = outlet{-1, -1}
-	var errno unix.Errno
 	if raw.v4, errno = open(unix.AF_INET); errno == 0 {
 		if raw.v6, errno = open(unix.AF_INET6); errno == unix.EAFNOSUPPORT { // a kernel may have no IPv6
 			errno = 0
 		}
 	}
 	if errno != 0 {
-		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
 		raw.close()
 		raw = outlet{-1, -1}
 		if errno != unix.EPERM { // and may be possible the next time
-			return false
+			return false, errno
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	other, fast := k.raw[netns] // another worker was faster
+	other, fast := k.raw[netns] // somebody else was faster
 	if fast || k.groups == nil && !k.open() {
 		raw.close()
-		return fast && other.v4 >= 0
+		return fast && other.v4 >= 0, errno
 	}
 	k.raw[netns] = raw
-	return raw.v4 >= 0
+	return raw.v4 >= 0, errno
 }

@@ -47,7 +47,7 @@ func (r *unixReader) wake(k *companions, fd int) {
 func (r *unixReader) drain(k *companions, fd, own int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	packet := make([]byte, handedOn+maxLength)
+	packet := make([]byte, handedOn+linux.MaxPacket)
 	for {
 		c, g, raw := r.place(k, fd)
 		if raw.v4 < 0 {

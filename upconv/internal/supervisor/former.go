@@ -11,15 +11,6 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// place is where a datagram socket is: a namespace, by its cookie, or that it is one of another
-// family than the program's.
-type place uint64
-
-const (
-	onInet6 place = 1<<64 - 1 // net_gen_cookie counts, from 1
-	onUnix  place = 1<<64 - 2
-)
-
 // to returns where a swap leads, whose arguments these are.
 func (w *worker) to(egress *netns.Egress, x *crossing) place {
 	switch {
@@ -52,6 +43,37 @@ type former struct {
 	// their way.
 	heard bool
 	aside bool // it is kept for the one in its place
+}
+
+// outbox sees that there is something to hand on through in the namespace of the socket in use, which
+// is the egress or, if that is nil, the origin.
+func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
+	ok, errno := w.s.companions.openOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
+		if egress == nil {
+			return w.inOrigin(c.tid, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		}
+		return w.socket(egress, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	})
+	if errno != 0 {
+		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
+	}
+	return ok
+}
+
+// setAside takes ownership of a socket, in whose place current has been put, to keep it.
+func (w *worker) setAside(c *call, was *former, current int, egress *netns.Egress) {
+	handsOn := was.heard && w.outbox(c, current, egress)
+	w.s.companions.keep(was.companion, current, handsOn)
+}
+
+// takeOut takes out of a socket, in whose place current has been put, what has come for it and can be
+// handed over.
+func (w *worker) takeOut(c *call, was *former, current int, egress *netns.Egress) (came unread) {
+	fds := []unix.PollFd{{Fd: int32(was.fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil || !w.outbox(c, current, egress) {
+		return came
+	}
+	return w.s.companions.takeOut(&was.companion, current)
 }
 
 // former returns what there is to know of the socket old, or -1, of the thread tid, whose place is

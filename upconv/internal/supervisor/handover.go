@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
@@ -18,23 +18,19 @@ type unread struct {
 	from    []netip.AddrPort
 }
 
-// takeOut takes it out of the former socket, if it can be handed over to current.
-func (w *worker) takeOut(c *call, was *companion, current int, egress *netns.Egress) (u unread) {
-	fds := []unix.PollFd{{Fd: int32(was.fd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil {
-		return u
-	}
+// takeOut takes it out of a socket in whose place current is, if it can be handed over to that. There
+// is an outlet in the namespace of current.
+func (k *companions) takeOut(was *companion, current int) (u unread) {
 	var now sockstate.Socket
-	if !sockstate.ExamineDatagram(current, &now) || now.Port() == 0 || !w.outbox(c, current, egress) {
+	if !sockstate.ExamineDatagram(current, &now) || now.Port() == 0 {
 		return u
 	}
 	addr, _ := netip.AddrFromSlice(now.Address())
 	u.to = netip.AddrPortFrom(addr.Unmap(), now.Port())
-	k := &w.s.companions
 	k.mu.Lock()
 	u.raw = k.raw[now.Netns]
 	k.mu.Unlock()
-	packet := make([]byte, handedOn+maxLength)
+	packet := make([]byte, handedOn+linux.MaxPacket)
 	for range maxHandedOver {
 		n, from, err := unix.Recvfrom(was.fd, packet[handedOn:], unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {

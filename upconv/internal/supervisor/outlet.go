@@ -39,7 +39,7 @@ func (o outlet) send4(packet []byte, src, to netip.AddrPort) {
 		dst = linux.Loopback4
 	}
 	packet = packet[handedOn-ipv4Header-udpHeader:]
-	if len(packet) > maxLength {
+	if len(packet) > linux.MaxPacket {
 		return
 	}
 	// RFC 791 and RFC 768. The kernel fills in the header's checksum and identification, raw(7);
@@ -65,7 +65,7 @@ func (o outlet) send6(packet []byte, src, to netip.AddrPort) {
 		dst = netip.IPv6Loopback()
 	}
 	length := len(packet) - ipv6Header
-	if o.v6 < 0 || length > maxLength {
+	if o.v6 < 0 || length > linux.MaxPacket {
 		return
 	}
 	// RFC 8200, and RFC 768 with its section 8.1: there must be a checksum, which is not 0. It is

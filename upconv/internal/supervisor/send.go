@@ -65,10 +65,10 @@ type mmsghdr struct {
 
 const (
 	maxBatch    = 64
-	maxControl  = 1 << 16                         // far more than net.core.optmem_max usually lets pass
-	maxLength   = 0xffff                          // what fits into the length of a packet
-	maxPayload4 = 0xffff - ipv4Header - udpHeader // IPv6 would take more
-	maxTogether = 1 << 20                         // of payload, read at once
+	maxControl  = 1 << 16         // far more than net.core.optmem_max usually lets pass
+	maxLength   = 0xffff          // what fits into the length of a packet
+	maxPayload4 = 0xffff - 20 - 8 // IPv6 would take more
+	maxTogether = 1 << 20         // of payload, read at once
 )
 
 // sendto handles a stopped sendto(2): one with MSG_FASTOPEN, or one that has an address.

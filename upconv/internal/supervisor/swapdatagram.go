@@ -75,7 +75,7 @@ func (w *worker) retireDatagram(s *swap, was *former) {
 	if s.old >= 0 {
 		waited = w.takePlaces(s)
 		if was.heard && (!was.aside || !c.sends) { // before it is connected: then it hears its peer only
-			came = w.takeOut(c, &was.companion, s.fd, s.egress)
+			came = w.takeOut(c, was, s.fd, s.egress)
 		}
 		// All that is left of the old socket should be this copy.
 		switch {
