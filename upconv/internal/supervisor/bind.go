@@ -109,10 +109,10 @@ func (x *crossing) bind(e *event.Pending, sock *sockstate.Socket, old, to int, o
 // bind handles a stopped bind(2).
 func (w *worker) bind(c *call) outcome {
 	w.s.receivers.leave(c)
-	if w.s.companions.any() {
+	if w.s.companions.Any() {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
 		target.ReadMemory(c.tid, c.args[1], sa[:])
-		w.s.companions.freePort(sa[:])
+		w.s.companions.FreePort(sa[:])
 	}
 	if w.collides(c) {
 		return answer(unix.EADDRINUSE)

@@ -322,12 +322,12 @@ func (w *worker) beside(s *swap) (fd int, out outcome) {
 	if errno = w.carry(s, old, kept); errno == 0 {
 		linux.SetFlags(s.fd, s.sock.Flags&^unix.O_ASYNC)
 		if fd, errno = linux.Dup(s.fd); errno == 0 {
-			w.s.companions.settle(s.fd)
-			w.s.companions.keepBeside(old, s.fd, w.to(s.egress, s.x))
+			w.s.companions.Settle(s.fd)
+			w.s.companions.KeepBeside(old, s.fd, w.to(s.egress, s.x))
 			return fd, undecided
 		}
 	}
-	if !w.s.companions.putBack(s.fd) {
+	if !w.s.companions.PutBack(s.fd) {
 		linux.Close(s.fd)
 	}
 	return -1, w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)

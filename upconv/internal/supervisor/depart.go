@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
@@ -53,15 +54,15 @@ func (w *worker) depart(s *swap) outcome {
 // sa.
 func (w *worker) noteConnection(e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) {
 	var now sockstate.Socket
-	d := departure{to: onInet6}
+	d := departure{to: companion.OnInet6}
 	switch route := e.Decision.Route; route.Kind {
 	case policy.Netns:
-		d.to = place(w.s.egressOf(route).Cookie)
+		d.to = companion.Place(w.s.egressOf(route).Cookie)
 	case policy.NAT64, policy.Inet6:
 	default:
 		return
 	}
-	if d.to == place(w.s.origin.Cookie) || !now.ReadName(fd) {
+	if d.to == companion.Place(w.s.origin.Cookie) || !now.ReadName(fd) {
 		return
 	}
 	if port := sock.Port(); port != 0 && port != now.Port() { // the kernel has chosen another one
@@ -162,7 +163,7 @@ func (w *worker) isTaken(c *call, fd int, sock *sockstate.Socket, d *departure, 
 	if sock.Domain == unix.AF_INET {
 		length = linux.SizeofSockaddrIn
 	}
-	if d.to == onInet6 {
+	if d.to == companion.OnInet6 {
 		if addr, _ := netip.AddrFromSlice(linux.AddressIn(sock.Domain, name)); !addr.Unmap().Is4() || addr.Unmap().IsLoopback() {
 			return false // the kernel itself sees that, or a connection has another address
 		}
@@ -181,8 +182,8 @@ func (w *worker) isTaken(c *call, fd int, sock *sockstate.Socket, d *departure, 
 
 // socketAt makes a TCP socket where streams of a family are put on the way to a place; the caller
 // owns it.
-func (w *worker) socketAt(c *call, at place, domain int) (int, unix.Errno) {
-	if at == onInet6 {
+func (w *worker) socketAt(c *call, at companion.Place, domain int) (int, unix.Errno) {
+	if at == companion.OnInet6 {
 		return w.inOrigin(c.tid, unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	}
 	e := w.s.egressAt(at)
@@ -193,9 +194,9 @@ func (w *worker) socketAt(c *call, at place, domain int) (int, unix.Errno) {
 }
 
 // egressAt returns an egress by its cookie, nil if there is none.
-func (s *Session) egressAt(at place) *netns.Egress {
+func (s *Session) egressAt(at companion.Place) *netns.Egress {
 	for _, e := range s.rules.Load().egress {
-		if place(e.Cookie) == at {
+		if companion.Place(e.Cookie) == at {
 			return e
 		}
 	}

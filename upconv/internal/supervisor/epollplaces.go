@@ -203,7 +203,7 @@ func (w *worker) registrationsSeen(s *swap) (found []registration, lost string) 
 	seen := s.c.view
 	watched := seen.Watched
 	if watched > 0 && s.old >= 0 {
-		watched -= w.s.companions.watches(s.old)
+		watched -= w.s.companions.Watches(s.old)
 	}
 	if watched <= 0 {
 		return nil, ""

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/passport"
@@ -12,25 +13,25 @@ import (
 )
 
 // to returns where a swap leads, whose arguments these are.
-func (w *worker) to(egress *netns.Egress, x *crossing) place {
+func (w *worker) to(egress *netns.Egress, x *crossing) companion.Place {
 	switch {
 	case x != nil && x.family() == unix.AF_UNIX:
-		return onUnix
+		return companion.OnUnix
 	case x != nil:
-		return onInet6
+		return companion.OnInet6
 	case egress != nil:
-		return place(egress.Cookie)
+		return companion.Place(egress.Cookie)
 	}
-	return place(w.s.origin.Cookie)
+	return companion.Place(w.s.origin.Cookie)
 }
 
 // together reports whether the datagram sockets of two places are in one namespace. Then neither is
 // kept for the other: as far as they can both have the port, what is handed on could come to the
 // one that it is from.
-func (w *worker) together(a, b place) bool {
-	for _, at := range []*place{&a, &b} {
-		if *at == onInet6 {
-			*at = place(w.s.origin.Cookie)
+func (w *worker) together(a, b companion.Place) bool {
+	for _, at := range []*companion.Place{&a, &b} {
+		if *at == companion.OnInet6 {
+			*at = companion.Place(w.s.origin.Cookie)
 		}
 	}
 	return a == b
@@ -38,7 +39,7 @@ func (w *worker) together(a, b place) bool {
 
 // former is the socket that another one has just taken the place of.
 type former struct {
-	companion
+	companion.Companion
 	// heard: it is one for datagrams and has a port. Some may have come for it, and answers may be on
 	// their way.
 	heard bool
@@ -48,7 +49,7 @@ type former struct {
 // outbox sees that there is something to hand on through in the namespace of the socket in use, which
 // is the egress or, if that is nil, the origin.
 func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
-	ok, errno := w.s.companions.openOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
+	ok, errno := w.s.companions.OpenOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
 		if egress == nil {
 			return w.inOrigin(c.tid, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
 		}
@@ -63,45 +64,45 @@ func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
 // setAside takes ownership of a socket, in whose place current has been put, to keep it.
 func (w *worker) setAside(c *call, was *former, current int, egress *netns.Egress) {
 	handsOn := was.heard && w.outbox(c, current, egress)
-	w.s.companions.keep(was.companion, current, handsOn)
+	w.s.companions.Keep(was.Companion, current, handsOn)
 }
 
 // takeOut takes out of a socket, in whose place current has been put, what has come for it and can be
 // handed over.
-func (w *worker) takeOut(c *call, was *former, current int, egress *netns.Egress) (came unread) {
-	fds := []unix.PollFd{{Fd: int32(was.fd), Events: unix.POLLIN}}
+func (w *worker) takeOut(c *call, was *former, current int, egress *netns.Egress) (came companion.Unread) {
+	fds := []unix.PollFd{{Fd: int32(was.FD), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil || !w.outbox(c, current, egress) {
 		return came
 	}
-	return w.s.companions.takeOut(&was.companion, current)
+	return w.s.companions.TakeOut(&was.Companion, current)
 }
 
 // former returns what there is to know of the socket old, or -1, of the thread tid, whose place is
 // taken by one that is at to.
-func (w *worker) former(tid, old int, sock *sockstate.Socket, to place) (was former) {
-	was.fd = old
+func (w *worker) former(tid, old int, sock *sockstate.Socket, to companion.Place) (was former) {
+	was.FD = old
 	if old < 0 || sock.Kind != unix.SOCK_DGRAM {
 		return was
 	}
-	was.place = place(linux.NetnsCookie(old))
+	was.Place = companion.Place(linux.NetnsCookie(old))
 	was.heard = sock.Proto == unix.IPPROTO_UDP && sock.Bound
 	canReturn := true
 	if family := linux.DomainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
 		var pass passport.Passport
 		if pass.ReadFrom(old, family) {
 			s := w.s
-			was.source = func(from unix.Sockaddr) netip.AddrPort { return s.sender(from, &pass) }
-			if was.place = onUnix; family == unix.AF_INET6 {
-				was.place = onInet6
+			was.Source = func(from unix.Sockaddr) netip.AddrPort { return s.sender(from, &pass) }
+			if was.Place = companion.OnUnix; family == unix.AF_INET6 {
+				was.Place = companion.OnInet6
 			} else {
-				was.reader = &unixReader{turns: &s.turns, pid: s.targets.Process(tid)}
+				was.Reader = &companion.UnixReader{Turns: &s.turns, PID: s.targets.Process(tid)}
 			}
 			canReturn = !pass.Connected // see deaf
 		}
 	}
-	was.heard = was.heard && was.place != 0
-	last := w.s.origin.Closed && was.place == place(w.s.origin.Cookie) // there is no other to be had
-	was.aside = (was.heard || last) && canReturn && !w.together(was.place, to)
+	was.heard = was.heard && was.Place != 0
+	last := w.s.origin.Closed && was.Place == companion.Place(w.s.origin.Cookie) // there is no other to be had
+	was.aside = (was.heard || last) && canReturn && !w.together(was.Place, to)
 	return was
 }
 

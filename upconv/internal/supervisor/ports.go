@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
@@ -24,8 +25,8 @@ type ports struct {
 	asked portSet // those that a program has ever asked bind(2) for
 	gone  portSet // those that a stream has left with; set and cleared with mu
 
-	diagMu   sync.Mutex    // held while sock_diag(7) is asked
-	diag     map[place]int // the sockets through which it is, by where they are
+	diagMu   sync.Mutex              // held while sock_diag(7) is asked
+	diag     map[companion.Place]int // the sockets through which it is, by where they are
 	sequence uint32
 	reply    [16 << 10]byte
 
@@ -60,7 +61,7 @@ func (p *portSet) has(port uint16) bool { return p[port/64].Load()&(1<<(port%64)
 
 // departure is the latest stream that has left the origin with a port.
 type departure struct {
-	to place // a namespace, or onInet6: the origin
+	to companion.Place // a namespace, or companion.OnInet6: the origin
 	// moving is whether it is about to be connected. Then the rest is not known yet.
 	moving      bool
 	inet6       bool // it is an AF_INET6 socket
@@ -146,7 +147,9 @@ func (p *ports) forget(port uint16, d departure) {
 }
 
 // stays is for a stream that was about to leave for a place, and does not.
-func (p *ports) stays(port uint16, to place) { p.forget(port, departure{to: to, moving: true}) }
+func (p *ports) stays(port uint16, to companion.Place) {
+	p.forget(port, departure{to: to, moving: true})
+}
 
 // noteAsked is for a socket that the command is given.
 func (p *ports) noteAsked(fd int) {

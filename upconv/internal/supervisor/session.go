@@ -16,6 +16,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
@@ -56,7 +57,7 @@ type Session struct {
 	returned    madeSockets // datagram sockets of the origin that have taken the place of connected ones
 	moving      movingSockets
 	moves       atomic.Uint64 // how many have been
-	companions  companions
+	companions  companion.Set
 	ports       ports
 	sends       [256]atomic.Pointer[sendKey] // see recordSend
 
@@ -237,7 +238,7 @@ func (s *Session) close() {
 		s.stopLooking()
 	}
 	s.receivers.close()
-	s.companions.close()
+	s.companions.Close()
 	s.listener.Close()
 	all := slices.Collect(maps.Values(s.rules.Load().egress))
 	if e := s.origin.Egress; e != nil && !slices.Contains(all, e) {

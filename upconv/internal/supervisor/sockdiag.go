@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
@@ -78,7 +79,7 @@ func (d *departure) request(port uint16) (r diagRequest) {
 
 // askDiag asks in a place for streams, and calls tell for each struct inet_diag_msg that comes,
 // with the header that it has. It reports whether there was an answer, be it that there are none.
-func (w *worker) askDiag(c *call, at place, request *diagRequest, tell func(message []byte)) (answered bool) {
+func (w *worker) askDiag(c *call, at companion.Place, request *diagRequest, tell func(message []byte)) (answered bool) {
 	p := &w.s.ports
 	p.diagMu.Lock()
 	defer p.diagMu.Unlock()
@@ -90,7 +91,7 @@ func (w *worker) askDiag(c *call, at place, request *diagRequest, tell func(mess
 			return false
 		}
 		if p.diag == nil {
-			p.diag = map[place]int{}
+			p.diag = map[companion.Place]int{}
 		}
 		p.diag[at] = fd
 	}
@@ -148,8 +149,8 @@ func eachMessage(came []byte, sequence uint32, tell func(message []byte)) (told,
 
 // openDiag opens what to ask through in a place. A kernel without INET_TCP_DIAG says ENOENT of
 // every connection, but does not list even those in no state.
-func (w *worker) openDiag(c *call, at place) (fd int, errno unix.Errno) {
-	if at == onInet6 {
+func (w *worker) openDiag(c *call, at companion.Place) (fd int, errno unix.Errno) {
+	if at == companion.OnInet6 {
 		fd, errno = w.inOrigin(c.tid, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
 	} else if e := w.s.egressAt(at); e != nil {
 		fd, errno = w.socket(e, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)

@@ -75,7 +75,7 @@ func (w *worker) make(s *swap) outcome {
 func (w *worker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 	sock := s.sock
 	if sock.Kind != unix.SOCK_STREAM && from >= 0 {
-		if s.fd, kept = w.s.companions.take(from, w.to(s.egress, s.x)); kept {
+		if s.fd, kept = w.s.companions.Take(from, w.to(s.egress, s.x)); kept {
 			return true, 0
 		}
 	}
@@ -167,7 +167,7 @@ func (w *worker) abandon(s *swap) {
 	if s.last.watched {
 		w.acquit(s.old)
 	}
-	if s.sock.Kind != unix.SOCK_STREAM && w.s.companions.putBack(s.fd) {
+	if s.sock.Kind != unix.SOCK_STREAM && w.s.companions.PutBack(s.fd) {
 		w.disown(s.fd)
 	}
 }

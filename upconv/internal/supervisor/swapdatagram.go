@@ -3,6 +3,7 @@ package supervisor
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
@@ -29,13 +30,13 @@ func (w *worker) swapDatagram(s *swap, sa []byte) outcome {
 	s.early = len(s.places)
 	w.register(c, e, s.places, s.fd)
 	if s.old >= 0 && sock.Kind == unix.SOCK_DGRAM && !c.view.alone() { // other threads find it as soon as it is installed
-		defer w.s.companions.arrived(w.s.companions.arrives(s.fd))
+		defer w.s.companions.Arrived(w.s.companions.Arrives(s.fd))
 	}
 	if out := w.put(s); !out.isUndecided() {
 		w.abandon(s)
 		return out
 	}
-	w.s.companions.settle(s.fd)
+	w.s.companions.Settle(s.fd)
 	w.noteMoved(s.fd)
 	if sock.Connected && s.egress == nil && s.x == nil {
 		w.s.returned.add(s.fd)
@@ -71,7 +72,7 @@ func (w *worker) retireDatagram(s *swap, was *former) {
 	c, witness := s.c, s.last.watched
 	waitedFor := w.s.receivers.on(s.old)
 	waited, alive := false, false
-	var came unread
+	var came companion.Unread
 	if s.old >= 0 {
 		waited = w.takePlaces(s)
 		if was.heard && (!was.aside || !c.sends) { // before it is connected: then it hears its peer only
@@ -98,7 +99,7 @@ func (w *worker) retireDatagram(s *swap, was *former) {
 			s.e.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
 		}
 	}
-	came.handOver() // now that nobody has the port but this one
+	came.HandOver() // now that nobody has the port but this one
 	if copied {
 		w.noteCopies(s.e, was.aside)
 	}

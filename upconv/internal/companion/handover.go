@@ -1,4 +1,4 @@
-package supervisor
+package companion
 
 import (
 	"net/netip"
@@ -10,17 +10,17 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// unread is what has come for a socket, and nobody has received yet. It is to come for another one.
-type unread struct {
+// Unread is what has come for a socket, and nobody has received yet. It is to come for another one.
+type Unread struct {
 	raw     outlet
 	to      netip.AddrPort
 	packets [][]byte // datagrams, behind handedOn
 	from    []netip.AddrPort
 }
 
-// takeOut takes it out of a socket in whose place current is, if it can be handed over to that. There
+// TakeOut takes it out of a socket in whose place current is, if it can be handed over to that. There
 // is an outlet in the namespace of current.
-func (k *companions) takeOut(was *companion, current int) (u unread) {
+func (k *Set) TakeOut(was *Companion, current int) (u Unread) {
 	var now sockstate.Socket
 	if !sockstate.ExamineDatagram(current, &now) || now.Port() == 0 {
 		return u
@@ -32,7 +32,7 @@ func (k *companions) takeOut(was *companion, current int) (u unread) {
 	k.mu.Unlock()
 	packet := make([]byte, handedOn+linux.MaxPacket)
 	for range maxHandedOver {
-		n, from, err := unix.Recvfrom(was.fd, packet[handedOn:], unix.MSG_DONTWAIT)
+		n, from, err := unix.Recvfrom(was.FD, packet[handedOn:], unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {
 			break
 		}
@@ -43,8 +43,8 @@ func (k *companions) takeOut(was *companion, current int) (u unread) {
 	return u
 }
 
-// handOver sends it there.
-func (u *unread) handOver() {
+// HandOver sends it there.
+func (u *Unread) HandOver() {
 	for i, packet := range u.packets {
 		u.raw.send(packet, u.from[i], u.to)
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package companion
 
 import (
 	"slices"
@@ -11,14 +11,14 @@ import (
 
 // loan is a companion that is about to be the socket in use.
 type loan struct {
-	companion
+	Companion
 	group *group
 }
 
-// arrives is for a socket that is about to be put into the place of another. As soon as it is
+// Arrives is for a socket that is about to be put into the place of another. As soon as it is
 // there, another thread's call may find it there and ask for its companion: take waits until the
 // caller has called arrived.
-func (k *companions) arrives(fd int) (cookie uint64) {
+func (k *Set) Arrives(fd int) (cookie uint64) {
 	cookie = linux.CookieOf(fd)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -29,35 +29,36 @@ func (k *companions) arrives(fd int) (cookie uint64) {
 	return cookie
 }
 
-func (k *companions) arrived(cookie uint64) {
+// Arrived says that a socket that Arrives has been told of is in its place.
+func (k *Set) Arrived(cookie uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.arriving, cookie)
 	k.arrival.Broadcast()
 }
 
-// take returns the companion that the socket of which old is a copy has in a place. It is the
+// Take returns the companion that the socket of which old is a copy has in a place. It is the
 // caller's then, who calls settle or putBack.
-func (k *companions) take(old int, at place) (fd int, ok bool) {
+func (k *Set) Take(old int, at Place) (fd int, ok bool) {
 	c, ok := k.find(old, at)
 	if !ok {
 		return -1, false
 	}
-	if c.reader != nil { // what it has received already is to be handed on
-		c.reader.mu.Lock()
-		defer c.reader.mu.Unlock()
+	if c.Reader != nil { // what it has received already is to be handed on
+		c.Reader.mu.Lock()
+		defer c.Reader.mu.Unlock()
 	}
 	if !k.lend(&c) {
 		return -1, false
 	}
 	if c.beside {
-		discard(c.fd)
+		discard(c.FD)
 	}
-	return c.fd, true
+	return c.FD, true
 }
 
 // find returns the companion for take, which waits while that is being put there.
-func (k *companions) find(old int, at place) (found companion, ok bool) {
+func (k *Set) find(old int, at Place) (found Companion, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.groups) == 0 && len(k.arriving) == 0 {
@@ -71,7 +72,7 @@ func (k *companions) find(old int, at place) (found companion, ok bool) {
 	if g == nil {
 		return found, false
 	}
-	i := slices.IndexFunc(g.kept, func(c companion) bool { return c.place == at })
+	i := slices.IndexFunc(g.kept, func(c Companion) bool { return c.Place == at })
 	if i < 0 {
 		return found, false
 	}
@@ -79,14 +80,14 @@ func (k *companions) find(old int, at place) (found companion, ok bool) {
 }
 
 // lend has a companion be no longer kept. It returns false if it is not.
-func (k *companions) lend(c *companion) bool {
+func (k *Set) lend(c *Companion) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	g := k.kept[int32(c.fd)]
+	g := k.kept[int32(c.FD)]
 	if g == nil {
 		return false
 	}
-	i := slices.IndexFunc(g.kept, func(other companion) bool { return other.fd == c.fd && other.place == c.place })
+	i := slices.IndexFunc(g.kept, func(other Companion) bool { return other.FD == c.FD && other.Place == c.Place })
 	if i < 0 {
 		return false
 	}
@@ -95,28 +96,28 @@ func (k *companions) lend(c *companion) bool {
 	if k.lent == nil {
 		k.lent = map[int]loan{}
 	}
-	k.lent[c.fd] = loan{*c, g}
+	k.lent[c.FD] = loan{*c, g}
 	return true
 }
 
-// settle is for a socket that is in use now, whether take has returned it or not.
-func (k *companions) settle(fd int) {
+// Settle is for a socket that is in use now, whether take has returned it or not.
+func (k *Set) Settle(fd int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.lent, fd)
 }
 
-// putBack keeps a socket again that take has returned and that did not come into use. It reports
+// PutBack keeps a socket again that take has returned and that did not come into use. It reports
 // whether it is kept, and so no longer the caller's.
-func (k *companions) putBack(fd int) bool {
+func (k *Set) PutBack(fd int) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c, ok := k.lent[fd]
 	delete(k.lent, fd)
-	if !ok || c.group.over || slices.ContainsFunc(c.group.kept, func(other companion) bool { return other.place == c.place }) {
+	if !ok || c.group.over || slices.ContainsFunc(c.group.kept, func(other Companion) bool { return other.Place == c.Place }) {
 		return false
 	}
-	if k.add(c.group, c.companion) && c.handsOn {
+	if k.add(c.group, c.Companion) && c.handsOn {
 		k.watch(unix.EPOLL_CTL_ADD, fd)
 	}
 	return true

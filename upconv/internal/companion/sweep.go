@@ -1,4 +1,4 @@
-package supervisor
+package companion
 
 import (
 	"bytes"
@@ -16,14 +16,14 @@ import (
 const sweeping = 50 * time.Millisecond
 
 // makeRoom looks for companions of closed sockets where there can be no more.
-func (k *companions) makeRoom() {
+func (k *Set) makeRoom() {
 	if k.count >= k.most {
 		k.sweepLocked()
 	}
 }
 
 // sweeps calls sweep now and then, until over is closed.
-func (k *companions) sweeps(over <-chan struct{}) {
+func (k *Set) sweeps(over <-chan struct{}) {
 	ticker := time.NewTicker(sweeping)
 	defer ticker.Stop()
 	for {
@@ -37,16 +37,16 @@ func (k *companions) sweeps(over <-chan struct{}) {
 }
 
 // sweep closes the companions of sockets that nobody has any more.
-func (k *companions) sweep() {
+func (k *Set) sweep() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.sweepLocked()
 }
 
-// freePort is sweep for a bind(2), with sa the beginning of its address, if a companion may have
+// FreePort is sweep for a bind(2), with sa the beginning of its address, if a companion may have
 // its port. To look at all of them for every port takes long where many ask name servers, each from
 // a port of its own.
-func (k *companions) freePort(sa []byte) {
+func (k *Set) FreePort(sa []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.mayHave(sa) {
@@ -55,13 +55,13 @@ func (k *companions) freePort(sa []byte) {
 }
 
 // mayHave reports whether a companion may have the port of an address. The caller holds mu.
-func (k *companions) mayHave(sa []byte) bool {
+func (k *Set) mayHave(sa []byte) bool {
 	port := binary.BigEndian.Uint16(sa[2:])
 	return len(k.groups) > 0 && (port == 0 || k.ports[port] > 0 || k.ports[0] > 0)
 }
 
 // sweepLocked is sweep for who holds mu.
-func (k *companions) sweepLocked() {
+func (k *Set) sweepLocked() {
 	if len(k.groups) == 0 {
 		return
 	}
@@ -81,7 +81,7 @@ func (k *companions) sweepLocked() {
 		}
 		for _, c := range g.kept {
 			k.release(&c)
-			linux.Close(c.fd)
+			linux.Close(c.FD)
 		}
 		g.over = true
 		delete(k.groups, cookie)
@@ -89,7 +89,7 @@ func (k *companions) sweepLocked() {
 }
 
 // registered returns what proc_pid_fdinfo(5) says of users.
-func (k *companions) registered() (text []byte, ok bool) {
+func (k *Set) registered() (text []byte, ok bool) {
 	for {
 		n, err := unix.Pread(k.info, k.text, 0)
 		if err != nil {

@@ -1,4 +1,4 @@
-package supervisor
+package companion
 
 import (
 	"net/netip"
@@ -12,18 +12,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// A program may send to the origin and to an egress, or along several routes, through one and the
-// same datagram socket. Under its descriptor is then always the socket of where it has sent last;
-// the other one, its companion, is kept by upconv, with its port and what has come for it, and is
-// put back when the program sends there again. What comes for it meanwhile is handed on to the one
-// in use, as a packet on the loopback of its namespace with the address of who has really sent it;
-// that takes CAP_NET_RAW there, and without it waits.
-//
-// This is state that is not in the kernel: should it be lost, so are the replies to what was sent
-// the other way.
-
-// companions are all that are kept.
-type companions struct {
+// Set is all companions that are kept. The zero value has none.
+type Set struct {
 	mu     sync.Mutex
 	groups map[uint64]*group // by the cookie of the socket in use
 	count  int               // of kept sockets
@@ -55,22 +45,23 @@ type group struct {
 	id    uint32
 	netns uint64 // of the one in use
 	name  netip.AddrPort
-	kept  []companion
+	kept  []Companion
 	over  bool // nobody has the socket in use any more
 }
 
-type companion struct {
-	fd    int
-	place place
-	// source returns who a datagram that has come for it is from, as the program is told it; nil:
+// Companion is a socket that is kept, or is to be.
+type Companion struct {
+	FD    int
+	Place Place
+	// Source returns who a datagram that has come for it is from, as the program is told it; nil:
 	// as it stands.
-	source func(unix.Sockaddr) netip.AddrPort
+	Source func(unix.Sockaddr) netip.AddrPort
 	port   uint16 // that it had when it was kept; 0: none yet
 	beside bool   // it was used while the one in use was connected: what has come for it is for nobody
 	// handsOn is whether what comes for it is handed on, and by that its reader is the one who
 	// does, of a Unix socket; else nil.
 	handsOn bool
-	reader  *unixReader
+	Reader  *UnixReader
 }
 
 // maxCompanions is how many sockets are kept at most, and not more than half of the descriptors that
@@ -78,21 +69,21 @@ type companion struct {
 const maxCompanions = 4096
 
 // release forgets a companion, whose descriptor is the caller's then.
-func (k *companions) release(c *companion) {
-	unix.EpollCtl(k.inbox.FD, unix.EPOLL_CTL_DEL, c.fd, nil)
-	delete(k.kept, int32(c.fd))
+func (k *Set) release(c *Companion) {
+	unix.EpollCtl(k.inbox.FD, unix.EPOLL_CTL_DEL, c.FD, nil)
+	delete(k.kept, int32(c.FD))
 	if k.ports[c.port]--; k.ports[c.port] == 0 {
 		delete(k.ports, c.port)
 	}
 	k.count--
 }
 
-// keep keeps was, which the target's descriptor has just been taken from, as the companion of the
+// Keep keeps was, which the target's descriptor has just been taken from, as the companion of the
 // socket in its place. It takes ownership of it; handsOn is whether what comes for it can be handed
 // on to the namespace of the new one.
-func (k *companions) keep(was companion, current int, handsOn bool) {
+func (k *Set) Keep(was Companion, current int, handsOn bool) {
 	// Of a socket that the program has locked this takes long.
-	old := was.fd
+	old := was.FD
 	was.port, was.handsOn = inetPort(old), handsOn
 	var now sockstate.Socket
 	var name netip.AddrPort
@@ -122,9 +113,9 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 	g.id, g.netns, g.name = k.lastID, linux.NetnsCookie(current), name
 	if other := k.groups[linux.CookieOf(current)]; other != nil { // of another process, which shares it
 		for _, c := range other.kept {
-			if c.place == was.place || slices.ContainsFunc(g.kept, func(own companion) bool { return own.place == c.place }) {
+			if c.Place == was.Place || slices.ContainsFunc(g.kept, func(own Companion) bool { return own.Place == c.Place }) {
 				k.release(&c)
-				linux.Close(c.fd)
+				linux.Close(c.FD)
 			} else {
 				g.kept = append(g.kept, c)
 			}
@@ -138,13 +129,13 @@ func (k *companions) keep(was companion, current int, handsOn bool) {
 		k.watch(unix.EPOLL_CTL_ADD, old)
 	}
 	for _, c := range g.kept { // whose datagrams now go elsewhere
-		k.kept[int32(c.fd)] = g
-		k.watch(unix.EPOLL_CTL_MOD, c.fd)
+		k.kept[int32(c.FD)] = g
+		k.watch(unix.EPOLL_CTL_MOD, c.FD)
 	}
 }
 
 // use makes current the socket in use of a group.
-func (k *companions) use(g *group, current int) {
+func (k *Set) use(g *group, current int) {
 	k.groups[linux.CookieOf(current)] = g
 	if k.inUsers(unix.EPOLL_CTL_ADD, current, g.id) == unix.EEXIST { // it is another process's, too
 		k.inUsers(unix.EPOLL_CTL_MOD, current, g.id)
@@ -153,7 +144,7 @@ func (k *companions) use(g *group, current int) {
 
 // inUsers is epoll_ctl(2) on users. A registration is of a file and a number, and only under that
 // number can it be found again: so it is the same for all, and each is in there once.
-func (k *companions) inUsers(how, fd int, id uint32) error {
+func (k *Set) inUsers(how, fd int, id uint32) error {
 	if err := unix.Dup3(fd, k.slot, unix.O_CLOEXEC); err != nil {
 		return err
 	}
@@ -162,9 +153,9 @@ func (k *companions) inUsers(how, fd int, id uint32) error {
 	return err
 }
 
-// watches returns in how many epoll sets of upconv's own the socket of which fd is a copy is, while
+// Watches returns in how many epoll sets of upconv's own the socket of which fd is a copy is, while
 // it is in use.
-func (k *companions) watches(fd int) int {
+func (k *Set) Watches(fd int) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.groups) == 0 || k.groups[linux.CookieOf(fd)] == nil {
@@ -184,21 +175,21 @@ func inetPort(fd int) uint16 {
 
 // add adds a companion to a group. It takes ownership of its descriptor. It returns false where
 // there are too many.
-func (k *companions) add(g *group, c companion) bool {
+func (k *Set) add(g *group, c Companion) bool {
 	if k.count >= k.most {
-		linux.Close(c.fd)
+		linux.Close(c.FD)
 		return false
 	}
 	g.kept = append(g.kept, c)
 	k.count++
 	k.ports[c.port]++
-	k.kept[int32(c.fd)] = g
+	k.kept[int32(c.FD)] = g
 	return true
 }
 
-// keepBeside keeps fd, which is at a place, as a companion of the socket of which current is a
+// KeepBeside keeps fd, which is at a place, as a companion of the socket of which current is a
 // copy. It takes ownership of fd. Nothing that comes for it is handed on.
-func (k *companions) keepBeside(current, fd int, at place) {
+func (k *Set) KeepBeside(current, fd int, at Place) {
 	port := inetPort(fd)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -213,17 +204,17 @@ func (k *companions) keepBeside(current, fd int, at place) {
 		g = &group{id: k.lastID, netns: linux.NetnsCookie(current)}
 		k.use(g, current)
 	}
-	k.add(g, companion{fd: fd, place: at, port: port, beside: true})
+	k.add(g, Companion{FD: fd, Place: at, port: port, beside: true})
 }
 
 // watch puts a kept socket into inbox, or has it be told of again what is there yet. Edges, and not
 // levels: an error queue, or datagrams that cannot be handed on, would be ready all the time.
-func (k *companions) watch(how, fd int) {
+func (k *Set) watch(how, fd int) {
 	unix.EpollCtl(k.inbox.FD, how, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
 }
 
 // open makes what is needed for the first one.
-func (k *companions) open() bool {
+func (k *Set) open() bool {
 	var err error
 	if k.users, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return false
@@ -256,8 +247,8 @@ func (k *companions) open() bool {
 	return true
 }
 
-// close closes all of them, and what they take.
-func (k *companions) close() {
+// Close closes all of them, and what they take.
+func (k *Set) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.groups == nil {
@@ -265,7 +256,7 @@ func (k *companions) close() {
 	}
 	for _, g := range k.groups {
 		for _, c := range g.kept {
-			linux.Close(c.fd)
+			linux.Close(c.FD)
 		}
 		g.over = true
 	}
@@ -280,8 +271,8 @@ func (k *companions) close() {
 	k.groups, k.kept, k.raw, k.ports, k.count = nil, nil, nil, nil, 0
 }
 
-// any reports whether there are companions.
-func (k *companions) any() bool {
+// Any reports whether there are companions.
+func (k *Set) Any() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.groups) > 0

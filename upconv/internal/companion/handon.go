@@ -1,4 +1,4 @@
-package supervisor
+package companion
 
 import (
 	"net/netip"
@@ -9,7 +9,7 @@ import (
 )
 
 // handOn hands on what comes for companions, for ever.
-func (k *companions) handOn() {
+func (k *Set) handOn() {
 	events := make([]unix.EpollEvent, 16)
 	packet := make([]byte, handedOn+linux.MaxPacket)
 	for {
@@ -36,17 +36,17 @@ const (
 
 // drain hands on what has come for a companion to the socket in use. packet has room for handedOn
 // and a datagram.
-func (k *companions) drain(g *group, fd int, packet []byte) {
+func (k *Set) drain(g *group, fd int, packet []byte) {
 	raw, ok := k.raw[g.netns]
 	if !ok || raw.v4 < 0 || g.name.Port() == 0 {
 		return
 	}
 	for i := range g.kept {
-		if reader := g.kept[i].reader; g.kept[i].fd == fd && reader != nil {
+		if reader := g.kept[i].Reader; g.kept[i].FD == fd && reader != nil {
 			reader.wake(k, fd)
 			return
 		}
-		for n := 0; g.kept[i].fd == fd && n < 64; n++ { // at a time
+		for n := 0; g.kept[i].FD == fd && n < 64; n++ { // at a time
 			length, from, err := unix.Recvfrom(fd, packet[handedOn:], unix.MSG_DONTWAIT)
 			switch err {
 			case nil: // of an error of the socket nobody is told
@@ -60,9 +60,9 @@ func (k *companions) drain(g *group, fd int, packet []byte) {
 }
 
 // sender returns who a datagram is from.
-func (was *companion) sender(from unix.Sockaddr) netip.AddrPort {
-	if was.source != nil {
-		return was.source(from)
+func (was *Companion) sender(from unix.Sockaddr) netip.AddrPort {
+	if was.Source != nil {
+		return was.Source(from)
 	}
 	switch from := from.(type) {
 	case *unix.SockaddrInet4:
@@ -73,10 +73,10 @@ func (was *companion) sender(from unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// openOutlet sees that there is something to hand on through in a namespace, if that can be: open makes
+// OpenOutlet sees that there is something to hand on through in a namespace, if that can be: open makes
 // a raw socket of an address family there, for IPPROTO_RAW. The errno says why there is nothing, the
 // first time.
-func (k *companions) openOutlet(netns uint64, open func(domain int) (fd int, errno unix.Errno)) (ok bool, errno unix.Errno) {
+func (k *Set) OpenOutlet(netns uint64, open func(domain int) (fd int, errno unix.Errno)) (ok bool, errno unix.Errno) {
 	k.mu.Lock()
 	raw, known := k.raw[netns]
 	k.mu.Unlock()

@@ -1,4 +1,4 @@
-package supervisor
+package companion
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ import (
 // TestCompanionsOfTwo has two processes use one socket, put aside others for it one after the
 // other, and close it: nothing is kept.
 func TestCompanionsOfTwo(t *testing.T) {
-	var k companions
+	var k Set
 	udp := func() int {
 		fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if errno != 0 {
@@ -23,13 +23,13 @@ func TestCompanionsOfTwo(t *testing.T) {
 		return fd
 	}
 	current, first, second, elsewhere := udp(), udp(), udp(), udp()
-	k.keep(companion{fd: first, place: 1}, current, false)
-	k.keep(companion{fd: elsewhere, place: 2}, current, false)
-	k.keep(companion{fd: second, place: 1}, current, false)
+	k.Keep(Companion{FD: first, Place: 1}, current, false)
+	k.Keep(Companion{FD: elsewhere, Place: 2}, current, false)
+	k.Keep(Companion{FD: second, Place: 1}, current, false)
 	if k.count != 2 {
 		t.Errorf("%d are kept, and not one a namespace", k.count)
 	}
-	if fd, ok := k.take(current, 1); !ok || fd != second {
+	if fd, ok := k.Take(current, 1); !ok || fd != second {
 		t.Errorf("taken: %d %v, and not the latest, %d", fd, ok, second)
 	} else {
 		linux.Close(fd)
@@ -49,7 +49,7 @@ func TestCompanionsOfTwo(t *testing.T) {
 // A bind(2) to the port of a companion whose socket is closed finds the port free; to others it
 // looks at no companion.
 func TestCompanionsFreePort(t *testing.T) {
-	var k companions
+	var k Set
 	var sockets [2]int // the one in use, and its companion
 	for i := range sockets {
 		var errno unix.Errno
@@ -62,7 +62,7 @@ func TestCompanionsFreePort(t *testing.T) {
 	}
 	var name sockstate.Socket
 	name.ReadName(sockets[1])
-	k.keep(companion{fd: sockets[1], place: 1}, sockets[0], false)
+	k.Keep(Companion{FD: sockets[1], Place: 1}, sockets[0], false)
 	linux.Close(sockets[0])
 	k.mu.Lock() // or the sweep that comes by itself may be first
 	defer k.mu.Unlock()
@@ -82,7 +82,7 @@ func TestCompanionsFreePort(t *testing.T) {
 // TestCompanionsInTurn has two sockets take each other's place again and again, under other numbers
 // each time: of the one in use alone upconv is told when it is closed, and once.
 func TestCompanionsInTurn(t *testing.T) {
-	var k companions
+	var k Set
 	copyOf := func(fd int) int {
 		copied, errno := linux.Dup(fd)
 		if errno != 0 {
@@ -103,18 +103,18 @@ func TestCompanionsInTurn(t *testing.T) {
 		more = append(more, copyOf(sockets[0]))
 		from, to := sockets[round%2], sockets[(round+1)%2]
 		old, current := copyOf(from), copyOf(to)
-		if fd, ok := k.take(old, place(1+(round+1)%2)); ok != (round > 0) {
+		if fd, ok := k.Take(old, Place(1+(round+1)%2)); ok != (round > 0) {
 			t.Fatalf("round %d: taken: %v", round, ok)
 		} else if ok {
 			linux.Close(fd)
 		}
-		k.keep(companion{fd: old, place: place(1 + round%2)}, current, false)
+		k.Keep(Companion{FD: old, Place: Place(1 + round%2)}, current, false)
 		text, ok := k.registered()
 		if n := bytes.Count(text, []byte("tfd:")); !ok || n != 1 {
 			t.Fatalf("round %d: %d are in use\n%s", round, n, text)
 		}
-		if k.watches(from) != 0 || k.watches(to) != 1 {
-			t.Fatalf("round %d: the one in use is in %d sets, the other in %d", round, k.watches(to), k.watches(from))
+		if k.Watches(from) != 0 || k.Watches(to) != 1 {
+			t.Fatalf("round %d: the one in use is in %d sets, the other in %d", round, k.Watches(to), k.Watches(from))
 		}
 		linux.Close(current)
 	}
@@ -131,7 +131,7 @@ func TestCompanionsInTurn(t *testing.T) {
 // comes for it is handed on as before. When the socket in use is closed it is closed too, by
 // whoever has it.
 func TestCompanionPutBack(t *testing.T) {
-	var k companions
+	var k Set
 	inUse, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if errno != 0 {
 		t.Fatal(errno)
@@ -143,32 +143,32 @@ func TestCompanionPutBack(t *testing.T) {
 	if errno := linux.Bind(own, netns.AnyName(own)); errno != 0 {
 		t.Fatal(errno)
 	}
-	k.keep(companion{fd: own, place: 1}, inUse, true)
+	k.Keep(Companion{FD: own, Place: 1}, inUse, true)
 	inInbox := func() bool { return unix.EpollCtl(k.inbox.FD, unix.EPOLL_CTL_MOD, own, &unix.EpollEvent{}) == nil }
 	for range 2 {
-		fd, ok := k.take(inUse, 1)
+		fd, ok := k.Take(inUse, 1)
 		if !ok || fd != own || inInbox() {
 			t.Fatalf("taken: %d %v, and not %d", fd, ok, own)
 		}
-		if _, ok := k.take(inUse, 1); ok {
+		if _, ok := k.Take(inUse, 1); ok {
 			t.Fatal("it is taken twice")
 		}
-		if !k.putBack(fd) || k.count != 1 || !inInbox() {
+		if !k.PutBack(fd) || k.count != 1 || !inInbox() {
 			t.Fatalf("%d are kept after it was put back", k.count)
 		}
 	}
-	if fd, _ := k.take(inUse, 1); fd != own {
+	if fd, _ := k.Take(inUse, 1); fd != own {
 		t.Fatal("it is not kept")
 	}
-	k.settle(own)
-	if k.putBack(own) {
+	k.Settle(own)
+	if k.PutBack(own) {
 		t.Error("one that is in use is kept as well")
 	}
-	k.keep(companion{fd: own, place: 1}, inUse, true)
-	k.take(inUse, 1)
+	k.Keep(Companion{FD: own, Place: 1}, inUse, true)
+	k.Take(inUse, 1)
 	linux.Close(inUse)
 	k.sweep()
-	if k.putBack(own) || k.count != 0 || len(k.lent) != 0 {
+	if k.PutBack(own) || k.count != 0 || len(k.lent) != 0 {
 		t.Errorf("%d are kept and %d lent for a socket that is closed", k.count, len(k.lent))
 	}
 	linux.Close(own)
@@ -177,14 +177,14 @@ func TestCompanionPutBack(t *testing.T) {
 // TestOutletAfterShortage has descriptors run out when an outlet is opened: the next try succeeds, and
 // is remembered.
 func TestOutletAfterShortage(t *testing.T) {
-	var k companions
+	var k Set
 	k.mu.Lock()
 	opened := k.open()
 	k.mu.Unlock()
 	if !opened {
 		t.Fatal("no companions")
 	}
-	t.Cleanup(k.close)
+	t.Cleanup(k.Close)
 	raw := func(domain int) (int, unix.Errno) {
 		return linux.NewSocket(domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	}
@@ -192,16 +192,16 @@ func TestOutletAfterShortage(t *testing.T) {
 	if may == 0 {
 		linux.Close(probe)
 	}
-	if ok, errno := k.openOutlet(1, func(int) (int, unix.Errno) { return -1, unix.EMFILE }); ok || errno != unix.EMFILE {
+	if ok, errno := k.OpenOutlet(1, func(int) (int, unix.Errno) { return -1, unix.EMFILE }); ok || errno != unix.EMFILE {
 		t.Fatalf("without descriptors: %v, %v", ok, errno)
 	}
-	if ok, errno := k.openOutlet(1, raw); ok != (may == 0) || errno != may {
+	if ok, errno := k.OpenOutlet(1, raw); ok != (may == 0) || errno != may {
 		t.Errorf("with descriptors: %v, %v", ok, errno)
 	}
 	if out, ok := k.raw[1]; !ok || (may == 0) != (out.v4 >= 0) || (may == 0) != (out.v6 >= 0) {
 		t.Errorf("remembered: %+v %v", out, ok)
 	}
-	if ok, errno := k.openOutlet(1, func(int) (int, unix.Errno) { panic("it is open") }); ok != (may == 0) || errno != 0 {
+	if ok, errno := k.OpenOutlet(1, func(int) (int, unix.Errno) { panic("it is open") }); ok != (may == 0) || errno != 0 {
 		t.Errorf("the second time: %v, %v", ok, errno)
 	}
 }

@@ -1,4 +1,4 @@
-package supervisor
+package companion
 
 import (
 	"encoding/binary"
