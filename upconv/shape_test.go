@@ -29,10 +29,6 @@ var exemptions = map[string]int{
 
 	"upconv":                     3450,
 	"upconv/internal/supervisor": 12700,
-
-	"upconv/internal/supervisor/send.go": 1100,
-
-	"upconv/internal/supervisor worker.beginEarly (parameters)": 6,
 }
 
 // TestShape holds that packages, files, functions and lists of parameters stay small enough to be

@@ -282,7 +282,11 @@ func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket
 		return answer(errno)
 	}
 	if c.fastOpen.on && w.guards(c) {
-		return w.beginEarly(c, e, fd, sock, sa, errno)
+		if errno == unix.EINPROGRESS {
+			errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
+		}
+		linux.SetFlags(fd, sock.Flags)
+		return w.beginEarly(c, e, fd, errno)
 	}
 	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
 		linux.SetFlags(fd, sock.Flags)

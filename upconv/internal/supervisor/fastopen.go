@@ -8,7 +8,6 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -114,13 +113,9 @@ func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, err
 	return length, 0
 }
 
-// beginEarly is begin for a send with MSG_FASTOPEN that waits and must not be left to the kernel.
-// errno is what connecting has said.
-func (w *worker) beginEarly(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte, errno unix.Errno) outcome {
-	if errno == unix.EINPROGRESS {
-		errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
-	}
-	linux.SetFlags(fd, sock.Flags)
+// beginEarly sends what a call with MSG_FASTOPEN sends that waits and must not be left to the kernel.
+// errno is what connecting the stream fd has said.
+func (w *worker) beginEarly(c *call, e *event.Pending, fd int, errno unix.Errno) outcome {
 	w.s.events.Record(e, underWay(errno))
 	switch {
 	case errno == unix.EALREADY:

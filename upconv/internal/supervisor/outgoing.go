@@ -1,0 +1,81 @@
+package supervisor
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
+)
+
+// What a send sends, as it is kept between reading it from the target and sending it.
+
+// parcel is one datagram that a program sends. All of it is copied from the target's memory once.
+type parcel struct {
+	name    []byte // the destination, as the program gave it; empty: none
+	payload []byte
+	control []byte // as struct cmsghdr of this process
+	tooLong bool   // longer than any datagram can be: the payload is left out
+	result  uint64 // where the target wants to know how much of it was sent, as sendmmsg(2) does; 0: nowhere
+	to      [linux.SizeofSockaddrIn6]byte
+}
+
+// outgoing is what a send sends. Its memory is reused.
+type outgoing struct {
+	flags    uint32
+	messages []parcel // those that remain to be sent
+	all      [maxBatch]parcel
+	sent     int // of sendmmsg(2): how many are
+
+	run   int                 // how many of messages go the same way
+	fd    int                 // a copy of the target's socket, if there is one yet; else -1
+	known bool                // that it is a datagram socket
+	netns uint64              // what settledIn says of it
+	as    *target.Credentials // who sends, where that is not upconv itself: to a Unix socket
+
+	parts   [maxBatch]parts
+	headers [maxBatch]mmsghdr
+	locals  [maxBatch]unix.Iovec
+	vectors []unix.RemoteIovec // what is read of the target's memory
+	payload []byte             // headers at first, then what is sent
+	more    []byte             // names, vectors and control messages
+	target.Gathering
+}
+
+// parts is how long the parts of a message are in the target's memory.
+type parts struct {
+	name, iovecs, control, payload int
+	vectors                        []byte // its array of struct iovec
+}
+
+// mmsghdr is struct mmsghdr, sendmmsg(2).
+type mmsghdr struct {
+	header unix.Msghdr
+	length uint32
+	_      [4]byte
+}
+
+const (
+	maxBatch    = 64
+	maxControl  = 1 << 16         // far more than net.core.optmem_max usually lets pass
+	maxLength   = 0xffff          // what fits into the length of a packet
+	maxPayload4 = 0xffff - 20 - 8 // IPv6 would take more
+	maxTogether = 1 << 20         // of payload, read at once
+)
+
+// begin empties o.
+func (o *outgoing) begin(flags uint32) {
+	o.flags, o.messages, o.sent, o.fd, o.known, o.netns = flags, nil, 0, -1, false, 0
+}
+
+// room returns n bytes, which the next room overwrites.
+func (o *outgoing) room(n int) []byte { return o.roomFor(&o.payload, n) }
+
+func (o *outgoing) roomFor(buffer *[]byte, n int) []byte {
+	if n > len(*buffer) {
+		*buffer = make([]byte, max(n, 4096))
+	}
+	return (*buffer)[:n:n]
+}
+
+// many reports whether the call is sendmmsg(2).
+func (o *outgoing) many() bool { return o.messages[0].result != 0 }

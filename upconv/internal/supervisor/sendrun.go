@@ -1,0 +1,159 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/policy"
+)
+
+// Sending runs: messages in a row that go the same way, of which the first decides.
+
+// sendAll sends o.messages, as far as it gets. For sendmmsg(2) o.sent is how many have been.
+func (w *worker) sendAll(c *call) outcome {
+	o := &w.out
+	c.sends = true
+	for {
+		m := &o.messages[0]
+		family, dst, ok := sendDestination(m.name)
+		e := w.newEvent(c, policy.UDP)
+		e.Dst, e.Decision = dst, policy.DirectDefault
+		switch {
+		case ok:
+			e.Decision = w.decideDatagram(dst)
+		case family == unix.AF_INET6 && len(m.name) >= linux.SizeofSockaddrIn6Min:
+			e.Dst = linux.Inet6Destination(m.name)
+		}
+		// As many as go the same way.
+		o.run = 1
+		for o.run < len(o.messages) && e.Decision.Route.Kind != policy.Reject {
+			as, next, is := sendDestination(o.messages[o.run].name)
+			if is != ok || as != family || len(o.messages[o.run].name) == 0 != (len(m.name) == 0) || is && w.decideDatagram(next).Route != e.Decision.Route || o.messages[o.run].tooLong {
+				break
+			}
+			o.run++
+		}
+		before := o.sent
+		out := w.sendRun(c, &e, family, ok)
+		if o.sent == before || !out.returns() || out.errno != 0 {
+			return out
+		}
+		if o.messages = o.messages[o.sent-before:]; len(o.messages) == 0 || o.sent-before < o.run {
+			return out
+		}
+	}
+}
+
+// sendDestination is destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg in
+// net/ipv4/udp.c.
+func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
+	if len(name) >= linux.SizeofSockaddrIn && binary.NativeEndian.Uint16(name) == unix.AF_UNSPEC {
+		return unix.AF_UNSPEC, netip.AddrPortFrom(netip.AddrFrom4([4]byte(name[4:8])), binary.BigEndian.Uint16(name[2:])), true
+	}
+	return linux.Destination(name)
+}
+
+// sendRun sends the first o.run messages, which go the same way.
+func (w *worker) sendRun(c *call, e *event.Pending, family int, ok bool) (out outcome) {
+	o := &w.out
+	for range maxRaces {
+		old := o.fd
+		if o.fd = -1; old < 0 {
+			o.known = false
+			if old, out = w.fetch(c, e); !out.isUndecided() {
+				return out
+			}
+			o.netns = w.settledIn(old)
+		}
+		if !o.known && o.netns == 0 && !linux.IsDatagramType(linux.TypeOf(old)) {
+			return carryOn // a stream is not sent elsewhere by a send
+		}
+		if w.isThere(e.Decision.Route, ok, family, old) {
+			return w.stay(c, e, old, nil, o.messages[0].name)
+		}
+		if !ok && !e.Dst.IsValid() {
+			return w.sendAsIs(c, e, old)
+		}
+		if out = w.place(c, e, family, o.messages[0].name, old); !out.isRaced() {
+			return out
+		}
+		e.Note = ""
+	}
+	return answer(unix.EBADF)
+}
+
+// isThere reports, for most datagrams of a program that sends many, whether the socket fd is where
+// its destination is reached: an IPv4 one if ipv4, else one of an address family, or none.
+func (w *worker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
+	o := &w.out
+	if !ipv4 && family != unix.AF_INET6 { // it goes where the socket is
+		return o.netns != 0
+	}
+	switch route.Kind {
+	case policy.Netns:
+	case policy.Direct:
+		return family != unix.AF_INET6 && w.staysHome(fd)
+	default:
+		return false
+	}
+	cookie := w.s.egressOf(route).Cookie
+	if o.netns != 0 {
+		return o.netns == cookie
+	}
+	if cookie == w.s.origin.Cookie || linux.NetnsCookie(fd) != cookie || !linux.IsInet(linux.DomainOf(fd)) { // a Unix socket may be of any
+		return false
+	}
+	if linux.TypeOf(fd) != unix.SOCK_DGRAM { // what a raw one may send can change
+		return !sockstate.SendsHeaders(fd)
+	}
+	w.noteSettled(fd, cookie)
+	return true
+}
+
+// staysHome is isThere for what is direct: the socket fd is of the origin.
+func (w *worker) staysHome(fd int) bool {
+	origin := w.s.origin.Cookie
+	if netns := w.out.netns; netns != 0 {
+		return netns == origin
+	}
+	if linux.NetnsCookie(fd) != origin || linux.DomainOf(fd) != unix.AF_INET || linux.TypeOf(fd) != unix.SOCK_DGRAM {
+		return false
+	}
+	w.noteSettled(fd, origin)
+	return true
+}
+
+// sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
+func (w *worker) sendAsIs(c *call, e *event.Pending, old int) outcome {
+	sock, o := &w.socketInfo, &w.out
+	var x *crossing
+	known := sockstate.ExamineDatagram(old, sock)
+	if w.s.needs.crosses() && (!known || sock.Domain == unix.AF_INET6) {
+		if family, crossed := w.hasPassport(old); crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM {
+			switch n := len(o.messages[0].name); {
+			case n > 0 && (n < linux.SizeofSockaddrIn || w.crossing.pass.Family == unix.AF_INET6):
+				return answer(unix.EINVAL)
+			case n > 0:
+				return answer(unix.EAFNOSUPPORT)
+			}
+			known, x = true, &w.crossing
+			x.route, x.mapped = someInet6, false
+			if family == unix.AF_UNIX {
+				x.route, x.path.length = someUnix, 0
+			}
+		}
+	}
+	switch {
+	case x != nil: // whatever namespace a Unix socket is of
+	case sock.Headers && w.s.inEgress(sock.Netns): // to its peer, if it has one
+	case !known || sock.Netns != w.s.origin.Cookie && !w.s.isEgress(sock.Netns): // none of ours
+	case sock.Kind == unix.SOCK_DGRAM && (sock.Domain == unix.AF_INET || sock.Netns != w.s.origin.Cookie):
+		w.noteSettled(old, sock.Netns)
+	}
+	return w.stay(c, e, old, x, nil)
+}

@@ -1,0 +1,218 @@
+package supervisor
+
+import (
+	"encoding/binary"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/siit"
+)
+
+// Sending what has been decided about with a socket that is where it goes.
+
+// transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another
+// family.
+func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcome {
+	o := &w.out
+	o.as = nil
+	onUnix := x != nil && x.family() == unix.AF_UNIX
+	switch m := &o.messages[0]; {
+	case m.tooLong || x != nil && len(m.payload) > maxPayload4:
+		return answer(unix.EMSGSIZE)
+	case x != nil && o.flags&unix.MSG_OOB != 0:
+		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
+	case x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0:
+		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
+	case onUnix && len(m.name) > 0:
+		if errno := x.path.open(w.s, x.route, c.tid); errno != 0 {
+			return w.sent(e, x.asInet(e, errno))
+		}
+		defer x.path.close()
+		o.as = x.path.as
+	case onUnix:
+		var errno unix.Errno
+		if o.as, errno = w.s.targets.CredentialsOf(c.tid); errno != 0 {
+			return w.sent(e, errno)
+		}
+	}
+	for n := range o.run {
+		if errno := w.pack(c, e, x, n); errno != 0 {
+			if n == 0 {
+				return w.sent(e, errno)
+			}
+			o.run = n // it will be the first of the next
+			break
+		}
+	}
+	flags := o.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	if o.flags&unix.MSG_ZEROCOPY != 0 && !onUnix {
+		if lent := o.lend(fd); lent != nil {
+			flags |= unix.MSG_ZEROCOPY
+			defer o.takeBack(lent)
+		}
+	}
+	value, errno := o.submit(fd, flags)
+	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && linux.Blocks(fd) && !lacksPort(fd, onUnix) {
+		// The program waits until there is room. Not in the middle of a move: workers may want that
+		// lock, and what comes for the old socket would not be handed on.
+		if !w.alone || w.moving {
+			return aside(sendAgain)
+		}
+		if errno = w.waitToSend(fd, x.unixPeer()); errno != 0 {
+			break
+		}
+		value, errno = o.submit(fd, flags)
+	}
+	if errno != 0 {
+		if onUnix {
+			errno = x.asInet(e, errno)
+		}
+		return w.sent(e, errno)
+	}
+	if !o.many() {
+		w.recordSent(e, 1)
+		o.sent++
+		return answerValue(int64(value))
+	}
+	w.recordSent(e, value)
+	o.sent += value
+	w.tellLengths(c, value)
+	return answer(0)
+}
+
+// pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The
+// errno is what is wrong with it.
+func (w *worker) pack(c *call, e *event.Pending, x *crossing, n int) unix.Errno {
+	o := &w.out
+	m, h := &o.messages[n], &o.headers[n].header
+	*h = unix.Msghdr{}
+	onUnix := x != nil && x.family() == unix.AF_UNIX
+	name := m.name
+	switch {
+	case x != nil && len(m.payload) > maxPayload4:
+		return unix.EMSGSIZE
+	case len(name) == 0:
+	case onUnix:
+		name = x.path.sa()
+	case x != nil:
+		if n == 0 {
+			m.to = x.to
+		} else if !w.translateMessage(x, m) {
+			return unix.ENETUNREACH
+		}
+		name = m.to[:]
+	}
+	if len(name) > 0 {
+		h.Name, h.Namelen = &name[0], uint32(len(name))
+	}
+	if len(m.payload) > 0 {
+		o.locals[n] = unix.Iovec{Base: &m.payload[0], Len: uint64(len(m.payload))}
+		h.Iov, h.Iovlen = &o.locals[n], 1
+	}
+	if len(m.control) > 0 {
+		control, errno := w.packControl(c, m.control, x)
+		if errno != 0 {
+			return errno
+		}
+		if o.run > 1 && len(control) > 0 && &control[0] != &m.control[0] {
+			control = slices.Clone(control) // the next one's would overwrite it
+		}
+		if len(control) > 0 && !onUnix {
+			h.Control, h.Controllen = &control[0], uint64(len(control))
+		}
+	}
+	if o.as != nil {
+		control := appendCredentials(nil, w.s.pid, o.as)
+		h.Control, h.Controllen = &control[0], uint64(len(control))
+	}
+	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
+	if x != nil && x.pass.Proto == unix.IPPROTO_ICMP && !siit.ICMP4To6(m.payload) {
+		if len(m.payload) < siit.SizeofICMPHeader || m.payload[0] != siit.ICMPExtEcho {
+			return unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
+		}
+		if n == 0 {
+			e.Add("only echo requests go along " + x.route.String())
+		}
+		return unix.ENETUNREACH
+	}
+	return 0
+}
+
+// translateMessage puts where a message goes along x into m.to.
+func (w *worker) translateMessage(x *crossing, m *parcel) bool {
+	_, dst, _ := sendDestination(m.name)
+	addr, err := dst.Addr(), error(nil)
+	if !x.mapped {
+		addr, err = w.s.translate(x.route, dst.Addr())
+	}
+	if err != nil {
+		return false
+	}
+	m.to = linux.SockaddrIn6(addr, dst.Port())
+	copy(m.to[24:], x.to[24:]) // sin6_scope_id
+	return true
+}
+
+// submit makes the call that the program has made, with what pack has put into o.headers.
+func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
+	if errno := o.as.Become(); errno != 0 {
+		return 0, errno
+	}
+	var n uintptr
+	if o.many() {
+		n, _, errno = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers)), uintptr(o.run), uintptr(flags), 0, 0)
+	} else {
+		n, _, errno = unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&o.headers[0].header)), uintptr(flags))
+	}
+	o.as.Revert()
+	return int(n), errno
+}
+
+// lend copies what is sent to memory that is not used again, if the socket fd says when it has been
+// sent (SO_ZEROCOPY, Documentation/networking/msg_zerocopy.rst): the kernel may read it for long.
+// It keeps the pages, so the caller takes them back at once. What is sent later, and again, is
+// still in messages. nil: the flag means nothing.
+func (o *outgoing) lend(fd int) []byte {
+	var on int32
+	total := 0
+	for i := range o.run {
+		total += len(o.messages[i].payload)
+	}
+	if total == 0 || linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_ZEROCOPY, unsafe.Pointer(&on), 4) != 0 || on == 0 {
+		return nil
+	}
+	memory, err := unix.Mmap(-1, 0, total, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil
+	}
+	at := 0
+	for i := range o.run {
+		if payload := o.messages[i].payload; len(payload) > 0 {
+			o.locals[i].Base = &memory[at]
+			at += copy(memory[at:], payload)
+		}
+	}
+	return memory
+}
+
+// takeBack unmaps what lend has returned, and sees that nothing refers to it any more.
+func (o *outgoing) takeBack(lent []byte) {
+	clear(o.locals[:o.run])
+	unix.Munmap(lent)
+}
+
+// tellLengths gives the target msg_len of the first n messages.
+func (w *worker) tellLengths(c *call, n int) {
+	o := &w.out
+	o.vectors = o.vectors[:0]
+	var lengths [4 * maxBatch]byte
+	for i := range n {
+		binary.NativeEndian.PutUint32(lengths[4*i:], o.headers[i].length)
+		o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(o.messages[i].result), Len: 4})
+	}
+	transfer(c.tid, lengths[:4*n], nil, o.vectors)
+}
