@@ -18,11 +18,12 @@ import (
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
 	c.view, c.sa = nil, nil
-	e := event.Pending{Call: c.name, TID: c.tid, FD: c.fd, Proto: policy.TCP, Recorded: c.made} // it begins later
+	e := &w.connecting
+	*e = event.Pending{Call: c.name, TID: c.tid, FD: c.fd, Proto: policy.TCP, Recorded: c.made} // it begins later
 	c.made = false                                                                              // if it was, it is decided anew, see aside
-	out := w.connectAnywhere(c, &e)
+	out := w.connectAnywhere(c, e)
 	if !c.made && out.carriesOn() {
-		return w.guard(c, &e)
+		return w.guard(c, e)
 	}
 	return out
 }

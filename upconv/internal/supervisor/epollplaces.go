@@ -362,10 +362,11 @@ func (w *worker) settlePlaces(s *swap) {
 	if len(places) == 0 || s.c.view.alone() { // there is nobody else
 		return
 	}
-	placesOf := w.placesOf(s)
+	var looks placeSights
+	w.lookAtPlaces(s, &looks)
 	for i := range places {
 		put := &places[i]
-		was, now := placesOf(put)
+		was, now := w.inPlace(s, &looks, put)
 		if !now.is || now.event != put.event && !fired(now.event) {
 			continue // it has been said of the new one
 		}
@@ -395,24 +396,29 @@ type said struct {
 	is    bool
 }
 
-// placesOf returns a function that says what is in a place of the old socket and of the new one.
-func (w *worker) placesOf(s *swap) func(place *registration) (was, now said) {
-	if s.c.view != nil {
-		var before, after peek.Sight
-		peeker := w.s.sights.Load().peeker
-		seen := peeker.Look(w.s.pid, s.old, &before) == 0 && peeker.Look(w.s.pid, s.fd, &after) == 0
-		if seen && w.showsPlaces(&before) && w.showsPlaces(&after) {
-			return func(place *registration) (was, now said) {
-				if place.file == 0 {
-					return w.readPlaces(s, place, linux.InodeOf(s.fd))
-				}
-				return saidOf(&before, place), saidOf(&after, place)
-			}
-		}
+// placeSights are looks at the two sockets of a swap, whose places in epoll sets are compared.
+type placeSights struct {
+	before, after peek.Sight
+	all           bool // they show all places
+}
+
+// lookAtPlaces looks at the two sockets, if that can be. (No closure does: the swap would be on the
+// heap.)
+func (w *worker) lookAtPlaces(s *swap, l *placeSights) {
+	if s.c.view == nil {
+		return
 	}
-	return func(place *registration) (was, now said) {
-		return w.readPlaces(s, place, linux.InodeOf(s.fd))
+	peeker := w.s.sights.Load().peeker
+	seen := peeker.Look(w.s.pid, s.old, &l.before) == 0 && peeker.Look(w.s.pid, s.fd, &l.after) == 0
+	l.all = seen && w.showsPlaces(&l.before) && w.showsPlaces(&l.after)
+}
+
+// inPlace returns what is in a place of the old socket and of the new one.
+func (w *worker) inPlace(s *swap, l *placeSights, place *registration) (was, now said) {
+	if l.all && place.file != 0 {
+		return saidOf(&l.before, place), saidOf(&l.after, place)
 	}
+	return w.readPlaces(s, place, linux.InodeOf(s.fd))
 }
 
 func saidOf(sight *peek.Sight, place *registration) said {

@@ -21,7 +21,8 @@ func (w *worker) sendAll(c *call) outcome {
 	for {
 		m := &o.messages[0]
 		family, dst, ok := sendDestination(m.name)
-		e := w.newEvent(c, policy.UDP)
+		e := &w.sending
+		*e = w.newEvent(c, policy.UDP)
 		e.Dst, e.Decision = dst, policy.DirectDefault
 		switch {
 		case ok:
@@ -39,7 +40,7 @@ func (w *worker) sendAll(c *call) outcome {
 			o.run++
 		}
 		before := o.sent
-		out := w.sendRun(c, &e, family, ok)
+		out := w.sendRun(c, e, family, ok)
 		if o.sent == before || !out.returns() || out.errno != 0 {
 			return out
 		}

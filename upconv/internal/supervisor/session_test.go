@@ -34,11 +34,10 @@ type served struct {
 	ended   chan struct{}
 }
 
-// serve starts a thread whose calls a session of the node answers, which refuses what goes to
-// 127.0.0.9 with an errno.
-func serve(t *testing.T, n *Node, refuse string) *served {
+// refusing returns the plan of a session that refuses what goes to 127.0.0.9 with an errno.
+func refusing(t *testing.T, errno string) *Plan {
 	t.Helper()
-	rule, err := policy.ParseRule("127.0.0.9=reject:" + refuse)
+	rule, err := policy.ParseRule("127.0.0.9=reject:" + errno)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +49,13 @@ func serve(t *testing.T, n *Node, refuse string) *served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := filter(p.needs)
+	return p
+}
+
+// serve starts a thread whose calls a session of the node answers.
+func serve(t *testing.T, n *Node, p *Plan) *served {
+	t.Helper()
+	f := p.Filter()
 	program, err := f.Assemble()
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +132,7 @@ func TestSessions(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := testkit.OpenFDs(t)
-	one, other := serve(t, n, "EPERM"), serve(t, n, "EHOSTUNREACH")
+	one, other := serve(t, n, refusing(t, "EPERM")), serve(t, n, refusing(t, "EHOSTUNREACH"))
 	check := func(th *served, want unix.Errno) {
 		t.Helper()
 		if got := th.connect(); got != want {
@@ -151,7 +156,7 @@ func TestSessions(t *testing.T) {
 		}
 	}()
 	one.end(t)
-	third := serve(t, n, "ENETDOWN")
+	third := serve(t, n, refusing(t, "ENETDOWN"))
 	for range 100 {
 		check(third, unix.ENETDOWN)
 	}

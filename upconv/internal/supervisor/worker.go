@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -56,6 +57,8 @@ type worker struct {
 	reads        *sockstate.Reads // nil: not needed yet
 	lastLook     *lastLook        // nil: not needed yet
 	viewed       view             // what call.view points to
+	connecting   event.Pending    // of a connect(2), or a send that connects; here, so that none is on the heap
+	sending      event.Pending    // of a send; one can be within the other
 	moving       bool             // it moves one now, holds a lock of session.moving for that, and must not wait
 	scratch      [512]byte        // for names in /proc and what is read there
 
