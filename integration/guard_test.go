@@ -132,6 +132,18 @@ func TestCallRace(t *testing.T) {
 	})
 }
 
+// TestCopyRace has a thread copy a socket to the number that another one connects it by, which is to
+// be the same socket after that, too.
+func TestCopyRace(t *testing.T) {
+	forEachEgress(t, func(t *testing.T, w *caseWay, loop *loopServers) {
+		probe := compileC(t, "guard_race.c", "gcc", "-static", "-pthread")
+		got := output(t, w.upconv(nil, probe, "copies", "-", serverAddr, echoPort, "500", loop.tcp, loop.udp))
+		if strings.TrimSpace(got) != "apart: 0" {
+			t.Errorf("it says %q", got)
+		}
+	})
+}
+
 // TestGuardedBind has a program with two threads, whose bind(2) upconv makes, ask for a low port:
 // it gets that only with the privilege, as natively.
 func TestGuardedBind(t *testing.T) {

@@ -7,6 +7,8 @@
  * guard_race CALL KIND ADDR PORT TRIES TCP UDP     one thread makes a call, again and again. KIND is what is put under
  *                                                  its number: refused, a stream whose connect(2) has failed; udp, a
  *                                                  datagram socket; idle, one that was disconnected
+ * guard_race copies - ADDR PORT TRIES TCP UDP      one thread copies a socket to the number of another one's connect(2),
+ *                                                  which is one of the same socket; it still is after that
  *
  * ADDR has an echo at PORT. TCP and UDP are the ports of servers at the egress's 127.0.0.1.
  */
@@ -21,6 +23,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -234,6 +237,46 @@ static void contest(const char *call, int tries)
 	printf("planted: %s; reached: %d\n", planted > tries / 2 ? "yes" : "no", reached);
 }
 
+/* ---- copies ---- */
+
+static void *copy_once(void *unused)
+{
+	for (int round = 1; !ended; round++) {
+		while (go < round && !ended)
+			;
+		ready = round;
+		spin(200000);
+		dup2(own, CONTESTED);
+		done = round;
+	}
+	return unused;
+}
+
+static void copies(int tries)
+{
+	int apart = 0;
+	pthread_t thread;
+	own = dup(0);
+	pthread_create(&thread, NULL, copy_once, NULL);
+	for (int i = 1; i <= tries; i++) {
+		struct stat a, b;
+		int fresh = socket(AF_INET, SOCK_STREAM, 0);
+		dup2(fresh, own);
+		dup2(fresh, CONTESTED);
+		close(fresh);
+		go = i;
+		while (ready < i)
+			;
+		connect(CONTESTED, &server.any, sizeof server.in);
+		while (done < i)
+			;
+		apart += fstat(own, &a) || fstat(CONTESTED, &b) || a.st_ino != b.st_ino;
+	}
+	ended = 1;
+	pthread_join(thread, NULL);
+	printf("apart: %d\n", apart);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 8)
@@ -252,6 +295,8 @@ int main(int argc, char **argv)
 	kind = argv[2];
 	if (!strcmp(argv[1], "first"))
 		first(atoi(argv[5]), argv[2]);
+	else if (!strcmp(argv[1], "copies"))
+		copies(atoi(argv[5]));
 	else
 		contest(argv[1], atoi(argv[5]));
 	return 0;

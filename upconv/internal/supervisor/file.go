@@ -115,7 +115,22 @@ func (w *worker) alive() bool {
 
 // replaceCopies puts the new socket under every other number of the target that refers to the old
 // one, and adds the places in epoll sets that these have. It returns the numbers.
+//
+// Meanwhile another thread may copy the old one to a number that has been passed (dup2(2)). So it
+// looks again, until there is none.
 func (w *worker) replaceCopies(s *swap) (numbers []int) {
+	for range maxRaces {
+		found := w.replaceCopiesOnce(s)
+		numbers = append(numbers, found...)
+		if len(found) == 0 || !w.alive() {
+			break
+		}
+	}
+	return numbers
+}
+
+// replaceCopiesOnce is replaceCopies for the numbers that one look finds.
+func (w *worker) replaceCopiesOnce(s *swap) (numbers []int) {
 	c, ino := s.c, s.sock.Inode.Number
 	numbers, _ = fdsOf(c.tid, target.SocketLink(ino))
 	if len(numbers) > 0 && c.view == nil && w.s.epolls.any.Load() { // else they are known already
