@@ -1,15 +1,10 @@
 package upconv
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"syscall"
 	"unsafe"
 
@@ -17,76 +12,6 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/netns"
 )
-
-// HasIPv4DefaultRoute reports whether programs in a network namespace reach IPv4 destinations
-// natively. name is one of ip-netns(8), an absolute path or policy.Host; "" is the namespace upconv was started in.
-func HasIPv4DefaultRoute(name string) (bool, error) {
-	var found bool
-	look := func() error {
-		table, err := os.ReadFile("/proc/thread-self/net/route")
-		if err != nil {
-			return err
-		}
-		found = hasDefaultRoute(string(table))
-		return nil
-	}
-	if name == "" {
-		err := look()
-		return found, err
-	}
-	ns, err := netns.Open(name)
-	if err != nil {
-		return false, err
-	}
-	defer ns.Close()
-	err = ns.Do(look)
-	return found, err
-}
-
-// hasDefaultRoute looks for a default route in a text of the form of /proc/net/route: interface,
-// destination, gateway, flags, reference count, use, metric, mask, ..., numbers in hexadecimal.
-func hasDefaultRoute(table string) bool {
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
-		if len(f) < 8 || f[1] != "00000000" || f[7] != "00000000" {
-			continue
-		}
-		var flags uint
-		if _, err := fmt.Sscanf(f[3], "%x", &flags); err == nil && flags&(unix.RTF_UP|unix.RTF_REJECT) == unix.RTF_UP {
-			return true
-		}
-	}
-	return false
-}
-
-// OwnAddresses returns a function that reports whether an IPv4 address is assigned in a network
-// namespace. name is one of ip-netns(8), an absolute path or policy.Host; "" is the namespace upconv was started in.
-func OwnAddresses(name string) (assigned func(netip.Addr) bool, err error) {
-	own := map[netip.Addr]struct{}{}
-	look := func() error {
-		list, err := net.InterfaceAddrs()
-		for _, a := range list {
-			if prefix, err := netip.ParsePrefix(a.String()); err == nil {
-				own[prefix.Addr()] = struct{}{}
-			}
-		}
-		return err
-	}
-	if name == "" {
-		err = look()
-	} else {
-		ns, openErr := netns.Open(name)
-		if openErr != nil {
-			return nil, openErr
-		}
-		defer ns.Close()
-		err = ns.Do(look)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("addresses of the namespace: %w", err)
-	}
-	return func(a netip.Addr) bool { _, ok := own[a]; return ok }, nil
-}
 
 // Exec replaces this process by the command, with nothing of upconv around it. It returns only on
 // error, which is an *Error.
@@ -149,11 +74,4 @@ func triesOn(errno unix.Errno) bool {
 		return true
 	}
 	return false
-}
-
-// DiscoverIn is nat64.Discover through the resolvers of a network namespace: one of ip-netns(8), an
-// absolute path or policy.Host; "" is the one that upconv was started in. They are those of
-// /etc/netns/NAME/resolv.conf, where ip-netns(8) has them, and otherwise of /etc/resolv.conf.
-func DiscoverIn(ctx context.Context, name string) ([]netip.Prefix, error) {
-	return netns.Discover(ctx, name)
 }

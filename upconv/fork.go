@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/doctor"
 	"github.com/upconv/upconv/upconv/internal/birth"
 	"github.com/upconv/upconv/upconv/internal/openfile"
 )
@@ -383,4 +384,19 @@ func (p *forkPlan) command(files, argv, environ []string) (err error) {
 	p.paths, p.argv, p.envv = paths[:len(files)], &args[0], &env[0]
 	p.scriptSh, p.scriptAv = script[0], script
 	return nil
+}
+
+// stepCalls are the calls of a child between clone(2) and execve(2) that a filter may refuse.
+var stepCalls = map[int32]string{
+	stepLoopback: "ioctl(2)", stepParent: "prctl(2)", stepLimits: "prlimit64(2)", stepPrivs: "prctl(2)",
+	stepSockets: "socket(2) with AF_NETLINK and AF_INET", stepFiles: "unshare(2) or close_range(2)",
+}
+
+// refusedStep adds to an error of a child's step, if a filter may be behind it, what helps.
+func refusedStep(step int32, err error) error {
+	call := stepCalls[step]
+	if call == "" || !doctor.IsRefusal(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %s refuses it: use a profile that allows %s", err, doctor.AFilter, call)
 }

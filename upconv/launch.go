@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/nsdial"
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/doctor"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
@@ -55,7 +56,7 @@ func (p *process) launch(events *os.File) (err error) {
 	}
 	if p.command, err = l.plan.fork(); err != nil {
 		if l.plan.cloneFlags&unix.CLONE_NEWUSER != 0 {
-			err = fmt.Errorf("--isolate: a new user namespace: %w", explainUserNamespace(err))
+			err = fmt.Errorf("--isolate: a new user namespace: %w", doctor.ExplainUserNamespace(err))
 		}
 		return failed(err)
 	}
@@ -80,7 +81,7 @@ func (p *process) launch(events *os.File) (err error) {
 		return failed(err)
 	}
 	if err := p.startSession(listener, origin, events); err != nil {
-		return failed(explainEntry(err))
+		return failed(doctor.ExplainEntry(err))
 	}
 	if err := p.takeSignals(); err != nil {
 		return failed(err)
@@ -171,7 +172,7 @@ func (p *process) awaitFilter(l *launching) error {
 	// death.
 	pidfd, err := unix.PidfdOpen(p.command, 0)
 	if err != nil {
-		if missing := Requirements(); missing != nil {
+		if missing := doctor.Requirements(); missing != nil {
 			return missing
 		}
 		return os.NewSyscallError("pidfd_open", err)
@@ -326,12 +327,12 @@ func explain(r *forkReport, plan *forkPlan) error {
 	switch {
 	case r.step == stepFilter && (errors.Is(err, seccompx.ErrNotSupported) || errors.Is(err, unix.EPERM)):
 		// Which feature is it?
-		if missing := Requirements(); missing != nil {
+		if missing := doctor.Requirements(); missing != nil {
 			return missing
 		}
 	case r.step == stepNetns && linux.HasCapability(unix.CAP_SYS_ADMIN):
-		return explainEntry(err)
-	case r.step == stepNetns && isRefusal(err):
+		return doctor.ExplainEntry(err)
+	case r.step == stepNetns && doctor.IsRefusal(err):
 		return fmt.Errorf("%w (needs CAP_SYS_ADMIN: run upconv as root, or use --isolate)", err)
 	}
 	return refusedStep(r.step, err)
@@ -360,7 +361,7 @@ func (p *process) lacking(listener *seccompx.Listener) error {
 	if errors.Is(err, seccompx.ErrTargetGone) && fetched == nil && memory {
 		return nil // there is no notification 0
 	}
-	if missing := Requirements(); missing != nil {
+	if missing := doctor.Requirements(); missing != nil {
 		return missing
 	}
 	if fetched != nil {

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/doctor"
 	"github.com/upconv/upconv/upconv/internal/birth"
+	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -102,10 +103,10 @@ func Run(cfg *Config) (status int, err error) {
 	}
 
 	runtime.GOMAXPROCS(1) // this process hardly ever has anything to do
-	if err := checkTasks(); err != nil {
+	if err := doctor.CheckTasks(); err != nil {
 		return ExitFailed, failed(err)
 	}
-	inherited, err := inheritedFDs()
+	inherited, err := openfile.Inherited()
 	if err != nil {
 		return ExitFailed, failed(err)
 	}
@@ -129,27 +130,6 @@ func statusOf(err error) int {
 		return e.Status
 	}
 	return ExitFailed
-}
-
-// inheritedFDs lists the descriptors above standard error that execve(2) would pass on.
-func inheritedFDs() ([]int, error) {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if errors.Is(err, unix.EMFILE) {
-		return nil, err
-	} else if err != nil {
-		return nil, fmt.Errorf("%w (is /proc mounted?)", err)
-	}
-	var fds []int
-	for _, entry := range entries {
-		fd, err := strconv.Atoi(entry.Name())
-		if err != nil || fd <= 2 {
-			continue
-		}
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			fds = append(fds, fd)
-		}
-	}
-	return fds, nil
 }
 
 // abandon closes the descriptors and puts /dev/null in the place of standard input and output.

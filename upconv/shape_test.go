@@ -27,7 +27,7 @@ var exemptions = map[string]int{
 	// This runs in a child that shares its parent's memory, where a call could grow the stack.
 	"upconv forkPlan.fork": 201,
 
-	"upconv":                     3450,
+	"upconv":                     2750,
 	"upconv/internal/supervisor": 12700,
 }
 

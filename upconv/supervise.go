@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/doctor"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/openfile"
@@ -120,7 +121,7 @@ func (p *process) start() error {
 		return failed(err)
 	}
 	if p.plan, err = supervisor.NewPlan(decided, mappings, cfg.UDP, cfg.SwapAt); err != nil {
-		return failed(explainEntry(err))
+		return failed(doctor.ExplainEntry(err))
 	}
 	var events *os.File
 	switch cfg.Events {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/doctor"
 )
 
 func newDoctor() *cobra.Command {
@@ -24,7 +24,7 @@ it sets no_new_privs, which all their descendants inherit and nobody can take ba
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			able := true
-			for _, c := range upconv.Diagnose() {
+			for _, c := range doctor.Diagnose() {
 				mark := "ok"
 				switch {
 				case !c.OK && c.Needed:

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/doctor"
 	"github.com/upconv/upconv/upconv/explain"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -19,7 +20,7 @@ import (
 var discover = func(netns string) ([]netip.Prefix, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	return upconv.DiscoverIn(ctx, netns)
+	return doctor.DiscoverIn(ctx, netns)
 }
 
 func newExplain() *cobra.Command {
@@ -81,7 +82,7 @@ func explainDestination(cmd *cobra.Command, cfg *upconv.Config, routes *routeFla
 		return errNoNamespace
 	}
 	if !routed(cmd) {
-		native, err := upconv.HasIPv4DefaultRoute(cfg.Netns)
+		native, err := doctor.HasIPv4DefaultRoute(cfg.Netns)
 		if err != nil {
 			return err
 		}
@@ -96,7 +97,7 @@ func explainDestination(cmd *cobra.Command, cfg *upconv.Config, routes *routeFla
 	if err != nil {
 		return err
 	}
-	if x.Assigned, err = upconv.OwnAddresses(cfg.Netns); err != nil {
+	if x.Assigned, err = doctor.OwnAddresses(cfg.Netns); err != nil {
 		return err
 	}
 	x.Prefixes = func() ([]netip.Prefix, error) { return discover(cfg.Netns) }

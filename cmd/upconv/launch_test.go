@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/doctor"
 )
 
 // asUpconv has the test binary be upconv.
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 // runtime however they were compiled. The connect(2) is refused, and the signal is passed on, which
 // asks the canary.
 func TestLaunchAsBuilt(t *testing.T) {
-	if err := upconv.Requirements(); err != nil {
+	if err := doctor.Requirements(); err != nil {
 		t.Skipf("needs what upconv needs: %v", err)
 	}
 	bash, err := exec.LookPath("bash")

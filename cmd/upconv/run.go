@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/upconv/upconv/upconv"
+	"github.com/upconv/upconv/upconv/doctor"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -158,7 +159,7 @@ func run(cfg *upconv.Config) error {
 
 // runUnrouted is for a command line without any route.
 func runUnrouted(cfg *upconv.Config) error {
-	native, err := upconv.HasIPv4DefaultRoute(cfg.Netns)
+	native, err := doctor.HasIPv4DefaultRoute(cfg.Netns)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-package upconv
+package doctor
 
 import (
 	"net/netip"

@@ -1,20 +1,19 @@
-package upconv
+package doctor
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/birth"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/internal/peek"
 )
 
@@ -96,7 +95,7 @@ func checkCookie() Check {
 
 func checkProc() Check {
 	c := Check{Name: "/proc", OK: true, Needed: true, Found: "is mounted"}
-	if _, err := inheritedFDs(); err != nil {
+	if _, err := openfile.Inherited(); err != nil {
 		c.OK, c.Found, c.Cost = false, err.Error(), "upconv run fails here"
 	}
 	return c
@@ -120,67 +119,18 @@ func checkUserNamespaces() Check {
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}},
 	}
 	if err := cmd.Run(); err != nil {
-		c.OK, c.Found = false, explainUserNamespace(err).Error()
+		c.OK, c.Found = false, ExplainUserNamespace(err).Error()
 		c.Cost = "upconv demo and, for ordinary users, --isolate fail"
 	}
 	return c
 }
 
 func checkBuild() Check {
-	if started.Exact {
+	if birth.Get().Exact {
 		return Check{Name: "this binary", OK: true, Found: "hands on all it was given: ignored signals, limits, closed descriptors"}
 	}
 	return Check{Name: "this binary", Found: "was built without `make build`",
 		Cost: "of ignored signals only SIGHUP and SIGINT stay ignored in the command, and its soft limit of\nopen files is raised to the hard limit"}
-}
-
-// checkRoutes says what a plain upconv run would do here. Only where there is no IPv4 are the
-// resolvers asked for a NAT64.
-func checkRoutes() []Check {
-	v4 := Check{Name: "IPv4 default route", Found: "no", Cost: "a plain upconv run uses nat64:auto here"}
-	native, err := HasIPv4DefaultRoute("")
-	switch {
-	case err != nil:
-		v4.Found, v4.Cost = err.Error(), ""
-	case native:
-		v4.OK, v4.Found, v4.Cost = true, "yes", "a plain upconv run has nothing to do here"
-	}
-	v6 := Check{Name: "IPv6 default route", OK: true, Found: "yes"}
-	if table, err := os.ReadFile("/proc/thread-self/net/ipv6_route"); err != nil || !hasDefaultRoute6(string(table)) {
-		v6.OK, v6.Found, v6.Cost = false, "no", "a NAT64 elsewhere cannot be reached"
-	}
-	if native {
-		return []Check{v4, v6}
-	}
-	nat64 := Check{Name: "NAT64 prefix", OK: true}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), doctorTimeout, fmt.Errorf("none within %s", doctorTimeout))
-	defer cancel()
-	if prefixes, err := DiscoverIn(ctx, ""); err != nil {
-		nat64.OK, nat64.Found = false, err.Error()
-		nat64.Cost = "nat64:auto, and with it a plain upconv run, reaches nothing: say which way with --via"
-	} else {
-		nat64.Found = strings.Trim(fmt.Sprint(prefixes), "[]") + " (RFC 7050)"
-	}
-	return []Check{v4, v6, nat64}
-}
-
-// doctorTimeout is how long resolvers may take.
-const doctorTimeout = 5 * time.Second
-
-// hasDefaultRoute6 is hasDefaultRoute for a text of the form of /proc/net/ipv6_route: destination,
-// its length, source, its length, next hop, metric, reference count, use, flags, interface, numbers
-// in hexadecimal.
-func hasDefaultRoute6(table string) bool {
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
-		if len(f) < 10 || f[0] != strings.Repeat("0", 32) || f[1] != "00" || f[9] == "lo" {
-			continue
-		}
-		if flags, err := strconv.ParseUint(f[8], 16, 32); err == nil && flags&(unix.RTF_UP|unix.RTF_REJECT) == unix.RTF_UP {
-			return true
-		}
-	}
-	return false
 }
 
 // trySights returns why sockets cannot be looked at, and if they can why signals cannot be told of;

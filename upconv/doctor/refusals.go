@@ -1,4 +1,4 @@
-package upconv
+package doctor
 
 import (
 	"errors"
@@ -59,15 +59,15 @@ func (r *requirement) missing(release string, err error) error {
 	case errors.Is(err, seccompx.ErrNotSupported) && !isSince(release, r.feature.Since):
 		return fmt.Errorf("this kernel, Linux %s, is too old: %s, which upconv needs, came with Linux %s", release, r.call, r.feature.Since)
 	case errors.Is(err, seccompx.ErrNotSupported):
-		return fmt.Errorf("%s hides %s, which upconv needs and Linux has since %s: %s", aFilter, r.call, r.feature.Since, r.cure)
-	case isRefusal(err):
-		return fmt.Errorf("%s refuses %s, which upconv needs: %s (%w)", aFilter, r.call, r.cure, linux.ErrnoOf(err))
+		return fmt.Errorf("%s hides %s, which upconv needs and Linux has since %s: %s", AFilter, r.call, r.feature.Since, r.cure)
+	case IsRefusal(err):
+		return fmt.Errorf("%s refuses %s, which upconv needs: %s (%w)", AFilter, r.call, r.cure, linux.ErrnoOf(err))
 	}
 	return err
 }
 
-// aFilter is what refuses calls that the kernel has and that are permitted.
-const aFilter = "a seccomp filter (a container's profile, for example)"
+// AFilter is what refuses calls that the kernel has and that are permitted.
+const AFilter = "a seccomp filter (a container's profile, for example)"
 
 // kernelRelease returns what uname(2) says, "6.1.0-18-amd64" for example.
 func kernelRelease() string {
@@ -86,37 +86,22 @@ func isSince(release, since string) bool {
 	return is[0] > want[0] || is[0] == want[0] && is[1] >= want[1]
 }
 
-// isRefusal reports whether an errno may be the answer of a filter.
-func isRefusal(err error) bool {
+// IsRefusal reports whether an errno may be the answer of a filter.
+func IsRefusal(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EACCES)
 }
 
-// stepCalls are the calls of a child between clone(2) and execve(2) that a filter may refuse.
-var stepCalls = map[int32]string{
-	stepLoopback: "ioctl(2)", stepParent: "prctl(2)", stepLimits: "prlimit64(2)", stepPrivs: "prctl(2)",
-	stepSockets: "socket(2) with AF_NETLINK and AF_INET", stepFiles: "unshare(2) or close_range(2)",
-}
-
-// refusedStep adds to an error of a child's step, if a filter may be behind it, what helps.
-func refusedStep(step int32, err error) error {
-	call := stepCalls[step]
-	if call == "" || !isRefusal(err) {
-		return err
-	}
-	return fmt.Errorf("%w: %s refuses it: use a profile that allows %s", err, aFilter, call)
-}
-
-// explainUserNamespace adds to the error of making a user namespace, or a network namespace with
+// ExplainUserNamespace adds to the error of making a user namespace, or a network namespace with
 // it, why that was and what helps.
-func explainUserNamespace(err error) error {
-	if !isRefusal(err) && !errors.Is(err, unix.ENOSPC) {
+func ExplainUserNamespace(err error) error {
+	if !IsRefusal(err) && !errors.Is(err, unix.ENOSPC) {
 		return err
 	}
 	// The kernel takes these flags for invalid before it looks for anything else. A filter sees the
 	// one that it refuses.
 	const invalid = unix.CLONE_NEWUSER | unix.CLONE_FS | unix.CLONE_SIGHAND
 	if _, _, errno := unix.RawSyscall6(unix.SYS_CLONE, invalid, 0, 0, 0, 0, 0); errno != unix.EINVAL {
-		return fmt.Errorf("%w: %s refuses clone(2) with CLONE_NEWUSER: use a profile that allows it, or add --cap-add SYS_ADMIN to the container", err, aFilter)
+		return fmt.Errorf("%w: %s refuses clone(2) with CLONE_NEWUSER: use a profile that allows it, or add --cap-add SYS_ADMIN to the container", err, AFilter)
 	}
 	for _, sysctl := range []struct{ name, forbids string }{
 		{"kernel.unprivileged_userns_clone", "0"},
@@ -131,14 +116,14 @@ func explainUserNamespace(err error) error {
 	return fmt.Errorf("%w: a chroot, a security module or a limit (user.max_user_namespaces, user.max_net_namespaces) forbids it: run upconv as root", err)
 }
 
-// explainEntry adds to an error about a network namespace, if that could not be entered, what
+// ExplainEntry adds to an error about a network namespace, if that could not be entered, what
 // helps.
-func explainEntry(err error) error {
+func ExplainEntry(err error) error {
 	switch {
-	case !isRefusal(err):
+	case !IsRefusal(err):
 		return err
 	case linux.HasCapability(unix.CAP_SYS_ADMIN):
-		return fmt.Errorf("%w: upconv has CAP_SYS_ADMIN: %s refuses setns(2), or the namespace is of another user namespace", err, aFilter)
+		return fmt.Errorf("%w: upconv has CAP_SYS_ADMIN: %s refuses setns(2), or the namespace is of another user namespace", err, AFilter)
 	}
 	return fmt.Errorf("%w: run upconv as root; in a container, add --cap-add SYS_ADMIN", err)
 }

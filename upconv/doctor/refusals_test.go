@@ -1,7 +1,6 @@
-package upconv
+package doctor
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -25,9 +24,9 @@ func TestMissing(t *testing.T) {
 		want    string
 	}{
 		{"an old kernel", "5.4.0-42-generic", absent, "this kernel, Linux 5.4.0-42-generic, is too old: pidfd_getfd(2), which upconv needs, came with Linux 5.6"},
-		{"a filter that says ENOSYS", "6.1.0-18-amd64", absent, aFilter + " hides pidfd_getfd(2), which upconv needs and Linux has since 5.6: " + cureGetfd},
-		{"a filter that says EPERM", "6.1.0-18-amd64", refused, aFilter + " refuses pidfd_getfd(2), which upconv needs: " + cureGetfd + " (operation not permitted)"},
-		{"a filter on an old kernel", "5.4", refused, aFilter + " refuses pidfd_getfd(2), which upconv needs: " + cureGetfd + " (operation not permitted)"},
+		{"a filter that says ENOSYS", "6.1.0-18-amd64", absent, AFilter + " hides pidfd_getfd(2), which upconv needs and Linux has since 5.6: " + cureGetfd},
+		{"a filter that says EPERM", "6.1.0-18-amd64", refused, AFilter + " refuses pidfd_getfd(2), which upconv needs: " + cureGetfd + " (operation not permitted)"},
+		{"a filter on an old kernel", "5.4", refused, AFilter + " refuses pidfd_getfd(2), which upconv needs: " + cureGetfd + " (operation not permitted)"},
 		{"a listener", "6.1", seccompx.ErrListenerExists, seccompx.ErrListenerExists.Error()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -63,7 +62,7 @@ func TestCures(t *testing.T) {
 
 // TestContainersGuide: every call that can be refused is in docs/containers.md.
 func TestContainersGuide(t *testing.T) {
-	guide, err := os.ReadFile("../docs/containers.md")
+	guide, err := os.ReadFile("../../docs/containers.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,25 +92,5 @@ func TestIsSince(t *testing.T) {
 		if got := isSince(c.release, c.since); got != c.want {
 			t.Errorf("%s since %s: %v", c.release, c.since, got)
 		}
-	}
-}
-
-// TestRefusedStep: what a child is refused before execve(2) is named, with what helps.
-func TestRefusedStep(t *testing.T) {
-	for step, want := range map[int32]string{
-		stepParent:  "prctl(2) PR_SET_PDEATHSIG: operation not permitted: " + aFilter + " refuses it: use a profile that allows prctl(2)",
-		stepPrivs:   "prctl(2) PR_SET_NO_NEW_PRIVS: operation not permitted: " + aFilter + " refuses it: use a profile that allows prctl(2)",
-		stepSockets: "a socket in the command's network namespace: operation not permitted: " + aFilter + " refuses it: use a profile that allows socket(2) with AF_NETLINK and AF_INET",
-		stepFiles:   "a descriptor table for the command: unshare(2): operation not permitted: " + aFilter + " refuses it: use a profile that allows unshare(2) or close_range(2)",
-		stepLimits:  "give the command its limit of open files: prlimit64(2): operation not permitted: " + aFilter + " refuses it: use a profile that allows prlimit64(2)",
-		stepNetns:   "enter the command's network namespace: operation not permitted",
-	} {
-		r := &forkReport{step: step, errno: int32(unix.EPERM)}
-		if got := refusedStep(step, r.stepError(&forkPlan{})).Error(); got != want {
-			t.Errorf("got  %s\nwant %s", got, want)
-		}
-	}
-	if got := refusedStep(stepSockets, unix.EMFILE); !errors.Is(got, unix.EMFILE) || strings.Contains(got.Error(), aFilter) {
-		t.Errorf("not refused: %v", got)
 	}
 }

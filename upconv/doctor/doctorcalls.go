@@ -1,4 +1,4 @@
-package upconv
+package doctor
 
 import (
 	"fmt"
@@ -187,7 +187,7 @@ func checkPtrace(scope string) Check {
 // checkTaskLimit is about how many processes and threads there may be.
 func checkTaskLimit() Check {
 	c := Check{Name: "processes and threads", Needed: true, OK: true, Found: fmt.Sprintf("%d more can be had, which is what upconv run takes", tasksNeeded)}
-	if err := checkTasks(); err != nil {
+	if err := CheckTasks(); err != nil {
 		c.OK, c.Found, c.Cost = false, err.Error(), "upconv run fails here"
 	}
 	return c
@@ -206,7 +206,7 @@ func checkSights(err, signals error) Check {
 	c := Check{Name: "BPF", Found: err.Error(), Cost: "each connect takes some microseconds longer, and a few rare things about a socket cannot be seen:\nsee docs/fidelity.md"}
 	privileged := linux.HasCapability(unix.CAP_SYS_ADMIN) || linux.HasCapability(unix.CAP_BPF) && linux.HasCapability(unix.CAP_PERFMON)
 	switch {
-	case !isRefusal(err):
+	case !IsRefusal(err):
 	case !privileged:
 		c.Cost += "; it takes CAP_BPF and CAP_PERFMON (docker run --cap-add BPF --cap-add PERFMON)"
 	default:
