@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/spawn"
 )
 
 // canary is a process that sits in the caller's process group, does nothing, and remembers which
@@ -61,10 +63,10 @@ func startCanary(signals uint64) (*canary, error) {
 	}
 
 	syscall.ForkLock.Lock()
-	runtimeBeforeFork()
+	spawn.RuntimeBeforeFork()
 	r1, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 || r1 != 0 {
-		runtimeAfterFork()
+		spawn.RuntimeAfterFork()
 		syscall.ForkLock.Unlock()
 		unix.Close(say[1])
 		if errno != 0 {
@@ -75,7 +77,7 @@ func startCanary(signals uint64) (*canary, error) {
 	}
 
 	// The child. It has a copy of all memory.
-	runtimeAfterForkInChild()
+	spawn.RuntimeAfterForkInChild()
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&all)), 0, 8, 0, 0)
 	syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
 	if r1, _, _ = syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); int(r1) != parent {

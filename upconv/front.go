@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/openfile"
+	"github.com/upconv/upconv/upconv/internal/spawn"
 )
 
 // front is the process that Run was called in.
@@ -20,8 +21,8 @@ type front struct {
 	control    *os.File
 	say        *gob.Encoder
 	supervisor int // its pid
-	plan       *forkPlan
-	born       *forkReport // how the supervisor got on before it was executed
+	plan       *spawn.Plan
+	born       *spawn.Report // how the supervisor got on before it was executed
 	signals    chan os.Signal
 	service    service
 	speaker    *speaker // nil where service.Notify is ""
@@ -60,7 +61,7 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	if notices >= 0 {
 		defer unix.Close(notices)
 	}
-	shared, _, err := newForkReport() // and kept
+	shared, _, err := spawn.NewReport() // and kept
 	if err != nil {
 		return err
 	}
@@ -74,21 +75,21 @@ func (f *front) startSupervisor(cfg *Config, files []string, denied bool, inheri
 	// threads share the descriptor table, growing that would take the kernel some milliseconds.
 	taken := append(slices.Clone(inherited), null, pair[1], notices)
 	control := openfile.UnusedNumber(reserve, taken)
-	plan := &forkPlan{
-		netns: -1, keep: []kept{{pair[1], control}}, null: null, reserve: reserve, parent: os.Getpid(),
-		blocked: signalMask(passedSignals()), report: shared,
+	plan := &spawn.Plan{
+		Netns: -1, Keep: []spawn.Kept{{FD: pair[1], At: control}}, Null: null, Reserve: reserve, Parent: os.Getpid(),
+		Blocked: signalMask(passedSignals()), Report: shared,
 	}
 	speaker := 0
 	if notices >= 0 {
 		speaker = openfile.UnusedNumber(control+1, taken)
-		plan.keep = append(plan.keep, kept{notices, speaker})
+		plan.Keep = append(plan.Keep, spawn.Kept{FD: notices, At: speaker})
 	}
 	argv := append([]string{"upconv", superviseArg, strconv.Itoa(control)}, cfg.Args...)
-	if err := plan.command([]string{"/proc/self/exe"}, argv, environ); err != nil {
+	if err := plan.Command([]string{"/proc/self/exe"}, argv, environ); err != nil {
 		return err
 	}
 	f.born, f.plan = shared, plan
-	if f.supervisor, err = plan.fork(); err != nil {
+	if f.supervisor, err = plan.Fork(); err != nil {
 		return err
 	}
 	f.catch() // before the command can run; and while the supervisor gets started
@@ -114,8 +115,8 @@ func (f *front) run() (status int, err error) {
 			if f.running {
 				return ExitSignal + int(unix.SIGKILL), errors.New("the supervisor died, and the command was killed with it")
 			}
-			if f.born.errno != 0 {
-				return ExitFailed, failed(fmt.Errorf("start the supervisor: %w", refusedStep(f.born.step, f.born.stepError(f.plan))))
+			if f.born.Errno != 0 {
+				return ExitFailed, failed(fmt.Errorf("start the supervisor: %w", spawn.RefusedStep(f.born.Step, f.born.StepError(f.plan))))
 			}
 			return ExitFailed, failed(errors.New("the supervisor died before the command ran"))
 		}

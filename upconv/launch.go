@@ -15,13 +15,14 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/openfile"
+	"github.com/upconv/upconv/upconv/internal/spawn"
 	"github.com/upconv/upconv/upconv/internal/supervisor"
 )
 
 // launching is a command that is being started: what is needed until it is executed.
 type launching struct {
-	plan   *forkPlan
-	report *forkReport
+	plan   *spawn.Plan
+	report *spawn.Report
 	unmap  func() // releases report
 	place  *nsdial.Namespace
 	pidfd  int // of the child; -1 before there is one
@@ -54,8 +55,8 @@ func (p *process) launch(events *os.File) (err error) {
 	if err := p.planFork(l); err != nil {
 		return err
 	}
-	if p.command, err = l.plan.fork(); err != nil {
-		if l.plan.cloneFlags&unix.CLONE_NEWUSER != 0 {
+	if p.command, err = l.plan.Fork(); err != nil {
+		if l.plan.CloneFlags&unix.CLONE_NEWUSER != 0 {
 			err = fmt.Errorf("--isolate: a new user namespace: %w", doctor.ExplainUserNamespace(err))
 		}
 		return failed(err)
@@ -106,28 +107,28 @@ func (p *process) planFork(l *launching) error {
 	if err != nil {
 		return failed(err)
 	}
-	if l.report, l.unmap, err = newForkReport(); err != nil {
+	if l.report, l.unmap, err = spawn.NewReport(); err != nil {
 		return failed(err)
 	}
-	l.report.inet6, l.report.partner, l.report.partner6 = -1, -1, -1
+	l.report.Inet6, l.report.Partner, l.report.Partner6 = -1, -1, -1
 	for _, ends := range []*[2]int{&l.ready, &l.goOn} {
 		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
 			return failed(os.NewSyscallError("pipe2", err))
 		}
 	}
-	l.plan = &forkPlan{
-		netns: -1, cloneFlags: unix.CLONE_FILES, supervised: true, parent: os.Getpid(),
-		noNewPrivs: !linux.HasCapability(unix.CAP_SYS_ADMIN),
-		filter:     &unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))},
-		flags:      seccompx.FlagNewListener | seccompx.FlagWaitKillableRecv,
-		ready:      l.ready[1], goOn: l.goOn[0], report: l.report,
+	l.plan = &spawn.Plan{
+		Netns: -1, CloneFlags: unix.CLONE_FILES, Supervised: true, Parent: os.Getpid(),
+		NoNewPrivs: !linux.HasCapability(unix.CAP_SYS_ADMIN),
+		Filter:     &unix.SockFprog{Len: uint16(len(program)), Filter: (*unix.SockFilter)(unsafe.Pointer(&program[0]))},
+		Flags:      seccompx.FlagNewListener | seccompx.FlagWaitKillableRecv,
+		Ready:      l.ready[1], GoOn: l.goOn[0], Report: l.report,
 	}
-	l.plan.inherit(&p.order.Birth)
-	l.plan.denied = p.order.Denied
-	l.plan.notifies = p.order.Service.Notify != ""
-	l.plan.blanks = blanks(environ, p.order.Front, l.plan.notifies)
+	l.plan.Inherit(&p.order.Birth)
+	l.plan.Denied = p.order.Denied
+	l.plan.Notifies = p.order.Service.Notify != ""
+	l.plan.Blanks = spawn.Blanks(environ, p.order.Front, l.plan.Notifies)
 	args := p.order.Config.Args
-	if err := l.plan.command(p.order.Files, args, environ); err != nil {
+	if err := l.plan.Command(p.order.Files, args, environ); err != nil {
 		return &Error{ExitCannot, fmt.Errorf("%s: cannot execute: %w", args[0], err)}
 	}
 	if err := p.planNamespace(l); err != nil {
@@ -141,14 +142,14 @@ func (p *process) planNamespace(l *launching) (err error) {
 	cfg, plan := &p.order.Config, l.plan
 	switch {
 	case cfg.Isolate:
-		plan.loopback = true
-		plan.cloneFlags |= unix.CLONE_NEWNET
+		plan.Loopback = true
+		plan.CloneFlags |= unix.CLONE_NEWNET
 		if !linux.HasCapability(unix.CAP_SYS_ADMIN) {
-			plan.partners = true
+			plan.Partners = true
 			uid, gid := os.Geteuid(), os.Getegid()
-			plan.cloneFlags |= unix.CLONE_NEWUSER
-			plan.uidMap = fmt.Appendf(nil, "%d %d 1\n", uid, uid)
-			plan.gidMap = fmt.Appendf(nil, "%d %d 1\n", gid, gid)
+			plan.CloneFlags |= unix.CLONE_NEWUSER
+			plan.UIDMap = fmt.Appendf(nil, "%d %d 1\n", uid, uid)
+			plan.GIDMap = fmt.Appendf(nil, "%d %d 1\n", gid, gid)
 		}
 	case cfg.Netns != "":
 		if l.place, err = netns.Open(cfg.Netns); err != nil {
@@ -160,7 +161,7 @@ func (p *process) planNamespace(l *launching) (err error) {
 		}
 		defer here.Close()
 		if !l.place.Is(here) {
-			plan.netns = l.place.FD()
+			plan.Netns = l.place.FD()
 		}
 	}
 	return nil
@@ -188,19 +189,19 @@ func (p *process) awaitFilter(l *launching) error {
 // socket that it tells systemd on.
 func (p *process) fillEnvironment(l *launching) (err error) {
 	notify := ""
-	if l.plan.notifies {
-		if p.relay, err = p.newRelay(int(l.report.notify)); err != nil {
+	if l.plan.Notifies {
+		if p.relay, err = p.newRelay(int(l.report.Notify)); err != nil {
 			return err
 		}
 		notify = p.relay.address
 	}
-	l.plan.fillBlanks(p.command, notify)
+	l.plan.FillBlanks(p.command, notify)
 	return nil
 }
 
 // takeListener takes the listener that the child has made.
-func (p *process) takeListener(r *forkReport) (*seccompx.Listener, error) {
-	listener, err := seccompx.NewListener(int(r.listener))
+func (p *process) takeListener(r *spawn.Report) (*seccompx.Listener, error) {
+	listener, err := seccompx.NewListener(int(r.Listener))
 	if err != nil {
 		return nil, err
 	}
@@ -222,12 +223,12 @@ func (p *process) takeOrigin(l *launching) (*netns.Origin, error) {
 	}
 	r := l.report
 	origin, err := netns.NewOrigin(netns.OriginSockets{
-		Inet: int(r.inet), Inet6: int(r.inet6), Netlink: int(r.netlink), Partner: int(r.partner), Partner6: int(r.partner6),
+		Inet: int(r.Inet), Inet6: int(r.Inet6), Netlink: int(r.Netlink), Partner: int(r.Partner), Partner6: int(r.Partner6),
 	}, stat.Ino)
 	if err != nil {
 		return nil, err
 	}
-	origin.Closed = l.plan.partners
+	origin.Closed = l.plan.Partners
 	if p.plan.EntersOrigin() {
 		if err := origin.Open(p.command); err != nil {
 			return nil, err
@@ -291,11 +292,11 @@ func (p *process) release(l *launching) error {
 	}
 	unix.Close(l.ready[0])
 	switch {
-	case l.report.errno == 0:
+	case l.report.Errno == 0:
 		return nil
-	case l.report.step == stepExec:
+	case l.report.Step == spawn.StepExec:
 		path := p.order.Files[0]
-		return cannotExecute(path, &os.PathError{Op: "exec", Path: path, Err: unix.Errno(l.report.errno)})
+		return cannotExecute(path, &os.PathError{Op: "exec", Path: path, Err: unix.Errno(l.report.Errno)})
 	}
 	return failed(explain(l.report, l.plan))
 }
@@ -319,23 +320,23 @@ func await(pipe, pidfd int) bool {
 }
 
 // explain says why a child did not get as far as it should have.
-func explain(r *forkReport, plan *forkPlan) error {
-	if r.errno == 0 {
+func explain(r *spawn.Report, plan *spawn.Plan) error {
+	if r.Errno == 0 {
 		return errors.New("the command's process was killed before it could start")
 	}
-	err := r.stepError(plan)
+	err := r.StepError(plan)
 	switch {
-	case r.step == stepFilter && (errors.Is(err, seccompx.ErrNotSupported) || errors.Is(err, unix.EPERM)):
+	case r.Step == spawn.StepFilter && (errors.Is(err, seccompx.ErrNotSupported) || errors.Is(err, unix.EPERM)):
 		// Which feature is it?
 		if missing := doctor.Requirements(); missing != nil {
 			return missing
 		}
-	case r.step == stepNetns && linux.HasCapability(unix.CAP_SYS_ADMIN):
+	case r.Step == spawn.StepNetns && linux.HasCapability(unix.CAP_SYS_ADMIN):
 		return doctor.ExplainEntry(err)
-	case r.step == stepNetns && doctor.IsRefusal(err):
+	case r.Step == spawn.StepNetns && doctor.IsRefusal(err):
 		return fmt.Errorf("%w (needs CAP_SYS_ADMIN: run upconv as root, or use --isolate)", err)
 	}
-	return refusedStep(r.step, err)
+	return spawn.RefusedStep(r.Step, err)
 }
 
 // fetchOwn tries pidfd_getfd(2) with a descriptor of this process.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/spawn"
 )
 
 // systemd listens to a message of sd_notify(3) or not for the process that has sent it: with
@@ -256,7 +258,7 @@ func (p *process) newRelay(socket int) (*relay, error) {
 		r.address, err = bindNotify(socket, p.order.Service.Notify)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("a socket for the command's %s: %w", notifySocket, err)
+		return nil, fmt.Errorf("a socket for the command's %s: %w", spawn.NotifySocket, err)
 	}
 	r.queue = newNoticeQueue(socket, r.pass)
 	return r, nil

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/spawn"
 )
 
 // service is what systemd has told the front process in its environment: systemd.exec(5),
@@ -19,21 +21,12 @@ type service struct {
 	Managed bool
 }
 
-// The variables of systemd's that upconv has something to do with.
-const (
-	notifySocket = "NOTIFY_SOCKET"
-	execPID      = "SYSTEMD_EXEC_PID" // since systemd 248
-	listenPID    = "LISTEN_PID"
-	listenPidfd  = "LISTEN_PIDFDID" // inode number of a pidfd, since systemd 258
-	watchdogPID  = "WATCHDOG_PID"
-)
-
 // readService finds out what an environment says to the process with a given pid.
 func readService(environ []string, pid int) service {
 	var s service
-	started := getenv(environ, execPID)
+	started := getenv(environ, spawn.ExecPID)
 	s.Managed = started == strconv.Itoa(pid)
-	notify := getenv(environ, notifySocket)
+	notify := getenv(environ, spawn.NotifySocket)
 	// systemd counts the messages of any process that it has not started itself alike: those need
 	// no help.
 	if (started == "" || s.Managed) && (strings.HasPrefix(notify, "/") || strings.HasPrefix(notify, "@")) {
@@ -50,64 +43,6 @@ func getenv(environ []string, name string) string {
 		}
 	}
 	return ""
-}
-
-// blank is a place in an environment for a value that is not known before its process is there.
-type blank struct {
-	entry int // index in the environment
-	name  string
-}
-
-// maxBlanks is how many there may be: a variable can be there more than once, and only the first
-// counts.
-const maxBlanks = 16
-
-// blanks finds the variables that name the process with a given pid, which was started where the
-// command should have been: their values are to name the command. What names another process is
-// left as it is. With notifies NOTIFY_SOCKET is one, too.
-func blanks(environ []string, pid int, notifies bool) (found []blank) {
-	for i, entry := range environ {
-		name, value, _ := strings.Cut(entry, "=")
-		is := false
-		switch name {
-		case listenPID, watchdogPID, execPID:
-			is = value == strconv.Itoa(pid)
-		case listenPidfd:
-			is = value == pidfdInode(pid)
-		case notifySocket:
-			is = notifies
-		}
-		if is && len(found) < maxBlanks {
-			found = append(found, blank{i, name})
-		}
-	}
-	return found
-}
-
-// fillBlanks gives the variables their values: of the new process, which must not have gone on to
-// execve(2) yet, and the address for NOTIFY_SOCKET.
-func (p *forkPlan) fillBlanks(pid int, notify string) {
-	for i, b := range p.blanks {
-		value := strconv.Itoa(pid)
-		switch b.name {
-		case listenPidfd:
-			value = pidfdInode(pid)
-		case notifySocket:
-			value = notify
-		}
-		copy(p.report.variables[i][:], b.name+"="+value+"\x00")
-	}
-}
-
-// pidfdInode returns the inode number of the pidfds of a process in digits, which no other process
-// ever has (since Linux 6.9). It is "0" if there is no such process.
-func pidfdInode(pid int) string {
-	var stat unix.Stat_t
-	if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-		unix.Fstat(fd, &stat)
-		unix.Close(fd)
-	}
-	return strconv.FormatUint(stat.Ino, 10)
 }
 
 // groupSpread is how long systemd may take from a signal to its main process, which is the first to
@@ -146,7 +81,7 @@ func (p *process) sentToAll(sig unix.Signal) bool {
 // as in the first process of a PID namespace.
 func endBySignal(sig unix.Signal) {
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	var dfl kernelSigaction // SIG_DFL
+	var dfl spawn.Sigaction // SIG_DFL
 	unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&dfl)), 0, 8, 0, 0)
 	unix.PthreadSigmask(unix.SIG_UNBLOCK, sigset(signalMask([]unix.Signal{sig})), nil)
 	unix.Tgkill(unix.Getpid(), unix.Gettid(), sig)

@@ -1,8 +1,6 @@
 package upconv
 
 import (
-	"os"
-	"strconv"
 	"testing"
 )
 
@@ -24,38 +22,6 @@ func TestReadService(t *testing.T) {
 	} {
 		if got := readService(test.environ, 7); got != test.want {
 			t.Errorf("%s: %+v, want %+v", test.name, got, test.want)
-		}
-	}
-}
-
-// TestFillBlanks checks that variables which name one process name another one then, and no others
-// do.
-func TestFillBlanks(t *testing.T) {
-	me, inode := os.Getpid(), pidfdInode(os.Getpid())
-	own := strconv.Itoa(me)
-	report, unmap, err := newForkReport()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unmap()
-	p := &forkPlan{report: report}
-	p.blanks = blanks([]string{"LISTEN_PID=" + own, "A=" + own, "WATCHDOG_PID=1", "LISTEN_PIDFDID=" + inode, "SYSTEMD_EXEC_PID=" + own + "0",
-		"NOTIFY_SOCKET=/run/systemd/notify", "LISTEN_PID=" + own}, me, true)
-	p.fillBlanks(1, "/n")
-	want := map[int]string{0: "LISTEN_PID=1", 3: "LISTEN_PIDFDID=" + pidfdInode(1), 5: "NOTIFY_SOCKET=/n", 6: "LISTEN_PID=1"}
-	if len(p.blanks) != len(want) {
-		t.Errorf("blanks are %v, want those of %v", p.blanks, want)
-	}
-	for i, b := range p.blanks {
-		text := report.variables[i][:]
-		for n := range text {
-			if text[n] == 0 {
-				text = text[:n]
-				break
-			}
-		}
-		if string(text) != want[b.entry] {
-			t.Errorf("entry %d becomes %q, want %q", b.entry, text, want[b.entry])
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/spawn"
 )
 
 // rouse continues the front process if it has stopped, or is about to, because the command had,
@@ -49,7 +51,7 @@ func isStopped(pid int) bool {
 // job what it would have seen, and returns when it is continued.
 func stopSelf(sig unix.Signal) {
 	// The Go runtime's handler would not stop, and os/signal gives no way past it.
-	var stop, handler kernelSigaction // SIG_DFL
+	var stop, handler spawn.Sigaction // SIG_DFL
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if sig != unix.SIGSTOP {

@@ -1,4 +1,4 @@
-package upconv
+package spawn
 
 import (
 	"errors"
@@ -18,14 +18,14 @@ func TestRefusedStep(t *testing.T) {
 		stepSockets: "a socket in the command's network namespace: operation not permitted: " + doctor.AFilter + " refuses it: use a profile that allows socket(2) with AF_NETLINK and AF_INET",
 		stepFiles:   "a descriptor table for the command: unshare(2): operation not permitted: " + doctor.AFilter + " refuses it: use a profile that allows unshare(2) or close_range(2)",
 		stepLimits:  "give the command its limit of open files: prlimit64(2): operation not permitted: " + doctor.AFilter + " refuses it: use a profile that allows prlimit64(2)",
-		stepNetns:   "enter the command's network namespace: operation not permitted",
+		StepNetns:   "enter the command's network namespace: operation not permitted",
 	} {
-		r := &forkReport{step: step, errno: int32(unix.EPERM)}
-		if got := refusedStep(step, r.stepError(&forkPlan{})).Error(); got != want {
+		r := &Report{Step: step, Errno: int32(unix.EPERM)}
+		if got := RefusedStep(step, r.StepError(&Plan{})).Error(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
 	}
-	if got := refusedStep(stepSockets, unix.EMFILE); !errors.Is(got, unix.EMFILE) || strings.Contains(got.Error(), doctor.AFilter) {
+	if got := RefusedStep(stepSockets, unix.EMFILE); !errors.Is(got, unix.EMFILE) || strings.Contains(got.Error(), doctor.AFilter) {
 		t.Errorf("not refused: %v", got)
 	}
 }

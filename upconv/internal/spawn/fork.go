@@ -1,4 +1,4 @@
-package upconv
+package spawn
 
 import (
 	"fmt"
@@ -15,95 +15,95 @@ import (
 	"github.com/upconv/upconv/upconv/internal/openfile"
 )
 
-// The runtime's own preparations for fork(2), as package syscall uses them: all signals are blocked
-// around the clone, and the child gets default handlers and the mask that this process started
-// with.
+// RuntimeBeforeFork, RuntimeAfterFork and RuntimeAfterForkInChild are the runtime's own preparations
+// for fork(2), as package syscall uses them: all signals are blocked around the clone, and the child
+// gets default handlers and the mask that this process started with.
 //
-//go:linkname runtimeBeforeFork syscall.runtime_BeforeFork
-func runtimeBeforeFork()
+//go:linkname RuntimeBeforeFork syscall.runtime_BeforeFork
+func RuntimeBeforeFork()
 
-//go:linkname runtimeAfterFork syscall.runtime_AfterFork
-func runtimeAfterFork()
+//go:linkname RuntimeAfterFork syscall.runtime_AfterFork
+func RuntimeAfterFork()
 
-//go:linkname runtimeAfterForkInChild syscall.runtime_AfterForkInChild
-func runtimeAfterForkInChild()
+//go:linkname RuntimeAfterForkInChild syscall.runtime_AfterForkInChild
+func RuntimeAfterForkInChild()
 
-// forkPlan is everything that a new process does between clone(2) and execve(2). All memory it
+// Plan is everything that a new process does between clone(2) and execve(2). All memory it
 // needs is there before: the child cannot allocate.
-type forkPlan struct {
+type Plan struct {
 	paths    []*byte // files to try, as execvp(3) does
-	denied   bool    // one was left out that is EACCES
+	Denied   bool    // one was left out that is EACCES
 	argv     **byte
 	scriptSh *byte   // /bin/sh, and
 	scriptAv []*byte // its arguments but for [1], the file, for one that execve(2) calls ENOEXEC
 	envv     **byte
-	blanks   []blank // in the environment: see fillBlanks
+	Blanks   []blank // in the environment: see FillBlanks
 
-	cloneFlags uintptr // besides SIGCHLD
-	uidMap     []byte  // with CLONE_NEWUSER
-	gidMap     []byte
-	loopback   bool // bring lo up, with CLONE_NEWNET
-	netns      int  // namespace to enter, or -1
+	CloneFlags uintptr // besides SIGCHLD
+	UIDMap     []byte  // with CLONE_NEWUSER
+	GIDMap     []byte
+	Loopback   bool // bring lo up, with CLONE_NEWNET
+	Netns      int  // namespace to enter, or -1
 
-	keep    []kept // descriptors that are to survive execve(2)
-	null    int    // /dev/null, which is to have all numbers from 3 up to
-	reserve int    // this one that execve(2) leaves free; see numbers.go
+	Keep    []Kept // descriptors that are to survive execve(2)
+	Null    int    // /dev/null, which is to have all numbers from 3 up to
+	Reserve int    // this one that execve(2) leaves free; see openfile.Free
 	ignored uint64 // signals to ignore, bit N-1 for signal N
-	blocked uint64 // signal mask
+	Blocked uint64 // signal mask
 	nofile  *unix.Rlimit
 	closed  uint8 // standard descriptors to close, by bit
-	parent  int   // die with this process (PR_SET_PDEATHSIG); 0: do not
+	Parent  int   // die with this process (PR_SET_PDEATHSIG); 0: do not
 
-	supervised  bool // install the filter, make the origin's sockets, wait for the word to go on
-	partners    bool // make them twice: see origin.grow
-	notifies    bool // and make a socket for messages to systemd
-	noNewPrivs  bool
-	filter      *unix.SockFprog
-	flags       uintptr // of seccomp(2)
-	ready, goOn int     // pipes: the child writes a byte to ready at each step; it reads one from goOn
+	Supervised  bool // install the filter, make the origin's sockets, wait for the word to go on
+	Partners    bool // make them twice: see origin.grow
+	Notifies    bool // and make a socket for messages to systemd
+	NoNewPrivs  bool
+	Filter      *unix.SockFprog
+	Flags       uintptr // of seccomp(2)
+	Ready, GoOn int     // pipes: the child writes a byte to Ready at each step; it reads one from GoOn
 
-	report *forkReport // in memory shared with the child
+	Report *Report // in memory shared with the child
 }
 
-// kept is a descriptor that survives execve(2) under a number that is neither any other's nor
+// Kept is a descriptor that survives execve(2) under a number that is neither any other's nor
 // /dev/null's.
-type kept struct{ fd, at int }
+type Kept struct{ FD, At int }
 
-// forkReport is written by the child, but for the variables.
-type forkReport struct {
-	step                           int32 // what it was doing
-	errno                          int32
-	listener, inet, inet6, netlink int32
-	partner, partner6              int32 // AF_INET and AF_INET6 once more
-	notify                         int32
+// Report is written by the child, but for the variables.
+type Report struct {
+	Step                           int32 // what it was doing
+	Errno                          int32
+	Listener, Inet, Inet6, Netlink int32
+	Partner, Partner6              int32 // AF_INET and AF_INET6 once more
+	Notify                         int32
 
 	variables [maxBlanks][160]byte // of the environment, as NAME=VALUE, with a NUL behind
 }
 
-// The steps of a child, for errors.
+// The steps of a child, for errors: what Report.Step is.
 const (
 	stepNone = iota
 	stepMap
 	stepLoopback
-	stepNetns
+	StepNetns
 	stepFD
 	stepLimits
 	stepParent
 	stepPrivs
-	stepFilter
+	StepFilter
 	stepSockets
 	stepWait
 	stepFiles
-	stepExec
+	StepExec
 )
 
-// newForkReport maps a page that a child shares. unmap releases it.
-func newForkReport() (r *forkReport, unmap func(), err error) {
+// NewReport maps a page that a child shares. unmap releases it.
+func NewReport() (r *Report, unmap func(), err error) {
 	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("mmap", err)
 	}
-	return (*forkReport)(unsafe.Pointer(&page[0])), func() { unix.Munmap(page) }, nil
+	return (*Report)(unsafe.Pointer(&page[0])), func() { unix.Munmap(page) }, nil
 }
 
 var (
@@ -113,10 +113,10 @@ var (
 	deny          = []byte("deny")
 )
 
-// kernelSigaction is struct sigaction as rt_sigaction(2) takes it, on amd64 and arm64.
-type kernelSigaction struct{ handler, flags, restorer, mask uint64 }
+// Sigaction is struct sigaction as rt_sigaction(2) takes it, on amd64 and arm64.
+type Sigaction struct{ handler, flags, restorer, mask uint64 }
 
-// fork clones this process and runs the plan in the child. It returns the child's pid.
+// Fork clones this process and runs the plan in the child. It returns the child's pid.
 //
 // With CLONE_FILES in the plan's flags the descriptors that the child opens are this process's too,
 // until the child's execve(2): that is how the listener gets here without being sent. From the
@@ -126,35 +126,35 @@ type kernelSigaction struct{ handler, flags, restorer, mask uint64 }
 //go:noinline
 //go:norace
 //go:nocheckptr
-func (p *forkPlan) fork() (pid int, err error) {
+func (p *Plan) Fork() (pid int, err error) {
 	var (
 		r1, fd    uintptr
 		errno     syscall.Errno
 		other     syscall.Errno
 		sig       uintptr
-		ignore    = kernelSigaction{handler: 1} // SIG_IGN
+		ignore    = Sigaction{handler: 1} // SIG_IGN
 		one       byte
 		ifreq     [40]byte // struct ifreq: name, then flags
 		files     = [3]*byte{&procSetgroups[0], &procUIDMap[0], &procGIDMap[0]}
 		texts     = [3]*byte{&deny[0], nil, nil}
-		lengths   = [3]uintptr{uintptr(len(deny)), uintptr(len(p.uidMap)), uintptr(len(p.gidMap))}
-		report    = p.report
+		lengths   = [3]uintptr{uintptr(len(deny)), uintptr(len(p.UIDMap)), uintptr(len(p.GIDMap))}
+		report    = p.Report
 		i         int
 		atFDCWD   = unix.AT_FDCWD
-		blocked   = p.blocked
+		blocked   = p.Blocked
 		loopFlags = (*uint16)(unsafe.Pointer(&ifreq[16]))
 	)
 	copy(ifreq[:], "lo")
 	*loopFlags = unix.IFF_UP
-	if len(p.uidMap) > 0 {
-		texts[1], texts[2] = &p.uidMap[0], &p.gidMap[0]
+	if len(p.UIDMap) > 0 {
+		texts[1], texts[2] = &p.UIDMap[0], &p.GIDMap[0]
 	}
 
 	syscall.ForkLock.Lock()
-	runtimeBeforeFork()
-	r1, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)|p.cloneFlags, 0, 0, 0, 0, 0)
+	RuntimeBeforeFork()
+	r1, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)|p.CloneFlags, 0, 0, 0, 0, 0)
 	if errno != 0 || r1 != 0 {
-		runtimeAfterFork()
+		RuntimeAfterFork()
 		syscall.ForkLock.Unlock()
 		runtime.KeepAlive(p)
 		if errno != 0 {
@@ -164,9 +164,9 @@ func (p *forkPlan) fork() (pid int, err error) {
 	}
 
 	// The child.
-	runtimeAfterForkInChild()
-	if p.cloneFlags&unix.CLONE_NEWUSER != 0 {
-		report.step = stepMap
+	RuntimeAfterForkInChild()
+	if p.CloneFlags&unix.CLONE_NEWUSER != 0 {
+		report.Step = stepMap
 		for i = 0; i < 3; i++ {
 			fd, _, errno = syscall.RawSyscall6(unix.SYS_OPENAT, uintptr(atFDCWD), uintptr(unsafe.Pointer(files[i])), unix.O_WRONLY|unix.O_CLOEXEC, 0, 0, 0)
 			if errno != 0 {
@@ -178,8 +178,8 @@ func (p *forkPlan) fork() (pid int, err error) {
 			syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 		}
 	}
-	if p.loopback {
-		report.step = stepLoopback
+	if p.Loopback {
+		report.Step = stepLoopback
 		if fd, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); errno != 0 {
 			goto fail
 		}
@@ -188,86 +188,86 @@ func (p *forkPlan) fork() (pid int, err error) {
 		}
 		syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
 	}
-	if p.netns >= 0 {
-		report.step = stepNetns
-		if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(p.netns), unix.CLONE_NEWNET, 0); errno != 0 {
+	if p.Netns >= 0 {
+		report.Step = StepNetns
+		if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(p.Netns), unix.CLONE_NEWNET, 0); errno != 0 {
 			goto fail
 		}
 	}
-	for i = 0; i < len(p.keep); i++ {
-		report.step = stepFD
-		if _, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.keep[i].fd), uintptr(p.keep[i].at), 0); errno != 0 {
+	for i = 0; i < len(p.Keep); i++ {
+		report.Step = stepFD
+		if _, _, errno = syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.Keep[i].FD), uintptr(p.Keep[i].At), 0); errno != 0 {
 			goto fail
 		}
 	}
-	for fd = 3; fd < uintptr(p.reserve); fd++ {
+	for fd = 3; fd < uintptr(p.Reserve); fd++ {
 		// All but those that execve(2) passes on.
 		r1, _, errno = syscall.RawSyscall(unix.SYS_FCNTL, fd, unix.F_GETFD, 0)
 		if errno == 0 && r1&unix.FD_CLOEXEC == 0 {
 			continue
 		}
-		if fd == uintptr(p.null) {
+		if fd == uintptr(p.Null) {
 			syscall.RawSyscall(unix.SYS_FCNTL, fd, unix.F_SETFD, 0)
 		} else {
-			syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.null), fd, 0)
+			syscall.RawSyscall(unix.SYS_DUP3, uintptr(p.Null), fd, 0)
 		}
 	}
-	if p.parent != 0 {
-		report.step = stepParent
+	if p.Parent != 0 {
+		report.Step = stepParent
 		if _, _, errno = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0); errno != 0 {
 			goto fail
 		}
-		if r1, _, _ = syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); int(r1) != p.parent {
+		if r1, _, _ = syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); int(r1) != p.Parent {
 			goto exit // it died before it was asked for
 		}
 	}
 
-	if p.supervised {
-		report.step = stepSockets
+	if p.Supervised {
+		report.Step = stepSockets
 		if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE); errno != 0 {
 			goto fail
 		}
-		report.netlink = int32(r1)
+		report.Netlink = int32(r1)
 		if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno != 0 {
 			goto fail
 		}
-		report.inet = int32(r1)
+		report.Inet = int32(r1)
 		if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno == 0 {
-			report.inet6 = int32(r1) // else: a kernel without IPv6
+			report.Inet6 = int32(r1) // else: a kernel without IPv6
 		}
-		if p.partners {
+		if p.Partners {
 			if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno != 0 {
 				goto fail
 			}
-			report.partner = int32(r1)
+			report.Partner = int32(r1)
 			if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); errno == 0 {
-				report.partner6 = int32(r1)
+				report.Partner6 = int32(r1)
 			}
 		}
 
-		if p.notifies {
+		if p.Notifies {
 			if r1, _, errno = syscall.RawSyscall(unix.SYS_SOCKET, unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); errno != 0 {
 				goto fail
 			}
-			report.notify = int32(r1)
+			report.Notify = int32(r1)
 		}
 
-		if p.noNewPrivs {
-			report.step = stepPrivs
+		if p.NoNewPrivs {
+			report.Step = stepPrivs
 			if _, _, errno = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
 				goto fail
 			}
 		}
-		report.step = stepFilter
-		if r1, _, errno = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, p.flags, uintptr(unsafe.Pointer(p.filter))); errno != 0 {
+		report.Step = StepFilter
+		if r1, _, errno = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, p.Flags, uintptr(unsafe.Pointer(p.Filter))); errno != 0 {
 			goto fail
 		}
-		report.listener = int32(r1)
+		report.Listener = int32(r1)
 
-		report.step = stepWait
-		syscall.RawSyscall(unix.SYS_WRITE, uintptr(p.ready), uintptr(unsafe.Pointer(&one)), 1)
+		report.Step = stepWait
+		syscall.RawSyscall(unix.SYS_WRITE, uintptr(p.Ready), uintptr(unsafe.Pointer(&one)), 1)
 		for {
-			r1, _, errno = syscall.RawSyscall(unix.SYS_READ, uintptr(p.goOn), uintptr(unsafe.Pointer(&one)), 1)
+			r1, _, errno = syscall.RawSyscall(unix.SYS_READ, uintptr(p.GoOn), uintptr(unsafe.Pointer(&one)), 1)
 			if errno != syscall.EINTR {
 				break
 			}
@@ -277,15 +277,15 @@ func (p *forkPlan) fork() (pid int, err error) {
 		}
 		// From here on the descriptors are this process's own.
 		if _, _, errno = syscall.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_FILES, 0, 0); errno != 0 {
-			report.step = stepFiles
+			report.Step = stepFiles
 			if _, _, other = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, openfile.LastFD, openfile.LastFD, openfile.CloseRangeUnshare); other != 0 { // see unshareFiles
 				goto fail
 			}
 		}
-		syscall.RawSyscall(unix.SYS_WRITE, uintptr(p.ready), uintptr(unsafe.Pointer(&one)), 1)
+		syscall.RawSyscall(unix.SYS_WRITE, uintptr(p.Ready), uintptr(unsafe.Pointer(&one)), 1)
 	}
 
-	report.step = stepLimits
+	report.Step = stepLimits
 	for i = 0; i < 3; i++ {
 		if p.closed&(1<<i) != 0 {
 			syscall.RawSyscall(unix.SYS_CLOSE, uintptr(i), 0, 0)
@@ -303,7 +303,7 @@ func (p *forkPlan) fork() (pid int, err error) {
 	}
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, uintptr(unsafe.Pointer(&blocked)), 0, 8, 0, 0)
 
-	report.step = stepExec
+	report.Step = StepExec
 	for i = 0; i < len(p.paths); i++ {
 		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.paths[i])), uintptr(unsafe.Pointer(p.argv)), uintptr(unsafe.Pointer(p.envv)))
 		if errno == syscall.ENOEXEC {
@@ -311,32 +311,32 @@ func (p *forkPlan) fork() (pid int, err error) {
 			_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(p.scriptSh)), uintptr(unsafe.Pointer(&p.scriptAv[0])), uintptr(unsafe.Pointer(p.envv)))
 		}
 		if errno == syscall.EACCES {
-			p.denied = true
+			p.Denied = true
 		} else if errno != syscall.ENOENT && errno != syscall.ESTALE && errno != syscall.ENOTDIR && errno != syscall.ENODEV && errno != syscall.ETIMEDOUT {
 			goto fail // triesOn, written out
 		}
 	}
-	if p.denied {
+	if p.Denied {
 		errno = syscall.EACCES
 	}
 
 fail:
-	report.errno = int32(errno)
+	report.Errno = int32(errno)
 exit:
 	for {
 		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 253, 0, 0)
 	}
 }
 
-// stepError says what a child could not do.
-func (r *forkReport) stepError(p *forkPlan) error {
-	errno := unix.Errno(r.errno)
-	switch r.step {
+// StepError says what a child could not do.
+func (r *Report) StepError(p *Plan) error {
+	errno := unix.Errno(r.Errno)
+	switch r.Step {
 	case stepMap:
 		return fmt.Errorf("a user namespace for the command: write its maps: %w", errno)
 	case stepLoopback:
 		return fmt.Errorf("bring up lo in the command's network namespace: %w", errno)
-	case stepNetns:
+	case StepNetns:
 		return fmt.Errorf("enter the command's network namespace: %w", errno)
 	case stepParent:
 		return fmt.Errorf("prctl(2) PR_SET_PDEATHSIG: %w", errno)
@@ -344,29 +344,29 @@ func (r *forkReport) stepError(p *forkPlan) error {
 		return fmt.Errorf("prctl(2) PR_SET_NO_NEW_PRIVS: %w", errno)
 	case stepLimits:
 		return fmt.Errorf("give the command its limit of open files: prlimit64(2): %w", errno)
-	case stepFilter:
-		return seccompx.InstallError(errno, p.flags)
+	case StepFilter:
+		return seccompx.InstallError(errno, p.Flags)
 	case stepSockets:
 		return fmt.Errorf("a socket in the command's network namespace: %w", errno)
 	case stepFiles:
 		return fmt.Errorf("a descriptor table for the command: unshare(2): %w", errno)
-	case stepExec:
+	case StepExec:
 		return errno
 	}
-	return fmt.Errorf("start the command (step %d): %w", r.step, errno)
+	return fmt.Errorf("start the command (step %d): %w", r.Step, errno)
 }
 
-// inherit has the child be given what this process was given at its start.
-func (p *forkPlan) inherit(b *birth.Record) {
-	p.ignored, p.blocked, p.closed = b.Ignored, b.Blocked, b.Closed
+// Inherit has the child be given what this process was given at its start.
+func (p *Plan) Inherit(b *birth.Record) {
+	p.ignored, p.Blocked, p.closed = b.Ignored, b.Blocked, b.Closed
 	if b.Exact {
 		p.nofile = &unix.Rlimit{Cur: b.NoFile[0], Max: b.NoFile[1]}
 	}
 }
 
-// command fills in what is executed: the first of files that can be. argv[0] is the name the
+// Command fills in what is executed: the first of files that can be. argv[0] is the name the
 // program sees; environ is passed on as it is.
-func (p *forkPlan) command(files, argv, environ []string) (err error) {
+func (p *Plan) Command(files, argv, environ []string) (err error) {
 	pointers := func(strings []string) (list []*byte) {
 		if err == nil {
 			list, err = syscall.SlicePtrFromStrings(strings)
@@ -378,8 +378,8 @@ func (p *forkPlan) command(files, argv, environ []string) (err error) {
 	if err != nil {
 		return err
 	}
-	for i, b := range p.blanks {
-		env[b.entry] = &p.report.variables[i][0]
+	for i, b := range p.Blanks {
+		env[b.entry] = &p.Report.variables[i][0]
 	}
 	p.paths, p.argv, p.envv = paths[:len(files)], &args[0], &env[0]
 	p.scriptSh, p.scriptAv = script[0], script
@@ -392,8 +392,8 @@ var stepCalls = map[int32]string{
 	stepSockets: "socket(2) with AF_NETLINK and AF_INET", stepFiles: "unshare(2) or close_range(2)",
 }
 
-// refusedStep adds to an error of a child's step, if a filter may be behind it, what helps.
-func refusedStep(step int32, err error) error {
+// RefusedStep adds to an error of a child's step, if a filter may be behind it, what helps.
+func RefusedStep(step int32, err error) error {
 	call := stepCalls[step]
 	if call == "" || !doctor.IsRefusal(err) {
 		return err
