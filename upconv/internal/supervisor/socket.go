@@ -23,14 +23,14 @@ func (w *worker) socket(e *netns.Egress, domain, kind, proto int) (int, unix.Err
 }
 
 func (w *worker) trySocket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
+	if w.lost != nil {
+		return -1, unix.EIO
+	}
 	if e == w.home {
 		if fd, ok := w.spares.take(domain, proto); ok {
 			return fd, 0
 		}
 		return linux.NewSocket(domain, kind, proto)
-	}
-	if w.lost != nil {
-		return -1, unix.EIO
 	}
 	// Going there and back costs a tenth of handing the work to a thread that lives there.
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(e.NS.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
@@ -119,7 +119,9 @@ func (w *worker) tidy() {
 	}
 	w.done = w.done[:0]
 	w.unpin()
-	w.spares.refill()
+	if w.lost == nil {
+		w.spares.refill()
+	}
 	if w.usedUnix {
 		w.unixSpares.refill(w, &w.crossing.pass)
 		w.usedUnix = false
