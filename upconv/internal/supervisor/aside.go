@@ -49,6 +49,7 @@ func (a *asideCall) run() {
 	} else {
 		out = aside(a.do)
 		for out.again != nil {
+			w.closeDone() // the next one may wait for long, and a copy keeps what the program closes alive
 			out = out.again(w, &a.c)
 		}
 	}

@@ -114,10 +114,7 @@ func (s *spares) close() {
 // tidy does what need not be done while the target waits: it closes the sockets of the last swap
 // and makes the next ones.
 func (w *worker) tidy() {
-	for _, fd := range w.done {
-		linux.Close(fd)
-	}
-	w.done = w.done[:0]
+	w.closeDone()
 	w.unpin()
 	if w.lost == nil {
 		w.spares.refill()
@@ -126,6 +123,14 @@ func (w *worker) tidy() {
 		w.unixSpares.refill(w, &w.crossing.pass)
 		w.usedUnix = false
 	}
+}
+
+// closeDone closes the sockets that are left of a call, or of its last try.
+func (w *worker) closeDone() {
+	for _, fd := range w.done {
+		linux.Close(fd)
+	}
+	w.done = w.done[:0]
 }
 
 // closeNow closes one of the descriptors that tidy would close.
