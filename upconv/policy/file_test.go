@@ -319,7 +319,7 @@ func TestDocumentedPolicy(t *testing.T) {
 		t.Fatal("no policy in docs/routes.md")
 	}
 	f, err := ParseFile("routes.md", []byte(example))
-	if err != nil || f.Written != 3 {
+	if err != nil || f.Written != 4 {
 		t.Errorf("%v, %v", err, f)
 	}
 	if err := validate([]byte(example)); err != nil {
