@@ -35,7 +35,9 @@ func (w *worker) decideSendto(c *call) outcome {
 // sendtoDatagram is sendto(2) with an address.
 func (w *worker) sendtoDatagram(c *call) outcome {
 	switch short := c.addr == 0 || c.addrLen < linux.SizeofSockaddrIn; {
-	case !w.s.needs.sends, (short || c.addrLen > linux.SizeofSockaddrStorage) && !(c.indirect && w.guards(c)):
+	case !w.s.needs.sends:
+		return carryOn
+	case (short || c.addrLen > linux.SizeofSockaddrStorage) && !(c.indirect && w.guards(c)) && !w.guardsSends(c):
 		return carryOn
 	case c.addr == 0:
 		c.addrLen = 0
