@@ -78,7 +78,7 @@ var calls = []callRow{
 	// Sends to an address, as far as a filter sees it: that of sendmsg(2) and sendmmsg(2) is in
 	// memory. With MSG_FASTOPEN they connect.
 	{
-		name: "sendto", handle: (*worker).sendto, socketcall: sysSendto, args: 6, unseen: needs.stopsUnseenSends,
+		name: "sendto", handle: (*worker).send, socketcall: sysSendto, args: 6, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) {
 			least, most := low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)
 			r.stopIf(n.sends, least, most)
@@ -86,11 +86,11 @@ var calls = []callRow{
 		},
 	},
 	{
-		name: "sendmsg", handle: (*worker).sendmsg, socketcall: sysSendmsg, args: 3, unseen: needs.stopsUnseenSends,
+		name: "sendmsg", handle: (*worker).send, socketcall: sysSendmsg, args: 3, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 2) },
 	},
 	{
-		name: "sendmmsg", handle: (*worker).sendmmsg, socketcall: sysSendmmsg, args: 4, unseen: needs.stopsUnseenSends,
+		name: "sendmmsg", handle: (*worker).send, socketcall: sysSendmmsg, args: 4, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 3) },
 	},
 

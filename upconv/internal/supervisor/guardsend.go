@@ -40,19 +40,19 @@ const (
 	maxOnWorker  = 1 << 20   // how much a worker sends for one call before a thread of its own goes on
 )
 
-// sendOrGuard handles a send by decide, and what that leaves to the kernel is made by upconv if it
-// must not be left.
-func (w *worker) sendOrGuard(c *call, decide handler) outcome {
+// send handles a stopped sendto(2), sendmsg(2) or sendmmsg(2), or takes it up again on a thread that
+// may wait. What is to be left to the kernel upconv makes itself if it must not be left.
+func (w *worker) send(c *call) outcome {
 	for range maxRaces {
 		if c.guardedSend == nil {
-			if out := decide(w, c); !out.carriesOn() || !w.guardsSends(c) {
+			if out := w.decideSend(c); !out.carriesOn() || !w.guardsSends(c) {
 				return out
 			}
 		}
 		if out := w.sendInPlace(c); !out.isRaced() {
 			return out
 		}
-		c.guardedSend, c.sends, c.fastOpen = nil, false, fastOpen{}
+		c.guardedSend, c.fastOpen = nil, fastOpen{}
 	}
 	return answer(unix.EBADF)
 }
@@ -156,7 +156,7 @@ func (w *worker) sendAllInPlace(c *call, to *guardedSocket) outcome {
 		}
 		switch {
 		case later:
-			return aside(sendAgain)
+			return aside((*worker).send)
 		case errno == unix.EPIPE && to.raises() && g.flags&unix.MSG_NOSIGNAL == 0:
 			w.raise(c, unix.SIGPIPE)
 		}

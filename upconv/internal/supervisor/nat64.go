@@ -42,7 +42,7 @@ func (s *Session) whenFound() outcome {
 			return answer(errno)
 		}
 		if c.sends {
-			return sendAgain(w, c)
+			return w.send(c)
 		}
 		return w.connect(c)
 	})

@@ -10,9 +10,7 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// sendto handles a stopped sendto(2): one with MSG_FASTOPEN, or one that has an address.
-func (w *worker) sendto(c *call) outcome { return w.sendOrGuard(c, (*worker).decideSendto) }
-
+// decideSendto decides about a sendto(2): one with MSG_FASTOPEN, or one that has an address.
 func (w *worker) decideSendto(c *call) outcome {
 	c.addr, c.addrLen = c.args[4], uint32(c.args[5])
 	flags := uint32(c.args[3])
@@ -80,15 +78,9 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 	return w.sendAll(c)
 }
 
-// sendmsg handles a stopped sendmsg(2).
-func (w *worker) sendmsg(c *call) outcome { return w.sendOrGuard(c, (*worker).decideSendmsg) }
-
 func (w *worker) decideSendmsg(c *call) outcome {
 	return w.sendMessages(c, uint32(c.args[2]), 1, 0)
 }
-
-// sendmmsg handles a stopped sendmmsg(2).
-func (w *worker) sendmmsg(c *call) outcome { return w.sendOrGuard(c, (*worker).decideSendmmsg) }
 
 func (w *worker) decideSendmmsg(c *call) outcome {
 	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), linux.MaxIovecs)), c.MmsghdrSize())
@@ -253,18 +245,6 @@ func (w *worker) resend(c *call) outcome {
 		return raced // it is a stream by now
 	}
 	return out
-}
-
-// sendAgain makes a send on a thread that may wait.
-func sendAgain(w *worker, c *call) outcome {
-	c.sends = false
-	switch c.name {
-	case "sendto":
-		return w.sendto(c)
-	case "sendmsg":
-		return w.sendmsg(c)
-	}
-	return w.sendmmsg(c)
 }
 
 // decideSend handles a send that upconv may leave to the kernel.

@@ -60,7 +60,7 @@ func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcom
 		// The program waits until there is room. Not in the middle of a move: workers may want that
 		// lock, and what comes for the old socket would not be handed on.
 		if !w.alone || w.moving {
-			return aside(sendAgain)
+			return aside((*worker).send)
 		}
 		if errno = w.waitToSend(fd, x.unixPeer()); errno != 0 {
 			break
