@@ -8,40 +8,13 @@ import (
 
 // sightProgram is the program of Look while it is written.
 type sightProgram struct {
-	*assembler
+	*writer
 	peeker *Peeker // is told where things are
-	types  *types
-	failed error // about the first field that the kernel does not have
-}
-
-// at returns where a field is in its struct.
-func (w *sightProgram) at(of, path string) uint32 {
-	offset, err := w.types.field(of, path)
-	if err != nil && w.failed == nil {
-		w.failed = err
-	}
-	return offset
 }
 
 // program writes the program for a kernel with these types.
 func (p *Peeker) program(t *types) ([]byte, error) {
-	fromPID, err := t.function("bpf_task_from_vpid")
-	if err != nil {
-		return nil, err
-	}
-	release, err := t.function("bpf_task_release")
-	if err != nil {
-		return nil, err
-	}
-	a := &assembler{labels: map[string]int{}, jumps: map[int]string{}}
-	w := &sightProgram{assembler: a, peeker: p, types: t}
-
-	a.move(r6, r1)
-	a.clear()
-	a.load32(r1, r6, ctxTID)
-	a.callKernel(fromPID)
-	a.ifZero(r0, "gone")
-	a.move(r7, r0)
+	w := &sightProgram{writer: beginProgram(t), peeker: p}
 	w.readTable()
 	w.readFile()
 	w.readInode()
@@ -56,17 +29,7 @@ func (p *Peeker) program(t *types) ([]byte, error) {
 			return nil, err
 		}
 	}
-	a.label("done")
-	a.move(r1, r7)
-	a.callKernel(release)
-	a.label("gone")
-	a.give(r6, ctxFile)
-	a.moveImm(r0, 0)
-	a.exit()
-	if w.failed != nil {
-		return nil, w.failed
-	}
-	return a.bytes()
+	return w.end()
 }
 
 // readTable reads what the descriptor table of the task in r7 says of the descriptor, and leaves

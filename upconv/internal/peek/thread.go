@@ -49,15 +49,8 @@ const exiting = 4 // PF_EXITING, linux/sched.h
 
 // threadProgram writes the program that looks at a thread.
 func threadProgram(t *types) ([]byte, error) {
-	w := writer{types: t, assembler: &assembler{labels: map[string]int{}, jumps: map[int]string{}}}
-	fromPID, release := w.function("bpf_task_from_vpid"), w.function("bpf_task_release")
+	w := beginProgram(t)
 	a := w.assembler
-	a.move(r6, r1)
-	a.clear()
-	a.load32(r1, r6, ctxTID)
-	a.callKernel(fromPID)
-	a.ifZero(r0, "gone")
-	a.move(r7, r0)
 	a.moveImm(r1, 1)
 	a.store(r10, r1, slot(threadFound))
 	a.readTo(threadJob, 8, r7, w.at("task_struct", "jobctl"))
@@ -75,40 +68,7 @@ func threadProgram(t *types) ([]byte, error) {
 	a.follow(r8, r7, w.at("task_struct", "signal"), "done")
 	a.readTo(threadShared, 8, r8, w.at("signal_struct", "shared_pending.signal"))
 	a.readTo(threadCount, 4, r8, w.at("signal_struct", "nr_threads"))
-	a.label("done")
-	a.move(r1, r7)
-	a.callKernel(release)
-	a.label("gone")
-	a.give(r6, ctxFile)
-	a.moveImm(r0, 0)
-	a.exit()
-	if w.failed != nil {
-		return nil, w.failed
-	}
-	return a.bytes()
-}
-
-// writer notes the first thing that a kernel does not have.
-type writer struct {
-	*types
-	*assembler
-	failed error
-}
-
-func (w *writer) at(of, path string) uint32 {
-	offset, err := w.types.field(of, path)
-	if err != nil && w.failed == nil {
-		w.failed = err
-	}
-	return offset
-}
-
-func (w *writer) function(name string) uint32 {
-	id, err := w.types.function(name)
-	if err != nil && w.failed == nil {
-		w.failed = err
-	}
-	return id
+	return w.end()
 }
 
 // LookAtThread looks at a thread of this process's pid namespace. It returns ESRCH where there is
