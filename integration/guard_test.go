@@ -132,8 +132,8 @@ func TestCallRace(t *testing.T) {
 	})
 }
 
-// TestCopyRace has a thread copy a socket to the number that another one connects it by, which is to
-// be the same socket after that, too.
+// TestCopyRace has a thread copy a socket to the number that another one connects it by, which is
+// to be the same socket after that, too.
 func TestCopyRace(t *testing.T) {
 	forEachEgress(t, func(t *testing.T, w *caseWay, loop *loopServers) {
 		probe := compileC(t, "guard_race.c", "gcc", "-static", "-pthread")

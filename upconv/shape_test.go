@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // The limits of what a reader has to hold in the head. Tests and generated files have none.
@@ -18,6 +19,8 @@ const (
 	maxFileLines     = 600
 	maxFunctionLines = 80
 	maxParameters    = 5
+
+	maxCommentColumns = 100 // of a line that is all comment; a tab is one column
 )
 
 // exemptions says of what is above a limit how large it may be: a package or a file by its path, a
@@ -107,6 +110,32 @@ func TestShape(t *testing.T) {
 	}
 }
 
+// TestCommentWidth holds that comments can be read without scrolling. What is set off by a tab, a
+// drawing or a line of code, may be wider.
+func TestCommentWidth(t *testing.T) {
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for i, line := range strings.Split(string(text), "\n") {
+			if !strings.HasPrefix(strings.TrimLeft(line, "\t"), "// ") {
+				continue
+			}
+			if columns := utf8.RuneCountInString(line); columns > maxCommentColumns {
+				t.Errorf("%s:%d: a comment of %d columns, and the limit is %d", path, i+1, columns, maxCommentColumns)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // nameOf returns the name of a function, behind that of its receiver's type for a method.
 func nameOf(f *ast.FuncDecl) string {
 	if f.Recv == nil {
@@ -122,8 +151,8 @@ func nameOf(f *ast.FuncDecl) string {
 	return of.(*ast.Ident).Name + "." + f.Name.Name
 }
 
-// TestFileTable holds that the tables of files in docs/architecture.md have each file of the two large
-// packages once, and no other.
+// TestFileTable holds that the tables of files in docs/architecture.md have each file of the two
+// large packages once, and no other.
 func TestFileTable(t *testing.T) {
 	text, err := os.ReadFile("../docs/architecture.md")
 	if err != nil {

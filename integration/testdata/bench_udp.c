@@ -12,7 +12,8 @@
  * bench_udp sendmmsg ADDR PORT N       sendmmsg(2) of 64 datagrams, each with an address
  * bench_udp there-and-back ADDR PORT N sendto(2), and recvfrom(2) of the answer
  * bench_udp tcp ADDR PORT N            sendmsg(2) of 16 KiB each on a TCP connection
- * bench_udp tcp-shared ADDR PORT N     the same, beside another thread, and a datagram socket that has sent there
+ * bench_udp tcp-shared ADDR PORT N     the same, beside another thread, and a datagram socket that
+ *                                      has sent there
  * bench_udp resolve NAME N             getaddrinfo(3)
  * bench_udp receivers COUNT ADDR PORT TCP-PORT N  connect(2), while so many threads wait in recvfrom(2), each on a socket
  *                                      that has sent a datagram

@@ -1,6 +1,7 @@
 // usage: client_poller ADDR:PORT
 //
-// Reads the greeting over 20 sockets that the runtime's poller has, edge-triggered, before they are connected.
+// Reads the greeting over 20 sockets that the runtime's poller has, edge-triggered, before they are
+// connected.
 package main
 
 import (

@@ -7,8 +7,9 @@
  * guard_race CALL KIND ADDR PORT TRIES TCP UDP     one thread makes a call, again and again. KIND is what is put under
  *                                                  its number: refused, a stream whose connect(2) has failed; udp, a
  *                                                  datagram socket; idle, one that was disconnected
- * guard_race copies - ADDR PORT TRIES TCP UDP      one thread copies a socket to the number of another one's connect(2),
- *                                                  which is one of the same socket; it still is after that
+ * guard_race copies - ADDR PORT TRIES TCP UDP      one thread copies a socket to the number of
+ *                                                  another one's connect(2), which is of the same
+ *                                                  socket; it still is after that
  *
  * ADDR has an echo at PORT. TCP and UDP are the ports of servers at the egress's 127.0.0.1.
  */

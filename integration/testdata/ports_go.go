@@ -1,5 +1,5 @@
-// Ports_go dials ADDR:PORT 200 times with a local address, which has Go bind each socket to port 0. All connections are open at a time.
-// It prints how many there are, or what went wrong.
+// Ports_go dials ADDR:PORT 200 times with a local address, which has Go bind each socket to port 0.
+// All connections are open at a time. It prints how many there are, or what went wrong.
 package main
 
 import (

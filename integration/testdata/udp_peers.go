@@ -1,6 +1,7 @@
-// udp_peers PORT PEER...: as programs with peers do, it has one socket, bound to a port, that is read all the time,
-// and sends to everybody. Each peer is sent fifty datagrams, and sends fifty back, some answers and some not. Sends
-// are of one kind or the other by turns: WriteTo, and batches, which are sendmmsg(2).
+// udp_peers PORT PEER...: as programs with peers do, it has one socket, bound to a port, that is
+// read all the time, and sends to everybody. Each peer is sent fifty datagrams, and sends fifty
+// back, some answers and some not. Sends are of one kind or the other by turns: WriteTo, and
+// batches, which are sendmmsg(2).
 package main
 
 import (

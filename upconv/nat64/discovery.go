@@ -38,8 +38,8 @@ const (
 	lastRediscovery  = time.Minute
 )
 
-// NewDiscovery returns one that has not begun; Run begins. look asks the resolvers once, and says how long
-// what it has found is good for.
+// NewDiscovery returns one that has not begun; Run begins. look asks the resolvers once, and says
+// how long what it has found is good for.
 func NewDiscovery(look func(context.Context) ([]netip.Prefix, time.Duration, error), log *slog.Logger) *Discovery {
 	return &Discovery{look: look, log: log, known: make(chan struct{})}
 }

@@ -1,8 +1,9 @@
-// quic serve ADDR:PORT            serves QUIC: HTTP/3, and streams that echo
-// quic get [udp4] ADDR:PORT BYTES  posts so many bytes by HTTP/3, reads as many back, and says what came of it
+// quic serve ADDR:PORT             serves QUIC: HTTP/3, and streams that echo
+// quic get [udp4] ADDR:PORT BYTES  posts so many bytes by HTTP/3, reads as many back
 // quic echo [udp4] ADDR:PORT BYTES does so on three streams of QUIC at once, from one socket
 //
-// With udp4 the socket is AF_INET; otherwise it is what quic-go makes by itself, AF_INET6 for both families.
+// With udp4 the socket is AF_INET; otherwise it is what quic-go makes by itself, AF_INET6 for both
+// families.
 package main
 
 import (

@@ -73,9 +73,9 @@ func (was *Companion) sender(from unix.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// OpenOutlet sees that there is something to hand on through in a namespace, if that can be: open makes
-// a raw socket of an address family there, for IPPROTO_RAW. The errno says why there is nothing, the
-// first time.
+// OpenOutlet sees that there is something to hand on through in a namespace, if that can be: open
+// makes a raw socket of an address family there, for IPPROTO_RAW. The errno says why there is
+// nothing, the first time.
 func (k *Set) OpenOutlet(netns uint64, open func(domain int) (fd int, errno unix.Errno)) (ok bool, errno unix.Errno) {
 	k.mu.Lock()
 	raw, known := k.raw[netns]

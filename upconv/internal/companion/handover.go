@@ -18,8 +18,8 @@ type Unread struct {
 	from    []netip.AddrPort
 }
 
-// TakeOut takes it out of a socket in whose place current is, if it can be handed over to that. There
-// is an outlet in the namespace of current.
+// TakeOut takes it out of a socket in whose place current is, if it can be handed over to that.
+// There is an outlet in the namespace of current.
 func (k *Set) TakeOut(was *Companion, current int) (u Unread) {
 	var now sockstate.Socket
 	if !sockstate.ExamineDatagram(current, &now) || now.Port() == 0 {

@@ -64,8 +64,8 @@ type Companion struct {
 	Reader  *UnixReader
 }
 
-// maxCompanions is how many sockets are kept at most, and not more than half of the descriptors that
-// upconv may have: new sockets need some, too.
+// maxCompanions is how many sockets are kept at most, and not more than half of the descriptors
+// that upconv may have: new sockets need some, too.
 const maxCompanions = 4096
 
 // release forgets a companion, whose descriptor is the caller's then.

@@ -174,8 +174,8 @@ func TestCompanionPutBack(t *testing.T) {
 	linux.Close(own)
 }
 
-// TestOutletAfterShortage has descriptors run out when an outlet is opened: the next try succeeds, and
-// is remembered.
+// TestOutletAfterShortage has descriptors run out when an outlet is opened: the next try succeeds,
+// and is remembered.
 func TestOutletAfterShortage(t *testing.T) {
 	var k Set
 	k.mu.Lock()

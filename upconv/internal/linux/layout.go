@@ -2,8 +2,9 @@ package linux
 
 import "encoding/binary"
 
-// Layout says how struct msghdr, struct mmsghdr and struct iovec are laid out in a program's memory:
-// as for this machine, or as for i386, whose longs and pointers are half as long (net/compat.c).
+// Layout says how struct msghdr, struct mmsghdr and struct iovec are laid out in a program's
+// memory: as for this machine, or as for i386, whose longs and pointers are half as long
+// (net/compat.c).
 type Layout struct {
 	Compat bool // made with the 32-bit structures of i386
 }

@@ -50,7 +50,8 @@ func IsConnected(fd int) bool {
 	return SocketName(fd, true, &name)
 }
 
-// CookieOf returns SO_COOKIE, which no other socket of this machine has; 0 for what is not a socket.
+// CookieOf returns SO_COOKIE, which no other socket of this machine has; 0 for what is not a
+// socket.
 func CookieOf(fd int) (cookie uint64) {
 	Getsockopt(fd, unix.SOL_SOCKET, unix.SO_COOKIE, unsafe.Pointer(&cookie), 8)
 	return cookie

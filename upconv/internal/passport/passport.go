@@ -1,5 +1,5 @@
-// Package passport keeps what a program is told of a socket of its own that has been replaced by one
-// of another address family: on that socket itself.
+// Package passport keeps what a program is told of a socket of its own that has been replaced by
+// one of another address family: on that socket itself.
 package passport
 
 import (

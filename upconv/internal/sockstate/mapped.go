@@ -32,8 +32,8 @@ var MappedOptions = []mappedOption{
 	{Inet: unix.IP_RECVFRAGSIZE, Inet6: IPv6RecvFragSize},
 }
 
-// CopyMapped gives an AF_INET6 socket the counterparts of what has been set on an old AF_INET one, and
-// differs from d.
+// CopyMapped gives an AF_INET6 socket the counterparts of what has been set on an old AF_INET one,
+// and differs from d.
 func CopyMapped(d *Defaults, used *OptionsUsed, old, to int) {
 	for _, m := range MappedOptions {
 		var value [MaxSockopt]byte

@@ -524,7 +524,8 @@ func copyIPOptions(row *Option, from, to int) (lost bool) {
 	return !p.ReadFrom6(from) && copyVariable(row, from, to)
 }
 
-// EachSet calls do for each option of a socket that differs from what a fresh one has, and that can be read.
+// EachSet calls do for each option of a socket that differs from what a fresh one has, and that can
+// be read.
 func (d *Defaults) EachSet(used *OptionsUsed, fd int, sock *Socket, do func(row *Option, value []byte)) {
 	rare := used.Any.Load()
 	for i := range Options {

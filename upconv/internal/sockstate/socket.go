@@ -40,8 +40,8 @@ type Socket struct {
 	Reads *Reads
 }
 
-// Inode is what fstat(2) tells of a socket: its owner, its mode, and the number that no other one has
-// as long as there is a copy of it.
+// Inode is what fstat(2) tells of a socket: its owner, its mode, and the number that no other one
+// has as long as there is a copy of it.
 type Inode struct {
 	UID, GID int
 	Mode     uint32
@@ -54,7 +54,8 @@ func InodeIn(stat *unix.Stat_t) Inode {
 }
 
 // ExamineStream reads what a swap needs to know of a stream, with as few calls as will do. idle is
-// false where it is not a TCP or MPTCP socket, or is one that is connected, connecting or listening.
+// false where it is not a TCP or MPTCP socket, or is one that is connected, connecting or
+// listening.
 func ExamineStream(fd int, s *Socket) (idle bool) {
 	return s.ReadStream(fd) && s.ReadIdle(fd) && s.ReadFlags(fd)
 }

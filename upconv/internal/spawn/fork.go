@@ -15,9 +15,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/openfile"
 )
 
-// RuntimeBeforeFork, RuntimeAfterFork and RuntimeAfterForkInChild are the runtime's own preparations
-// for fork(2), as package syscall uses them: all signals are blocked around the clone, and the child
-// gets default handlers and the mask that this process started with.
+// RuntimeBeforeFork, RuntimeAfterFork and RuntimeAfterForkInChild are the runtime's own
+// preparations for fork(2), as package syscall uses them: all signals are blocked around the clone,
+// and the child gets default handlers and the mask that this process started with.
 //
 //go:linkname RuntimeBeforeFork syscall.runtime_BeforeFork
 func RuntimeBeforeFork()

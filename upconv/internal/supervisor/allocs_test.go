@@ -13,9 +13,9 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// TestAllocations holds that a connect(2) whose socket is swapped, and a sendto(2) of a socket that is
-// where it sends to, allocate nothing, whether sockets are looked at in the kernel or not. All is in
-// one namespace, on 127.0.0.9.
+// TestAllocations holds that a connect(2) whose socket is swapped, and a sendto(2) of a socket that
+// is where it sends to, allocate nothing, whether sockets are looked at in the kernel or not. All
+// is in one namespace, on 127.0.0.9.
 func TestAllocations(t *testing.T) {
 	if !linux.HasCapability(unix.CAP_SYS_ADMIN) {
 		t.Skip("needs CAP_SYS_ADMIN: it enters a network namespace")

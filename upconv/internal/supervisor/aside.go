@@ -12,8 +12,8 @@ import (
 // waiter answers a call later, on a goroutine of its own.
 type waiter interface{ run() }
 
-// asideCall is a call that cannot be decided at once, and that no worker may be held up by. It has a
-// thread to itself, which is a worker in everything but that it receives no notifications.
+// asideCall is a call that cannot be decided at once, and that no worker may be held up by. It has
+// a thread to itself, which is a worker in everything but that it receives no notifications.
 type asideCall struct {
 	s    *Session
 	c    call

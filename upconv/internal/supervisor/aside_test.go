@@ -9,8 +9,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
-// TestAsideAgain says that what a handler has left to be closed is closed before the next one, which
-// may wait for long, takes the call up.
+// TestAsideAgain says that what a handler has left to be closed is closed before the next one,
+// which may wait for long, takes the call up.
 func TestAsideAgain(t *testing.T) {
 	n := testSession(t).Node
 	th := serve(t, n, refusing(t, "EPERM"))

@@ -23,8 +23,8 @@ func (w *worker) carry(s *swap, from int, kept bool) unix.Errno {
 	return 0
 }
 
-// carryOver gives the new socket what the program has done to the old one. kept is whether it is one
-// that has been in use before.
+// carryOver gives the new socket what the program has done to the old one. kept is whether it is
+// one that has been in use before.
 func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
 	e, sock, replacement := s.e, s.sock, s.fd
 	if lost := w.s.fresh.Of(sock.Domain).CopyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
@@ -78,8 +78,8 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 	return x.bind(e, sock, old, replacement, w.s.origin.Cookie)
 }
 
-// shutLike has the new socket remember a shutdown(2) of the old one from before it was connected: that
-// fails with ENOTCONN, and yet has its effect.
+// shutLike has the new socket remember a shutdown(2) of the old one from before it was connected:
+// that fails with ENOTCONN, and yet has its effect.
 func (w *worker) shutLike(s *swap, old int) {
 	shut := uint8(0)
 	if v := s.c.view; v != nil {

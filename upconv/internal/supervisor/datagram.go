@@ -70,7 +70,8 @@ type decided struct {
 	decision  policy.Decision
 }
 
-// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, out is not undecided.
+// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, out is not
+// undecided.
 func (w *worker) fetch(c *call, e *event.Pending) (fd int, out outcome) {
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch errno {
@@ -281,8 +282,8 @@ func (w *worker) move(s *swap, sa []byte) outcome {
 	return w.swapDatagram(s, sa)
 }
 
-// isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.view is
-// not nil, it is of now.
+// isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.view
+// is not nil, it is of now.
 func (w *worker) isThereYet(c *call, old int) bool {
 	if c.view != nil {
 		return w.saw(c.view, old)

@@ -30,8 +30,8 @@ func (w *worker) leaves(s *swap) bool {
 
 // depart is for a stream whose port leaves the origin, before the new one, which has it in the
 // egress, is put into its place. Another thread that is about to ask the kernel for the port
-// must not get it; so that is waited for. That is rare, and no worker waits: the call is put aside. If
-// all is well the outcome is undecided.
+// must not get it; so that is waited for. That is rare, and no worker waits: the call is put aside.
+// If all is well the outcome is undecided.
 //
 // As long as the old socket is the target's, it holds the port in the origin.
 func (w *worker) depart(s *swap) outcome {

@@ -61,8 +61,9 @@ func (w *worker) closeSets() {
 	w.sets = w.sets[:0]
 }
 
-// registrations returns the places of the old socket of a swap in the epoll sets of its process. The caller calls closeSets when it is done with them. It costs nothing
-// where there are no sets. lost says why there may be more; mostly it is empty.
+// registrations returns the places of the old socket of a swap in the epoll sets of its process.
+// The caller calls closeSets when it is done with them. It costs nothing where there are no sets.
+// lost says why there may be more; mostly it is empty.
 func (w *worker) registrations(s *swap) (found []registration, lost string) {
 	c, all := s.c, &w.s.epolls
 	switch {
@@ -125,8 +126,8 @@ const (
 	longText = 8 << 10
 )
 
-// membership returns whether the old socket of a swap is in a set under the number of the call. large
-// is whether that is known to be large, and files what the target's descriptors are known by.
+// membership returns whether the old socket of a swap is in a set under the number of the call.
+// large is whether that is known to be large, and files what the target's descriptors are known by.
 func (w *worker) membership(s *swap, files, epfd int, large bool) membership {
 	c, all := s.c, &w.s.epolls
 	if large {

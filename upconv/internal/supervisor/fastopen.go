@@ -113,8 +113,8 @@ func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, err
 	return length, 0
 }
 
-// beginEarly sends what a call with MSG_FASTOPEN sends that waits and must not be left to the kernel.
-// errno is what connecting the stream fd has said.
+// beginEarly sends what a call with MSG_FASTOPEN sends that waits and must not be left to the
+// kernel. errno is what connecting the stream fd has said.
 func (w *worker) beginEarly(c *call, e *event.Pending, fd int, errno unix.Errno) outcome {
 	w.s.events.Record(e, underWay(errno))
 	switch {

@@ -10,8 +10,8 @@ import (
 )
 
 // Filter returns the seccomp filter that a supervised program runs under, with
-// [policy.SwapAtConnect]. It stops no call that the policy has no need of, and what it does not stop
-// runs at full speed.
+// [policy.SwapAtConnect]. It stops no call that the policy has no need of, and what it does not
+// stop runs at full speed.
 func Filter(p *policy.Policy, udp policy.UDPMode) seccompx.Filter { return filter(needsOf(p, udp)) }
 
 func filter(n needs) seccompx.Filter {

@@ -46,8 +46,8 @@ type former struct {
 	aside bool // it is kept for the one in its place
 }
 
-// outbox sees that there is something to hand on through in the namespace of the socket in use, which
-// is the egress or, if that is nil, the origin.
+// outbox sees that there is something to hand on through in the namespace of the socket in use,
+// which is the egress or, if that is nil, the origin.
 func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
 	ok, errno := w.s.companions.OpenOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
 		if egress == nil {
@@ -67,8 +67,8 @@ func (w *worker) setAside(c *call, was *former, current int, egress *netns.Egres
 	w.s.companions.Keep(was.Companion, current, handsOn)
 }
 
-// takeOut takes out of a socket, in whose place current has been put, what has come for it and can be
-// handed over.
+// takeOut takes out of a socket, in whose place current has been put, what has come for it and can
+// be handed over.
 func (w *worker) takeOut(c *call, was *former, current int, egress *netns.Egress) (came companion.Unread) {
 	fds := []unix.PollFd{{Fd: int32(was.FD), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil || !w.outbox(c, current, egress) {

@@ -17,7 +17,8 @@ import (
 // egress there.
 //
 // Once somebody has restricted himself, bind(2) of streams and to paths is left to the kernel, as
-// the rules are about who makes it; and that of other families as long as no socket is in an egress.
+// the rules are about who makes it; and that of other families as long as no socket is in an
+// egress.
 
 // guardBind makes a bind(2) that is left to the kernel, if it must not be. It is raced if the
 // socket is one that has to be brought back first.

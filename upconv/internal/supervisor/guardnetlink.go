@@ -96,8 +96,8 @@ func (n *netlinkSend) send() (released bool) {
 	return t.Finish(result) && t.Release() == 0
 }
 
-// asSendto returns the call that the thread makes. It does not wait for room, as no signal could end
-// that.
+// asSendto returns the call that the thread makes. It does not wait for room, as no signal could
+// end that.
 func (n *netlinkSend) asSendto() (name string, args []uint64) {
 	fd, m := uint64(uint32(n.c.fd)), &n.m
 	if len(m.vectors) > 1 {

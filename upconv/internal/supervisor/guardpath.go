@@ -16,8 +16,8 @@ import (
 
 // A Unix socket that is bound to a path makes a file. Where upconv makes the bind(2) in the place
 // of the kernel, that file is as if the program had made it: its owner, its mode and its place. The
-// socket keeps the name, which others are told, so upconv cannot use another path to the same place:
-// it makes the call on a thread that has the program's root, working directory and umask.
+// socket keeps the name, which others are told, so upconv cannot use another path to the same
+// place: it makes the call on a thread that has the program's root, working directory and umask.
 
 // bindOther makes a bind(2) on a copy of a socket that is not one of IPv4 or IPv6.
 func (w *worker) bindOther(c *call, fd int, sa []byte) outcome {

@@ -40,8 +40,8 @@ const (
 	maxOnWorker  = 1 << 20   // how much a worker sends for one call before a thread of its own goes on
 )
 
-// send handles a stopped sendto(2), sendmsg(2) or sendmmsg(2), or takes it up again on a thread that
-// may wait. What is to be left to the kernel upconv makes itself if it must not be left.
+// send handles a stopped sendto(2), sendmsg(2) or sendmmsg(2), or takes it up again on a thread
+// that may wait. What is to be left to the kernel upconv makes itself if it must not be left.
 func (w *worker) send(c *call) outcome {
 	for range maxRaces {
 		if c.guardedSend == nil {

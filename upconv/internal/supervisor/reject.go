@@ -106,8 +106,8 @@ func (w *worker) refuse(e *event.Pending) outcome {
 	return answer(errno)
 }
 
-// wouldConnect returns what connect(2) does instead of starting to connect a TCP socket; undecided if
-// it would start.
+// wouldConnect returns what connect(2) does instead of starting to connect a TCP socket; undecided
+// if it would start.
 func (w *worker) wouldConnect(c *call, fd, domain int) outcome {
 	waited := false
 	switch tcpState(fd) {

@@ -153,8 +153,8 @@ func (w *worker) meansNothing(c *call) bool {
 }
 
 // isStream returns what becomes of a call that is about something that is not a datagram socket, or
-// one of another address family: of that nothing is sent elsewhere. If it is about one, the outcome is
-// undecided, and a copy is in w.out.fd.
+// one of another address family: of that nothing is sent elsewhere. If it is about one, the outcome
+// is undecided, and a copy is in w.out.fd.
 func (w *worker) isStream(c *call) outcome {
 	o := &w.out
 	if o.fd < 0 {

@@ -122,7 +122,8 @@ func privilegedControl(control []byte) bool {
 // sizeofUcred is struct ucred, unix(7).
 const sizeofUcred = 12
 
-// appendCredentials appends the control message that has the receiver of a datagram see c as its sender.
+// appendCredentials appends the control message that has the receiver of a datagram see c as its
+// sender.
 func appendCredentials(control []byte, pid int, c *target.Credentials) []byte {
 	var ucred [sizeofUcred]byte
 	for i, value := range []int{pid, c.UID, c.GID} {

@@ -135,8 +135,8 @@ func (n *Node) NewSession(p *Plan, with Parts) *Session {
 	return s
 }
 
-// NoteInherited takes notice of descriptors that the command is given: sets and sockets which nobody
-// was seen to make.
+// NoteInherited takes notice of descriptors that the command is given: sets and sockets which
+// nobody was seen to make.
 func (s *Session) NoteInherited(fds []int) {
 	for _, fd := range fds {
 		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {
@@ -157,8 +157,8 @@ func (s *Session) GetReady() {
 	}
 }
 
-// Replace puts a policy into the place of the one in force. It returns an error, and changes nothing,
-// if the policy needs what the command was not started for.
+// Replace puts a policy into the place of the one in force. It returns an error, and changes
+// nothing, if the policy needs what the command was not started for.
 func (s *Session) Replace(p *policy.Policy, mappings *nat64.Mappings) error {
 	if err := s.canTake(p); err != nil {
 		return err
@@ -181,8 +181,8 @@ func (s *Session) Replace(p *policy.Policy, mappings *nat64.Mappings) error {
 	return nil
 }
 
-// canTake returns an error if a policy needs what the command was not started for: the filter that it
-// runs under cannot be changed any more.
+// canTake returns an error if a policy needs what the command was not started for: the filter that
+// it runs under cannot be changed any more.
 func (s *Session) canTake(p *policy.Policy) error {
 	n := needsOf(p, s.udp)
 	n.makeAtSocket(p, s.swapAt, linux.HasCapability(unix.CAP_SYS_ADMIN))
@@ -207,8 +207,8 @@ func (s *Session) canTake(p *policy.Policy) error {
 	return nil
 }
 
-// fail says that the session cannot go on. Whoever has made it must see to it that no program goes on
-// without it.
+// fail says that the session cannot go on. Whoever has made it must see to it that no program goes
+// on without it.
 func (s *Session) fail(err error) {
 	select {
 	case s.broken <- err:

@@ -124,8 +124,8 @@ func (th *served) end(t *testing.T) {
 	th.session.close()
 }
 
-// TestSessions has two sessions with different policies in one process, and ends one while the other
-// serves. A third one begins then. Nothing is left of any.
+// TestSessions has two sessions with different policies in one process, and ends one while the
+// other serves. A third one begins then. Nothing is left of any.
 func TestSessions(t *testing.T) {
 	n, err := NewNode(slog.New(slog.DiscardHandler))
 	if err != nil {

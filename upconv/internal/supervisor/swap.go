@@ -12,9 +12,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// A swap puts an equivalent socket under the target's descriptor: that is made, it is installed, and
-// the one from before is retired. swapStream and swapDatagram go through these steps; what differs is
-// theirs.
+// A swap puts an equivalent socket under the target's descriptor: that is made, it is installed,
+// and the one from before is retired. swapStream and swapDatagram go through these steps; what
+// differs is theirs.
 type swap struct {
 	c      *call
 	e      *event.Pending
@@ -30,8 +30,8 @@ type swap struct {
 }
 
 // make makes the socket that is to take the place of the target's, with all that the program has
-// done to that; tidy closes it. Like the others it returns what becomes of the call if the swap cannot
-// go on, and else undecided.
+// done to that; tidy closes it. Like the others it returns what becomes of the call if the swap
+// cannot go on, and else undecided.
 func (w *worker) make(s *swap) outcome {
 	e, sock, x := s.e, s.sock, s.x
 	from := s.old // what is carried over is of it
@@ -100,7 +100,8 @@ func (w *worker) findPlaces(s *swap) {
 
 // lookLast looks at the target's descriptor for the last time before another socket takes its
 // place: whether it is closed on execve(2), and whether it is yet the socket that old is a copy of.
-// If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may have old it is put among the worker's witnesses before.
+// If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may
+// have old it is put among the worker's witnesses before.
 func (w *worker) lookLast(s *swap) outcome {
 	last, c, old := &s.last, s.c, s.old
 	if v := c.view; v != nil {
@@ -144,8 +145,8 @@ func (w *worker) lookLast(s *swap) outcome {
 
 // put installs the new socket under the target's descriptor.
 //
-// A socket is installed first and connected second: installing puts it into the target's net_cls and
-// net_prio cgroups, and its first packet must already carry them.
+// A socket is installed first and connected second: installing puts it into the target's net_cls
+// and net_prio cgroups, and its first packet must already carry them.
 func (w *worker) put(s *swap) outcome {
 	// Before the program has it: its other threads could put it under any number at once.
 	w.s.swapped.Store(true)
@@ -172,8 +173,8 @@ func (w *worker) abandon(s *swap) {
 	}
 }
 
-// takePlaces looks for what the old socket, which is not the target's any more, has got until the very
-// end: places in epoll sets, which the new one takes over, and a thread that waits for it.
+// takePlaces looks for what the old socket, which is not the target's any more, has got until the
+// very end: places in epoll sets, which the new one takes over, and a thread that waits for it.
 func (w *worker) takePlaces(s *swap) (waited bool) {
 	waited, late := w.lookBack(s)
 	s.places = append(s.places, late...)
@@ -182,7 +183,8 @@ func (w *worker) takePlaces(s *swap) (waited bool) {
 	return waited
 }
 
-// async has the new socket send the signals that the old one sent: O_ASYNC, with other status flags.
+// async has the new socket send the signals that the old one sent: O_ASYNC, with other status
+// flags.
 func (w *worker) async(s *swap, flags int) {
 	if s.sock.Flags&unix.O_ASYNC == 0 {
 		return

@@ -6,8 +6,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
-// swapStream replaces the target's stream by one that is reached from where s says, and connects that
-// to sa. If c.back is set, it is only brought there.
+// swapStream replaces the target's stream by one that is reached from where s says, and connects
+// that to sa. If c.back is set, it is only brought there.
 func (w *worker) swapStream(s *swap, sa []byte) outcome {
 	c, e, sock := s.c, s.e, s.sock
 	if !c.back {
@@ -81,8 +81,8 @@ func (w *worker) abandonStream(s *swap) {
 	}
 }
 
-// retireStream closes the stream whose place the new one has taken, and replaces the copies that the
-// target has of it.
+// retireStream closes the stream whose place the new one has taken, and replaces the copies that
+// the target has of it.
 func (w *worker) retireStream(s *swap) {
 	witness, alive := s.last.watched, false
 	if s.old >= 0 {

@@ -165,8 +165,8 @@ func (w *worker) run(ready chan<- error) {
 // errRelieved says that another worker has taken the place of one that a call had held.
 var errRelieved = errors.New("relieved")
 
-// employ has a thread run a worker: one that has nothing to do, or a new one. A thread that has been
-// in another namespace is not one for a worker that stays where upconv was started.
+// employ has a thread run a worker: one that has nothing to do, or a new one. A thread that has
+// been in another namespace is not one for a worker that stays where upconv was started.
 func (n *Node) employ(w *worker, ready chan<- error) {
 	j := job{w, ready}
 	if w.home != nil {

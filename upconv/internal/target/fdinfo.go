@@ -97,8 +97,8 @@ func (s *targetSlot) dropInfo() {
 	}
 }
 
-// OpenFdinfo opens the proc_pid_fdinfo(5) of a descriptor, which is the caller's then. scratch is for
-// its name.
+// OpenFdinfo opens the proc_pid_fdinfo(5) of a descriptor, which is the caller's then. scratch is
+// for its name.
 func OpenFdinfo(tid, fd int, scratch []byte) (int, unix.Errno) {
 	path := append(scratch[:0], "/proc/"...)
 	path = strconv.AppendInt(path, int64(tid), 10)

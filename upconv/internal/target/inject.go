@@ -101,8 +101,8 @@ func (t *tracee) Restart() bool {
 		t.request(unix.PTRACE_SETSIGMASK, 8, uintptr(unsafe.Pointer(&t.mask))) == 0
 }
 
-// Finish has the call that the halted thread was stopped in return a result, as soon as Release lets
-// go of the thread. It returns false if that is gone.
+// Finish has the call that the halted thread was stopped in return a result, as soon as Release
+// lets go of the thread. It returns false if that is gone.
 func (t *tracee) Finish(result int64) bool {
 	regs := t.begin
 	regs.finish(result)

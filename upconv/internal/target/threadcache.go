@@ -40,8 +40,8 @@ type targetSlot struct {
 	dir, dirTID  int // the directory of the thread dirTID in /proc, which is not always tid; 0: none. See inNamespace
 }
 
-// NewThreads makes an empty cache. thread says whether this kernel has PIDFD_THREAD, and ended, if it
-// is not nil, is told of each thread of the cache that ends.
+// NewThreads makes an empty cache. thread says whether this kernel has PIDFD_THREAD, and ended, if
+// it is not nil, is told of each thread of the cache that ends.
 func NewThreads(thread bool, ended func(tid int)) (*Threads, error) {
 	exits, err := linux.NewPollSet()
 	if err != nil {
@@ -239,8 +239,8 @@ func isInNamespace(dir int, inode uint64, scratch []byte) (uid, gid int, ok bool
 
 var nsNet = [...]byte{'n', 's', '/', 'n', 'e', 't', 0}
 
-// OpenDir opens the directory of a thread in proc(5), which is the caller's then. scratch is for its
-// name.
+// OpenDir opens the directory of a thread in proc(5), which is the caller's then. scratch is for
+// its name.
 func OpenDir(tid int, scratch []byte) (int, unix.Errno) {
 	path := append(strconv.AppendInt(append(scratch[:0], "/proc/"...), int64(tid), 10), 0)
 	at := unix.AT_FDCWD

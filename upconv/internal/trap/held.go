@@ -77,8 +77,8 @@ const (
 	forceInterval = time.Second
 )
 
-// NewHeldCalls returns one that has no calls. peeker returns what looks at threads in the kernel, nil
-// if nothing does, or not yet; turns are of what a program can hold up.
+// NewHeldCalls returns one that has no calls. peeker returns what looks at threads in the kernel,
+// nil if nothing does, or not yet; turns are of what a program can hold up.
 func NewHeldCalls(peeker func() *peek.Peeker, turns *Turns, log *slog.Logger) *HeldCalls {
 	return &HeldCalls{peeker: peeker, turns: turns, log: log}
 }
