@@ -23,27 +23,6 @@ import (
 // datagram.go. The exception is what the user has chosen with UDPConnected: that nothing is stopped
 // where datagrams are sent.
 
-// atSocket reports whether any sockets are made in the egress at socket(2).
-func (n *needs) atSocket() bool { return n.streams || n.datagrams }
-
-// makeAtSocket notes which sockets are. Datagram sockets are where upconv can enter the origin too,
-// to make others there.
-func (n *needs) makeAtSocket(p *policy.Policy, at policy.SwapAt, enters bool) {
-	if at != policy.SwapAtSocket {
-		return
-	}
-	note := func(r *policy.Route, proto policy.Proto) {
-		if r.Kind == policy.Netns {
-			n.streams = n.streams || proto&policy.TCP != 0
-			n.datagrams = n.datagrams || proto&policy.UDP != 0 && n.udp && enters
-		}
-	}
-	for i := range p.Rules() {
-		note(&p.Rules()[i].Route, p.Rules()[i].Proto)
-	}
-	note(p.Fallback(), policy.TCP|policy.UDP)
-}
-
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
 const sockTypeMask = 0xf
 
@@ -262,18 +241,6 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	return fd, true
 }
 
-// livesIn reports whether a target is itself in the egress that its socket is of: it went there by
-// its own means, and its local addresses and interfaces are those of that namespace.
-func (w *worker) livesIn(tid int, cookie uint64) bool {
-	for _, e := range w.s.rules.Load().egress {
-		if e.Cookie == cookie {
-			_, _, ok := w.s.targets.InNamespace(tid, e.NS.Inode(), w.scratch[:])
-			return ok
-		}
-	}
-	return false
-}
-
 // bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of
 // the origin. The target's call then goes on.
 func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) outcome {
@@ -300,10 +267,4 @@ func (w *worker) there(c *call, e *event.Pending, sa []byte) outcome {
 	}
 	w.socketInfo = sockstate.Socket{Domain: c.view.Family, Kind: unix.SOCK_STREAM, Proto: c.view.Protocol, Netns: c.view.NetNS, Flags: c.view.Flags}
 	return w.again(c, e, fd, &w.socketInfo, sa)
-}
-
-// mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which
-// nothing but made tells.
-func (s *Session) mayBeMade(route *policy.Route) bool {
-	return s.needs.streams && s.egressOf(route).Cookie == s.origin.Cookie
 }

@@ -96,7 +96,7 @@ const callNumbers = 512
 // NativeArches, and in socketcall(2).
 var (
 	rowsByNumber     [2][callNumbers]*callRow
-	rowsOfSocketcall [sysSendmmsg + 1]*callRow
+	rowsOfSocketcall [linux.SocketcallSendmmsg + 1]*callRow
 )
 
 func init() {

@@ -36,14 +36,14 @@ func TestFilterOfFamilies(t *testing.T) {
 		{seccompx.AMD64, "getpeername", [3]uint64{3}, pass, pass, stop, stop},
 		{seccompx.AMD64, "getsockname", [3]uint64{3}, pass, pass, stop, stop},
 		{seccompx.I386, "getsockname", [3]uint64{3}, pass, pass, stop, stop},
-		{seccompx.I386, "socketcall", [3]uint64{sysGetsockname}, pass, pass, stop, stop},
-		{seccompx.I386, "socketcall", [3]uint64{sysGetpeername}, pass, pass, stop, stop},
-		{seccompx.I386, "socketcall", [3]uint64{sysGetsockopt}, pass, pass, stop, stop},
+		{seccompx.I386, "socketcall", [3]uint64{linux.SocketcallGetsockname}, pass, pass, stop, stop},
+		{seccompx.I386, "socketcall", [3]uint64{linux.SocketcallGetpeername}, pass, pass, stop, stop},
+		{seccompx.I386, "socketcall", [3]uint64{linux.SocketcallGetsockopt}, pass, pass, stop, stop},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_ERROR}, pass, pass, stop, pass},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.IPPROTO_IP, unix.IP_MTU}, pass, pass, stop, stop},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_TYPE}, pass, pass, pass, pass},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_DOMAIN}, pass, pass, stop, stop},
-		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, soPeerName}, pass, pass, stop, stop},
+		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, linux.SoPeerName}, pass, pass, stop, stop},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.SOL_SOCKET, unix.SO_PEERCRED}, pass, pass, pass, stop},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.IPPROTO_IP, unix.IP_TOS}, pass, pass, pass, stop},
 		{seccompx.AMD64, "getsockopt", [3]uint64{3, unix.IPPROTO_IP, unix.IP_OPTIONS}, pass, pass, stop, stop},
@@ -60,7 +60,7 @@ func TestFilterOfFamilies(t *testing.T) {
 		{seccompx.AMD64, "sendmsg", [3]uint64{3, 1}, pass, pass, pass, pass},
 		{seccompx.AMD64, "bind", [3]uint64{3, 1, linux.SizeofSockaddrIn}, pass, stop, stop, stop},
 		{seccompx.AMD64, "bind", [3]uint64{3, 1, linux.SizeofSockaddrIn - 1}, pass, pass, pass, pass},
-		{seccompx.I386, "socketcall", [3]uint64{sysBind}, pass, stop, stop, stop},
+		{seccompx.I386, "socketcall", [3]uint64{linux.SocketcallBind}, pass, stop, stop, stop},
 	} {
 		nr, ok := c.arch.Syscall(c.call)
 		if !ok {

@@ -44,7 +44,7 @@ const (
 var calls = []callRow{
 	// Stopped where the address is long enough to mean something, and short enough for the kernel.
 	{
-		name: "connect", handle: (*worker).connectCall, socketcall: sysConnect, args: 3,
+		name: "connect", handle: (*worker).connectCall, socketcall: linux.SocketcallConnect, args: 3,
 		rules: func(n needs, r *callRules) {
 			r.stop(low(2).AtLeast(n.shortestAddress()), low(2).AtMost(linux.SizeofSockaddrStorage))
 		},
@@ -52,7 +52,7 @@ var calls = []callRow{
 	// A socket may be made in the egress to begin with, see atsocket.go. That one is of SMC is to be
 	// known where sockets are not seen.
 	{
-		name: "socket", handle: (*worker).socketCall, socketcall: sysSocket, args: 3,
+		name: "socket", handle: (*worker).socketCall, socketcall: linux.SocketcallSocket, args: 3,
 		rules: func(n needs, r *callRules) {
 			inet, kind := low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask)
 			r.stopIf(n.streams, inet, kind.Equal(unix.SOCK_STREAM))
@@ -66,19 +66,19 @@ var calls = []callRow{
 	// program has closed its socket, or has been killed; that of a stream that has left the origin
 	// must not be, see ports.go.
 	{
-		name: "bind", handle: (*worker).bind, socketcall: sysBind, args: 3,
+		name: "bind", handle: (*worker).bind, socketcall: linux.SocketcallBind, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.swaps, low(2).AtLeast(linux.SizeofSockaddrIn)) },
 	},
 	// A socket of an egress must not listen there.
 	{
-		name: "listen", handle: (*worker).listen, socketcall: sysListen, args: 2,
+		name: "listen", handle: (*worker).listen, socketcall: linux.SocketcallListen, args: 2,
 		rules: func(n needs, r *callRules) { r.stopIf(n.netns) },
 	},
 
 	// Sends to an address, as far as a filter sees it: that of sendmsg(2) and sendmmsg(2) is in
 	// memory. With MSG_FASTOPEN they connect.
 	{
-		name: "sendto", handle: (*worker).send, socketcall: sysSendto, args: 6, unseen: needs.stopsUnseenSends,
+		name: "sendto", handle: (*worker).send, socketcall: linux.SocketcallSendto, args: 6, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) {
 			least, most := low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)
 			r.stopIf(n.sends, least, most)
@@ -86,11 +86,11 @@ var calls = []callRow{
 		},
 	},
 	{
-		name: "sendmsg", handle: (*worker).send, socketcall: sysSendmsg, args: 3, unseen: needs.stopsUnseenSends,
+		name: "sendmsg", handle: (*worker).send, socketcall: linux.SocketcallSendmsg, args: 3, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 2) },
 	},
 	{
-		name: "sendmmsg", handle: (*worker).send, socketcall: sysSendmmsg, args: 4, unseen: needs.stopsUnseenSends,
+		name: "sendmmsg", handle: (*worker).send, socketcall: linux.SocketcallSendmmsg, args: 4, unseen: needs.stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 3) },
 	},
 
@@ -98,18 +98,18 @@ var calls = []callRow{
 	// which of a struct msghdr a filter cannot see. Without datagrams those of the error queue are
 	// all there is.
 	{
-		name: "recvfrom", handle: (*worker).recvfrom, socketcall: sysRecvfrom, args: 6,
+		name: "recvfrom", handle: (*worker).recvfrom, socketcall: linux.SocketcallRecvfrom, args: 6,
 		rules: func(n needs, r *callRules) {
 			r.stopIf(n.crosses() && n.receives, seccompx.Arg(4).NotEqual(0))
 			r.stopIf(n.crosses(), low(3).HasAny(unix.MSG_ERRQUEUE))
 		},
 	},
 	{
-		name: "recvmsg", handle: (*worker).recvmsg, socketcall: sysRecvmsg, args: 3,
+		name: "recvmsg", handle: (*worker).recvmsg, socketcall: linux.SocketcallRecvmsg, args: 3,
 		rules: func(n needs, r *callRules) { r.stopReceipt(n, 2) },
 	},
 	{
-		name: "recvmmsg", handle: (*worker).recvmmsg, socketcall: sysRecvmmsg, args: 5,
+		name: "recvmmsg", handle: (*worker).recvmmsg, socketcall: linux.SocketcallRecvmmsg, args: 5,
 		rules: func(n needs, r *callRules) { r.stopReceipt(n, 3) },
 	},
 	{
@@ -119,22 +119,22 @@ var calls = []callRow{
 
 	// What would tell a program that its socket is of another family.
 	{
-		name: "getpeername", handle: (*worker).getpeername, socketcall: sysGetpeername, args: 3,
+		name: "getpeername", handle: (*worker).getpeername, socketcall: linux.SocketcallGetpeername, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.crosses()) },
 	},
 	{
-		name: "getsockname", handle: (*worker).getsockname, socketcall: sysGetsockname, args: 3,
+		name: "getsockname", handle: (*worker).getsockname, socketcall: linux.SocketcallGetsockname, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.crosses()) },
 	},
 	{
-		name: "getsockopt", handle: (*worker).getsockopt, socketcall: sysGetsockopt, args: 5,
+		name: "getsockopt", handle: (*worker).getsockopt, socketcall: linux.SocketcallGetsockopt, args: 5,
 		rules: getsockoptRules,
 	},
 
 	// What is done to a socket, and must be done to the one that takes its place. It is stopped only
 	// to know that anybody does it at all, see sockstate.OptionsUsed.
 	{
-		name: "setsockopt", handle: (*worker).setsockopt, socketcall: sysSetsockopt, args: 5,
+		name: "setsockopt", handle: (*worker).setsockopt, socketcall: linux.SocketcallSetsockopt, args: 5,
 		rules: setsockoptRules,
 	},
 	{name: "fcntl", handle: (*worker).setOwner, rules: fcntlRules},
@@ -229,15 +229,4 @@ func setsockoptRules(n needs, r *callRules) {
 		}
 		r.stop(ofLevel)
 	}
-}
-
-// passes reports whether setsockopt(2) is not stopped for an option.
-func (n needs) passes(row *sockstate.Option) bool {
-	return row.Always && !n.tells(row) && (n.sees || !row.Blind)
-}
-
-// tells reports whether a program that sets the option could find out that its socket is of another
-// family.
-func (n needs) tells(row *sockstate.Option) bool {
-	return n.unix && row.Level != unix.SOL_SOCKET || n.inet6 && (row.Level == unix.IPPROTO_IPV6 || row.Level == unix.IPPROTO_IP)
 }

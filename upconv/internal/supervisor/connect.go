@@ -5,6 +5,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -198,8 +199,8 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 	}
 	if crossed {
 		// It may have failed while nobody waited. This fetches the error, or does nothing.
-		if errno, idle := probeConnect(old, unix.AF_INET6); !idle {
-			return answer(inetErrno(errno))
+		if errno, idle := linux.ProbeConnect(old, unix.AF_INET6); !idle {
+			return answer(siit.InetErrno(errno))
 		}
 	}
 	if sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns) {
@@ -303,7 +304,7 @@ func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket
 		// Over a fast network the handshake may be over. Then a second connect fetches its result
 		// and leaves the socket as a blocking connect would have.
 		if errno = linux.Connect(fd, sa); e.Decision.Route.Crosses() {
-			errno = inetErrno(errno)
+			errno = siit.InetErrno(errno)
 		}
 	}
 	if errno == unix.EALREADY {
@@ -325,20 +326,4 @@ func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket
 		return carryOn
 	}
 	return answer(errno)
-}
-
-// fail answers that upconv itself could not do something, and says so.
-func (w *worker) fail(e *event.Pending, doing string, errno unix.Errno) outcome {
-	w.s.warn(e.Call+": "+doing+" failed; the program sees the error", "dst", e.Dst, "tid", e.TID, "error", errno)
-	e.Add("upconv failed: " + doing)
-	w.s.events.Record(e, errno)
-	return answer(errno)
-}
-
-// underWay turns the errnos that say "not finished, and nothing is wrong" into success, for events.
-func underWay(errno unix.Errno) unix.Errno {
-	if errno == unix.EINPROGRESS || errno == unix.EALREADY {
-		return 0
-	}
-	return errno
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
-	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -68,24 +66,6 @@ type decided struct {
 	addresses *map[netip.Addr]struct{}
 	dst       netip.AddrPort
 	decision  policy.Decision
-}
-
-// fetch copies the target's descriptor; tidy closes the copy. Where it cannot, out is not
-// undecided.
-func (w *worker) fetch(c *call, e *event.Pending) (fd int, out outcome) {
-	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
-	switch errno {
-	case 0:
-		w.done = append(w.done, fd)
-		return fd, undecided
-	case unix.EBADF:
-		return -1, answer(unix.EBADF) // the number may be another file's by the time the kernel looks
-	case unix.EPERM, target.ErrOwnTable:
-		w.unserved(e, "its descriptors cannot be fetched", errno)
-	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return -1, w.fail(e, "pidfd_getfd", errno)
-	}
-	return -1, carryOn // ESRCH: nobody will read the answer
 }
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
@@ -490,18 +470,4 @@ func (w *worker) noteMoved(replacement int) {
 	if w.s.isEgress(w.s.origin.Cookie) {
 		w.s.made.add(replacement)
 	}
-}
-
-// madeSockets remembers, by their cookies, the latest sockets that upconv has put into the place of
-// others. It is for those of the origin, where nothing else tells. It may forget.
-type madeSockets [1024]atomic.Uint64
-
-func (m *madeSockets) add(fd int) {
-	cookie := linux.CookieOf(fd)
-	m[cookie%uint64(len(m))].Store(cookie)
-}
-
-func (m *madeSockets) has(fd int) bool {
-	cookie := linux.CookieOf(fd)
-	return m[cookie%uint64(len(m))].Load() == cookie
 }

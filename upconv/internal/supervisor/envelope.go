@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // envelope is what goes with the data of a message that upconv sends in the place of the kernel.
@@ -108,7 +109,7 @@ func (e *envelope) send(data []byte, last bool) (n int, errno unix.Errno) {
 	case e.to.domain == unix.AF_UNIX || linux.IsInet(e.to.domain):
 		errno = submit()
 	default:
-		errno = withCapabilitiesOf(e.call.tid, submit)
+		errno = target.WithCapabilitiesOf(e.call.tid, submit)
 	}
 	if errno != 0 {
 		return 0, errno

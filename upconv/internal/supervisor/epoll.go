@@ -137,7 +137,7 @@ func (e *epolls) list(files, pid, tid int) (fds []int, large map[int]bool, ok bo
 		return t.fds, t.large, true
 	}
 	generation, made := e.generationOf(pid, tid)
-	fds, ok = fdsOf(tid, epollLink) // of which a program may have very many: nobody else waits for that
+	fds, ok = target.DescriptorsLinkedTo(tid, epollLink) // of which a program may have very many: nobody else waits for that
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	t := e.table(files)
@@ -203,7 +203,7 @@ func (e *epolls) setOf(files int, file uint64) (epfd int, ok bool) {
 // lookAtSets looks at all sets that a thread has, for setOf.
 func (w *worker) lookAtSets(tid int) {
 	files, _ := w.files(tid)
-	fds, _ := fdsOf(tid, epollLink)
+	fds, _ := target.DescriptorsLinkedTo(tid, epollLink)
 	found := make(map[uint64]int, len(fds))
 	peeker := w.s.sights.Load().peeker
 	for _, fd := range fds {

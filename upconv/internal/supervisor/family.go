@@ -17,54 +17,6 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
-type needs struct {
-	swaps   bool // other sockets take their place
-	netns   bool // of other network namespaces
-	inet6   bool // of the family AF_INET6
-	unix    bool // of the family AF_UNIX
-	sees    bool // and they are looked at in the kernel, see sight.go
-	rejects bool // some destinations are refused
-
-	udp      bool // datagram sockets follow the policy
-	sends    bool // and so does what is sent to an address
-	receives bool // and some get sockets of another address family
-
-	streams, datagrams bool // are made in the egress at socket(2), see atsocket.go
-}
-
-// crosses reports whether sockets are replaced by those of another family.
-func (n needs) crosses() bool { return n.inet6 || n.unix }
-
-// needsOf returns what the routes of a policy have upconv do.
-func needsOf(p *policy.Policy, udp policy.UDPMode) (n needs) {
-	datagrams := func(r *policy.Route) {
-		if r.Kind != policy.Direct && udp != policy.UDPOff {
-			n.udp, n.sends = true, udp == policy.UDPFull
-			n.receives = n.receives || r.Crosses()
-		}
-	}
-	for i := range p.Rules() {
-		if rule := &p.Rules()[i]; rule.Proto&policy.UDP != 0 {
-			datagrams(&rule.Route)
-		}
-	}
-	datagrams(p.Fallback())
-	for _, r := range p.Routes() {
-		switch r.Kind {
-		case policy.Netns:
-			n.swaps, n.netns = true, true
-		case policy.NAT64, policy.Inet6:
-			n.swaps, n.inet6 = true, true
-		case policy.UnixPath:
-			n.swaps, n.unix = true, true
-		case policy.Reject:
-			n.rejects = true
-		}
-	}
-	return n
-}
-
 // A crossing is a swap for a socket of another address family.
 type crossing struct {
 	route  *policy.Route
@@ -196,22 +148,6 @@ func (w *worker) crossed(old int, sock *sockstate.Socket, idle bool) (is, busy b
 func (w *worker) hasPassport(fd int) (family int, ok bool) {
 	family = linux.DomainOf(fd)
 	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.ReadFrom(fd, family)
-}
-
-// inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
-func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
-	o := w.s.origin
-	e := o.Egress
-	if e == nil && w.home != nil {
-		e = o.Enterable()
-	}
-	if e != nil {
-		fd, errno := w.socket(e, domain, kind, proto)
-		if errno != unix.EPERM {
-			return fd, errno
-		}
-	}
-	return o.Socket(tid, domain, kind, proto)
 }
 
 // make makes the socket of a crossing.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -123,7 +124,7 @@ func (w *worker) beginEarly(c *call, e *event.Pending, fd int, errno unix.Errno)
 	case errno == 0:
 		return w.sendEarly(c, fd)
 	case e.Decision.Route.Crosses():
-		errno = inetErrno(errno)
+		errno = siit.InetErrno(errno)
 	}
 	return answer(errno)
 }

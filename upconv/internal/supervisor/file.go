@@ -1,9 +1,6 @@
 package supervisor
 
 import (
-	"io"
-	"os"
-	"strconv"
 	"strings"
 	"unsafe"
 
@@ -132,7 +129,7 @@ func (w *worker) replaceCopies(s *swap) (numbers []int) {
 // replaceCopiesOnce is replaceCopies for the numbers that one look finds.
 func (w *worker) replaceCopiesOnce(s *swap) (numbers []int) {
 	c, ino := s.c, s.sock.Inode.Number
-	numbers, _ = fdsOf(c.tid, target.SocketLink(ino))
+	numbers, _ = target.DescriptorsLinkedTo(c.tid, target.SocketLink(ino))
 	if len(numbers) > 0 && c.view == nil && w.s.epolls.any.Load() { // else they are known already
 		found, lost := w.registrationsByInode(s, numbers)
 		if lost != "" {
@@ -171,29 +168,4 @@ func (w *worker) noteCopies(e *event.Pending, aside bool) {
 		e.Add("another process has a copy of the socket from before it was connected, or is using it")
 	}
 	w.newWitnesses() // without its descriptor the socket cannot be taken out
-}
-
-// fdsOf returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks
-// at all of them. It is false where it cannot.
-func fdsOf(tid int, link string) (fds []int, ok bool) {
-	dir, err := os.Open("/proc/" + strconv.Itoa(tid) + "/fd")
-	if err != nil {
-		return nil, false
-	}
-	defer dir.Close()
-	var buf [64]byte
-	for {
-		names, err := dir.Readdirnames(1024)
-		for _, name := range names {
-			n, errno := unix.Readlinkat(int(dir.Fd()), name, buf[:])
-			if errno == nil && string(buf[:n]) == link {
-				if fd, err := strconv.Atoi(name); err == nil {
-					fds = append(fds, fd)
-				}
-			}
-		}
-		if err != nil {
-			return fds, err == io.EOF
-		}
-	}
 }

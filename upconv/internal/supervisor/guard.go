@@ -8,7 +8,6 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/peek"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -74,7 +73,7 @@ func (w *worker) connectInEgress(c *call, fd int) outcome {
 	}
 	if family, _, v4 := linux.Destination(sa); family == w.socketInfo.Domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
 		// The socket is one that has an error to tell.
-		errno, idle := probeConnect(fd, family)
+		errno, idle := linux.ProbeConnect(fd, family)
 		if idle {
 			errno = unix.ECONNABORTED
 		}
@@ -178,36 +177,4 @@ func (c *call) leastAddress() uint32 {
 		return linux.SizeofSockaddrIn
 	}
 	return sizeofFamily
-}
-
-// What sharesTable has found.
-const (
-	tableOwn = 1 + iota
-	tableShared
-)
-
-// guards reports whether a call must not be left to the kernel: the policy has an egress, and
-// another thread may put a socket of that under the number meanwhile.
-func (w *worker) guards(c *call) bool {
-	return len(w.s.rules.Load().cookies) > 0 && w.sharesTable(c)
-}
-
-// sharesTable reports whether another thread may put another file under the number of a call: they
-// have one table of descriptors, or it cannot be seen that they do not. If not, nobody does as long
-// as the thread is stopped. The number itself can change where that is in memory, of socketcall(2).
-func (w *worker) sharesTable(c *call) bool {
-	if c.table == 0 {
-		c.table = tableShared
-		if !c.indirect && (c.view.alone() || c.view == nil && w.ownsTable(c.tid)) {
-			c.table = tableOwn
-		}
-	}
-	return c.table == tableShared
-}
-
-// ownsTable reports whether a thread is seen to share its descriptors with nobody.
-func (w *worker) ownsTable(tid int) bool {
-	all := w.s.looks()
-	var thread peek.Thread
-	return all != nil && all.peeker.LookAtThread(tid, &thread) == 0 && thread.OwnTable
 }

@@ -122,22 +122,3 @@ func (w *worker) bindsLow(tid int) bool {
 	effective, same := target.EffectiveOf(tid, status)
 	return err == nil && (same || w.s.origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
 }
-
-// withCapabilitiesOf does what the kernel asks for capabilities, with none that the thread tid has
-// not.
-func withCapabilitiesOf(tid int, do func() unix.Errno) unix.Errno {
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
-	if err != nil {
-		return linux.ErrnoOf(err)
-	}
-	all, same := target.EffectiveOf(tid, status)
-	if !same {
-		all = 0
-	}
-	before, errno := linux.LimitEffective(func(effective uint64) uint64 { return effective & all })
-	if errno != 0 {
-		return errno
-	}
-	defer linux.SetCapabilities(&before)
-	return do()
-}

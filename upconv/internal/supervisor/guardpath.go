@@ -22,7 +22,7 @@ import (
 // bindOther makes a bind(2) on a copy of a socket that is not one of IPv4 or IPv6.
 func (w *worker) bindOther(c *call, fd int, sa []byte) outcome {
 	if !isUnixPath(sa) || linux.DomainOf(fd) != unix.AF_UNIX {
-		errno := withCapabilitiesOf(c.tid, func() unix.Errno { return bindAny(fd, sa) })
+		errno := target.WithCapabilitiesOf(c.tid, func() unix.Errno { return bindAny(fd, sa) })
 		w.closeNow(fd)
 		return answer(errno)
 	}

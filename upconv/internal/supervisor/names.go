@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -100,13 +101,6 @@ var lengthFirst = sync.OnceValue(func() bool {
 	return length != 100
 })
 
-// soPeerName and others of SOL_SOCKET that golang.org/x/sys/unix does not name:
-// asm-generic/socket.h.
-const (
-	soPeerName  = 28
-	soPeerPidfd = 77
-)
-
 // getsockopt handles a stopped getsockopt(2).
 func (w *worker) getsockopt(c *call) outcome {
 	fd, family, ok := w.crossedFD(c)
@@ -130,7 +124,7 @@ func (w *worker) getsockopt(c *call) outcome {
 	room := int32(binary.NativeEndian.Uint32(raw[:]))
 
 	switch {
-	case level == unix.SOL_SOCKET && name == soPeerName:
+	case level == unix.SOL_SOCKET && name == linux.SoPeerName:
 		var full [linux.SizeofSockaddrIn6]byte
 		length, connected := p.Name(fd, family, true, &full)
 		switch {
@@ -175,18 +169,6 @@ func (w *worker) getsockopt(c *call) outcome {
 	return w.putOption(c, optval, optlen, value, length)
 }
 
-// inetErrno returns what an IPv4 program expects to be told of a connection, given what the kernel
-// says of one over IPv6. ICMPv6 knows "no route" and "prohibited", which are ENETUNREACH and
-// EACCES, where a translator makes "host unreachable" and "host prohibited" of them (RFC 7915
-// section 5.2): both are EHOSTUNREACH. It is not for what the origin's own routing table says: that
-// would say the same of IPv4.
-func inetErrno(errno unix.Errno) unix.Errno {
-	if errno == unix.ENETUNREACH || errno == unix.EACCES {
-		return unix.EHOSTUNREACH
-	}
-	return errno
-}
-
 // ipv6HeaderMore is how much longer an IPv6 header is than an IPv4 one.
 const ipv6HeaderMore = 20
 
@@ -208,7 +190,7 @@ func (w *worker) tellInt(c *call, fd, level, name int) outcome {
 	n := binary.NativeEndian.Uint32(value[:])
 	switch {
 	case name == unix.SO_ERROR && level == unix.SOL_SOCKET:
-		n = uint32(inetErrno(unix.Errno(n)))
+		n = uint32(siit.InetErrno(unix.Errno(n)))
 	case n > ipv6HeaderMore:
 		n -= ipv6HeaderMore
 	}
@@ -237,13 +219,13 @@ const anyOption = -1
 
 var (
 	askedOfInet6 = []askedOption{
-		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
+		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, linux.SoPeerName},
 		{unix.IPPROTO_IP, unix.IP_OPTIONS}, {unix.IPPROTO_IPV6, anyOption}, {unix.SOL_SOCKET, unix.SO_ERROR}, {unix.IPPROTO_IP, unix.IP_MTU},
 	}
 	askedOfUnix = []askedOption{
-		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, soPeerName},
+		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, linux.SoPeerName},
 		{unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, {unix.SOL_SOCKET, unix.SO_LOCK_FILTER}, // the first is SO_GET_FILTER too
-		{unix.SOL_SOCKET, unix.SO_PEERCRED}, {unix.SOL_SOCKET, unix.SO_PEERSEC}, {unix.SOL_SOCKET, unix.SO_PEERGROUPS}, {unix.SOL_SOCKET, soPeerPidfd},
+		{unix.SOL_SOCKET, unix.SO_PEERCRED}, {unix.SOL_SOCKET, unix.SO_PEERSEC}, {unix.SOL_SOCKET, unix.SO_PEERGROUPS}, {unix.SOL_SOCKET, linux.SoPeerPidfd},
 		{unix.IPPROTO_TCP, anyOption}, {unix.IPPROTO_UDP, anyOption}, {unix.IPPROTO_IP, anyOption}, {unix.IPPROTO_IPV6, anyOption},
 	}
 )

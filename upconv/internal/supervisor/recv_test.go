@@ -621,7 +621,7 @@ func TestReceiveRules(t *testing.T) {
 				check(datagrams, call, 3, 0x1000, 5, 0, 0)
 				check(true, call, 3, 0x1000, 5, errorQueue, 0)
 			}
-			for _, what := range []uint64{sysRecvfrom, sysRecvmsg, sysRecvmmsg} {
+			for _, what := range []uint64{linux.SocketcallRecvfrom, linux.SocketcallRecvmsg, linux.SocketcallRecvmmsg} {
 				check(true, "socketcall", what, 0x1000)
 			}
 			check(false, "socketcall", 10, 0x1000) // recv

@@ -191,7 +191,7 @@ type arrival struct {
 func (r *reception) told(errno unix.Errno) unix.Errno {
 	switch {
 	case r.family == unix.AF_INET6:
-		return inetErrno(errno)
+		return siit.InetErrno(errno)
 	case r.family == unix.AF_UNIX && errno == unix.ECONNRESET: // the peer wants to hear from somebody else
 		return unix.ECONNREFUSED
 	}

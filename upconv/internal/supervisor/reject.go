@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"encoding/binary"
 	"time"
 	"unsafe"
 
@@ -9,14 +8,8 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/trap"
-)
-
-// States of a TCP socket, netinet/tcp.h, in which connect(2) waits, or is told off.
-const (
-	tcpSynSent = 2
-	tcpSynRecv = 3
-	tcpListen  = 10
 )
 
 // Address families whose sockets take IPv4 addresses, but that golang.org/x/sys/unix or this file
@@ -85,7 +78,7 @@ func (w *worker) reject(c *call, e *event.Pending, family int, datagrams bool) o
 	}
 	if out := w.wouldConnect(c, fd, int(domain)); !out.isUndecided() {
 		if crossed {
-			out.errno = inetErrno(out.errno)
+			out.errno = siit.InetErrno(out.errno)
 		}
 		return out
 	}
@@ -110,10 +103,10 @@ func (w *worker) refuse(e *event.Pending) outcome {
 // if it would start.
 func (w *worker) wouldConnect(c *call, fd, domain int) outcome {
 	waited := false
-	switch tcpState(fd) {
-	case tcpListen:
+	switch linux.TCPState(fd) {
+	case linux.TCPListen:
 		return answer(unix.EISCONN)
-	case tcpSynSent, tcpSynRecv:
+	case linux.TCPSynSent, linux.TCPSynRecv:
 		flags, _ := linux.FlagsOf(fd)
 		switch patient := w.patient(c, flags); {
 		case patient && !w.alone:
@@ -127,7 +120,7 @@ func (w *worker) wouldConnect(c *call, fd, domain int) outcome {
 			return answer(unix.EALREADY) // MSG_DONTWAIT
 		}
 	}
-	errno, connects := probeConnect(fd, domain)
+	errno, connects := linux.ProbeConnect(fd, domain)
 	switch {
 	case connects && waited:
 		// Another thread has fetched the error.
@@ -144,30 +137,6 @@ func (w *worker) wouldConnect(c *call, fd, domain int) outcome {
 	return answer(errno)
 }
 
-// probeConnect calls connect(2) with an address that no socket of the family domain can be
-// connected to, so that nothing comes of it, even if the program disconnects the socket at this
-// moment. One that is not idle takes no notice of the address, and says what it does to any other:
-// EISCONN, EALREADY, or what has become of a connect(2) that nobody has waited for. idle is true
-// where it was the address that is wrong.
-//
-// Each family's connect looks at the length, then at the family: tcp_v4_connect in
-// net/ipv4/tcp_ipv4.c, tcp_v6_connect in net/ipv6/tcp_ipv6.c. SELinux knows both of these
-// addresses.
-func probeConnect(fd, domain int) (errno unix.Errno, idle bool) {
-	var sa [linux.SizeofSockaddrIn6]byte
-	length, wrong := linux.SizeofSockaddrIn6, unix.EAFNOSUPPORT
-	binary.NativeEndian.PutUint16(sa[:], unix.AF_INET6)
-	if domain == unix.AF_INET6 {
-		length, wrong = linux.SizeofSockaddrIn, unix.EINVAL
-		binary.NativeEndian.PutUint16(sa[:], unix.AF_INET)
-		// IPV6_ADDRFORM turns sockets into those of AF_INET. They would say ENETUNREACH.
-		copy(sa[4:], []byte{255, 255, 255, 255})
-	}
-	// Should the program have begun another connect this very moment it waits; so not a RawSyscall.
-	_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(length))
-	return errno, errno == wrong
-}
-
 // waitConnecting waits until a socket is not connecting any more, as connect(2) waits for one that
 // is. It holds up its thread.
 func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
@@ -180,7 +149,7 @@ func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 			length = min(length, max(timeout-time.Since(c.since), time.Millisecond))
 		}
 		ended := w.aside.stop.During(func() { unix.Poll(fds, int(length.Milliseconds())) })
-		if state := tcpState(fd); state != tcpSynSent && state != tcpSynRecv {
+		if state := linux.TCPState(fd); state != linux.TCPSynSent && state != linux.TCPSynRecv {
 			return 0
 		}
 		if fds[0].Revents != 0 {
@@ -193,10 +162,4 @@ func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
 			return unix.EALREADY
 		}
 	}
-}
-
-// tcpState returns the state of a TCP or MPTCP socket, 0 where it does not say.
-func tcpState(fd int) (state uint8) {
-	linux.Getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, unsafe.Pointer(&state), 1)
-	return state
 }

@@ -63,7 +63,7 @@ func waitsFor(tid int, fds []int, timed bool) bool {
 	case "socketcall":
 		var raw [4]byte
 		switch first {
-		case sysRecv, sysRecvfrom, sysRecvmsg, sysRecvmmsg:
+		case linux.SocketcallRecv, linux.SocketcallRecvfrom, linux.SocketcallRecvmsg, linux.SocketcallRecvmmsg:
 			if target.ReadMemory(tid, values[2], raw[:]) != 0 {
 				return false
 			}

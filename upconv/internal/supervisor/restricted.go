@@ -13,6 +13,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -123,7 +124,7 @@ func (w *worker) busyCrossed(c *call, fd int) outcome {
 	if out.isUndecided() {
 		return raced
 	}
-	out.errno = inetErrno(out.errno)
+	out.errno = siit.InetErrno(out.errno)
 	return out
 }
 
@@ -287,7 +288,7 @@ func aimedAt(fd int) (port int, ok bool) {
 	if linux.DomainOf(fd) == unix.AF_INET {
 		length = linux.SizeofSockaddrIn
 	}
-	errno := linux.Getsockopt(fd, unix.SOL_SOCKET, soPeerName, unsafe.Pointer(&name), uintptr(length))
+	errno := linux.Getsockopt(fd, unix.SOL_SOCKET, linux.SoPeerName, unsafe.Pointer(&name), uintptr(length))
 	return int(binary.BigEndian.Uint16(name[2:])), errno == 0
 }
 

@@ -250,36 +250,6 @@ func (s *Session) close() {
 	s.origin.Close()
 }
 
-// ruleset is a policy and what it takes. It is replaced as a whole.
-type ruleset struct {
-	policy   *policy.Policy
-	mappings *nat64.Mappings
-	egress   map[string]*netns.Egress // by the target of a netns route; and those of earlier policies, under other keys
-	cookies  []uint64                 // of the same; a map is slow to go through
-}
-
-func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]*netns.Egress) *ruleset {
-	rules := &ruleset{policy: policy, mappings: mappings, egress: all}
-	for _, e := range all {
-		rules.cookies = append(rules.cookies, e.Cookie)
-	}
-	return rules
-}
-
-// egressOf returns the namespace of a netns route.
-func (s *Session) egressOf(route *policy.Route) *netns.Egress {
-	return s.rules.Load().egress[route.Target]
-}
-
-func (s *Session) isEgress(cookie uint64) bool {
-	return slices.Contains(s.rules.Load().cookies, cookie)
-}
-
-// inEgress reports whether a socket that is to be connected in the origin is in an egress.
-func (s *Session) inEgress(cookie uint64) bool {
-	return cookie != s.origin.Cookie && s.isEgress(cookie)
-}
-
 // Start lets workers loose on the listener and returns when all of them are ready. They end when
 // nobody is left under the filter.
 func (s *Session) Start() error {

@@ -43,7 +43,7 @@ func (w *worker) isConnectedYet(c *call, port uint16, d *departure) (is bool) {
 	request := d.request(port)
 	request.states = ^uint32(0)
 	answered := w.askDiag(c, d.to, &request, func(message []byte) {
-		is = message[diagState] != tcpListen // a server at the port, which is found where there is no connection
+		is = message[diagState] != linux.TCPListen // a server at the port, which is found where there is no connection
 	})
 	return is || !answered
 }

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"fmt"
 	"slices"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -162,40 +161,18 @@ func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
 	return errno
 }
 
-// stayPinned is for how many swaps of one thread in a row the processor is not looked up again.
-const stayPinned = 32
-
-// pin keeps this thread on the processor that it is on, until the target has its answer. While a
-// descriptor is installed the kernel would move it to an idle processor, away from the target that
-// it is in the middle of a conversation with; waking up there costs more than all the rest. A
-// thread that connects again and again mostly stays where it is, and so may this one.
-func (w *worker) pin(tid uint32) {
-	if !w.mayPin || w.settled {
-		return
+// inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
+func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
+	o := w.s.origin
+	e := o.Egress
+	if e == nil && w.home != nil {
+		e = o.Enterable()
 	}
-	if w.pinned && w.pinnedFor == tid && w.pinnedYet > 0 {
-		w.pinnedYet--
-		return
-	}
-	var cpu uint32
-	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
-		return
-	}
-	var here unix.CPUSet
-	here.Set(int(cpu))
-	if linux.SetAffinity(&here) == 0 {
-		w.pinned, w.pinnedYet = true, 0
-		if w.pinnedFor == tid {
-			w.pinnedYet = stayPinned
+	if e != nil {
+		fd, errno := w.socket(e, domain, kind, proto)
+		if errno != unix.EPERM {
+			return fd, errno
 		}
-		w.pinnedFor = tid
 	}
-}
-
-// unpin lets this thread go where it wants, unless it is likely to be held again at once.
-func (w *worker) unpin() {
-	if w.pinned && w.pinnedYet == 0 {
-		linux.SetAffinity(&w.cpus)
-		w.pinned = false
-	}
+	return o.Socket(tid, domain, kind, proto)
 }

@@ -5,26 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
-)
-
-// The first argument of i386's socketcall(2), which says what call it is: linux/net.h.
-const (
-	sysSocket      = 1
-	sysBind        = 2
-	sysConnect     = 3
-	sysListen      = 4
-	sysGetsockname = 6
-	sysGetpeername = 7
-	sysRecv        = 10
-	sysSendto      = 11
-	sysRecvfrom    = 12
-	sysSetsockopt  = 14
-	sysGetsockopt  = 15
-	sysSendmsg     = 16
-	sysRecvmsg     = 17
-	sysRecvmmsg    = 19
-	sysSendmmsg    = 20
 )
 
 // socketcall handles a stopped socketcall(2).
@@ -37,7 +19,7 @@ func (w *worker) socketcall(c *call) outcome {
 	w.s.used.Others.Store(true) // by this call it may have made anything
 	var raw [24]byte
 	if target.ReadMemory(c.tid, uint64(uint32(c.args[1])), raw[:4*of.args]) != 0 {
-		if what == sysSetsockopt {
+		if what == linux.SocketcallSetsockopt {
 			w.s.used.SetAll()
 		}
 		if w.s.needs.atSocket() || w.s.needs.netns {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
@@ -87,7 +88,7 @@ func (w *wait) result(file *os.File) unix.Errno {
 	case errno == unix.EALREADY:
 		return unix.EINPROGRESS // socket(7), SO_SNDTIMEO
 	case w.event.Decision.Route.Crosses():
-		return inetErrno(errno)
+		return siit.InetErrno(errno)
 	}
 	return errno
 }
@@ -98,7 +99,7 @@ func (w *wait) fetch(fd int) unix.Errno {
 	if w.s.restricted.any.Load() { // the rules may be upconv's own, and know another address
 		return linux.Connect(fd, w.sa)
 	}
-	errno, idle := probeConnect(fd, linux.DomainOf(fd))
+	errno, idle := linux.ProbeConnect(fd, linux.DomainOf(fd))
 	if !idle {
 		return errno
 	}

@@ -315,37 +315,3 @@ func (w *worker) conclude(n *seccompx.Notification, out outcome) {
 	}
 	w.tidy()
 }
-
-// settle has this thread stay on its own processor, or run where it likes. The kernel wakes a
-// waiting worker on the processor of the target's thread, which is best when there is one. Of
-// several it wakes all there, to compete with each other and with the target; so then each has its
-// own.
-func (w *worker) settle(on bool) {
-	if on == w.settled || !w.mayPin {
-		return
-	}
-	if on {
-		linux.SetAffinity(&w.own)
-	} else {
-		linux.SetAffinity(&w.cpus)
-	}
-	w.settled, w.pinned = on, false
-}
-
-// nth returns the n-th processor of a set, counting round.
-func nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
-	n %= max(1, set.Count())
-	for cpu := 0; ; cpu++ {
-		if !set.IsSet(cpu) {
-			if cpu > 1<<16 {
-				return *set
-			}
-			continue
-		}
-		if n == 0 {
-			one.Set(cpu)
-			return one
-		}
-		n--
-	}
-}

@@ -1,4 +1,4 @@
-package supervisor
+package target
 
 import (
 	"bytes"
@@ -8,34 +8,19 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/upconv/upconv/upconv/event"
-	"github.com/upconv/upconv/upconv/internal/target"
 )
-
-// unserved notes a target that upconv may not look into: its call goes on natively. what is what
-// upconv could not do.
-func (w *worker) unserved(e *event.Pending, what string, errno unix.Errno) {
-	why, cure := whyUnserved(e.TID)
-	if errno == target.ErrOwnTable {
-		why, cure = "it is a thread that has unshared them from its process", cureThread
-	}
-	e.Add("not served, the call stays native: " + what + ": " + why)
-	w.s.events.Record(e, errno)
-	w.s.warn("not served, its calls stay native: "+what+": "+why, "cure", cure, "tid", e.TID, "comm", target.Identify(e.TID).Comm, "error", errno)
-}
 
 // What helps where upconv may not look into a program.
 const (
 	cureUser   = "start upconv behind what changes the user (su-exec USER upconv run -- ...), or give it CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
 	cureDump   = "make the executable readable for its user (chmod +r), or give upconv CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
-	cureThread = "use a kernel since 6.9, and a profile that allows pidfd_open with PIDFD_THREAD"
+	CureThread = "use a kernel since 6.9, and a profile that allows pidfd_open with PIDFD_THREAD"
 	cureElse   = "give upconv CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
 )
 
-// whyUnserved returns why upconv may not look into a thread, and what helps: ptrace(2), "Ptrace
+// WhyForbidden returns why upconv may not look into a thread, and what helps: ptrace(2), "Ptrace
 // access mode checking".
-func whyUnserved(tid int) (why, cure string) {
+func WhyForbidden(tid int) (why, cure string) {
 	path := "/proc/" + strconv.Itoa(tid) + "/status"
 	status, err := os.ReadFile(path)
 	var stat unix.Stat_t
@@ -43,13 +28,13 @@ func whyUnserved(tid int) (why, cure string) {
 		return "its /proc cannot be read (hidepid, or it has ended)", cureUser
 	}
 	uids, gids := statusIDs(status, "Uid:"), statusIDs(status, "Gid:")
-	return whyForbidden(uids, gids, os.Getuid(), os.Getgid(), int(stat.Uid))
+	return forbiddenBy(uids, gids, os.Getuid(), os.Getgid(), int(stat.Uid))
 }
 
-// whyForbidden is whyUnserved for a process with the given user and group IDs (real, effective,
+// forbiddenBy is WhyForbidden for a process with the given user and group IDs (real, effective,
 // saved) when upconv has uid and gid. owner is that of the process's files in /proc: root's, where
 // the process may not be dumped (proc(5)).
-func whyForbidden(uids, gids []int, uid, gid, owner int) (why, cure string) {
+func forbiddenBy(uids, gids []int, uid, gid, owner int) (why, cure string) {
 	other := func(ids []int, own int) bool {
 		return slices.ContainsFunc(ids, func(id int) bool { return id != own })
 	}

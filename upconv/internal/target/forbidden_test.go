@@ -1,4 +1,4 @@
-package supervisor
+package target
 
 import (
 	"fmt"
@@ -21,7 +21,7 @@ func TestWhyForbidden(t *testing.T) {
 		{"something else", same, same, 1000, "it has capabilities that upconv has not", cureElse},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			why, cure := whyForbidden(c.uids, c.gids, 1000, 1000, c.owner)
+			why, cure := forbiddenBy(c.uids, c.gids, 1000, 1000, c.owner)
 			if !strings.HasPrefix(why, c.why) || cure != c.cure {
 				t.Errorf("got %q, %q", why, cure)
 			}

@@ -1,0 +1,81 @@
+package supervisor
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+)
+
+// pin keeps this thread on the processor that it is on, until the target has its answer. While a
+// descriptor is installed the kernel would move it to an idle processor, away from the target that
+// it is in the middle of a conversation with; waking up there costs more than all the rest. A
+// thread that connects again and again mostly stays where it is, and so may this one.
+func (w *worker) pin(tid uint32) {
+	if !w.mayPin || w.settled {
+		return
+	}
+	if w.pinned && w.pinnedFor == tid && w.pinnedYet > 0 {
+		w.pinnedYet--
+		return
+	}
+	var cpu uint32
+	if _, _, errno := unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0); errno != 0 {
+		return
+	}
+	var here unix.CPUSet
+	here.Set(int(cpu))
+	if linux.SetAffinity(&here) == 0 {
+		w.pinned, w.pinnedYet = true, 0
+		if w.pinnedFor == tid {
+			w.pinnedYet = stayPinned
+		}
+		w.pinnedFor = tid
+	}
+}
+
+// unpin lets this thread go where it wants, unless it is likely to be held again at once.
+func (w *worker) unpin() {
+	if w.pinned && w.pinnedYet == 0 {
+		linux.SetAffinity(&w.cpus)
+		w.pinned = false
+	}
+}
+
+// settle has this thread stay on its own processor, or run where it likes. The kernel wakes a
+// waiting worker on the processor of the target's thread, which is best when there is one. Of
+// several it wakes all there, to compete with each other and with the target; so then each has its
+// own.
+func (w *worker) settle(on bool) {
+	if on == w.settled || !w.mayPin {
+		return
+	}
+	if on {
+		linux.SetAffinity(&w.own)
+	} else {
+		linux.SetAffinity(&w.cpus)
+	}
+	w.settled, w.pinned = on, false
+}
+
+// nth returns the n-th processor of a set, counting round.
+func nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
+	n %= max(1, set.Count())
+	for cpu := 0; ; cpu++ {
+		if !set.IsSet(cpu) {
+			if cpu > 1<<16 {
+				return *set
+			}
+			continue
+		}
+		if n == 0 {
+			one.Set(cpu)
+			return one
+		}
+		n--
+	}
+}
+
+// stayPinned is for how many swaps of one thread in a row the processor is not looked up again.
+const stayPinned = 32
