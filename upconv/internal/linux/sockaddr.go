@@ -9,6 +9,7 @@ import (
 
 // Lengths of socket addresses: what connect(2) demands at least, and the most it takes.
 const (
+	SizeofFamily          = 2   // what connect(2) takes to disconnect: AF_UNSPEC alone
 	SizeofSockaddrIn      = 16  // struct sockaddr_in
 	SizeofSockaddrIn6Min  = 24  // SIN6_LEN_RFC2133, net/ipv6.h: without sin6_scope_id
 	SizeofSockaddrIn6     = 28  // struct sockaddr_in6

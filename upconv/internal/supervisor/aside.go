@@ -10,25 +10,25 @@ import (
 )
 
 // waiter answers a call later, on a goroutine of its own.
-type waiter interface{ run() }
+type waiter interface{ Run() }
 
 // asideCall is a call that cannot be decided at once, and that no worker may be held up by. It has
 // a thread to itself, which is a worker in everything but that it receives no notifications.
 type asideCall struct {
 	s    *Session
 	c    call
-	do   handler
+	out  outcome // what it has come to: stateAside
 	held trap.HeldCall
 	stop *trap.Interruption
 }
 
-// putAside takes a call from its worker, to be decided by do, which may wait.
-func (s *Session) putAside(c *call, do handler) *asideCall {
+// putAside takes a call from its worker, which has come to out, to be decided where that may wait.
+func (s *Session) putAside(c *call, out outcome) *asideCall {
 	own := *c
 	own.view = nil // which is its worker's memory
 	own.since = time.Now()
 	stop := trap.NewInterruption()
-	return &asideCall{s: s, c: own, do: do, stop: stop, held: trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}}
+	return &asideCall{s: s, c: own, out: out, stop: stop, held: trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}}
 }
 
 func (a *asideCall) run() {
@@ -43,15 +43,14 @@ func (a *asideCall) run() {
 	w := s.newWorker()
 	w.aside = a
 	err := w.settleIn()
-	var out outcome
+	out := a.out
 	if err != nil {
 		s.warn("the call goes on natively", "tid", a.c.tid, "error", err)
-	} else {
-		out = aside(a.do)
-		for out.again != nil {
-			w.closeDone() // the next one may wait for long, and a copy keeps what the program closes alive
-			out = out.again(w, &a.c)
-		}
+		out = carryOn
+	}
+	for out.state == stateAside {
+		w.closeDone() // what comes next may wait for long, and a copy keeps what the program closes alive
+		out = out.handler(&a.c)(w, &a.c)
 	}
 	if out.wait == nil {
 		a.answer(out)
@@ -63,7 +62,7 @@ func (a *asideCall) run() {
 	s.threads.GiveBack(pid)
 	if out.wait != nil {
 		s.held.Remove(&a.held)
-		out.wait.run()
+		out.wait.Run()
 	}
 }
 

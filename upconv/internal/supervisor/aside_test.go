@@ -20,19 +20,19 @@ func TestAsideAgain(t *testing.T) {
 		return ok
 	}
 	calls := 0
-	th.session.putAside(&call{tid: os.Getpid()}, func(w *worker, _ *call) outcome {
+	th.session.putAside(&call{tid: os.Getpid()}, asideBy(func(w *worker, _ *call) outcome {
 		fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			t.Error(errno)
 		}
 		w.done = append(w.done, fd)
-		return aside(func(*worker, *call) outcome {
+		return asideBy(func(*worker, *call) outcome {
 			if calls++; open(fd) {
 				t.Error("the socket is open yet")
 			}
 			return answer(unix.EINTR)
 		})
-	}).run()
+	})).run()
 	if calls != 1 {
 		t.Errorf("taken up %d times", calls)
 	}

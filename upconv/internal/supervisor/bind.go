@@ -11,7 +11,6 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
-	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // A new socket is bound as the program has bound its own. A port that the program has asked for
@@ -24,7 +23,7 @@ func (w *worker) portChosen(s *swap) bool {
 	if v := s.c.view; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
 		return !v.BoundPort
 	}
-	return !w.s.ports.asked.has(sock.Port())
+	return !w.s.asked.has(sock.Port())
 }
 
 // bindOver binds the new socket as the old one is bound.
@@ -76,9 +75,10 @@ func yields(s *sockstate.Socket, e *event.Pending, errno unix.Errno, where strin
 	return true
 }
 
-// bind binds the socket to, if it is an AF_INET6 one, as the program has bound its own: to the
+// bindAcross binds the new socket, if it is an AF_INET6 one, as the program has bound its own: to the
 // port, if there is one.
-func (x *crossing) bind(e *event.Pending, sock *sockstate.Socket, old, to int, origin uint64) unix.Errno {
+func (s *swap) bindAcross(old int, origin uint64) unix.Errno {
+	e, sock, x, to := s.e, s.sock, s.x, s.fd
 	if !sock.Bound || sock.Netns != origin && sock.Kind == unix.SOCK_STREAM && sock.Chosen || x.family() == unix.AF_UNIX { // see bindLike
 		return 0
 	}
@@ -104,21 +104,4 @@ func (x *crossing) bind(e *event.Pending, sock *sockstate.Socket, old, to int, o
 		errno = sock.BindTo(old, to, name[:])
 	}
 	return errno
-}
-
-// bind handles a stopped bind(2).
-func (w *worker) bind(c *call) outcome {
-	w.s.receivers.leave(c)
-	if w.s.companions.Any() {
-		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
-		target.ReadMemory(c.tid, c.args[1], sa[:])
-		w.s.companions.FreePort(sa[:])
-	}
-	if w.collides(c) {
-		return answer(unix.EADDRINUSE)
-	}
-	if w.s.needs.netns {
-		return w.bindAtSocket(c)
-	}
-	return carryOn
 }

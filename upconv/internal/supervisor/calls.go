@@ -46,7 +46,7 @@ var calls = []callRow{
 	{
 		name: "connect", handle: (*worker).connectCall, socketcall: linux.SocketcallConnect, args: 3,
 		rules: func(n needs, r *callRules) {
-			r.stop(low(2).AtLeast(n.shortestAddress()), low(2).AtMost(linux.SizeofSockaddrStorage))
+			r.stop(low(2).AtLeast(shortestAddress(n)), low(2).AtMost(linux.SizeofSockaddrStorage))
 		},
 	},
 	// A socket may be made in the egress to begin with, see atsocket.go. That one is of SMC is to be
@@ -78,7 +78,7 @@ var calls = []callRow{
 	// Sends to an address, as far as a filter sees it: that of sendmsg(2) and sendmmsg(2) is in
 	// memory. With MSG_FASTOPEN they connect.
 	{
-		name: "sendto", handle: (*worker).send, socketcall: linux.SocketcallSendto, args: 6, unseen: needs.stopsUnseenSends,
+		name: "sendto", handle: (*worker).send, socketcall: linux.SocketcallSendto, args: 6, unseen: stopsUnseenSends,
 		rules: func(n needs, r *callRules) {
 			least, most := low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)
 			r.stopIf(n.sends, least, most)
@@ -86,11 +86,11 @@ var calls = []callRow{
 		},
 	},
 	{
-		name: "sendmsg", handle: (*worker).send, socketcall: linux.SocketcallSendmsg, args: 3, unseen: needs.stopsUnseenSends,
+		name: "sendmsg", handle: (*worker).send, socketcall: linux.SocketcallSendmsg, args: 3, unseen: stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 2) },
 	},
 	{
-		name: "sendmmsg", handle: (*worker).send, socketcall: linux.SocketcallSendmmsg, args: 4, unseen: needs.stopsUnseenSends,
+		name: "sendmmsg", handle: (*worker).send, socketcall: linux.SocketcallSendmmsg, args: 4, unseen: stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 3) },
 	},
 
@@ -168,16 +168,16 @@ var calls = []callRow{
 
 // shortestAddress is the least length of an address that connect(2) is stopped for: AF_UNSPEC
 // disconnects a socket of an egress.
-func (n needs) shortestAddress() uint64 {
+func shortestAddress(n needs) uint64 {
 	if n.netns {
-		return sizeofFamily
+		return linux.SizeofFamily
 	}
 	return linux.SizeofSockaddrIn
 }
 
 // stopsUnseenSends reports whether sends are stopped that socketcall(2) makes. For MSG_FASTOPEN
 // alone they are not: that would stop all of what 32-bit programs send, for what hardly any does.
-func (n needs) stopsUnseenSends() bool { return n.sends || n.atSocket() }
+func stopsUnseenSends(n needs) bool { return n.sends || n.atSocket() }
 
 // stopMessages stops sendmsg(2) or sendmmsg(2), of which an argument is the flags.
 func (r *callRules) stopMessages(n needs, flags int) {
@@ -201,7 +201,7 @@ func epollCreateRules(n needs, r *callRules) { r.stopIf(n.swaps && !n.sees) }
 
 // getsockoptRules stop the reading of the options that tell of the family of a socket.
 func getsockoptRules(n needs, r *callRules) {
-	for _, o := range n.asked() {
+	for _, o := range askedOptions(n) {
 		when := []seccompx.Cond{low(1).Equal(uint64(o.level))}
 		if o.name != anyOption {
 			when = append(when, low(2).Equal(uint64(o.name)))

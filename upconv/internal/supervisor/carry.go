@@ -62,7 +62,7 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 			e.Add("not carried over: " + lost)
 		}
 	}
-	if errno := x.finish(w, e, old, replacement, sock); errno != 0 {
+	if errno := w.finishCrossed(x, e, old, replacement, sock); errno != 0 {
 		return errno
 	}
 	if old >= 0 && (w.s.used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0) {
@@ -75,7 +75,7 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 		return 0
 	}
 	sock.Chosen = sock.Kind == unix.SOCK_STREAM && w.portChosen(s) // of datagrams, old itself has the port
-	return x.bind(e, sock, old, replacement, w.s.origin.Cookie)
+	return s.bindAcross(old, w.s.origin.Cookie)
 }
 
 // shutLike has the new socket remember a shutdown(2) of the old one from before it was connected:

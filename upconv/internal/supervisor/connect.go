@@ -1,6 +1,8 @@
 package supervisor
 
 import (
+	"errors"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
@@ -8,6 +10,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
+	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -18,7 +21,7 @@ import (
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *worker) connect(c *call) outcome {
-	c.view, c.sa = nil, nil
+	c.view, c.sa, c.decide = nil, nil, (*worker).connect
 	e := &w.connecting
 	*e = event.Pending{Call: c.name, TID: c.tid, FD: c.fd, Proto: policy.TCP, Recorded: c.made} // it begins later
 	c.made = false                                                                              // if it was, it is decided anew, see aside
@@ -81,8 +84,6 @@ func (w *worker) connectAnywhere(c *call, e *event.Pending) outcome {
 	}
 	return answer(unix.EBADF) // which it is, now and then
 }
-
-const maxRaces = 8
 
 // route looks at the socket and sends it on its way.
 func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) outcome {
@@ -243,87 +244,62 @@ func (w *worker) stays(c *call, e *event.Pending) {
 	w.s.events.Record(e, 0)
 }
 
-// again connects a socket that is one of the egress already, from an earlier connect(2) that has
-// failed or whose result is still to be fetched.
-func (w *worker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
+// cross sends a connect(2) along a route to another family. old is as in swap. again is true where
+// the socket is an AF_INET6 one already, from an earlier one.
+func (w *worker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) outcome {
+	if sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
+		return carryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
+	}
+	x := &w.crossing
+	switch err := w.prepare(x, e, sock); {
+	case errors.Is(err, nat64.ErrStillLooking):
+		return w.s.whenFound()
+	case err != nil:
+		e.Add(err.Error())
+		w.s.events.Record(e, unix.ENETUNREACH)
+		return answer(unix.ENETUNREACH)
+	}
+	if x.route.Kind == policy.UnixPath || !again {
+		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
+	}
 	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
 		return out
 	}
-	if sock.Flags&unix.O_NONBLOCK == 0 {
-		linux.SetFlags(fd, sock.Flags|unix.O_NONBLOCK) // until begin gives its flags back
+	if errno := x.scope(old); errno != 0 {
+		return w.fail(e, "interface "+x.zone, errno)
 	}
-	w.retag(c, fd)
-	out := w.begin(c, e, fd, sock, sa)
-	if !out.isLater() {
-		w.closeNow(fd)
+	if errno := x.pass.PutOn6(old); errno != 0 {
+		return w.fail(e, "setsockopt IP_OPTIONS", errno)
 	}
-	return out
+	return w.again(c, e, old, sock, x.to[:])
 }
 
-// begin connects a non-blocking socket, which the target has as its own, gives it the status flags
-// of the target's socket, and says what the target is to see.
-func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
-	e.Local, c.made = fd, true
-	waits := sock.Flags&unix.O_NONBLOCK == 0
-	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
-		out := w.open(c, fd, sa)
-		if sock.Bound {
-			w.noteConnection(e, fd, sock, sa)
+// datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
+// copy of it, or -1.
+func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
+	if c.fastOpen.on {
+		return w.resend(c)
+	}
+	e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
+	if old < 0 {
+		if c.view != nil && family == unix.AF_INET {
+			if out := w.placeUntouched(c, e, sa); !out.isUndecided() {
+				return out
+			}
 		}
-		linux.SetFlags(fd, sock.Flags)
-		w.s.events.Record(e, underWay(out.errno))
-		return out
-	}
-	errno := linux.Connect(fd, sa)
-	if sock.Bound {
-		w.noteConnection(e, fd, sock, sa)
-	}
-	if !waits {
-		linux.SetFlags(fd, sock.Flags)
-		w.s.events.Record(e, underWay(errno))
-		return answer(errno)
-	}
-	if c.fastOpen.on && w.guards(c) {
-		if errno == unix.EINPROGRESS {
-			errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
+		var out outcome
+		if old, out = w.fetch(c, e); !out.isUndecided() {
+			return out
 		}
-		linux.SetFlags(fd, sock.Flags)
-		return w.beginEarly(c, e, fd, errno)
 	}
-	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
-		linux.SetFlags(fd, sock.Flags)
-		w.s.events.Record(e, 0)
-		if w.waitsForRestricted(e) {
-			return aside((*worker).connect) // which will find it connecting
-		}
-		// The target's own call waits for the connection and sends, without data in the SYN; of the
-		// address it passes the kernel takes no notice any more.
+	return w.place(c, e, family, sa, old)
+}
+
+// connectCall is connect(2).
+func (w *worker) connectCall(c *call) outcome {
+	if w.s.restricted.isDecoy(c.tid) {
 		return carryOn
 	}
-	if errno == unix.EINPROGRESS {
-		// Over a fast network the handshake may be over. Then a second connect fetches its result
-		// and leaves the socket as a blocking connect would have.
-		if errno = linux.Connect(fd, sa); e.Decision.Route.Crosses() {
-			errno = siit.InetErrno(errno)
-		}
-	}
-	if errno == unix.EALREADY {
-		timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
-		if timeout != 0 || c.guarded || w.waitsForRestricted(e) || w.guards(c) {
-			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by
-			// looking for the socket anew. So upconv does.
-			w.done = w.done[:len(w.done)-1] // the wait owns it
-			wait := w.s.newWait(c, e, fd, sock.Flags, sa)
-			wait.expireAfter(timeout)
-			return outcome{wait: wait}
-		}
-	}
-	linux.SetFlags(fd, sock.Flags)
-	w.s.events.Record(e, underWay(errno))
-	if errno == unix.EALREADY {
-		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the
-		// address it passes and waits as for any other, with signals, restarts and errors its own.
-		return carryOn
-	}
-	return answer(errno)
+	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
+	return w.connect(c)
 }

@@ -1,12 +1,8 @@
 package supervisor
 
 import (
-	"bytes"
 	"errors"
 	"net/netip"
-	"os"
-	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -66,27 +62,6 @@ type decided struct {
 	addresses *map[netip.Addr]struct{}
 	dst       netip.AddrPort
 	decision  policy.Decision
-}
-
-// datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
-// copy of it, or -1.
-func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
-	if c.fastOpen.on {
-		return w.resend(c)
-	}
-	e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
-	if old < 0 {
-		if c.view != nil && family == unix.AF_INET {
-			if out := w.placeUntouched(c, e, sa); !out.isUndecided() {
-				return out
-			}
-		}
-		var out outcome
-		if old, out = w.fetch(c, e); !out.isUndecided() {
-			return out
-		}
-	}
-	return w.place(c, e, family, sa, old)
 }
 
 // placeUntouched is place for a socket that has been seen and that nothing has been done to. The
@@ -322,7 +297,7 @@ func (w *worker) act(c *call, e *event.Pending, fd int, x *crossing, sa []byte) 
 		return w.transmit(c, e, fd, x)
 	}
 	if x != nil && x.family() == unix.AF_UNIX {
-		errno := x.path.open(w.s, x.route, c.tid)
+		errno := x.path.open(w.s.targets, x.route, c.tid)
 		if errno == 0 {
 			errno = x.path.connect(fd)
 		}
@@ -352,77 +327,12 @@ func (w *worker) leave(c *call, e *event.Pending, fd int, sa []byte) outcome {
 	return carryOn
 }
 
-// openTags opens /proc/cgroups if there can be net_cls or net_prio cgroups. It returns -1 if there
-// can be none.
-func openTags() (fd int) {
-	own, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {
-		return -1
-	}
-	if fd, err := unix.Open("/proc/cgroups", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
-		return fd
-	}
-	return tagsHidden
-}
-
-// tagsHidden is no descriptor: /proc/cgroups cannot be read, as where /proc is mounted with
-// subset=pid. Then there may be many.
-const tagsHidden = 1 << 30
-
-// tagsFor is for how long what manyTags has found holds. Nobody who moves a program to another
-// cgroup expects it to be in effect for every packet in the same moment.
-const tagsFor = 20 * time.Millisecond
-
-// manyTags reports whether there are more such cgroups than the one that everybody is in.
-func (w *worker) manyTags() bool {
-	if w.tagged == 0 || w.taken-w.tagged > tagsFor {
-		w.tagged, w.tags = w.taken, w.s.manyTags()
-	}
-	return w.tags
-}
-
-func (n *Node) manyTags() bool {
-	var text [1024]byte
-	got, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(n.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
-	return errno != 0 || int(got) == len(text) || hasManyTags(text[:got])
-}
-
-// hasManyTags is manyTags for what /proc/cgroups says. A controller of hierarchy 0 is not mounted,
-// and the number behind it is how many cgroups v2 has.
-func hasManyTags(text []byte) bool {
-	for _, name := range []string{"\nnet_cls\t", "\nnet_prio\t"} {
-		// "net_cls HIERARCHY NUM_CGROUPS ENABLED", cgroups(7).
-		if _, line, ok := bytes.Cut(text, []byte(name)); ok {
-			hierarchy, count, ok := bytes.Cut(line, []byte("\t"))
-			if string(hierarchy) != "0" && !(ok && bytes.HasPrefix(count, []byte("1\t"))) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 func (w *worker) finished(c *call, e *event.Pending, errno unix.Errno) outcome {
 	if c.sends {
 		return w.sent(e, errno)
 	}
 	w.s.events.Record(e, errno)
 	return answer(errno)
-}
-
-// retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it
-// into upconv's own.
-//
-// It holds the lock of who moves the socket: one that another has just taken the place of must not
-// be put back.
-func (w *worker) retag(c *call, fd int) {
-	if w.s.tags < 0 || !w.manyTags() {
-		return
-	}
-	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(fd)))
-	if cloexec, errno := w.s.targets.CloseOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
-		w.install(c, c.fd, fd, cloexec)
-	}
 }
 
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another

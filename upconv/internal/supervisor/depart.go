@@ -43,7 +43,7 @@ func (w *worker) depart(s *swap) outcome {
 		if !w.alone {
 			p.stays(port, to)
 			w.closeNow(s.fd)
-			return aside((*worker).connect)
+			return aside
 		}
 		time.Sleep(50 * time.Microsecond)
 	}
@@ -102,6 +102,7 @@ func (w *worker) collides(c *call) bool {
 		return false
 	}
 	p := &w.s.ports
+	w.s.asked.add(port)
 	d, gone := p.ask(c.tid, port)
 	if !gone {
 		return false

@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"encoding/binary"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -16,13 +15,10 @@ import (
 // there as soon as another thread puts it under the number of a call that is left to the kernel, or
 // could be a server there.
 
-// sizeofFamily is the least length of an address that connect(2) takes, and then only AF_UNSPEC.
-const sizeofFamily = 2
-
 // disconnects reports whether a connect(2) does, of whose address it reads what nobody has read
 // yet.
 func (w *worker) disconnects(c *call) bool {
-	if c.addrLen < sizeofFamily || c.addrLen > linux.SizeofSockaddrStorage {
+	if c.addrLen < linux.SizeofFamily || c.addrLen > linux.SizeofSockaddrStorage {
 		return false
 	}
 	if c.sa == nil && c.addrLen < linux.SizeofSockaddrIn {
@@ -75,11 +71,4 @@ func (w *worker) disconnectStream(c *call, old int) outcome {
 		out = answer(0)
 	}
 	return out
-}
-
-// resetOnClose has the connection of a stream be reset, as a disconnection resets it, when nobody
-// has the socket any more.
-func resetOnClose(fd int) {
-	linger := unix.Linger{Onoff: 1}
-	linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&linger), unsafe.Sizeof(linger))
 }

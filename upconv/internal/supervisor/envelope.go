@@ -32,7 +32,7 @@ func (e *envelope) seal(m *guardedMessage) (errno unix.Errno) {
 			e.name = m.name
 		}
 		e.control, errno = w.packControl(c, m.control, nil)
-	case c.guardedSend.sent > 0: // it has gone with the beginning
+	case sendUnderWay(c).sent > 0: // it has gone with the beginning
 	case to.domain == unix.AF_UNIX:
 		errno = e.sealUnix(m)
 	default:
@@ -72,7 +72,7 @@ func (e *envelope) path() *unixPath {
 
 // send sends data, without waiting. last says that the message ends with it.
 func (e *envelope) send(data []byte, last bool) (n int, errno unix.Errno) {
-	asked := e.call.guardedSend.flags
+	asked := sendUnderWay(e.call).flags
 	flags := asked&^(unix.MSG_ZEROCOPY|unix.MSG_FASTOPEN) | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
 	if !last {
 		flags = flags&^(unix.MSG_OOB|unix.MSG_EOR) | unix.MSG_MORE

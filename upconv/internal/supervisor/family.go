@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"encoding/binary"
-	"errors"
 	"net/netip"
 	"strconv"
 	"unsafe"
@@ -13,7 +12,6 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
-	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
@@ -89,36 +87,6 @@ func (x *crossing) scope(fd int) unix.Errno {
 	return 0
 }
 
-// cross sends a connect(2) along a route to another family. old is as in swap. again is true where
-// the socket is an AF_INET6 one already, from an earlier one.
-func (w *worker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) outcome {
-	if sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
-		return carryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
-	}
-	x := &w.crossing
-	switch err := w.prepare(x, e, sock); {
-	case errors.Is(err, nat64.ErrStillLooking):
-		return w.s.whenFound()
-	case err != nil:
-		e.Add(err.Error())
-		w.s.events.Record(e, unix.ENETUNREACH)
-		return answer(unix.ENETUNREACH)
-	}
-	if x.route.Kind == policy.UnixPath || !again {
-		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
-	}
-	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
-		return out
-	}
-	if errno := x.scope(old); errno != 0 {
-		return w.fail(e, "interface "+x.zone, errno)
-	}
-	if errno := x.pass.PutOn6(old); errno != 0 {
-		return w.fail(e, "setsockopt IP_OPTIONS", errno)
-	}
-	return w.again(c, e, old, sock, x.to[:])
-}
-
 // onlyIPv6 reports whether an AF_INET6 socket takes no IPv4-mapped addresses.
 func onlyIPv6(fd int) bool {
 	var only int32
@@ -150,8 +118,8 @@ func (w *worker) hasPassport(fd int) (family int, ok bool) {
 	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.ReadFrom(fd, family)
 }
 
-// make makes the socket of a crossing.
-func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
+// makeCrossed makes the socket of a crossing.
+func (w *worker) makeCrossed(x *crossing, c *call) (fd int, errno unix.Errno) {
 	x.has = 0
 	kind, proto := linux.KindOf(x.pass.Proto), x.pass.Proto
 	switch {
@@ -180,13 +148,13 @@ func (x *crossing) make(w *worker, c *call) (fd int, errno unix.Errno) {
 	return linux.NewSocket(unix.AF_UNIX, kind, 0)
 }
 
-// finish gives the socket to what copyOptions could not, and its passport.
-func (x *crossing) finish(w *worker, e *event.Pending, old, to int, sock *sockstate.Socket) unix.Errno {
+// finishCrossed gives the socket to what copyOptions could not, and its passport.
+func (w *worker) finishCrossed(x *crossing, e *event.Pending, old, to int, sock *sockstate.Socket) unix.Errno {
 	if x.pass.Proto == unix.IPPROTO_MPTCP {
 		e.Add("TCP instead of MPTCP")
 	}
 	if x.route.Kind == policy.UnixPath {
-		return x.finishUnix(w, old, to, sock)
+		return w.finishUnix(x, old, to, sock)
 	}
 	if old >= 0 && sock.Domain == unix.AF_INET {
 		sockstate.CopyMapped(w.s.fresh.Of(unix.AF_INET), &w.s.used, old, to)

@@ -13,68 +13,6 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// fastOpen is what a send with MSG_FASTOPEN (RFC 7413) sends: on a TCP socket that is not connected
-// it is a connect(2) and a send in one.
-type fastOpen struct {
-	on    bool
-	flags uint32
-	// vector is where the data is in the target's memory, as struct iovec.
-	vector []unix.RemoteIovec
-	// control is where its control messages are, and how long they are.
-	control       uint64
-	controlLength int
-	sent          int    // how much of the data is
-	cookie        uint64 // of the socket that the rest is for
-	// result is where the number of bytes goes, besides being returned; 0: nowhere. sendmmsg(2)
-	// returns messages.
-	result uint64
-}
-
-const (
-	maxFastOpen = 64 << 10   // more than a SYN can carry, and how much is sent at a time
-	maxSent     = 0x7ffff000 // what one call sends at most: MAX_RW_COUNT, linux/fs.h
-)
-
-// sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter
-// the first message connects, and is all that is sent.
-func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
-	c.fastOpen = fastOpen{on: true, flags: flags}
-	if stride > 0 {
-		c.fastOpen.result = c.args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr
-	}
-	var header [linux.SizeofMsghdr]byte
-	if target.ReadMemory(c.tid, c.args[1], header[:c.MsghdrSize()]) != 0 {
-		if w.s.needs.atSocket() {
-			if _, idle := w.idleInEgress(c); idle {
-				return answer(unix.EFAULT) // for it could be read the next time
-			}
-		}
-		if w.guards(c) {
-			return answer(unix.EFAULT)
-		}
-		return carryOn // the kernel will say EFAULT
-	}
-	h := c.Msghdr(header[:])
-	c.addr, c.addrLen = h.Name, uint32(h.NameLen)
-	if h.NameLen > linux.SizeofSockaddrStorage {
-		c.addrLen = linux.SizeofSockaddrStorage // as the kernel cuts it
-	}
-	c.fastOpen.control, c.fastOpen.controlLength = h.Control, int(min(h.ControlLen, maxControl))
-	raw := make([]byte, int(min(h.Count, linux.MaxIovecs))*c.IovecSize())
-	if len(raw) > 0 && target.ReadMemory(c.tid, h.Iovecs, raw) != 0 {
-		if w.guards(c) {
-			return answer(unix.EFAULT)
-		}
-	} else {
-		for i := range len(raw) / c.IovecSize() {
-			if base, length := c.Iovec(raw, i); length > 0 {
-				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(base), Len: int(min(length, maxSent))})
-			}
-		}
-	}
-	return w.connect(c)
-}
-
 // open connects a non-blocking socket for a send that must not wait, with as much data in the SYN
 // as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without an address
 // it only sends.
@@ -99,7 +37,7 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 		flags &^= unix.MSG_FASTOPEN
 	}
 	n, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(data), uintptr(length), uintptr(flags), uintptr(to), uintptr(len(sa)))
-	return c.opened(int(n), errno)
+	return sentEarly(c, int(n), errno)
 }
 
 // readEarly reads data of a send with MSG_FASTOPEN into w.long, as much as is sent at a time, and
@@ -120,7 +58,7 @@ func (w *worker) beginEarly(c *call, e *event.Pending, fd int, errno unix.Errno)
 	w.s.events.Record(e, underWay(errno))
 	switch {
 	case errno == unix.EALREADY:
-		return aside((*worker).connect) // which will find it connecting
+		return aside // which will find it connecting
 	case errno == 0:
 		return w.sendEarly(c, fd)
 	case e.Decision.Route.Crosses():
@@ -129,8 +67,8 @@ func (w *worker) beginEarly(c *call, e *event.Pending, fd int, errno unix.Errno)
 	return answer(errno)
 }
 
-// opened answers a send with MSG_FASTOPEN that has sent n bytes.
-func (c *call) opened(n int, errno unix.Errno) outcome {
+// sentEarly answers a send with MSG_FASTOPEN that has sent n bytes.
+func sentEarly(c *call, n int, errno unix.Errno) outcome {
 	if errno != 0 || c.fastOpen.result == 0 {
 		return outcome{state: stateReturns, errno: errno, value: int64(n)}
 	}
@@ -150,16 +88,16 @@ func (w *worker) sendEarly(c *call, fd int) outcome {
 		n, more, errno := w.sendPiece(c, fd)
 		switch f.sent += n; {
 		case errno == 0 && !more:
-			return c.opened(f.sent, 0)
+			return sentEarly(c, f.sent, 0)
 		case errno == unix.EAGAIN && patient && !w.alone:
 			f.cookie = linux.CookieOf(fd)
-			return aside(sendEarlyAgain)
+			return asideBy(sendEarlyAgain)
 		case errno == unix.EAGAIN && patient:
 			errno = w.waitToSend(fd, nil)
 		}
 		switch {
 		case errno != 0 && f.sent > 0:
-			return c.opened(f.sent, 0)
+			return sentEarly(c, f.sent, 0)
 		case errno != 0:
 			return answer(errno)
 		}
@@ -175,7 +113,7 @@ func sendEarlyAgain(w *worker, c *call) outcome {
 	case ok && linux.CookieOf(fd) == c.fastOpen.cookie:
 		return w.sendEarly(c, fd)
 	case c.fastOpen.sent > 0: // another thread has put another file there
-		return c.opened(c.fastOpen.sent, 0)
+		return sentEarly(c, c.fastOpen.sent, 0)
 	case ok:
 		return answer(unix.EBADF)
 	}
@@ -223,3 +161,6 @@ func (w *worker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno)
 	}
 	return int(sent), int(sent) < left, 0
 }
+
+// maxFastOpen is more than a SYN can carry, and how much is sent at a time.
+const maxFastOpen = 64 << 10

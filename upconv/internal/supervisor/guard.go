@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"encoding/binary"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -109,7 +108,7 @@ func (w *worker) connectDirect(c *call, e *event.Pending) outcome {
 		w.closeNow(fd)
 		return w.resend(c)
 	case c.sa != nil:
-	case c.addrLen >= c.leastAddress() && c.addrLen <= linux.SizeofSockaddrStorage:
+	case c.addrLen >= leastAddress(c) && c.addrLen <= linux.SizeofSockaddrStorage:
 		return answer(unix.EFAULT) // it could not be read, and could be the next time
 	case c.addrLen > linux.SizeofSockaddrStorage || !c.fastOpen.on:
 		return answer(unix.EINVAL)
@@ -145,25 +144,6 @@ func (w *worker) connectDirect(c *call, e *event.Pending) outcome {
 	return raced
 }
 
-// connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
-// that may wait.
-func (w *worker) connectAside(c *call, fd int) outcome {
-	if flags, _ := linux.FlagsOf(fd); w.patient(c, flags) {
-		if !w.alone {
-			return aside((*worker).connect)
-		}
-		errno := unix.EINTR
-		ended := w.aside.stop.During(func() {
-			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&c.sa[0])), uintptr(len(c.sa)))
-		})
-		if errno == unix.EINTR && ended != 0 {
-			errno = ended
-		}
-		return answer(errno)
-	}
-	return answer(linux.Connect(fd, c.sa))
-}
-
 // leavesOthers reports whether a call is left to the kernel that is about a file that is no IPv4 or
 // IPv6 socket: a send; as long as no socket is in an egress; and where somebody has restricted
 // himself, as the rules are about who makes it.
@@ -172,9 +152,9 @@ func (w *worker) leavesOthers(c *call) bool {
 }
 
 // leastAddress is the least length of an address that means something to the call.
-func (c *call) leastAddress() uint32 {
+func leastAddress(c *call) uint32 {
 	if c.fastOpen.on {
 		return linux.SizeofSockaddrIn
 	}
-	return sizeofFamily
+	return linux.SizeofFamily
 }

@@ -32,7 +32,7 @@ func (w *worker) guardBind(c *call) outcome {
 	}
 	domain := linux.DomainOf(fd)
 	if domain == 0 { // no socket
-		return answer(linux.Bind(fd, make([]byte, sizeofFamily)))
+		return answer(linux.Bind(fd, make([]byte, linux.SizeofFamily)))
 	}
 	if c.addrLen > linux.SizeofSockaddrStorage {
 		return answer(unix.EINVAL)
@@ -121,4 +121,21 @@ func (w *worker) bindsLow(tid int) bool {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
 	effective, same := target.EffectiveOf(tid, status)
 	return err == nil && (same || w.s.origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
+}
+
+// bind handles a stopped bind(2).
+func (w *worker) bind(c *call) outcome {
+	w.s.receivers.leave(c)
+	if w.s.companions.Any() {
+		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
+		target.ReadMemory(c.tid, c.args[1], sa[:])
+		w.s.companions.FreePort(sa[:])
+	}
+	if w.collides(c) {
+		return answer(unix.EADDRINUSE)
+	}
+	if w.s.needs.netns {
+		return w.bindAtSocket(c)
+	}
+	return carryOn
 }

@@ -29,7 +29,7 @@ func (w *worker) readGuarded(c *call) (m *guardedMessage, errno unix.Errno) {
 	if c.name == "sendto" {
 		return m, w.readSendto(c, m)
 	}
-	g, o := c.guardedSend, &w.out
+	g, o := sendUnderWay(c), &w.out
 	at, size := c.args[1]+uint64(g.done*g.stride), c.MsghdrSize()
 	raw, errno := o.ReadAround(c.tid, o.room(size+2*target.Reach), uintptr(at), size)
 	if errno != 0 || len(raw) < size {
@@ -134,7 +134,7 @@ func (w *worker) readPiece(c *call, m *guardedMessage, size int) (piece []byte, 
 	if len(w.long) < size {
 		w.long = make([]byte, size)
 	}
-	vectors, skip, left := w.out.vectors[:0], c.guardedSend.sent, size
+	vectors, skip, left := w.out.vectors[:0], sendUnderWay(c).sent, size
 	for _, v := range m.vectors {
 		passed := min(skip, v.Len)
 		skip -= passed

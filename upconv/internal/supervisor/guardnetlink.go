@@ -42,7 +42,7 @@ func (w *worker) sendNetlink(c *call) outcome {
 	}
 	own := *m
 	own.name, own.control = append([]byte(nil), m.name...), nil
-	return outcome{wait: &netlinkSend{s: w.s, c: *c, pidfd: pidfd, flags: c.guardedSend.flags, m: own}}
+	return outcome{wait: &netlinkSend{s: w.s, c: *c, pidfd: pidfd, flags: sendUnderWay(c).flags, m: own}}
 }
 
 // plain reports whether a message goes to the kernel, as one without an address does.
@@ -50,8 +50,8 @@ func (m *guardedMessage) plain() bool {
 	return len(m.name) == 0 || len(m.name) >= sizeofSockaddrNl && linux.AllZero(m.name[2:sizeofSockaddrNl])
 }
 
-// run has the thread make the call. It has a thread to itself, which traces the target's.
-func (n *netlinkSend) run() {
+// Run has the thread make the call. It has a thread to itself, which traces the target's.
+func (n *netlinkSend) Run() {
 	defer linux.Close(n.pidfd)
 	pid := n.s.targets.Process(n.c.tid)
 	if errno := n.s.awaitThread(&n.c, pid); errno != 0 {
@@ -70,7 +70,7 @@ func (n *netlinkSend) run() {
 	<-done
 }
 
-// send does what run is for. It returns false if the target is still traced, or gone.
+// send does what Run is for. It returns false if the target is still traced, or gone.
 func (n *netlinkSend) send() (released bool) {
 	s, c := n.s, &n.c
 	t, errno := target.Seize(c.tid, n.pidfd)

@@ -28,7 +28,7 @@ func (w *worker) bindOther(c *call, fd int, sa []byte) outcome {
 	}
 	if !w.alone {
 		w.closeNow(fd)
-		return aside((*worker).bind)
+		return aside
 	}
 	errno := w.bindPath(c.tid, fd, sa)
 	w.closeNow(fd)
@@ -45,7 +45,7 @@ func bindAny(fd int, sa []byte) unix.Errno {
 
 // isUnixPath reports whether an address is that of a Unix socket in the file system.
 func isUnixPath(sa []byte) bool {
-	return len(sa) > sizeofFamily && binary.NativeEndian.Uint16(sa) == unix.AF_UNIX && sa[sizeofFamily] != 0
+	return len(sa) > linux.SizeofFamily && binary.NativeEndian.Uint16(sa) == unix.AF_UNIX && sa[linux.SizeofFamily] != 0
 }
 
 // bindPath binds the Unix socket fd to a path of the thread tid's. The calling thread is not used
@@ -99,7 +99,7 @@ func (w *worker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.Errno
 	}
 	w.altered = true
 	unix.Umask(umask)
-	path := string(bytes.TrimRight(sa[sizeofFamily:], "\x00"))
+	path := string(bytes.TrimRight(sa[linux.SizeofFamily:], "\x00"))
 	if sameRoot(proc+"/") || unix.Chroot(proc+"/root") == nil || !filepath.IsAbs(path) {
 		return sa, linux.ErrnoOf(unix.Fchdir(cwd))
 	}
@@ -112,7 +112,7 @@ func (w *worker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.Errno
 	if unix.Fstat(parent, &there) == nil && unix.Stat(filepath.Dir(path), &here) == nil && there.Dev == here.Dev && there.Ino == here.Ino {
 		return sa, 0
 	}
-	return append(append([]byte{}, sa[:sizeofFamily]...), filepath.Base(path)...), linux.ErrnoOf(unix.Fchdir(parent))
+	return append(append([]byte{}, sa[:linux.SizeofFamily]...), filepath.Base(path)...), linux.ErrnoOf(unix.Fchdir(parent))
 }
 
 // openInRoot opens a directory that a thread means by an absolute path.
@@ -129,7 +129,7 @@ func openInRoot(proc, path string) (fd int, errno unix.Errno) {
 // namedBy returns an address whose path does not depend on who uses it: /proc/self is another
 // process for upconv. A path that gets too long stays, and leads nowhere.
 func namedBy(tid int, sa []byte) []byte {
-	path := string(sa[sizeofFamily:])
+	path := string(sa[linux.SizeofFamily:])
 	for _, self := range []string{"/proc/self/", "/proc/thread-self/"} {
 		rest, is := strings.CutPrefix(path, self)
 		if !is {
@@ -140,7 +140,7 @@ func namedBy(tid int, sa []byte) []byte {
 		if len(named) > maxUnixName {
 			named = "/proc/0/" + rest
 		}
-		return append(append([]byte{}, sa[:sizeofFamily]...), named...)
+		return append(append([]byte{}, sa[:linux.SizeofFamily]...), named...)
 	}
 	return sa
 }

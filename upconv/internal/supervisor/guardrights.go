@@ -30,8 +30,8 @@ func (e *envelope) sealUnix(m *guardedMessage) unix.Errno {
 		if _, crossed := e.worker.hasPassport(e.to.fd); crossed { // the program's is a TCP socket
 			return 0
 		}
-	case e.to.kind == unix.SOCK_DGRAM && len(m.name) > sizeofFamily && binary.NativeEndian.Uint16(m.name) == unix.AF_UNIX:
-		if errno := e.peer.find(s, tid, m.name); errno != 0 {
+	case e.to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && binary.NativeEndian.Uint16(m.name) == unix.AF_UNIX:
+		if errno := e.peer.find(s.targets, tid, m.name); errno != 0 {
 			return errno
 		}
 		e.name, e.pathed = e.peer.sa(), true

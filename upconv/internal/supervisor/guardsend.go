@@ -40,47 +40,6 @@ const (
 	maxOnWorker  = 1 << 20   // how much a worker sends for one call before a thread of its own goes on
 )
 
-// send handles a stopped sendto(2), sendmsg(2) or sendmmsg(2), or takes it up again on a thread
-// that may wait. What is to be left to the kernel upconv makes itself if it must not be left.
-func (w *worker) send(c *call) outcome {
-	for range maxRaces {
-		if c.guardedSend == nil {
-			if out := w.decideSend(c); !out.carriesOn() || !w.guardsSends(c) {
-				return out
-			}
-		}
-		if out := w.sendInPlace(c); !out.isRaced() {
-			return out
-		}
-		c.guardedSend, c.fastOpen = nil, fastOpen{}
-	}
-	return answer(unix.EBADF)
-}
-
-// seesStream is isStream by one look, which says as well whether the thread shares its descriptors.
-// false: it cannot be seen, or it is none.
-func (w *worker) seesStream(c *call) bool {
-	if c.indirect || !w.see(c) {
-		return false
-	}
-	v := c.view
-	c.view = nil // a send that moves its socket looks anew
-	if v.Mode&unix.S_IFMT != unix.S_IFSOCK || linux.IsDatagramType(v.Type) && (linux.IsInet(v.Family) || v.Family == unix.AF_UNIX && w.s.needs.unix) {
-		return false
-	}
-	if c.table = tableShared; v.alone() {
-		c.table = tableOwn
-	}
-	return true
-}
-
-// guardsSends reports whether sends must not be left to the kernel: a datagram socket may be in an
-// egress; or any socket where MSG_FASTOPEN, which is in memory, connects.
-func (w *worker) guardsSends(c *call) bool {
-	s := w.s
-	return s.needs.sends && (s.moved.Load() || c.indirect && s.swapped.Load()) && w.guards(c)
-}
-
 // sendInPlace makes a send that is about no datagram socket of IPv4 or IPv6. It is raced if it is
 // by now, or if the send connects.
 func (w *worker) sendInPlace(c *call) outcome {
@@ -90,11 +49,12 @@ func (w *worker) sendInPlace(c *call) outcome {
 		return out
 	}
 	defer w.closeNow(fd)
-	before := c.guardedSend
-	if before == nil {
-		c.guardedSend = newGuardedSend(c)
+	g := sendUnderWay(c)
+	if g == nil {
+		g = newGuardedSend(c)
+		c.progress = g
 	}
-	g, to := c.guardedSend, &guardedSocket{fd: fd, domain: linux.DomainOf(fd), kind: linux.TypeOf(fd)}
+	to := &guardedSocket{fd: fd, domain: linux.DomainOf(fd), kind: linux.TypeOf(fd)}
 	inet := linux.IsInet(to.domain)
 	switch cookie := linux.CookieOf(fd); {
 	case g.cookie != 0 && g.cookie != cookie && g.done == 0 && g.sent == 0:
@@ -121,6 +81,12 @@ func (w *worker) sendInPlace(c *call) outcome {
 	return w.sendAllInPlace(c, to)
 }
 
+// sendUnderWay returns how far a send has come that upconv makes; nil: it has not begun.
+func sendUnderWay(c *call) *guardedSend {
+	g, _ := c.progress.(*guardedSend)
+	return g
+}
+
 func newGuardedSend(c *call) *guardedSend {
 	switch c.name {
 	case "sendto":
@@ -141,7 +107,7 @@ func (g *guardedSend) partial() outcome {
 
 // sendAllInPlace sends all messages of a call, or goes on with them, until one is not sent whole.
 func (w *worker) sendAllInPlace(c *call, to *guardedSocket) outcome {
-	g := c.guardedSend
+	g := sendUnderWay(c)
 	for g.done < g.count {
 		m, errno := w.readGuarded(c)
 		if errno == 0 && w.leavesNamed(to, m) {
@@ -156,7 +122,7 @@ func (w *worker) sendAllInPlace(c *call, to *guardedSocket) outcome {
 		}
 		switch {
 		case later:
-			return aside((*worker).send)
+			return aside
 		case errno == unix.EPIPE && to.raises() && g.flags&unix.MSG_NOSIGNAL == 0:
 			w.raise(c, unix.SIGPIPE)
 		}
@@ -185,7 +151,7 @@ func (w *worker) sendAllInPlace(c *call, to *guardedSocket) outcome {
 // leavesNamed reports whether a message is left to the kernel because somebody has restricted
 // himself, and the rules may be about whom it goes to: LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET.
 func (w *worker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
-	return w.s.restricted.any.Load() && to.domain == unix.AF_UNIX && to.kind == unix.SOCK_DGRAM && len(m.name) > sizeofFamily && m.name[sizeofFamily] == 0
+	return w.s.restricted.any.Load() && to.domain == unix.AF_UNIX && to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && m.name[linux.SizeofFamily] == 0
 }
 
 // raises reports whether a socket raises SIGPIPE: streams do, sk_stream_error in net/core/stream.c
@@ -202,7 +168,7 @@ func (w *worker) raise(c *call, signal unix.Signal) {
 // sendGuarded sends what is left of a message. later says that a thread of its own is to go on. On
 // error nothing of it is sent.
 func (w *worker) sendGuarded(c *call, to *guardedSocket, m *guardedMessage) (later bool, errno unix.Errno) {
-	g := c.guardedSend
+	g := sendUnderWay(c)
 	e := envelope{worker: w, call: c, to: to}
 	defer e.close()
 	if errno = e.seal(m); errno != 0 {
@@ -278,7 +244,7 @@ func (w *worker) sendWhole(c *call, e *envelope, m *guardedMessage) (later bool,
 	}
 	for {
 		n, errno := e.send(data, true)
-		c.guardedSend.sent = n
+		sendUnderWay(c).sent = n
 		switch {
 		case errno != unix.EAGAIN || !e.to.patient:
 			return false, errno

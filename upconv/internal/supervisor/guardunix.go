@@ -1,11 +1,7 @@
 package supervisor
 
 import (
-	"bytes"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +23,7 @@ func (w *worker) connectOther(c *call, fd, domain int) outcome {
 		return w.connectAside(c, fd)
 	}
 	path := &w.crossing.path
-	errno := path.find(w.s, c.tid, c.sa)
+	errno := path.find(w.s.targets, c.tid, c.sa)
 	if errno == 0 {
 		flags, _ := linux.FlagsOf(fd)
 		linux.SetFlags(fd, flags|unix.O_NONBLOCK)
@@ -36,7 +32,7 @@ func (w *worker) connectOther(c *call, fd, domain int) outcome {
 			if !w.alone {
 				linux.SetFlags(fd, flags)
 				path.close()
-				return aside((*worker).connect)
+				return aside
 			}
 			if errno = w.waitForRoom(fd, &w.crossing, linux.TimeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
 				errno = unix.EAGAIN // its time is over
@@ -48,72 +44,21 @@ func (w *worker) connectOther(c *call, fd, domain int) outcome {
 	return answer(errno)
 }
 
-// find has p be the address that the thread tid means by sa, which is one of a Unix socket: by its
-// rights, its root and its working directory. What it opens, close closes.
-func (p *unixPath) find(s *Session, tid int, sa []byte) (errno unix.Errno) {
-	p.file, p.length = -1, len(sa)
-	p.raw = [len(p.raw)]byte{}
-	if p.as, errno = s.targets.CredentialsOf(tid); errno != 0 {
-		return errno
-	}
-	if len(sa) > 2+maxUnixName {
-		return unix.EINVAL
-	}
-	copy(p.raw[:], sa)
-	name, _, _ := bytes.Cut(sa[2:], []byte{0})
-	if len(name) == 0 { // an abstract one, or none
-		return 0
-	}
-	proc := fmt.Sprintf("/proc/%d/", tid)
-	path := string(name)
-	for _, self := range []string{"/proc/self/", "/proc/thread-self/"} {
-		if strings.HasPrefix(path, self) {
-			path = proc + path[len(self):]
+// connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
+// that may wait.
+func (w *worker) connectAside(c *call, fd int) outcome {
+	if flags, _ := linux.FlagsOf(fd); w.patient(c, flags) {
+		if !w.alone {
+			return aside
 		}
-	}
-	same := sameRoot(proc)
-	if same && path == string(name) && filepath.IsAbs(path) {
-		return 0
-	}
-	base, how := proc+"cwd", unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC}
-	if !same {
-		if !filepath.IsAbs(path) {
-			root, _ := os.Readlink(proc + "root")
-			directory, err := os.Readlink(proc + "cwd")
-			if err != nil {
-				return linux.ErrnoOf(err)
-			}
-			path = "/" + strings.TrimPrefix(directory, root) + "/" + path
+		errno := unix.EINTR
+		ended := w.aside.stop.During(func() {
+			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&c.sa[0])), uintptr(len(c.sa)))
+		})
+		if errno == unix.EINTR && ended != 0 {
+			errno = ended
 		}
-		base, how.Resolve = proc+"root", unix.RESOLVE_IN_ROOT
+		return answer(errno)
 	}
-	directory, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return linux.ErrnoOf(err)
-	}
-	defer unix.Close(directory)
-	if errno = p.as.Become(); errno != 0 {
-		return errno
-	}
-	defer p.as.Revert()
-	file, err := unix.Openat2(directory, path, &how)
-	if err != nil {
-		return linux.ErrnoOf(err)
-	}
-	p.set(fmt.Sprintf("/proc/thread-self/fd/%d", file))
-	p.file = file
-	return 0
-}
-
-// maxUnixName is how long sun_path is, unix(7).
-const maxUnixName = 108
-
-// sameRoot reports whether a thread, whose directory in /proc is given, has the root directory of
-// this process.
-func sameRoot(proc string) bool {
-	var own, other unix.Stat_t
-	mounts, errOwn := os.Readlink("/proc/self/ns/mnt")
-	others, err := os.Readlink(proc + "ns/mnt")
-	return errOwn == nil && err == nil && mounts == others && unix.Stat("/", &own) == nil && unix.Stat(proc+"root", &other) == nil &&
-		own.Dev == other.Dev && own.Ino == other.Ino
+	return answer(linux.Connect(fd, c.sa))
 }

@@ -113,7 +113,7 @@ func (w *worker) getsockopt(c *call) outcome {
 	if family == unix.AF_INET6 && p.Differs(level, name) {
 		return w.tellInt(c, fd, level, name)
 	}
-	if !asked.asks(level, name) || family == unix.AF_INET6 && p.Family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
+	if !asksFor(asked, level, name) || family == unix.AF_INET6 && p.Family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
 		return carryOn
 	}
 	optval, optlen := c.args[3], c.args[4]
@@ -230,8 +230,8 @@ var (
 	}
 )
 
-// asked returns the options that are stopped when they are read.
-func (n needs) asked() (list []askedOption) {
+// askedOptions returns the options that are stopped when they are read.
+func askedOptions(n needs) (list []askedOption) {
 	if n.inet6 {
 		list = append(list, askedOfInet6...)
 	}
@@ -241,9 +241,9 @@ func (n needs) asked() (list []askedOption) {
 	return list
 }
 
-// asks reports whether an option is one of them.
-func (n needs) asks(level, name int) bool {
-	return slices.ContainsFunc(n.asked(), func(o askedOption) bool {
+// asksFor reports whether an option is one of them.
+func asksFor(n needs, level, name int) bool {
+	return slices.ContainsFunc(askedOptions(n), func(o askedOption) bool {
 		return o.level == level && (o.name == name || o.name == anyOption)
 	})
 }

@@ -37,13 +37,10 @@ func (s *Session) translate(route *policy.Route, dst netip.Addr) (netip.Addr, er
 
 // whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
 func (s *Session) whenFound() outcome {
-	return aside(func(w *worker, c *call) outcome {
+	return asideBy(func(w *worker, c *call) outcome {
 		if errno := w.aside.stop.Await(s.discovery.Looked()); errno != 0 {
 			return answer(errno)
 		}
-		if c.sends {
-			return w.send(c)
-		}
-		return w.connect(c)
+		return c.decide(w, c)
 	})
 }

@@ -1,10 +1,13 @@
 package supervisor
 
 import (
+	"bytes"
 	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
@@ -79,3 +82,20 @@ func (n *Node) close() {
 		peeker.Close()
 	}
 }
+
+// openTags opens /proc/cgroups if there can be net_cls or net_prio cgroups. It returns -1 if there
+// can be none.
+func openTags() (fd int) {
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {
+		return -1
+	}
+	if fd, err := unix.Open("/proc/cgroups", unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		return fd
+	}
+	return tagsHidden
+}
+
+// tagsHidden is no descriptor: /proc/cgroups cannot be read, as where /proc is mounted with
+// subset=pid. Then there may be many.
+const tagsHidden = 1 << 30

@@ -2,11 +2,9 @@ package supervisor
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/upconv/upconv/upconv/internal/companion"
-	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // A stream that was bound takes its port along to the egress, and then the port is free in the
@@ -22,8 +20,7 @@ import (
 // ports is what is remembered of ports. Its size does not depend on how many sockets there are: at
 // most 4 MB, when every port has been used.
 type ports struct {
-	asked portSet // those that a program has ever asked bind(2) for
-	gone  portSet // those that a stream has left with; set and cleared with mu
+	gone portSet // those that a stream has left with; set and cleared with mu
 
 	diagMu   sync.Mutex              // held while sock_diag(7) is asked
 	diag     map[companion.Place]int // the sockets through which it is, by where they are
@@ -51,13 +48,6 @@ const (
 	// bindTakes is how long a thread may take from being told to go on to the end of its bind(2).
 	bindTakes = 10 * time.Millisecond
 )
-
-// portSet is a set of ports. Its methods may be called at the same time.
-type portSet [1 << 16 / 64]atomic.Uint64
-
-func (p *portSet) add(port uint16)      { p[port/64].Or(1 << (port % 64)) }
-func (p *portSet) remove(port uint16)   { p[port/64].And(^uint64(1 << (port % 64))) }
-func (p *portSet) has(port uint16) bool { return p[port/64].Load()&(1<<(port%64)) != 0 }
 
 // departure is the latest stream that has left the origin with a port.
 type departure struct {
@@ -91,7 +81,6 @@ func (p *ports) put(port uint16, d departure) {
 // ask is for a thread that asks for a port. It returns what has left with that; if nothing has, the
 // kernel is to decide.
 func (p *ports) ask(tid int, port uint16) (d departure, gone bool) {
-	p.asked.add(port)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := asking{tid, port, clock()}
@@ -149,12 +138,4 @@ func (p *ports) forget(port uint16, d departure) {
 // stays is for a stream that was about to leave for a place, and does not.
 func (p *ports) stays(port uint16, to companion.Place) {
 	p.forget(port, departure{to: to, moving: true})
-}
-
-// noteAsked is for a socket that the command is given.
-func (p *ports) noteAsked(fd int) {
-	var s sockstate.Socket
-	if s.ReadName(fd) {
-		p.asked.add(s.Port())
-	}
 }

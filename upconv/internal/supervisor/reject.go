@@ -110,7 +110,7 @@ func (w *worker) wouldConnect(c *call, fd, domain int) outcome {
 		flags, _ := linux.FlagsOf(fd)
 		switch patient := w.patient(c, flags); {
 		case patient && !w.alone:
-			return aside((*worker).connect)
+			return aside
 		case patient:
 			if errno := w.waitConnecting(c, fd); errno != 0 {
 				return answer(errno)

@@ -209,8 +209,8 @@ func (all *restrictions) isDecoy(tid int) bool {
 	return q != nil && q.state.Load() == beingAsked
 }
 
-// run asks. It has a thread to itself, which traces the target's.
-func (q *question) run() {
+// Run asks. It has a thread to itself, which traces the target's.
+func (q *question) Run() {
 	defer linux.Close(q.decoy)
 	defer linux.Close(q.pidfd)
 	s := q.s
@@ -232,7 +232,7 @@ func (q *question) run() {
 	<-done
 }
 
-// ask does what run is for. It returns false if the target is still traced, or gone.
+// ask does what Run is for. It returns false if the target is still traced, or gone.
 func (q *question) ask() (released bool) {
 	s, c := q.s, &q.c
 	t, errno := target.Seize(c.tid, q.pidfd)

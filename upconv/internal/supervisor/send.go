@@ -1,13 +1,10 @@
 package supervisor
 
 import (
-	"unsafe"
-
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/target"
-	"github.com/upconv/upconv/upconv/policy"
 )
 
 // decideSendto decides about a sendto(2): one with MSG_FASTOPEN, or one that has an address.
@@ -130,102 +127,6 @@ func (w *worker) sendDatagrams(c *call, flags uint32, count, stride int) outcome
 	}
 }
 
-// guardsSend reports whether a send must not be left to the kernel, which would look up the
-// descriptor and the address anew: a datagram socket has been moved, or may be by another thread
-// meanwhile, which can then put it under the number.
-func (w *worker) guardsSend(c *call) bool {
-	return w.s.moved.Load() || w.sharesTable(c) || w.s.moved.Load()
-}
-
-// meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to
-// the kernel.
-func (w *worker) meansNothing(c *call) bool {
-	if !w.s.needs.sends {
-		return false
-	}
-	w.out.begin(0)
-	if !w.guardsSend(c) {
-		return false
-	}
-	out := w.isStream(c)
-	stream := !out.isUndecided()
-	return !stream
-}
-
-// isStream returns what becomes of a call that is about something that is not a datagram socket, or
-// one of another address family: of that nothing is sent elsewhere. If it is about one, the outcome
-// is undecided, and a copy is in w.out.fd.
-func (w *worker) isStream(c *call) outcome {
-	o := &w.out
-	if o.fd < 0 {
-		e := w.newEvent(c, policy.UDP)
-		fd, out := w.fetch(c, &e)
-		if !out.isUndecided() {
-			return out
-		}
-		o.fd, o.known = fd, false // what was known is of the one before
-	}
-	if !o.known {
-		if o.netns = w.settledIn(o.fd); o.netns == 0 {
-			var domain int32
-			if errno := linux.Getsockopt(o.fd, unix.SOL_SOCKET, unix.SO_DOMAIN, unsafe.Pointer(&domain), 4); errno != 0 {
-				w.closeNow(o.fd)
-				o.fd = -1
-				return answer(errno) // ENOTSOCK; or EBADF, for O_PATH
-			}
-			if !linux.IsInet(int(domain)) && !w.tookDatagrams(o.fd, int(domain)) || !linux.IsDatagramType(linux.TypeOf(o.fd)) {
-				w.closeNow(o.fd)
-				o.fd = -1
-				return carryOn
-			}
-		}
-	}
-	o.known = true
-	return undecided
-}
-
-// tookDatagrams reports whether a Unix socket has taken the place of a datagram socket of the
-// program's. Others are the program's own, as what it sends there is.
-func (w *worker) tookDatagrams(fd, domain int) bool {
-	if domain != unix.AF_UNIX || !w.s.needs.unix {
-		return false
-	}
-	_, crossed := w.hasPassport(fd)
-	return crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM
-}
-
-// notElsewhere returns what becomes of a call that has nothing to do with other sockets than the
-// program's: nothing has been moved yet, and nothing of it is to go anywhere but to where they are.
-// The outcome of others is undecided.
-func (w *worker) notElsewhere(c *call) outcome {
-	o := &w.out
-	if w.guardsSend(c) {
-		return w.isStream(c)
-	}
-	for i := range o.messages {
-		if _, dst, ok := sendDestination(o.messages[i].name); ok && w.decideDatagram(dst).Route.Kind != policy.Direct {
-			return undecided
-		}
-	}
-	if w.s.events != nil {
-		// Which socket it is has not mattered yet.
-		if out := w.isStream(c); !out.isUndecided() {
-			return out
-		}
-		for i := range o.messages {
-			if _, dst, ok := sendDestination(o.messages[i].name); ok {
-				e := w.newEvent(c, policy.UDP)
-				e.Dst, e.From, e.Decision = dst, o.fd, w.decideDatagram(dst)
-				w.recordSend(&e, 0)
-			}
-		}
-		w.retag(c, o.fd)
-		w.closeNow(o.fd)
-		o.fd = -1
-	}
-	return carryOn
-}
-
 // resend makes a send with MSG_FASTOPEN that is about a datagram socket, to which this flag means
 // nothing.
 func (w *worker) resend(c *call) outcome {
@@ -249,7 +150,7 @@ func (w *worker) resend(c *call) outcome {
 
 // decideSend handles a send that upconv may leave to the kernel.
 func (w *worker) decideSend(c *call) outcome {
-	c.sends = false
+	c.sends, c.decide = false, (*worker).send
 	switch c.name {
 	case "sendto":
 		return w.decideSendto(c)
@@ -257,4 +158,62 @@ func (w *worker) decideSend(c *call) outcome {
 		return w.decideSendmsg(c)
 	}
 	return w.decideSendmmsg(c)
+}
+
+// send handles a stopped sendto(2), sendmsg(2) or sendmmsg(2), or takes it up again on a thread
+// that may wait. What is to be left to the kernel upconv makes itself if it must not be left.
+func (w *worker) send(c *call) outcome {
+	for range maxRaces {
+		if c.progress == nil {
+			if out := w.decideSend(c); !out.carriesOn() || !w.guardsSends(c) {
+				return out
+			}
+		}
+		c.decide = (*worker).send
+		if out := w.sendInPlace(c); !out.isRaced() {
+			return out
+		}
+		c.progress, c.fastOpen = nil, fastOpen{}
+	}
+	return answer(unix.EBADF)
+}
+
+// sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter
+// the first message connects, and is all that is sent.
+func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
+	c.fastOpen = fastOpen{on: true, flags: flags}
+	if stride > 0 {
+		c.fastOpen.result = c.args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr
+	}
+	var header [linux.SizeofMsghdr]byte
+	if target.ReadMemory(c.tid, c.args[1], header[:c.MsghdrSize()]) != 0 {
+		if w.s.needs.atSocket() {
+			if _, idle := w.idleInEgress(c); idle {
+				return answer(unix.EFAULT) // for it could be read the next time
+			}
+		}
+		if w.guards(c) {
+			return answer(unix.EFAULT)
+		}
+		return carryOn // the kernel will say EFAULT
+	}
+	h := c.Msghdr(header[:])
+	c.addr, c.addrLen = h.Name, uint32(h.NameLen)
+	if h.NameLen > linux.SizeofSockaddrStorage {
+		c.addrLen = linux.SizeofSockaddrStorage // as the kernel cuts it
+	}
+	c.fastOpen.control, c.fastOpen.controlLength = h.Control, int(min(h.ControlLen, maxControl))
+	raw := make([]byte, int(min(h.Count, linux.MaxIovecs))*c.IovecSize())
+	if len(raw) > 0 && target.ReadMemory(c.tid, h.Iovecs, raw) != 0 {
+		if w.guards(c) {
+			return answer(unix.EFAULT)
+		}
+	} else {
+		for i := range len(raw) / c.IovecSize() {
+			if base, length := c.Iovec(raw, i); length > 0 {
+				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(base), Len: int(min(length, maxSent))})
+			}
+		}
+	}
+	return w.connect(c)
 }

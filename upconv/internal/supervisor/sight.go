@@ -2,7 +2,6 @@ package supervisor
 
 import (
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -119,49 +118,6 @@ func (v *view) single() bool { return v != nil && v.Refs == 1+v.copies }
 
 // alone reports whether the target's thread was seen to share its descriptors with nobody.
 func (v *view) alone() bool { return v != nil && v.OwnTable }
-
-// lookBack looks once more at the socket old, which has just been taken from the target: other
-// threads could use it until then. waited is whether it was seen to have no other reference, and
-// has one now: a thread that waits for it keeps it alive. (To look for such threads takes long
-// where there are many.) late are the places in epoll sets that it has got, besides those that are
-// known.
-func (w *worker) lookBack(s *swap) (waited bool, late []registration) {
-	v := s.c.view
-	if v == nil || v.OwnTable {
-		return false, nil
-	}
-	var sight peek.Sight
-	if w.s.sights.Load().peeker.Look(w.s.pid, s.old, &sight) != 0 {
-		return v.single(), nil
-	}
-	return v.single() && sight.Refs != 1, w.latePlaces(s, &sight)
-}
-
-// latePlaces returns the places that the old socket of a swap has got between two looks, besides
-// those that are known. sight is what the second one has shown.
-func (w *worker) latePlaces(s *swap, sight *peek.Sight) (late []registration) {
-	c, own := s.c, 0
-	if s.last.watched { // in a set of upconv's own
-		own = 1
-	}
-	if w.showsPlaces(sight) {
-		added := slices.DeleteFunc(slices.Clone(sight.Places()), func(p peek.Place) bool {
-			return slices.ContainsFunc(c.view.Places(), func(q peek.Place) bool { return p.Set == q.Set && p.Number == q.Number })
-		})
-		if len(added) > own {
-			late, _ = w.placesSeen(s, added, len(added)-own)
-		}
-		return late
-	}
-	if sight.Watched <= c.view.Watched+own && sight.Watched < peek.MaxWatched {
-		return nil
-	}
-	w.forgetSets(c) // it may be in a set that is new
-	late, _ = w.registrationsByInode(s, nil)
-	return slices.DeleteFunc(late, func(r registration) bool {
-		return slices.ContainsFunc(s.places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
-	})
-}
 
 // idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or
 // listening. One whose connect(2) has failed while nobody waited is not: the next one fetches the

@@ -119,7 +119,7 @@ func (w *worker) tidy() {
 		w.spares.refill()
 	}
 	if w.usedUnix {
-		w.unixSpares.refill(w, &w.crossing.pass)
+		w.refillUnix(&w.crossing.pass)
 		w.usedUnix = false
 	}
 }

@@ -81,7 +81,7 @@ func (w *worker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 	}
 	switch {
 	case s.x != nil:
-		s.fd, errno = s.x.make(w, s.c)
+		s.fd, errno = w.makeCrossed(s.x, s.c)
 	case s.egress == nil:
 		s.fd, errno = w.inOrigin(s.c.tid, sock.Domain, sock.Kind, sock.Proto)
 	default:

@@ -1,6 +1,8 @@
 package supervisor
 
 import (
+	"unsafe"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
@@ -98,4 +100,11 @@ func (w *worker) retireStream(s *swap) {
 		w.replaceCopies(s)
 		w.noteCopies(s.e, false)
 	}
+}
+
+// resetOnClose has the connection of a stream be reset, as a disconnection resets it, when nobody
+// has the socket any more.
+func resetOnClose(fd int) {
+	linger := unix.Linger{Onoff: 1}
+	linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_LINGER, unsafe.Pointer(&linger), unsafe.Sizeof(linger))
 }

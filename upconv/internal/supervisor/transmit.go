@@ -28,7 +28,7 @@ func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcom
 	case x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0:
 		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
 	case onUnix && len(m.name) > 0:
-		if errno := x.path.open(w.s, x.route, c.tid); errno != 0 {
+		if errno := x.path.open(w.s.targets, x.route, c.tid); errno != 0 {
 			return w.sent(e, x.asInet(e, errno))
 		}
 		defer x.path.close()
@@ -60,7 +60,7 @@ func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcom
 		// The program waits until there is room. Not in the middle of a move: workers may want that
 		// lock, and what comes for the old socket would not be handed on.
 		if !w.alone || w.moving {
-			return aside((*worker).send)
+			return aside
 		}
 		if errno = w.waitToSend(fd, x.unixPeer()); errno != 0 {
 			break

@@ -48,8 +48,8 @@ func (w *wait) expireAfter(timeout time.Duration) {
 	}
 }
 
-// run waits, gives the socket its flags back and answers.
-func (w *wait) run() {
+// Run waits, gives the socket its flags back and answers.
+func (w *wait) Run() {
 	file := os.NewFile(uintptr(w.fd), "connecting") // non-blocking: joins the runtime's poller
 	defer file.Close()
 	file.SetWriteDeadline(w.expiry)

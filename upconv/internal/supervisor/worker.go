@@ -303,10 +303,10 @@ func (w *worker) serve() error {
 // it.
 func (w *worker) conclude(n *seccompx.Notification, out outcome) {
 	switch {
-	case out.again != nil:
-		go w.s.putAside(&w.call, out.again).run()
+	case out.state == stateAside:
+		go w.s.putAside(&w.call, out).run()
 	case out.wait != nil:
-		go out.wait.run()
+		go out.wait.Run()
 	case out.state == stateElsewhere:
 	default:
 		if err := w.s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {

@@ -1,0 +1,95 @@
+package supervisor
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// again connects a socket that is one of the egress already, from an earlier connect(2) that has
+// failed or whose result is still to be fetched.
+func (w *worker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
+	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
+		return out
+	}
+	if sock.Flags&unix.O_NONBLOCK == 0 {
+		linux.SetFlags(fd, sock.Flags|unix.O_NONBLOCK) // until begin gives its flags back
+	}
+	w.retag(c, fd)
+	out := w.begin(c, e, fd, sock, sa)
+	if !out.isLater() {
+		w.closeNow(fd)
+	}
+	return out
+}
+
+// begin connects a non-blocking socket, which the target has as its own, gives it the status flags
+// of the target's socket, and says what the target is to see.
+func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
+	e.Local, c.made = fd, true
+	waits := sock.Flags&unix.O_NONBLOCK == 0
+	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
+		out := w.open(c, fd, sa)
+		if sock.Bound {
+			w.noteConnection(e, fd, sock, sa)
+		}
+		linux.SetFlags(fd, sock.Flags)
+		w.s.events.Record(e, underWay(out.errno))
+		return out
+	}
+	errno := linux.Connect(fd, sa)
+	if sock.Bound {
+		w.noteConnection(e, fd, sock, sa)
+	}
+	if !waits {
+		linux.SetFlags(fd, sock.Flags)
+		w.s.events.Record(e, underWay(errno))
+		return answer(errno)
+	}
+	if c.fastOpen.on && w.guards(c) {
+		if errno == unix.EINPROGRESS {
+			errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
+		}
+		linux.SetFlags(fd, sock.Flags)
+		return w.beginEarly(c, e, fd, errno)
+	}
+	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
+		linux.SetFlags(fd, sock.Flags)
+		w.s.events.Record(e, 0)
+		if w.waitsForRestricted(e) {
+			return aside // which will find it connecting
+		}
+		// The target's own call waits for the connection and sends, without data in the SYN; of the
+		// address it passes the kernel takes no notice any more.
+		return carryOn
+	}
+	if errno == unix.EINPROGRESS {
+		// Over a fast network the handshake may be over. Then a second connect fetches its result
+		// and leaves the socket as a blocking connect would have.
+		if errno = linux.Connect(fd, sa); e.Decision.Route.Crosses() {
+			errno = siit.InetErrno(errno)
+		}
+	}
+	if errno == unix.EALREADY {
+		timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
+		if timeout != 0 || c.guarded || w.waitsForRestricted(e) || w.guards(c) {
+			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by
+			// looking for the socket anew. So upconv does.
+			w.done = w.done[:len(w.done)-1] // the wait owns it
+			wait := w.s.newWait(c, e, fd, sock.Flags, sa)
+			wait.expireAfter(timeout)
+			return outcome{wait: wait}
+		}
+	}
+	linux.SetFlags(fd, sock.Flags)
+	w.s.events.Record(e, underWay(errno))
+	if errno == unix.EALREADY {
+		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the
+		// address it passes and waits as for any other, with signals, restarts and errors its own.
+		return carryOn
+	}
+	return answer(errno)
+}

@@ -1,0 +1,63 @@
+package supervisor
+
+import (
+	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/linux"
+)
+
+// callNumbers is more than the number of any call in the table, in any architecture.
+const callNumbers = 512
+
+// The rows of the table by the numbers that the kernel knows the calls by: for each of
+// NativeArches, and in socketcall(2).
+var (
+	rowsByNumber     [2][callNumbers]*callRow
+	rowsOfSocketcall [linux.SocketcallSendmmsg + 1]*callRow
+)
+
+func init() {
+	for i := range calls {
+		row := &calls[i]
+		for of, arch := range seccompx.NativeArches() {
+			if nr, ok := arch.Syscall(row.name); ok && row.handle != nil {
+				rowsByNumber[of][nr] = row
+			}
+		}
+		if row.socketcall != 0 {
+			rowsOfSocketcall[row.socketcall] = row
+		}
+	}
+}
+
+// rowFor returns the row of a call by its number in an architecture; nil if nobody handles it.
+func rowFor(arch seccompx.Arch, nr int32) *callRow {
+	of := 0
+	switch arch {
+	case seccompx.NativeArch():
+	case seccompx.I386:
+		of = 1
+	default:
+		return nil
+	}
+	if uint32(nr) >= callNumbers {
+		return nil
+	}
+	return rowsByNumber[of][nr]
+}
+
+// handle decides what becomes of a notification.
+func (w *worker) handle(n *seccompx.Notification) outcome {
+	if n.PID == 0 {
+		return carryOn // a thread outside our pid namespace: cannot be named, cannot be served
+	}
+	c := &w.call
+	// The kernel takes int arguments from the low half of the register, so the high half is
+	// dropped.
+	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), Layout: linux.Layout{Compat: n.Data.Arch == seccompx.I386}}
+	row := rowFor(n.Data.Arch, n.Data.Nr)
+	if row == nil {
+		return carryOn
+	}
+	c.name, c.decide = row.name, row.handle
+	return row.handle(w, c)
+}
