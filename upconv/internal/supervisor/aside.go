@@ -4,34 +4,30 @@ import (
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
-// waiter answers a call later, on a goroutine of its own.
-type waiter interface{ Run() }
-
-// asideCall is a call that cannot be decided at once, and that no worker may be held up by. It has
+// asideRun is a call that cannot be decided at once, and that no worker may be held up by. It has
 // a thread to itself, which is a worker in everything but that it receives no notifications.
-type asideCall struct {
-	s    *Session
-	c    call
-	out  outcome // what it has come to: stateAside
-	held trap.HeldCall
-	stop *trap.Interruption
+type asideRun struct {
+	asideCall
+	s   *Session
+	c   call
+	out outcome // what it has come to: stateAside
 }
 
 // putAside takes a call from its worker, which has come to out, to be decided where that may wait.
-func (s *Session) putAside(c *call, out outcome) *asideCall {
+func (s *Session) putAside(c *call, out outcome) *asideRun {
 	own := *c
 	own.view = nil // which is its worker's memory
 	own.since = time.Now()
 	stop := trap.NewInterruption()
-	return &asideCall{s: s, c: own, out: out, stop: stop, held: trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}}
+	a := &asideRun{s: s, c: own, out: out}
+	a.stop, a.held = stop, trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}
+	return a
 }
 
-func (a *asideCall) run() {
+func (a *asideRun) run() {
 	s := a.s
 	s.held.Add(&a.held)
 	pid := s.targets.Process(a.c.tid)
@@ -41,8 +37,8 @@ func (a *asideCall) run() {
 	}
 	runtime.LockOSThread()
 	w := s.newWorker()
-	w.aside = a
-	err := w.settleIn()
+	w.aside = &a.asideCall
+	err := w.enter()
 	out := a.out
 	if err != nil {
 		s.warn("the call goes on natively", "tid", a.c.tid, "error", err)
@@ -55,7 +51,7 @@ func (a *asideCall) run() {
 	if out.wait == nil {
 		a.answer(out)
 	}
-	w.end()
+	w.close()
 	if w.home == nil && !w.altered { // else the thread is in another place, and ends with this goroutine
 		runtime.UnlockOSThread()
 	}
@@ -66,19 +62,9 @@ func (a *asideCall) run() {
 	}
 }
 
-func (a *asideCall) answer(out outcome) {
+func (a *asideRun) answer(out outcome) {
 	a.s.held.Remove(&a.held)
 	if err := a.s.respond(a.c.id, out); err != nil {
 		a.s.log.Debug("answer", "tid", a.c.tid, "error", err)
 	}
-}
-
-// awaitThread takes one of the threads that calls of a process may have. Where something ends the
-// wait of the target's call, it returns what the call says.
-func (s *Session) awaitThread(c *call, pid int) unix.Errno {
-	stop := trap.NewInterruption()
-	held := trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}
-	s.held.Add(&held)
-	defer s.held.Remove(&held)
-	return s.threads.Take(pid, stop)
 }

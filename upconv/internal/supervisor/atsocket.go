@@ -34,7 +34,7 @@ const (
 
 // socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left
 // to the kernel: the policy is then followed at connect(2).
-func (w *worker) socketCall(c *call) outcome {
+func (w *callsWorker) socketCall(c *call) outcome {
 	kind, proto := int(int32(c.args[1])), int(int32(c.args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
@@ -111,7 +111,7 @@ func (w *worker) socketCall(c *call) outcome {
 }
 
 // bindAtSocket is bind(2).
-func (w *worker) bindAtSocket(c *call) outcome {
+func (w *callsWorker) bindAtSocket(c *call) outcome {
 	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
 	for range maxRaces {
 		old, ok := -1, false
@@ -150,7 +150,7 @@ func (w *worker) bindAtSocket(c *call) outcome {
 }
 
 // toOrigin has a call made by the kernel, on a socket of the origin.
-func (w *worker) toOrigin(c *call) outcome {
+func (w *callsWorker) toOrigin(c *call) outcome {
 	for range maxRaces {
 		old, ok := w.idleInEgress(c)
 		if !ok {
@@ -164,7 +164,7 @@ func (w *worker) toOrigin(c *call) outcome {
 }
 
 // listen handles a stopped listen(2).
-func (w *worker) listen(c *call) outcome {
+func (w *callsWorker) listen(c *call) outcome {
 	for range maxRaces {
 		out := w.toOrigin(c)
 		if !out.carriesOn() {
@@ -178,7 +178,7 @@ func (w *worker) listen(c *call) outcome {
 }
 
 // ioctl handles a stopped ioctl(2).
-func (w *worker) ioctl(c *call) outcome {
+func (w *callsWorker) ioctl(c *call) outcome {
 	switch request := uint32(c.args[1]); request {
 	case fioSetOwn, siocSPGrp:
 		return w.setOwner(c)
@@ -205,10 +205,10 @@ func namesInterface(level, name int) bool {
 
 // idleInEgress returns a copy of the target's socket, which tidy closes, if it is one of the egress
 // that is not connected, and the target is elsewhere. What it is, is then in w.socketInfo.
-func (w *worker) idleInEgress(c *call) (fd int, ok bool) { return w.copyInEgress(c, false) }
+func (w *callsWorker) idleInEgress(c *call) (fd int, ok bool) { return w.copyInEgress(c, false) }
 
 // copyInEgress is idleInEgress if all is false, and else for whatever connect(2) may connect there.
-func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
+func (w *callsWorker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	if !w.s.swapped.Load() {
 		return -1, false
 	}
@@ -243,7 +243,7 @@ func (w *worker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 
 // bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of
 // the origin. The target's call then goes on.
-func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) outcome {
+func (w *callsWorker) bringBack(c *call, old int, dst netip.AddrPort) outcome {
 	c.back = true
 	e := w.newEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
@@ -256,7 +256,7 @@ func (w *worker) bringBack(c *call, old int, dst netip.AddrPort) outcome {
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.
-func (w *worker) there(c *call, e *event.Pending, sa []byte) outcome {
+func (w *callsWorker) there(c *call, e *event.Pending, sa []byte) outcome {
 	fd, out := w.fetch(c, e)
 	if !out.isUndecided() {
 		return out

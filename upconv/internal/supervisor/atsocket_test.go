@@ -18,7 +18,7 @@ func TestNoteSMC(t *testing.T) {
 		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, sockstate.IPProtoSMC}, true},
 		{[3]uint64{afSMC, unix.SOCK_STREAM, 0}, true},
 	} {
-		w := &worker{s: testSession(t), witnesses: -1}
+		w := testSession(t).newWorker()
 		c := new(call)
 		copy(c.args[:], test.args[:])
 		if out := w.socketCall(c); !out.carriesOn() {

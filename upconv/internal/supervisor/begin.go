@@ -11,7 +11,7 @@ import (
 
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has
 // failed or whose result is still to be fetched.
-func (w *worker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
+func (w *streamWorker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
 	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
 		return out
 	}
@@ -28,7 +28,7 @@ func (w *worker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket
 
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags
 // of the target's socket, and says what the target is to see.
-func (w *worker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
+func (w *streamWorker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
 	e.Local, c.made = fd, true
 	waits := sock.Flags&unix.O_NONBLOCK == 0
 	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {

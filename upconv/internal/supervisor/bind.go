@@ -18,7 +18,7 @@ import (
 // will do where it is taken: the choice that counts is the egress's.
 
 // portChosen reports whether the kernel has chosen the port of a socket.
-func (w *worker) portChosen(s *swap) bool {
+func (w *swapWorker) portChosen(s *swap) bool {
 	sock := s.sock
 	if v := s.c.view; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
 		return !v.BoundPort
@@ -27,7 +27,7 @@ func (w *worker) portChosen(s *swap) bool {
 }
 
 // bindOver binds the new socket as the old one is bound.
-func (w *worker) bindOver(s *swap, old int) unix.Errno {
+func (w *swapWorker) bindOver(s *swap, old int) unix.Errno {
 	e, sock, replacement := s.e, s.sock, s.fd
 	sock.Chosen = w.portChosen(s)
 	if sock.Resets {

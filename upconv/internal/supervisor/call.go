@@ -39,7 +39,10 @@ type call struct {
 
 // handler decides what becomes of a call. It does not touch the listener, except to install a
 // descriptor.
-type handler func(w *worker, c *call) outcome
+type handler func(d decider, c *call) outcome
+
+// decider is a worker, of which each room knows its own part.
+type decider interface{ base() *sessionWorker }
 
 // outcome is what becomes of a call. The zero value lets the kernel run it as it stands.
 type outcome struct {
@@ -134,6 +137,6 @@ type fastOpen struct {
 }
 
 // patient reports whether the target's call is one that waits, on a file with these status flags.
-func (w *worker) patient(c *call, flags int) bool {
+func (w *sessionWorker) patient(c *call, flags int) bool {
 	return flags&unix.O_NONBLOCK == 0 && !(c.fastOpen.on && c.fastOpen.flags&unix.MSG_DONTWAIT != 0)
 }

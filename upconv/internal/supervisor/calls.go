@@ -12,7 +12,8 @@ import (
 // handler of a stopped call, and socketcall(2) are made of the rows.
 type callRow struct {
 	name   string
-	handle handler // of what the filter stops
+	handle func(w *callsWorker, c *call) outcome // of what the filter stops
+	anew   handler                               // the same, for a call that is taken up again
 	// rules adds what the filter does with the call for a policy with these needs.
 	rules func(n needs, r *callRules)
 	// socketcall is the number that the call has in i386's socketcall(2), and args how many arguments
@@ -44,7 +45,7 @@ const (
 var calls = []callRow{
 	// Stopped where the address is long enough to mean something, and short enough for the kernel.
 	{
-		name: "connect", handle: (*worker).connectCall, socketcall: linux.SocketcallConnect, args: 3,
+		name: "connect", handle: (*callsWorker).connectCall, socketcall: linux.SocketcallConnect, args: 3,
 		rules: func(n needs, r *callRules) {
 			r.stop(low(2).AtLeast(shortestAddress(n)), low(2).AtMost(linux.SizeofSockaddrStorage))
 		},
@@ -52,7 +53,7 @@ var calls = []callRow{
 	// A socket may be made in the egress to begin with, see atsocket.go. That one is of SMC is to be
 	// known where sockets are not seen.
 	{
-		name: "socket", handle: (*worker).socketCall, socketcall: linux.SocketcallSocket, args: 3,
+		name: "socket", handle: (*callsWorker).socketCall, socketcall: linux.SocketcallSocket, args: 3,
 		rules: func(n needs, r *callRules) {
 			inet, kind := low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask)
 			r.stopIf(n.streams, inet, kind.Equal(unix.SOCK_STREAM))
@@ -66,19 +67,19 @@ var calls = []callRow{
 	// program has closed its socket, or has been killed; that of a stream that has left the origin
 	// must not be, see ports.go.
 	{
-		name: "bind", handle: (*worker).bind, socketcall: linux.SocketcallBind, args: 3,
+		name: "bind", handle: (*callsWorker).bind, socketcall: linux.SocketcallBind, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.swaps, low(2).AtLeast(linux.SizeofSockaddrIn)) },
 	},
 	// A socket of an egress must not listen there.
 	{
-		name: "listen", handle: (*worker).listen, socketcall: linux.SocketcallListen, args: 2,
+		name: "listen", handle: (*callsWorker).listen, socketcall: linux.SocketcallListen, args: 2,
 		rules: func(n needs, r *callRules) { r.stopIf(n.netns) },
 	},
 
 	// Sends to an address, as far as a filter sees it: that of sendmsg(2) and sendmmsg(2) is in
 	// memory. With MSG_FASTOPEN they connect.
 	{
-		name: "sendto", handle: (*worker).send, socketcall: linux.SocketcallSendto, args: 6, unseen: stopsUnseenSends,
+		name: "sendto", handle: (*callsWorker).send, socketcall: linux.SocketcallSendto, args: 6, unseen: stopsUnseenSends,
 		rules: func(n needs, r *callRules) {
 			least, most := low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)
 			r.stopIf(n.sends, least, most)
@@ -86,11 +87,11 @@ var calls = []callRow{
 		},
 	},
 	{
-		name: "sendmsg", handle: (*worker).send, socketcall: linux.SocketcallSendmsg, args: 3, unseen: stopsUnseenSends,
+		name: "sendmsg", handle: (*callsWorker).send, socketcall: linux.SocketcallSendmsg, args: 3, unseen: stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 2) },
 	},
 	{
-		name: "sendmmsg", handle: (*worker).send, socketcall: linux.SocketcallSendmmsg, args: 4, unseen: stopsUnseenSends,
+		name: "sendmmsg", handle: (*callsWorker).send, socketcall: linux.SocketcallSendmmsg, args: 4, unseen: stopsUnseenSends,
 		rules: func(n needs, r *callRules) { r.stopMessages(n, 3) },
 	},
 
@@ -98,50 +99,50 @@ var calls = []callRow{
 	// which of a struct msghdr a filter cannot see. Without datagrams those of the error queue are
 	// all there is.
 	{
-		name: "recvfrom", handle: (*worker).recvfrom, socketcall: linux.SocketcallRecvfrom, args: 6,
+		name: "recvfrom", handle: (*callsWorker).recvfrom, socketcall: linux.SocketcallRecvfrom, args: 6,
 		rules: func(n needs, r *callRules) {
 			r.stopIf(n.crosses() && n.receives, seccompx.Arg(4).NotEqual(0))
 			r.stopIf(n.crosses(), low(3).HasAny(unix.MSG_ERRQUEUE))
 		},
 	},
 	{
-		name: "recvmsg", handle: (*worker).recvmsg, socketcall: linux.SocketcallRecvmsg, args: 3,
+		name: "recvmsg", handle: (*callsWorker).recvmsg, socketcall: linux.SocketcallRecvmsg, args: 3,
 		rules: func(n needs, r *callRules) { r.stopReceipt(n, 2) },
 	},
 	{
-		name: "recvmmsg", handle: (*worker).recvmmsg, socketcall: linux.SocketcallRecvmmsg, args: 5,
+		name: "recvmmsg", handle: (*callsWorker).recvmmsg, socketcall: linux.SocketcallRecvmmsg, args: 5,
 		rules: func(n needs, r *callRules) { r.stopReceipt(n, 3) },
 	},
 	{
-		name: "recvmmsg_time64", handle: (*worker).recvmmsgTime64,
+		name: "recvmmsg_time64", handle: (*callsWorker).recvmmsgTime64,
 		rules: func(n needs, r *callRules) { r.stopReceipt(n, 3) },
 	},
 
 	// What would tell a program that its socket is of another family.
 	{
-		name: "getpeername", handle: (*worker).getpeername, socketcall: linux.SocketcallGetpeername, args: 3,
+		name: "getpeername", handle: (*callsWorker).getpeername, socketcall: linux.SocketcallGetpeername, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.crosses()) },
 	},
 	{
-		name: "getsockname", handle: (*worker).getsockname, socketcall: linux.SocketcallGetsockname, args: 3,
+		name: "getsockname", handle: (*callsWorker).getsockname, socketcall: linux.SocketcallGetsockname, args: 3,
 		rules: func(n needs, r *callRules) { r.stopIf(n.crosses()) },
 	},
 	{
-		name: "getsockopt", handle: (*worker).getsockopt, socketcall: linux.SocketcallGetsockopt, args: 5,
+		name: "getsockopt", handle: (*callsWorker).getsockopt, socketcall: linux.SocketcallGetsockopt, args: 5,
 		rules: getsockoptRules,
 	},
 
 	// What is done to a socket, and must be done to the one that takes its place. It is stopped only
 	// to know that anybody does it at all, see sockstate.OptionsUsed.
 	{
-		name: "setsockopt", handle: (*worker).setsockopt, socketcall: linux.SocketcallSetsockopt, args: 5,
+		name: "setsockopt", handle: (*callsWorker).setsockopt, socketcall: linux.SocketcallSetsockopt, args: 5,
 		rules: setsockoptRules,
 	},
-	{name: "fcntl", handle: (*worker).setOwner, rules: fcntlRules},
-	{name: "fcntl64", handle: (*worker).setOwner, rules: fcntlRules},
+	{name: "fcntl", handle: (*callsWorker).setOwner, rules: fcntlRules},
+	{name: "fcntl64", handle: (*callsWorker).setOwner, rules: fcntlRules},
 	// What is about interfaces is about those of the origin.
 	{
-		name: "ioctl", handle: (*worker).ioctl,
+		name: "ioctl", handle: (*callsWorker).ioctl,
 		rules: func(n needs, r *callRules) {
 			request := low(1)
 			r.passIf(n.atSocket(), request.Equal(siocOutQNSD))
@@ -152,16 +153,16 @@ var calls = []callRow{
 		},
 	},
 	// To know who has epoll sets, unless a look tells whether a socket is in one, see sight.go.
-	{name: "epoll_create", handle: (*worker).epollCreate, rules: epollCreateRules},
-	{name: "epoll_create1", handle: (*worker).epollCreate, rules: epollCreateRules},
+	{name: "epoll_create", handle: (*callsWorker).epollCreate, rules: epollCreateRules},
+	{name: "epoll_create1", handle: (*callsWorker).epollCreate, rules: epollCreateRules},
 	// To know that anybody has forbidden himself ports, see restricted.go.
 	{
-		name: "landlock_restrict_self", handle: (*worker).restrictSelf,
+		name: "landlock_restrict_self", handle: (*callsWorker).restrictSelf,
 		rules: func(n needs, r *callRules) { r.stopIf(n.swaps) },
 	},
 
 	// Its own rules are those of the calls that it knows by a number.
-	{name: "socketcall", handle: (*worker).socketcall, rules: func(needs, *callRules) {}},
+	{name: "socketcall", handle: (*callsWorker).socketcall, rules: func(needs, *callRules) {}},
 	// io_uring connects without a system call. Programs do without it.
 	{name: "io_uring_setup", rules: func(_ needs, r *callRules) { r.fail(unix.ENOSYS) }},
 }

@@ -13,7 +13,7 @@ import (
 
 // carry gives the new socket what the program has done to the old one, of which from is a copy; -1:
 // nothing. kept is as for carryOver.
-func (w *worker) carry(s *swap, from int, kept bool) unix.Errno {
+func (w *swapWorker) carry(s *swap, from int, kept bool) unix.Errno {
 	switch {
 	case s.x != nil:
 		return w.carryAcross(s, from, kept)
@@ -25,7 +25,7 @@ func (w *worker) carry(s *swap, from int, kept bool) unix.Errno {
 
 // carryOver gives the new socket what the program has done to the old one. kept is whether it is
 // one that has been in use before.
-func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
+func (w *swapWorker) carryOver(s *swap, old int, kept bool) unix.Errno {
 	e, sock, replacement := s.e, s.sock, s.fd
 	if lost := w.s.fresh.Of(sock.Domain).CopyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
 		e.Add("not carried over: " + lost)
@@ -51,7 +51,7 @@ func (w *worker) carryOver(s *swap, old int, kept bool) unix.Errno {
 
 // carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as
 // for carry.
-func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
+func (w *swapWorker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 	e, sock, x, replacement := s.e, s.sock, s.x, s.fd
 	switch {
 	case old < 0: // nothing has been done to it
@@ -80,7 +80,7 @@ func (w *worker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 
 // shutLike has the new socket remember a shutdown(2) of the old one from before it was connected:
 // that fails with ENOTCONN, and yet has its effect.
-func (w *worker) shutLike(s *swap, old int) {
+func (w *swapWorker) shutLike(s *swap, old int) {
 	shut := uint8(0)
 	if v := s.c.view; v != nil {
 		shut = v.Shutdown

@@ -20,8 +20,8 @@ import (
 //
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
-func (w *worker) connect(c *call) outcome {
-	c.view, c.sa, c.decide = nil, nil, (*worker).connect
+func (w *callsWorker) connect(c *call) outcome {
+	c.view, c.sa, c.decide = nil, nil, connectAnew
 	e := &w.connecting
 	*e = event.Pending{Call: c.name, TID: c.tid, FD: c.fd, Proto: policy.TCP, Recorded: c.made} // it begins later
 	c.made = false                                                                              // if it was, it is decided anew, see aside
@@ -34,7 +34,7 @@ func (w *worker) connect(c *call) outcome {
 
 // connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see
 // guard.
-func (w *worker) connectAnywhere(c *call, e *event.Pending) outcome {
+func (w *callsWorker) connectAnywhere(c *call, e *event.Pending) outcome {
 	if c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage {
 		return carryOn
 	}
@@ -86,7 +86,7 @@ func (w *worker) connectAnywhere(c *call, e *event.Pending) outcome {
 }
 
 // route looks at the socket and sends it on its way.
-func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) outcome {
+func (w *callsWorker) route(c *call, e *event.Pending, family int, sa []byte) outcome {
 	route := e.Decision.Route
 	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.alone {
 		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
@@ -161,14 +161,14 @@ func (w *worker) route(c *call, e *event.Pending, family int, sa []byte) outcome
 
 // readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
 // copy, but for its state and its flags. It is false for anything else.
-func (w *worker) readTCP(c *call, fd int, s *sockstate.Socket) (ok bool) {
+func (w *callsWorker) readTCP(c *call, fd int, s *sockstate.Socket) (ok bool) {
 	w.reads = w.reads.Current(&w.s.used)
 	return w.reads.Into(s, fd, c.view != nil) // if seen, its owner is known
 }
 
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
 // copy of it, and w.socketInfo what readTCP has said, or nothing.
-func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
+func (w *callsWorker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
 	route, crosses := e.Decision.Route, w.s.needs.crosses()
 	sock, origin := &w.socketInfo, w.s.origin
 	if route.Kind == policy.Direct {
@@ -225,7 +225,7 @@ func (w *worker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old
 }
 
 // stays records that a socket of the origin is left alone.
-func (w *worker) stays(c *call, e *event.Pending) {
+func (w *callsWorker) stays(c *call, e *event.Pending) {
 	if w.s.events == nil || !e.Dst.Addr().Is4() { // others come here only to be looked at
 		return
 	}
@@ -246,7 +246,7 @@ func (w *worker) stays(c *call, e *event.Pending) {
 
 // cross sends a connect(2) along a route to another family. old is as in swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
-func (w *worker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) outcome {
+func (w *callsWorker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) outcome {
 	if sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
 		return carryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
@@ -276,7 +276,7 @@ func (w *worker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socke
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
 // copy of it, or -1.
-func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
+func (w *callsWorker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
 	if c.fastOpen.on {
 		return w.resend(c)
 	}
@@ -296,7 +296,7 @@ func (w *worker) datagram(c *call, e *event.Pending, family int, sa []byte, old 
 }
 
 // connectCall is connect(2).
-func (w *worker) connectCall(c *call) outcome {
+func (w *callsWorker) connectCall(c *call) outcome {
 	if w.s.restricted.isDecoy(c.tid) {
 		return carryOn
 	}

@@ -24,7 +24,7 @@ import (
 
 // sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
 // it says so only if asked to fetch it; then fd is a copy, else -1.
-func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
+func (w *datagramWorker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 	switch {
 	case seen:
 		return -1, c.view.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(c.view.Type)
@@ -44,7 +44,7 @@ func (w *worker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
 
 // decideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those
 // are left alone.
-func (w *worker) decideDatagram(dst netip.AddrPort) policy.Decision {
+func (w *datagramWorker) decideDatagram(dst netip.AddrPort) policy.Decision {
 	if !dst.Addr().Is4() {
 		return policy.DirectDefault
 	}
@@ -66,7 +66,7 @@ type decided struct {
 
 // placeUntouched is place for a socket that has been seen and that nothing has been done to. The
 // outcome is undecided if this is none, or stays where it is.
-func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) outcome {
+func (w *datagramWorker) placeUntouched(c *call, e *event.Pending, sa []byte) outcome {
 	route, sock := e.Decision.Route, &w.socketInfo
 	switch route.Kind {
 	case policy.Netns:
@@ -100,7 +100,7 @@ func (w *worker) placeUntouched(c *call, e *event.Pending, sa []byte) outcome {
 
 // place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
 // call: connects it to sa, or sends w.out.
-func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
+func (w *datagramWorker) place(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
 	route, sock := e.Decision.Route, &w.socketInfo
 	e.From = old
 	known := sockstate.ExamineDatagram(old, sock)
@@ -172,7 +172,7 @@ func (w *worker) place(c *call, e *event.Pending, family int, sa []byte, old int
 
 // mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped
 // addresses, as those can do it.
-func (w *worker) mappedCrossing(dst netip.AddrPort) *crossing {
+func (w *datagramWorker) mappedCrossing(dst netip.AddrPort) *crossing {
 	x := &w.crossing
 	x.route, x.mapped, x.to = someInet6, true, linux.SockaddrIn6(dst.Addr(), dst.Port())
 	return x
@@ -185,7 +185,7 @@ var (
 )
 
 // move is swapDatagram, one at a time for a socket.
-func (w *worker) move(s *swap, sa []byte) outcome {
+func (w *datagramWorker) move(s *swap, sa []byte) outcome {
 	c, e, old, sock := s.c, s.e, s.old, s.sock
 	if sock.Bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
@@ -239,7 +239,7 @@ func (w *worker) move(s *swap, sa []byte) outcome {
 
 // isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.view
 // is not nil, it is of now.
-func (w *worker) isThereYet(c *call, old int) bool {
+func (w *datagramWorker) isThereYet(c *call, old int) bool {
 	if c.view != nil {
 		return w.saw(c.view, old)
 	}
@@ -249,7 +249,7 @@ func (w *worker) isThereYet(c *call, old int) bool {
 // sendBeside sends to another place than the one that the socket old is connected in. A send does
 // not end a connection, and what is answered to it is not for a connected socket, which hears from
 // its peer alone. So it is a companion that sends, and old stays.
-func (w *worker) sendBeside(s *swap) outcome {
+func (w *datagramWorker) sendBeside(s *swap) outcome {
 	fd, out := w.beside(s)
 	if !out.isUndecided() {
 		return out
@@ -264,7 +264,7 @@ func (w *worker) sendBeside(s *swap) outcome {
 
 // beside returns a copy of the companion that s.old has where s leads, and sees to it that there is
 // one, like s.old. Where out is not undecided there is none.
-func (w *worker) beside(s *swap) (fd int, out outcome) {
+func (w *datagramWorker) beside(s *swap) (fd int, out outcome) {
 	old := s.old
 	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
 	w.see(s.c)
@@ -291,7 +291,7 @@ func (w *worker) beside(s *swap) (fd int, out outcome) {
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
 // of another family.
-func (w *worker) act(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
+func (w *datagramWorker) act(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
 	e.Local = fd
 	if c.sends {
 		return w.transmit(c, e, fd, x)
@@ -308,7 +308,7 @@ func (w *worker) act(c *call, e *event.Pending, fd int, x *crossing, sa []byte) 
 }
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
-func (w *worker) stay(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
+func (w *datagramWorker) stay(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
 	w.retag(c, fd)
 	out := w.act(c, e, fd, x, sa)
 	if !out.isLater() {
@@ -320,14 +320,14 @@ func (w *worker) stay(c *call, e *event.Pending, fd int, x *crossing, sa []byte)
 // leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a
 // send is made with it all the same, as the kernel might find another one. A connect(2) is left to
 // guard.
-func (w *worker) leave(c *call, e *event.Pending, fd int, sa []byte) outcome {
+func (w *datagramWorker) leave(c *call, e *event.Pending, fd int, sa []byte) outcome {
 	if c.sends {
 		return w.stay(c, e, fd, nil, sa)
 	}
 	return carryOn
 }
 
-func (w *worker) finished(c *call, e *event.Pending, errno unix.Errno) outcome {
+func (w *datagramWorker) finished(c *call, e *event.Pending, errno unix.Errno) outcome {
 	if c.sends {
 		return w.sent(e, errno)
 	}
@@ -337,7 +337,7 @@ func (w *worker) finished(c *call, e *event.Pending, errno unix.Errno) outcome {
 
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another
 // one than the program's already; its passport is then in w.crossing.pass.
-func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) outcome {
+func (w *datagramWorker) crossDatagram(c *call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) outcome {
 	if !crossed && sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
 		return answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
@@ -376,7 +376,7 @@ func (w *worker) crossDatagram(c *call, e *event.Pending, old int, sock *socksta
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not
 // been used yet.
-func (w *worker) noteMoved(replacement int) {
+func (w *datagramWorker) noteMoved(replacement int) {
 	if w.s.isEgress(w.s.origin.Cookie) {
 		w.s.made.add(replacement)
 	}

@@ -21,7 +21,7 @@ import (
 // ports for what is remembered of it.
 
 // leaves reports whether a port leaves the origin in the swap of a stream.
-func (w *worker) leaves(s *swap) bool {
+func (w *streamWorker) leaves(s *swap) bool {
 	if s.sock.Port() == 0 {
 		return false
 	}
@@ -34,7 +34,7 @@ func (w *worker) leaves(s *swap) bool {
 // If all is well the outcome is undecided.
 //
 // As long as the old socket is the target's, it holds the port in the origin.
-func (w *worker) depart(s *swap) outcome {
+func (w *streamWorker) depart(s *swap) outcome {
 	c, to := s.c, w.to(s.egress, s.x)
 	p, port := &w.s.ports, s.sock.Port()
 	p.put(port, departure{to: to, moving: true})
@@ -52,7 +52,7 @@ func (w *worker) depart(s *swap) outcome {
 
 // noteConnection is for a bound stream, of which fd is a copy, that has just begun to connect to
 // sa.
-func (w *worker) noteConnection(e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) {
+func (w *streamWorker) noteConnection(e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) {
 	var now sockstate.Socket
 	d := departure{to: companion.OnInet6}
 	switch route := e.Decision.Route; route.Kind {
@@ -88,7 +88,7 @@ func mappedIn(domain int, name *[linux.SizeofSockaddrIn6]byte) [16]byte {
 
 // collides reports whether the port that a stopped bind(2) asks for is one that another socket has
 // taken along to an egress. Whatever else is wrong with the call the kernel says.
-func (w *worker) collides(c *call) bool {
+func (w *streamWorker) collides(c *call) bool {
 	length := uint32(c.args[2])
 	if length < linux.SizeofSockaddrIn || length > linux.SizeofSockaddrStorage {
 		return false
@@ -131,7 +131,7 @@ func (w *worker) collides(c *call) bool {
 
 // mayBind reports whether a socket of a family can be bound to a name, and whether IPv4 sockets
 // compete for that.
-func (w *worker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
+func (w *streamWorker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
 	family := int(binary.NativeEndian.Uint16(name[:]))
 	full, _ := netip.AddrFromSlice(linux.AddressIn(domain, name))
 	addr := full.Unmap()
@@ -146,7 +146,7 @@ func (w *worker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
 
 // isTaken reports whether a socket, of which fd is a copy, could not be bound to a name where a
 // departure has led.
-func (w *worker) isTaken(c *call, fd int, sock *sockstate.Socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
+func (w *streamWorker) isTaken(c *call, fd int, sock *sockstate.Socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
 	probe, errno := w.socketAt(c, d.to, sock.Domain)
 	if errno != 0 {
 		return false
@@ -183,7 +183,7 @@ func (w *worker) isTaken(c *call, fd int, sock *sockstate.Socket, d *departure, 
 
 // socketAt makes a TCP socket where streams of a family are put on the way to a place; the caller
 // owns it.
-func (w *worker) socketAt(c *call, at companion.Place, domain int) (int, unix.Errno) {
+func (w *streamWorker) socketAt(c *call, at companion.Place, domain int) (int, unix.Errno) {
 	if at == companion.OnInet6 {
 		return w.inOrigin(c.tid, unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	}
@@ -195,7 +195,7 @@ func (w *worker) socketAt(c *call, at companion.Place, domain int) (int, unix.Er
 }
 
 // egressAt returns an egress by its cookie, nil if there is none.
-func (s *Session) egressAt(at companion.Place) *netns.Egress {
+func (s *streamSession) egressAt(at companion.Place) *netns.Egress {
 	for _, e := range s.rules.Load().egress {
 		if companion.Place(e.Cookie) == at {
 			return e

@@ -17,7 +17,7 @@ import (
 
 // disconnects reports whether a connect(2) does, of whose address it reads what nobody has read
 // yet.
-func (w *worker) disconnects(c *call) bool {
+func (w *callsWorker) disconnects(c *call) bool {
 	if c.addrLen < linux.SizeofFamily || c.addrLen > linux.SizeofSockaddrStorage {
 		return false
 	}
@@ -32,7 +32,7 @@ func (w *worker) disconnects(c *call) bool {
 // disconnectCall makes a connect(2) with AF_UNSPEC. A stream of an egress is replaced by one of the
 // origin; any other socket is disconnected where it is, which neither waits nor takes the program's
 // rights.
-func (w *worker) disconnectCall(c *call) outcome {
+func (w *callsWorker) disconnectCall(c *call) outcome {
 	for range maxRaces {
 		e := w.newEvent(c, policy.TCP)
 		fd, out := w.fetch(c, &e)
@@ -62,7 +62,7 @@ func (w *worker) disconnectCall(c *call) outcome {
 
 // disconnectStream puts a socket of the origin into the place of a stream of an egress, of which
 // old is a copy and w.socketInfo tells, and resets the connection of that.
-func (w *worker) disconnectStream(c *call, old int) outcome {
+func (w *callsWorker) disconnectStream(c *call, old int) outcome {
 	e := w.newEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
 	c.back, w.socketInfo.Resets = true, true

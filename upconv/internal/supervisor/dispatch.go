@@ -18,6 +18,7 @@ var (
 func init() {
 	for i := range calls {
 		row := &calls[i]
+		row.anew = func(d decider, c *call) outcome { return row.handle(callsWorkerOf(d), c) }
 		for of, arch := range seccompx.NativeArches() {
 			if nr, ok := arch.Syscall(row.name); ok && row.handle != nil {
 				rowsByNumber[of][nr] = row
@@ -46,7 +47,7 @@ func rowFor(arch seccompx.Arch, nr int32) *callRow {
 }
 
 // handle decides what becomes of a notification.
-func (w *worker) handle(n *seccompx.Notification) outcome {
+func (w *callsWorker) handle(n *seccompx.Notification) outcome {
 	if n.PID == 0 {
 		return carryOn // a thread outside our pid namespace: cannot be named, cannot be served
 	}
@@ -58,6 +59,6 @@ func (w *worker) handle(n *seccompx.Notification) outcome {
 	if row == nil {
 		return carryOn
 	}
-	c.name, c.decide = row.name, row.handle
+	c.name, c.decide = row.name, row.anew
 	return row.handle(w, c)
 }

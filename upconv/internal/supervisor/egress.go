@@ -27,22 +27,22 @@ func newRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]
 }
 
 // egressOf returns the namespace of a netns route.
-func (s *Session) egressOf(route *policy.Route) *netns.Egress {
+func (s *sessionSession) egressOf(route *policy.Route) *netns.Egress {
 	return s.rules.Load().egress[route.Target]
 }
 
-func (s *Session) isEgress(cookie uint64) bool {
+func (s *sessionSession) isEgress(cookie uint64) bool {
 	return slices.Contains(s.rules.Load().cookies, cookie)
 }
 
 // inEgress reports whether a socket that is to be connected in the origin is in an egress.
-func (s *Session) inEgress(cookie uint64) bool {
+func (s *sessionSession) inEgress(cookie uint64) bool {
 	return cookie != s.origin.Cookie && s.isEgress(cookie)
 }
 
 // livesIn reports whether a target is itself in the egress that its socket is of: it went there by
 // its own means, and its local addresses and interfaces are those of that namespace.
-func (w *worker) livesIn(tid int, cookie uint64) bool {
+func (w *sessionWorker) livesIn(tid int, cookie uint64) bool {
 	for _, e := range w.s.rules.Load().egress {
 		if e.Cookie == cookie {
 			_, _, ok := w.s.targets.InNamespace(tid, e.NS.Inode(), w.scratch[:])
@@ -54,7 +54,7 @@ func (w *worker) livesIn(tid int, cookie uint64) bool {
 
 // mayBeMade reports whether stream sockets of the origin may have been made at socket(2), which
 // nothing but made tells.
-func (s *Session) mayBeMade(route *policy.Route) bool {
+func (s *sessionSession) mayBeMade(route *policy.Route) bool {
 	return s.needs.streams && s.egressOf(route).Cookie == s.origin.Cookie
 }
 

@@ -11,7 +11,7 @@ import (
 
 // envelope is what goes with the data of a message that upconv sends in the place of the kernel.
 type envelope struct {
-	worker  *worker
+	worker  *guardWorker
 	call    *call
 	to      *guardedSocket
 	name    []byte   // the address; empty: none

@@ -62,14 +62,14 @@ func (e *epolls) blind() {
 }
 
 // epollCreate handles a stopped epoll_create(2): it is noted and goes on.
-func (w *worker) epollCreate(c *call) outcome {
+func (w *swapWorker) epollCreate(c *call) outcome {
 	w.s.epolls.create(w.s.targets.Process(c.tid), c.tid)
 	return carryOn
 }
 
 // files returns what a thread's descriptor table is known by, and its process. That is the pid, or
 // the tid of a thread that has a table of its own, or that may have one where nothing tells.
-func (w *worker) files(tid int) (files, pid int) {
+func (w *swapWorker) files(tid int) (files, pid int) {
 	pid = w.s.targets.Process(tid)
 	if pid == tid || w.s.epolls.noKcmp.Load() {
 		return tid, pid
@@ -201,7 +201,7 @@ func (e *epolls) setOf(files int, file uint64) (epfd int, ok bool) {
 }
 
 // lookAtSets looks at all sets that a thread has, for setOf.
-func (w *worker) lookAtSets(tid int) {
+func (w *swapWorker) lookAtSets(tid int) {
 	files, _ := w.files(tid)
 	fds, _ := target.DescriptorsLinkedTo(tid, epollLink)
 	found := make(map[uint64]int, len(fds))

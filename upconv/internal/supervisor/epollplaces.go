@@ -35,7 +35,7 @@ type setCopy struct {
 }
 
 // openSet gets r a copy of its set.
-func (w *worker) openSet(c *call, r *registration) (errno unix.Errno) {
+func (w *swapWorker) openSet(c *call, r *registration) (errno unix.Errno) {
 	for _, s := range w.sets {
 		if s.epfd == r.epfd && s.file == r.file {
 			r.set = s.fd
@@ -54,7 +54,7 @@ func (w *worker) openSet(c *call, r *registration) (errno unix.Errno) {
 }
 
 // closeSets closes the copies of sets.
-func (w *worker) closeSets() {
+func (w *swapWorker) closeSets() {
 	for _, s := range w.sets {
 		linux.Close(s.fd)
 	}
@@ -64,7 +64,7 @@ func (w *worker) closeSets() {
 // registrations returns the places of the old socket of a swap in the epoll sets of its process.
 // The caller calls closeSets when it is done with them. It costs nothing where there are no sets.
 // lost says why there may be more; mostly it is empty.
-func (w *worker) registrations(s *swap) (found []registration, lost string) {
+func (w *swapWorker) registrations(s *swap) (found []registration, lost string) {
 	c, all := s.c, &w.s.epolls
 	switch {
 	case c.view != nil:
@@ -128,7 +128,7 @@ const (
 
 // membership returns whether the old socket of a swap is in a set under the number of the call.
 // large is whether that is known to be large, and files what the target's descriptors are known by.
-func (w *worker) membership(s *swap, files, epfd int, large bool) membership {
+func (w *swapWorker) membership(s *swap, files, epfd int, large bool) membership {
 	c, all := s.c, &w.s.epolls
 	if large {
 		if is := w.inLargeSet(c, epfd, s.old); is != memberUnknown {
@@ -176,7 +176,7 @@ func inSmallSet(c *call, epfd int) (is membership, errno unix.Errno) {
 // under the same number, and refuses with EEXIST what it has. Should it not, the old socket is in
 // it for a moment, and must not be ready then as an idle one always is (EPOLLHUP): so it listens,
 // where nobody knows, and is gone before the target goes on.
-func (w *worker) inLargeSet(c *call, epfd, old int) membership {
+func (w *swapWorker) inLargeSet(c *call, epfd, old int) membership {
 	set, errno := w.s.targets.Getfd(c.tid, epfd)
 	if errno != 0 {
 		return memberUnknown
@@ -200,7 +200,7 @@ func (w *worker) inLargeSet(c *call, epfd, old int) membership {
 
 // registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How
 // many there are is known; should some be missing, there are sets that have not been noticed yet.
-func (w *worker) registrationsSeen(s *swap) (found []registration, lost string) {
+func (w *swapWorker) registrationsSeen(s *swap) (found []registration, lost string) {
 	seen := s.c.view
 	watched := seen.Watched
 	if watched > 0 && s.old >= 0 {
@@ -222,19 +222,19 @@ func (w *worker) registrationsSeen(s *swap) (found []registration, lost string) 
 }
 
 // forgetSets has the sets of the target be looked for anew.
-func (w *worker) forgetSets(c *call) {
+func (w *swapWorker) forgetSets(c *call) {
 	files, _ := w.files(c.tid)
 	w.s.epolls.forget(files)
 }
 
 // showsPlaces reports whether all places of what was seen are known.
-func (w *worker) showsPlaces(sight *peek.Sight) bool {
+func (w *swapWorker) showsPlaces(sight *peek.Sight) bool {
 	return sight.Watched < peek.MaxWatched && w.s.sights.Load().peeker.KnowsPlaces()
 }
 
 // placesSeen returns those of some places that are in sets of the target. They should be as many as
 // are wanted; if not, a set has not been noticed yet, or is one that only others have.
-func (w *worker) placesSeen(s *swap, places []peek.Place, wanted int) (found []registration, lost string) {
+func (w *swapWorker) placesSeen(s *swap, places []peek.Place, wanted int) (found []registration, lost string) {
 	c := s.c
 	for _, noticed := range []bool{true, false} {
 		if !noticed {
@@ -272,7 +272,7 @@ func hasPlace(others []registration, p *peek.Place) bool {
 }
 
 // isFile reports whether a descriptor of upconv's is of the file that was seen.
-func (w *worker) isFile(fd int, file uint64) bool {
+func (w *swapWorker) isFile(fd int, file uint64) bool {
 	var sight peek.Sight
 	return w.s.sights.Load().peeker.Look(w.s.pid, fd, &sight) == 0 && sight.File == file
 }
@@ -284,7 +284,7 @@ func epollEvent(p *peek.Place) unix.EpollEvent {
 
 // registrationsByInode finds the old socket of a swap in all sets, under any of some numbers; nil:
 // under any number at all, also one that has been closed since.
-func (w *worker) registrationsByInode(s *swap, numbers []int) (found []registration, lost string) {
+func (w *swapWorker) registrationsByInode(s *swap, numbers []int) (found []registration, lost string) {
 	c := s.c
 	files, pid := w.files(c.tid)
 	fds, _, ok := w.s.epolls.list(files, pid, c.tid)
@@ -301,7 +301,7 @@ func (w *worker) registrationsByInode(s *swap, numbers []int) (found []registrat
 }
 
 // registrationsIn appends to found those that are in a set, as proc_pid_fdinfo(5) says.
-func (w *worker) registrationsIn(s *swap, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
+func (w *swapWorker) registrationsIn(s *swap, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
 	c := s.c
 	text, errno := w.readFdinfo(c.tid, epfd)
 	if errno == unix.ENOENT {
@@ -330,7 +330,7 @@ func (w *worker) registrationsIn(s *swap, epfd int, numbers []int, found []regis
 
 // register puts the socket, which the target now has, into the sets that the one before it was in.
 // What becomes lost is noted.
-func (w *worker) register(c *call, e *event.Pending, places []registration, socket int) {
+func (w *swapWorker) register(c *call, e *event.Pending, places []registration, socket int) {
 	for i := range places {
 		p := &places[i]
 		// A registration belongs to a file and a number: here too the socket must have the target's
@@ -349,7 +349,7 @@ func (w *worker) register(c *call, e *event.Pending, places []registration, sock
 }
 
 // unregister takes the old socket, which the target has no more, out of the sets that it is in.
-func (w *worker) unregister(places []registration, old int) {
+func (w *swapWorker) unregister(places []registration, old int) {
 	for i := range places {
 		openfile.Free.Control(places[i].set, old, places[i].number, &unix.EpollEvent{}, unix.EPOLL_CTL_DEL)
 	}
@@ -358,7 +358,7 @@ func (w *worker) unregister(places []registration, old int) {
 // settlePlaces is for places that the socket, which the target now has, was given before. Until
 // then others could change those of the old one, and take events of the new one as if of the old:
 // what they have said holds, and who is to be told of an event is told again.
-func (w *worker) settlePlaces(s *swap) {
+func (w *swapWorker) settlePlaces(s *swap) {
 	places, socket := s.places[:s.early], s.fd
 	if len(places) == 0 || s.c.view.alone() { // there is nobody else
 		return
@@ -405,7 +405,7 @@ type placeSights struct {
 
 // lookAtPlaces looks at the two sockets, if that can be. (No closure does: the swap would be on the
 // heap.)
-func (w *worker) lookAtPlaces(s *swap, l *placeSights) {
+func (w *swapWorker) lookAtPlaces(s *swap, l *placeSights) {
 	if s.c.view == nil {
 		return
 	}
@@ -415,7 +415,7 @@ func (w *worker) lookAtPlaces(s *swap, l *placeSights) {
 }
 
 // inPlace returns what is in a place of the old socket and of the new one.
-func (w *worker) inPlace(s *swap, l *placeSights, place *registration) (was, now said) {
+func (w *swapWorker) inPlace(s *swap, l *placeSights, place *registration) (was, now said) {
 	if l.all && place.file != 0 {
 		return saidOf(&l.before, place), saidOf(&l.after, place)
 	}
@@ -433,7 +433,7 @@ func saidOf(sight *peek.Sight, place *registration) said {
 
 // readPlaces is what proc_pid_fdinfo(5) says of a place of the old socket, and of the one with the
 // inode number ino. The set is read once: it may be long.
-func (w *worker) readPlaces(s *swap, place *registration, ino uint64) (was, now said) {
+func (w *swapWorker) readPlaces(s *swap, place *registration, ino uint64) (was, now said) {
 	text, _ := w.readFdinfo(s.c.tid, place.epfd)
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)

@@ -8,12 +8,12 @@ import (
 )
 
 // newEvent begins the event of a call.
-func (w *worker) newEvent(c *call, proto policy.Proto) event.Pending {
+func (w *sessionWorker) newEvent(c *call, proto policy.Proto) event.Pending {
 	return event.Pending{Began: w.now(), Call: c.name, TID: c.tid, FD: c.fd, Proto: proto}
 }
 
 // now is the time a call was taken up, where anybody wants to know.
-func (w *worker) now() time.Time {
+func (w *sessionWorker) now() time.Time {
 	if w.s.events == nil {
 		return time.Time{}
 	}

@@ -32,7 +32,7 @@ type crossing struct {
 var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
 
 // prepare fills in what a destination is replaced by. The error is one of Translate.
-func (w *worker) prepare(x *crossing, e *event.Pending, sock *sockstate.Socket) error {
+func (w *crossingWorker) prepare(x *crossing, e *event.Pending, sock *sockstate.Socket) error {
 	dst := e.Dst
 	x.route, x.mapped = e.Decision.Route, false
 	x.pass = passport.Passport{Family: sock.Domain, Proto: sock.Proto, Peer: dst, Local: w.localFor(sock, dst.Addr())}
@@ -50,7 +50,7 @@ func (w *worker) prepare(x *crossing, e *event.Pending, sock *sockstate.Socket) 
 
 // localFor returns the address that the program is told as its own: what it has bound the socket
 // to, or what its namespace has.
-func (w *worker) localFor(sock *sockstate.Socket, dst netip.Addr) netip.Addr {
+func (w *crossingWorker) localFor(sock *sockstate.Socket, dst netip.Addr) netip.Addr {
 	if sock.Bound {
 		if addr, ok := netip.AddrFromSlice(sock.Address()); ok {
 			if addr = addr.Unmap(); addr.Is4() && !addr.IsUnspecified() {
@@ -96,7 +96,7 @@ func onlyIPv6(fd int) bool {
 // crossed tells whether old is a socket that took the place of one of another family in an earlier
 // connect(2). If it can be connected again, sock then says what the program thinks it is; busy is
 // true where it cannot.
-func (w *worker) crossed(old int, sock *sockstate.Socket, idle bool) (is, busy bool) {
+func (w *crossingWorker) crossed(old int, sock *sockstate.Socket, idle bool) (is, busy bool) {
 	p := &w.crossing.pass
 	if !idle {
 		if !w.s.needs.unix || linux.DomainOf(old) != unix.AF_UNIX {
@@ -113,13 +113,13 @@ func (w *worker) crossed(old int, sock *sockstate.Socket, idle bool) (is, busy b
 
 // hasPassport reports whether a socket took the place of one of another family; its passport is
 // then in w.crossing.pass. family is what it is now.
-func (w *worker) hasPassport(fd int) (family int, ok bool) {
+func (w *crossingWorker) hasPassport(fd int) (family int, ok bool) {
 	family = linux.DomainOf(fd)
 	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.ReadFrom(fd, family)
 }
 
 // makeCrossed makes the socket of a crossing.
-func (w *worker) makeCrossed(x *crossing, c *call) (fd int, errno unix.Errno) {
+func (w *crossingWorker) makeCrossed(x *crossing, c *call) (fd int, errno unix.Errno) {
 	x.has = 0
 	kind, proto := linux.KindOf(x.pass.Proto), x.pass.Proto
 	switch {
@@ -149,7 +149,7 @@ func (w *worker) makeCrossed(x *crossing, c *call) (fd int, errno unix.Errno) {
 }
 
 // finishCrossed gives the socket to what copyOptions could not, and its passport.
-func (w *worker) finishCrossed(x *crossing, e *event.Pending, old, to int, sock *sockstate.Socket) unix.Errno {
+func (w *crossingWorker) finishCrossed(x *crossing, e *event.Pending, old, to int, sock *sockstate.Socket) unix.Errno {
 	if x.pass.Proto == unix.IPPROTO_MPTCP {
 		e.Add("TCP instead of MPTCP")
 	}

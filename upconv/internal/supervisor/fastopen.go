@@ -16,7 +16,7 @@ import (
 // open connects a non-blocking socket for a send that must not wait, with as much data in the SYN
 // as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without an address
 // it only sends.
-func (w *worker) open(c *call, fd int, sa []byte) outcome {
+func (w *streamWorker) open(c *call, fd int, sa []byte) outcome {
 	f := &c.fastOpen
 	length := 0
 	if len(f.vector) > 0 && f.controlLength == 0 { // control messages go with what is sent when the connection is there
@@ -42,7 +42,7 @@ func (w *worker) open(c *call, fd int, sa []byte) outcome {
 
 // readEarly reads data of a send with MSG_FASTOPEN into w.long, as much as is sent at a time, and
 // returns how much that is. The error is EFAULT.
-func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
+func (w *streamWorker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
 	if len(w.long) < maxFastOpen {
 		w.long = make([]byte, maxFastOpen)
 	}
@@ -54,7 +54,7 @@ func (w *worker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, err
 
 // beginEarly sends what a call with MSG_FASTOPEN sends that waits and must not be left to the
 // kernel. errno is what connecting the stream fd has said.
-func (w *worker) beginEarly(c *call, e *event.Pending, fd int, errno unix.Errno) outcome {
+func (w *streamWorker) beginEarly(c *call, e *event.Pending, fd int, errno unix.Errno) outcome {
 	w.s.events.Record(e, underWay(errno))
 	switch {
 	case errno == unix.EALREADY:
@@ -80,7 +80,7 @@ func sentEarly(c *call, n int, errno unix.Errno) outcome {
 
 // sendEarly sends all data of a send with MSG_FASTOPEN through the stream fd, which is connected by
 // now, and waits for room as the program would.
-func (w *worker) sendEarly(c *call, fd int) outcome {
+func (w *streamWorker) sendEarly(c *call, fd int) outcome {
 	f := &c.fastOpen
 	flags, _ := linux.FlagsOf(fd)
 	patient := w.patient(c, flags)
@@ -105,7 +105,8 @@ func (w *worker) sendEarly(c *call, fd int) outcome {
 }
 
 // sendEarlyAgain is sendEarly on a thread that may wait.
-func sendEarlyAgain(w *worker, c *call) outcome {
+func sendEarlyAgain(d decider, c *call) outcome {
+	w := streamWorkerOf(d)
 	e := w.newEvent(c, policy.TCP)
 	fd, out := w.fetch(c, &e)
 	ok := out.isUndecided()
@@ -122,7 +123,7 @@ func sendEarlyAgain(w *worker, c *call) outcome {
 
 // sendPiece sends some of what sendEarly has not sent yet. more says whether there was more than it
 // tried to send.
-func (w *worker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno) {
+func (w *streamWorker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno) {
 	f := &c.fastOpen
 	var vectors []unix.RemoteIovec
 	left, skip := 0, f.sent

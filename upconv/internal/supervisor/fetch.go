@@ -9,7 +9,7 @@ import (
 
 // fetch copies the target's descriptor; tidy closes the copy. Where it cannot, out is not
 // undecided.
-func (w *worker) fetch(c *call, e *event.Pending) (fd int, out outcome) {
+func (w *sessionWorker) fetch(c *call, e *event.Pending) (fd int, out outcome) {
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch errno {
 	case 0:
@@ -26,7 +26,7 @@ func (w *worker) fetch(c *call, e *event.Pending) (fd int, out outcome) {
 }
 
 // fail answers that upconv itself could not do something, and says so.
-func (w *worker) fail(e *event.Pending, doing string, errno unix.Errno) outcome {
+func (w *sessionWorker) fail(e *event.Pending, doing string, errno unix.Errno) outcome {
 	w.s.warn(e.Call+": "+doing+" failed; the program sees the error", "dst", e.Dst, "tid", e.TID, "error", errno)
 	e.Add("upconv failed: " + doing)
 	w.s.events.Record(e, errno)
@@ -35,7 +35,7 @@ func (w *worker) fail(e *event.Pending, doing string, errno unix.Errno) outcome 
 
 // unserved notes a target that upconv may not look into: its call goes on natively. what is what
 // upconv could not do.
-func (w *worker) unserved(e *event.Pending, what string, errno unix.Errno) {
+func (w *sessionWorker) unserved(e *event.Pending, what string, errno unix.Errno) {
 	why, cure := target.WhyForbidden(e.TID)
 	if errno == target.ErrOwnTable {
 		why, cure = "it is a thread that has unshared them from its process", target.CureThread

@@ -20,7 +20,7 @@ const kcmpFile = 0 // KCMP_FILE of kcmp(2)
 
 // replaced reports whether the target's descriptor does not refer to the file any more that old, a
 // socket, is a copy of.
-func (w *worker) replaced(c *call, old int) bool {
+func (w *swapWorker) replaced(c *call, old int) bool {
 	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(w.s.pid), uintptr(c.tid), kcmpFile, uintptr(old), uintptr(c.fd), 0)
 	switch errno {
 	case 0:
@@ -46,7 +46,7 @@ func copyOwner(from, to int) {
 
 // copyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
 // user that packet filters and routing rules (skuid, uidrange) see.
-func (w *worker) copyInode(s *swap) (lost string) {
+func (w *swapWorker) copyInode(s *swap) (lost string) {
 	of := &s.sock.Inode
 	if v := s.c.view; v != nil {
 		*of = sockstate.Inode{UID: v.UID, GID: v.GID, Mode: v.Mode, Number: v.Ino}
@@ -72,14 +72,14 @@ func (w *worker) copyInode(s *swap) (lost string) {
 
 // setAsync sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
 // will say.
-func (w *worker) setAsync(c *call, socket, flags int) unix.Errno {
+func (w *swapWorker) setAsync(c *call, socket, flags int) unix.Errno {
 	return openfile.Free.SetFlags(socket, c.fd, flags|unix.O_ASYNC)
 }
 
 // witness puts old into an epoll set of this worker's own, which does not keep it alive: should it
 // still be there when its last known copy has been closed, there are others. It reports whether
 // that can be told.
-func (w *worker) witness(old int) bool {
+func (w *swapWorker) witness(old int) bool {
 	if w.witnesses < 0 { // there was none to be had
 		w.newWitnesses()
 	}
@@ -87,7 +87,7 @@ func (w *worker) witness(old int) bool {
 }
 
 // newWitnesses makes the set, after the first time without whatever is in it.
-func (w *worker) newWitnesses() {
+func (w *swapWorker) newWitnesses() {
 	if w.witnesses >= 0 {
 		linux.Close(w.witnesses)
 	}
@@ -98,13 +98,13 @@ func (w *worker) newWitnesses() {
 }
 
 // acquit takes it out again.
-func (w *worker) acquit(old int) {
+func (w *swapWorker) acquit(old int) {
 	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
 }
 
 // alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready
 // for writing.
-func (w *worker) alive() bool {
+func (w *swapWorker) alive() bool {
 	var event unix.EpollEvent
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
 	return errno == 0 && n != 0
@@ -115,7 +115,7 @@ func (w *worker) alive() bool {
 //
 // Meanwhile another thread may copy the old one to a number that has been passed (dup2(2)). So it
 // looks again, until there is none.
-func (w *worker) replaceCopies(s *swap) (numbers []int) {
+func (w *swapWorker) replaceCopies(s *swap) (numbers []int) {
 	for range maxRaces {
 		found := w.replaceCopiesOnce(s)
 		numbers = append(numbers, found...)
@@ -127,7 +127,7 @@ func (w *worker) replaceCopies(s *swap) (numbers []int) {
 }
 
 // replaceCopiesOnce is replaceCopies for the numbers that one look finds.
-func (w *worker) replaceCopiesOnce(s *swap) (numbers []int) {
+func (w *swapWorker) replaceCopiesOnce(s *swap) (numbers []int) {
 	c, ino := s.c, s.sock.Inode.Number
 	numbers, _ = target.DescriptorsLinkedTo(c.tid, target.SocketLink(ino))
 	if len(numbers) > 0 && c.view == nil && w.s.epolls.any.Load() { // else they are known already
@@ -147,7 +147,7 @@ func (w *worker) replaceCopiesOnce(s *swap) (numbers []int) {
 }
 
 // copyYet reports whether a number of the target is open, and still the socket of an inode number.
-func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) {
+func (w *swapWorker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) {
 	if c.view == nil {
 		cloexec, errno := w.s.targets.CloseOnExec(c.tid, number, w.scratch[:])
 		if errno != 0 {
@@ -163,7 +163,7 @@ func (w *worker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) 
 
 // noteCopies is for when the copies of the target have been replaced. aside is whether upconv has
 // one yet, and so nothing tells of others.
-func (w *worker) noteCopies(e *event.Pending, aside bool) {
+func (w *swapWorker) noteCopies(e *event.Pending, aside bool) {
 	if !aside && w.alive() {
 		e.Add("another process has a copy of the socket from before it was connected, or is using it")
 	}

@@ -29,7 +29,7 @@ func TestCopyYet(t *testing.T) {
 				t.Cleanup(peeker.Close)
 				s.sights.Store(&sights{peeker: peeker})
 			}
-			w := &worker{s: s}
+			w := s.newWorker()
 			fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 			if errno != 0 {
 				t.Fatal(errno)

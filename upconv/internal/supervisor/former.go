@@ -12,23 +12,10 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// to returns where a swap leads, whose arguments these are.
-func (w *worker) to(egress *netns.Egress, x *crossing) companion.Place {
-	switch {
-	case x != nil && x.family() == unix.AF_UNIX:
-		return companion.OnUnix
-	case x != nil:
-		return companion.OnInet6
-	case egress != nil:
-		return companion.Place(egress.Cookie)
-	}
-	return companion.Place(w.s.origin.Cookie)
-}
-
 // together reports whether the datagram sockets of two places are in one namespace. Then neither is
 // kept for the other: as far as they can both have the port, what is handed on could come to the
 // one that it is from.
-func (w *worker) together(a, b companion.Place) bool {
+func (w *datagramWorker) together(a, b companion.Place) bool {
 	for _, at := range []*companion.Place{&a, &b} {
 		if *at == companion.OnInet6 {
 			*at = companion.Place(w.s.origin.Cookie)
@@ -48,7 +35,7 @@ type former struct {
 
 // outbox sees that there is something to hand on through in the namespace of the socket in use,
 // which is the egress or, if that is nil, the origin.
-func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
+func (w *datagramWorker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
 	ok, errno := w.s.companions.OpenOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
 		if egress == nil {
 			return w.inOrigin(c.tid, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
@@ -62,14 +49,14 @@ func (w *worker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
 }
 
 // setAside takes ownership of a socket, in whose place current has been put, to keep it.
-func (w *worker) setAside(c *call, was *former, current int, egress *netns.Egress) {
+func (w *datagramWorker) setAside(c *call, was *former, current int, egress *netns.Egress) {
 	handsOn := was.heard && w.outbox(c, current, egress)
 	w.s.companions.Keep(was.Companion, current, handsOn)
 }
 
 // takeOut takes out of a socket, in whose place current has been put, what has come for it and can
 // be handed over.
-func (w *worker) takeOut(c *call, was *former, current int, egress *netns.Egress) (came companion.Unread) {
+func (w *datagramWorker) takeOut(c *call, was *former, current int, egress *netns.Egress) (came companion.Unread) {
 	fds := []unix.PollFd{{Fd: int32(was.FD), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil || !w.outbox(c, current, egress) {
 		return came
@@ -79,7 +66,7 @@ func (w *worker) takeOut(c *call, was *former, current int, egress *netns.Egress
 
 // former returns what there is to know of the socket old, or -1, of the thread tid, whose place is
 // taken by one that is at to.
-func (w *worker) former(tid, old int, sock *sockstate.Socket, to companion.Place) (was former) {
+func (w *datagramWorker) former(tid, old int, sock *sockstate.Socket, to companion.Place) (was former) {
 	was.FD = old
 	if old < 0 || sock.Kind != unix.SOCK_DGRAM {
 		return was
@@ -107,7 +94,7 @@ func (w *worker) former(tid, old int, sock *sockstate.Socket, to companion.Place
 }
 
 // sender returns who a datagram is from that has come for a socket with a passport.
-func (s *Session) sender(from unix.Sockaddr, pass *passport.Passport) netip.AddrPort {
+func (s *datagramSession) sender(from unix.Sockaddr, pass *passport.Passport) netip.AddrPort {
 	six, ok := from.(*unix.SockaddrInet6)
 	if !ok {
 		return pass.Peer // a Unix socket's

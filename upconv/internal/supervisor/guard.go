@@ -18,7 +18,7 @@ import (
 //
 // guard leaves to the kernel what a thread calls that shares its descriptors with nobody, and some
 // of what is about sockets of other families than IPv4 and IPv6, see leavesOthers.
-func (w *worker) guard(c *call, e *event.Pending) outcome {
+func (w *callsWorker) guard(c *call, e *event.Pending) outcome {
 	swapped := w.s.swapped.Load()
 	switch {
 	case len(w.s.rules.Load().cookies) == 0, c.name != "connect" && !c.fastOpen.on: // it was a send of datagrams after all
@@ -58,7 +58,7 @@ func (w *worker) guard(c *call, e *event.Pending) outcome {
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
 // copy and w.socketInfo tells. There is nothing there that the call could connect it to.
-func (w *worker) connectInEgress(c *call, fd int) outcome {
+func (w *callsWorker) connectInEgress(c *call, fd int) outcome {
 	if c.fastOpen.on && linux.IsDatagramType(w.socketInfo.Kind) { // a flag that means nothing to it
 		w.closeNow(fd)
 		return w.resend(c)
@@ -88,7 +88,7 @@ func (w *worker) connectInEgress(c *call, fd int) outcome {
 
 // connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have
 // made it.
-func (w *worker) connectDirect(c *call, e *event.Pending) outcome {
+func (w *callsWorker) connectDirect(c *call, e *event.Pending) outcome {
 	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
 	switch {
 	case errno == unix.EBADF:
@@ -147,7 +147,7 @@ func (w *worker) connectDirect(c *call, e *event.Pending) outcome {
 // leavesOthers reports whether a call is left to the kernel that is about a file that is no IPv4 or
 // IPv6 socket: a send; as long as no socket is in an egress; and where somebody has restricted
 // himself, as the rules are about who makes it.
-func (w *worker) leavesOthers(c *call) bool {
+func (w *callsWorker) leavesOthers(c *call) bool {
 	return c.fastOpen.on || !w.s.swapped.Load() || w.s.restricted.any.Load()
 }
 

@@ -22,7 +22,7 @@ import (
 
 // guardBind makes a bind(2) that is left to the kernel, if it must not be. It is raced if the
 // socket is one that has to be brought back first.
-func (w *worker) guardBind(c *call) outcome {
+func (w *callsWorker) guardBind(c *call) outcome {
 	fd, out := w.copyToBind(c)
 	switch {
 	case out.isRaced() && (c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage): // wherever it is
@@ -55,7 +55,7 @@ func (w *worker) guardBind(c *call) outcome {
 }
 
 // guardListen is guardBind for listen(2).
-func (w *worker) guardListen(c *call) outcome {
+func (w *callsWorker) guardListen(c *call) outcome {
 	fd, out := w.copyToBind(c)
 	if !out.isUndecided() {
 		return out
@@ -76,7 +76,7 @@ func (w *worker) guardListen(c *call) outcome {
 
 // copyToBind returns a copy of a file whose bind(2) or listen(2) must not be left to the kernel. If
 // out is not undecided there is none, and out is as for guardBind.
-func (w *worker) copyToBind(c *call) (fd int, out outcome) {
+func (w *callsWorker) copyToBind(c *call) (fd int, out outcome) {
 	if !w.guards(c) {
 		return -1, carryOn
 	}
@@ -92,7 +92,7 @@ func (w *worker) copyToBind(c *call) (fd int, out outcome) {
 }
 
 // bindFor binds a socket as the thread tid may: to a low port only if that has the privilege.
-func (w *worker) bindFor(tid, fd int, sa []byte) unix.Errno {
+func (w *callsWorker) bindFor(tid, fd int, sa []byte) unix.Errno {
 	if len(sa) < linux.SizeofSockaddrIn {
 		return unix.EINVAL
 	}
@@ -117,14 +117,14 @@ func (w *worker) bindFor(tid, fd int, sa []byte) unix.Errno {
 const firstOrdinaryPort = 1024
 
 // bindsLow reports whether a thread has CAP_NET_BIND_SERVICE where its sockets are.
-func (w *worker) bindsLow(tid int) bool {
+func (w *callsWorker) bindsLow(tid int) bool {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
 	effective, same := target.EffectiveOf(tid, status)
 	return err == nil && (same || w.s.origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
 }
 
 // bind handles a stopped bind(2).
-func (w *worker) bind(c *call) outcome {
+func (w *callsWorker) bind(c *call) outcome {
 	w.s.receivers.leave(c)
 	if w.s.companions.Any() {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read

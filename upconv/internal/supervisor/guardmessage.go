@@ -24,7 +24,7 @@ type guardedMessage struct {
 
 // readGuarded reads the next message of a call, as ___sys_sendmsg in net/socket.c does. It is valid
 // until the next one is read.
-func (w *worker) readGuarded(c *call) (m *guardedMessage, errno unix.Errno) {
+func (w *guardWorker) readGuarded(c *call) (m *guardedMessage, errno unix.Errno) {
 	m = &guardedMessage{}
 	if c.name == "sendto" {
 		return m, w.readSendto(c, m)
@@ -91,7 +91,7 @@ func tooMuchControl(c *call, at uint64) unix.Errno {
 }
 
 // readSendto is readGuarded for sendto(2).
-func (w *worker) readSendto(c *call, m *guardedMessage) unix.Errno {
+func (w *guardWorker) readSendto(c *call, m *guardedMessage) unix.Errno {
 	m.add(c.args[1], c.args[2])
 	length := int32(c.args[5])
 	if c.args[4] == 0 || length == 0 {
@@ -130,7 +130,7 @@ func (m *guardedMessage) add(base, length uint64) {
 
 // readPiece reads up to so much of what is not sent yet of a message. On error, EFAULT, it returns
 // what could be read.
-func (w *worker) readPiece(c *call, m *guardedMessage, size int) (piece []byte, errno unix.Errno) {
+func (w *guardWorker) readPiece(c *call, m *guardedMessage, size int) (piece []byte, errno unix.Errno) {
 	if len(w.long) < size {
 		w.long = make([]byte, size)
 	}

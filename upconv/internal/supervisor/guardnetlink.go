@@ -18,7 +18,7 @@ import (
 
 // netlinkSend is such a call, on its way.
 type netlinkSend struct {
-	s     *Session
+	s     *guardSession
 	c     call
 	pidfd int // of the thread; owned
 	flags uint32
@@ -28,7 +28,7 @@ type netlinkSend struct {
 const sizeofSockaddrNl = 12 // struct sockaddr_nl, netlink(7)
 
 // sendNetlink has the target send a message. Of sendmmsg(2) the first one is all that is sent.
-func (w *worker) sendNetlink(c *call) outcome {
+func (w *guardWorker) sendNetlink(c *call) outcome {
 	m, errno := w.readGuarded(c)
 	if errno != 0 {
 		return answer(errno)

@@ -20,7 +20,7 @@ import (
 // place: it makes the call on a thread that has the program's root, working directory and umask.
 
 // bindOther makes a bind(2) on a copy of a socket that is not one of IPv4 or IPv6.
-func (w *worker) bindOther(c *call, fd int, sa []byte) outcome {
+func (w *guardWorker) bindOther(c *call, fd int, sa []byte) outcome {
 	if !isUnixPath(sa) || linux.DomainOf(fd) != unix.AF_UNIX {
 		errno := target.WithCapabilitiesOf(c.tid, func() unix.Errno { return bindAny(fd, sa) })
 		w.closeNow(fd)
@@ -50,7 +50,7 @@ func isUnixPath(sa []byte) bool {
 
 // bindPath binds the Unix socket fd to a path of the thread tid's. The calling thread is not used
 // for anything else any more.
-func (w *worker) bindPath(tid, fd int, sa []byte) unix.Errno {
+func (w *guardWorker) bindPath(tid, fd int, sa []byte) unix.Errno {
 	proc := "/proc/" + strconv.Itoa(tid)
 	as, errno := w.s.targets.CredentialsOf(tid)
 	if errno != 0 {
@@ -88,7 +88,7 @@ const becomes = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
 // a thread, whose directory in /proc is given. It returns the address by which the calling thread
 // means the place that the other one means by sa. That is another one only if upconv may not have
 // another root.
-func (w *worker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.Errno) {
+func (w *guardWorker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.Errno) {
 	cwd, err := unix.Open(proc+"/cwd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, linux.ErrnoOf(err)

@@ -123,18 +123,18 @@ func (e *envelope) sealCredentials(claim []byte) unix.Errno {
 
 // namesSenders reports whether upconv may say that another process, such as pid, has sent what it
 // sends. That takes CAP_SYS_ADMIN where processes are numbered.
-func (n *Node) namesSenders(pid int) bool {
-	n.naming.once.Do(func() {
+func (s *guardSession) namesSenders(pid int) bool {
+	s.naming.once.Do(func() {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return
 		}
 		defer linux.Close(pair[0])
 		defer linux.Close(pair[1])
-		other := unix.UnixCredentials(&unix.Ucred{Pid: int32(pid), Uid: uint32(n.uid), Gid: uint32(n.gid)})
-		n.naming.names = unix.Sendmsg(pair[0], []byte{0}, other, nil, unix.MSG_NOSIGNAL) == nil
+		other := unix.UnixCredentials(&unix.Ucred{Pid: int32(pid), Uid: uint32(s.uid), Gid: uint32(s.gid)})
+		s.naming.names = unix.Sendmsg(pair[0], []byte{0}, other, nil, unix.MSG_NOSIGNAL) == nil
 	})
-	return n.naming.names
+	return s.naming.names
 }
 
 // naming is what namesSenders has found.

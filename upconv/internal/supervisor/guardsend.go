@@ -42,7 +42,7 @@ const (
 
 // sendInPlace makes a send that is about no datagram socket of IPv4 or IPv6. It is raced if it is
 // by now, or if the send connects.
-func (w *worker) sendInPlace(c *call) outcome {
+func (w *guardWorker) sendInPlace(c *call) outcome {
 	e := w.newEvent(c, policy.TCP)
 	fd, out := w.fetch(c, &e)
 	if !out.isUndecided() {
@@ -106,7 +106,7 @@ func (g *guardedSend) partial() outcome {
 }
 
 // sendAllInPlace sends all messages of a call, or goes on with them, until one is not sent whole.
-func (w *worker) sendAllInPlace(c *call, to *guardedSocket) outcome {
+func (w *guardWorker) sendAllInPlace(c *call, to *guardedSocket) outcome {
 	g := sendUnderWay(c)
 	for g.done < g.count {
 		m, errno := w.readGuarded(c)
@@ -150,7 +150,7 @@ func (w *worker) sendAllInPlace(c *call, to *guardedSocket) outcome {
 
 // leavesNamed reports whether a message is left to the kernel because somebody has restricted
 // himself, and the rules may be about whom it goes to: LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET.
-func (w *worker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
+func (w *guardWorker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
 	return w.s.restricted.any.Load() && to.domain == unix.AF_UNIX && to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && m.name[linux.SizeofFamily] == 0
 }
 
@@ -159,7 +159,7 @@ func (w *worker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
 func (to *guardedSocket) raises() bool { return to.kind == unix.SOCK_STREAM }
 
 // raise gives a signal to the target's thread, which takes it as soon as it has its answer.
-func (w *worker) raise(c *call, signal unix.Signal) {
+func (w *guardWorker) raise(c *call, signal unix.Signal) {
 	if pid := w.s.targets.Process(c.tid); pid != 0 && w.s.listener.Valid(c.id) == nil {
 		unix.Tgkill(pid, c.tid, signal)
 	}
@@ -167,7 +167,7 @@ func (w *worker) raise(c *call, signal unix.Signal) {
 
 // sendGuarded sends what is left of a message. later says that a thread of its own is to go on. On
 // error nothing of it is sent.
-func (w *worker) sendGuarded(c *call, to *guardedSocket, m *guardedMessage) (later bool, errno unix.Errno) {
+func (w *guardWorker) sendGuarded(c *call, to *guardedSocket, m *guardedMessage) (later bool, errno unix.Errno) {
 	g := sendUnderWay(c)
 	e := envelope{worker: w, call: c, to: to}
 	defer e.close()
@@ -229,7 +229,7 @@ func (to *guardedSocket) isClosed() bool {
 }
 
 // sendWhole is sendGuarded for a socket that sends a message at once or not at all.
-func (w *worker) sendWhole(c *call, e *envelope, m *guardedMessage) (later bool, errno unix.Errno) {
+func (w *guardWorker) sendWhole(c *call, e *envelope, m *guardedMessage) (later bool, errno unix.Errno) {
 	var room int32
 	linux.Getsockopt(e.to.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, unsafe.Pointer(&room), 4)
 	switch {

@@ -15,7 +15,7 @@ import (
 // upconv's.
 
 // connectOther makes a connect(2) on a copy of a file that is no IPv4 or IPv6 socket.
-func (w *worker) connectOther(c *call, fd, domain int) outcome {
+func (w *guardWorker) connectOther(c *call, fd, domain int) outcome {
 	switch {
 	case domain == 0: // no socket
 		return answer(linux.Connect(fd, c.sa))
@@ -46,7 +46,7 @@ func (w *worker) connectOther(c *call, fd, domain int) outcome {
 
 // connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
 // that may wait.
-func (w *worker) connectAside(c *call, fd int) outcome {
+func (w *guardWorker) connectAside(c *call, fd int) outcome {
 	if flags, _ := linux.FlagsOf(fd); w.patient(c, flags) {
 		if !w.alone {
 			return aside

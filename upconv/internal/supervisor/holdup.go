@@ -41,6 +41,13 @@ func (v *watch) rouse() {
 	}
 }
 
+// rouseIfAsleep wakes the watch if it sleeps, for who has just noted what it works on.
+func (v *watch) rouseIfAsleep() {
+	if v.sleeping.Load() {
+		v.rouse()
+	}
+}
+
 // watchWorkers relieves workers that a call holds, until nobody is left under the filter.
 func (s *Session) watchWorkers() {
 	v := &s.watch
@@ -120,7 +127,7 @@ func (s *Session) relieve(w *worker, current uint64) {
 	fresh := s.newWorker()
 	fresh.index, fresh.extra, fresh.alone = w.index, w.extra, false
 	s.watch.workers[w.index].Store(fresh)
-	s.employ(fresh, nil)
+	s.node.employ(fresh, nil)
 }
 
 // holdups are the processes whose calls hold workers.

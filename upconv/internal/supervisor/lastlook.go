@@ -40,7 +40,7 @@ func newLastLook() *lastLook {
 }
 
 // last returns the worker's lastLook.
-func (w *worker) last() *lastLook {
+func (w *swapWorker) last() *lastLook {
 	if w.lastLook == nil {
 		w.lastLook = newLastLook()
 	}
@@ -48,7 +48,7 @@ func (w *worker) last() *lastLook {
 }
 
 // watchAndRead is witness, and then reads the start of a file, in one volley.
-func (w *worker) watchAndRead(old, file int, to []byte) (watched bool, n int, errno unix.Errno) {
+func (w *swapWorker) watchAndRead(old, file int, to []byte) (watched bool, n int, errno unix.Errno) {
 	if w.witnesses < 0 {
 		w.newWitnesses()
 	}
@@ -63,7 +63,7 @@ func (w *worker) watchAndRead(old, file int, to []byte) (watched bool, n int, er
 }
 
 // closeWatched closes old, which is in the worker's witnesses, and then is alive, in one volley.
-func (w *worker) closeWatched(old int) (alive bool) {
+func (w *swapWorker) closeWatched(old int) (alive bool) {
 	w.disown(old)
 	l := w.last()
 	l.after[0].Args[0], l.after[1].Args[0] = uintptr(old), uintptr(w.witnesses)

@@ -11,7 +11,7 @@ import (
 // has one now: a thread that waits for it keeps it alive. (To look for such threads takes long
 // where there are many.) late are the places in epoll sets that it has got, besides those that are
 // known.
-func (w *worker) lookBack(s *swap) (waited bool, late []registration) {
+func (w *swapWorker) lookBack(s *swap) (waited bool, late []registration) {
 	v := s.c.view
 	if v == nil || v.OwnTable {
 		return false, nil
@@ -25,7 +25,7 @@ func (w *worker) lookBack(s *swap) (waited bool, late []registration) {
 
 // latePlaces returns the places that the old socket of a swap has got between two looks, besides
 // those that are known. sight is what the second one has shown.
-func (w *worker) latePlaces(s *swap, sight *peek.Sight) (late []registration) {
+func (w *swapWorker) latePlaces(s *swap, sight *peek.Sight) (late []registration) {
 	c, own := s.c, 0
 	if s.last.watched { // in a set of upconv's own
 		own = 1

@@ -14,7 +14,7 @@ import (
 // any more, not even one of that namespace, and none in advance.
 func TestLostWorker(t *testing.T) {
 	w := testSession(t).newWorker()
-	defer w.end()
+	defer w.close()
 	w.home, w.lost = &netns.Egress{}, errors.New("lost")
 	if fd, errno := w.socket(w.home, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP); errno != unix.EIO {
 		linux.Close(fd)

@@ -20,12 +20,12 @@ import (
 // at all only if the policy has a route to another family.
 
 // getpeername handles a stopped getpeername(2).
-func (w *worker) getpeername(c *call) outcome { return w.tellName(c, true) }
+func (w *receiveWorker) getpeername(c *call) outcome { return w.tellName(c, true) }
 
 // getsockname handles a stopped getsockname(2).
-func (w *worker) getsockname(c *call) outcome { return w.tellName(c, false) }
+func (w *receiveWorker) getsockname(c *call) outcome { return w.tellName(c, false) }
 
-func (w *worker) tellName(c *call, peer bool) outcome {
+func (w *receiveWorker) tellName(c *call, peer bool) outcome {
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
 		return carryOn
@@ -42,7 +42,7 @@ func (w *worker) tellName(c *call, peer bool) outcome {
 // crossedFD fetches the socket that a call is about if it is one that has been replaced by one of
 // another family, and reads its passport into w.crossing.pass. family is what it is now. tidy
 // closes the descriptor.
-func (w *worker) crossedFD(c *call) (fd, family int, ok bool) {
+func (w *receiveWorker) crossedFD(c *call) (fd, family int, ok bool) {
 	if !w.s.anyCrossed.Load() {
 		return -1, 0, false
 	}
@@ -102,7 +102,7 @@ var lengthFirst = sync.OnceValue(func() bool {
 })
 
 // getsockopt handles a stopped getsockopt(2).
-func (w *worker) getsockopt(c *call) outcome {
+func (w *receiveWorker) getsockopt(c *call) outcome {
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
 		return carryOn
@@ -174,7 +174,7 @@ const ipv6HeaderMore = 20
 
 // tellInt answers for such an option. Only the socket itself knows SO_ERROR, and no more once it
 // has been read: so it is read when all else is in order.
-func (w *worker) tellInt(c *call, fd, level, name int) outcome {
+func (w *receiveWorker) tellInt(c *call, fd, level, name int) outcome {
 	optval, optlen := c.args[3], c.args[4]
 	var raw, value [4]byte
 	if target.ReadMemory(c.tid, optlen, raw[:]) != 0 {
@@ -201,7 +201,7 @@ func (w *worker) tellInt(c *call, fd, level, name int) outcome {
 
 // refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is
 // wrong with it first.
-func (w *worker) refusal(p *passport.Passport, level, name int) outcome {
+func (w *receiveWorker) refusal(p *passport.Passport, level, name int) outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
 		return answer(unix.EFAULT)
@@ -249,7 +249,7 @@ func asksFor(n needs, level, name int) bool {
 }
 
 // putOption gives the target the value of an option, and its length.
-func (w *worker) putOption(c *call, optval, optlen uint64, value []byte, length uint32) outcome {
+func (w *receiveWorker) putOption(c *call, optval, optlen uint64, value []byte, length uint32) outcome {
 	if len(value) > 0 && target.WriteMemory(c.tid, optval, value) != 0 {
 		return answer(unix.EFAULT)
 	}
@@ -262,7 +262,7 @@ func (w *worker) putOption(c *call, optval, optlen uint64, value []byte, length 
 }
 
 // like makes a socket of the kind that the program thinks it has, with the options that it has set.
-func (w *worker) like(p *passport.Passport) (int, unix.Errno) {
+func (w *receiveWorker) like(p *passport.Passport) (int, unix.Errno) {
 	fd, errno := linux.NewSocket(p.Family, linux.KindOf(p.Proto), p.Proto)
 	if errno != 0 {
 		return -1, errno
@@ -313,7 +313,7 @@ func fillTCPInfo(info []byte, connected bool) {
 }
 
 // tellFilter answers SO_GET_FILTER: sk_get_filter in net/core/filter.c.
-func (w *worker) tellFilter(c *call, p *passport.Passport, optval, optlen uint64, room int32) outcome {
+func (w *receiveWorker) tellFilter(c *call, p *passport.Passport, optval, optlen uint64, room int32) outcome {
 	count := len(p.Filter)
 	switch {
 	case room < 0:
@@ -328,7 +328,7 @@ func (w *worker) tellFilter(c *call, p *passport.Passport, optval, optlen uint64
 }
 
 // setCrossed is setsockopt(2) on a socket that may have been replaced.
-func (w *worker) setCrossed(c *call) outcome {
+func (w *receiveWorker) setCrossed(c *call) outcome {
 	if !w.s.needs.crosses() {
 		return carryOn
 	}
@@ -383,7 +383,7 @@ func (w *worker) setCrossed(c *call) outcome {
 
 // setNowhere is for a setsockopt(2) whose value cannot be read: EFAULT, unless something else is
 // wrong with it first.
-func (w *worker) setNowhere(p *passport.Passport, level, name, length int) outcome {
+func (w *receiveWorker) setNowhere(p *passport.Passport, level, name, length int) outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
 		return answer(unix.EFAULT)
@@ -396,7 +396,7 @@ func (w *worker) setNowhere(p *passport.Passport, level, name, length int) outco
 
 // setUnixFilter handles what the program does to the filter of a socket that is a Unix one now,
 // where it is never run: the passport must survive it.
-func (w *worker) setUnixFilter(c *call, p *passport.Passport, fd, name int) outcome {
+func (w *receiveWorker) setUnixFilter(c *call, p *passport.Passport, fd, name int) outcome {
 	switch name {
 	case unix.SO_ATTACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_DETACH_FILTER, unix.SO_LOCK_FILTER,
 		unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF:

@@ -9,7 +9,7 @@ import (
 )
 
 // translate returns the IPv6 address that is connected to for dst.
-func (s *Session) translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
+func (s *crossingSession) translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
 	if route.Kind != policy.NAT64 || route.Target != policy.AutoPrefix {
 		return policy.Translate(route, dst, s.rules.Load().mappings, nat64.Prefix{})
 	}
@@ -36,11 +36,11 @@ func (s *Session) translate(route *policy.Route, dst netip.Addr) (netip.Addr, er
 }
 
 // whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
-func (s *Session) whenFound() outcome {
-	return asideBy(func(w *worker, c *call) outcome {
-		if errno := w.aside.stop.Await(s.discovery.Looked()); errno != 0 {
+func (s *crossingSession) whenFound() outcome {
+	return asideBy(func(d decider, c *call) outcome {
+		if errno := d.base().aside.stop.Await(s.discovery.Looked()); errno != 0 {
 			return answer(errno)
 		}
-		return c.decide(w, c)
+		return c.decide(d, c)
 	})
 }

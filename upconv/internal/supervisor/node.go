@@ -17,7 +17,7 @@ import (
 )
 
 // Node is what one process has once, however many sessions there are in it.
-type Node struct {
+type sessionNode struct {
 	log      *slog.Logger
 	pid      int // upconv's own
 	uid, gid int // that of the sockets it makes
@@ -27,40 +27,26 @@ type Node struct {
 	held     *trap.HeldCalls  // all calls that upconv waits for
 	tags     int              // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
 
-	naming naming                      // whether it may say who has sent something
-	idle   chan job                    // for threads of workers that have nothing to do
 	load   sync.Once                   // of what follows
 	peeker atomic.Pointer[peek.Peeker] // what looks at sockets and threads in the kernel; nil: nothing, or not yet
-
-	mu       sync.Mutex
-	sessions map[*Session]struct{} // that have not been closed
 }
 
-// NewNode returns one without sessions.
-func NewNode(log *slog.Logger) (*Node, error) {
-	n := &Node{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(), tags: openTags(), sessions: map[*Session]struct{}{}, idle: make(chan job)}
+// NewNode returns a node. ended is told of threads that have ended.
+func newSessionNode(log *slog.Logger, ended func(tid int)) (*sessionNode, error) {
+	n := &sessionNode{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(), tags: openTags()}
 	n.held = trap.NewHeldCalls(n.peeker.Load, &n.turns, log)
 	var err error
-	n.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, n.threadEnded)
+	n.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, ended)
 	return n, err
 }
 
 // LookNow has the calls that upconv waits for be looked at soon: something has happened that may
 // concern them.
-func (n *Node) LookNow() { n.held.LookNow() }
-
-// threadEnded has all sessions forget a thread.
-func (n *Node) threadEnded(tid int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for s := range n.sessions {
-		s.epolls.ended(tid)
-	}
-}
+func (n *sessionNode) LookNow() { n.held.LookNow() }
 
 // peeks returns what looks at sockets and threads in the kernel, nil if nothing can. It takes some
 // milliseconds, the first time.
-func (n *Node) peeks() *peek.Peeker {
+func (n *sessionNode) peeks() *peek.Peeker {
 	n.load.Do(func() {
 		peeker, err := peek.Open()
 		if err != nil {
@@ -73,7 +59,7 @@ func (n *Node) peeks() *peek.Peeker {
 }
 
 // close gives up what the node has. No session may be left.
-func (n *Node) close() {
+func (n *sessionNode) close() {
 	n.targets.Close()
 	if n.tags >= 0 && n.tags != tagsHidden {
 		linux.Close(n.tags)

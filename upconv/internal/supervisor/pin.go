@@ -12,7 +12,7 @@ import (
 // descriptor is installed the kernel would move it to an idle processor, away from the target that
 // it is in the middle of a conversation with; waking up there costs more than all the rest. A
 // thread that connects again and again mostly stays where it is, and so may this one.
-func (w *worker) pin(tid uint32) {
+func (w *sessionWorker) pin(tid uint32) {
 	if !w.mayPin || w.settled {
 		return
 	}
@@ -36,7 +36,7 @@ func (w *worker) pin(tid uint32) {
 }
 
 // unpin lets this thread go where it wants, unless it is likely to be held again at once.
-func (w *worker) unpin() {
+func (w *sessionWorker) unpin() {
 	if w.pinned && w.pinnedYet == 0 {
 		linux.SetAffinity(&w.cpus)
 		w.pinned = false
@@ -47,7 +47,7 @@ func (w *worker) unpin() {
 // waiting worker on the processor of the target's thread, which is best when there is one. Of
 // several it wakes all there, to compete with each other and with the target; so then each has its
 // own.
-func (w *worker) settle(on bool) {
+func (w *sessionWorker) settle(on bool) {
 	if on == w.settled || !w.mayPin {
 		return
 	}

@@ -16,7 +16,7 @@ func (p *portSet) remove(port uint16) { p[port/64].And(^uint64(1 << (port % 64))
 func (p *portSet) has(port uint16) bool { return p[port/64].Load()&(1<<(port%64)) != 0 }
 
 // noteBound takes notice of the port of a socket that the command is given.
-func (s *Session) noteBound(fd int) {
+func (s *swapSession) noteBound(fd int) {
 	var sock sockstate.Socket
 	if sock.ReadName(fd) {
 		s.asked.add(sock.Port())

@@ -31,6 +31,7 @@ type receivers struct {
 
 	moves atomic.Uint64 // of sockets that may be waited for
 
+	rouse   func()        // wakes who watches over current, if it sleeps; after current is set
 	current atomic.Uint64 // what poll receives for: the thread, and serial; 0: nothing
 	slow    slowProcesses // that have held it up
 	// The rest is for the goroutine that polls.
@@ -116,9 +117,7 @@ func (all *receivers) attend(p *receiver, b *receiveBuffers) bool {
 	all.serial++
 	current := uint64(tid)<<32 | uint64(all.serial)
 	all.current.Store(current)
-	if s.watch.sleeping.Load() { // see worker.serve
-		s.watch.rouse()
-	}
+	all.rouse()
 	began := clock()
 	p.attend(b, false)
 	took := clock() - began

@@ -458,7 +458,7 @@ func TestReceiveFollows(t *testing.T) {
 	// A swap while the call is being taken up, when it has a copy of the old socket already and
 	// does not wait yet.
 	swap(first.six)
-	r := reception{s: s, c: call{id: 1 << 60, tid: th.tid, fd: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.receivers.moves.Load()}
+	r := reception{s: &s.receiveSession, c: call{id: 1 << 60, tid: th.tid, fd: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.receivers.moves.Load()}
 	var errno unix.Errno
 	if r.fd, errno = s.targets.Getfd(th.tid, fd); errno != 0 {
 		t.Fatal(errno)

@@ -18,7 +18,7 @@ import (
 
 // reception is a call that receives on a socket of another family than the program thinks it has.
 type reception struct {
-	s       *Session
+	s       *receiveSession
 	c       call
 	kind    receptionKind
 	fd      int // the socket
@@ -66,7 +66,7 @@ const (
 )
 
 // buffers returns the worker's own.
-func (w *worker) buffers() *receiveBuffers {
+func (w *receiveWorker) buffers() *receiveBuffers {
 	if w.receive == nil {
 		w.receive = &receiveBuffers{}
 	}
@@ -74,7 +74,7 @@ func (w *worker) buffers() *receiveBuffers {
 }
 
 // recvfrom handles a stopped recvfrom(2).
-func (w *worker) recvfrom(c *call) outcome {
+func (w *receiveWorker) recvfrom(c *call) outcome {
 	flags := uint32(c.args[3])
 	if c.args[4] == 0 && flags&unix.MSG_ERRQUEUE == 0 {
 		return carryOn
@@ -91,7 +91,7 @@ func (w *worker) recvfrom(c *call) outcome {
 }
 
 // recvmsg handles a stopped recvmsg(2).
-func (w *worker) recvmsg(c *call) outcome {
+func (w *receiveWorker) recvmsg(c *call) outcome {
 	flags := uint32(c.args[2])
 	if !w.s.anyCrossed.Load() || flags&msgCompat != 0 {
 		return carryOn
@@ -110,12 +110,12 @@ func (w *worker) recvmsg(c *call) outcome {
 }
 
 // recvmmsg handles a stopped recvmmsg(2).
-func (w *worker) recvmmsg(c *call) outcome { return w.receiveMany(c, !c.Compat) }
+func (w *receiveWorker) recvmmsg(c *call) outcome { return w.receiveMany(c, !c.Compat) }
 
 // recvmmsgTime64 handles a stopped recvmmsg_time64(2) of i386.
-func (w *worker) recvmmsgTime64(c *call) outcome { return w.receiveMany(c, true) }
+func (w *receiveWorker) recvmmsgTime64(c *call) outcome { return w.receiveMany(c, true) }
 
-func (w *worker) receiveMany(c *call, time64 bool) outcome {
+func (w *receiveWorker) receiveMany(c *call, time64 bool) outcome {
 	flags := uint32(c.args[3])
 	count := uint64(uint32(c.args[2]))
 	if !w.s.anyCrossed.Load() || flags&msgCompat != 0 || count == 0 {
@@ -140,7 +140,7 @@ func (w *worker) receiveMany(c *call, time64 bool) outcome {
 
 // reception begins one, on a copy of the target's socket that tidy closes. ok is false where the
 // call can go on as it stands.
-func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *reception, ok bool) {
+func (w *receiveWorker) reception(c *call, kind receptionKind, flags uint32) (r *reception, ok bool) {
 	moves := w.s.receivers.moves.Load() // first
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
@@ -157,7 +157,7 @@ func (w *worker) reception(c *call, kind receptionKind, flags uint32) (r *recept
 
 // receiveNow receives what is there. Where there is nothing yet, it leaves the call to those that
 // wait.
-func (w *worker) receiveNow(r *reception) outcome {
+func (w *receiveWorker) receiveNow(r *reception) outcome {
 	out, state := r.step(w.buffers())
 	if state == received {
 		return out

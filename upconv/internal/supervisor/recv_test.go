@@ -500,7 +500,7 @@ func compareAtRandom(t *testing.T, passFamily int, seed int64, rounds int) {
 	rnd := rand.New(rand.NewSource(seed))
 	s := receiveSupervisor(t)
 	w := s.newWorker()
-	defer w.end()
+	defer w.close()
 	a := newArena(t)
 	p := newPair(t, passFamily)
 	// What the kernel does not put into the name is what happened to be there.

@@ -29,7 +29,7 @@ const (
 //
 // datagrams says that the socket has been found to be one for datagrams, but none that upconv does
 // anything about.
-func (w *worker) reject(c *call, e *event.Pending, family int, datagrams bool) outcome {
+func (w *streamWorker) reject(c *call, e *event.Pending, family int, datagrams bool) outcome {
 	if c.view != nil && c.view.File == 0 {
 		return answer(unix.EBADF) // or the thread is gone, and nobody will read the answer
 	}
@@ -93,7 +93,7 @@ func (w *worker) reject(c *call, e *event.Pending, family int, datagrams bool) o
 	return w.refuse(e)
 }
 
-func (w *worker) refuse(e *event.Pending) outcome {
+func (w *streamWorker) refuse(e *event.Pending) outcome {
 	errno := e.Decision.Route.Errno
 	w.s.events.Record(e, errno)
 	return answer(errno)
@@ -101,7 +101,7 @@ func (w *worker) refuse(e *event.Pending) outcome {
 
 // wouldConnect returns what connect(2) does instead of starting to connect a TCP socket; undecided
 // if it would start.
-func (w *worker) wouldConnect(c *call, fd, domain int) outcome {
+func (w *streamWorker) wouldConnect(c *call, fd, domain int) outcome {
 	waited := false
 	switch linux.TCPState(fd) {
 	case linux.TCPListen:
@@ -139,7 +139,7 @@ func (w *worker) wouldConnect(c *call, fd, domain int) outcome {
 
 // waitConnecting waits until a socket is not connecting any more, as connect(2) waits for one that
 // is. It holds up its thread.
-func (w *worker) waitConnecting(c *call, fd int) unix.Errno {
+func (w *streamWorker) waitConnecting(c *call, fd int) unix.Errno {
 	timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
 	w.aside.held.Timed.Store(timeout != 0)
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}

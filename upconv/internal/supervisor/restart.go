@@ -22,7 +22,7 @@ import (
 //
 // others are the descriptors that were the old socket, too, and replacement is a copy of the new
 // one. It reports whether none goes on waiting for the old one.
-func (w *worker) restartWaiters(c *call, others []int, replacement int) bool {
+func (w *swapWorker) restartWaiters(c *call, others []int, replacement int) bool {
 	numbers := append(others, c.fd)
 	timed := linux.TimeoutOf(replacement, unix.SO_RCVTIMEO) != 0
 	held := w.s.held.Threads() // those follow

@@ -37,7 +37,7 @@ type restrictions struct {
 }
 
 // restrictSelf handles a stopped landlock_restrict_self(2), to know of it.
-func (w *worker) restrictSelf(*call) outcome {
+func (w *streamWorker) restrictSelf(*call) outcome {
 	w.s.restricted.any.Store(true)
 	return carryOn
 }
@@ -59,7 +59,7 @@ func areRestricted() bool {
 
 // A question is whether a thread may connect to a port.
 type question struct {
-	s     *Session
+	s     *streamSession
 	c     call
 	e     event.Pending
 	decoy int // owned
@@ -80,7 +80,7 @@ const (
 // mayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
 // somebody has restricted himself. The outcome is undecided if it may; else it may not, or is to be
 // asked.
-func (w *worker) mayConnect(c *call, e *event.Pending, sock *sockstate.Socket) outcome {
+func (w *streamWorker) mayConnect(c *call, e *event.Pending, sock *sockstate.Socket) outcome {
 	all := &w.s.restricted
 	if !all.any.Load() || c.permitted == int(e.Dst.Port())+1 || !e.Dst.IsValid() { // no address with a port
 		return undecided
@@ -106,14 +106,14 @@ func (w *worker) mayConnect(c *call, e *event.Pending, sock *sockstate.Socket) o
 // waitsForRestricted reports whether upconv has to wait for a connection, in the place of the
 // kernel: that would tell who has restricted himself that the address is of another family than the
 // socket (EINVAL).
-func (w *worker) waitsForRestricted(e *event.Pending) bool {
+func (w *streamWorker) waitsForRestricted(e *event.Pending) bool {
 	return w.s.restricted.any.Load() && e.Decision.Route.Crosses()
 }
 
 // busyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is
 // connected, or about to be. The kernel would do so itself, but to who has restricted himself it
 // says EINVAL because of the families. The outcome is undecided if it is left to the kernel.
-func (w *worker) busyCrossed(c *call, fd int) outcome {
+func (w *streamWorker) busyCrossed(c *call, fd int) outcome {
 	if !w.s.restricted.any.Load() || linux.DomainOf(fd) != unix.AF_INET6 {
 		return undecided
 	}
@@ -131,18 +131,18 @@ func (w *worker) busyCrossed(c *call, fd int) outcome {
 const unasked = "a program has restricted itself, and whether that holds here cannot be found out: "
 
 // refuseUnasked refuses a call that the kernel may forbid the target, but cannot be asked about.
-func (w *worker) refuseUnasked(e *event.Pending, why string) outcome {
+func (w *streamWorker) refuseUnasked(e *event.Pending, why string) outcome {
 	return w.s.refuseUnasked(e, why)
 }
 
-func (s *Session) refuseUnasked(e *event.Pending, why string) outcome {
+func (s *streamSession) refuseUnasked(e *event.Pending, why string) outcome {
 	e.Add(unasked + why)
 	s.events.Record(e, unix.EACCES)
 	return answer(unix.EACCES)
 }
 
 // ask has the target asked whether it may connect a socket like sock. It then begins its call anew.
-func (w *worker) ask(c *call, e *event.Pending, sock *sockstate.Socket) outcome {
+func (w *streamWorker) ask(c *call, e *event.Pending, sock *sockstate.Socket) outcome {
 	decoy, errno := w.newDecoy(c, e, sock)
 	if errno != 0 {
 		return w.refuseUnasked(e, "socket(2) says "+linux.ErrnoName(errno))
@@ -158,7 +158,7 @@ func (w *worker) ask(c *call, e *event.Pending, sock *sockstate.Socket) outcome 
 
 // newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.dst only decides.
 // It is for MPTCP too, of which Landlock knows nothing so far.
-func (w *worker) newDecoy(c *call, e *event.Pending, sock *sockstate.Socket) (fd int, errno unix.Errno) {
+func (w *streamWorker) newDecoy(c *call, e *event.Pending, sock *sockstate.Socket) (fd int, errno unix.Errno) {
 	fd, errno = w.inOrigin(c.tid, sock.Domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
 		return -1, errno

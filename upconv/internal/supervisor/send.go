@@ -8,7 +8,7 @@ import (
 )
 
 // decideSendto decides about a sendto(2): one with MSG_FASTOPEN, or one that has an address.
-func (w *worker) decideSendto(c *call) outcome {
+func (w *callsWorker) decideSendto(c *call) outcome {
 	c.addr, c.addrLen = c.args[4], uint32(c.args[5])
 	flags := uint32(c.args[3])
 	if flags&unix.MSG_FASTOPEN != 0 {
@@ -28,7 +28,7 @@ func (w *worker) decideSendto(c *call) outcome {
 }
 
 // sendtoDatagram is sendto(2) with an address.
-func (w *worker) sendtoDatagram(c *call) outcome {
+func (w *callsWorker) sendtoDatagram(c *call) outcome {
 	switch short := c.addr == 0 || c.addrLen < linux.SizeofSockaddrIn; {
 	case !w.s.needs.sends:
 		return carryOn
@@ -75,17 +75,17 @@ func (w *worker) sendtoDatagram(c *call) outcome {
 	return w.sendAll(c)
 }
 
-func (w *worker) decideSendmsg(c *call) outcome {
+func (w *callsWorker) decideSendmsg(c *call) outcome {
 	return w.sendMessages(c, uint32(c.args[2]), 1, 0)
 }
 
-func (w *worker) decideSendmmsg(c *call) outcome {
+func (w *callsWorker) decideSendmmsg(c *call) outcome {
 	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), linux.MaxIovecs)), c.MmsghdrSize())
 }
 
 // sendMessages handles a send of count messages, whose headers are stride bytes from each other. A
 // stride of 0 stands for sendmsg(2).
-func (w *worker) sendMessages(c *call, flags uint32, count, stride int) outcome {
+func (w *callsWorker) sendMessages(c *call, flags uint32, count, stride int) outcome {
 	if count == 0 {
 		return carryOn
 	}
@@ -102,7 +102,7 @@ func (w *worker) sendMessages(c *call, flags uint32, count, stride int) outcome 
 }
 
 // sendDatagrams is sendMessages where those are datagrams.
-func (w *worker) sendDatagrams(c *call, flags uint32, count, stride int) outcome {
+func (w *callsWorker) sendDatagrams(c *call, flags uint32, count, stride int) outcome {
 	if !w.s.needs.sends {
 		return carryOn
 	}
@@ -129,7 +129,7 @@ func (w *worker) sendDatagrams(c *call, flags uint32, count, stride int) outcome
 
 // resend makes a send with MSG_FASTOPEN that is about a datagram socket, to which this flag means
 // nothing.
-func (w *worker) resend(c *call) outcome {
+func (w *callsWorker) resend(c *call) outcome {
 	if !w.s.needs.sends {
 		return carryOn
 	}
@@ -149,8 +149,8 @@ func (w *worker) resend(c *call) outcome {
 }
 
 // decideSend handles a send that upconv may leave to the kernel.
-func (w *worker) decideSend(c *call) outcome {
-	c.sends, c.decide = false, (*worker).send
+func (w *callsWorker) decideSend(c *call) outcome {
+	c.sends, c.decide = false, sendAnew
 	switch c.name {
 	case "sendto":
 		return w.decideSendto(c)
@@ -162,14 +162,14 @@ func (w *worker) decideSend(c *call) outcome {
 
 // send handles a stopped sendto(2), sendmsg(2) or sendmmsg(2), or takes it up again on a thread
 // that may wait. What is to be left to the kernel upconv makes itself if it must not be left.
-func (w *worker) send(c *call) outcome {
+func (w *callsWorker) send(c *call) outcome {
 	for range maxRaces {
 		if c.progress == nil {
 			if out := w.decideSend(c); !out.carriesOn() || !w.guardsSends(c) {
 				return out
 			}
 		}
-		c.decide = (*worker).send
+		c.decide = sendAnew
 		if out := w.sendInPlace(c); !out.isRaced() {
 			return out
 		}
@@ -180,7 +180,7 @@ func (w *worker) send(c *call) outcome {
 
 // sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter
 // the first message connects, and is all that is sent.
-func (w *worker) sendFastOpen(c *call, flags uint32, stride int) outcome {
+func (w *callsWorker) sendFastOpen(c *call, flags uint32, stride int) outcome {
 	c.fastOpen = fastOpen{on: true, flags: flags}
 	if stride > 0 {
 		c.fastOpen.result = c.args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr

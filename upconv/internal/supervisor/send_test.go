@@ -63,7 +63,7 @@ func newSenders(t testing.TB) *senders {
 	e.stream = testSocket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
 	s.origin = &netns.Origin{Cookie: linux.NetnsCookie(e.own[0])}
 	e.w = s.newWorker()
-	t.Cleanup(e.w.end)
+	t.Cleanup(e.w.close)
 	return e
 }
 

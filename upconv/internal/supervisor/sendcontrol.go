@@ -19,7 +19,7 @@ import (
 
 // packControl returns the control messages to send for those that the program sends. x is not nil
 // if the socket is one of another family.
-func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
+func (w *datagramWorker) packControl(c *call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
 	translates := x != nil && !x.mapped
 	from := 0
 	if translates {
@@ -40,7 +40,7 @@ func (w *worker) packControl(c *call, raw []byte, x *crossing) (control []byte, 
 
 // fromElsewhere returns what is wrong with the source address that control messages ask for
 // (IP_PKTINFO): what ip_route_output_key_hash_rcu in net/ipv4/route.c says of it.
-func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Errno {
+func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Errno {
 	for {
 		m, rest, ok, _ := siit.TakeControl(control, compat)
 		if !ok {
@@ -67,7 +67,7 @@ func (w *worker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Er
 
 // lacksPrivilege reports whether control messages need a capability that upconv has and the target
 // has not.
-func (w *worker) lacksPrivilege(c *call, control []byte) bool {
+func (w *datagramWorker) lacksPrivilege(c *call, control []byte) bool {
 	if !privilegedControl(control) || !linux.HasCapability(unix.CAP_NET_ADMIN) && !linux.HasCapability(unix.CAP_NET_RAW) {
 		return false
 	}

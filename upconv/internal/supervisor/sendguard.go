@@ -12,20 +12,20 @@ import (
 // guardsSend reports whether a send must not be left to the kernel, which would look up the
 // descriptor and the address anew: a datagram socket has been moved, or may be by another thread
 // meanwhile, which can then put it under the number.
-func (w *worker) guardsSend(c *call) bool {
+func (w *datagramWorker) guardsSend(c *call) bool {
 	return w.s.moved.Load() || w.sharesTable(c) || w.s.moved.Load()
 }
 
 // guardsSends reports whether sends must not be left to the kernel: a datagram socket may be in an
 // egress; or any socket where MSG_FASTOPEN, which is in memory, connects.
-func (w *worker) guardsSends(c *call) bool {
+func (w *datagramWorker) guardsSends(c *call) bool {
 	s := w.s
 	return s.needs.sends && (s.moved.Load() || c.indirect && s.swapped.Load()) && w.guards(c)
 }
 
 // seesStream is isStream by one look, which says as well whether the thread shares its descriptors.
 // false: it cannot be seen, or it is none.
-func (w *worker) seesStream(c *call) bool {
+func (w *datagramWorker) seesStream(c *call) bool {
 	if c.indirect || !w.see(c) {
 		return false
 	}
@@ -43,7 +43,7 @@ func (w *worker) seesStream(c *call) bool {
 // isStream returns what becomes of a call that is about something that is not a datagram socket, or
 // one of another address family: of that nothing is sent elsewhere. If it is about one, the outcome
 // is undecided, and a copy is in w.out.fd.
-func (w *worker) isStream(c *call) outcome {
+func (w *datagramWorker) isStream(c *call) outcome {
 	o := &w.out
 	if o.fd < 0 {
 		e := w.newEvent(c, policy.UDP)
@@ -74,7 +74,7 @@ func (w *worker) isStream(c *call) outcome {
 
 // tookDatagrams reports whether a Unix socket has taken the place of a datagram socket of the
 // program's. Others are the program's own, as what it sends there is.
-func (w *worker) tookDatagrams(fd, domain int) bool {
+func (w *datagramWorker) tookDatagrams(fd, domain int) bool {
 	if domain != unix.AF_UNIX || !w.s.needs.unix {
 		return false
 	}
@@ -85,7 +85,7 @@ func (w *worker) tookDatagrams(fd, domain int) bool {
 // notElsewhere returns what becomes of a call that has nothing to do with other sockets than the
 // program's: nothing has been moved yet, and nothing of it is to go anywhere but to where they are.
 // The outcome of others is undecided.
-func (w *worker) notElsewhere(c *call) outcome {
+func (w *datagramWorker) notElsewhere(c *call) outcome {
 	o := &w.out
 	if w.guardsSend(c) {
 		return w.isStream(c)
@@ -116,7 +116,7 @@ func (w *worker) notElsewhere(c *call) outcome {
 
 // meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to
 // the kernel.
-func (w *worker) meansNothing(c *call) bool {
+func (w *datagramWorker) meansNothing(c *call) bool {
 	if !w.s.needs.sends {
 		return false
 	}

@@ -12,7 +12,7 @@ import (
 
 // readMessages reads up to n messages into o.messages. Where it cannot read any, it returns what
 // becomes of the call.
-func (w *worker) readMessages(c *call, n, stride int) outcome {
+func (w *datagramWorker) readMessages(c *call, n, stride int) outcome {
 	o := &w.out
 	o.messages = nil
 	n, total, out := w.readHeaders(c, n, stride)
@@ -34,7 +34,7 @@ func (w *worker) readMessages(c *call, n, stride int) outcome {
 
 // readHeaders reads up to n struct msghdr, and puts what they lead to into o.vectors: total bytes
 // of names, vectors and control messages. If it returns n as 0, out is what becomes of the call.
-func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outcome) {
+func (w *datagramWorker) readHeaders(c *call, n, stride int) (read, total int, out outcome) {
 	o := &w.out
 	hsize := c.MsghdrSize()
 	at := c.args[1] + uint64(o.sent*stride)
@@ -103,7 +103,7 @@ func (w *worker) readHeaders(c *call, n, stride int) (read, total int, out outco
 
 // readNames reads what the headers of n messages lead to. It returns how many it could be read for;
 // if for none, out is what becomes of the call.
-func (w *worker) readNames(c *call, n, total int) (read int, out outcome) {
+func (w *datagramWorker) readNames(c *call, n, total int) (read int, out outcome) {
 	o := &w.out
 	more := o.roomFor(&o.more, total)
 	got, errno := o.GatherAround(c.tid, more, o.vectors)
@@ -130,7 +130,7 @@ func (w *worker) readNames(c *call, n, total int) (read int, out outcome) {
 }
 
 // readPayloads reads what n messages send, and returns as readNames does.
-func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
+func (w *datagramWorker) readPayloads(c *call, n int) (read int, out outcome) {
 	o := &w.out
 	o.vectors = o.vectors[:0]
 	total, size := 0, c.IovecSize()
@@ -174,7 +174,7 @@ func (w *worker) readPayloads(c *call, n int) (read int, out outcome) {
 }
 
 // unreadable is for a call whose memory cannot be read: the kernel will say EFAULT.
-func (w *worker) unreadable(c *call, errno unix.Errno) outcome {
+func (w *datagramWorker) unreadable(c *call, errno unix.Errno) outcome {
 	switch {
 	case errno == unix.EPERM:
 		e := w.newEvent(c, policy.UDP)
@@ -190,7 +190,7 @@ func (w *worker) unreadable(c *call, errno unix.Errno) outcome {
 }
 
 // badData is for what is to be sent elsewhere and cannot be read.
-func (w *worker) badData(c *call, errno unix.Errno) outcome {
+func (w *datagramWorker) badData(c *call, errno unix.Errno) outcome {
 	if errno == unix.EPERM {
 		return w.unreadable(c, errno)
 	}

@@ -21,7 +21,7 @@ type sendKey struct {
 }
 
 // recordSend records where a socket sends to, when that is new.
-func (w *worker) recordSend(e *event.Pending, errno unix.Errno) {
+func (w *datagramWorker) recordSend(e *event.Pending, errno unix.Errno) {
 	if w.s.events == nil || !e.Dst.IsValid() {
 		return
 	}
@@ -46,7 +46,7 @@ func (w *worker) recordSend(e *event.Pending, errno unix.Errno) {
 
 // recordSent is recordSend for the first n messages, which have gone the same way as e.Dst,
 // the first one's.
-func (w *worker) recordSent(e *event.Pending, n int) {
+func (w *datagramWorker) recordSent(e *event.Pending, n int) {
 	w.recordSend(e, 0)
 	if w.s.events == nil || !e.Dst.IsValid() {
 		return
@@ -61,7 +61,7 @@ func (w *worker) recordSent(e *event.Pending, n int) {
 }
 
 // sent records a send that has failed.
-func (w *worker) sent(e *event.Pending, errno unix.Errno) outcome {
+func (w *datagramWorker) sent(e *event.Pending, errno unix.Errno) outcome {
 	w.recordSend(e, errno)
 	return answer(errno)
 }

@@ -15,7 +15,7 @@ import (
 // Sending runs: messages in a row that go the same way, of which the first decides.
 
 // sendAll sends o.messages, as far as it gets. For sendmmsg(2) o.sent is how many have been.
-func (w *worker) sendAll(c *call) outcome {
+func (w *datagramWorker) sendAll(c *call) outcome {
 	o := &w.out
 	c.sends = true
 	for {
@@ -60,7 +60,7 @@ func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
 }
 
 // sendRun sends the first o.run messages, which go the same way.
-func (w *worker) sendRun(c *call, e *event.Pending, family int, ok bool) (out outcome) {
+func (w *datagramWorker) sendRun(c *call, e *event.Pending, family int, ok bool) (out outcome) {
 	o := &w.out
 	for range maxRaces {
 		old := o.fd
@@ -90,7 +90,7 @@ func (w *worker) sendRun(c *call, e *event.Pending, family int, ok bool) (out ou
 
 // isThere reports, for most datagrams of a program that sends many, whether the socket fd is where
 // its destination is reached: an IPv4 one if ipv4, else one of an address family, or none.
-func (w *worker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
+func (w *datagramWorker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
 	o := &w.out
 	if !ipv4 && family != unix.AF_INET6 { // it goes where the socket is
 		return o.netns != 0
@@ -117,7 +117,7 @@ func (w *worker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
 }
 
 // staysHome is isThere for what is direct: the socket fd is of the origin.
-func (w *worker) staysHome(fd int) bool {
+func (w *datagramWorker) staysHome(fd int) bool {
 	origin := w.s.origin.Cookie
 	if netns := w.out.netns; netns != 0 {
 		return netns == origin
@@ -130,7 +130,7 @@ func (w *worker) staysHome(fd int) bool {
 }
 
 // sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
-func (w *worker) sendAsIs(c *call, e *event.Pending, old int) outcome {
+func (w *datagramWorker) sendAsIs(c *call, e *event.Pending, old int) outcome {
 	sock, o := &w.socketInfo, &w.out
 	var x *crossing
 	known := sockstate.ExamineDatagram(old, sock)

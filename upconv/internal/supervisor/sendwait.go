@@ -30,7 +30,7 @@ const maxFutile = 100
 
 // waitToSend waits until the socket fd may have room. Where that is a Unix socket which sends to a
 // path, peer is that; else nil. It holds up its thread.
-func (w *worker) waitToSend(fd int, peer *unixPath) unix.Errno {
+func (w *datagramWorker) waitToSend(fd int, peer *unixPath) unix.Errno {
 	if timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO); w.sendDeadline.IsZero() {
 		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
 		if timeout != 0 {
@@ -45,7 +45,7 @@ func (w *worker) waitToSend(fd int, peer *unixPath) unix.Errno {
 		probe, failed := linux.NewSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 		if peer.raw[2] == 0 { // an abstract name, which is one of the origin
 			linux.Close(probe)
-			probe, failed = w.inOrigin(w.aside.c.tid, unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+			probe, failed = w.inOrigin(w.aside.held.TID, unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 		}
 		if failed == 0 {
 			defer linux.Close(probe)
@@ -70,7 +70,7 @@ func (w *worker) waitToSend(fd int, peer *unixPath) unix.Errno {
 }
 
 // waitWritable waits until a socket has room. waited is whether it had none before.
-func (w *worker) waitWritable(fd int) (waited bool, errno unix.Errno) {
+func (w *datagramWorker) waitWritable(fd int) (waited bool, errno unix.Errno) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	unix.Poll(fds, 0)
 	for slice := trap.ShortSlice; fds[0].Revents&unix.POLLOUT == 0; slice = min(2*slice, trap.LongSlice) {

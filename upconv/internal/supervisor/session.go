@@ -8,17 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
-	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/netns"
-	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -26,44 +22,13 @@ import (
 // Session answers the notifications of one listener. Its workers are goroutines locked to OS
 // threads that live in the policy's first egress, so that a socket there costs no hand-over.
 type Session struct {
-	*Node
+	guardSession
+	node *Node
 	*crew
-	listener *seccompx.Listener
-	rules    atomic.Pointer[ruleset]
-	origin   *netns.Origin
-	home     *netns.Egress // where the workers live; nil: where upconv was started
-	epolls   epolls
-	events   *event.Log
-	lastWarn atomic.Int64 // UnixNano of the last warning about a call
-	used     sockstate.OptionsUsed
-	fresh    sockstate.FreshSockets // what nobody has done anything to
-	sights   atomic.Pointer[sights] // nil: not permitted, or not needed, or not yet
-	open     sync.Once              // has it become clear which
-	needs    needs
-	udp      policy.UDPMode
-	swapAt   policy.SwapAt
-	// discovery is of the prefix for nat64:auto; nil where no route needs it.
-	discovery   *nat64.Discovery
+	home        *netns.Egress // where the workers live; nil: where upconv was started
+	udp         policy.UDPMode
+	swapAt      policy.SwapAt
 	stopLooking context.CancelFunc
-	broken      chan error  // is sent why the session cannot go on
-	anyCrossed  atomic.Bool // some socket has been replaced by one of another family
-	restricted  restrictions
-	told        toldAddresses // what programs know as their own addresses since
-	nextPort    atomic.Uint32 // see anyPort
-	swapped     atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
-	moved       atomic.Bool   // and some datagram socket
-	made        madeSockets
-	returned    madeSockets // datagram sockets of the origin that have taken the place of connected ones
-	moving      movingSockets
-	moves       atomic.Uint64 // how many have been
-	companions  companion.Set
-	ports       ports
-	asked       portSet                      // those that a program has ever asked bind(2) for
-	sends       [256]atomic.Pointer[sendKey] // see recordSend
-
-	back      atomic.Pointer[backward] // see originalAddr
-	receivers receivers                // calls that wait for a datagram
-
 }
 
 // Parts are what a session takes besides its plan. They are the session's from then on.
@@ -77,10 +42,9 @@ type Parts struct {
 
 // NewSession returns a session that nobody serves before start.
 func (n *Node) NewSession(p *Plan, with Parts) *Session {
-	s := &Session{
-		Node: n, listener: with.Listener, origin: with.Origin, events: with.Events,
-		home: p.home, needs: p.needs, udp: p.udp, swapAt: p.swapAt, crew: newCrew(), broken: make(chan error, 1),
-	}
+	s := n.newSession()
+	s.listener, s.origin, s.events = with.Listener, with.Origin, with.Events
+	s.home, s.needs, s.udp, s.swapAt = p.home, p.needs, p.udp, p.swapAt
 	s.rules.Store(p.rules)
 	s.restricted.any.Store(p.needs.swaps && areRestricted())
 	s.used.Note(p.needs.passes)
@@ -97,6 +61,14 @@ func (n *Node) NewSession(p *Plan, with Parts) *Session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sessions[s] = struct{}{}
+	return s
+}
+
+// newSession returns one that has nothing yet but its node.
+func (n *Node) newSession() *Session {
+	s := &Session{node: n, crew: newCrew()}
+	s.sessionNode, s.broken, s.blind = n.sessionNode, make(chan error, 1), s.epolls.blind
+	s.receivers.rouse = s.watch.rouseIfAsleep
 	return s
 }
 
@@ -146,15 +118,6 @@ func (s *Session) Replace(p *policy.Policy, mappings *nat64.Mappings) error {
 	return nil
 }
 
-// fail says that the session cannot go on. Whoever has made it must see to it that no program goes
-// on without it.
-func (s *Session) fail(err error) {
-	select {
-	case s.broken <- err:
-	default: // it has been said
-	}
-}
-
 // Wait waits until nobody is left under the filter, or the session cannot go on: then it returns
 // why.
 func (s *Session) Wait() error {
@@ -170,9 +133,9 @@ func (s *Session) Wait() error {
 // close gives up all that the session has, its listener included. Nobody may be left under the
 // filter.
 func (s *Session) close() {
-	s.mu.Lock()
-	delete(s.sessions, s)
-	s.mu.Unlock()
+	s.node.mu.Lock()
+	delete(s.node.sessions, s)
+	s.node.mu.Unlock()
 	if s.stopLooking != nil {
 		s.stopLooking()
 	}
@@ -222,30 +185,5 @@ func (s *Session) startWorker(index int, ready chan<- error) {
 	w.index, w.extra, w.alone = index, index > 0, false
 	s.watch.workers[index].Store(w)
 	s.all.Add(1)
-	s.employ(w, ready)
-}
-
-// respond sends the outcome of a call.
-func (s *Session) respond(id uint64, out outcome) error {
-	switch out.state {
-	case stateNative:
-		return s.listener.Continue(id)
-	case stateReturns:
-	default: // never to the kernel: it has not been decided that it may be
-		out.errno = unix.EBADF
-	}
-	if out.errno != 0 {
-		out.value = 0
-	}
-	return s.listener.Respond(id, out.value, int(out.errno))
-}
-
-// warn logs what went wrong with a call, at most once a second: a program in a loop must not flood
-// anybody, nor wait for whoever reads.
-func (s *Session) warn(msg string, args ...any) {
-	now, last := time.Now().UnixNano(), s.lastWarn.Load()
-	if now-last < int64(time.Second) || !s.lastWarn.CompareAndSwap(last, now) {
-		return
-	}
-	go s.log.Warn(msg, args...)
+	s.node.employ(w, ready)
 }

@@ -24,7 +24,7 @@ func testSession(t testing.TB) *Session {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.close)
-	return &Session{Node: n, crew: newCrew(), broken: make(chan error, 1)}
+	return n.newSession()
 }
 
 // served is a thread of this process that has a session to itself.

@@ -4,7 +4,7 @@ import "golang.org/x/sys/unix"
 
 // setsockopt handles a stopped setsockopt(2): one of the options that are not read at every swap.
 // It is noted and goes on.
-func (w *worker) setsockopt(c *call) outcome {
+func (w *callsWorker) setsockopt(c *call) outcome {
 	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
 	w.noteOption(level, name)
 	if w.s.needs.atSocket() && namesInterface(level, name) {
@@ -14,7 +14,7 @@ func (w *worker) setsockopt(c *call) outcome {
 }
 
 // noteOption notes that somebody sets an option.
-func (w *worker) noteOption(level, name int) {
+func (w *callsWorker) noteOption(level, name int) {
 	if !w.s.used.NoteSetting(level, name) && (level == unix.IPPROTO_TCP || level == unix.SOL_SOCKET) {
 		// Most options of the other levels are for datagrams and multicast, and fail on TCP.
 		w.s.log.Debug("a socket option that is not carried over to a new socket", "level", level, "option", name)
@@ -22,7 +22,7 @@ func (w *worker) noteOption(level, name int) {
 }
 
 // setOwner handles a stopped fcntl(2) or ioctl(2) that says who gets a socket's signals.
-func (w *worker) setOwner(c *call) outcome {
+func (w *callsWorker) setOwner(c *call) outcome {
 	w.s.used.Owner.Store(true)
 	return carryOn
 }

@@ -10,7 +10,7 @@ import (
 // tableSharers returns the other processes that have the descriptor table of a call's thread
 // (clone(2), CLONE_FILES without CLONE_THREAD). threads is how many its own process has, and
 // replacement is a copy of the socket that has just been put under the call's descriptor.
-func (w *worker) tableSharers(c *call, threads, replacement int) (pids []int) {
+func (w *swapWorker) tableSharers(c *call, threads, replacement int) (pids []int) {
 	var link string
 	shares := func(pid int) bool {
 		order, errno := target.CompareTables(c.tid, pid)

@@ -53,12 +53,12 @@ const settleSights = 30 * time.Millisecond
 
 // openSights gets ready to look, once. It takes some milliseconds, so it is not done before the
 // command is started, and many a command has ended before it is done. A call that needs it waits.
-func (s *Session) openSights() { s.open.Do(s.loadSights) }
+func (s *sessionSession) openSights() { s.open.Do(s.loadSights) }
 
-func (s *Session) loadSights() {
+func (s *sessionSession) loadSights() {
 	peeker := s.peeks()
 	if peeker == nil {
-		s.epolls.blind() // the filter does not tell who makes sets
+		s.blind() // the filter does not tell who makes sets
 		return
 	}
 	all := &sights{peeker: peeker}
@@ -68,14 +68,14 @@ func (s *Session) loadSights() {
 		}
 	}
 	if all.fresh4.File == 0 {
-		s.epolls.blind()
+		s.blind()
 		return
 	}
 	s.sights.Store(all)
 }
 
 // looks returns what is needed for looking, nil where upconv cannot look.
-func (s *Session) looks() *sights {
+func (s *sessionSession) looks() *sights {
 	all := s.sights.Load()
 	if all == nil && s.needs.sees {
 		s.openSights()
@@ -92,7 +92,7 @@ type view struct {
 }
 
 // see looks at the target's descriptor, for c.view. It reports whether it could.
-func (w *worker) see(c *call) bool {
+func (w *sessionWorker) see(c *call) bool {
 	c.view = nil
 	v := &w.viewed
 	v.moves, v.copies = w.s.moves.Load(), 0
@@ -103,7 +103,7 @@ func (w *worker) see(c *call) bool {
 }
 
 // saw reports whether old is a copy of the file that was seen. A socket is known by its inode.
-func (w *worker) saw(v *view, old int) bool {
+func (w *sessionWorker) saw(v *view, old int) bool {
 	if v.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		var stat unix.Stat_t
 		return unix.Fstat(old, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK && stat.Ino == v.Ino
@@ -131,7 +131,7 @@ func (v *view) idle(family int) bool {
 
 // untouched reports whether what was seen is a TCP socket of the origin in the state that socket(2)
 // leaves one in, which is no other number's or process's.
-func (w *worker) untouched(v *view, family int) bool {
+func (w *sessionWorker) untouched(v *view, family int) bool {
 	all := w.s.sights.Load()
 	fresh := &all.fresh4
 	if family == unix.AF_INET6 {
@@ -142,14 +142,14 @@ func (w *worker) untouched(v *view, family int) bool {
 
 // unshared reports whether what was seen is a socket of the origin that is no other number's or
 // process's, and whose options nobody has set that hardly anybody sets.
-func (w *worker) unshared(v *view) bool {
+func (w *sessionWorker) unshared(v *view) bool {
 	return v.Mode == unix.S_IFSOCK|0o777 && v.NetNS == w.s.origin.Cookie && v.single() && !v.Owned &&
 		v.Flags&unix.O_ASYNC == 0 && !w.s.used.Any.Load()
 }
 
 // untouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set
 // nevertheless, a bit each.
-func (w *worker) untouchedUDP(c *call) (set int, is bool) {
+func (w *sessionWorker) untouchedUDP(c *call) (set int, is bool) {
 	all, v := w.s.sights.Load(), c.view
 	if v == nil || !w.unshared(v) || v.Family != unix.AF_INET || v.Protocol != unix.IPPROTO_UDP || v.Type != unix.SOCK_DGRAM {
 		return 0, false
@@ -164,7 +164,7 @@ func (w *worker) untouchedUDP(c *call) (set int, is bool) {
 }
 
 // learnUDP looks at what untouchedUDP compares with. The thread tid is in the origin.
-func (w *worker) learnUDP(all *sights, tid int) {
+func (w *sessionWorker) learnUDP(all *sights, tid int) {
 	fd, errno := w.inOrigin(tid, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
 	if errno != 0 {
 		return

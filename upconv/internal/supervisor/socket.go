@@ -13,7 +13,7 @@ import (
 )
 
 // socket makes a non-blocking socket in the egress; the caller owns it.
-func (w *worker) socket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
+func (w *sessionWorker) socket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
 	fd, errno := w.trySocket(e, domain, kind, proto)
 	if w.s.targets.MakeRoom(errno) {
 		fd, errno = w.trySocket(e, domain, kind, proto)
@@ -21,7 +21,7 @@ func (w *worker) socket(e *netns.Egress, domain, kind, proto int) (int, unix.Err
 	return fd, errno
 }
 
-func (w *worker) trySocket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
+func (w *sessionWorker) trySocket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
 	if w.lost != nil {
 		return -1, unix.EIO
 	}
@@ -112,20 +112,16 @@ func (s *spares) close() {
 
 // tidy does what need not be done while the target waits: it closes the sockets of the last swap
 // and makes the next ones.
-func (w *worker) tidy() {
+func (w *sessionWorker) tidy() {
 	w.closeDone()
 	w.unpin()
 	if w.lost == nil {
 		w.spares.refill()
 	}
-	if w.usedUnix {
-		w.refillUnix(&w.crossing.pass)
-		w.usedUnix = false
-	}
 }
 
 // closeDone closes the sockets that are left of a call, or of its last try.
-func (w *worker) closeDone() {
+func (w *sessionWorker) closeDone() {
 	for _, fd := range w.done {
 		linux.Close(fd)
 	}
@@ -133,7 +129,7 @@ func (w *worker) closeDone() {
 }
 
 // closeNow closes one of the descriptors that tidy would close.
-func (w *worker) closeNow(fd int) {
+func (w *sessionWorker) closeNow(fd int) {
 	for i, other := range w.done {
 		if other == fd {
 			w.done = append(w.done[:i], w.done[i+1:]...)
@@ -143,14 +139,14 @@ func (w *worker) closeNow(fd int) {
 }
 
 // disown has tidy leave a descriptor alone.
-func (w *worker) disown(fd int) {
+func (w *sessionWorker) disown(fd int) {
 	w.done = slices.DeleteFunc(w.done, func(other int) bool { return other == fd })
 }
 
 // install puts fd under a number of the target.
 //
 // The target itself does it, while this thread waits.
-func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
+func (w *sessionWorker) install(c *call, number, fd int, cloexec bool) unix.Errno {
 	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	errno := linux.ErrnoOf(err)
 	if errno == unix.EBADF && target.RaiseLimit(c.tid, number, func() {
@@ -162,7 +158,7 @@ func (w *worker) install(c *call, number, fd int, cloexec bool) unix.Errno {
 }
 
 // inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
-func (w *worker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
+func (w *sessionWorker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
 	o := w.s.origin
 	e := o.Egress
 	if e == nil && w.home != nil {

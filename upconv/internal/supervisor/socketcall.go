@@ -10,7 +10,7 @@ import (
 )
 
 // socketcall handles a stopped socketcall(2).
-func (w *worker) socketcall(c *call) outcome {
+func (w *callsWorker) socketcall(c *call) outcome {
 	what := uint32(c.args[0])
 	if what >= uint32(len(rowsOfSocketcall)) || rowsOfSocketcall[what] == nil {
 		return carryOn

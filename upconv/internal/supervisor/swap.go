@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
@@ -32,7 +33,7 @@ type swap struct {
 // make makes the socket that is to take the place of the target's, with all that the program has
 // done to that; tidy closes it. Like the others it returns what becomes of the call if the swap
 // cannot go on, and else undecided.
-func (w *worker) make(s *swap) outcome {
+func (w *swapWorker) make(s *swap) outcome {
 	e, sock, x := s.e, s.sock, s.x
 	from := s.old // what is carried over is of it
 	if sock.Untouched {
@@ -72,7 +73,7 @@ func (w *worker) make(s *swap) outcome {
 
 // obtain gets s its socket. from is -1 where nothing has been done to the target's. kept is whether
 // it is one that the target had there before, and not a new one.
-func (w *worker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
+func (w *swapWorker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 	sock := s.sock
 	if sock.Kind != unix.SOCK_STREAM && from >= 0 {
 		if s.fd, kept = w.s.companions.Take(from, w.to(s.egress, s.x)); kept {
@@ -91,7 +92,7 @@ func (w *worker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 }
 
 // findPlaces finds the places in epoll sets that the old socket has.
-func (w *worker) findPlaces(s *swap) {
+func (w *swapWorker) findPlaces(s *swap) {
 	lost := ""
 	if s.places, lost = w.registrations(s); lost != "" {
 		s.e.Add(lost)
@@ -102,7 +103,7 @@ func (w *worker) findPlaces(s *swap) {
 // place: whether it is closed on execve(2), and whether it is yet the socket that old is a copy of.
 // If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may
 // have old it is put among the worker's witnesses before.
-func (w *worker) lookLast(s *swap) outcome {
+func (w *swapWorker) lookLast(s *swap) outcome {
 	last, c, old := &s.last, s.c, s.old
 	if v := c.view; v != nil {
 		last.watched = old >= 0 && !v.single() && w.witness(old)
@@ -147,7 +148,7 @@ func (w *worker) lookLast(s *swap) outcome {
 //
 // A socket is installed first and connected second: installing puts it into the target's net_cls
 // and net_prio cgroups, and its first packet must already carry them.
-func (w *worker) put(s *swap) outcome {
+func (w *swapWorker) put(s *swap) outcome {
 	// Before the program has it: its other threads could put it under any number at once.
 	w.s.swapped.Store(true)
 	if s.sock.Kind != unix.SOCK_STREAM {
@@ -164,7 +165,7 @@ func (w *worker) put(s *swap) outcome {
 }
 
 // abandon is for a socket that does not come into the place of the target's.
-func (w *worker) abandon(s *swap) {
+func (w *swapWorker) abandon(s *swap) {
 	if s.last.watched {
 		w.acquit(s.old)
 	}
@@ -175,7 +176,7 @@ func (w *worker) abandon(s *swap) {
 
 // takePlaces looks for what the old socket, which is not the target's any more, has got until the
 // very end: places in epoll sets, which the new one takes over, and a thread that waits for it.
-func (w *worker) takePlaces(s *swap) (waited bool) {
+func (w *swapWorker) takePlaces(s *swap) (waited bool) {
 	waited, late := w.lookBack(s)
 	s.places = append(s.places, late...)
 	w.settlePlaces(s)
@@ -185,11 +186,24 @@ func (w *worker) takePlaces(s *swap) (waited bool) {
 
 // async has the new socket send the signals that the old one sent: O_ASYNC, with other status
 // flags.
-func (w *worker) async(s *swap, flags int) {
+func (w *swapWorker) async(s *swap, flags int) {
 	if s.sock.Flags&unix.O_ASYNC == 0 {
 		return
 	}
 	if errno := w.setAsync(s.c, s.fd, flags); errno != 0 {
 		s.e.Add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
 	}
+}
+
+// to returns where a swap leads, whose arguments these are.
+func (w *swapWorker) to(egress *netns.Egress, x *crossing) companion.Place {
+	switch {
+	case x != nil && x.family() == unix.AF_UNIX:
+		return companion.OnUnix
+	case x != nil:
+		return companion.OnInet6
+	case egress != nil:
+		return companion.Place(egress.Cookie)
+	}
+	return companion.Place(w.s.origin.Cookie)
 }

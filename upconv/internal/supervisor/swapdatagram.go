@@ -10,7 +10,7 @@ import (
 // swapDatagram replaces the target's datagram socket by one that is reached from where s says, and
 // makes the call with that: connects it to sa, or sends w.out. If c.back is set, it is only brought
 // there.
-func (w *worker) swapDatagram(s *swap, sa []byte) outcome {
+func (w *datagramWorker) swapDatagram(s *swap, sa []byte) outcome {
 	c, e, sock := s.c, s.e, s.sock
 	if out := w.make(s); !out.isUndecided() {
 		return out
@@ -68,7 +68,7 @@ func (w *worker) swapDatagram(s *swap, sa []byte) outcome {
 // retireDatagram closes the socket whose place the new one has taken, unless it is put aside, and
 // sees to those who have it yet: the copies that the target has of it are replaced, and those who
 // wait for datagrams on it do so on the other one.
-func (w *worker) retireDatagram(s *swap, was *former) {
+func (w *datagramWorker) retireDatagram(s *swap, was *former) {
 	c, witness := s.c, s.last.watched
 	waitedFor := w.s.receivers.on(s.old)
 	waited, alive := false, false

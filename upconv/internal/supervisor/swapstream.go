@@ -10,7 +10,7 @@ import (
 
 // swapStream replaces the target's stream by one that is reached from where s says, and connects
 // that to sa. If c.back is set, it is only brought there.
-func (w *worker) swapStream(s *swap, sa []byte) outcome {
+func (w *streamWorker) swapStream(s *swap, sa []byte) outcome {
 	c, e, sock := s.c, s.e, s.sock
 	if !c.back {
 		if out := w.mayConnect(c, e, sock); !out.isUndecided() {
@@ -76,7 +76,7 @@ func (w *worker) swapStream(s *swap, sa []byte) outcome {
 }
 
 // abandonStream is abandon, and leaves the port where it is.
-func (w *worker) abandonStream(s *swap) {
+func (w *streamWorker) abandonStream(s *swap) {
 	w.abandon(s)
 	if w.leaves(s) {
 		w.s.ports.stays(s.sock.Port(), w.to(s.egress, s.x))
@@ -85,7 +85,7 @@ func (w *worker) abandonStream(s *swap) {
 
 // retireStream closes the stream whose place the new one has taken, and replaces the copies that
 // the target has of it.
-func (w *worker) retireStream(s *swap) {
+func (w *streamWorker) retireStream(s *swap) {
 	witness, alive := s.last.watched, false
 	if s.old >= 0 {
 		w.takePlaces(s)

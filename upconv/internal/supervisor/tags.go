@@ -15,7 +15,7 @@ import (
 //
 // It holds the lock of who moves the socket: one that another has just taken the place of must not
 // be put back.
-func (w *worker) retag(c *call, fd int) {
+func (w *swapWorker) retag(c *call, fd int) {
 	if w.s.tags < 0 || !w.manyTags() {
 		return
 	}
@@ -26,14 +26,14 @@ func (w *worker) retag(c *call, fd int) {
 }
 
 // manyTags reports whether there are more such cgroups than the one that everybody is in.
-func (w *worker) manyTags() bool {
+func (w *swapWorker) manyTags() bool {
 	if w.tagged == 0 || w.taken-w.tagged > tagsFor {
 		w.tagged, w.tags = w.taken, w.s.manyTags()
 	}
 	return w.tags
 }
 
-func (n *Node) manyTags() bool {
+func (n *sessionNode) manyTags() bool {
 	var text [1024]byte
 	got, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(n.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
 	return errno != 0 || int(got) == len(text) || hasManyTags(text[:got])

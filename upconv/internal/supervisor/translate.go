@@ -18,7 +18,7 @@ var dummyAddr = netip.AddrFrom4([4]byte{192, 0, 0, 8})
 // original returns what a program is told of a peer of its socket, whose passport is p: the IPv4
 // address that addr, an IPv6 one, has been translated from, or IPv4-mapped. The port stays. Where
 // there is none it is 192.0.0.8.
-func (s *Session) original(addr netip.AddrPort, p *passport.Passport) netip.AddrPort {
+func (s *crossingSession) original(addr netip.AddrPort, p *passport.Passport) netip.AddrPort {
 	v4, ok := s.originalAddr(addr.Addr(), p)
 	if !ok {
 		v4 = dummyAddr
@@ -28,7 +28,7 @@ func (s *Session) original(addr netip.AddrPort, p *passport.Passport) netip.Addr
 
 // originalAddr is original without a port; ok is false where addr is not the translation of
 // anything.
-func (s *Session) originalAddr(addr netip.Addr, p *passport.Passport) (v4 netip.Addr, ok bool) {
+func (s *crossingSession) originalAddr(addr netip.Addr, p *passport.Passport) (v4 netip.Addr, ok bool) {
 	addr = addr.WithZone("")
 	if v4 = addr.Unmap(); v4.Is4() {
 		return v4, true
@@ -78,7 +78,7 @@ type backward struct {
 
 // backward returns that of the policy in force and, behind it, of those before: there are sockets
 // from then.
-func (s *Session) backward(rules *ruleset) *backward {
+func (s *crossingSession) backward(rules *ruleset) *backward {
 	before := s.back.Load()
 	if before != nil && before.of == rules {
 		return before

@@ -16,7 +16,7 @@ import (
 
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another
 // family.
-func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcome {
+func (w *datagramWorker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcome {
 	o := &w.out
 	o.as = nil
 	onUnix := x != nil && x.family() == unix.AF_UNIX
@@ -86,7 +86,7 @@ func (w *worker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcom
 
 // pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The
 // errno is what is wrong with it.
-func (w *worker) pack(c *call, e *event.Pending, x *crossing, n int) unix.Errno {
+func (w *datagramWorker) pack(c *call, e *event.Pending, x *crossing, n int) unix.Errno {
 	o := &w.out
 	m, h := &o.messages[n], &o.headers[n].header
 	*h = unix.Msghdr{}
@@ -143,7 +143,7 @@ func (w *worker) pack(c *call, e *event.Pending, x *crossing, n int) unix.Errno 
 }
 
 // translateMessage puts where a message goes along x into m.to.
-func (w *worker) translateMessage(x *crossing, m *parcel) bool {
+func (w *datagramWorker) translateMessage(x *crossing, m *parcel) bool {
 	_, dst, _ := sendDestination(m.name)
 	addr, err := dst.Addr(), error(nil)
 	if !x.mapped {
@@ -206,7 +206,7 @@ func (o *outgoing) takeBack(lent []byte) {
 }
 
 // tellLengths gives the target msg_len of the first n messages.
-func (w *worker) tellLengths(c *call, n int) {
+func (w *datagramWorker) tellLengths(c *call, n int) {
 	o := &w.out
 	o.vectors = o.vectors[:0]
 	var lengths [4 * maxBatch]byte

@@ -61,7 +61,7 @@ func (s *unixSpares) take(p *passport.Passport) (fd int, port uint16, ok bool) {
 
 // refillUnix makes new Unix sockets where there are none, after one was given the passport pass. They get
 // it too if the one before had the same.
-func (w *worker) refillUnix(pass *passport.Passport) {
+func (w *crossingWorker) refillUnix(pass *passport.Passport) {
 	s := &w.unixSpares
 	again := s.pass.Resembles(pass)
 	if !again {
@@ -87,7 +87,7 @@ func (w *worker) refillUnix(pass *passport.Passport) {
 }
 
 // finishUnix gives the Unix socket to its passport, with the options that it does not have itself.
-func (w *worker) finishUnix(x *crossing, old, to int, sock *sockstate.Socket) unix.Errno {
+func (w *crossingWorker) finishUnix(x *crossing, old, to int, sock *sockstate.Socket) unix.Errno {
 	p := &x.pass
 	if p.LocalPort = sock.Port(); p.LocalPort == 0 {
 		p.LocalPort = w.s.anyPort()
@@ -121,7 +121,7 @@ func (w *worker) finishUnix(x *crossing, old, to int, sock *sockstate.Socket) un
 }
 
 // anyPort returns a port as the kernel would choose one, for sockets that have none.
-func (s *Session) anyPort() uint16 {
+func (s *crossingSession) anyPort() uint16 {
 	const first, last = 32768, 60999 // ip_local_port_range, ip(7)
 	return uint16(first + s.nextPort.Add(1)*7919%(last-first+1))
 }

@@ -15,7 +15,7 @@ import (
 
 // connectUnix connects the socket fd, which is not installed yet: where that fails, the target
 // keeps the one it has. If it is connected the outcome is undecided.
-func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, sock *sockstate.Socket) outcome {
+func (w *streamWorker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, sock *sockstate.Socket) outcome {
 	errno := x.path.open(w.s.targets, x.route, c.tid)
 	if errno == 0 {
 		errno = x.path.connect(fd)
@@ -49,7 +49,7 @@ func (w *worker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, soc
 
 // connected gives a Unix socket, which is connected and the target's, its status flags, and says
 // what the target is to see.
-func (w *worker) connected(c *call, e *event.Pending, fd int, sock *sockstate.Socket) outcome {
+func (w *streamWorker) connected(c *call, e *event.Pending, fd int, sock *sockstate.Socket) outcome {
 	e.Local = fd
 	out := answer(0)
 	if c.fastOpen.on {
@@ -62,7 +62,7 @@ func (w *worker) connected(c *call, e *event.Pending, fd int, sock *sockstate.So
 
 // waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread: the
 // wait is the kernel's own.
-func (w *worker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno unix.Errno) {
+func (w *streamWorker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno unix.Errno) {
 	var before unix.Timeval
 	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
 	linux.SetFlags(fd, 0)

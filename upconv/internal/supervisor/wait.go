@@ -21,7 +21,7 @@ import (
 //
 // It runs on a goroutine of its own and holds no worker and no thread.
 type wait struct {
-	s      *Session
+	s      *streamSession
 	fd     int            // the connecting socket, non-blocking for now; owned
 	flags  int            // status flags to give back to it
 	expiry time.Time      // of SO_SNDTIMEO; zero: none
@@ -32,7 +32,7 @@ type wait struct {
 }
 
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
-func (s *Session) newWait(c *call, e *event.Pending, fd, flags int, sa []byte) *wait {
+func (s *streamSession) newWait(c *call, e *event.Pending, fd, flags int, sa []byte) *wait {
 	ownEvent := *e
 	ownEvent.Held = false
 	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: trap.NewInterruption()}

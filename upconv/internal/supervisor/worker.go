@@ -3,7 +3,6 @@ package supervisor
 import (
 	"errors"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,11 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
-	"github.com/upconv/upconv/upconv/event"
-	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/netns"
-	"github.com/upconv/upconv/upconv/internal/siit"
-	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // crew is the workers of a session.
@@ -37,71 +31,23 @@ func newCrew() *crew {
 	return c
 }
 
-// worker is one thread that answers notifications. Its buffers are reused from call to call.
+// worker is one thread that answers notifications.
 //
 // The kernel wakes every thread that waits in RECV for every notification, and all but one of them
 // for nothing: with a second one waiting, a connect takes half as long again. So only the first
 // worker always waits. The extra ones sleep, are woken when notifications arrive faster than the
 // first takes them, and go back to sleep when they find that they work alone.
 type worker struct {
+	callsWorker
 	s            *Session
 	index        int
-	extra        bool          // not the first
-	alone        bool          // it has one call to decide, and may block: see aside
-	lost         error         // why its thread is in a namespace that it must not make sockets in; nil: it is not
-	home         *netns.Egress // the namespace that this thread lives in
+	extra        bool // not the first
 	notification seccompx.Notification
-	call         call
-	sockaddr     [linux.SizeofSockaddrStorage]byte
-	socketInfo   sockstate.Socket
-	reads        *sockstate.Reads // nil: not needed yet
-	lastLook     *lastLook        // nil: not needed yet
-	viewed       view             // what call.view points to
-	connecting   event.Pending    // of a connect(2), or a send that connects; here, so that none is on the heap
-	sending      event.Pending    // of a send; one can be within the other
-	moving       bool             // it moves one now, holds a lock of session.moving for that, and must not wait
-	scratch      [512]byte        // for names in /proc and what is read there
-
-	long    []byte // for what is longer
-	info    setInfo
-	out     outgoing
-	decided decided
-	known   settledSockets
-
-	tagged time.Duration // when it was last looked whether there are many net_cls cgroups; 0: never
-	tags   bool          // there are
-
-	aside        *asideCall // the one call that it decides, of a worker that is alone
-	altered      bool       // its thread lives in the file system as a target does
-	sendDeadline time.Time  // until when that may send
-	futile       int        // how often in a row it could not send though there was room
-
-	control siit.ControlBuffer // of messages to send
-	receive *receiveBuffers    // nil: not needed yet
-	reading reception
-
-	sets       []setCopy // of the target's that its socket is in
-	done       []int     // sockets to close when the target has its answer
-	spares     spares
-	unixSpares unixSpares
-	usedUnix   bool // a Unix socket was used
-	witnesses  int  // an epoll set of its own, see witness; -1: none
-
-	crossing crossing
-
-	cpus      unix.CPUSet // where this thread may run
-	own       unix.CPUSet // the one processor where it runs while several workers are awake
-	settled   bool        // it does
-	mayPin    bool        // on more than one
-	pinned    bool        // to one processor for now
-	pinnedFor uint32      // the target's thread
-	pinnedYet int         // swaps for which it may stay so
 
 	serial  uint32        // of the calls that it has handled
 	current atomic.Uint64 // the call that it handles: the thread, and serial; 0: none; or relieved
 	heldBy  atomic.Int64  // of a relieved worker: the process
 
-	taken   time.Duration // when the latest notification was, by clock; of a worker that is alone, when it began
 	yielded time.Duration // when the Go scheduler last heard of this thread
 	lastTID uint32
 	streak  int // notifications in a row that had been waiting, and came from other threads than the one before
@@ -124,17 +70,11 @@ const (
 	atRest     = time.Millisecond
 )
 
-var epoch = time.Now()
-
-// clock is the time since some moment before: half as expensive as time.Now, which also asks for
-// the date.
-func clock() time.Duration { return time.Since(epoch) }
-
 // run answers notifications until nobody is left under the filter, or another worker has relieved
 // this one. ready, if not nil, is told whether it can. The thread must be locked.
 func (w *worker) run(ready chan<- error) {
-	defer w.end()
-	err := w.settleIn()
+	defer w.close()
+	err := w.enter()
 	if ready != nil {
 		ready <- err
 	}
@@ -208,33 +148,9 @@ func (n *Node) thread(j job) {
 
 // newWorker returns one that takes no notifications.
 func (s *Session) newWorker() *worker {
-	return &worker{s: s, home: s.home, alone: true, witnesses: -1, done: make([]int, 0, 2), taken: clock()}
-}
-
-// settleIn takes the thread, which must be locked and is not to be unlocked again, to where workers
-// live.
-func (w *worker) settleIn() error {
-	if w.home != nil {
-		if err := w.home.NS.Enter(); err != nil {
-			return err
-		}
-	}
-	w.newWitnesses()
-	return nil
-}
-
-// end closes what the worker has, and lets its thread run where it likes.
-func (w *worker) end() {
-	if w.settled || w.pinned {
-		linux.SetAffinity(&w.cpus)
-	}
-	w.spares.close()
-	w.info.close()
-	for _, fd := range slices.Concat(w.done, w.unixSpares.fds, []int{w.witnesses}) {
-		if fd >= 0 {
-			linux.Close(fd)
-		}
-	}
+	w := &worker{s: s}
+	w.init(&s.guardSession, s.home)
+	return w
 }
 
 // sleep returns true when the worker is needed, and false when nobody is left under the filter.

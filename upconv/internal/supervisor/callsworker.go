@@ -1,0 +1,31 @@
+package supervisor
+
+import (
+	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// Worker is what decides about calls.
+type callsWorker struct {
+	guardWorker
+	s          *guardSession
+	call       call
+	reads      *sockstate.Reads // nil: not needed yet
+	connecting event.Pending    // of a connect(2), or a send that connects; here, so that none is on the heap
+}
+
+// Init has a worker belong to a session, and live in home.
+func (w *callsWorker) init(s *guardSession, home *netns.Egress) {
+	w.s = s
+	w.guardWorker.init(s, home)
+}
+
+// workerOf returns what this package has of a worker.
+func callsWorkerOf(d decider) *callsWorker { return d.(interface{ inCalls() *callsWorker }).inCalls() }
+
+func (w *callsWorker) inCalls() *callsWorker { return w }
+
+func connectAnew(d decider, c *call) outcome { return callsWorkerOf(d).connect(c) }
+
+func sendAnew(d decider, c *call) outcome { return callsWorkerOf(d).send(c) }

@@ -1,0 +1,22 @@
+package supervisor
+
+import "github.com/upconv/upconv/upconv/internal/netns"
+
+// Worker is a worker as far as receiving goes.
+type receiveWorker struct {
+	swapWorker
+	s       *receiveSession
+	receive *receiveBuffers // nil: not needed yet
+	reading reception
+}
+
+// Session is a session as far as receiving goes.
+type receiveSession struct {
+	swapSession
+	receivers receivers // calls that wait for a datagram
+}
+
+func (w *receiveWorker) init(s *receiveSession, home *netns.Egress) {
+	w.s = s
+	w.swapWorker.init(&s.swapSession, home)
+}

@@ -1,0 +1,28 @@
+package supervisor
+
+import "github.com/upconv/upconv/upconv/internal/netns"
+
+// Worker is a worker as far as streams go.
+type streamWorker struct {
+	datagramWorker
+	s *streamSession
+}
+
+// Session is a session as far as streams go.
+type streamSession struct {
+	datagramSession
+	ports      ports
+	restricted restrictions
+}
+
+func (w *streamWorker) init(s *streamSession, home *netns.Egress) {
+	w.s = s
+	w.datagramWorker.init(&s.datagramSession, home)
+}
+
+// workerOf returns what this package has of a worker.
+func streamWorkerOf(d decider) *streamWorker {
+	return d.(interface{ inStream() *streamWorker }).inStream()
+}
+
+func (w *streamWorker) inStream() *streamWorker { return w }

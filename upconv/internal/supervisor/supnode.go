@@ -1,0 +1,32 @@
+package supervisor
+
+import (
+	"log/slog"
+	"sync"
+)
+
+// Node is what one process has once, however many sessions there are in it.
+type Node struct {
+	*sessionNode
+	idle chan job // for threads of workers that have nothing to do
+
+	mu       sync.Mutex
+	sessions map[*Session]struct{} // that have not been closed
+}
+
+// NewNode returns one without sessions.
+func NewNode(log *slog.Logger) (*Node, error) {
+	n := &Node{sessions: map[*Session]struct{}{}, idle: make(chan job)}
+	var err error
+	n.sessionNode, err = newSessionNode(log, n.threadEnded)
+	return n, err
+}
+
+// threadEnded has all sessions forget a thread.
+func (n *Node) threadEnded(tid int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for s := range n.sessions {
+		s.epolls.ended(tid)
+	}
+}
