@@ -30,7 +30,7 @@ func testAllocations(t *testing.T, sees bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(n.close)
+	t.Cleanup(n.Close)
 	rule, err := policy.ParseRule("127.0.0.9=netns:host")
 	if err != nil {
 		t.Fatal(err)
@@ -43,13 +43,13 @@ func testAllocations(t *testing.T, sees bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sees && !p.needs.sees {
+	if sees && !p.needs.Sees {
 		t.Skip("needs CAP_BPF and CAP_PERFMON")
 	}
-	p.needs.sees = sees
+	p.needs.Sees = sees
 	th := serve(t, n, p)
 	defer th.end(t)
-	th.session.looks() // now, and not during the first call
+	th.session.Looks() // now, and not during the first call
 
 	listener, name := boundTo127009(t, unix.SOCK_STREAM)
 	if err := unix.Listen(listener, 16); err != nil {

@@ -4,67 +4,68 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // asideRun is a call that cannot be decided at once, and that no worker may be held up by. It has
 // a thread to itself, which is a worker in everything but that it receives no notifications.
 type asideRun struct {
-	asideCall
+	session.AsideCall
 	s   *Session
-	c   call
-	out outcome // what it has come to: stateAside
+	c   session.Call
+	out session.Outcome // what it has come to: session.StateAside
 }
 
 // putAside takes a call from its worker, which has come to out, to be decided where that may wait.
-func (s *Session) putAside(c *call, out outcome) *asideRun {
+func (s *Session) putAside(c *session.Call, out session.Outcome) *asideRun {
 	own := *c
-	own.view = nil // which is its worker's memory
-	own.since = time.Now()
+	own.View = nil // which is its worker's memory
+	own.Since = time.Now()
 	stop := trap.NewInterruption()
 	a := &asideRun{s: s, c: own, out: out}
-	a.stop, a.held = stop, trap.HeldCall{Listener: s.listener, ID: c.id, TID: c.tid, End: stop.End}
+	a.Stop, a.Held = stop, trap.HeldCall{Listener: s.Listener, ID: c.ID, TID: c.TID, End: stop.End}
 	return a
 }
 
 func (a *asideRun) run() {
 	s := a.s
-	s.held.Add(&a.held)
-	pid := s.targets.Process(a.c.tid)
-	if errno := s.threads.Take(pid, a.stop); errno != 0 {
-		a.answer(answer(errno))
+	s.Held.Add(&a.Held)
+	pid := s.Targets.Process(a.c.TID)
+	if errno := s.Threads.Take(pid, a.Stop); errno != 0 {
+		a.answer(session.Answer(errno))
 		return
 	}
 	runtime.LockOSThread()
 	w := s.newWorker()
-	w.aside = &a.asideCall
+	w.Aside = &a.AsideCall
 	err := w.enter()
 	out := a.out
 	if err != nil {
-		s.warn("the call goes on natively", "tid", a.c.tid, "error", err)
-		out = carryOn
+		s.Warn("the call goes on natively", "tid", a.c.TID, "error", err)
+		out = session.CarryOn
 	}
-	for out.state == stateAside {
-		w.closeDone() // what comes next may wait for long, and a copy keeps what the program closes alive
-		out = out.handler(&a.c)(w, &a.c)
+	for out.State == session.StateAside {
+		w.CloseDone() // what comes next may wait for long, and a copy keeps what the program closes alive
+		out = out.Handler(&a.c)(w, &a.c)
 	}
-	if out.wait == nil {
+	if out.Wait == nil {
 		a.answer(out)
 	}
 	w.close()
-	if w.home == nil && !w.altered { // else the thread is in another place, and ends with this goroutine
+	if w.Home == nil && !w.altered { // else the thread is in another place, and ends with this goroutine
 		runtime.UnlockOSThread()
 	}
-	s.threads.GiveBack(pid)
-	if out.wait != nil {
-		s.held.Remove(&a.held)
-		out.wait.Run()
+	s.Threads.GiveBack(pid)
+	if out.Wait != nil {
+		s.Held.Remove(&a.Held)
+		out.Wait.Run()
 	}
 }
 
-func (a *asideRun) answer(out outcome) {
-	a.s.held.Remove(&a.held)
-	if err := a.s.respond(a.c.id, out); err != nil {
-		a.s.log.Debug("answer", "tid", a.c.tid, "error", err)
+func (a *asideRun) answer(out session.Outcome) {
+	a.s.Held.Remove(&a.Held)
+	if err := a.s.Respond(a.c.ID, out); err != nil {
+		a.s.Log.Debug("answer", "tid", a.c.TID, "error", err)
 	}
 }

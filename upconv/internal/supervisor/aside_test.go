@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // TestAsideAgain says that what a handler has left to be closed is closed before the next one,
@@ -20,18 +21,18 @@ func TestAsideAgain(t *testing.T) {
 		return ok
 	}
 	calls := 0
-	th.session.putAside(&call{tid: os.Getpid()}, asideBy(func(d decider, _ *call) outcome {
-		w := d.base()
+	th.session.putAside(&session.Call{TID: os.Getpid()}, session.AsideBy(func(d session.Decider, _ *session.Call) session.Outcome {
+		w := d.Base()
 		fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			t.Error(errno)
 		}
-		w.done = append(w.done, fd)
-		return asideBy(func(decider, *call) outcome {
+		w.Done = append(w.Done, fd)
+		return session.AsideBy(func(session.Decider, *session.Call) session.Outcome {
 			if calls++; open(fd) {
 				t.Error("the socket is open yet")
 			}
-			return answer(unix.EINTR)
+			return session.Answer(unix.EINTR)
 		})
 	})).run()
 	if calls != 1 {

@@ -8,6 +8,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -34,152 +35,152 @@ const (
 
 // socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left
 // to the kernel: the policy is then followed at connect(2).
-func (w *callsWorker) socketCall(c *call) outcome {
-	kind, proto := int(int32(c.args[1])), int(int32(c.args[2]))
+func (w *callsWorker) socketCall(c *session.Call) session.Outcome {
+	kind, proto := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
-	if int32(c.args[0]) == afSMC || proto == sockstate.IPProtoSMC {
-		w.s.used.Others.Store(true)
-		return carryOn
+	if int32(c.Args[0]) == afSMC || proto == sockstate.IPProtoSMC {
+		w.s.Used.Others.Store(true)
+		return session.CarryOn
 	}
 	switch {
-	case int32(c.args[0]) != unix.AF_INET || flags&^(unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC) != 0:
-		return carryOn
-	case kind == unix.SOCK_STREAM && w.s.needs.streams:
+	case int32(c.Args[0]) != unix.AF_INET || flags&^(unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC) != 0:
+		return session.CarryOn
+	case kind == unix.SOCK_STREAM && w.s.Needs.Streams:
 		if proto == 0 {
 			proto = unix.IPPROTO_TCP
 		}
-		if proto != unix.IPPROTO_TCP && !(proto == unix.IPPROTO_MPTCP && w.s.origin.Egress != nil) {
-			return carryOn
+		if proto != unix.IPPROTO_TCP && !(proto == unix.IPPROTO_MPTCP && w.s.Origin.Egress != nil) {
+			return session.CarryOn
 		}
-	case kind == unix.SOCK_DGRAM && w.s.needs.datagrams && w.s.origin.Egress != nil:
+	case kind == unix.SOCK_DGRAM && w.s.Needs.Datagrams && w.s.Origin.Egress != nil:
 		if proto == 0 {
 			proto = unix.IPPROTO_UDP
 		}
 		if proto != unix.IPPROTO_UDP && proto != unix.IPPROTO_UDPLITE {
-			return carryOn
+			return session.CarryOn
 		}
 	default:
-		return carryOn
+		return session.CarryOn
 	}
 	of := policy.TCP
 	if kind == unix.SOCK_DGRAM {
 		of = policy.UDP
 	}
-	rules := w.s.rules.Load()
-	route := rules.policy.NamespaceFor(of)
+	rules := w.s.Rules.Load()
+	route := rules.Policy.NamespaceFor(of)
 	if route == nil {
-		return carryOn
+		return session.CarryOn
 	}
-	egress := rules.egress[route.Target]
-	if !w.alone {
-		w.pin(uint32(c.tid))
+	egress := rules.Egress[route.Target]
+	if !w.Alone {
+		w.Pin(uint32(c.TID))
 	}
-	uid, gid, ok := w.s.targets.InNamespace(c.tid, w.s.origin.Inode, w.scratch[:])
+	uid, gid, ok := w.s.Targets.InNamespace(c.TID, w.s.Origin.Inode, w.Scratch[:])
 	if !ok {
-		return carryOn // the target went to a namespace of its own: not ours there
+		return session.CarryOn // the target went to a namespace of its own: not ours there
 	}
-	fd, errno := w.socket(egress, unix.AF_INET, kind, proto)
+	fd, errno := w.Socket(egress, unix.AF_INET, kind, proto)
 	if errno != 0 {
-		return carryOn
+		return session.CarryOn
 	}
-	w.done = append(w.done, fd)
-	if uid != w.s.uid || gid != w.s.gid {
+	w.Done = append(w.Done, fd)
+	if uid != w.s.UID || gid != w.s.GID {
 		unix.RawSyscall(unix.SYS_FCHOWN, uintptr(fd), uintptr(uid), uintptr(gid))
 	}
 	if flags&unix.SOCK_NONBLOCK == 0 {
 		linux.SetFlags(fd, unix.O_RDWR)
 	}
 	// Before the program can do anything with it.
-	w.s.swapped.Store(true)
+	w.s.Swapped.Store(true)
 	if kind == unix.SOCK_DGRAM {
-		w.s.moved.Store(true)
+		w.s.Moved.Store(true)
 	}
-	if egress.Cookie == w.s.origin.Cookie {
-		w.s.made.add(fd)
+	if egress.Cookie == w.s.Origin.Cookie {
+		w.s.Made.Add(fd)
 	}
-	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, CloseOnExec: flags&unix.SOCK_CLOEXEC != 0, Send: true})
-	w.closeNow(fd)
+	_, err := w.s.Listener.AddFD(c.ID, seccompx.AddFD{Source: fd, CloseOnExec: flags&unix.SOCK_CLOEXEC != 0, Send: true})
+	w.CloseNow(fd)
 	switch errno := linux.ErrnoOf(err); errno {
 	case 0:
-		return elsewhere // the number is the answer
+		return session.Elsewhere // the number is the answer
 	case unix.ENOENT, unix.ESRCH:
-		return carryOn // the target is gone; nobody will read the answer
+		return session.CarryOn // the target is gone; nobody will read the answer
 	default: // EMFILE
-		return answer(errno)
+		return session.Answer(errno)
 	}
 }
 
 // bindAtSocket is bind(2).
-func (w *callsWorker) bindAtSocket(c *call) outcome {
-	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
-	for range maxRaces {
+func (w *callsWorker) bindAtSocket(c *session.Call) session.Outcome {
+	c.Addr, c.AddrLen = c.Args[1], uint32(c.Args[2])
+	for range session.MaxRaces {
 		old, ok := -1, false
-		if c.addrLen >= linux.SizeofSockaddrIn && c.addrLen <= linux.SizeofSockaddrStorage {
+		if c.AddrLen >= linux.SizeofSockaddrIn && c.AddrLen <= linux.SizeofSockaddrStorage {
 			old, ok = w.idleInEgress(c)
 		}
 		if !ok {
 			out := w.guardBind(c)
-			if out.isRaced() {
+			if out.IsRaced() {
 				continue
 			}
 			return out
 		}
-		sa := w.sockaddr[:c.addrLen]
-		if target.ReadMemory(c.tid, c.addr, sa) != 0 {
-			return answer(unix.EFAULT) // for it could be read the next time
+		sa := w.Sockaddr[:c.AddrLen]
+		if target.ReadMemory(c.TID, c.Addr, sa) != 0 {
+			return session.Answer(unix.EFAULT) // for it could be read the next time
 		}
 		family, dst, ok := sendDestination(sa)
 		if family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min {
-			dst, ok = linux.Inet6Destination(sa), w.socketInfo.Domain == unix.AF_INET6
+			dst, ok = linux.Inet6Destination(sa), w.SocketInfo.Domain == unix.AF_INET6
 		}
 		if !ok || family == unix.AF_UNSPEC && !dst.Addr().IsUnspecified() || dst.Addr().IsUnspecified() && dst.Port() == 0 {
 			// To no address that it could be bound to; or to any port, of which nobody knows yet.
 			errno := linux.Bind(old, sa)
-			w.closeNow(old)
-			return answer(errno)
+			w.CloseNow(old)
+			return session.Answer(errno)
 		}
-		if !w.socketInfo.ForgetPort(old) {
-			return answer(unix.EINVAL) // as it is bound already
+		if !w.SocketInfo.ForgetPort(old) {
+			return session.Answer(unix.EINVAL) // as it is bound already
 		}
-		if out := w.bringBack(c, old, dst); !out.isRaced() && !(out.carriesOn() && w.guards(c)) {
+		if out := w.bringBack(c, old, dst); !out.IsRaced() && !(out.CarriesOn() && w.Guards(c)) {
 			return out
 		}
 	}
-	return answer(unix.EBADF)
+	return session.Answer(unix.EBADF)
 }
 
 // toOrigin has a call made by the kernel, on a socket of the origin.
-func (w *callsWorker) toOrigin(c *call) outcome {
-	for range maxRaces {
+func (w *callsWorker) toOrigin(c *session.Call) session.Outcome {
+	for range session.MaxRaces {
 		old, ok := w.idleInEgress(c)
 		if !ok {
-			return carryOn
+			return session.CarryOn
 		}
-		if out := w.bringBack(c, old, netip.AddrPort{}); !out.isRaced() {
+		if out := w.bringBack(c, old, netip.AddrPort{}); !out.IsRaced() {
 			return out
 		}
 	}
-	return answer(unix.EBADF)
+	return session.Answer(unix.EBADF)
 }
 
 // listen handles a stopped listen(2).
-func (w *callsWorker) listen(c *call) outcome {
-	for range maxRaces {
+func (w *callsWorker) listen(c *session.Call) session.Outcome {
+	for range session.MaxRaces {
 		out := w.toOrigin(c)
-		if !out.carriesOn() {
+		if !out.CarriesOn() {
 			return out
 		}
-		if out := w.guardListen(c); !out.isRaced() {
+		if out := w.guardListen(c); !out.IsRaced() {
 			return out
 		}
 	}
-	return answer(unix.EBADF)
+	return session.Answer(unix.EBADF)
 }
 
 // ioctl handles a stopped ioctl(2).
-func (w *callsWorker) ioctl(c *call) outcome {
-	switch request := uint32(c.args[1]); request {
+func (w *callsWorker) ioctl(c *session.Call) session.Outcome {
+	switch request := uint32(c.Args[1]); request {
 	case fioSetOwn, siocSPGrp:
 		return w.setOwner(c)
 	}
@@ -205,25 +206,27 @@ func namesInterface(level, name int) bool {
 
 // idleInEgress returns a copy of the target's socket, which tidy closes, if it is one of the egress
 // that is not connected, and the target is elsewhere. What it is, is then in w.socketInfo.
-func (w *callsWorker) idleInEgress(c *call) (fd int, ok bool) { return w.copyInEgress(c, false) }
+func (w *callsWorker) idleInEgress(c *session.Call) (fd int, ok bool) {
+	return w.copyInEgress(c, false)
+}
 
 // copyInEgress is idleInEgress if all is false, and else for whatever connect(2) may connect there.
-func (w *callsWorker) copyInEgress(c *call, all bool) (fd int, ok bool) {
-	if !w.s.swapped.Load() {
+func (w *callsWorker) copyInEgress(c *session.Call, all bool) (fd int, ok bool) {
+	if !w.s.Swapped.Load() {
 		return -1, false
 	}
-	seen := w.see(c)
-	if v := c.view; seen && (v.Mode&unix.S_IFMT != unix.S_IFSOCK || !linux.IsInet(v.Family) || !w.s.inEgress(v.NetNS)) {
+	seen := w.See(c)
+	if v := c.View; seen && (v.Mode&unix.S_IFMT != unix.S_IFSOCK || !linux.IsInet(v.Family) || !w.s.InEgress(v.NetNS)) {
 		return -1, false
 	}
-	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	if errno != 0 {
 		return -1, false
 	}
-	w.done = append(w.done, fd)
-	sock := &w.socketInfo
+	w.Done = append(w.Done, fd)
+	sock := &w.SocketInfo
 	switch {
-	case seen && !w.saw(c.view, fd), !w.s.inEgress(linux.NetnsCookie(fd)):
+	case seen && !w.Saw(c.View, fd), !w.s.InEgress(linux.NetnsCookie(fd)):
 	case linux.TypeOf(fd) == unix.SOCK_STREAM:
 		ok = sockstate.ExamineStream(fd, sock)
 	case all:
@@ -231,23 +234,23 @@ func (w *callsWorker) copyInEgress(c *call, all bool) (fd int, ok bool) {
 	default:
 		ok = sockstate.ExamineDatagram(fd, sock) && sock.Proto != unix.IPPROTO_ICMP && sock.Proto != unix.IPPROTO_ICMPV6 && !linux.IsConnected(fd)
 	}
-	if !ok || w.livesIn(c.tid, sock.Netns) {
-		w.closeNow(fd)
+	if !ok || w.LivesIn(c.TID, sock.Netns) {
+		w.CloseNow(fd)
 		return -1, false
 	}
-	if !w.alone {
-		w.pin(uint32(c.tid))
+	if !w.Alone {
+		w.Pin(uint32(c.TID))
 	}
 	return fd, true
 }
 
 // bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of
 // the origin. The target's call then goes on.
-func (w *callsWorker) bringBack(c *call, old int, dst netip.AddrPort) outcome {
-	c.back = true
-	e := w.newEvent(c, policy.TCP)
+func (w *callsWorker) bringBack(c *session.Call, old int, dst netip.AddrPort) session.Outcome {
+	c.Back = true
+	e := w.NewEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
-	s := &swap{c: c, e: &e, old: old, sock: &w.socketInfo}
+	s := &swap{c: c, e: &e, old: old, sock: &w.SocketInfo}
 	if s.sock.Kind == unix.SOCK_STREAM {
 		return w.swapStream(s, nil)
 	}
@@ -256,15 +259,15 @@ func (w *callsWorker) bringBack(c *call, old int, dst netip.AddrPort) outcome {
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.
-func (w *callsWorker) there(c *call, e *event.Pending, sa []byte) outcome {
-	fd, out := w.fetch(c, e)
-	if !out.isUndecided() {
+func (w *callsWorker) there(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
+	fd, out := w.Fetch(c, e)
+	if !out.IsUndecided() {
 		return out
 	}
-	if !w.saw(c.view, fd) {
-		w.closeNow(fd)
-		return raced
+	if !w.Saw(c.View, fd) {
+		w.CloseNow(fd)
+		return session.Raced
 	}
-	w.socketInfo = sockstate.Socket{Domain: c.view.Family, Kind: unix.SOCK_STREAM, Proto: c.view.Protocol, Netns: c.view.NetNS, Flags: c.view.Flags}
-	return w.again(c, e, fd, &w.socketInfo, sa)
+	w.SocketInfo = sockstate.Socket{Domain: c.View.Family, Kind: unix.SOCK_STREAM, Proto: c.View.Protocol, Netns: c.View.NetNS, Flags: c.View.Flags}
+	return w.again(c, e, fd, &w.SocketInfo, sa)
 }

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
@@ -19,12 +20,12 @@ func TestNoteSMC(t *testing.T) {
 		{[3]uint64{afSMC, unix.SOCK_STREAM, 0}, true},
 	} {
 		w := testSession(t).newWorker()
-		c := new(call)
-		copy(c.args[:], test.args[:])
-		if out := w.socketCall(c); !out.carriesOn() {
+		c := new(session.Call)
+		copy(c.Args[:], test.args[:])
+		if out := w.socketCall(c); !out.CarriesOn() {
 			t.Errorf("socket(%v) is not left to the kernel", test.args)
 		}
-		if is := w.s.used.Others.Load(); is != test.notes {
+		if is := w.s.Used.Others.Load(); is != test.notes {
 			t.Errorf("socket(%v) is noted: %v", test.args, is)
 		}
 	}

@@ -5,14 +5,15 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
 // again connects a socket that is one of the egress already, from an earlier connect(2) that has
 // failed or whose result is still to be fetched.
-func (w *streamWorker) again(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
-	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
+func (w *streamWorker) again(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
+	if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
 		return out
 	}
 	if sock.Flags&unix.O_NONBLOCK == 0 {
@@ -20,24 +21,24 @@ func (w *streamWorker) again(c *call, e *event.Pending, fd int, sock *sockstate.
 	}
 	w.retag(c, fd)
 	out := w.begin(c, e, fd, sock, sa)
-	if !out.isLater() {
-		w.closeNow(fd)
+	if !out.IsLater() {
+		w.CloseNow(fd)
 	}
 	return out
 }
 
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags
 // of the target's socket, and says what the target is to see.
-func (w *streamWorker) begin(c *call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) outcome {
-	e.Local, c.made = fd, true
+func (w *streamWorker) begin(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
+	e.Local, c.Made = fd, true
 	waits := sock.Flags&unix.O_NONBLOCK == 0
-	if c.fastOpen.on && !(waits && c.fastOpen.flags&unix.MSG_DONTWAIT == 0) {
+	if c.FastOpen.On && !(waits && c.FastOpen.Flags&unix.MSG_DONTWAIT == 0) {
 		out := w.open(c, fd, sa)
 		if sock.Bound {
 			w.noteConnection(e, fd, sock, sa)
 		}
 		linux.SetFlags(fd, sock.Flags)
-		w.s.events.Record(e, underWay(out.errno))
+		w.s.Events.Record(e, session.UnderWay(out.Errno))
 		return out
 	}
 	errno := linux.Connect(fd, sa)
@@ -46,25 +47,25 @@ func (w *streamWorker) begin(c *call, e *event.Pending, fd int, sock *sockstate.
 	}
 	if !waits {
 		linux.SetFlags(fd, sock.Flags)
-		w.s.events.Record(e, underWay(errno))
-		return answer(errno)
+		w.s.Events.Record(e, session.UnderWay(errno))
+		return session.Answer(errno)
 	}
-	if c.fastOpen.on && w.guards(c) {
+	if c.FastOpen.On && w.Guards(c) {
 		if errno == unix.EINPROGRESS {
 			errno = linux.Connect(fd, sa) // over a fast network the handshake may be over
 		}
 		linux.SetFlags(fd, sock.Flags)
 		return w.beginEarly(c, e, fd, errno)
 	}
-	if c.fastOpen.on && (errno == 0 || errno == unix.EINPROGRESS) {
+	if c.FastOpen.On && (errno == 0 || errno == unix.EINPROGRESS) {
 		linux.SetFlags(fd, sock.Flags)
-		w.s.events.Record(e, 0)
+		w.s.Events.Record(e, 0)
 		if w.waitsForRestricted(e) {
-			return aside // which will find it connecting
+			return session.Aside // which will find it connecting
 		}
 		// The target's own call waits for the connection and sends, without data in the SYN; of the
 		// address it passes the kernel takes no notice any more.
-		return carryOn
+		return session.CarryOn
 	}
 	if errno == unix.EINPROGRESS {
 		// Over a fast network the handshake may be over. Then a second connect fetches its result
@@ -75,21 +76,21 @@ func (w *streamWorker) begin(c *call, e *event.Pending, fd int, sock *sockstate.
 	}
 	if errno == unix.EALREADY {
 		timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
-		if timeout != 0 || c.guarded || w.waitsForRestricted(e) || w.guards(c) {
+		if timeout != 0 || c.Guarded || w.waitsForRestricted(e) || w.Guards(c) {
 			// The kernel would wait, but at the end say EALREADY for EINPROGRESS, and begin by
 			// looking for the socket anew. So upconv does.
-			w.done = w.done[:len(w.done)-1] // the wait owns it
+			w.Done = w.Done[:len(w.Done)-1] // the wait owns it
 			wait := w.s.newWait(c, e, fd, sock.Flags, sa)
 			wait.expireAfter(timeout)
-			return outcome{wait: wait}
+			return session.Outcome{Wait: wait}
 		}
 	}
 	linux.SetFlags(fd, sock.Flags)
-	w.s.events.Record(e, underWay(errno))
+	w.s.Events.Record(e, session.UnderWay(errno))
 	if errno == unix.EALREADY {
 		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the
 		// address it passes and waits as for any other, with signals, restarts and errors its own.
-		return carryOn
+		return session.CarryOn
 	}
-	return answer(errno)
+	return session.Answer(errno)
 }

@@ -20,7 +20,7 @@ import (
 // portChosen reports whether the kernel has chosen the port of a socket.
 func (w *swapWorker) portChosen(s *swap) bool {
 	sock := s.sock
-	if v := s.c.view; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
+	if v := s.c.View; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
 		return !v.BoundPort
 	}
 	return !w.s.asked.has(sock.Port())
@@ -36,16 +36,16 @@ func (w *swapWorker) bindOver(s *swap, old int) unix.Errno {
 		}
 		return 0
 	}
-	if w.s.needs.atSocket() && sock.Netns != w.s.origin.Cookie && linux.NetnsCookie(replacement) == w.s.origin.Cookie {
+	if w.s.Needs.AtSocket() && sock.Netns != w.s.Origin.Cookie && linux.NetnsCookie(replacement) == w.s.Origin.Cookie {
 		sock.BindAgain(replacement)
 		return 0
 	}
-	anywhere, errno := sock.BindLike(old, replacement, w.s.origin.Cookie)
+	anywhere, errno := sock.BindLike(old, replacement, w.s.Origin.Cookie)
 	if yields(sock, e, errno, " in the egress") {
 		clear(sock.Name[2:4])
-		anywhere, errno = sock.BindLike(old, replacement, w.s.origin.Cookie)
+		anywhere, errno = sock.BindLike(old, replacement, w.s.Origin.Cookie)
 	}
-	if errno != 0 || w.s.events == nil {
+	if errno != 0 || w.s.Events == nil {
 		return errno
 	}
 	if anywhere {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/policy"
 	"github.com/upconv/upconv/upconv/policy/policytest"
@@ -15,7 +16,7 @@ import (
 // TestFilterOfFamilies is about what is stopped only where sockets are replaced by those of other
 // families.
 func TestFilterOfFamilies(t *testing.T) {
-	assemble := func(n needs) seccompx.Program {
+	assemble := func(n session.Needs) seccompx.Program {
 		f := filter(n)
 		f.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
 		program, err := f.Assemble()
@@ -24,8 +25,8 @@ func TestFilterOfFamilies(t *testing.T) {
 		}
 		return program
 	}
-	none, netns := assemble(needs{}), assemble(needs{swaps: true})
-	inet6, unixes := assemble(needs{swaps: true, inet6: true}), assemble(needs{swaps: true, unix: true})
+	none, netns := assemble(session.Needs{}), assemble(session.Needs{Swaps: true})
+	inet6, unixes := assemble(session.Needs{Swaps: true, Inet6: true}), assemble(session.Needs{Swaps: true, Unix: true})
 	const stop, pass = seccompx.UserNotify, seccompx.Allow
 	for _, c := range []struct {
 		arch                       seccompx.Arch
@@ -115,7 +116,7 @@ func TestFilterOfRefusals(t *testing.T) {
 
 // TestFilter runs the filter on calls as the kernel would.
 func TestFilter(t *testing.T) {
-	swapping := filter(needs{swaps: true})
+	swapping := filter(session.Needs{Swaps: true})
 	filter := swapping
 	filter.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
 	program, err := filter.Assemble()
@@ -183,7 +184,7 @@ func TestFilter(t *testing.T) {
 // What a filter stops where sockets are swapped, beyond connect(2), and what must never be stopped.
 func TestFilterSwaps(t *testing.T) {
 	assemble := func(swaps, sees bool, arch seccompx.Arch) seccompx.Program {
-		f := filter(needs{swaps: swaps, sees: sees})
+		f := filter(session.Needs{Swaps: swaps, Sees: sees})
 		f.Arches = []seccompx.Arch{arch}
 		p, err := f.Assemble()
 		if err != nil {
@@ -266,10 +267,10 @@ func judge(t *testing.T, p seccompx.Program, arch seccompx.Arch, nr uint32, args
 func TestOptionsUnreadAreStopped(t *testing.T) {
 	const arch = seccompx.AMD64
 	nr, _ := arch.Syscall("setsockopt")
-	for _, n := range []needs{
-		{swaps: true, netns: true}, {swaps: true, netns: true, sees: true}, {swaps: true, netns: true, udp: true, sends: true},
-		{swaps: true, inet6: true}, {swaps: true, inet6: true, sees: true, udp: true, sends: true, receives: true},
-		{swaps: true, unix: true}, {swaps: true, unix: true, udp: true, sends: true, receives: true},
+	for _, n := range []session.Needs{
+		{Swaps: true, Netns: true}, {Swaps: true, Netns: true, Sees: true}, {Swaps: true, Netns: true, UDP: true, Sends: true},
+		{Swaps: true, Inet6: true}, {Swaps: true, Inet6: true, Sees: true, UDP: true, Sends: true, Receives: true},
+		{Swaps: true, Unix: true}, {Swaps: true, Unix: true, UDP: true, Sends: true, Receives: true},
 	} {
 		f := filter(n)
 		f.Arches = []seccompx.Arch{arch}
@@ -278,7 +279,7 @@ func TestOptionsUnreadAreStopped(t *testing.T) {
 			t.Fatal(err)
 		}
 		var used sockstate.OptionsUsed
-		used.Note(n.passes)
+		used.Note(n.Passes)
 		for i := range sockstate.Options {
 			row := &sockstate.Options[i]
 			action := judge(t, p, arch, nr, [6]uint64{3, uint64(row.Level), uint64(row.Name)})

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/policy"
 	"github.com/upconv/upconv/upconv/policy/policytest"
 )
@@ -42,9 +43,9 @@ func TestStopped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := needsOf(rules, c.udp)
-		n.sees = n.swaps && c.sees
-		n.makeAtSocket(rules, c.at, true)
+		n := session.NeedsOf(rules, c.udp)
+		n.Sees = n.Swaps && c.sees
+		n.MakeAtSocket(rules, c.at, true)
 		fmt.Fprintf(&got, "%s:\n%s\n", c.what, list(filter(n)))
 	}
 	if *update {

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
@@ -10,7 +11,7 @@ import (
 type callsWorker struct {
 	guardWorker
 	s          *guardSession
-	call       call
+	call       session.Call
 	reads      *sockstate.Reads // nil: not needed yet
 	connecting event.Pending    // of a connect(2), or a send that connects; here, so that none is on the heap
 }
@@ -22,10 +23,14 @@ func (w *callsWorker) init(s *guardSession, home *netns.Egress) {
 }
 
 // workerOf returns what this package has of a worker.
-func callsWorkerOf(d decider) *callsWorker { return d.(interface{ inCalls() *callsWorker }).inCalls() }
+func callsWorkerOf(d session.Decider) *callsWorker {
+	return d.(interface{ inCalls() *callsWorker }).inCalls()
+}
 
 func (w *callsWorker) inCalls() *callsWorker { return w }
 
-func connectAnew(d decider, c *call) outcome { return callsWorkerOf(d).connect(c) }
+func connectAnew(d session.Decider, c *session.Call) session.Outcome {
+	return callsWorkerOf(d).connect(c)
+}
 
-func sendAnew(d decider, c *call) outcome { return callsWorkerOf(d).send(c) }
+func sendAnew(d session.Decider, c *session.Call) session.Outcome { return callsWorkerOf(d).send(c) }

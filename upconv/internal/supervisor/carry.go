@@ -27,7 +27,7 @@ func (w *swapWorker) carry(s *swap, from int, kept bool) unix.Errno {
 // one that has been in use before.
 func (w *swapWorker) carryOver(s *swap, old int, kept bool) unix.Errno {
 	e, sock, replacement := s.e, s.sock, s.fd
-	if lost := w.s.fresh.Of(sock.Domain).CopyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
+	if lost := w.s.Fresh.Of(sock.Domain).CopyOptions(&w.s.Used, old, replacement, sock, kept); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
 	if !kept {
@@ -37,7 +37,7 @@ func (w *swapWorker) carryOver(s *swap, old int, kept bool) unix.Errno {
 	} else {
 		sock.Resume(replacement)
 	}
-	if w.s.used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0 {
+	if w.s.Used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0 {
 		copyOwner(old, replacement)
 	}
 	if one := int32(1); sock.Headers {
@@ -58,14 +58,14 @@ func (w *swapWorker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 	case x.family() == unix.AF_UNIX:
 		sockstate.CopyBuffers(nil, old, replacement)
 	default:
-		if lost := w.s.fresh.Of(sock.Domain).CopyOptions(&w.s.used, old, replacement, sock, kept); lost != "" {
+		if lost := w.s.Fresh.Of(sock.Domain).CopyOptions(&w.s.Used, old, replacement, sock, kept); lost != "" {
 			e.Add("not carried over: " + lost)
 		}
 	}
 	if errno := w.finishCrossed(x, e, old, replacement, sock); errno != 0 {
 		return errno
 	}
-	if old >= 0 && (w.s.used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0) {
+	if old >= 0 && (w.s.Used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0) {
 		copyOwner(old, replacement)
 	}
 	if x.family() == unix.AF_INET6 {
@@ -75,14 +75,14 @@ func (w *swapWorker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 		return 0
 	}
 	sock.Chosen = sock.Kind == unix.SOCK_STREAM && w.portChosen(s) // of datagrams, old itself has the port
-	return s.bindAcross(old, w.s.origin.Cookie)
+	return s.bindAcross(old, w.s.Origin.Cookie)
 }
 
 // shutLike has the new socket remember a shutdown(2) of the old one from before it was connected:
 // that fails with ENOTCONN, and yet has its effect.
 func (w *swapWorker) shutLike(s *swap, old int) {
 	shut := uint8(0)
-	if v := s.c.view; v != nil {
+	if v := s.c.View; v != nil {
 		shut = v.Shutdown
 	} else if s.sock.Kind != unix.SOCK_STREAM && old >= 0 {
 		shut = shutdownOf(old)

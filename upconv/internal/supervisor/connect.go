@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -20,13 +21,13 @@ import (
 //
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
-func (w *callsWorker) connect(c *call) outcome {
-	c.view, c.sa, c.decide = nil, nil, connectAnew
+func (w *callsWorker) connect(c *session.Call) session.Outcome {
+	c.View, c.Sockaddr, c.Decide = nil, nil, connectAnew
 	e := &w.connecting
-	*e = event.Pending{Call: c.name, TID: c.tid, FD: c.fd, Proto: policy.TCP, Recorded: c.made} // it begins later
-	c.made = false                                                                              // if it was, it is decided anew, see aside
+	*e = event.Pending{Call: c.Name, TID: c.TID, FD: c.FD, Proto: policy.TCP, Recorded: c.Made} // it begins later
+	c.Made = false                                                                              // if it was, it is decided anew, see aside
 	out := w.connectAnywhere(c, e)
-	if !c.made && out.carriesOn() {
+	if !c.Made && out.CarriesOn() {
 		return w.guard(c, e)
 	}
 	return out
@@ -34,152 +35,152 @@ func (w *callsWorker) connect(c *call) outcome {
 
 // connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see
 // guard.
-func (w *callsWorker) connectAnywhere(c *call, e *event.Pending) outcome {
-	if c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage {
-		return carryOn
+func (w *callsWorker) connectAnywhere(c *session.Call, e *event.Pending) session.Outcome {
+	if c.AddrLen < linux.SizeofSockaddrIn || c.AddrLen > linux.SizeofSockaddrStorage {
+		return session.CarryOn
 	}
-	e.Began = w.now()
-	if !c.since.IsZero() {
-		e.Began = c.since
+	e.Began = w.Now()
+	if !c.Since.IsZero() {
+		e.Began = c.Since
 	}
 
 	// One copy of the address decides and is what is connected to: the target's other threads can
 	// change the original at any time.
-	sa := w.sockaddr[:c.addrLen]
-	if errno := target.ReadMemory(c.tid, c.addr, sa); errno != 0 {
+	sa := w.Sockaddr[:c.AddrLen]
+	if errno := target.ReadMemory(c.TID, c.Addr, sa); errno != 0 {
 		if errno == unix.EPERM {
-			w.unserved(e, "its memory cannot be read", errno)
+			w.Unserved(e, "its memory cannot be read", errno)
 		}
-		return carryOn
+		return session.CarryOn
 	}
-	c.sa = sa
+	c.Sockaddr = sa
 	family, dst, ok := linux.Destination(sa)
 	var decision policy.Decision
 	switch {
 	case ok:
-		decision = w.s.rules.Load().policy.Decide(dst, policy.TCP, w.s.origin.Assigned)
-	case family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min && w.s.swapped.Load():
+		decision = w.s.Rules.Load().Policy.Decide(dst, policy.TCP, w.s.Origin.Assigned)
+	case family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min && w.s.Swapped.Load():
 		// Not an IPv4 destination; but the socket may be in an egress, from an earlier connect(2)
 		// to one.
 		dst, decision = linux.Inet6Destination(sa), policy.DirectDefault
 	default:
-		return carryOn
+		return session.CarryOn
 	}
 	e.Dst, e.Decision = dst, decision
-	if decision.Route.Kind == policy.Direct && !w.s.swapped.Load() && (!w.s.needs.udp || w.decideDatagram(dst).Route.Kind == policy.Direct) {
+	if decision.Route.Kind == policy.Direct && !w.s.Swapped.Load() && (!w.s.Needs.UDP || w.decideDatagram(dst).Route.Kind == policy.Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
 		w.stays(c, e)
-		return carryOn
+		return session.CarryOn
 	}
 
 	// The program's other threads can close the descriptor or put another file in its place, until
 	// the very end. Then everything is looked at anew.
-	for range maxRaces {
+	for range session.MaxRaces {
 		out := w.route(c, e, family, sa)
-		if !out.isRaced() {
+		if !out.IsRaced() {
 			return out
 		}
 		e.Note, e.Proto, e.Decision = "", policy.TCP, decision // it may have been a datagram socket
 	}
-	return answer(unix.EBADF) // which it is, now and then
+	return session.Answer(unix.EBADF) // which it is, now and then
 }
 
 // route looks at the socket and sends it on its way.
-func (w *callsWorker) route(c *call, e *event.Pending, family int, sa []byte) outcome {
+func (w *callsWorker) route(c *session.Call, e *event.Pending, family int, sa []byte) session.Outcome {
 	route := e.Decision.Route
-	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.alone {
-		w.pin(uint32(c.tid)) // now, so that nothing is between seeing the socket and replacing it
+	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.Alone {
+		w.Pin(uint32(c.TID)) // now, so that nothing is between seeing the socket and replacing it
 	}
-	seen, is := w.see(c), false
-	if w.s.needs.udp {
+	seen, is := w.See(c), false
+	if w.s.Needs.UDP {
 		var fd int
 		if fd, is = w.sendsDatagrams(c, seen, route.Kind == policy.Reject); is {
-			decision, fastOpen := e.Decision, c.fastOpen
+			decision, fastOpen := e.Decision, c.FastOpen
 			out := w.datagram(c, e, family, sa, fd)
-			if route.Kind != policy.Reject || !out.carriesOn() {
+			if route.Kind != policy.Reject || !out.CarriesOn() {
 				return out
 			}
 			// It may be a stream by the time the kernel looks.
-			e.Proto, e.Decision, c.fastOpen = policy.TCP, decision, fastOpen
+			e.Proto, e.Decision, c.FastOpen = policy.TCP, decision, fastOpen
 		}
 	}
 	if route.Kind == policy.Reject {
 		return w.reject(c, e, family, is)
 	}
-	if seen && c.view.File == 0 {
-		return carryOn // EBADF; or the thread is gone
+	if seen && c.View.File == 0 {
+		return session.CarryOn // EBADF; or the thread is gone
 	}
-	crosses := w.s.needs.crosses()
+	crosses := w.s.Needs.Crosses()
 	// A socket of another family that took the place of the program's has its passport in what
 	// these are about.
-	plain := seen && !(crosses && w.s.anyCrossed.Load() && c.view.Family != family)
+	plain := seen && !(crosses && w.s.anyCrossed.Load() && c.View.Family != family)
 	if crosses && family == unix.AF_INET6 {
 		plain = seen && !w.s.anyCrossed.Load()
 	}
-	if plain && route.Kind == policy.Direct && !w.s.inEgress(c.view.NetNS) {
+	if plain && route.Kind == policy.Direct && !w.s.InEgress(c.View.NetNS) {
 		w.stays(c, e)
-		return carryOn
+		return session.CarryOn
 	}
-	if plain && !c.view.idle(family) {
-		return carryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+	if plain && !c.View.Idle(family) {
+		return session.CarryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	if seen && (route.Kind == policy.Netns && !w.s.mayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.alone) && w.untouched(c.view, family) {
-		w.socketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.view.NetNS, Flags: c.view.Flags}
+	if seen && (route.Kind == policy.Netns && !w.s.MayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.Alone) && w.Untouched(c.View, family) {
+		w.SocketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.View.NetNS, Flags: c.View.Flags}
 		if route.Kind == policy.Netns {
-			return w.swapStream(&swap{c: c, e: e, old: -1, sock: &w.socketInfo, egress: w.s.egressOf(route)}, sa)
+			return w.swapStream(&swap{c: c, e: e, old: -1, sock: &w.SocketInfo, egress: w.s.EgressOf(route)}, sa)
 		}
-		return w.cross(c, e, -1, &w.socketInfo, false)
+		return w.cross(c, e, -1, &w.SocketInfo, false)
 	}
 
-	if seen && w.s.needs.streams && route.Kind == policy.Netns && w.s.inEgress(c.view.NetNS) && c.view.NetNS == w.s.egressOf(route).Cookie {
+	if seen && w.s.Needs.Streams && route.Kind == policy.Netns && w.s.InEgress(c.View.NetNS) && c.View.NetNS == w.s.EgressOf(route).Cookie {
 		return w.there(c, e, sa)
 	}
 
-	old, out := w.fetch(c, e)
+	old, out := w.Fetch(c, e)
 	switch {
-	case !out.isUndecided():
+	case !out.IsUndecided():
 		return out
-	case seen && !w.saw(c.view, old):
-		return raced
+	case seen && !w.Saw(c.View, old):
+		return session.Raced
 	}
-	sock := &w.socketInfo
+	sock := &w.SocketInfo
 	if route.Kind != policy.Direct && w.readTCP(c, old, sock) {
 		return w.routeCopy(c, e, family, sa, old)
 	}
 	*sock = sockstate.Socket{}
 	switch kind := linux.TypeOf(old); {
-	case !seen && w.s.needs.udp && linux.IsDatagramType(kind):
+	case !seen && w.s.Needs.UDP && linux.IsDatagramType(kind):
 		return w.datagram(c, e, family, sa, old)
 	case kind == unix.SOCK_STREAM:
 		return w.routeCopy(c, e, family, sa, old)
 	case route.Kind == policy.Direct:
 		w.stays(c, e)
 	}
-	return carryOn
+	return session.CarryOn
 }
 
 // readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
 // copy, but for its state and its flags. It is false for anything else.
-func (w *callsWorker) readTCP(c *call, fd int, s *sockstate.Socket) (ok bool) {
-	w.reads = w.reads.Current(&w.s.used)
-	return w.reads.Into(s, fd, c.view != nil) // if seen, its owner is known
+func (w *callsWorker) readTCP(c *session.Call, fd int, s *sockstate.Socket) (ok bool) {
+	w.reads = w.reads.Current(&w.s.Used)
+	return w.reads.Into(s, fd, c.View != nil) // if seen, its owner is known
 }
 
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
 // copy of it, and w.socketInfo what readTCP has said, or nothing.
-func (w *callsWorker) routeCopy(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
-	route, crosses := e.Decision.Route, w.s.needs.crosses()
-	sock, origin := &w.socketInfo, w.s.origin
+func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
+	route, crosses := e.Decision.Route, w.s.Needs.Crosses()
+	sock, origin := &w.SocketInfo, w.s.Origin
 	if route.Kind == policy.Direct {
-		if netns := linux.NetnsCookie(old); !w.s.inEgress(netns) || w.livesIn(c.tid, netns) {
+		if netns := linux.NetnsCookie(old); !w.s.InEgress(netns) || w.LivesIn(c.TID, netns) {
 			crossed := false
 			if crosses {
 				_, crossed = w.hasPassport(old)
 			}
 			if !crossed {
 				w.stays(c, e)
-				return carryOn
+				return session.CarryOn
 			}
 		}
 	}
@@ -187,27 +188,27 @@ func (w *callsWorker) routeCopy(c *call, e *event.Pending, family int, sa []byte
 	if crosses && (!idle || sock.Domain == unix.AF_INET6) {
 		var busy bool
 		if crossed, busy = w.crossed(old, sock, idle); busy && crossed {
-			return answer(unix.EISCONN) // a Unix socket, which would say something else
+			return session.Answer(unix.EISCONN) // a Unix socket, which would say something else
 		}
 	}
 	if !idle && family == unix.AF_INET {
-		if out := w.busyCrossed(c, old); !out.isUndecided() {
+		if out := w.busyCrossed(c, old); !out.IsUndecided() {
 			return out
 		}
 	}
 	if !idle || sock.Domain != family {
-		return carryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
+		return session.CarryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
 	if crossed {
 		// It may have failed while nobody waited. This fetches the error, or does nothing.
 		if errno, idle := linux.ProbeConnect(old, unix.AF_INET6); !idle {
-			return answer(siit.InetErrno(errno))
+			return session.Answer(siit.InetErrno(errno))
 		}
 	}
-	if sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns) {
-		return carryOn // the target went to a namespace of its own: not ours there
+	if sock.Netns != origin.Cookie && !w.s.IsEgress(sock.Netns) {
+		return session.CarryOn // the target went to a namespace of its own: not ours there
 	}
-	if c.view != nil || crossed || route.Kind == policy.UnixPath {
+	if c.View != nil || crossed || route.Kind == policy.UnixPath {
 		sock.ReadFlags(old) // else lookLast tells them
 	}
 	switch route.Kind {
@@ -216,8 +217,8 @@ func (w *callsWorker) routeCopy(c *call, e *event.Pending, family int, sa []byte
 	case policy.NAT64, policy.Inet6, policy.UnixPath:
 		return w.cross(c, e, old, sock, crossed)
 	}
-	egress := w.s.egressOf(route)
-	if sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.mayBeMade(route) && w.s.made.has(old)) {
+	egress := w.s.EgressOf(route)
+	if sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.MayBeMade(route) && w.s.Made.Has(old)) {
 		sock.ReadFlags(old)
 		return w.again(c, e, old, sock, sa)
 	}
@@ -225,15 +226,15 @@ func (w *callsWorker) routeCopy(c *call, e *event.Pending, family int, sa []byte
 }
 
 // stays records that a socket of the origin is left alone.
-func (w *callsWorker) stays(c *call, e *event.Pending) {
-	if w.s.events == nil || !e.Dst.Addr().Is4() { // others come here only to be looked at
+func (w *callsWorker) stays(c *session.Call, e *event.Pending) {
+	if w.s.Events == nil || !e.Dst.Addr().Is4() { // others come here only to be looked at
 		return
 	}
 	// What kind of socket it is has not mattered yet.
-	fd, is := w.sendsDatagrams(c, c.view != nil || w.see(c), true)
+	fd, is := w.sendsDatagrams(c, c.View != nil || w.See(c), true)
 	if fd >= 0 {
 		w.retag(c, fd)
-		w.closeNow(fd)
+		w.CloseNow(fd)
 	}
 	if is {
 		e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
@@ -241,14 +242,14 @@ func (w *callsWorker) stays(c *call, e *event.Pending) {
 			return
 		}
 	}
-	w.s.events.Record(e, 0)
+	w.s.Events.Record(e, 0)
 }
 
 // cross sends a connect(2) along a route to another family. old is as in swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
-func (w *callsWorker) cross(c *call, e *event.Pending, old int, sock *sockstate.Socket, again bool) outcome {
+func (w *callsWorker) cross(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, again bool) session.Outcome {
 	if sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
-		return carryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
+		return session.CarryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
 	x := &w.crossing
 	switch err := w.prepare(x, e, sock); {
@@ -256,39 +257,39 @@ func (w *callsWorker) cross(c *call, e *event.Pending, old int, sock *sockstate.
 		return w.s.whenFound()
 	case err != nil:
 		e.Add(err.Error())
-		w.s.events.Record(e, unix.ENETUNREACH)
-		return answer(unix.ENETUNREACH)
+		w.s.Events.Record(e, unix.ENETUNREACH)
+		return session.Answer(unix.ENETUNREACH)
 	}
 	if x.route.Kind == policy.UnixPath || !again {
 		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
 	}
-	if out := w.mayConnect(c, e, sock); !out.isUndecided() {
+	if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
 		return out
 	}
 	if errno := x.scope(old); errno != 0 {
-		return w.fail(e, "interface "+x.zone, errno)
+		return w.Fail(e, "interface "+x.zone, errno)
 	}
 	if errno := x.pass.PutOn6(old); errno != 0 {
-		return w.fail(e, "setsockopt IP_OPTIONS", errno)
+		return w.Fail(e, "setsockopt IP_OPTIONS", errno)
 	}
 	return w.again(c, e, old, sock, x.to[:])
 }
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
 // copy of it, or -1.
-func (w *callsWorker) datagram(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
-	if c.fastOpen.on {
+func (w *callsWorker) datagram(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
+	if c.FastOpen.On {
 		return w.resend(c)
 	}
 	e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
 	if old < 0 {
-		if c.view != nil && family == unix.AF_INET {
-			if out := w.placeUntouched(c, e, sa); !out.isUndecided() {
+		if c.View != nil && family == unix.AF_INET {
+			if out := w.placeUntouched(c, e, sa); !out.IsUndecided() {
 				return out
 			}
 		}
-		var out outcome
-		if old, out = w.fetch(c, e); !out.isUndecided() {
+		var out session.Outcome
+		if old, out = w.Fetch(c, e); !out.IsUndecided() {
 			return out
 		}
 	}
@@ -296,10 +297,10 @@ func (w *callsWorker) datagram(c *call, e *event.Pending, family int, sa []byte,
 }
 
 // connectCall is connect(2).
-func (w *callsWorker) connectCall(c *call) outcome {
-	if w.s.restricted.isDecoy(c.tid) {
-		return carryOn
+func (w *callsWorker) connectCall(c *session.Call) session.Outcome {
+	if w.s.restricted.isDecoy(c.TID) {
+		return session.CarryOn
 	}
-	c.addr, c.addrLen = c.args[1], uint32(c.args[2])
+	c.Addr, c.AddrLen = c.Args[1], uint32(c.Args[2])
 	return w.connect(c)
 }

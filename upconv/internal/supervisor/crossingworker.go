@@ -5,12 +5,13 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/nat64"
 )
 
 // Worker is a worker as far as sockets of other families go.
 type crossingWorker struct {
-	sessionWorker
+	session.Worker
 	s          *crossingSession
 	crossing   crossing
 	unixSpares unixSpares
@@ -19,7 +20,7 @@ type crossingWorker struct {
 
 // Session is a session as far as sockets of other families go.
 type crossingSession struct {
-	sessionSession
+	session.Session
 	// discovery is of the prefix for nat64:auto; nil where no route needs it.
 	discovery  *nat64.Discovery
 	anyCrossed atomic.Bool              // some socket has been replaced by one of another family
@@ -30,13 +31,13 @@ type crossingSession struct {
 
 func (w *crossingWorker) init(s *crossingSession, home *netns.Egress) {
 	w.s = s
-	w.sessionWorker.init(&s.sessionSession, home)
+	w.Worker.Init(&s.Session, home)
 }
 
 // Tidy does what need not be done while the target waits: it closes the sockets of the last swap
 // and makes the next ones.
 func (w *crossingWorker) tidy() {
-	w.sessionWorker.tidy()
+	w.Worker.Tidy()
 	if w.usedUnix {
 		w.refillUnix(&w.crossing.pass)
 		w.usedUnix = false
@@ -44,7 +45,7 @@ func (w *crossingWorker) tidy() {
 }
 
 func (w *crossingWorker) close() {
-	w.sessionWorker.close()
+	w.Worker.Close()
 	for _, fd := range w.unixSpares.fds {
 		linux.Close(fd)
 	}

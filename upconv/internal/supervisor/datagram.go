@@ -8,6 +8,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -24,19 +25,19 @@ import (
 
 // sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
 // it says so only if asked to fetch it; then fd is a copy, else -1.
-func (w *datagramWorker) sendsDatagrams(c *call, seen, fetch bool) (fd int, is bool) {
+func (w *datagramWorker) sendsDatagrams(c *session.Call, seen, fetch bool) (fd int, is bool) {
 	switch {
 	case seen:
-		return -1, c.view.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(c.view.Type)
+		return -1, c.View.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(c.View.Type)
 	case !fetch:
 		return -1, false
 	}
-	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	if errno != 0 {
 		return -1, false // as whoever fetches it next will say
 	}
-	if w.done = append(w.done, fd); !linux.IsDatagramType(linux.TypeOf(fd)) {
-		w.closeNow(fd)
+	if w.Done = append(w.Done, fd); !linux.IsDatagramType(linux.TypeOf(fd)) {
+		w.CloseNow(fd)
 		return -1, false
 	}
 	return fd, true
@@ -48,9 +49,9 @@ func (w *datagramWorker) decideDatagram(dst netip.AddrPort) policy.Decision {
 	if !dst.Addr().Is4() {
 		return policy.DirectDefault
 	}
-	rules, addresses, last := w.s.rules.Load(), w.s.origin.Addresses.Load(), &w.decided
+	rules, addresses, last := w.s.Rules.Load(), w.s.Origin.Addresses.Load(), &w.decided
 	if last.dst != dst || last.rules != rules || last.addresses != addresses {
-		*last = decided{rules, addresses, dst, rules.policy.Decide(dst, policy.UDP, w.s.origin.Assigned)}
+		*last = decided{rules, addresses, dst, rules.Policy.Decide(dst, policy.UDP, w.s.Origin.Assigned)}
 	}
 	return last.decision
 }
@@ -58,7 +59,7 @@ func (w *datagramWorker) decideDatagram(dst netip.AddrPort) policy.Decision {
 // decided is where the latest datagram was sent, and what the policy says of it as long as that and
 // the origin's addresses are the same.
 type decided struct {
-	rules     *ruleset
+	rules     *session.Ruleset
 	addresses *map[netip.Addr]struct{}
 	dst       netip.AddrPort
 	decision  policy.Decision
@@ -66,63 +67,63 @@ type decided struct {
 
 // placeUntouched is place for a socket that has been seen and that nothing has been done to. The
 // outcome is undecided if this is none, or stays where it is.
-func (w *datagramWorker) placeUntouched(c *call, e *event.Pending, sa []byte) outcome {
-	route, sock := e.Decision.Route, &w.socketInfo
+func (w *datagramWorker) placeUntouched(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
+	route, sock := e.Decision.Route, &w.SocketInfo
 	switch route.Kind {
 	case policy.Netns:
-		if w.s.mayBeMade(route) {
-			return undecided
+		if w.s.MayBeMade(route) {
+			return session.Undecided
 		}
 	case policy.NAT64, policy.Inet6:
 	default:
-		return undecided
+		return session.Undecided
 	}
-	set, is := w.untouchedUDP(c)
-	if !is || w.s.origin.Closed { // where it must be kept
-		return undecided
+	set, is := w.UntouchedUDP(c)
+	if !is || w.s.Origin.Closed { // where it must be kept
+		return session.Undecided
 	}
 	old := -1
-	if !c.view.OwnTable {
+	if !c.View.OwnTable {
 		// Another thread may begin to wait for it until the very end. A copy tells then.
-		var out outcome
-		if old, out = w.fetch(c, e); !out.isUndecided() {
+		var out session.Outcome
+		if old, out = w.Fetch(c, e); !out.IsUndecided() {
 			return out
 		}
 	}
 	*sock = sockstate.Socket{
-		Domain: unix.AF_INET, Kind: unix.SOCK_DGRAM, Proto: unix.IPPROTO_UDP, Netns: c.view.NetNS, Flags: c.view.Flags, Untouched: true, Often: set,
+		Domain: unix.AF_INET, Kind: unix.SOCK_DGRAM, Proto: unix.IPPROTO_UDP, Netns: c.View.NetNS, Flags: c.View.Flags, Untouched: true, Often: set,
 	}
 	if route.Kind == policy.Netns {
-		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.egressOf(route)}, sa)
+		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.EgressOf(route)}, sa)
 	}
 	return w.crossDatagram(c, e, old, sock, false)
 }
 
 // place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
 // call: connects it to sa, or sends w.out.
-func (w *datagramWorker) place(c *call, e *event.Pending, family int, sa []byte, old int) outcome {
-	route, sock := e.Decision.Route, &w.socketInfo
+func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
+	route, sock := e.Decision.Route, &w.SocketInfo
 	e.From = old
 	known := sockstate.ExamineDatagram(old, sock)
 	crossed := false
-	if w.s.needs.crosses() && (!known || sock.Domain == unix.AF_INET6) {
+	if w.s.Needs.Crosses() && (!known || sock.Domain == unix.AF_INET6) {
 		var is int
 		if is, crossed = w.hasPassport(old); crossed {
 			switch p := &w.crossing.pass; {
 			case linux.KindOf(p.Proto) == unix.SOCK_STREAM:
-				return carryOn
+				return session.CarryOn
 			case known:
 				sock.AsMade(p)
-			case is != unix.AF_UNIX || !sock.AsMadeUnix(old, p, w.s.origin.Cookie):
-				return carryOn
+			case is != unix.AF_UNIX || !sock.AsMadeUnix(old, p, w.s.Origin.Cookie):
+				return session.CarryOn
 			}
 		}
 	}
-	origin := w.s.origin
+	origin := w.s.Origin
 	switch {
-	case !c.sends && !known && !linux.IsDatagramType(linux.TypeOf(old)):
-		return raced // another file by now
-	case sock.Headers && w.s.inEgress(sock.Netns) && !w.livesIn(c.tid, sock.Netns):
+	case !c.Sends && !known && !linux.IsDatagramType(linux.TypeOf(old)):
+		return session.Raced // another file by now
+	case sock.Headers && w.s.InEgress(sock.Netns) && !w.LivesIn(c.TID, sock.Netns):
 		// It was moved before the program wanted that.
 		if route.Kind == policy.Reject {
 			return w.finished(c, e, route.Errno)
@@ -130,8 +131,8 @@ func (w *datagramWorker) place(c *call, e *event.Pending, family int, sa []byte,
 		e.Decision = policy.DirectDefault
 		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
 	case !known && !crossed, sock.Proto == unix.IPPROTO_ICMPV6:
-		if route.Kind == policy.Reject && !c.sends {
-			return answer(linux.Connect(old, sa)) // never a call that the kernel would make with another file, see reject
+		if route.Kind == policy.Reject && !c.Sends {
+			return session.Answer(linux.Connect(old, sa)) // never a call that the kernel would make with another file, see reject
 		}
 		return w.leave(c, e, old, sa) // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.Domain == unix.AF_INET6: // where it stands for no address
@@ -140,15 +141,15 @@ func (w *datagramWorker) place(c *call, e *event.Pending, family int, sa []byte,
 		}
 		return w.sendAsIs(c, e, old)
 	case family == unix.AF_INET6 && sock.Domain == unix.AF_INET:
-		return answer(unix.EAFNOSUPPORT)
+		return session.Answer(unix.EAFNOSUPPORT)
 	case route.Kind == policy.Reject:
 		return w.finished(c, e, route.Errno)
-	case sock.Netns != origin.Cookie && !w.s.isEgress(sock.Netns):
+	case sock.Netns != origin.Cookie && !w.s.IsEgress(sock.Netns):
 		return w.leave(c, e, old, sa) // the target went to a namespace of its own: not ours there
 	}
 	switch route.Kind {
 	case policy.Direct:
-		six := crossed && c.sends && linux.DomainOf(old) == unix.AF_INET6
+		six := crossed && c.Sends && linux.DomainOf(old) == unix.AF_INET6
 		switch dst := e.Dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
 			return w.stay(c, e, old, w.mappedCrossing(e.Dst), nil)
@@ -156,13 +157,13 @@ func (w *datagramWorker) place(c *call, e *event.Pending, family int, sa []byte,
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
 			return w.stay(c, e, old, nil, sa)
-		case !crossed && (sock.Netns == origin.Cookie || sock.Kind == unix.SOCK_RAW || w.livesIn(c.tid, sock.Netns)):
+		case !crossed && (sock.Netns == origin.Cookie || sock.Kind == unix.SOCK_RAW || w.LivesIn(c.TID, sock.Netns)):
 			return w.stay(c, e, old, nil, sa)
 		}
 		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
 	case policy.Netns:
-		egress := w.s.egressOf(route)
-		if !crossed && sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.made.has(old)) {
+		egress := w.s.EgressOf(route)
+		if !crossed && sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.Made.Has(old)) {
 			return w.stay(c, e, old, nil, sa)
 		}
 		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
@@ -185,30 +186,30 @@ var (
 )
 
 // move is swapDatagram, one at a time for a socket.
-func (w *datagramWorker) move(s *swap, sa []byte) outcome {
+func (w *datagramWorker) move(s *swap, sa []byte) session.Outcome {
 	c, e, old, sock := s.c, s.e, s.old, s.sock
 	if sock.Bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
 		addr, _ := netip.AddrFromSlice(sock.Address())
-		if addr.Unmap().IsLoopback() && e.Decision.Route.Kind != policy.Direct && !w.s.returned.has(old) {
-			return answer(unix.EINVAL) // as from there nothing else is reached, unless it was connected to another peer first
+		if addr.Unmap().IsLoopback() && e.Decision.Route.Kind != policy.Direct && !w.s.returned.Has(old) {
+			return session.Answer(unix.EINVAL) // as from there nothing else is reached, unless it was connected to another peer first
 		}
 		clear(sock.Address())
 		sock.Connected = true
-		if c.sends && sock.Kind == unix.SOCK_DGRAM {
+		if c.Sends && sock.Kind == unix.SOCK_DGRAM {
 			return w.sendBeside(s)
 		}
 	}
-	if !w.alone {
-		w.pin(uint32(c.tid))
+	if !w.Alone {
+		w.Pin(uint32(c.TID))
 	}
 	// One at a time: what has been sent through the first one's socket would be answered there.
-	before := c.view // a send has not looked yet
+	before := c.View // a send has not looked yet
 	var moves, file uint64
 	ino := uint64(0)
-	if before != nil && !c.sends {
-		moves, file, ino = before.moves, before.File, before.Ino
+	if before != nil && !c.Sends {
+		moves, file, ino = before.Moves, before.File, before.Ino
 	} else {
 		before, ino = nil, linux.InodeOf(old)
 	}
@@ -216,32 +217,32 @@ func (w *datagramWorker) move(s *swap, sa []byte) outcome {
 	w.moving = true
 	defer func() {
 		w.moving = false
-		w.s.moves.Add(1)
+		w.s.Moves.Add(1)
 		w.s.moving.unlock(moving)
 	}()
-	if before == nil || moves != w.s.moves.Load() {
-		if w.see(c) && old >= 0 {
-			c.view.copies = 1
+	if before == nil || moves != w.s.Moves.Load() {
+		if w.See(c) && old >= 0 {
+			c.View.Copies = 1
 		}
 		if sock.Untouched {
-			if set, is := w.untouchedUDP(c); c.view == nil || c.view.File != file || !is || set != sock.Often {
-				return raced
+			if set, is := w.UntouchedUDP(c); c.View == nil || c.View.File != file || !is || set != sock.Often {
+				return session.Raced
 			}
 		}
 	}
 	// Only a socket that is there now has its companions: another thread may have put it aside, and
 	// a third one may put it back.
 	if old >= 0 && !w.isThereYet(c, old) {
-		return raced
+		return session.Raced
 	}
 	return w.swapDatagram(s, sa)
 }
 
 // isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.view
 // is not nil, it is of now.
-func (w *datagramWorker) isThereYet(c *call, old int) bool {
-	if c.view != nil {
-		return w.saw(c.view, old)
+func (w *datagramWorker) isThereYet(c *session.Call, old int) bool {
+	if c.View != nil {
+		return w.Saw(c.View, old)
 	}
 	return !w.replaced(c, old)
 }
@@ -249,55 +250,55 @@ func (w *datagramWorker) isThereYet(c *call, old int) bool {
 // sendBeside sends to another place than the one that the socket old is connected in. A send does
 // not end a connection, and what is answered to it is not for a connected socket, which hears from
 // its peer alone. So it is a companion that sends, and old stays.
-func (w *datagramWorker) sendBeside(s *swap) outcome {
+func (w *datagramWorker) sendBeside(s *swap) session.Outcome {
 	fd, out := w.beside(s)
-	if !out.isUndecided() {
+	if !out.IsUndecided() {
 		return out
 	}
-	w.closeNow(s.old)
-	w.done = append(w.done, fd)
-	if out = w.act(s.c, s.e, fd, s.x, nil); !out.isLater() {
-		w.closeNow(fd)
+	w.CloseNow(s.old)
+	w.Done = append(w.Done, fd)
+	if out = w.act(s.c, s.e, fd, s.x, nil); !out.IsLater() {
+		w.CloseNow(fd)
 	}
 	return out
 }
 
 // beside returns a copy of the companion that s.old has where s leads, and sees to it that there is
 // one, like s.old. Where out is not undecided there is none.
-func (w *datagramWorker) beside(s *swap) (fd int, out outcome) {
+func (w *datagramWorker) beside(s *swap) (fd int, out session.Outcome) {
 	old := s.old
 	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
-	w.see(s.c)
+	w.See(s.c)
 	if !w.isThereYet(s.c, old) {
-		return -1, raced
+		return -1, session.Raced
 	}
 	kept, errno := w.obtain(s, old)
 	if errno != 0 {
-		return -1, w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
+		return -1, w.Fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
 	}
 	if errno = w.carry(s, old, kept); errno == 0 {
 		linux.SetFlags(s.fd, s.sock.Flags&^unix.O_ASYNC)
 		if fd, errno = linux.Dup(s.fd); errno == 0 {
 			w.s.companions.Settle(s.fd)
 			w.s.companions.KeepBeside(old, s.fd, w.to(s.egress, s.x))
-			return fd, undecided
+			return fd, session.Undecided
 		}
 	}
 	if !w.s.companions.PutBack(s.fd) {
 		linux.Close(s.fd)
 	}
-	return -1, w.fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
+	return -1, w.Fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
 }
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
 // of another family.
-func (w *datagramWorker) act(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
+func (w *datagramWorker) act(c *session.Call, e *event.Pending, fd int, x *crossing, sa []byte) session.Outcome {
 	e.Local = fd
-	if c.sends {
+	if c.Sends {
 		return w.transmit(c, e, fd, x)
 	}
 	if x != nil && x.family() == unix.AF_UNIX {
-		errno := x.path.open(w.s.targets, x.route, c.tid)
+		errno := x.path.open(w.s.Targets, x.route, c.TID)
 		if errno == 0 {
 			errno = x.path.connect(fd)
 		}
@@ -308,11 +309,11 @@ func (w *datagramWorker) act(c *call, e *event.Pending, fd int, x *crossing, sa 
 }
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
-func (w *datagramWorker) stay(c *call, e *event.Pending, fd int, x *crossing, sa []byte) outcome {
+func (w *datagramWorker) stay(c *session.Call, e *event.Pending, fd int, x *crossing, sa []byte) session.Outcome {
 	w.retag(c, fd)
 	out := w.act(c, e, fd, x, sa)
-	if !out.isLater() {
-		w.closeNow(fd) // before the target goes on: what it closes then shall be closed
+	if !out.IsLater() {
+		w.CloseNow(fd) // before the target goes on: what it closes then shall be closed
 	}
 	return out
 }
@@ -320,26 +321,26 @@ func (w *datagramWorker) stay(c *call, e *event.Pending, fd int, x *crossing, sa
 // leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a
 // send is made with it all the same, as the kernel might find another one. A connect(2) is left to
 // guard.
-func (w *datagramWorker) leave(c *call, e *event.Pending, fd int, sa []byte) outcome {
-	if c.sends {
+func (w *datagramWorker) leave(c *session.Call, e *event.Pending, fd int, sa []byte) session.Outcome {
+	if c.Sends {
 		return w.stay(c, e, fd, nil, sa)
 	}
-	return carryOn
+	return session.CarryOn
 }
 
-func (w *datagramWorker) finished(c *call, e *event.Pending, errno unix.Errno) outcome {
-	if c.sends {
+func (w *datagramWorker) finished(c *session.Call, e *event.Pending, errno unix.Errno) session.Outcome {
+	if c.Sends {
 		return w.sent(e, errno)
 	}
-	w.s.events.Record(e, errno)
-	return answer(errno)
+	w.s.Events.Record(e, errno)
+	return session.Answer(errno)
 }
 
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another
 // one than the program's already; its passport is then in w.crossing.pass.
-func (w *datagramWorker) crossDatagram(c *call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) outcome {
+func (w *datagramWorker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) session.Outcome {
 	if !crossed && sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
-		return answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
+		return session.Answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
 	x := &w.crossing
 	had := x.pass
@@ -349,18 +350,18 @@ func (w *datagramWorker) crossDatagram(c *call, e *event.Pending, old int, sock 
 	case err != nil:
 		e.Add(err.Error())
 		return w.finished(c, e, unix.ENETUNREACH)
-	case sock.Kind == unix.SOCK_RAW, sock.Proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.sends):
+	case sock.Kind == unix.SOCK_RAW, sock.Proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.Sends):
 		e.Add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
 		return w.finished(c, e, unix.ENETUNREACH)
 	}
-	x.pass.Connected = !c.sends && x.family() == unix.AF_INET6
-	if !crossed || linux.DomainOf(old) != x.family() || c.sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
+	x.pass.Connected = !c.Sends && x.family() == unix.AF_INET6
+	if !crossed || linux.DomainOf(old) != x.family() || c.Sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
 		return w.move(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
 	}
 	if errno := x.scope(old); errno != 0 {
-		return w.fail(e, "interface "+x.zone, errno)
+		return w.Fail(e, "interface "+x.zone, errno)
 	}
-	if x.pass.Connected && !had.Connected || had.Peer != x.pass.Peer && (!c.sends || x.route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
+	if x.pass.Connected && !had.Connected || had.Peer != x.pass.Peer && (!c.Sends || x.route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
 		// Whom what is received is from, where that cannot be told from its address.
 		had.Peer, had.Local, had.Connected = x.pass.Peer, x.pass.Local, x.pass.Connected
 		put := had.PutOn6
@@ -368,7 +369,7 @@ func (w *datagramWorker) crossDatagram(c *call, e *event.Pending, old int, sock 
 			put = had.PutOnUnix
 		}
 		if errno := put(old); errno != 0 {
-			return w.fail(e, "the passport of the socket", errno)
+			return w.Fail(e, "the passport of the socket", errno)
 		}
 	}
 	return w.stay(c, e, old, x, x.to[:])
@@ -377,7 +378,7 @@ func (w *datagramWorker) crossDatagram(c *call, e *event.Pending, old int, sock 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not
 // been used yet.
 func (w *datagramWorker) noteMoved(replacement int) {
-	if w.s.isEgress(w.s.origin.Cookie) {
-		w.s.made.add(replacement)
+	if w.s.IsEgress(w.s.Origin.Cookie) {
+		w.s.Made.Add(replacement)
 	}
 }

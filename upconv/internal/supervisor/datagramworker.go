@@ -6,6 +6,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -27,7 +28,7 @@ type datagramWorker struct {
 // Session is a session as far as datagrams go.
 type datagramSession struct {
 	receiveSession
-	returned madeSockets                  // datagram sockets of the origin that have taken the place of connected ones
+	returned session.MadeSockets          // datagram sockets of the origin that have taken the place of connected ones
 	sends    [256]atomic.Pointer[sendKey] // see recordSend
 }
 

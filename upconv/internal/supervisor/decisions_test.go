@@ -12,19 +12,20 @@ import (
 	"golang.org/x/net/bpf"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // everyArch is the architectures that a filter is made for.
 var everyArch = []seccompx.Arch{seccompx.AMD64, seccompx.I386, seccompx.ARM64}
 
 // everyNeeds returns every combination of needs, whether a policy can have it or not.
-func everyNeeds(t *testing.T) []needs {
+func everyNeeds(t *testing.T) []session.Needs {
 	t.Helper()
-	const count = unsafe.Sizeof(needs{})
-	if fields := reflect.TypeFor[needs](); fields.NumField() != int(count) {
+	const count = unsafe.Sizeof(session.Needs{})
+	if fields := reflect.TypeFor[session.Needs](); fields.NumField() != int(count) {
 		t.Fatal("not every field of needs is a bool")
 	}
-	all := make([]needs, 1<<count)
+	all := make([]session.Needs, 1<<count)
 	for i := range all {
 		for field := range count {
 			(*[count]bool)(unsafe.Pointer(&all[i]))[field] = i>>field&1 != 0
@@ -162,7 +163,7 @@ func valuesOf(filters []seccompx.Filter) map[string]*values {
 
 // A trial is a call that filters decide about.
 type trial struct {
-	needs needs
+	needs session.Needs
 	arch  seccompx.Arch
 	call  string
 	args  [6]uint64

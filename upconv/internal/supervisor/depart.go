@@ -12,6 +12,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -25,7 +26,7 @@ func (w *streamWorker) leaves(s *swap) bool {
 	if s.sock.Port() == 0 {
 		return false
 	}
-	return s.egress != nil && s.egress.Cookie != w.s.origin.Cookie || s.x != nil && s.x.family() == unix.AF_INET6
+	return s.egress != nil && s.egress.Cookie != w.s.Origin.Cookie || s.x != nil && s.x.family() == unix.AF_INET6
 }
 
 // depart is for a stream whose port leaves the origin, before the new one, which has it in the
@@ -34,20 +35,20 @@ func (w *streamWorker) leaves(s *swap) bool {
 // If all is well the outcome is undecided.
 //
 // As long as the old socket is the target's, it holds the port in the origin.
-func (w *streamWorker) depart(s *swap) outcome {
+func (w *streamWorker) depart(s *swap) session.Outcome {
 	c, to := s.c, w.to(s.egress, s.x)
 	p, port := &w.s.ports, s.sock.Port()
 	p.put(port, departure{to: to, moving: true})
-	p.goesOn(c.tid)
-	for p.isContended(c.tid, port) {
-		if !w.alone {
+	p.goesOn(c.TID)
+	for p.isContended(c.TID, port) {
+		if !w.Alone {
 			p.stays(port, to)
-			w.closeNow(s.fd)
-			return aside
+			w.CloseNow(s.fd)
+			return session.Aside
 		}
 		time.Sleep(50 * time.Microsecond)
 	}
-	return undecided
+	return session.Undecided
 }
 
 // noteConnection is for a bound stream, of which fd is a copy, that has just begun to connect to
@@ -57,12 +58,12 @@ func (w *streamWorker) noteConnection(e *event.Pending, fd int, sock *sockstate.
 	d := departure{to: companion.OnInet6}
 	switch route := e.Decision.Route; route.Kind {
 	case policy.Netns:
-		d.to = companion.Place(w.s.egressOf(route).Cookie)
+		d.to = companion.Place(w.s.EgressOf(route).Cookie)
 	case policy.NAT64, policy.Inet6:
 	default:
 		return
 	}
-	if d.to == companion.Place(w.s.origin.Cookie) || !now.ReadName(fd) {
+	if d.to == companion.Place(w.s.Origin.Cookie) || !now.ReadName(fd) {
 		return
 	}
 	if port := sock.Port(); port != 0 && port != now.Port() { // the kernel has chosen another one
@@ -88,13 +89,13 @@ func mappedIn(domain int, name *[linux.SizeofSockaddrIn6]byte) [16]byte {
 
 // collides reports whether the port that a stopped bind(2) asks for is one that another socket has
 // taken along to an egress. Whatever else is wrong with the call the kernel says.
-func (w *streamWorker) collides(c *call) bool {
-	length := uint32(c.args[2])
+func (w *streamWorker) collides(c *session.Call) bool {
+	length := uint32(c.Args[2])
 	if length < linux.SizeofSockaddrIn || length > linux.SizeofSockaddrStorage {
 		return false
 	}
 	var name [linux.SizeofSockaddrIn6]byte
-	if target.ReadMemory(c.tid, c.args[1], name[:min(length, linux.SizeofSockaddrIn6)]) != 0 {
+	if target.ReadMemory(c.TID, c.Args[1], name[:min(length, linux.SizeofSockaddrIn6)]) != 0 {
 		return false
 	}
 	family, port := int(binary.NativeEndian.Uint16(name[:])), binary.BigEndian.Uint16(name[2:])
@@ -103,17 +104,17 @@ func (w *streamWorker) collides(c *call) bool {
 	}
 	p := &w.s.ports
 	w.s.asked.add(port)
-	d, gone := p.ask(c.tid, port)
+	d, gone := p.ask(c.TID, port)
 	if !gone {
 		return false
 	}
-	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	if errno != 0 {
 		return false
 	}
 	defer linux.Close(fd)
-	sock := &w.socketInfo
-	if !sockstate.ExamineStream(fd, sock) || sock.Bound || sock.Netns != w.s.origin.Cookie && !w.s.inEgress(sock.Netns) || !w.mayBind(sock.Domain, &name) {
+	sock := &w.SocketInfo
+	if !sockstate.ExamineStream(fd, sock) || sock.Bound || sock.Netns != w.s.Origin.Cookie && !w.s.InEgress(sock.Netns) || !w.mayBind(sock.Domain, &name) {
 		return false
 	}
 	connected := d.moving || w.isConnectedYet(c, port, &d)
@@ -141,12 +142,12 @@ func (w *streamWorker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) 
 	default:
 		return false
 	}
-	return addr.IsUnspecified() || addr.IsLoopback() || w.s.origin.Assigned(addr)
+	return addr.IsUnspecified() || addr.IsLoopback() || w.s.Origin.Assigned(addr)
 }
 
 // isTaken reports whether a socket, of which fd is a copy, could not be bound to a name where a
 // departure has led.
-func (w *streamWorker) isTaken(c *call, fd int, sock *sockstate.Socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
+func (w *streamWorker) isTaken(c *session.Call, fd int, sock *sockstate.Socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
 	probe, errno := w.socketAt(c, d.to, sock.Domain)
 	if errno != 0 {
 		return false
@@ -183,20 +184,20 @@ func (w *streamWorker) isTaken(c *call, fd int, sock *sockstate.Socket, d *depar
 
 // socketAt makes a TCP socket where streams of a family are put on the way to a place; the caller
 // owns it.
-func (w *streamWorker) socketAt(c *call, at companion.Place, domain int) (int, unix.Errno) {
+func (w *streamWorker) socketAt(c *session.Call, at companion.Place, domain int) (int, unix.Errno) {
 	if at == companion.OnInet6 {
-		return w.inOrigin(c.tid, unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+		return w.InOrigin(c.TID, unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	}
 	e := w.s.egressAt(at)
 	if e == nil {
 		return -1, unix.ENOENT
 	}
-	return w.socket(e, domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+	return w.Socket(e, domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 }
 
 // egressAt returns an egress by its cookie, nil if there is none.
 func (s *streamSession) egressAt(at companion.Place) *netns.Egress {
-	for _, e := range s.rules.Load().egress {
+	for _, e := range s.Rules.Load().Egress {
 		if companion.Place(e.Cookie) == at {
 			return e
 		}

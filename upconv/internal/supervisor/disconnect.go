@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -17,58 +18,58 @@ import (
 
 // disconnects reports whether a connect(2) does, of whose address it reads what nobody has read
 // yet.
-func (w *callsWorker) disconnects(c *call) bool {
-	if c.addrLen < linux.SizeofFamily || c.addrLen > linux.SizeofSockaddrStorage {
+func (w *callsWorker) disconnects(c *session.Call) bool {
+	if c.AddrLen < linux.SizeofFamily || c.AddrLen > linux.SizeofSockaddrStorage {
 		return false
 	}
-	if c.sa == nil && c.addrLen < linux.SizeofSockaddrIn {
-		if sa := w.sockaddr[:c.addrLen]; target.ReadMemory(c.tid, c.addr, sa) == 0 {
-			c.sa = sa
+	if c.Sockaddr == nil && c.AddrLen < linux.SizeofSockaddrIn {
+		if sa := w.Sockaddr[:c.AddrLen]; target.ReadMemory(c.TID, c.Addr, sa) == 0 {
+			c.Sockaddr = sa
 		}
 	}
-	return c.sa != nil && binary.NativeEndian.Uint16(c.sa) == unix.AF_UNSPEC
+	return c.Sockaddr != nil && binary.NativeEndian.Uint16(c.Sockaddr) == unix.AF_UNSPEC
 }
 
 // disconnectCall makes a connect(2) with AF_UNSPEC. A stream of an egress is replaced by one of the
 // origin; any other socket is disconnected where it is, which neither waits nor takes the program's
 // rights.
-func (w *callsWorker) disconnectCall(c *call) outcome {
-	for range maxRaces {
-		e := w.newEvent(c, policy.TCP)
-		fd, out := w.fetch(c, &e)
-		if !out.isUndecided() {
+func (w *callsWorker) disconnectCall(c *session.Call) session.Outcome {
+	for range session.MaxRaces {
+		e := w.NewEvent(c, policy.TCP)
+		fd, out := w.Fetch(c, &e)
+		if !out.IsUndecided() {
 			return out
 		}
-		sock := &w.socketInfo
+		sock := &w.SocketInfo
 		stream := linux.TypeOf(fd) == unix.SOCK_STREAM && sock.ReadStream(fd) && sock.ReadPlace(fd)
-		if !stream || !w.s.inEgress(sock.Netns) || w.livesIn(c.tid, sock.Netns) {
-			errno := linux.Connect(fd, c.sa)
-			w.closeNow(fd)
-			return answer(errno)
+		if !stream || !w.s.InEgress(sock.Netns) || w.LivesIn(c.TID, sock.Netns) {
+			errno := linux.Connect(fd, c.Sockaddr)
+			w.CloseNow(fd)
+			return session.Answer(errno)
 		}
-		if w.see(c) && !w.saw(c.view, fd) {
-			w.closeNow(fd)
+		if w.See(c) && !w.Saw(c.View, fd) {
+			w.CloseNow(fd)
 			continue
 		}
-		if c.view != nil {
-			c.view.copies = 1
+		if c.View != nil {
+			c.View.Copies = 1
 		}
-		if out = w.disconnectStream(c, fd); !out.isRaced() {
+		if out = w.disconnectStream(c, fd); !out.IsRaced() {
 			return out
 		}
 	}
-	return answer(unix.EBADF)
+	return session.Answer(unix.EBADF)
 }
 
 // disconnectStream puts a socket of the origin into the place of a stream of an egress, of which
 // old is a copy and w.socketInfo tells, and resets the connection of that.
-func (w *callsWorker) disconnectStream(c *call, old int) outcome {
-	e := w.newEvent(c, policy.TCP)
+func (w *callsWorker) disconnectStream(c *session.Call, old int) session.Outcome {
+	e := w.NewEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
-	c.back, w.socketInfo.Resets = true, true
-	out := w.swapStream(&swap{c: c, e: &e, old: old, sock: &w.socketInfo}, nil)
-	if out.carriesOn() {
-		out = answer(0)
+	c.Back, w.SocketInfo.Resets = true, true
+	out := w.swapStream(&swap{c: c, e: &e, old: old, sock: &w.SocketInfo}, nil)
+	if out.CarriesOn() {
+		out = session.Answer(0)
 	}
 	return out
 }

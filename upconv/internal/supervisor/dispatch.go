@@ -3,6 +3,7 @@ package supervisor
 import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // callNumbers is more than the number of any call in the table, in any architecture.
@@ -18,7 +19,7 @@ var (
 func init() {
 	for i := range calls {
 		row := &calls[i]
-		row.anew = func(d decider, c *call) outcome { return row.handle(callsWorkerOf(d), c) }
+		row.anew = func(d session.Decider, c *session.Call) session.Outcome { return row.handle(callsWorkerOf(d), c) }
 		for of, arch := range seccompx.NativeArches() {
 			if nr, ok := arch.Syscall(row.name); ok && row.handle != nil {
 				rowsByNumber[of][nr] = row
@@ -47,18 +48,18 @@ func rowFor(arch seccompx.Arch, nr int32) *callRow {
 }
 
 // handle decides what becomes of a notification.
-func (w *callsWorker) handle(n *seccompx.Notification) outcome {
+func (w *callsWorker) handle(n *seccompx.Notification) session.Outcome {
 	if n.PID == 0 {
-		return carryOn // a thread outside our pid namespace: cannot be named, cannot be served
+		return session.CarryOn // a thread outside our pid namespace: cannot be named, cannot be served
 	}
 	c := &w.call
 	// The kernel takes int arguments from the low half of the register, so the high half is
 	// dropped.
-	*c = call{id: n.ID, tid: int(n.PID), args: n.Data.Args, fd: int(int32(n.Data.Args[0])), Layout: linux.Layout{Compat: n.Data.Arch == seccompx.I386}}
+	*c = session.Call{ID: n.ID, TID: int(n.PID), Args: n.Data.Args, FD: int(int32(n.Data.Args[0])), Layout: linux.Layout{Compat: n.Data.Arch == seccompx.I386}}
 	row := rowFor(n.Data.Arch, n.Data.Nr)
 	if row == nil {
-		return carryOn
+		return session.CarryOn
 	}
-	c.name, c.decide = row.name, row.anew
+	c.Name, c.Decide = row.name, row.anew
 	return row.handle(w, c)
 }

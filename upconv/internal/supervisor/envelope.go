@@ -6,13 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // envelope is what goes with the data of a message that upconv sends in the place of the kernel.
 type envelope struct {
 	worker  *guardWorker
-	call    *call
+	call    *session.Call
 	to      *guardedSocket
 	name    []byte   // the address; empty: none
 	control []byte   // control messages, in the layout of this machine
@@ -109,7 +110,7 @@ func (e *envelope) send(data []byte, last bool) (n int, errno unix.Errno) {
 	case e.to.domain == unix.AF_UNIX || linux.IsInet(e.to.domain):
 		errno = submit()
 	default:
-		errno = target.WithCapabilitiesOf(e.call.tid, submit)
+		errno = target.WithCapabilitiesOf(e.call.TID, submit)
 	}
 	if errno != 0 {
 		return 0, errno

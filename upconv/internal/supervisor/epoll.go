@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -62,15 +63,15 @@ func (e *epolls) blind() {
 }
 
 // epollCreate handles a stopped epoll_create(2): it is noted and goes on.
-func (w *swapWorker) epollCreate(c *call) outcome {
-	w.s.epolls.create(w.s.targets.Process(c.tid), c.tid)
-	return carryOn
+func (w *swapWorker) epollCreate(c *session.Call) session.Outcome {
+	w.s.epolls.create(w.s.Targets.Process(c.TID), c.TID)
+	return session.CarryOn
 }
 
 // files returns what a thread's descriptor table is known by, and its process. That is the pid, or
 // the tid of a thread that has a table of its own, or that may have one where nothing tells.
 func (w *swapWorker) files(tid int) (files, pid int) {
-	pid = w.s.targets.Process(tid)
+	pid = w.s.Targets.Process(tid)
 	if pid == tid || w.s.epolls.noKcmp.Load() {
 		return tid, pid
 	}
@@ -205,7 +206,7 @@ func (w *swapWorker) lookAtSets(tid int) {
 	files, _ := w.files(tid)
 	fds, _ := target.DescriptorsLinkedTo(tid, epollLink)
 	found := make(map[uint64]int, len(fds))
-	peeker := w.s.sights.Load().peeker
+	peeker := w.s.Sights.Load().Peeker
 	for _, fd := range fds {
 		var sight peek.Sight
 		if peeker.Look(tid, fd, &sight) == 0 && sight.File != 0 {

@@ -32,9 +32,9 @@ func (w *swapWorker) readFdinfo(tid, epfd int) (text []byte, errno unix.Errno) {
 		}
 	}
 	w.info.close()
-	file, errno := target.OpenFdinfo(tid, epfd, w.scratch[:])
-	if w.s.targets.MakeRoom(errno) {
-		file, errno = target.OpenFdinfo(tid, epfd, w.scratch[:])
+	file, errno := target.OpenFdinfo(tid, epfd, w.Scratch[:])
+	if w.s.Targets.MakeRoom(errno) {
+		file, errno = target.OpenFdinfo(tid, epfd, w.Scratch[:])
 	}
 	if errno != 0 {
 		return nil, errno
@@ -48,15 +48,15 @@ func (w *swapWorker) readFdinfo(tid, epfd int) (text []byte, errno unix.Errno) {
 
 // readInfo reads w.info.
 func (w *swapWorker) readInfo() (text []byte, errno unix.Errno) {
-	if w.long == nil {
-		w.long = make([]byte, 4096)
+	if w.Long == nil {
+		w.Long = make([]byte, 4096)
 	}
 	length := 0
 	for {
-		if length == len(w.long) {
-			w.long = append(w.long, make([]byte, len(w.long))...)
+		if length == len(w.Long) {
+			w.Long = append(w.Long, make([]byte, len(w.Long))...)
 		}
-		rest := w.long[length:]
+		rest := w.Long[length:]
 		n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(w.info.file), uintptr(unsafe.Pointer(&rest[0])), uintptr(len(rest)), uintptr(length), 0, 0)
 		if errno != 0 {
 			return nil, errno
@@ -66,9 +66,9 @@ func (w *swapWorker) readInfo() (text []byte, errno unix.Errno) {
 		}
 		length += int(n)
 	}
-	text = w.long[:length]
-	if len(w.long) > 1<<20 {
-		w.long = nil // a set like that is rare
+	text = w.Long[:length]
+	if len(w.Long) > 1<<20 {
+		w.Long = nil // a set like that is rare
 	}
 	return text, 0
 }

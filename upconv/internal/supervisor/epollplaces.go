@@ -13,6 +13,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -35,14 +36,14 @@ type setCopy struct {
 }
 
 // openSet gets r a copy of its set.
-func (w *swapWorker) openSet(c *call, r *registration) (errno unix.Errno) {
+func (w *swapWorker) openSet(c *session.Call, r *registration) (errno unix.Errno) {
 	for _, s := range w.sets {
 		if s.epfd == r.epfd && s.file == r.file {
 			r.set = s.fd
 			return 0
 		}
 	}
-	if r.set, errno = w.s.targets.Getfd(c.tid, r.epfd); errno != 0 {
+	if r.set, errno = w.s.Targets.Getfd(c.TID, r.epfd); errno != 0 {
 		return errno
 	}
 	if r.file != 0 && !w.isFile(r.set, r.file) { // another file has its number by now
@@ -67,14 +68,14 @@ func (w *swapWorker) closeSets() {
 func (w *swapWorker) registrations(s *swap) (found []registration, lost string) {
 	c, all := s.c, &w.s.epolls
 	switch {
-	case c.view != nil:
+	case c.View != nil:
 		return w.registrationsSeen(s)
 	case !all.any.Load():
 		return nil, ""
 	}
 	for range 2 {
-		files, pid := w.files(c.tid)
-		fds, large, ok := all.list(files, pid, c.tid)
+		files, pid := w.files(c.TID)
+		fds, large, ok := all.list(files, pid, c.TID)
 		if !ok {
 			return nil, lostPlaces("its process's descriptors cannot be read in /proc", 0)
 		}
@@ -85,7 +86,7 @@ func (w *swapWorker) registrations(s *swap) (found []registration, lost string) 
 				stale = true
 			case isMember, memberUnknown:
 				var errno unix.Errno
-				if found, errno = w.registrationsIn(s, epfd, []int{c.fd}, found); errno != 0 {
+				if found, errno = w.registrationsIn(s, epfd, []int{c.FD}, found); errno != 0 {
 					lost = lostPlaces("a set", errno)
 				}
 			}
@@ -147,17 +148,17 @@ func (w *swapWorker) membership(s *swap, files, epfd int, large bool) membership
 			return is
 		}
 	}
-	if !target.IsLink(c.tid, epfd, epollLink) {
+	if !target.IsLink(c.TID, epfd, epollLink) {
 		return notASet
 	}
 	return memberUnknown
 }
 
 // inSmallSet asks kcmp(2) about everything that is in a set under the socket's number.
-func inSmallSet(c *call, epfd int) (is membership, errno unix.Errno) {
-	slot := [3]uint32{uint32(epfd), uint32(c.fd), 0} // struct kcmp_epoll_slot: efd, tfd, toff
+func inSmallSet(c *session.Call, epfd int) (is membership, errno unix.Errno) {
+	slot := [3]uint32{uint32(epfd), uint32(c.FD), 0} // struct kcmp_epoll_slot: efd, tfd, toff
 	for {
-		order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(c.tid), uintptr(c.tid), kcmpEpollTFD, uintptr(c.fd), uintptr(unsafe.Pointer(&slot)), 0)
+		order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(c.TID), uintptr(c.TID), kcmpEpollTFD, uintptr(c.FD), uintptr(unsafe.Pointer(&slot)), 0)
 		switch {
 		case errno == 0 && order == 0:
 			return isMember, 0
@@ -176,8 +177,8 @@ func inSmallSet(c *call, epfd int) (is membership, errno unix.Errno) {
 // under the same number, and refuses with EEXIST what it has. Should it not, the old socket is in
 // it for a moment, and must not be ready then as an idle one always is (EPOLLHUP): so it listens,
 // where nobody knows, and is gone before the target goes on.
-func (w *swapWorker) inLargeSet(c *call, epfd, old int) membership {
-	set, errno := w.s.targets.Getfd(c.tid, epfd)
+func (w *swapWorker) inLargeSet(c *session.Call, epfd, old int) membership {
+	set, errno := w.s.Targets.Getfd(c.TID, epfd)
 	if errno != 0 {
 		return memberUnknown
 	}
@@ -185,7 +186,7 @@ func (w *swapWorker) inLargeSet(c *call, epfd, old int) membership {
 	if _, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(old), 0, 0); errno != 0 {
 		return memberUnknown
 	}
-	errno = openfile.Free.Control(set, old, c.fd, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL)
+	errno = openfile.Free.Control(set, old, c.FD, &unix.EpollEvent{}, unix.EPOLL_CTL_ADD, unix.EPOLL_CTL_DEL)
 	// An address of family AF_UNSPEC ends the listening, and the port that came with it.
 	unspecified := [linux.SizeofSockaddrIn]byte{}
 	linux.Connect(old, unspecified[:])
@@ -201,7 +202,7 @@ func (w *swapWorker) inLargeSet(c *call, epfd, old int) membership {
 // registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How
 // many there are is known; should some be missing, there are sets that have not been noticed yet.
 func (w *swapWorker) registrationsSeen(s *swap) (found []registration, lost string) {
-	seen := s.c.view
+	seen := s.c.View
 	watched := seen.Watched
 	if watched > 0 && s.old >= 0 {
 		watched -= w.s.companions.Watches(s.old)
@@ -222,14 +223,14 @@ func (w *swapWorker) registrationsSeen(s *swap) (found []registration, lost stri
 }
 
 // forgetSets has the sets of the target be looked for anew.
-func (w *swapWorker) forgetSets(c *call) {
-	files, _ := w.files(c.tid)
+func (w *swapWorker) forgetSets(c *session.Call) {
+	files, _ := w.files(c.TID)
 	w.s.epolls.forget(files)
 }
 
 // showsPlaces reports whether all places of what was seen are known.
 func (w *swapWorker) showsPlaces(sight *peek.Sight) bool {
-	return sight.Watched < peek.MaxWatched && w.s.sights.Load().peeker.KnowsPlaces()
+	return sight.Watched < peek.MaxWatched && w.s.Sights.Load().Peeker.KnowsPlaces()
 }
 
 // placesSeen returns those of some places that are in sets of the target. They should be as many as
@@ -238,9 +239,9 @@ func (w *swapWorker) placesSeen(s *swap, places []peek.Place, wanted int) (found
 	c := s.c
 	for _, noticed := range []bool{true, false} {
 		if !noticed {
-			w.lookAtSets(c.tid)
+			w.lookAtSets(c.TID)
 		}
-		files, _ := w.files(c.tid)
+		files, _ := w.files(c.TID)
 		for i := range places {
 			p := &places[i]
 			if hasPlace(found, p) {
@@ -274,7 +275,7 @@ func hasPlace(others []registration, p *peek.Place) bool {
 // isFile reports whether a descriptor of upconv's is of the file that was seen.
 func (w *swapWorker) isFile(fd int, file uint64) bool {
 	var sight peek.Sight
-	return w.s.sights.Load().peeker.Look(w.s.pid, fd, &sight) == 0 && sight.File == file
+	return w.s.Sights.Load().Peeker.Look(w.s.PID, fd, &sight) == 0 && sight.File == file
 }
 
 // epollEvent returns what epoll_ctl(2) was told of a place.
@@ -286,8 +287,8 @@ func epollEvent(p *peek.Place) unix.EpollEvent {
 // under any number at all, also one that has been closed since.
 func (w *swapWorker) registrationsByInode(s *swap, numbers []int) (found []registration, lost string) {
 	c := s.c
-	files, pid := w.files(c.tid)
-	fds, _, ok := w.s.epolls.list(files, pid, c.tid)
+	files, pid := w.files(c.TID)
+	fds, _, ok := w.s.epolls.list(files, pid, c.TID)
 	if !ok {
 		return nil, lostPlaces("its process's descriptors cannot be read in /proc", 0)
 	}
@@ -303,12 +304,12 @@ func (w *swapWorker) registrationsByInode(s *swap, numbers []int) (found []regis
 // registrationsIn appends to found those that are in a set, as proc_pid_fdinfo(5) says.
 func (w *swapWorker) registrationsIn(s *swap, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
 	c := s.c
-	text, errno := w.readFdinfo(c.tid, epfd)
+	text, errno := w.readFdinfo(c.TID, epfd)
 	if errno == unix.ENOENT {
 		return found, 0 // closed meanwhile
 	}
 	if len(text) > longText {
-		files, _ := w.files(c.tid)
+		files, _ := w.files(c.TID)
 		w.s.epolls.isLarge(files, epfd)
 	}
 	for line := range bytes.Lines(text) {
@@ -330,7 +331,7 @@ func (w *swapWorker) registrationsIn(s *swap, epfd int, numbers []int, found []r
 
 // register puts the socket, which the target now has, into the sets that the one before it was in.
 // What becomes lost is noted.
-func (w *swapWorker) register(c *call, e *event.Pending, places []registration, socket int) {
+func (w *swapWorker) register(c *session.Call, e *event.Pending, places []registration, socket int) {
 	for i := range places {
 		p := &places[i]
 		// A registration belongs to a file and a number: here too the socket must have the target's
@@ -344,7 +345,7 @@ func (w *swapWorker) register(c *call, e *event.Pending, places []registration, 
 		default:
 			e.Add("lost to an epoll set: " + linux.ErrnoName(errno))
 		}
-		w.s.warn(c.name+": the socket is lost to an epoll set", "tid", c.tid, "fd", c.fd, "error", errno)
+		w.s.Warn(c.Name+": the socket is lost to an epoll set", "tid", c.TID, "fd", c.FD, "error", errno)
 	}
 }
 
@@ -360,7 +361,7 @@ func (w *swapWorker) unregister(places []registration, old int) {
 // what they have said holds, and who is to be told of an event is told again.
 func (w *swapWorker) settlePlaces(s *swap) {
 	places, socket := s.places[:s.early], s.fd
-	if len(places) == 0 || s.c.view.alone() { // there is nobody else
+	if len(places) == 0 || s.c.View.Alone() { // there is nobody else
 		return
 	}
 	var looks placeSights
@@ -406,11 +407,11 @@ type placeSights struct {
 // lookAtPlaces looks at the two sockets, if that can be. (No closure does: the swap would be on the
 // heap.)
 func (w *swapWorker) lookAtPlaces(s *swap, l *placeSights) {
-	if s.c.view == nil {
+	if s.c.View == nil {
 		return
 	}
-	peeker := w.s.sights.Load().peeker
-	seen := peeker.Look(w.s.pid, s.old, &l.before) == 0 && peeker.Look(w.s.pid, s.fd, &l.after) == 0
+	peeker := w.s.Sights.Load().Peeker
+	seen := peeker.Look(w.s.PID, s.old, &l.before) == 0 && peeker.Look(w.s.PID, s.fd, &l.after) == 0
 	l.all = seen && w.showsPlaces(&l.before) && w.showsPlaces(&l.after)
 }
 
@@ -434,7 +435,7 @@ func saidOf(sight *peek.Sight, place *registration) said {
 // readPlaces is what proc_pid_fdinfo(5) says of a place of the old socket, and of the one with the
 // inode number ino. The set is read once: it may be long.
 func (w *swapWorker) readPlaces(s *swap, place *registration, ino uint64) (was, now said) {
-	text, _ := w.readFdinfo(s.c.tid, place.epfd)
+	text, _ := w.readFdinfo(s.c.TID, place.epfd)
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)
 		if !ok || tfd != place.number {

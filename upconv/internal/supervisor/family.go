@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -61,7 +62,7 @@ func (w *crossingWorker) localFor(sock *sockstate.Socket, dst netip.Addr) netip.
 	if dst.IsLoopback() {
 		return linux.Loopback4
 	}
-	if own := w.s.origin.Own.Load(); own != nil {
+	if own := w.s.Origin.Own.Load(); own != nil {
 		return *own
 	}
 	return dummyLocal
@@ -99,7 +100,7 @@ func onlyIPv6(fd int) bool {
 func (w *crossingWorker) crossed(old int, sock *sockstate.Socket, idle bool) (is, busy bool) {
 	p := &w.crossing.pass
 	if !idle {
-		if !w.s.needs.unix || linux.DomainOf(old) != unix.AF_UNIX {
+		if !w.s.Needs.Unix || linux.DomainOf(old) != unix.AF_UNIX {
 			return false, false
 		}
 		return p.ReadFromUnix(old), true
@@ -115,11 +116,11 @@ func (w *crossingWorker) crossed(old int, sock *sockstate.Socket, idle bool) (is
 // then in w.crossing.pass. family is what it is now.
 func (w *crossingWorker) hasPassport(fd int) (family int, ok bool) {
 	family = linux.DomainOf(fd)
-	return family, (family != unix.AF_UNIX || w.s.needs.unix) && w.crossing.pass.ReadFrom(fd, family)
+	return family, (family != unix.AF_UNIX || w.s.Needs.Unix) && w.crossing.pass.ReadFrom(fd, family)
 }
 
 // makeCrossed makes the socket of a crossing.
-func (w *crossingWorker) makeCrossed(x *crossing, c *call) (fd int, errno unix.Errno) {
+func (w *crossingWorker) makeCrossed(x *crossing, c *session.Call) (fd int, errno unix.Errno) {
 	x.has = 0
 	kind, proto := linux.KindOf(x.pass.Proto), x.pass.Proto
 	switch {
@@ -130,13 +131,13 @@ func (w *crossingWorker) makeCrossed(x *crossing, c *call) (fd int, errno unix.E
 		case unix.IPPROTO_ICMP:
 			proto = unix.IPPROTO_ICMPV6
 		}
-		if fd, errno = w.inOrigin(c.tid, unix.AF_INET6, kind, proto); errno == 0 && kind == unix.SOCK_DGRAM && x.pass.Family == unix.AF_INET {
+		if fd, errno = w.InOrigin(c.TID, unix.AF_INET6, kind, proto); errno == 0 && kind == unix.SOCK_DGRAM && x.pass.Family == unix.AF_INET {
 			one := int32(1) // as of any AF_INET socket; inet6_create in net/ipv6/af_inet6.c leaves it out
 			linux.Setsockopt(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, unsafe.Pointer(&one), 4)
 		}
 		return fd, errno
 	case x.route.Target[0] == '@':
-		return w.inOrigin(c.tid, unix.AF_UNIX, kind, 0)
+		return w.InOrigin(c.TID, unix.AF_UNIX, kind, 0)
 	}
 	// Of no namespace that matters.
 	if kind == unix.SOCK_STREAM {
@@ -157,7 +158,7 @@ func (w *crossingWorker) finishCrossed(x *crossing, e *event.Pending, old, to in
 		return w.finishUnix(x, old, to, sock)
 	}
 	if old >= 0 && sock.Domain == unix.AF_INET {
-		sockstate.CopyMapped(w.s.fresh.Of(unix.AF_INET), &w.s.used, old, to)
+		sockstate.CopyMapped(w.s.Fresh.Of(unix.AF_INET), &w.s.Used, old, to)
 	}
 	if errno := x.scope(to); errno != 0 {
 		return errno

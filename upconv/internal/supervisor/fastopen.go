@@ -8,6 +8,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -16,20 +17,20 @@ import (
 // open connects a non-blocking socket for a send that must not wait, with as much data in the SYN
 // as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without an address
 // it only sends.
-func (w *streamWorker) open(c *call, fd int, sa []byte) outcome {
-	f := &c.fastOpen
+func (w *streamWorker) open(c *session.Call, fd int, sa []byte) session.Outcome {
+	f := &c.FastOpen
 	length := 0
-	if len(f.vector) > 0 && f.controlLength == 0 { // control messages go with what is sent when the connection is there
+	if len(f.Vector) > 0 && f.ControlLength == 0 { // control messages go with what is sent when the connection is there
 		var errno unix.Errno
-		if length, errno = w.readEarly(c, f.vector); errno != 0 {
-			return answer(errno)
+		if length, errno = w.readEarly(c, f.Vector); errno != 0 {
+			return session.Answer(errno)
 		}
 	}
 	var data unsafe.Pointer
 	if length > 0 {
-		data = unsafe.Pointer(&w.long[0])
+		data = unsafe.Pointer(&w.Long[0])
 	}
-	flags := f.flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	flags := f.Flags&^unix.MSG_ZEROCOPY | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
 	var to unsafe.Pointer
 	if len(sa) > 0 {
 		to = unsafe.Pointer(&sa[0])
@@ -42,11 +43,11 @@ func (w *streamWorker) open(c *call, fd int, sa []byte) outcome {
 
 // readEarly reads data of a send with MSG_FASTOPEN into w.long, as much as is sent at a time, and
 // returns how much that is. The error is EFAULT.
-func (w *streamWorker) readEarly(c *call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
-	if len(w.long) < maxFastOpen {
-		w.long = make([]byte, maxFastOpen)
+func (w *streamWorker) readEarly(c *session.Call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
+	if len(w.Long) < maxFastOpen {
+		w.Long = make([]byte, maxFastOpen)
 	}
-	if length, errno = target.ReadVectors(c.tid, w.long[:maxFastOpen], vectors); errno != 0 {
+	if length, errno = target.ReadVectors(c.TID, w.Long[:maxFastOpen], vectors); errno != 0 {
 		return 0, unix.EFAULT
 	}
 	return length, 0
@@ -54,80 +55,80 @@ func (w *streamWorker) readEarly(c *call, vectors []unix.RemoteIovec) (length in
 
 // beginEarly sends what a call with MSG_FASTOPEN sends that waits and must not be left to the
 // kernel. errno is what connecting the stream fd has said.
-func (w *streamWorker) beginEarly(c *call, e *event.Pending, fd int, errno unix.Errno) outcome {
-	w.s.events.Record(e, underWay(errno))
+func (w *streamWorker) beginEarly(c *session.Call, e *event.Pending, fd int, errno unix.Errno) session.Outcome {
+	w.s.Events.Record(e, session.UnderWay(errno))
 	switch {
 	case errno == unix.EALREADY:
-		return aside // which will find it connecting
+		return session.Aside // which will find it connecting
 	case errno == 0:
 		return w.sendEarly(c, fd)
 	case e.Decision.Route.Crosses():
 		errno = siit.InetErrno(errno)
 	}
-	return answer(errno)
+	return session.Answer(errno)
 }
 
 // sentEarly answers a send with MSG_FASTOPEN that has sent n bytes.
-func sentEarly(c *call, n int, errno unix.Errno) outcome {
-	if errno != 0 || c.fastOpen.result == 0 {
-		return outcome{state: stateReturns, errno: errno, value: int64(n)}
+func sentEarly(c *session.Call, n int, errno unix.Errno) session.Outcome {
+	if errno != 0 || c.FastOpen.Result == 0 {
+		return session.Outcome{State: session.StateReturns, Errno: errno, Value: int64(n)}
 	}
 	var result [4]byte
 	binary.NativeEndian.PutUint32(result[:], uint32(n))
-	target.WriteMemory(c.tid, c.fastOpen.result, result[:])
-	return answerValue(1)
+	target.WriteMemory(c.TID, c.FastOpen.Result, result[:])
+	return session.AnswerValue(1)
 }
 
 // sendEarly sends all data of a send with MSG_FASTOPEN through the stream fd, which is connected by
 // now, and waits for room as the program would.
-func (w *streamWorker) sendEarly(c *call, fd int) outcome {
-	f := &c.fastOpen
+func (w *streamWorker) sendEarly(c *session.Call, fd int) session.Outcome {
+	f := &c.FastOpen
 	flags, _ := linux.FlagsOf(fd)
-	patient := w.patient(c, flags)
+	patient := w.Patient(c, flags)
 	for {
 		n, more, errno := w.sendPiece(c, fd)
-		switch f.sent += n; {
+		switch f.Sent += n; {
 		case errno == 0 && !more:
-			return sentEarly(c, f.sent, 0)
-		case errno == unix.EAGAIN && patient && !w.alone:
-			f.cookie = linux.CookieOf(fd)
-			return asideBy(sendEarlyAgain)
+			return sentEarly(c, f.Sent, 0)
+		case errno == unix.EAGAIN && patient && !w.Alone:
+			f.Cookie = linux.CookieOf(fd)
+			return session.AsideBy(sendEarlyAgain)
 		case errno == unix.EAGAIN && patient:
 			errno = w.waitToSend(fd, nil)
 		}
 		switch {
-		case errno != 0 && f.sent > 0:
-			return sentEarly(c, f.sent, 0)
+		case errno != 0 && f.Sent > 0:
+			return sentEarly(c, f.Sent, 0)
 		case errno != 0:
-			return answer(errno)
+			return session.Answer(errno)
 		}
 	}
 }
 
 // sendEarlyAgain is sendEarly on a thread that may wait.
-func sendEarlyAgain(d decider, c *call) outcome {
+func sendEarlyAgain(d session.Decider, c *session.Call) session.Outcome {
 	w := streamWorkerOf(d)
-	e := w.newEvent(c, policy.TCP)
-	fd, out := w.fetch(c, &e)
-	ok := out.isUndecided()
+	e := w.NewEvent(c, policy.TCP)
+	fd, out := w.Fetch(c, &e)
+	ok := out.IsUndecided()
 	switch {
-	case ok && linux.CookieOf(fd) == c.fastOpen.cookie:
+	case ok && linux.CookieOf(fd) == c.FastOpen.Cookie:
 		return w.sendEarly(c, fd)
-	case c.fastOpen.sent > 0: // another thread has put another file there
-		return sentEarly(c, c.fastOpen.sent, 0)
+	case c.FastOpen.Sent > 0: // another thread has put another file there
+		return sentEarly(c, c.FastOpen.Sent, 0)
 	case ok:
-		return answer(unix.EBADF)
+		return session.Answer(unix.EBADF)
 	}
 	return out
 }
 
 // sendPiece sends some of what sendEarly has not sent yet. more says whether there was more than it
 // tried to send.
-func (w *streamWorker) sendPiece(c *call, fd int) (n int, more bool, errno unix.Errno) {
-	f := &c.fastOpen
+func (w *streamWorker) sendPiece(c *session.Call, fd int) (n int, more bool, errno unix.Errno) {
+	f := &c.FastOpen
 	var vectors []unix.RemoteIovec
-	left, skip := 0, f.sent
-	for _, v := range f.vector {
+	left, skip := 0, f.Sent
+	for _, v := range f.Vector {
 		passed := min(skip, v.Len)
 		skip -= passed
 		if v.Len -= passed; v.Len > 0 {
@@ -140,11 +141,11 @@ func (w *streamWorker) sendPiece(c *call, fd int) (n int, more bool, errno unix.
 	if errno != 0 {
 		return 0, false, errno
 	}
-	part := unix.Iovec{Base: &w.long[0], Len: uint64(length)}
+	part := unix.Iovec{Base: &w.Long[0], Len: uint64(length)}
 	header := unix.Msghdr{Iov: &part, Iovlen: 1}
-	if f.controlLength > 0 && f.sent == 0 {
-		raw := make([]byte, f.controlLength)
-		if target.ReadMemory(c.tid, f.control, raw) != 0 {
+	if f.ControlLength > 0 && f.Sent == 0 {
+		raw := make([]byte, f.ControlLength)
+		if target.ReadMemory(c.TID, f.Control, raw) != 0 {
 			return 0, false, unix.EFAULT
 		}
 		control, errno := w.packControl(c, raw, nil)
@@ -155,7 +156,7 @@ func (w *streamWorker) sendPiece(c *call, fd int) (n int, more bool, errno unix.
 			header.Control, header.Controllen = &control[0], uint64(len(control))
 		}
 	}
-	flags := f.flags&^(unix.MSG_ZEROCOPY|unix.MSG_FASTOPEN) | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
+	flags := f.Flags&^(unix.MSG_ZEROCOPY|unix.MSG_FASTOPEN) | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL
 	sent, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)), uintptr(flags))
 	if errno != 0 {
 		return 0, false, errno

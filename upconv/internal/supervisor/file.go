@@ -10,6 +10,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/openfile"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -20,15 +21,15 @@ const kcmpFile = 0 // KCMP_FILE of kcmp(2)
 
 // replaced reports whether the target's descriptor does not refer to the file any more that old, a
 // socket, is a copy of.
-func (w *swapWorker) replaced(c *call, old int) bool {
-	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(w.s.pid), uintptr(c.tid), kcmpFile, uintptr(old), uintptr(c.fd), 0)
+func (w *swapWorker) replaced(c *session.Call, old int) bool {
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(w.s.PID), uintptr(c.TID), kcmpFile, uintptr(old), uintptr(c.FD), 0)
 	switch errno {
 	case 0:
 		return order != 0
 	case unix.EBADF:
 		return true
 	}
-	return !target.IsSocket(c.tid, c.fd, linux.InodeOf(old)) // where kcmp(2) is refused; it takes some us more
+	return !target.IsSocket(c.TID, c.FD, linux.InodeOf(old)) // where kcmp(2) is refused; it takes some us more
 }
 
 // copyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and
@@ -48,7 +49,7 @@ func copyOwner(from, to int) {
 // user that packet filters and routing rules (skuid, uidrange) see.
 func (w *swapWorker) copyInode(s *swap) (lost string) {
 	of := &s.sock.Inode
-	if v := s.c.view; v != nil {
+	if v := s.c.View; v != nil {
 		*of = sockstate.Inode{UID: v.UID, GID: v.GID, Mode: v.Mode, Number: v.Ino}
 	} else if s.sock.Reads == nil {
 		var stat unix.Stat_t
@@ -57,7 +58,7 @@ func (w *swapWorker) copyInode(s *swap) (lost string) {
 		}
 		*of = sockstate.InodeIn(&stat)
 	}
-	if of.UID != w.s.uid || of.GID != w.s.gid {
+	if of.UID != w.s.UID || of.GID != w.s.GID {
 		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(s.fd), uintptr(of.UID), uintptr(of.GID)); errno != 0 {
 			lost = "its owner"
 		}
@@ -72,8 +73,8 @@ func (w *swapWorker) copyInode(s *swap) (lost string) {
 
 // setAsync sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
 // will say.
-func (w *swapWorker) setAsync(c *call, socket, flags int) unix.Errno {
-	return openfile.Free.SetFlags(socket, c.fd, flags|unix.O_ASYNC)
+func (w *swapWorker) setAsync(c *session.Call, socket, flags int) unix.Errno {
+	return openfile.Free.SetFlags(socket, c.FD, flags|unix.O_ASYNC)
 }
 
 // witness puts old into an epoll set of this worker's own, which does not keep it alive: should it
@@ -116,7 +117,7 @@ func (w *swapWorker) alive() bool {
 // Meanwhile another thread may copy the old one to a number that has been passed (dup2(2)). So it
 // looks again, until there is none.
 func (w *swapWorker) replaceCopies(s *swap) (numbers []int) {
-	for range maxRaces {
+	for range session.MaxRaces {
 		found := w.replaceCopiesOnce(s)
 		numbers = append(numbers, found...)
 		if len(found) == 0 || !w.alive() {
@@ -129,8 +130,8 @@ func (w *swapWorker) replaceCopies(s *swap) (numbers []int) {
 // replaceCopiesOnce is replaceCopies for the numbers that one look finds.
 func (w *swapWorker) replaceCopiesOnce(s *swap) (numbers []int) {
 	c, ino := s.c, s.sock.Inode.Number
-	numbers, _ = target.DescriptorsLinkedTo(c.tid, target.SocketLink(ino))
-	if len(numbers) > 0 && c.view == nil && w.s.epolls.any.Load() { // else they are known already
+	numbers, _ = target.DescriptorsLinkedTo(c.TID, target.SocketLink(ino))
+	if len(numbers) > 0 && c.View == nil && w.s.epolls.any.Load() { // else they are known already
 		found, lost := w.registrationsByInode(s, numbers)
 		if lost != "" {
 			s.e.Add(lost)
@@ -140,25 +141,25 @@ func (w *swapWorker) replaceCopiesOnce(s *swap) (numbers []int) {
 	for _, number := range numbers {
 		// It may have been closed meanwhile, and would be opened again.
 		if cloexec, still := w.copyYet(c, number, ino); still {
-			w.install(c, number, s.fd, cloexec)
+			w.Install(c, number, s.fd, cloexec)
 		}
 	}
 	return numbers
 }
 
 // copyYet reports whether a number of the target is open, and still the socket of an inode number.
-func (w *swapWorker) copyYet(c *call, number int, ino uint64) (cloexec, still bool) {
-	if c.view == nil {
-		cloexec, errno := w.s.targets.CloseOnExec(c.tid, number, w.scratch[:])
+func (w *swapWorker) copyYet(c *session.Call, number int, ino uint64) (cloexec, still bool) {
+	if c.View == nil {
+		cloexec, errno := w.s.Targets.CloseOnExec(c.TID, number, w.Scratch[:])
 		if errno != 0 {
 			return false, false
 		}
-		return cloexec, target.IsSocket(c.tid, number, ino)
+		return cloexec, target.IsSocket(c.TID, number, ino)
 	}
 	var sight peek.Sight
-	errno := w.s.sights.Load().peeker.Look(c.tid, number, &sight)
+	errno := w.s.Sights.Load().Peeker.Look(c.TID, number, &sight)
 	// What has been opened since may be in the same place.
-	return sight.CloseOnExec, errno == 0 && sight.File == c.view.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
+	return sight.CloseOnExec, errno == 0 && sight.File == c.View.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
 }
 
 // noteCopies is for when the copies of the target have been replaced. aside is whether upconv has

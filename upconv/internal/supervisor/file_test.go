@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/peek"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -27,7 +28,7 @@ func TestCopyYet(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(peeker.Close)
-				s.sights.Store(&sights{peeker: peeker})
+				s.Sights.Store(&session.Sights{Peeker: peeker})
 			}
 			w := s.newWorker()
 			fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
@@ -35,15 +36,15 @@ func TestCopyYet(t *testing.T) {
 				t.Fatal(errno)
 			}
 			defer func() { linux.Close(fd) }()
-			c := &call{tid: os.Getpid(), fd: fd}
-			if w.see(c) != sees {
-				t.Fatal("seen:", c.view != nil)
+			c := &session.Call{TID: os.Getpid(), FD: fd}
+			if w.See(c) != sees {
+				t.Fatal("seen:", c.View != nil)
 			}
 			ino := linux.InodeOf(fd)
 			if cloexec, still := w.copyYet(c, fd, ino); !cloexec || !still {
 				t.Errorf("of the socket itself: close-on-exec %v, still there %v", cloexec, still)
 			}
-			if !target.IsSocket(c.tid, fd, ino) {
+			if !target.IsSocket(c.TID, fd, ino) {
 				t.Error("the socket itself is taken for another one")
 			}
 			for _, other := range []func() int{
@@ -57,12 +58,12 @@ func TestCopyYet(t *testing.T) {
 				},
 			} {
 				linux.Close(fd)
-				if fd = other(); fd != c.fd {
-					unix.Dup3(fd, c.fd, unix.O_CLOEXEC)
+				if fd = other(); fd != c.FD {
+					unix.Dup3(fd, c.FD, unix.O_CLOEXEC)
 					linux.Close(fd)
-					fd = c.fd
+					fd = c.FD
 				}
-				if _, still := w.copyYet(c, fd, ino); still || target.IsSocket(c.tid, fd, ino) {
+				if _, still := w.copyYet(c, fd, ino); still || target.IsSocket(c.TID, fd, ino) {
 					t.Error("another file is taken for it")
 				}
 			}

@@ -6,15 +6,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/policy"
 )
 
 // Filter returns the seccomp filter that a supervised program runs under, with
 // [policy.SwapAtConnect]. It stops no call that the policy has no need of, and what it does not
 // stop runs at full speed.
-func Filter(p *policy.Policy, udp policy.UDPMode) seccompx.Filter { return filter(needsOf(p, udp)) }
+func Filter(p *policy.Policy, udp policy.UDPMode) seccompx.Filter {
+	return filter(session.NeedsOf(p, udp))
+}
 
-func filter(n needs) seccompx.Filter {
+func filter(n session.Needs) seccompx.Filter {
 	f := seccompx.Filter{Default: seccompx.Allow}
 	for i := range calls {
 		f.Rules = append(f.Rules, calls[i].filterRules(n)...)
@@ -23,7 +26,7 @@ func filter(n needs) seccompx.Filter {
 }
 
 // filterRules returns the rules of a row, the one for socketcall(2) included.
-func (row *callRow) filterRules(n needs) []seccompx.Rule {
+func (row *callRow) filterRules(n session.Needs) []seccompx.Rule {
 	var all callRules
 	row.rules(n, &all)
 	for i := range all {

@@ -9,6 +9,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
@@ -18,7 +19,7 @@ import (
 func (w *datagramWorker) together(a, b companion.Place) bool {
 	for _, at := range []*companion.Place{&a, &b} {
 		if *at == companion.OnInet6 {
-			*at = companion.Place(w.s.origin.Cookie)
+			*at = companion.Place(w.s.Origin.Cookie)
 		}
 	}
 	return a == b
@@ -35,28 +36,28 @@ type former struct {
 
 // outbox sees that there is something to hand on through in the namespace of the socket in use,
 // which is the egress or, if that is nil, the origin.
-func (w *datagramWorker) outbox(c *call, current int, egress *netns.Egress) (ok bool) {
+func (w *datagramWorker) outbox(c *session.Call, current int, egress *netns.Egress) (ok bool) {
 	ok, errno := w.s.companions.OpenOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
 		if egress == nil {
-			return w.inOrigin(c.tid, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+			return w.InOrigin(c.TID, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
 		}
-		return w.socket(egress, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		return w.Socket(egress, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	})
 	if errno != 0 {
-		w.s.log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
+		w.s.Log.Debug("what comes for a datagram socket that has been put aside is not handed on", "error", errno)
 	}
 	return ok
 }
 
 // setAside takes ownership of a socket, in whose place current has been put, to keep it.
-func (w *datagramWorker) setAside(c *call, was *former, current int, egress *netns.Egress) {
+func (w *datagramWorker) setAside(c *session.Call, was *former, current int, egress *netns.Egress) {
 	handsOn := was.heard && w.outbox(c, current, egress)
 	w.s.companions.Keep(was.Companion, current, handsOn)
 }
 
 // takeOut takes out of a socket, in whose place current has been put, what has come for it and can
 // be handed over.
-func (w *datagramWorker) takeOut(c *call, was *former, current int, egress *netns.Egress) (came companion.Unread) {
+func (w *datagramWorker) takeOut(c *session.Call, was *former, current int, egress *netns.Egress) (came companion.Unread) {
 	fds := []unix.PollFd{{Fd: int32(was.FD), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil || !w.outbox(c, current, egress) {
 		return came
@@ -74,7 +75,7 @@ func (w *datagramWorker) former(tid, old int, sock *sockstate.Socket, to compani
 	was.Place = companion.Place(linux.NetnsCookie(old))
 	was.heard = sock.Proto == unix.IPPROTO_UDP && sock.Bound
 	canReturn := true
-	if family := linux.DomainOf(old); w.s.needs.crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
+	if family := linux.DomainOf(old); w.s.Needs.Crosses() && (family == unix.AF_UNIX || family == unix.AF_INET6) {
 		var pass passport.Passport
 		if pass.ReadFrom(old, family) {
 			s := w.s
@@ -82,13 +83,13 @@ func (w *datagramWorker) former(tid, old int, sock *sockstate.Socket, to compani
 			if was.Place = companion.OnUnix; family == unix.AF_INET6 {
 				was.Place = companion.OnInet6
 			} else {
-				was.Reader = &companion.UnixReader{Turns: &s.turns, PID: s.targets.Process(tid)}
+				was.Reader = &companion.UnixReader{Turns: &s.Turns, PID: s.Targets.Process(tid)}
 			}
 			canReturn = !pass.Connected // see deaf
 		}
 	}
 	was.heard = was.heard && was.Place != 0
-	last := w.s.origin.Closed && was.Place == companion.Place(w.s.origin.Cookie) // there is no other to be had
+	last := w.s.Origin.Closed && was.Place == companion.Place(w.s.Origin.Cookie) // there is no other to be had
 	was.aside = (was.heard || last) && canReturn && !w.together(was.Place, to)
 	return was
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -18,142 +19,142 @@ import (
 //
 // guard leaves to the kernel what a thread calls that shares its descriptors with nobody, and some
 // of what is about sockets of other families than IPv4 and IPv6, see leavesOthers.
-func (w *callsWorker) guard(c *call, e *event.Pending) outcome {
-	swapped := w.s.swapped.Load()
+func (w *callsWorker) guard(c *session.Call, e *event.Pending) session.Outcome {
+	swapped := w.s.Swapped.Load()
 	switch {
-	case len(w.s.rules.Load().cookies) == 0, c.name != "connect" && !c.fastOpen.on: // it was a send of datagrams after all
-		return carryOn
-	case !swapped && !w.sharesTable(c) && !w.s.swapped.Load():
-		return carryOn
-	case c.name == "connect" && w.disconnects(c):
+	case len(w.s.Rules.Load().Cookies) == 0, c.Name != "connect" && !c.FastOpen.On: // it was a send of datagrams after all
+		return session.CarryOn
+	case !swapped && !w.SharesTable(c) && !w.s.Swapped.Load():
+		return session.CarryOn
+	case c.Name == "connect" && w.disconnects(c):
 		return w.disconnectCall(c)
 	}
-	if c.view != nil || w.see(c) {
-		switch inet := linux.IsInet(c.view.Family); {
-		case c.view.OwnTable && !c.indirect && !w.s.inEgress(c.view.NetNS):
-			return carryOn
-		case c.view.File == 0:
-			return answer(unix.EBADF) // or the thread is gone
-		case !inet && !c.fastOpen.on && w.leavesOthers(c): // of a send a copy tells: a look may be at what was just closed
-			return carryOn
+	if c.View != nil || w.See(c) {
+		switch inet := linux.IsInet(c.View.Family); {
+		case c.View.OwnTable && !c.Indirect && !w.s.InEgress(c.View.NetNS):
+			return session.CarryOn
+		case c.View.File == 0:
+			return session.Answer(unix.EBADF) // or the thread is gone
+		case !inet && !c.FastOpen.On && w.leavesOthers(c): // of a send a copy tells: a look may be at what was just closed
+			return session.CarryOn
 		}
 	}
-	e.Recorded, c.guarded = true, true // as far as it is to be
+	e.Recorded, c.Guarded = true, true // as far as it is to be
 	if e.Decision.Route == nil {       // nothing that there are rules for
 		e.Decision = policy.DirectDefault
 	}
-	for range maxRaces {
+	for range session.MaxRaces {
 		if fd, ok := w.copyInEgress(c, true); ok {
-			if out := w.connectInEgress(c, fd); !out.isRaced() {
+			if out := w.connectInEgress(c, fd); !out.IsRaced() {
 				return out
 			}
 			continue
 		}
-		if out := w.connectDirect(c, e); !out.isRaced() {
+		if out := w.connectDirect(c, e); !out.IsRaced() {
 			return out
 		}
 	}
-	return answer(unix.EBADF)
+	return session.Answer(unix.EBADF)
 }
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
 // copy and w.socketInfo tells. There is nothing there that the call could connect it to.
-func (w *callsWorker) connectInEgress(c *call, fd int) outcome {
-	if c.fastOpen.on && linux.IsDatagramType(w.socketInfo.Kind) { // a flag that means nothing to it
-		w.closeNow(fd)
+func (w *callsWorker) connectInEgress(c *session.Call, fd int) session.Outcome {
+	if c.FastOpen.On && linux.IsDatagramType(w.SocketInfo.Kind) { // a flag that means nothing to it
+		w.CloseNow(fd)
 		return w.resend(c)
 	}
-	if c.addrLen > linux.SizeofSockaddrStorage || c.fastOpen.on && c.addrLen < linux.SizeofSockaddrIn {
-		return answer(unix.EINVAL)
+	if c.AddrLen > linux.SizeofSockaddrStorage || c.FastOpen.On && c.AddrLen < linux.SizeofSockaddrIn {
+		return session.Answer(unix.EINVAL)
 	}
-	sa := c.sa
+	sa := c.Sockaddr
 	if len(sa) == 0 {
-		return answer(unix.EFAULT)
+		return session.Answer(unix.EFAULT)
 	}
-	if family, _, v4 := linux.Destination(sa); family == w.socketInfo.Domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
+	if family, _, v4 := linux.Destination(sa); family == w.SocketInfo.Domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
 		// The socket is one that has an error to tell.
 		errno, idle := linux.ProbeConnect(fd, family)
 		if idle {
 			errno = unix.ECONNABORTED
 		}
-		return answer(errno)
+		return session.Answer(errno)
 	}
-	if c.fastOpen.on {
+	if c.FastOpen.On {
 		return w.open(c, fd, sa)
 	}
 	errno := linux.Connect(fd, sa)
-	w.closeNow(fd)
-	return answer(errno)
+	w.CloseNow(fd)
+	return session.Answer(errno)
 }
 
 // connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have
 // made it.
-func (w *callsWorker) connectDirect(c *call, e *event.Pending) outcome {
-	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+func (w *callsWorker) connectDirect(c *session.Call, e *event.Pending) session.Outcome {
+	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	switch {
 	case errno == unix.EBADF:
-		return answer(unix.EBADF)
+		return session.Answer(unix.EBADF)
 	case errno != 0:
-		return carryOn // nobody will read the answer; or the program's descriptors cannot be fetched
+		return session.CarryOn // nobody will read the answer; or the program's descriptors cannot be fetched
 	}
-	w.done = append(w.done, fd)
+	w.Done = append(w.Done, fd)
 	domain := linux.DomainOf(fd)
 	if !linux.IsInet(domain) && w.leavesOthers(c) {
-		w.closeNow(fd)
-		return carryOn
+		w.CloseNow(fd)
+		return session.CarryOn
 	}
-	sock, datagrams := &w.socketInfo, linux.IsDatagramType(linux.TypeOf(fd))
+	sock, datagrams := &w.SocketInfo, linux.IsDatagramType(linux.TypeOf(fd))
 	switch {
-	case datagrams && c.fastOpen.on: // a flag that means nothing to it
-		w.closeNow(fd)
+	case datagrams && c.FastOpen.On: // a flag that means nothing to it
+		w.CloseNow(fd)
 		return w.resend(c)
-	case c.sa != nil:
-	case c.addrLen >= leastAddress(c) && c.addrLen <= linux.SizeofSockaddrStorage:
-		return answer(unix.EFAULT) // it could not be read, and could be the next time
-	case c.addrLen > linux.SizeofSockaddrStorage || !c.fastOpen.on:
-		return answer(unix.EINVAL)
+	case c.Sockaddr != nil:
+	case c.AddrLen >= leastAddress(c) && c.AddrLen <= linux.SizeofSockaddrStorage:
+		return session.Answer(unix.EFAULT) // it could not be read, and could be the next time
+	case c.AddrLen > linux.SizeofSockaddrStorage || !c.FastOpen.On:
+		return session.Answer(unix.EINVAL)
 	}
 	if !linux.IsInet(domain) {
 		return w.connectOther(c, fd, domain)
 	}
 	idle := !datagrams && sockstate.ExamineStream(fd, sock)
-	if netns := linux.NetnsCookie(fd); (datagrams || idle) && w.s.inEgress(netns) && !w.livesIn(c.tid, netns) {
-		w.closeNow(fd)
-		return raced // it was not so a moment ago
+	if netns := linux.NetnsCookie(fd); (datagrams || idle) && w.s.InEgress(netns) && !w.LivesIn(c.TID, netns) {
+		w.CloseNow(fd)
+		return session.Raced // it was not so a moment ago
 	}
 	switch {
 	case datagrams: // it does not wait
-		errno = linux.Connect(fd, c.sa)
-		w.closeNow(fd)
-		return answer(errno)
-	case c.fastOpen.on && c.sa != nil && binary.NativeEndian.Uint16(c.sa) == unix.AF_UNSPEC:
-		return answer(unix.EOPNOTSUPP)
-	case idle && c.sa == nil:
-		return answer(unix.EINVAL)
+		errno = linux.Connect(fd, c.Sockaddr)
+		w.CloseNow(fd)
+		return session.Answer(errno)
+	case c.FastOpen.On && c.Sockaddr != nil && binary.NativeEndian.Uint16(c.Sockaddr) == unix.AF_UNSPEC:
+		return session.Answer(unix.EOPNOTSUPP)
+	case idle && c.Sockaddr == nil:
+		return session.Answer(unix.EINVAL)
 	case idle:
-		return w.again(c, e, fd, sock, c.sa)
+		return w.again(c, e, fd, sock, c.Sockaddr)
 	case !sock.ReadStream(fd): // SCTP, say
-		if c.fastOpen.on {
-			return answer(unix.EOPNOTSUPP)
+		if c.FastOpen.On {
+			return session.Answer(unix.EOPNOTSUPP)
 		}
 		return w.connectAside(c, fd)
 	}
-	if out := w.wouldConnect(c, fd, sock.Domain); !out.isUndecided() {
+	if out := w.wouldConnect(c, fd, sock.Domain); !out.IsUndecided() {
 		return out
 	}
-	return raced
+	return session.Raced
 }
 
 // leavesOthers reports whether a call is left to the kernel that is about a file that is no IPv4 or
 // IPv6 socket: a send; as long as no socket is in an egress; and where somebody has restricted
 // himself, as the rules are about who makes it.
-func (w *callsWorker) leavesOthers(c *call) bool {
-	return c.fastOpen.on || !w.s.swapped.Load() || w.s.restricted.any.Load()
+func (w *callsWorker) leavesOthers(c *session.Call) bool {
+	return c.FastOpen.On || !w.s.Swapped.Load() || w.s.restricted.any.Load()
 }
 
 // leastAddress is the least length of an address that means something to the call.
-func leastAddress(c *call) uint32 {
-	if c.fastOpen.on {
+func leastAddress(c *session.Call) uint32 {
+	if c.FastOpen.On {
 		return linux.SizeofSockaddrIn
 	}
 	return linux.SizeofFamily

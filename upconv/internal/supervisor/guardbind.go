@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -22,73 +23,73 @@ import (
 
 // guardBind makes a bind(2) that is left to the kernel, if it must not be. It is raced if the
 // socket is one that has to be brought back first.
-func (w *callsWorker) guardBind(c *call) outcome {
+func (w *callsWorker) guardBind(c *session.Call) session.Outcome {
 	fd, out := w.copyToBind(c)
 	switch {
-	case out.isRaced() && (c.addrLen < linux.SizeofSockaddrIn || c.addrLen > linux.SizeofSockaddrStorage): // wherever it is
-		return answer(unix.EINVAL)
-	case !out.isUndecided():
+	case out.IsRaced() && (c.AddrLen < linux.SizeofSockaddrIn || c.AddrLen > linux.SizeofSockaddrStorage): // wherever it is
+		return session.Answer(unix.EINVAL)
+	case !out.IsUndecided():
 		return out
 	}
 	domain := linux.DomainOf(fd)
 	if domain == 0 { // no socket
-		return answer(linux.Bind(fd, make([]byte, linux.SizeofFamily)))
+		return session.Answer(linux.Bind(fd, make([]byte, linux.SizeofFamily)))
 	}
-	if c.addrLen > linux.SizeofSockaddrStorage {
-		return answer(unix.EINVAL)
+	if c.AddrLen > linux.SizeofSockaddrStorage {
+		return session.Answer(unix.EINVAL)
 	}
-	sa := w.sockaddr[:c.addrLen]
-	if len(sa) > 0 && target.ReadMemory(c.tid, c.addr, sa) != 0 {
-		return answer(unix.EFAULT)
+	sa := w.Sockaddr[:c.AddrLen]
+	if len(sa) > 0 && target.ReadMemory(c.TID, c.Addr, sa) != 0 {
+		return session.Answer(unix.EFAULT)
 	}
 	switch restricted := w.s.restricted.any.Load(); {
 	case restricted && (linux.TypeOf(fd) == unix.SOCK_STREAM && linux.IsInet(domain) || domain == unix.AF_UNIX && isUnixPath(sa)),
-		!linux.IsInet(domain) && !w.s.swapped.Load():
-		w.closeNow(fd)
-		return carryOn
+		!linux.IsInet(domain) && !w.s.Swapped.Load():
+		w.CloseNow(fd)
+		return session.CarryOn
 	case !linux.IsInet(domain):
 		return w.bindOther(c, fd, sa)
 	}
-	errno := w.bindFor(c.tid, fd, sa)
-	w.closeNow(fd)
-	return answer(errno)
+	errno := w.bindFor(c.TID, fd, sa)
+	w.CloseNow(fd)
+	return session.Answer(errno)
 }
 
 // guardListen is guardBind for listen(2).
-func (w *callsWorker) guardListen(c *call) outcome {
+func (w *callsWorker) guardListen(c *session.Call) session.Outcome {
 	fd, out := w.copyToBind(c)
-	if !out.isUndecided() {
+	if !out.IsUndecided() {
 		return out
 	}
 	var as *target.Credentials // whom those who connect to a Unix socket see
 	if domain := linux.DomainOf(fd); !linux.IsInet(domain) && domain != 0 {
 		errno := unix.Errno(0)
-		if as, errno = w.s.targets.CredentialsOf(c.tid); errno != 0 || !w.s.swapped.Load() || as.Become() != 0 {
-			w.closeNow(fd)
-			return carryOn
+		if as, errno = w.s.Targets.CredentialsOf(c.TID); errno != 0 || !w.s.Swapped.Load() || as.Become() != 0 {
+			w.CloseNow(fd)
+			return session.CarryOn
 		}
 	}
-	_, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(fd), uintptr(int32(c.args[1])), 0)
+	_, _, errno := unix.Syscall(unix.SYS_LISTEN, uintptr(fd), uintptr(int32(c.Args[1])), 0)
 	as.Revert()
-	w.closeNow(fd)
-	return answer(errno)
+	w.CloseNow(fd)
+	return session.Answer(errno)
 }
 
 // copyToBind returns a copy of a file whose bind(2) or listen(2) must not be left to the kernel. If
 // out is not undecided there is none, and out is as for guardBind.
-func (w *callsWorker) copyToBind(c *call) (fd int, out outcome) {
-	if !w.guards(c) {
-		return -1, carryOn
+func (w *callsWorker) copyToBind(c *session.Call) (fd int, out session.Outcome) {
+	if !w.Guards(c) {
+		return -1, session.CarryOn
 	}
-	e := w.newEvent(c, policy.TCP)
-	if fd, out = w.fetch(c, &e); !out.isUndecided() {
+	e := w.NewEvent(c, policy.TCP)
+	if fd, out = w.Fetch(c, &e); !out.IsUndecided() {
 		return -1, out
 	}
-	if netns := linux.NetnsCookie(fd); w.s.inEgress(netns) && !w.livesIn(c.tid, netns) && !linux.IsConnected(fd) {
-		w.closeNow(fd)
-		return -1, raced
+	if netns := linux.NetnsCookie(fd); w.s.InEgress(netns) && !w.LivesIn(c.TID, netns) && !linux.IsConnected(fd) {
+		w.CloseNow(fd)
+		return -1, session.Raced
 	}
-	return fd, undecided
+	return fd, session.Undecided
 }
 
 // bindFor binds a socket as the thread tid may: to a low port only if that has the privilege.
@@ -100,7 +101,7 @@ func (w *callsWorker) bindFor(tid, fd int, sa []byte) unix.Errno {
 	if port == 0 || w.bindsLow(tid) {
 		return linux.Bind(fd, sa)
 	}
-	if w.s.origin.Closed && port < firstOrdinaryPort { // upconv's user owns that namespace, and may all there
+	if w.s.Origin.Closed && port < firstOrdinaryPort { // upconv's user owns that namespace, and may all there
 		return unix.EACCES
 	}
 	before, errno := linux.DropEffective(unix.CAP_NET_BIND_SERVICE)
@@ -120,22 +121,22 @@ const firstOrdinaryPort = 1024
 func (w *callsWorker) bindsLow(tid int) bool {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
 	effective, same := target.EffectiveOf(tid, status)
-	return err == nil && (same || w.s.origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
+	return err == nil && (same || w.s.Origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
 }
 
 // bind handles a stopped bind(2).
-func (w *callsWorker) bind(c *call) outcome {
+func (w *callsWorker) bind(c *session.Call) session.Outcome {
 	w.s.receivers.leave(c)
 	if w.s.companions.Any() {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
-		target.ReadMemory(c.tid, c.args[1], sa[:])
+		target.ReadMemory(c.TID, c.Args[1], sa[:])
 		w.s.companions.FreePort(sa[:])
 	}
 	if w.collides(c) {
-		return answer(unix.EADDRINUSE)
+		return session.Answer(unix.EADDRINUSE)
 	}
-	if w.s.needs.netns {
+	if w.s.Needs.Netns {
 		return w.bindAtSocket(c)
 	}
-	return carryOn
+	return session.CarryOn
 }

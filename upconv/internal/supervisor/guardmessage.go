@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -24,14 +25,14 @@ type guardedMessage struct {
 
 // readGuarded reads the next message of a call, as ___sys_sendmsg in net/socket.c does. It is valid
 // until the next one is read.
-func (w *guardWorker) readGuarded(c *call) (m *guardedMessage, errno unix.Errno) {
+func (w *guardWorker) readGuarded(c *session.Call) (m *guardedMessage, errno unix.Errno) {
 	m = &guardedMessage{}
-	if c.name == "sendto" {
+	if c.Name == "sendto" {
 		return m, w.readSendto(c, m)
 	}
 	g, o := sendUnderWay(c), &w.out
-	at, size := c.args[1]+uint64(g.done*g.stride), c.MsghdrSize()
-	raw, errno := o.ReadAround(c.tid, o.room(size+2*target.Reach), uintptr(at), size)
+	at, size := c.Args[1]+uint64(g.done*g.stride), c.MsghdrSize()
+	raw, errno := o.ReadAround(c.TID, o.room(size+2*target.Reach), uintptr(at), size)
 	if errno != 0 || len(raw) < size {
 		return nil, unix.EFAULT
 	}
@@ -65,7 +66,7 @@ func (w *guardWorker) readGuarded(c *call) (m *guardedMessage, errno unix.Errno)
 	}
 	parts := o.roomFor(&o.more, total)
 	if total > 0 {
-		if got, errno := o.GatherAround(c.tid, parts, o.vectors); errno != 0 || got < total {
+		if got, errno := o.GatherAround(c.TID, parts, o.vectors); errno != 0 || got < total {
 			return nil, unix.EFAULT
 		}
 	}
@@ -76,12 +77,12 @@ func (w *guardWorker) readGuarded(c *call) (m *guardedMessage, errno unix.Errno)
 
 // tooMuchControl returns what the kernel says to more control messages than there can be. Those of
 // i386 it looks at before it has memory for them: cmsghdr_from_user_compat_to_kern in net/compat.c.
-func tooMuchControl(c *call, at uint64) unix.Errno {
+func tooMuchControl(c *session.Call, at uint64) unix.Errno {
 	var header [12]byte
 	if !c.Compat {
 		return unix.ENOBUFS
 	}
-	if target.ReadMemory(c.tid, at, header[:]) != 0 {
+	if target.ReadMemory(c.TID, at, header[:]) != 0 {
 		return unix.EFAULT
 	}
 	if binary.NativeEndian.Uint32(header[:]) < uint32(len(header)) {
@@ -91,24 +92,24 @@ func tooMuchControl(c *call, at uint64) unix.Errno {
 }
 
 // readSendto is readGuarded for sendto(2).
-func (w *guardWorker) readSendto(c *call, m *guardedMessage) unix.Errno {
-	m.add(c.args[1], c.args[2])
-	length := int32(c.args[5])
-	if c.args[4] == 0 || length == 0 {
+func (w *guardWorker) readSendto(c *session.Call, m *guardedMessage) unix.Errno {
+	m.add(c.Args[1], c.Args[2])
+	length := int32(c.Args[5])
+	if c.Args[4] == 0 || length == 0 {
 		return 0
 	}
 	if length < 0 || length > linux.SizeofSockaddrStorage {
 		return unix.EINVAL
 	}
-	m.name, m.at = w.sockaddr[:length], c.args[4]
-	if target.ReadMemory(c.tid, c.args[4], m.name) != 0 {
+	m.name, m.at = w.Sockaddr[:length], c.Args[4]
+	if target.ReadMemory(c.TID, c.Args[4], m.name) != 0 {
 		return unix.EFAULT
 	}
 	return 0
 }
 
 // addVectors adds the vectors of an array of struct iovec.
-func (m *guardedMessage) addVectors(c *call, raw []byte, count int) unix.Errno {
+func (m *guardedMessage) addVectors(c *session.Call, raw []byte, count int) unix.Errno {
 	for i := range count {
 		base, length := c.Iovec(raw, i)
 		if c.Negative(length) {
@@ -121,7 +122,7 @@ func (m *guardedMessage) addVectors(c *call, raw []byte, count int) unix.Errno {
 
 // add adds a vector. What is longer than one call sends is left out.
 func (m *guardedMessage) add(base, length uint64) {
-	n := int(min(length, uint64(maxSent-m.length)))
+	n := int(min(length, uint64(session.MaxSent-m.length)))
 	if n > 0 {
 		m.vectors = append(m.vectors, unix.RemoteIovec{Base: uintptr(base), Len: n})
 		m.length += n
@@ -130,9 +131,9 @@ func (m *guardedMessage) add(base, length uint64) {
 
 // readPiece reads up to so much of what is not sent yet of a message. On error, EFAULT, it returns
 // what could be read.
-func (w *guardWorker) readPiece(c *call, m *guardedMessage, size int) (piece []byte, errno unix.Errno) {
-	if len(w.long) < size {
-		w.long = make([]byte, size)
+func (w *guardWorker) readPiece(c *session.Call, m *guardedMessage, size int) (piece []byte, errno unix.Errno) {
+	if len(w.Long) < size {
+		w.Long = make([]byte, size)
 	}
 	vectors, skip, left := w.out.vectors[:0], sendUnderWay(c).sent, size
 	for _, v := range m.vectors {
@@ -145,9 +146,9 @@ func (w *guardWorker) readPiece(c *call, m *guardedMessage, size int) (piece []b
 		}
 	}
 	w.out.vectors = vectors
-	n, errno := target.ReadVectors(c.tid, w.long[:size], vectors)
+	n, errno := target.ReadVectors(c.TID, w.Long[:size], vectors)
 	if errno != 0 || n < size {
-		return w.long[:n], unix.EFAULT
+		return w.Long[:n], unix.EFAULT
 	}
-	return w.long[:n], 0
+	return w.Long[:n], 0
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -19,7 +20,7 @@ import (
 // netlinkSend is such a call, on its way.
 type netlinkSend struct {
 	s     *guardSession
-	c     call
+	c     session.Call
 	pidfd int // of the thread; owned
 	flags uint32
 	m     guardedMessage
@@ -28,21 +29,21 @@ type netlinkSend struct {
 const sizeofSockaddrNl = 12 // struct sockaddr_nl, netlink(7)
 
 // sendNetlink has the target send a message. Of sendmmsg(2) the first one is all that is sent.
-func (w *guardWorker) sendNetlink(c *call) outcome {
+func (w *guardWorker) sendNetlink(c *session.Call) session.Outcome {
 	m, errno := w.readGuarded(c)
 	if errno != 0 {
-		return answer(errno)
+		return session.Answer(errno)
 	}
 	if len(m.vectors) > 1 && !m.plain() {
-		return answer(unix.EOPNOTSUPP)
+		return session.Answer(unix.EOPNOTSUPP)
 	}
-	pidfd, _, errno := w.s.targets.Open(c.tid)
+	pidfd, _, errno := w.s.Targets.Open(c.TID)
 	if errno != 0 {
-		return answer(errno)
+		return session.Answer(errno)
 	}
 	own := *m
 	own.name, own.control = append([]byte(nil), m.name...), nil
-	return outcome{wait: &netlinkSend{s: w.s, c: *c, pidfd: pidfd, flags: sendUnderWay(c).flags, m: own}}
+	return session.Outcome{Wait: &netlinkSend{s: w.s, c: *c, pidfd: pidfd, flags: sendUnderWay(c).flags, m: own}}
 }
 
 // plain reports whether a message goes to the kernel, as one without an address does.
@@ -53,12 +54,12 @@ func (m *guardedMessage) plain() bool {
 // Run has the thread make the call. It has a thread to itself, which traces the target's.
 func (n *netlinkSend) Run() {
 	defer linux.Close(n.pidfd)
-	pid := n.s.targets.Process(n.c.tid)
-	if errno := n.s.awaitThread(&n.c, pid); errno != 0 {
-		n.s.respond(n.c.id, answer(errno))
+	pid := n.s.Targets.Process(n.c.TID)
+	if errno := n.s.AwaitThread(&n.c, pid); errno != 0 {
+		n.s.Respond(n.c.ID, session.Answer(errno))
 		return
 	}
-	defer n.s.threads.GiveBack(pid)
+	defer n.s.Threads.GiveBack(pid)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -73,20 +74,20 @@ func (n *netlinkSend) Run() {
 // send does what Run is for. It returns false if the target is still traced, or gone.
 func (n *netlinkSend) send() (released bool) {
 	s, c := n.s, &n.c
-	t, errno := target.Seize(c.tid, n.pidfd)
-	for tries := 0; errno == unix.EPERM && tries < maxRaces; tries++ { // upconv itself may trace it, for a moment
+	t, errno := target.Seize(c.TID, n.pidfd)
+	for tries := 0; errno == unix.EPERM && tries < session.MaxRaces; tries++ { // upconv itself may trace it, for a moment
 		time.Sleep(time.Millisecond)
-		t, errno = target.Seize(c.tid, n.pidfd)
+		t, errno = target.Seize(c.TID, n.pidfd)
 	}
 	if errno != 0 {
-		s.respond(c.id, answer(errno))
+		s.Respond(c.ID, session.Answer(errno))
 		return true
 	}
-	if s.listener.Respond(c.id, 0, target.ErrRestartNoIntr) != nil || !t.Halt(c.args[0]) {
+	if s.Listener.Respond(c.ID, 0, target.ErrRestartNoIntr) != nil || !t.Halt(c.Args[0]) {
 		return false
 	}
 	name, args := n.asSendto()
-	result, ok := t.Make(c.number(name), c.Compat, args...)
+	result, ok := t.Make(c.Number(name), c.Compat, args...)
 	if !ok {
 		return false
 	}
@@ -99,7 +100,7 @@ func (n *netlinkSend) send() (released bool) {
 // asSendto returns the call that the thread makes. It does not wait for room, as no signal could
 // end that.
 func (n *netlinkSend) asSendto() (name string, args []uint64) {
-	fd, m := uint64(uint32(n.c.fd)), &n.m
+	fd, m := uint64(uint32(n.c.FD)), &n.m
 	if len(m.vectors) > 1 {
 		return "writev", []uint64{fd, m.array, uint64(m.count)}
 	}
@@ -114,7 +115,7 @@ func (n *netlinkSend) asSendto() (name string, args []uint64) {
 // tellLength writes msg_len of sendmmsg(2), and returns what that returns.
 func (n *netlinkSend) tellLength(length int64) (result int64) {
 	raw := [4]byte{byte(length), byte(length >> 8), byte(length >> 16), byte(length >> 24)}
-	if errno := target.WriteMemory(n.c.tid, n.m.result, raw[:]); errno != 0 {
+	if errno := target.WriteMemory(n.c.TID, n.m.result, raw[:]); errno != 0 {
 		return -int64(errno)
 	}
 	return 1

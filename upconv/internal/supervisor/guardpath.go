@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -20,19 +21,19 @@ import (
 // place: it makes the call on a thread that has the program's root, working directory and umask.
 
 // bindOther makes a bind(2) on a copy of a socket that is not one of IPv4 or IPv6.
-func (w *guardWorker) bindOther(c *call, fd int, sa []byte) outcome {
+func (w *guardWorker) bindOther(c *session.Call, fd int, sa []byte) session.Outcome {
 	if !isUnixPath(sa) || linux.DomainOf(fd) != unix.AF_UNIX {
-		errno := target.WithCapabilitiesOf(c.tid, func() unix.Errno { return bindAny(fd, sa) })
-		w.closeNow(fd)
-		return answer(errno)
+		errno := target.WithCapabilitiesOf(c.TID, func() unix.Errno { return bindAny(fd, sa) })
+		w.CloseNow(fd)
+		return session.Answer(errno)
 	}
-	if !w.alone {
-		w.closeNow(fd)
-		return aside
+	if !w.Alone {
+		w.CloseNow(fd)
+		return session.Aside
 	}
-	errno := w.bindPath(c.tid, fd, sa)
-	w.closeNow(fd)
-	return answer(errno)
+	errno := w.bindPath(c.TID, fd, sa)
+	w.CloseNow(fd)
+	return session.Answer(errno)
 }
 
 // bindAny is linux.Bind for an address of any length.
@@ -52,7 +53,7 @@ func isUnixPath(sa []byte) bool {
 // for anything else any more.
 func (w *guardWorker) bindPath(tid, fd int, sa []byte) unix.Errno {
 	proc := "/proc/" + strconv.Itoa(tid)
-	as, errno := w.s.targets.CredentialsOf(tid)
+	as, errno := w.s.Targets.CredentialsOf(tid)
 	if errno != 0 {
 		return errno
 	}

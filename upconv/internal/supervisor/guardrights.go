@@ -22,16 +22,16 @@ func (e *envelope) sealUnix(m *guardedMessage) unix.Errno {
 	if errno == 0 {
 		errno = e.sealCredentials(claim)
 	}
-	s, tid := e.worker.s, e.call.tid
+	s, tid := e.worker.s, e.call.TID
 	switch {
 	case errno != 0:
 		return errno
-	case e.to.kind == unix.SOCK_STREAM && s.needs.unix && len(m.name) > 0:
+	case e.to.kind == unix.SOCK_STREAM && s.Needs.Unix && len(m.name) > 0:
 		if _, crossed := e.worker.hasPassport(e.to.fd); crossed { // the program's is a TCP socket
 			return 0
 		}
 	case e.to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && binary.NativeEndian.Uint16(m.name) == unix.AF_UNIX:
-		if errno := e.peer.find(s.targets, tid, m.name); errno != 0 {
+		if errno := e.peer.find(s.Targets, tid, m.name); errno != 0 {
 			return errno
 		}
 		e.name, e.pathed = e.peer.sa(), true
@@ -76,7 +76,7 @@ func (e *envelope) sealDescriptors(numbers []byte) unix.Errno {
 	}
 	own := make([]byte, 0, 4*count)
 	for i := range count {
-		fd, errno := e.worker.s.targets.Getfd(e.call.tid, int(int32(binary.NativeEndian.Uint32(numbers[4*i:]))))
+		fd, errno := e.worker.s.Targets.Getfd(e.call.TID, int(int32(binary.NativeEndian.Uint32(numbers[4*i:]))))
 		switch errno {
 		case 0:
 		case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
@@ -96,8 +96,8 @@ func (e *envelope) sealDescriptors(numbers []byte) unix.Errno {
 // sealCredentials has the receiver see the program as the sender, as far as upconv may say so. The
 // errno is EPERM for a claim that the program may not make: scm_check_creds in net/core/scm.c.
 func (e *envelope) sealCredentials(claim []byte) unix.Errno {
-	s, tid := e.worker.s, e.call.tid
-	sender, errno := s.targets.SenderOf(tid)
+	s, tid := e.worker.s, e.call.TID
+	sender, errno := s.Targets.SenderOf(tid)
 	if errno != 0 {
 		return errno
 	}
@@ -108,10 +108,10 @@ func (e *envelope) sealCredentials(claim []byte) unix.Errno {
 		}
 	}
 	if !s.namesSenders(sender.PID) {
-		if claim == nil && int(says.Uid) == s.uid && int(says.Gid) == s.gid {
+		if claim == nil && int(says.Uid) == s.UID && int(says.Gid) == s.GID {
 			return 0 // upconv's own are as good as any
 		}
-		says.Pid = int32(s.pid)
+		says.Pid = int32(s.PID)
 	}
 	var raw [unix.SizeofUcred]byte
 	binary.NativeEndian.PutUint32(raw[:], uint32(says.Pid))
@@ -131,7 +131,7 @@ func (s *guardSession) namesSenders(pid int) bool {
 		}
 		defer linux.Close(pair[0])
 		defer linux.Close(pair[1])
-		other := unix.UnixCredentials(&unix.Ucred{Pid: int32(pid), Uid: uint32(s.uid), Gid: uint32(s.gid)})
+		other := unix.UnixCredentials(&unix.Ucred{Pid: int32(pid), Uid: uint32(s.UID), Gid: uint32(s.GID)})
 		s.naming.names = unix.Sendmsg(pair[0], []byte{0}, other, nil, unix.MSG_NOSIGNAL) == nil
 	})
 	return s.naming.names

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -42,32 +43,32 @@ const (
 
 // sendInPlace makes a send that is about no datagram socket of IPv4 or IPv6. It is raced if it is
 // by now, or if the send connects.
-func (w *guardWorker) sendInPlace(c *call) outcome {
-	e := w.newEvent(c, policy.TCP)
-	fd, out := w.fetch(c, &e)
-	if !out.isUndecided() {
+func (w *guardWorker) sendInPlace(c *session.Call) session.Outcome {
+	e := w.NewEvent(c, policy.TCP)
+	fd, out := w.Fetch(c, &e)
+	if !out.IsUndecided() {
 		return out
 	}
-	defer w.closeNow(fd)
+	defer w.CloseNow(fd)
 	g := sendUnderWay(c)
 	if g == nil {
 		g = newGuardedSend(c)
-		c.progress = g
+		c.Progress = g
 	}
 	to := &guardedSocket{fd: fd, domain: linux.DomainOf(fd), kind: linux.TypeOf(fd)}
 	inet := linux.IsInet(to.domain)
 	switch cookie := linux.CookieOf(fd); {
 	case g.cookie != 0 && g.cookie != cookie && g.done == 0 && g.sent == 0:
-		return raced
+		return session.Raced
 	case g.cookie != 0 && g.cookie != cookie: // another thread has put another file there
 		return g.partial()
 	case to.domain == 0:
 		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&unix.Msghdr{})), unix.MSG_NOSIGNAL)
-		return answer(errno) // ENOTSOCK; or EBADF, for O_PATH
+		return session.Answer(errno) // ENOTSOCK; or EBADF, for O_PATH
 	case g.count == 0:
 		return g.partial()
 	case inet && (linux.IsDatagramType(to.kind) || g.flags&unix.MSG_FASTOPEN != 0):
-		return raced
+		return session.Raced
 	case to.domain == unix.AF_NETLINK:
 		return w.sendNetlink(c)
 	default:
@@ -82,31 +83,31 @@ func (w *guardWorker) sendInPlace(c *call) outcome {
 }
 
 // sendUnderWay returns how far a send has come that upconv makes; nil: it has not begun.
-func sendUnderWay(c *call) *guardedSend {
-	g, _ := c.progress.(*guardedSend)
+func sendUnderWay(c *session.Call) *guardedSend {
+	g, _ := c.Progress.(*guardedSend)
 	return g
 }
 
-func newGuardedSend(c *call) *guardedSend {
-	switch c.name {
+func newGuardedSend(c *session.Call) *guardedSend {
+	switch c.Name {
 	case "sendto":
-		return &guardedSend{flags: uint32(c.args[3]), count: 1}
+		return &guardedSend{flags: uint32(c.Args[3]), count: 1}
 	case "sendmsg":
-		return &guardedSend{flags: uint32(c.args[2]), count: 1}
+		return &guardedSend{flags: uint32(c.Args[2]), count: 1}
 	}
-	return &guardedSend{flags: uint32(c.args[3]), count: int(min(uint32(c.args[2]), linux.MaxIovecs)), stride: c.MmsghdrSize()}
+	return &guardedSend{flags: uint32(c.Args[3]), count: int(min(uint32(c.Args[2]), linux.MaxIovecs)), stride: c.MmsghdrSize()}
 }
 
 // partial answers a send that ends before all is sent.
-func (g *guardedSend) partial() outcome {
+func (g *guardedSend) partial() session.Outcome {
 	if g.stride > 0 {
-		return answerValue(int64(g.done))
+		return session.AnswerValue(int64(g.done))
 	}
-	return answerValue(int64(g.sent))
+	return session.AnswerValue(int64(g.sent))
 }
 
 // sendAllInPlace sends all messages of a call, or goes on with them, until one is not sent whole.
-func (w *guardWorker) sendAllInPlace(c *call, to *guardedSocket) outcome {
+func (w *guardWorker) sendAllInPlace(c *session.Call, to *guardedSocket) session.Outcome {
 	g := sendUnderWay(c)
 	for g.done < g.count {
 		m, errno := w.readGuarded(c)
@@ -114,7 +115,7 @@ func (w *guardWorker) sendAllInPlace(c *call, to *guardedSocket) outcome {
 			if g.done > 0 {
 				return g.partial()
 			}
-			return carryOn
+			return session.CarryOn
 		}
 		var later bool
 		if errno == 0 {
@@ -122,20 +123,20 @@ func (w *guardWorker) sendAllInPlace(c *call, to *guardedSocket) outcome {
 		}
 		switch {
 		case later:
-			return aside
+			return session.Aside
 		case errno == unix.EPIPE && to.raises() && g.flags&unix.MSG_NOSIGNAL == 0:
 			w.raise(c, unix.SIGPIPE)
 		}
 		switch {
 		case errno != 0 && g.done == 0:
-			return answer(errno)
+			return session.Answer(errno)
 		case errno != 0 || g.stride == 0:
 			return g.partial()
 		}
 		var length [4]byte
 		binary.NativeEndian.PutUint32(length[:], uint32(g.sent))
-		if errno := target.WriteMemory(c.tid, m.result, length[:]); errno != 0 && g.done == 0 {
-			return answer(errno)
+		if errno := target.WriteMemory(c.TID, m.result, length[:]); errno != 0 && g.done == 0 {
+			return session.Answer(errno)
 		} else if errno != 0 {
 			return g.partial()
 		}
@@ -159,15 +160,15 @@ func (w *guardWorker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
 func (to *guardedSocket) raises() bool { return to.kind == unix.SOCK_STREAM }
 
 // raise gives a signal to the target's thread, which takes it as soon as it has its answer.
-func (w *guardWorker) raise(c *call, signal unix.Signal) {
-	if pid := w.s.targets.Process(c.tid); pid != 0 && w.s.listener.Valid(c.id) == nil {
-		unix.Tgkill(pid, c.tid, signal)
+func (w *guardWorker) raise(c *session.Call, signal unix.Signal) {
+	if pid := w.s.Targets.Process(c.TID); pid != 0 && w.s.Listener.Valid(c.ID) == nil {
+		unix.Tgkill(pid, c.TID, signal)
 	}
 }
 
 // sendGuarded sends what is left of a message. later says that a thread of its own is to go on. On
 // error nothing of it is sent.
-func (w *guardWorker) sendGuarded(c *call, to *guardedSocket, m *guardedMessage) (later bool, errno unix.Errno) {
+func (w *guardWorker) sendGuarded(c *session.Call, to *guardedSocket, m *guardedMessage) (later bool, errno unix.Errno) {
 	g := sendUnderWay(c)
 	e := envelope{worker: w, call: c, to: to}
 	defer e.close()
@@ -195,13 +196,13 @@ func (w *guardWorker) sendGuarded(c *call, to *guardedSocket, m *guardedMessage)
 		switch waits := errno == unix.EAGAIN || errno == unix.EINPROGRESS; {
 		case errno == 0 && (n == left || n == len(piece) && n < min(left, guardedPiece)): // all, or all that could be read
 			return false, 0
-		case errno == 0 && !w.alone && g.sent-begin >= maxOnWorker:
+		case errno == 0 && !w.Alone && g.sent-begin >= maxOnWorker:
 			return true, 0
 		case errno == 0:
 			continue
 		case !waits || !to.patient:
 			return false, g.unless(errno)
-		case !w.alone:
+		case !w.Alone:
 			return true, 0
 		}
 		if errno = w.waitToSend(to.fd, nil); errno != 0 {
@@ -229,13 +230,13 @@ func (to *guardedSocket) isClosed() bool {
 }
 
 // sendWhole is sendGuarded for a socket that sends a message at once or not at all.
-func (w *guardWorker) sendWhole(c *call, e *envelope, m *guardedMessage) (later bool, errno unix.Errno) {
+func (w *guardWorker) sendWhole(c *session.Call, e *envelope, m *guardedMessage) (later bool, errno unix.Errno) {
 	var room int32
 	linux.Getsockopt(e.to.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, unsafe.Pointer(&room), 4)
 	switch {
 	case m.length > int(room) || m.length > maxWhole:
 		return false, unix.EMSGSIZE // as unix_dgram_sendmsg and netlink_sendmsg say
-	case m.length > maxOnWorker && !w.alone:
+	case m.length > maxOnWorker && !w.Alone:
 		return true, 0
 	}
 	data, errno := w.readPiece(c, m, m.length)
@@ -248,7 +249,7 @@ func (w *guardWorker) sendWhole(c *call, e *envelope, m *guardedMessage) (later 
 		switch {
 		case errno != unix.EAGAIN || !e.to.patient:
 			return false, errno
-		case !w.alone:
+		case !w.Alone:
 			return true, 0
 		}
 		if errno = w.waitToSend(e.to.fd, e.path()); errno != 0 {

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // A connect(2) of a Unix socket is the program's own: its server is told who has made it. But once
@@ -15,24 +16,24 @@ import (
 // upconv's.
 
 // connectOther makes a connect(2) on a copy of a file that is no IPv4 or IPv6 socket.
-func (w *guardWorker) connectOther(c *call, fd, domain int) outcome {
+func (w *guardWorker) connectOther(c *session.Call, fd, domain int) session.Outcome {
 	switch {
 	case domain == 0: // no socket
-		return answer(linux.Connect(fd, c.sa))
+		return session.Answer(linux.Connect(fd, c.Sockaddr))
 	case domain != unix.AF_UNIX:
 		return w.connectAside(c, fd)
 	}
 	path := &w.crossing.path
-	errno := path.find(w.s.targets, c.tid, c.sa)
+	errno := path.find(w.s.Targets, c.TID, c.Sockaddr)
 	if errno == 0 {
 		flags, _ := linux.FlagsOf(fd)
 		linux.SetFlags(fd, flags|unix.O_NONBLOCK)
 		errno = path.connect(fd)
-		if errno == unix.EAGAIN && w.patient(c, flags) {
-			if !w.alone {
+		if errno == unix.EAGAIN && w.Patient(c, flags) {
+			if !w.Alone {
 				linux.SetFlags(fd, flags)
 				path.close()
-				return aside
+				return session.Aside
 			}
 			if errno = w.waitForRoom(fd, &w.crossing, linux.TimeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
 				errno = unix.EAGAIN // its time is over
@@ -41,24 +42,24 @@ func (w *guardWorker) connectOther(c *call, fd, domain int) outcome {
 		linux.SetFlags(fd, flags)
 	}
 	path.close()
-	return answer(errno)
+	return session.Answer(errno)
 }
 
 // connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
 // that may wait.
-func (w *guardWorker) connectAside(c *call, fd int) outcome {
-	if flags, _ := linux.FlagsOf(fd); w.patient(c, flags) {
-		if !w.alone {
-			return aside
+func (w *guardWorker) connectAside(c *session.Call, fd int) session.Outcome {
+	if flags, _ := linux.FlagsOf(fd); w.Patient(c, flags) {
+		if !w.Alone {
+			return session.Aside
 		}
 		errno := unix.EINTR
-		ended := w.aside.stop.During(func() {
-			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&c.sa[0])), uintptr(len(c.sa)))
+		ended := w.Aside.Stop.During(func() {
+			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&c.Sockaddr[0])), uintptr(len(c.Sockaddr)))
 		})
 		if errno == unix.EINTR && ended != 0 {
 			errno = ended
 		}
-		return answer(errno)
+		return session.Answer(errno)
 	}
-	return answer(linux.Connect(fd, c.sa))
+	return session.Answer(linux.Connect(fd, c.Sockaddr))
 }

@@ -64,7 +64,7 @@ func (w *swapWorker) watchAndRead(old, file int, to []byte) (watched bool, n int
 
 // closeWatched closes old, which is in the worker's witnesses, and then is alive, in one volley.
 func (w *swapWorker) closeWatched(old int) (alive bool) {
-	w.disown(old)
+	w.Disown(old)
 	l := w.last()
 	l.after[0].Args[0], l.after[1].Args[0] = uintptr(old), uintptr(w.witnesses)
 	volley.Make(l.after[:], 0)

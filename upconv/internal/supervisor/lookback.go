@@ -12,15 +12,15 @@ import (
 // where there are many.) late are the places in epoll sets that it has got, besides those that are
 // known.
 func (w *swapWorker) lookBack(s *swap) (waited bool, late []registration) {
-	v := s.c.view
+	v := s.c.View
 	if v == nil || v.OwnTable {
 		return false, nil
 	}
 	var sight peek.Sight
-	if w.s.sights.Load().peeker.Look(w.s.pid, s.old, &sight) != 0 {
-		return v.single(), nil
+	if w.s.Sights.Load().Peeker.Look(w.s.PID, s.old, &sight) != 0 {
+		return v.Single(), nil
 	}
-	return v.single() && sight.Refs != 1, w.latePlaces(s, &sight)
+	return v.Single() && sight.Refs != 1, w.latePlaces(s, &sight)
 }
 
 // latePlaces returns the places that the old socket of a swap has got between two looks, besides
@@ -32,14 +32,14 @@ func (w *swapWorker) latePlaces(s *swap, sight *peek.Sight) (late []registration
 	}
 	if w.showsPlaces(sight) {
 		added := slices.DeleteFunc(slices.Clone(sight.Places()), func(p peek.Place) bool {
-			return slices.ContainsFunc(c.view.Places(), func(q peek.Place) bool { return p.Set == q.Set && p.Number == q.Number })
+			return slices.ContainsFunc(c.View.Places(), func(q peek.Place) bool { return p.Set == q.Set && p.Number == q.Number })
 		})
 		if len(added) > own {
 			late, _ = w.placesSeen(s, added, len(added)-own)
 		}
 		return late
 	}
-	if sight.Watched <= c.view.Watched+own && sight.Watched < peek.MaxWatched {
+	if sight.Watched <= c.View.Watched+own && sight.Watched < peek.MaxWatched {
 		return nil
 	}
 	w.forgetSets(c) // it may be in a set that is new

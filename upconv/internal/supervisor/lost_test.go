@@ -15,14 +15,14 @@ import (
 func TestLostWorker(t *testing.T) {
 	w := testSession(t).newWorker()
 	defer w.close()
-	w.home, w.lost = &netns.Egress{}, errors.New("lost")
-	if fd, errno := w.socket(w.home, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP); errno != unix.EIO {
+	w.Home, w.Lost = &netns.Egress{}, errors.New("lost")
+	if fd, errno := w.Socket(w.Home, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP); errno != unix.EIO {
 		linux.Close(fd)
 		t.Errorf("a socket of home: %v, want EIO", errno)
 	}
-	w.spares[0].used = true
+	w.Spares[0].Used = true
 	w.tidy()
-	if made := len(w.spares[0].fds); made > 0 {
+	if made := len(w.Spares[0].FDs); made > 0 {
 		t.Errorf("%d sockets in advance", made)
 	}
 }

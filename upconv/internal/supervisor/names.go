@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -20,37 +21,37 @@ import (
 // at all only if the policy has a route to another family.
 
 // getpeername handles a stopped getpeername(2).
-func (w *receiveWorker) getpeername(c *call) outcome { return w.tellName(c, true) }
+func (w *receiveWorker) getpeername(c *session.Call) session.Outcome { return w.tellName(c, true) }
 
 // getsockname handles a stopped getsockname(2).
-func (w *receiveWorker) getsockname(c *call) outcome { return w.tellName(c, false) }
+func (w *receiveWorker) getsockname(c *session.Call) session.Outcome { return w.tellName(c, false) }
 
-func (w *receiveWorker) tellName(c *call, peer bool) outcome {
+func (w *receiveWorker) tellName(c *session.Call, peer bool) session.Outcome {
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
-		return carryOn
+		return session.CarryOn
 	}
 	p := &w.crossing.pass
 	var name [linux.SizeofSockaddrIn6]byte
 	length, ok := p.Name(fd, family, peer, &name)
 	if !ok {
-		return carryOn // ENOTCONN
+		return session.CarryOn // ENOTCONN
 	}
-	return answer(putName(c.tid, c.args[1], c.args[2], name[:length]))
+	return session.Answer(putName(c.TID, c.Args[1], c.Args[2], name[:length]))
 }
 
 // crossedFD fetches the socket that a call is about if it is one that has been replaced by one of
 // another family, and reads its passport into w.crossing.pass. family is what it is now. tidy
 // closes the descriptor.
-func (w *receiveWorker) crossedFD(c *call) (fd, family int, ok bool) {
+func (w *receiveWorker) crossedFD(c *session.Call) (fd, family int, ok bool) {
 	if !w.s.anyCrossed.Load() {
 		return -1, 0, false
 	}
-	fd, errno := w.s.targets.Getfd(c.tid, c.fd)
+	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	if errno != 0 {
 		return -1, 0, false
 	}
-	w.done = append(w.done, fd)
+	w.Done = append(w.Done, fd)
 	w.retag(c, fd)
 	family, ok = w.hasPassport(fd)
 	return fd, family, ok
@@ -102,23 +103,23 @@ var lengthFirst = sync.OnceValue(func() bool {
 })
 
 // getsockopt handles a stopped getsockopt(2).
-func (w *receiveWorker) getsockopt(c *call) outcome {
+func (w *receiveWorker) getsockopt(c *session.Call) session.Outcome {
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
-		return carryOn
+		return session.CarryOn
 	}
 	p := &w.crossing.pass
-	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
-	asked := needs{inet6: family == unix.AF_INET6, unix: family == unix.AF_UNIX}
+	level, name := int(int32(c.Args[1])), int(int32(c.Args[2]))
+	asked := session.Needs{Inet6: family == unix.AF_INET6, Unix: family == unix.AF_UNIX}
 	if family == unix.AF_INET6 && p.Differs(level, name) {
 		return w.tellInt(c, fd, level, name)
 	}
 	if !asksFor(asked, level, name) || family == unix.AF_INET6 && p.Family == unix.AF_INET6 && level == unix.IPPROTO_IPV6 {
-		return carryOn
+		return session.CarryOn
 	}
-	optval, optlen := c.args[3], c.args[4]
+	optval, optlen := c.Args[3], c.Args[4]
 	var raw [4]byte
-	if target.ReadMemory(c.tid, optlen, raw[:]) != 0 {
+	if target.ReadMemory(c.TID, optlen, raw[:]) != 0 {
 		return w.refusal(p, level, name)
 	}
 	room := int32(binary.NativeEndian.Uint32(raw[:]))
@@ -129,9 +130,9 @@ func (w *receiveWorker) getsockopt(c *call) outcome {
 		length, connected := p.Name(fd, family, true, &full)
 		switch {
 		case !connected:
-			return answer(unix.ENOTCONN)
+			return session.Answer(unix.ENOTCONN)
 		case room < 0 || length < int(room):
-			return answer(unix.EINVAL)
+			return session.Answer(unix.EINVAL)
 		}
 		return w.putOption(c, optval, optlen, full[:room], uint32(room))
 	case level == unix.SOL_SOCKET && name == unix.SO_ATTACH_FILTER && family == unix.AF_UNIX: // SO_GET_FILTER
@@ -142,7 +143,7 @@ func (w *receiveWorker) getsockopt(c *call) outcome {
 			value[0] = 1
 		}
 		if room < 0 {
-			return answer(unix.EINVAL)
+			return session.Answer(unix.EINVAL)
 		}
 		n := min(int(room), 4)
 		return w.putOption(c, optval, optlen, value[:n], uint32(n))
@@ -151,7 +152,7 @@ func (w *receiveWorker) getsockopt(c *call) outcome {
 	// What the program thinks it has answers for itself.
 	like, errno := w.like(p)
 	if errno != 0 {
-		return carryOn
+		return session.CarryOn
 	}
 	defer linux.Close(like)
 	value := make([]byte, min(max(room, 0), 64<<10)+1)
@@ -159,7 +160,7 @@ func (w *receiveWorker) getsockopt(c *call) outcome {
 	_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name),
 		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&length)), 0)
 	if errno != 0 {
-		return answer(errno)
+		return session.Answer(errno)
 	}
 	value = value[:min(int(length), len(value))]
 	if level == unix.IPPROTO_TCP && name == unix.TCP_INFO && len(value) > 0 {
@@ -174,18 +175,18 @@ const ipv6HeaderMore = 20
 
 // tellInt answers for such an option. Only the socket itself knows SO_ERROR, and no more once it
 // has been read: so it is read when all else is in order.
-func (w *receiveWorker) tellInt(c *call, fd, level, name int) outcome {
-	optval, optlen := c.args[3], c.args[4]
+func (w *receiveWorker) tellInt(c *session.Call, fd, level, name int) session.Outcome {
+	optval, optlen := c.Args[3], c.Args[4]
 	var raw, value [4]byte
-	if target.ReadMemory(c.tid, optlen, raw[:]) != 0 {
-		return answer(unix.EFAULT)
+	if target.ReadMemory(c.TID, optlen, raw[:]) != 0 {
+		return session.Answer(unix.EFAULT)
 	}
 	room := int32(binary.NativeEndian.Uint32(raw[:]))
 	if room < 0 {
-		return answer(unix.EINVAL)
+		return session.Answer(unix.EINVAL)
 	}
 	if errno := linux.Getsockopt(fd, level, name, unsafe.Pointer(&value), 4); errno != 0 {
-		return answer(errno)
+		return session.Answer(errno)
 	}
 	n := binary.NativeEndian.Uint32(value[:])
 	switch {
@@ -201,14 +202,14 @@ func (w *receiveWorker) tellInt(c *call, fd, level, name int) outcome {
 
 // refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is
 // wrong with it first.
-func (w *receiveWorker) refusal(p *passport.Passport, level, name int) outcome {
+func (w *receiveWorker) refusal(p *passport.Passport, level, name int) session.Outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
-		return answer(unix.EFAULT)
+		return session.Answer(unix.EFAULT)
 	}
 	defer linux.Close(like)
 	_, _, errno = unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), 0, 0, 0)
-	return answer(errno)
+	return session.Answer(errno)
 }
 
 // askedOption is a socket option that tells of the family of a socket when it is read.
@@ -231,34 +232,34 @@ var (
 )
 
 // askedOptions returns the options that are stopped when they are read.
-func askedOptions(n needs) (list []askedOption) {
-	if n.inet6 {
+func askedOptions(n session.Needs) (list []askedOption) {
+	if n.Inet6 {
 		list = append(list, askedOfInet6...)
 	}
-	if n.unix {
+	if n.Unix {
 		list = append(list, askedOfUnix...)
 	}
 	return list
 }
 
 // asksFor reports whether an option is one of them.
-func asksFor(n needs, level, name int) bool {
+func asksFor(n session.Needs, level, name int) bool {
 	return slices.ContainsFunc(askedOptions(n), func(o askedOption) bool {
 		return o.level == level && (o.name == name || o.name == anyOption)
 	})
 }
 
 // putOption gives the target the value of an option, and its length.
-func (w *receiveWorker) putOption(c *call, optval, optlen uint64, value []byte, length uint32) outcome {
-	if len(value) > 0 && target.WriteMemory(c.tid, optval, value) != 0 {
-		return answer(unix.EFAULT)
+func (w *receiveWorker) putOption(c *session.Call, optval, optlen uint64, value []byte, length uint32) session.Outcome {
+	if len(value) > 0 && target.WriteMemory(c.TID, optval, value) != 0 {
+		return session.Answer(unix.EFAULT)
 	}
 	var raw [4]byte
 	binary.NativeEndian.PutUint32(raw[:], length)
-	if target.WriteMemory(c.tid, optlen, raw[:]) != 0 {
-		return answer(unix.EFAULT)
+	if target.WriteMemory(c.TID, optlen, raw[:]) != 0 {
+		return session.Answer(unix.EFAULT)
 	}
-	return answer(0)
+	return session.Answer(0)
 }
 
 // like makes a socket of the kind that the program thinks it has, with the options that it has set.
@@ -313,46 +314,46 @@ func fillTCPInfo(info []byte, connected bool) {
 }
 
 // tellFilter answers SO_GET_FILTER: sk_get_filter in net/core/filter.c.
-func (w *receiveWorker) tellFilter(c *call, p *passport.Passport, optval, optlen uint64, room int32) outcome {
+func (w *receiveWorker) tellFilter(c *session.Call, p *passport.Passport, optval, optlen uint64, room int32) session.Outcome {
 	count := len(p.Filter)
 	switch {
 	case room < 0:
-		return answer(unix.EINVAL)
+		return session.Answer(unix.EINVAL)
 	case room == 0 || count == 0:
 		return w.putOption(c, optval, optlen, nil, uint32(count))
 	case int(room) < count:
-		return answer(unix.EINVAL)
+		return session.Answer(unix.EINVAL)
 	}
 	bytes := unsafe.Slice((*byte)(unsafe.Pointer(&p.Filter[0])), count*int(unsafe.Sizeof(p.Filter[0])))
 	return w.putOption(c, optval, optlen, bytes, uint32(count))
 }
 
 // setCrossed is setsockopt(2) on a socket that may have been replaced.
-func (w *receiveWorker) setCrossed(c *call) outcome {
-	if !w.s.needs.crosses() {
-		return carryOn
+func (w *receiveWorker) setCrossed(c *session.Call) session.Outcome {
+	if !w.s.Needs.Crosses() {
+		return session.CarryOn
 	}
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
-		return carryOn
+		return session.CarryOn
 	}
 	p := &w.crossing.pass
-	level, name := int(int32(c.args[1])), int(int32(c.args[2]))
+	level, name := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	if level == unix.SOL_SOCKET {
 		if family == unix.AF_UNIX {
 			return w.setUnixFilter(c, p, fd, name)
 		}
-		return carryOn
+		return session.CarryOn
 	}
 	if family == unix.AF_INET6 && (p.Family == unix.AF_INET6 || level != unix.IPPROTO_IP && level != unix.IPPROTO_IPV6) {
-		return carryOn
+		return session.CarryOn
 	}
-	length := int32(c.args[4])
+	length := int32(c.Args[4])
 	if length < 0 {
-		return answer(unix.EINVAL)
+		return session.Answer(unix.EINVAL)
 	}
 	value := make([]byte, min(length, 4096))
-	if len(value) > 0 && target.ReadMemory(c.tid, c.args[3], value) != 0 {
+	if len(value) > 0 && target.ReadMemory(c.TID, c.Args[3], value) != 0 {
 		return w.setNowhere(p, level, name, len(value))
 	}
 	if family == unix.AF_INET6 && level == unix.IPPROTO_IP && name != unix.IP_OPTIONS {
@@ -360,79 +361,79 @@ func (w *receiveWorker) setCrossed(c *call) outcome {
 		if errno == 0 {
 			sockstate.MapOption(fd, name)
 		}
-		return answer(errno)
+		return session.Answer(errno)
 	}
 	// As the socket takes it that the program thinks it has; that is all there is to it if it is an
 	// IPv6 one now.
 	like, errno := w.like(p)
 	if errno != 0 {
-		return carryOn
+		return session.CarryOn
 	}
 	defer linux.Close(like)
 	if errno := set(like, level, name, value); errno != 0 || family == unix.AF_INET6 {
-		return answer(errno)
+		return session.Answer(errno)
 	}
 	if level == unix.IPPROTO_IP && name == unix.IP_TOS { // which sets this too
 		sockstate.CopyOption(like, fd, unix.SOL_SOCKET, unix.SO_PRIORITY)
 	}
 	if !p.Remember(level, name, value) || p.PutOnUnix(fd) != 0 {
-		w.s.log.Debug("a socket option of a Unix socket is not remembered", "level", level, "option", name)
+		w.s.Log.Debug("a socket option of a Unix socket is not remembered", "level", level, "option", name)
 	}
-	return answer(0)
+	return session.Answer(0)
 }
 
 // setNowhere is for a setsockopt(2) whose value cannot be read: EFAULT, unless something else is
 // wrong with it first.
-func (w *receiveWorker) setNowhere(p *passport.Passport, level, name, length int) outcome {
+func (w *receiveWorker) setNowhere(p *passport.Passport, level, name, length int) session.Outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
-		return answer(unix.EFAULT)
+		return session.Answer(unix.EFAULT)
 	}
 	defer linux.Close(like)
 	const nowhere = 8
 	_, _, errno = unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(like), uintptr(level), uintptr(name), nowhere, uintptr(length), 0)
-	return answer(errno)
+	return session.Answer(errno)
 }
 
 // setUnixFilter handles what the program does to the filter of a socket that is a Unix one now,
 // where it is never run: the passport must survive it.
-func (w *receiveWorker) setUnixFilter(c *call, p *passport.Passport, fd, name int) outcome {
+func (w *receiveWorker) setUnixFilter(c *session.Call, p *passport.Passport, fd, name int) session.Outcome {
 	switch name {
 	case unix.SO_ATTACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_DETACH_FILTER, unix.SO_LOCK_FILTER,
 		unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF:
 	case unix.SO_PASSCRED, unix.SO_PASSSEC:
-		return answer(0)
+		return session.Answer(0)
 	default:
-		return carryOn
+		return session.CarryOn
 	}
-	length := int32(c.args[4])
+	length := int32(c.Args[4])
 	var value [16]byte
 	room := int(min(max(length, 0), int32(len(value))))
 	read := func(n int) unix.Errno {
 		if room < n {
 			return unix.EINVAL
 		}
-		if target.ReadMemory(c.tid, c.args[3], value[:n]) != 0 {
+		if target.ReadMemory(c.TID, c.Args[3], value[:n]) != 0 {
 			return unix.EFAULT
 		}
 		return 0
 	}
 	if p.Locked && name != unix.SO_LOCK_FILTER {
-		return answer(unix.EPERM)
+		return session.Answer(unix.EPERM)
 	}
 	switch name {
 	case unix.SO_LOCK_FILTER:
 		if errno := read(4); errno != 0 {
-			return answer(errno)
+			return session.Answer(errno)
 		}
 		on := binary.NativeEndian.Uint32(value[:]) != 0
 		if p.Locked && !on {
-			return answer(unix.EPERM)
+			return session.Answer(unix.EPERM)
 		}
 		p.Locked = on
 	case unix.SO_DETACH_FILTER:
 		if len(p.Filter) == 0 {
-			return answer(unix.ENOENT)
+			return session.Answer(unix.ENOENT)
 		}
 		p.Filter = nil
 	case unix.SO_ATTACH_FILTER:
@@ -441,10 +442,10 @@ func (w *receiveWorker) setUnixFilter(c *call, p *passport.Passport, fd, name in
 			fprog, at = 8, 4
 		}
 		if int(length) != fprog {
-			return answer(unix.EINVAL)
+			return session.Answer(unix.EINVAL)
 		}
 		if errno := read(fprog); errno != 0 {
-			return answer(errno)
+			return session.Answer(errno)
 		}
 		count := int(binary.NativeEndian.Uint16(value[:]))
 		from := uint64(binary.NativeEndian.Uint32(value[at:]))
@@ -452,16 +453,16 @@ func (w *receiveWorker) setUnixFilter(c *call, p *passport.Passport, fd, name in
 			from = binary.NativeEndian.Uint64(value[at:])
 		}
 		if count == 0 || count > passport.MaxInstructions {
-			return answer(unix.EINVAL)
+			return session.Answer(unix.EINVAL)
 		}
 		filter := make([]unix.SockFilter, count)
-		if target.ReadMemory(c.tid, from, unsafe.Slice((*byte)(unsafe.Pointer(&filter[0])), count*int(unsafe.Sizeof(filter[0])))) != 0 {
-			return answer(unix.EFAULT)
+		if target.ReadMemory(c.TID, from, unsafe.Slice((*byte)(unsafe.Pointer(&filter[0])), count*int(unsafe.Sizeof(filter[0])))) != 0 {
+			return session.Answer(unix.EFAULT)
 		}
 		p.Filter = filter
 	default:
 		// eBPF: it would have no effect, and cannot be put behind the passport.
-		return answer(unix.EPERM)
+		return session.Answer(unix.EPERM)
 	}
-	return answer(p.PutOnUnix(fd))
+	return session.Answer(p.PutOnUnix(fd))
 }

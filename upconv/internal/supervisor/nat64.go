@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -11,9 +12,9 @@ import (
 // translate returns the IPv6 address that is connected to for dst.
 func (s *crossingSession) translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
 	if route.Kind != policy.NAT64 || route.Target != policy.AutoPrefix {
-		return policy.Translate(route, dst, s.rules.Load().mappings, nat64.Prefix{})
+		return policy.Translate(route, dst, s.Rules.Load().Mappings, nat64.Prefix{})
 	}
-	if addr, ok := s.rules.Load().mappings.To6(dst); ok {
+	if addr, ok := s.Rules.Load().Mappings.To6(dst); ok {
 		return addr, nil
 	}
 	if s.discovery == nil {
@@ -36,11 +37,11 @@ func (s *crossingSession) translate(route *policy.Route, dst netip.Addr) (netip.
 }
 
 // whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
-func (s *crossingSession) whenFound() outcome {
-	return asideBy(func(d decider, c *call) outcome {
-		if errno := d.base().aside.stop.Await(s.discovery.Looked()); errno != 0 {
-			return answer(errno)
+func (s *crossingSession) whenFound() session.Outcome {
+	return session.AsideBy(func(d session.Decider, c *session.Call) session.Outcome {
+		if errno := d.Base().Aside.Stop.Await(s.discovery.Looked()); errno != 0 {
+			return session.Answer(errno)
 		}
-		return c.decide(d, c)
+		return c.Decide(d, c)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/upconv/upconv/upconv/internal/companion"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // A stream that was bound takes its port along to the egress, and then the port is free in the
@@ -83,7 +84,7 @@ func (p *ports) put(port uint16, d departure) {
 func (p *ports) ask(tid int, port uint16) (d departure, gone bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now := asking{tid, port, clock()}
+	now := asking{tid, port, session.Clock()}
 	p.byThread[tid%len(p.byThread)] = now
 	latest, oldest := &p.byPort[int(port)%len(p.byPort)], 0
 	for i := range latest {
@@ -106,13 +107,13 @@ func (p *ports) ask(tid int, port uint16) (d departure, gone bool) {
 func (p *ports) goesOn(tid int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.byThread[tid%len(p.byThread)] = asking{tid: tid, at: clock()}
+	p.byThread[tid%len(p.byThread)] = asking{tid: tid, at: session.Clock()}
 }
 
 // isContended reports whether another thread than tid was told to go on with its bind(2) to a port,
 // and may not have done it yet. A thread that has made another call since has.
 func (p *ports) isContended(tid int, port uint16) bool {
-	now := clock()
+	now := session.Clock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range p.byPort[int(port)%len(p.byPort)] {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
@@ -96,7 +97,7 @@ func (p *receiver) attend(b *receiveBuffers, on bool) {
 		}
 		switch {
 		case d.gone:
-			p.finish(answer(unix.EINTR)) // nobody will read it
+			p.finish(session.Answer(unix.EINTR)) // nobody will read it
 		case d.errno != 0:
 			p.finish(p.end(d.errno))
 		default:
@@ -121,7 +122,7 @@ func (p *receiver) isOver() bool {
 
 // attendInTurn is attend when its process has a turn, on a goroutine of its own.
 func (p *receiver) attendInTurn(on bool) {
-	defer p.s.turns.GiveBack(p.s.turns.Take(p.process))
+	defer p.s.Turns.GiveBack(p.s.Turns.Take(p.process))
 	b := receiveBufferPool.Get().(*receiveBuffers)
 	defer receiveBufferPool.Put(b)
 	p.attend(b, on)
@@ -133,7 +134,7 @@ var receiveBufferPool = sync.Pool{New: func() any { return &receiveBuffers{} }}
 // process returns the process that the call is of.
 func (p *receiver) process() int {
 	if p.pid == 0 {
-		p.pid = p.s.targets.Process(p.c.tid)
+		p.pid = p.s.Targets.Process(p.c.TID)
 	}
 	return p.pid
 }
@@ -157,7 +158,7 @@ func (p *receiver) register() unix.Errno {
 	all.waiting[p.id] = p
 	all.mu.Unlock()
 	p.held.Timed.Store(p.limit > 0)
-	p.s.held.Add(&p.held)
+	p.s.Held.Add(&p.held)
 	if errno := p.watch(); errno != 0 {
 		return errno
 	}
@@ -170,7 +171,7 @@ func (p *receiver) register() unix.Errno {
 		})
 	}
 	if all.moves.Load() != p.moves { // follow may have looked before it was there
-		if fd, errno := p.s.targets.Getfd(p.c.tid, p.c.fd); errno == 0 {
+		if fd, errno := p.s.Targets.Getfd(p.c.TID, p.c.FD); errno == 0 {
 			now := linux.CookieOf(fd)
 			linux.Close(fd)
 			if now != linux.CookieOf(p.fd) {
@@ -184,8 +185,8 @@ func (p *receiver) register() unix.Errno {
 // ready is for when something has happened to its socket. It returns false if the caller is not
 // busy with it any more.
 func (p *receiver) ready(b **receiveBuffers, events uint32) bool {
-	if p.s.listener.Valid(p.c.id) != nil { // killed: what has come is for others who have the socket
-		p.finish(answer(unix.EINTR))
+	if p.s.Listener.Valid(p.c.ID) != nil { // killed: what has come is for others who have the socket
+		p.finish(session.Answer(unix.EINTR))
 		return true
 	}
 	if events&unix.EPOLLRDHUP != 0 {
@@ -210,8 +211,8 @@ func (p *receiver) receive(b **receiveBuffers) bool {
 		p.finish(out)
 	case interrupted: // others get their turn
 		p.keep()
-		if p.s.listener.Valid(p.c.id) != nil {
-			p.finish(answer(unix.EINTR))
+		if p.s.Listener.Valid(p.c.ID) != nil {
+			p.finish(session.Answer(unix.EINTR))
 			return true
 		}
 		go p.attendInTurn(true)
@@ -247,7 +248,7 @@ func (p *receiver) endWith(errno unix.Errno) {
 // moveTo has it wait for the socket that its descriptor is now, if that is the one with the cookie.
 func (p *receiver) moveTo(cookie uint64) {
 	all := &p.s.receivers
-	fd, errno := p.s.targets.Getfd(p.c.tid, p.c.fd)
+	fd, errno := p.s.Targets.Getfd(p.c.TID, p.c.FD)
 	if errno != 0 || linux.CookieOf(fd) != cookie { // the old one, in another process
 		if errno == 0 {
 			linux.Close(fd)
@@ -262,7 +263,7 @@ func (p *receiver) moveTo(cookie uint64) {
 		if p.done > 0 {
 			p.finish(p.end(0))
 		} else {
-			p.finish(carryOn)
+			p.finish(session.CarryOn)
 		}
 		return
 	}
@@ -311,7 +312,7 @@ func portOf(fd int) (port [2]byte) {
 }
 
 // finish answers.
-func (p *receiver) finish(out outcome) {
+func (p *receiver) finish(out session.Outcome) {
 	all := &p.s.receivers
 	p.mu.Lock()
 	p.over = true
@@ -326,9 +327,9 @@ func (p *receiver) finish(out outcome) {
 		// The target has the file too, so that closing it would not take it out of the set.
 		unix.EpollCtl(all.epfd, unix.EPOLL_CTL_DEL, p.fd, nil)
 	}
-	p.s.held.Remove(&p.held)
+	p.s.Held.Remove(&p.held)
 	linux.Close(p.fd) // before the target goes on: what it closes then shall be closed
-	if err := p.s.respond(p.c.id, out); err != nil {
-		p.s.log.Debug("answer", "tid", p.c.tid, "error", err)
+	if err := p.s.Respond(p.c.ID, out); err != nil {
+		p.s.Log.Debug("answer", "tid", p.c.TID, "error", err)
 	}
 }

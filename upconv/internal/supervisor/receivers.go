@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -48,21 +49,21 @@ const (
 )
 
 // wait has a call wait for a datagram, on the socket that is its own from now on.
-func (all *receivers) wait(r *reception, state receptionState) outcome {
+func (all *receivers) wait(r *reception, state receptionState) session.Outcome {
 	s := r.s
 	p := &receiver{reception: *r, busy: true}
-	p.held.Listener, p.held.ID, p.held.TID, p.held.End = s.listener, r.c.id, r.c.tid, p.endWith
+	p.held.Listener, p.held.ID, p.held.TID, p.held.End = s.Listener, r.c.ID, r.c.TID, p.endWith
 	p.keep()
 	if state == interrupted {
 		go p.attendInTurn(true)
-		return elsewhere
+		return session.Elsewhere
 	}
 	if errno := p.register(); errno != 0 {
-		s.warn(r.c.name+": it cannot wait for a datagram; the program sees the error", "tid", r.c.tid, "error", errno)
-		p.finish(answer(unix.ENOMEM))
+		s.Warn(r.c.Name+": it cannot wait for a datagram; the program sees the error", "tid", r.c.TID, "error", errno)
+		p.finish(session.Answer(unix.ENOMEM))
 	}
 	p.attend(nil, false)
-	return elsewhere
+	return session.Elsewhere
 }
 
 // open makes the set for the first one.
@@ -113,16 +114,16 @@ func (all *receivers) poll() {
 // attend does what is due for a receiver. It returns false if another goroutine has taken the place
 // of the caller meanwhile.
 func (all *receivers) attend(p *receiver, b *receiveBuffers) bool {
-	tid, s := p.c.tid, p.s // it may be somebody else's afterwards
+	tid, s := p.c.TID, p.s // it may be somebody else's afterwards
 	all.serial++
 	current := uint64(tid)<<32 | uint64(all.serial)
 	all.current.Store(current)
 	all.rouse()
-	began := clock()
+	began := session.Clock()
 	p.attend(b, false)
-	took := clock() - began
+	took := session.Clock() - began
 	if took > slowAfter {
-		all.slow.add(s.targets.Process(tid), clock()+slowFor)
+		all.slow.add(s.Targets.Process(tid), session.Clock()+slowFor)
 	}
 	return all.current.CompareAndSwap(current, 0)
 }
@@ -185,7 +186,7 @@ func (all *slowProcesses) add(pid int, until time.Duration) {
 func (all *slowProcesses) has(pid int) bool {
 	all.mu.Lock()
 	defer all.mu.Unlock()
-	now := clock()
+	now := session.Clock()
 	maps.DeleteFunc(all.until, func(_ int, until time.Duration) bool { return until < now })
 	all.any.Store(int32(len(all.until)))
 	return all.until[pid] > 0
@@ -228,17 +229,17 @@ func (all *receivers) all() []*receiver {
 // leave is for a bind(2): those that wait with the port, and whose targets have been killed, give
 // it up. That they are is else noticed a little later, and who starts a killed server anew would
 // find its port taken.
-func (all *receivers) leave(c *call) {
+func (all *receivers) leave(c *session.Call) {
 	list := all.all()
 	if len(list) == 0 {
 		return
 	}
 	var name [4]byte // sin_family and sin_port, or those of AF_INET6
-	if target.ReadMemory(c.tid, c.args[1], name[:]) != 0 || name[2] == 0 && name[3] == 0 {
+	if target.ReadMemory(c.TID, c.Args[1], name[:]) != 0 || name[2] == 0 && name[3] == 0 {
 		return
 	}
 	for _, p := range list {
-		if p.has([2]byte(name[2:])) && p.s.listener.Valid(p.c.id) != nil && p.claim(due{gone: true}) {
+		if p.has([2]byte(name[2:])) && p.s.Listener.Valid(p.c.ID) != nil && p.claim(due{gone: true}) {
 			p.attend(nil, false)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/testkit"
 )
@@ -34,7 +35,7 @@ type filtered struct {
 // newFiltered starts the thread and the supervisor; they end with the test.
 func newFiltered(t *testing.T, s *Session) *filtered {
 	t.Helper()
-	f := seccompx.Filter{Rules: receiveRules(s.needs, true), Default: seccompx.Allow}
+	f := seccompx.Filter{Rules: receiveRules(s.Needs, true), Default: seccompx.Allow}
 	program, err := f.Assemble()
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +46,7 @@ func newFiltered(t *testing.T, s *Session) *filtered {
 		defer close(ended)
 		seccompx.OnOwnThread(func() {
 			l, err := seccompx.Install(program, seccompx.InstallOptions{NoNewPrivs: true, Listener: true})
-			s.listener, th.tid = l, unix.Gettid()
+			s.Listener, th.tid = l, unix.Gettid()
 			ready <- err
 			if err != nil {
 				return
@@ -74,7 +75,7 @@ func newFiltered(t *testing.T, s *Session) *filtered {
 			}
 		}
 		s.all.Wait()
-		s.listener.Close()
+		s.Listener.Close()
 	})
 	return th
 }
@@ -458,9 +459,9 @@ func TestReceiveFollows(t *testing.T) {
 	// A swap while the call is being taken up, when it has a copy of the old socket already and
 	// does not wait yet.
 	swap(first.six)
-	r := reception{s: &s.receiveSession, c: call{id: 1 << 60, tid: th.tid, fd: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.receivers.moves.Load()}
+	r := reception{s: &s.receiveSession, c: session.Call{ID: 1 << 60, TID: th.tid, FD: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.receivers.moves.Load()}
 	var errno unix.Errno
-	if r.fd, errno = s.targets.Getfd(th.tid, fd); errno != 0 {
+	if r.fd, errno = s.Targets.Getfd(th.tid, fd); errno != 0 {
 		t.Fatal(errno)
 	}
 	second.drain()

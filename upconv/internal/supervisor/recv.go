@@ -5,6 +5,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -19,7 +20,7 @@ import (
 // reception is a call that receives on a socket of another family than the program thinks it has.
 type reception struct {
 	s       *receiveSession
-	c       call
+	c       session.Call
 	kind    receptionKind
 	fd      int // the socket
 	family  int // what it is
@@ -74,73 +75,75 @@ func (w *receiveWorker) buffers() *receiveBuffers {
 }
 
 // recvfrom handles a stopped recvfrom(2).
-func (w *receiveWorker) recvfrom(c *call) outcome {
-	flags := uint32(c.args[3])
-	if c.args[4] == 0 && flags&unix.MSG_ERRQUEUE == 0 {
-		return carryOn
+func (w *receiveWorker) recvfrom(c *session.Call) session.Outcome {
+	flags := uint32(c.Args[3])
+	if c.Args[4] == 0 && flags&unix.MSG_ERRQUEUE == 0 {
+		return session.CarryOn
 	}
 	r, ok := w.reception(c, receivesFrom, flags)
-	size := min(c.args[2], maxTransfer)
-	if !ok || !inUserSpace(c.args[1], size) {
-		return carryOn
+	size := min(c.Args[2], maxTransfer)
+	if !ok || !inUserSpace(c.Args[1], size) {
+		return session.CarryOn
 	}
 	b := w.buffers()
-	b.vector = append(b.vector[:0], unix.RemoteIovec{Base: uintptr(c.args[1]), Len: int(size)})
-	r.message = message{name: c.args[4], vector: b.vector, room: int(size)}
+	b.vector = append(b.vector[:0], unix.RemoteIovec{Base: uintptr(c.Args[1]), Len: int(size)})
+	r.message = message{name: c.Args[4], vector: b.vector, room: int(size)}
 	return w.receiveNow(r)
 }
 
 // recvmsg handles a stopped recvmsg(2).
-func (w *receiveWorker) recvmsg(c *call) outcome {
-	flags := uint32(c.args[2])
+func (w *receiveWorker) recvmsg(c *session.Call) session.Outcome {
+	flags := uint32(c.Args[2])
 	if !w.s.anyCrossed.Load() || flags&msgCompat != 0 {
-		return carryOn
+		return session.CarryOn
 	}
 	b := w.buffers()
 	var m message
-	if errno := m.readHeader(c, c.args[1]); errno != 0 || m.name == 0 && (m.control == 0 || m.controlLen == 0) && flags&unix.MSG_ERRQUEUE == 0 {
-		return carryOn
+	if errno := m.readHeader(c, c.Args[1]); errno != 0 || m.name == 0 && (m.control == 0 || m.controlLen == 0) && flags&unix.MSG_ERRQUEUE == 0 {
+		return session.CarryOn
 	}
 	r, ok := w.reception(c, receivesMessage, flags)
 	if !ok || m.readVector(c, b) != 0 {
-		return carryOn
+		return session.CarryOn
 	}
 	r.message = m
 	return w.receiveNow(r)
 }
 
 // recvmmsg handles a stopped recvmmsg(2).
-func (w *receiveWorker) recvmmsg(c *call) outcome { return w.receiveMany(c, !c.Compat) }
+func (w *receiveWorker) recvmmsg(c *session.Call) session.Outcome { return w.receiveMany(c, !c.Compat) }
 
 // recvmmsgTime64 handles a stopped recvmmsg_time64(2) of i386.
-func (w *receiveWorker) recvmmsgTime64(c *call) outcome { return w.receiveMany(c, true) }
+func (w *receiveWorker) recvmmsgTime64(c *session.Call) session.Outcome {
+	return w.receiveMany(c, true)
+}
 
-func (w *receiveWorker) receiveMany(c *call, time64 bool) outcome {
-	flags := uint32(c.args[3])
-	count := uint64(uint32(c.args[2]))
+func (w *receiveWorker) receiveMany(c *session.Call, time64 bool) session.Outcome {
+	flags := uint32(c.Args[3])
+	count := uint64(uint32(c.Args[2]))
 	if !w.s.anyCrossed.Load() || flags&msgCompat != 0 || count == 0 {
-		return carryOn
+		return session.CarryOn
 	}
-	limit := timeout{at: c.args[4], time64: time64}
+	limit := timeout{at: c.Args[4], time64: time64}
 	if limit.at != 0 && !limit.read(c) {
-		return carryOn // EFAULT or EINVAL
+		return session.CarryOn // EFAULT or EINVAL
 	}
 	r, ok := w.reception(c, receivesMessages, flags)
 	if !ok {
-		return carryOn
+		return session.CarryOn
 	}
-	r.at, r.count, r.timeout = c.args[1], count, limit
+	r.at, r.count, r.timeout = c.Args[1], count, limit
 	b := w.buffers()
 	b.ahead.count = 0
 	if r.parse(b) != 0 {
-		return carryOn // and the kernel says so
+		return session.CarryOn // and the kernel says so
 	}
 	return w.receiveNow(r)
 }
 
 // reception begins one, on a copy of the target's socket that tidy closes. ok is false where the
 // call can go on as it stands.
-func (w *receiveWorker) reception(c *call, kind receptionKind, flags uint32) (r *reception, ok bool) {
+func (w *receiveWorker) reception(c *session.Call, kind receptionKind, flags uint32) (r *reception, ok bool) {
 	moves := w.s.receivers.moves.Load() // first
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
@@ -157,14 +160,14 @@ func (w *receiveWorker) reception(c *call, kind receptionKind, flags uint32) (r 
 
 // receiveNow receives what is there. Where there is nothing yet, it leaves the call to those that
 // wait.
-func (w *receiveWorker) receiveNow(r *reception) outcome {
+func (w *receiveWorker) receiveNow(r *reception) session.Outcome {
 	out, state := r.step(w.buffers())
 	if state == received {
 		return out
 	}
-	for i, fd := range w.done { // the one who waits owns it
+	for i, fd := range w.Done { // the one who waits owns it
 		if fd == r.fd {
-			w.done = append(w.done[:i], w.done[i+1:]...)
+			w.Done = append(w.Done[:i], w.Done[i+1:]...)
 		}
 	}
 	return w.s.receivers.wait(r, state)

@@ -17,6 +17,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/nat64"
@@ -44,8 +45,8 @@ func receiveSupervisor(t testing.TB, rules ...string) *Session {
 		t.Fatal(err)
 	}
 	s := testSession(t)
-	s.needs = needs{swaps: true, inet6: true, unix: true}
-	s.rules.Store(&ruleset{policy: decided, mappings: mappings})
+	s.Needs = session.Needs{Swaps: true, Inet6: true, Unix: true}
+	s.Rules.Store(&session.Ruleset{Policy: decided, Mappings: mappings})
 	s.anyCrossed.Store(true)
 	return s
 }
@@ -260,16 +261,16 @@ func handled(t testing.TB, w *worker, a *arena, nr uintptr, fd int, args [6]uint
 	n := seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(nr), Arch: seccompx.NativeArch(), Args: args}}
 	out := w.handle(&n)
 	w.tidy()
-	if out.state == stateElsewhere {
+	if out.State == session.StateElsewhere {
 		t.Fatalf("call %d %#x waits", nr, args)
 	}
-	if !out.returns() {
+	if !out.Returns() {
 		return natively(a, nr, fd, args)
 	}
-	if out.errno != 0 {
-		out.value = 0
+	if out.Errno != 0 {
+		out.Value = 0
 	}
-	return receiveResult{uint64(out.value), out.errno, bytes.Clone(a.good)}
+	return receiveResult{uint64(out.Value), out.Errno, bytes.Clone(a.good)}
 }
 
 // both makes a call on both sockets of a pair, prepared by prepare each time, and compares what it
@@ -568,8 +569,8 @@ func FuzzReceiveAsNatively(f *testing.F) {
 }
 
 // receiveRules are those of the calls that receive, with or without routes for datagrams.
-func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
-	n.receives = datagrams
+func receiveRules(n session.Needs, datagrams bool) (rules []seccompx.Rule) {
+	n.Receives = datagrams
 	for i := range calls {
 		if row := &calls[i]; strings.HasPrefix(row.name, "recv") {
 			rules = append(rules, row.filterRules(n)...)
@@ -581,12 +582,12 @@ func receiveRules(n needs, datagrams bool) (rules []seccompx.Rule) {
 // TestReceiveRules is about what is stopped.
 func TestReceiveRules(t *testing.T) {
 	const errorQueue, dirty = unix.MSG_ERRQUEUE | unix.MSG_DONTWAIT, 0xdeadbeef_00000000
-	if rules := receiveRules(needs{swaps: true}, true); rules != nil {
+	if rules := receiveRules(session.Needs{Swaps: true}, true); rules != nil {
 		t.Errorf("without routes to other families: %v", rules)
 	}
 	for _, arch := range []seccompx.Arch{seccompx.AMD64, seccompx.I386, seccompx.ARM64} {
 		for _, datagrams := range []bool{true, false} {
-			f := seccompx.Filter{Rules: receiveRules(needs{inet6: true}, datagrams), Default: seccompx.Allow, Arches: []seccompx.Arch{arch}}
+			f := seccompx.Filter{Rules: receiveRules(session.Needs{Inet6: true}, datagrams), Default: seccompx.Allow, Arches: []seccompx.Arch{arch}}
 			program, err := f.Assemble()
 			if err != nil {
 				t.Fatal(err)
@@ -656,7 +657,7 @@ func TestReceiveTimeout(t *testing.T) {
 			a.put32(4*i, w)
 		}
 		before := bytes.Clone(a.good[:32])
-		target := &call{tid: unix.Gettid(), Layout: linux.Layout{Compat: c.compat}}
+		target := &session.Call{TID: unix.Gettid(), Layout: linux.Layout{Compat: c.compat}}
 		limit := timeout{at: at, time64: c.time64}
 		if ok := limit.read(target); ok != c.ok || limit.sec != c.sec || limit.nsec != c.nsec {
 			t.Errorf("%s: %d s, %d ns, %v", c.what, limit.sec, limit.nsec, ok)

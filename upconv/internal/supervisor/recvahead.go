@@ -46,8 +46,8 @@ func (r *reception) parse(b *receiveBuffers) unix.Errno {
 func (r *reception) readAhead(b *receiveBuffers, size uint64) {
 	a := &b.ahead
 	a.first, a.count = r.done, min(r.count-r.done, readAhead)
-	if target.ReadMemory(r.c.tid, r.at+r.done*size, a.headers[:a.count*size]) != 0 {
-		if a.count = 1; target.ReadMemory(r.c.tid, r.at+r.done*size, a.headers[:size]) != 0 {
+	if target.ReadMemory(r.c.TID, r.at+r.done*size, a.headers[:a.count*size]) != 0 {
+		if a.count = 1; target.ReadMemory(r.c.TID, r.at+r.done*size, a.headers[:size]) != 0 {
 			a.count = 0
 			return
 		}
@@ -73,7 +73,7 @@ func (r *reception) readAhead(b *receiveBuffers, size uint64) {
 	if a.vectors == nil {
 		a.vectors = make([]byte, 16*vectorReadAhead*readAhead)
 	}
-	if got, errno := target.ReadVectors(r.c.tid, a.vectors[:total], where[:n]); errno != 0 || got != total {
+	if got, errno := target.ReadVectors(r.c.TID, a.vectors[:total], where[:n]); errno != 0 || got != total {
 		for i := range a.at {
 			a.at[i] = -1
 		}

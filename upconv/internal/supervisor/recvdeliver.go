@@ -13,7 +13,7 @@ import (
 // deliver writes what has come to the target's memory: all at once if that goes, or else as far as
 // the kernel comes.
 func (r *reception) deliver(b *receiveBuffers, came *arrival) unix.Errno {
-	tid := r.c.tid
+	tid := r.c.TID
 	data := came.data
 	b.remote, b.rest = b.remote[:0], b.rest[:0]
 	left := len(data)
@@ -125,12 +125,12 @@ func (r *reception) namePlace() namePlace {
 	if r.kind != receivesFrom {
 		return namePlace{lengthAt: r.message.at + uint64(r.c.WordSize()), room: r.message.nameLen}
 	}
-	p := namePlace{lengthAt: r.c.args[5]}
+	p := namePlace{lengthAt: r.c.Args[5]}
 	if r.message.name == 0 {
 		return p
 	}
 	var raw [4]byte
-	if target.ReadMemory(r.c.tid, p.lengthAt, raw[:]) != 0 {
+	if target.ReadMemory(r.c.TID, p.lengthAt, raw[:]) != 0 {
 		p.errno = unix.EFAULT
 		return p
 	}
@@ -144,7 +144,7 @@ func (r *reception) namePlace() namePlace {
 // other, as the kernel does it.
 func (r *reception) deliverPieces(b *receiveBuffers, came *arrival, place *namePlace) unix.Errno {
 	m := &r.message
-	tid := r.c.tid
+	tid := r.c.TID
 	if r.kind != receivesFrom {
 		b.out.Reset(r.c.Compat, m.controlRoom())
 		b.out.Direct = func(n int, message []byte) unix.Errno { return target.WriteMemory(tid, m.control+uint64(n), message) }

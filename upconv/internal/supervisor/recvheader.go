@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -28,17 +29,17 @@ const msgCompat = 1 << 31
 func inUserSpace(at, size uint64) bool { return at+size >= at && at+size < 1<<63 }
 
 // readHeader reads a struct msghdr.
-func (m *message) readHeader(c *call, at uint64) unix.Errno {
+func (m *message) readHeader(c *session.Call, at uint64) unix.Errno {
 	var raw [linux.SizeofMsghdr]byte
 	size := c.MsghdrSize() // all of it, like the kernel: what is not there may be at its end
-	if target.ReadMemory(c.tid, at, raw[:size]) != 0 {
+	if target.ReadMemory(c.TID, at, raw[:size]) != 0 {
 		return unix.EFAULT
 	}
 	return m.decodeHeader(c, at, raw[:])
 }
 
 // decodeHeader takes what is in a struct msghdr: __copy_msghdr.
-func (m *message) decodeHeader(c *call, at uint64, raw []byte) unix.Errno {
+func (m *message) decodeHeader(c *session.Call, at uint64, raw []byte) unix.Errno {
 	h := c.Msghdr(raw)
 	*m = message{at: at, name: h.Name, nameLen: h.NameLen, control: h.Control, controlLen: h.ControlLen, vectorAt: h.Iovecs}
 	if m.name != 0 && m.nameLen < 0 {
@@ -52,19 +53,19 @@ func (m *message) decodeHeader(c *call, at uint64, raw []byte) unix.Errno {
 }
 
 // readVector reads its array of struct iovec.
-func (m *message) readVector(c *call, b *receiveBuffers) unix.Errno {
+func (m *message) readVector(c *session.Call, b *receiveBuffers) unix.Errno {
 	size := m.vectorCount * c.IovecSize()
 	if len(b.raw) < size {
 		b.raw = make([]byte, max(size, 256))
 	}
-	if size > 0 && target.ReadMemory(c.tid, m.vectorAt, b.raw[:size]) != 0 {
+	if size > 0 && target.ReadMemory(c.TID, m.vectorAt, b.raw[:size]) != 0 {
 		return unix.EFAULT
 	}
 	return m.decodeVector(c, b, b.raw)
 }
 
 // decodeVector takes what is in the array of struct iovec: import_iovec.
-func (m *message) decodeVector(c *call, b *receiveBuffers, raw []byte) unix.Errno {
+func (m *message) decodeVector(c *session.Call, b *receiveBuffers, raw []byte) unix.Errno {
 	m.vector, m.room = b.vector[:0], 0
 	for i := range m.vectorCount {
 		base, length := c.Iovec(raw, i)

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -22,13 +23,13 @@ const (
 const maxInOneGo = 128
 
 // step receives what there is.
-func (r *reception) step(b *receiveBuffers) (out outcome, state receptionState) {
+func (r *reception) step(b *receiveBuffers) (out session.Outcome, state receptionState) {
 	if r.kind != receivesMessages {
 		n, _, errno := r.one(b)
 		if errno == unix.EAGAIN && r.waits() {
-			return outcome{}, nothingYet
+			return session.Outcome{}, nothingYet
 		}
-		return outcome{state: stateReturns, errno: errno, value: int64(n)}, received
+		return session.Outcome{State: session.StateReturns, Errno: errno, Value: int64(n)}, received
 	}
 	for range maxInOneGo {
 		if !r.parsed {
@@ -38,7 +39,7 @@ func (r *reception) step(b *receiveBuffers) (out outcome, state receptionState) 
 		}
 		_, flags, errno := r.one(b)
 		if errno == unix.EAGAIN && r.waits() {
-			return outcome{}, nothingYet
+			return session.Outcome{}, nothingYet
 		}
 		if errno != 0 {
 			return r.end(errno), received
@@ -52,19 +53,19 @@ func (r *reception) step(b *receiveBuffers) (out outcome, state receptionState) 
 			return r.end(0), received
 		}
 	}
-	return outcome{}, interrupted
+	return session.Outcome{}, interrupted
 }
 
 // end is the outcome when an error, or nothing, ends it. A part of recvmmsg(2) that has succeeded
 // counts. Natively an error behind it is then kept for the next call, which only the kernel can do.
-func (r *reception) end(errno unix.Errno) outcome {
+func (r *reception) end(errno unix.Errno) session.Outcome {
 	if r.done == 0 {
-		return answer(errno)
+		return session.Answer(errno)
 	}
 	if r.timeout.at != 0 && !r.timeout.write(&r.c) {
-		return answer(unix.EFAULT)
+		return session.Answer(unix.EFAULT)
 	}
-	return answerValue(int64(r.done))
+	return session.AnswerValue(int64(r.done))
 }
 
 // waits reports whether the call waits for a datagram if there is none.

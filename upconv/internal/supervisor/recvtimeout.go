@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"time"
 
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -19,10 +20,10 @@ type timeout struct {
 }
 
 // read is false where there is no valid one.
-func (t *timeout) read(c *call) bool {
+func (t *timeout) read(c *session.Call) bool {
 	var raw [16]byte
 	if t.time64 {
-		if target.ReadMemory(c.tid, t.at, raw[:]) != 0 {
+		if target.ReadMemory(c.TID, t.at, raw[:]) != 0 {
 			return false
 		}
 		t.sec, t.nsec = int64(binary.NativeEndian.Uint64(raw[:])), int64(binary.NativeEndian.Uint64(raw[8:]))
@@ -30,7 +31,7 @@ func (t *timeout) read(c *call) bool {
 			t.nsec = int64(uint32(t.nsec)) // the upper half is padding
 		}
 	} else {
-		if target.ReadMemory(c.tid, t.at, raw[:8]) != 0 {
+		if target.ReadMemory(c.TID, t.at, raw[:8]) != 0 {
 			return false
 		}
 		t.sec, t.nsec = int64(int32(binary.NativeEndian.Uint32(raw[:]))), int64(int32(binary.NativeEndian.Uint32(raw[4:])))
@@ -56,14 +57,14 @@ func (t *timeout) passed() bool {
 }
 
 // write tells what is left.
-func (t *timeout) write(c *call) bool {
+func (t *timeout) write(c *session.Call) bool {
 	var raw [16]byte
 	if t.time64 {
 		binary.NativeEndian.PutUint64(raw[:], uint64(t.leftSec))
 		binary.NativeEndian.PutUint64(raw[8:], uint64(t.leftNsec))
-		return target.WriteMemory(c.tid, t.at, raw[:]) == 0
+		return target.WriteMemory(c.TID, t.at, raw[:]) == 0
 	}
 	binary.NativeEndian.PutUint32(raw[:], uint32(t.leftSec))
 	binary.NativeEndian.PutUint32(raw[4:], uint32(t.leftNsec))
-	return target.WriteMemory(c.tid, t.at, raw[:8]) == 0
+	return target.WriteMemory(c.TID, t.at, raw[:8]) == 0
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
@@ -22,21 +23,21 @@ import (
 //
 // others are the descriptors that were the old socket, too, and replacement is a copy of the new
 // one. It reports whether none goes on waiting for the old one.
-func (w *swapWorker) restartWaiters(c *call, others []int, replacement int) bool {
-	numbers := append(others, c.fd)
+func (w *swapWorker) restartWaiters(c *session.Call, others []int, replacement int) bool {
+	numbers := append(others, c.FD)
 	timed := linux.TimeoutOf(replacement, unix.SO_RCVTIMEO) != 0
-	held := w.s.held.Threads() // those follow
+	held := w.s.Held.Threads() // those follow
 	var waiting []int
-	threads := target.ThreadsOf(c.tid)
+	threads := target.ThreadsOf(c.TID)
 	for _, pid := range w.tableSharers(c, len(threads), replacement) {
 		threads = append(threads, target.ThreadsOf(pid)...)
 	}
 	for _, tid := range threads {
-		if tid != c.tid && !held[tid] && waitsFor(tid, numbers, timed) {
+		if tid != c.TID && !held[tid] && waitsFor(tid, numbers, timed) {
 			waiting = append(waiting, tid)
 		}
 	}
-	return len(waiting) == 0 || w.s.held.RestartThreads(waiting)
+	return len(waiting) == 0 || w.s.Held.RestartThreads(waiting)
 }
 
 // waitsFor reports whether a thread is in a call, one that can be begun anew, that is about one of

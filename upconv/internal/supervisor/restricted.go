@@ -13,6 +13,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -37,9 +38,9 @@ type restrictions struct {
 }
 
 // restrictSelf handles a stopped landlock_restrict_self(2), to know of it.
-func (w *streamWorker) restrictSelf(*call) outcome {
+func (w *streamWorker) restrictSelf(*session.Call) session.Outcome {
 	w.s.restricted.any.Store(true)
-	return carryOn
+	return session.CarryOn
 }
 
 // areRestricted reports whether there are rules for the TCP ports that this process may connect to,
@@ -60,7 +61,7 @@ func areRestricted() bool {
 // A question is whether a thread may connect to a port.
 type question struct {
 	s     *streamSession
-	c     call
+	c     session.Call
 	e     event.Pending
 	decoy int // owned
 	pidfd int // of the thread; owned
@@ -80,25 +81,25 @@ const (
 // mayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
 // somebody has restricted himself. The outcome is undecided if it may; else it may not, or is to be
 // asked.
-func (w *streamWorker) mayConnect(c *call, e *event.Pending, sock *sockstate.Socket) outcome {
+func (w *streamWorker) mayConnect(c *session.Call, e *event.Pending, sock *sockstate.Socket) session.Outcome {
 	all := &w.s.restricted
-	if !all.any.Load() || c.permitted == int(e.Dst.Port())+1 || !e.Dst.IsValid() { // no address with a port
-		return undecided
+	if !all.any.Load() || c.Permitted == int(e.Dst.Port())+1 || !e.Dst.IsValid() { // no address with a port
+		return session.Undecided
 	}
-	q := all.take(c.tid)
+	q := all.take(c.TID)
 	switch {
 	case q == nil:
 	case q.errno == unix.EACCES, q.errno == unix.EPERM:
 		e.Add("the program has forbidden itself this port, or is forbidden it (Landlock or another security module)")
-		w.s.events.Record(e, q.errno)
-		return answer(q.errno)
+		w.s.Events.Record(e, q.errno)
+		return session.Answer(q.errno)
 	case q.port < 0:
 		e.Add(unasked + "connect(2) says " + linux.ErrnoName(q.errno))
-		w.s.events.Record(e, q.errno)
-		return answer(q.errno) // as natively, unless it is for want of a route for the decoy
+		w.s.Events.Record(e, q.errno)
+		return session.Answer(q.errno) // as natively, unless it is for want of a route for the decoy
 	case q.port == int(e.Dst.Port()):
-		c.permitted = q.port + 1
-		return undecided
+		c.Permitted = q.port + 1
+		return session.Undecided
 	}
 	return w.ask(c, e, sock)
 }
@@ -113,53 +114,53 @@ func (w *streamWorker) waitsForRestricted(e *event.Pending) bool {
 // busyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is
 // connected, or about to be. The kernel would do so itself, but to who has restricted himself it
 // says EINVAL because of the families. The outcome is undecided if it is left to the kernel.
-func (w *streamWorker) busyCrossed(c *call, fd int) outcome {
+func (w *streamWorker) busyCrossed(c *session.Call, fd int) session.Outcome {
 	if !w.s.restricted.any.Load() || linux.DomainOf(fd) != unix.AF_INET6 {
-		return undecided
+		return session.Undecided
 	}
 	if _, crossed := w.hasPassport(fd); !crossed {
-		return undecided
+		return session.Undecided
 	}
 	out := w.wouldConnect(c, fd, unix.AF_INET6)
-	if out.isUndecided() {
-		return raced
+	if out.IsUndecided() {
+		return session.Raced
 	}
-	out.errno = siit.InetErrno(out.errno)
+	out.Errno = siit.InetErrno(out.Errno)
 	return out
 }
 
 const unasked = "a program has restricted itself, and whether that holds here cannot be found out: "
 
 // refuseUnasked refuses a call that the kernel may forbid the target, but cannot be asked about.
-func (w *streamWorker) refuseUnasked(e *event.Pending, why string) outcome {
+func (w *streamWorker) refuseUnasked(e *event.Pending, why string) session.Outcome {
 	return w.s.refuseUnasked(e, why)
 }
 
-func (s *streamSession) refuseUnasked(e *event.Pending, why string) outcome {
+func (s *streamSession) refuseUnasked(e *event.Pending, why string) session.Outcome {
 	e.Add(unasked + why)
-	s.events.Record(e, unix.EACCES)
-	return answer(unix.EACCES)
+	s.Events.Record(e, unix.EACCES)
+	return session.Answer(unix.EACCES)
 }
 
 // ask has the target asked whether it may connect a socket like sock. It then begins its call anew.
-func (w *streamWorker) ask(c *call, e *event.Pending, sock *sockstate.Socket) outcome {
+func (w *streamWorker) ask(c *session.Call, e *event.Pending, sock *sockstate.Socket) session.Outcome {
 	decoy, errno := w.newDecoy(c, e, sock)
 	if errno != 0 {
 		return w.refuseUnasked(e, "socket(2) says "+linux.ErrnoName(errno))
 	}
-	pidfd, _, errno := w.s.targets.Open(c.tid)
+	pidfd, _, errno := w.s.Targets.Open(c.TID)
 	if errno != 0 {
 		linux.Close(decoy)
 		return w.refuseUnasked(e, "pidfd_open(2) says "+linux.ErrnoName(errno))
 	}
 	q := &question{s: w.s, c: *c, e: *e, decoy: decoy, pidfd: pidfd, port: -1, taken: make(chan struct{})}
-	return outcome{wait: q}
+	return session.Outcome{Wait: q}
 }
 
 // newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.dst only decides.
 // It is for MPTCP too, of which Landlock knows nothing so far.
-func (w *streamWorker) newDecoy(c *call, e *event.Pending, sock *sockstate.Socket) (fd int, errno unix.Errno) {
-	fd, errno = w.inOrigin(c.tid, sock.Domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
+func (w *streamWorker) newDecoy(c *session.Call, e *event.Pending, sock *sockstate.Socket) (fd int, errno unix.Errno) {
+	fd, errno = w.InOrigin(c.TID, sock.Domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
 		return -1, errno
 	}
@@ -214,12 +215,12 @@ func (q *question) Run() {
 	defer linux.Close(q.decoy)
 	defer linux.Close(q.pidfd)
 	s := q.s
-	pid := s.targets.Process(q.c.tid)
-	if errno := s.awaitThread(&q.c, pid); errno != 0 {
-		s.respond(q.c.id, answer(errno))
+	pid := s.Targets.Process(q.c.TID)
+	if errno := s.AwaitThread(&q.c, pid); errno != 0 {
+		s.Respond(q.c.ID, session.Answer(errno))
 		return
 	}
-	defer s.threads.GiveBack(pid)
+	defer s.Threads.GiveBack(pid)
 	done := make(chan bool)
 	go func() {
 		runtime.LockOSThread()
@@ -235,27 +236,27 @@ func (q *question) Run() {
 // ask does what Run is for. It returns false if the target is still traced, or gone.
 func (q *question) ask() (released bool) {
 	s, c := q.s, &q.c
-	t, errno := target.Seize(c.tid, q.pidfd)
+	t, errno := target.Seize(c.TID, q.pidfd)
 	if errno != 0 {
-		s.respond(c.id, s.refuseUnasked(&q.e, "ptrace(2) says "+linux.ErrnoName(errno)))
+		s.Respond(c.ID, s.refuseUnasked(&q.e, "ptrace(2) says "+linux.ErrnoName(errno)))
 		return true
 	}
-	number, err := s.listener.AddFD(c.id, seccompx.AddFD{Source: q.decoy, CloseOnExec: true})
+	number, err := s.Listener.AddFD(c.ID, seccompx.AddFD{Source: q.decoy, CloseOnExec: true})
 	if err != nil {
-		s.respond(c.id, s.refuseUnasked(&q.e, "the program has no room for another descriptor: "+linux.ErrnoName(linux.ErrnoOf(err))))
+		s.Respond(c.ID, s.refuseUnasked(&q.e, "the program has no room for another descriptor: "+linux.ErrnoName(linux.ErrnoOf(err))))
 		return false
 	}
 	s.restricted.begin(q)
 	defer s.restricted.end(q)
-	if s.listener.Respond(c.id, 0, target.ErrRestartNoIntr) != nil || !t.Halt(c.args[0]) {
+	if s.Listener.Respond(c.ID, 0, target.ErrRestartNoIntr) != nil || !t.Halt(c.Args[0]) {
 		return false
 	}
-	result, ok := t.Make(c.number("connect"), c.Compat, uint64(number), c.addr, uint64(c.addrLen))
+	result, ok := t.Make(c.Number("connect"), c.Compat, uint64(number), c.Addr, uint64(c.AddrLen))
 	if !ok {
 		return false
 	}
 	q.judge(result)
-	if _, ok := t.Make(c.number("close"), c.Compat, uint64(number)); !ok || !t.Restart() {
+	if _, ok := t.Make(c.Number("close"), c.Compat, uint64(number)); !ok || !t.Restart() {
 		return false
 	}
 	q.state.Store(answered)
@@ -311,13 +312,13 @@ func (all *restrictions) begin(q *question) {
 	if all.questions == nil {
 		all.questions = map[int]*question{}
 	}
-	all.questions[q.c.tid] = q
+	all.questions[q.c.TID] = q
 }
 
 func (all *restrictions) end(q *question) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
-	if all.questions[q.c.tid] == q {
-		delete(all.questions, q.c.tid)
+	if all.questions[q.c.TID] == q {
+		delete(all.questions, q.c.TID)
 	}
 }

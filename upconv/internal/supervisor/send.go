@@ -4,23 +4,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // decideSendto decides about a sendto(2): one with MSG_FASTOPEN, or one that has an address.
-func (w *callsWorker) decideSendto(c *call) outcome {
-	c.addr, c.addrLen = c.args[4], uint32(c.args[5])
-	flags := uint32(c.args[3])
+func (w *callsWorker) decideSendto(c *session.Call) session.Outcome {
+	c.Addr, c.AddrLen = c.Args[4], uint32(c.Args[5])
+	flags := uint32(c.Args[3])
 	if flags&unix.MSG_FASTOPEN != 0 {
 		if w.meansNothing(c) {
-			if out := w.sendtoDatagram(c); !out.carriesOn() || !w.guards(c) {
+			if out := w.sendtoDatagram(c); !out.CarriesOn() || !w.Guards(c) {
 				return out
 			}
 			// It is a stream by now.
 		}
-		c.fastOpen = fastOpen{on: true, flags: flags}
-		if c.args[2] > 0 {
-			c.fastOpen.vector = []unix.RemoteIovec{{Base: uintptr(c.args[1]), Len: int(min(c.args[2], maxSent))}}
+		c.FastOpen = session.FastOpen{On: true, Flags: flags}
+		if c.Args[2] > 0 {
+			c.FastOpen.Vector = []unix.RemoteIovec{{Base: uintptr(c.Args[1]), Len: int(min(c.Args[2], session.MaxSent))}}
 		}
 		return w.connect(c)
 	}
@@ -28,35 +29,35 @@ func (w *callsWorker) decideSendto(c *call) outcome {
 }
 
 // sendtoDatagram is sendto(2) with an address.
-func (w *callsWorker) sendtoDatagram(c *call) outcome {
-	switch short := c.addr == 0 || c.addrLen < linux.SizeofSockaddrIn; {
-	case !w.s.needs.sends:
-		return carryOn
-	case (short || c.addrLen > linux.SizeofSockaddrStorage) && !(c.indirect && w.guards(c)) && !w.guardsSends(c):
-		return carryOn
-	case c.addr == 0:
-		c.addrLen = 0
-	case c.addrLen > linux.SizeofSockaddrStorage:
-		return answer(unix.EINVAL)
+func (w *callsWorker) sendtoDatagram(c *session.Call) session.Outcome {
+	switch short := c.Addr == 0 || c.AddrLen < linux.SizeofSockaddrIn; {
+	case !w.s.Needs.Sends:
+		return session.CarryOn
+	case (short || c.AddrLen > linux.SizeofSockaddrStorage) && !(c.Indirect && w.Guards(c)) && !w.guardsSends(c):
+		return session.CarryOn
+	case c.Addr == 0:
+		c.AddrLen = 0
+	case c.AddrLen > linux.SizeofSockaddrStorage:
+		return session.Answer(unix.EINVAL)
 	}
 	o := &w.out
-	o.begin(uint32(c.args[3]))
-	length := c.args[2]
+	o.begin(uint32(c.Args[3]))
+	length := c.Args[2]
 	const together = 4096 // not so much that it would be a pity to have read it for nothing
 	first := int(length)
 	if length > together {
 		first = 0
 	}
-	buffer := o.room(int(c.addrLen) + first)
+	buffer := o.room(int(c.AddrLen) + first)
 	m := &o.all[0]
-	*m = parcel{name: buffer[:c.addrLen], payload: buffer[c.addrLen:]}
-	o.vectors = append(o.vectors[:0], unix.RemoteIovec{Base: uintptr(c.addr), Len: int(c.addrLen)}, unix.RemoteIovec{Base: uintptr(c.args[1]), Len: first})
-	n, errno := o.Gather(c.tid, buffer, o.vectors)
-	if errno != 0 || n < int(c.addrLen) {
+	*m = parcel{name: buffer[:c.AddrLen], payload: buffer[c.AddrLen:]}
+	o.vectors = append(o.vectors[:0], unix.RemoteIovec{Base: uintptr(c.Addr), Len: int(c.AddrLen)}, unix.RemoteIovec{Base: uintptr(c.Args[1]), Len: first})
+	n, errno := o.Gather(c.TID, buffer, o.vectors)
+	if errno != 0 || n < int(c.AddrLen) {
 		return w.unreadable(c, errno)
 	}
 	o.messages = o.all[:1]
-	if out := w.notElsewhere(c); !out.isUndecided() {
+	if out := w.notElsewhere(c); !out.IsUndecided() {
 		return out
 	}
 	switch {
@@ -65,35 +66,35 @@ func (w *callsWorker) sendtoDatagram(c *call) outcome {
 	case n < len(buffer):
 		return w.badData(c, unix.EFAULT)
 	case length > together:
-		buffer = o.room(int(c.addrLen) + int(length))
+		buffer = o.room(int(c.AddrLen) + int(length))
 		m.name = append(buffer[:0:len(buffer)], m.name...)
-		m.payload = buffer[c.addrLen:]
-		if errno := target.ReadMemory(c.tid, c.args[1], m.payload); errno != 0 {
+		m.payload = buffer[c.AddrLen:]
+		if errno := target.ReadMemory(c.TID, c.Args[1], m.payload); errno != 0 {
 			return w.badData(c, errno)
 		}
 	}
 	return w.sendAll(c)
 }
 
-func (w *callsWorker) decideSendmsg(c *call) outcome {
-	return w.sendMessages(c, uint32(c.args[2]), 1, 0)
+func (w *callsWorker) decideSendmsg(c *session.Call) session.Outcome {
+	return w.sendMessages(c, uint32(c.Args[2]), 1, 0)
 }
 
-func (w *callsWorker) decideSendmmsg(c *call) outcome {
-	return w.sendMessages(c, uint32(c.args[3]), int(min(uint32(c.args[2]), linux.MaxIovecs)), c.MmsghdrSize())
+func (w *callsWorker) decideSendmmsg(c *session.Call) session.Outcome {
+	return w.sendMessages(c, uint32(c.Args[3]), int(min(uint32(c.Args[2]), linux.MaxIovecs)), c.MmsghdrSize())
 }
 
 // sendMessages handles a send of count messages, whose headers are stride bytes from each other. A
 // stride of 0 stands for sendmsg(2).
-func (w *callsWorker) sendMessages(c *call, flags uint32, count, stride int) outcome {
+func (w *callsWorker) sendMessages(c *session.Call, flags uint32, count, stride int) session.Outcome {
 	if count == 0 {
-		return carryOn
+		return session.CarryOn
 	}
 	if flags&unix.MSG_FASTOPEN == 0 {
 		return w.sendDatagrams(c, flags, count, stride)
 	}
 	if w.meansNothing(c) {
-		if out := w.sendDatagrams(c, flags, count, stride); !out.carriesOn() || !w.guards(c) {
+		if out := w.sendDatagrams(c, flags, count, stride); !out.CarriesOn() || !w.Guards(c) {
 			return out
 		}
 		// It is a stream by now.
@@ -102,9 +103,9 @@ func (w *callsWorker) sendMessages(c *call, flags uint32, count, stride int) out
 }
 
 // sendDatagrams is sendMessages where those are datagrams.
-func (w *callsWorker) sendDatagrams(c *call, flags uint32, count, stride int) outcome {
-	if !w.s.needs.sends {
-		return carryOn
+func (w *callsWorker) sendDatagrams(c *session.Call, flags uint32, count, stride int) session.Outcome {
+	if !w.s.Needs.Sends {
+		return session.CarryOn
 	}
 	o := &w.out
 	o.begin(flags)
@@ -123,35 +124,35 @@ func (w *callsWorker) sendDatagrams(c *call, flags uint32, count, stride int) ou
 		if o.sent == 0 {
 			return out
 		}
-		return answerValue(int64(o.sent))
+		return session.AnswerValue(int64(o.sent))
 	}
 }
 
 // resend makes a send with MSG_FASTOPEN that is about a datagram socket, to which this flag means
 // nothing.
-func (w *callsWorker) resend(c *call) outcome {
-	if !w.s.needs.sends {
-		return carryOn
+func (w *callsWorker) resend(c *session.Call) session.Outcome {
+	if !w.s.Needs.Sends {
+		return session.CarryOn
 	}
 	before := *c
-	c.fastOpen = fastOpen{}
-	if c.name == "sendmsg" {
-		c.args[2] &^= unix.MSG_FASTOPEN
+	c.FastOpen = session.FastOpen{}
+	if c.Name == "sendmsg" {
+		c.Args[2] &^= unix.MSG_FASTOPEN
 	} else { // sendto, sendmmsg
-		c.args[3] &^= unix.MSG_FASTOPEN
+		c.Args[3] &^= unix.MSG_FASTOPEN
 	}
 	out := w.decideSend(c)
-	if out.carriesOn() && w.guards(c) {
+	if out.CarriesOn() && w.Guards(c) {
 		*c = before
-		return raced // it is a stream by now
+		return session.Raced // it is a stream by now
 	}
 	return out
 }
 
 // decideSend handles a send that upconv may leave to the kernel.
-func (w *callsWorker) decideSend(c *call) outcome {
-	c.sends, c.decide = false, sendAnew
-	switch c.name {
+func (w *callsWorker) decideSend(c *session.Call) session.Outcome {
+	c.Sends, c.Decide = false, sendAnew
+	switch c.Name {
 	case "sendto":
 		return w.decideSendto(c)
 	case "sendmsg":
@@ -162,56 +163,56 @@ func (w *callsWorker) decideSend(c *call) outcome {
 
 // send handles a stopped sendto(2), sendmsg(2) or sendmmsg(2), or takes it up again on a thread
 // that may wait. What is to be left to the kernel upconv makes itself if it must not be left.
-func (w *callsWorker) send(c *call) outcome {
-	for range maxRaces {
-		if c.progress == nil {
-			if out := w.decideSend(c); !out.carriesOn() || !w.guardsSends(c) {
+func (w *callsWorker) send(c *session.Call) session.Outcome {
+	for range session.MaxRaces {
+		if c.Progress == nil {
+			if out := w.decideSend(c); !out.CarriesOn() || !w.guardsSends(c) {
 				return out
 			}
 		}
-		c.decide = sendAnew
-		if out := w.sendInPlace(c); !out.isRaced() {
+		c.Decide = sendAnew
+		if out := w.sendInPlace(c); !out.IsRaced() {
 			return out
 		}
-		c.progress, c.fastOpen = nil, fastOpen{}
+		c.Progress, c.FastOpen = nil, session.FastOpen{}
 	}
-	return answer(unix.EBADF)
+	return session.Answer(unix.EBADF)
 }
 
 // sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter
 // the first message connects, and is all that is sent.
-func (w *callsWorker) sendFastOpen(c *call, flags uint32, stride int) outcome {
-	c.fastOpen = fastOpen{on: true, flags: flags}
+func (w *callsWorker) sendFastOpen(c *session.Call, flags uint32, stride int) session.Outcome {
+	c.FastOpen = session.FastOpen{On: true, Flags: flags}
 	if stride > 0 {
-		c.fastOpen.result = c.args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr
+		c.FastOpen.Result = c.Args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr
 	}
 	var header [linux.SizeofMsghdr]byte
-	if target.ReadMemory(c.tid, c.args[1], header[:c.MsghdrSize()]) != 0 {
-		if w.s.needs.atSocket() {
+	if target.ReadMemory(c.TID, c.Args[1], header[:c.MsghdrSize()]) != 0 {
+		if w.s.Needs.AtSocket() {
 			if _, idle := w.idleInEgress(c); idle {
-				return answer(unix.EFAULT) // for it could be read the next time
+				return session.Answer(unix.EFAULT) // for it could be read the next time
 			}
 		}
-		if w.guards(c) {
-			return answer(unix.EFAULT)
+		if w.Guards(c) {
+			return session.Answer(unix.EFAULT)
 		}
-		return carryOn // the kernel will say EFAULT
+		return session.CarryOn // the kernel will say EFAULT
 	}
 	h := c.Msghdr(header[:])
-	c.addr, c.addrLen = h.Name, uint32(h.NameLen)
+	c.Addr, c.AddrLen = h.Name, uint32(h.NameLen)
 	if h.NameLen > linux.SizeofSockaddrStorage {
-		c.addrLen = linux.SizeofSockaddrStorage // as the kernel cuts it
+		c.AddrLen = linux.SizeofSockaddrStorage // as the kernel cuts it
 	}
-	c.fastOpen.control, c.fastOpen.controlLength = h.Control, int(min(h.ControlLen, maxControl))
+	c.FastOpen.Control, c.FastOpen.ControlLength = h.Control, int(min(h.ControlLen, maxControl))
 	raw := make([]byte, int(min(h.Count, linux.MaxIovecs))*c.IovecSize())
-	if len(raw) > 0 && target.ReadMemory(c.tid, h.Iovecs, raw) != 0 {
-		if w.guards(c) {
-			return answer(unix.EFAULT)
+	if len(raw) > 0 && target.ReadMemory(c.TID, h.Iovecs, raw) != 0 {
+		if w.Guards(c) {
+			return session.Answer(unix.EFAULT)
 		}
 	} else {
 		for i := range len(raw) / c.IovecSize() {
 			if base, length := c.Iovec(raw, i); length > 0 {
-				c.fastOpen.vector = append(c.fastOpen.vector, unix.RemoteIovec{Base: uintptr(base), Len: int(min(length, maxSent))})
+				c.FastOpen.Vector = append(c.FastOpen.Vector, unix.RemoteIovec{Base: uintptr(base), Len: int(min(length, session.MaxSent))})
 			}
 		}
 	}

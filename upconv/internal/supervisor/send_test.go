@@ -17,6 +17,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -36,8 +37,8 @@ type senders struct {
 func newSenders(t testing.TB) *senders {
 	t.Helper()
 	s := receiveSupervisor(t, "127.0.0.1=direct")
-	s.needs = needs{swaps: true, udp: true, sends: true}
-	s.moved.Store(true)
+	s.Needs = session.Needs{Swaps: true, UDP: true, Sends: true}
+	s.Moved.Store(true)
 	e := &senders{a: newArena(t)}
 	for i := range e.peers {
 		fds := []*int{&e.native[0], &e.native[1]}
@@ -61,7 +62,7 @@ func newSenders(t testing.TB) *senders {
 		}
 	}
 	e.stream = testSocket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
-	s.origin = &netns.Origin{Cookie: linux.NetnsCookie(e.own[0])}
+	s.Origin = &netns.Origin{Cookie: linux.NetnsCookie(e.own[0])}
 	e.w = s.newWorker()
 	t.Cleanup(e.w.close)
 	return e
@@ -262,11 +263,11 @@ func (e *senders) compare(t testing.TB, s *sending) {
 	out := e.w.handle(&n)
 	e.w.tidy()
 	runtime.UnlockOSThread()
-	got := receiveResult{value: uint64(out.value), errno: out.errno}
+	got := receiveResult{value: uint64(out.Value), errno: out.Errno}
 	switch {
-	case out.state == stateElsewhere:
+	case out.State == session.StateElsewhere:
 		t.Fatalf("%+v: it waits", s)
-	case !out.returns():
+	case !out.Returns():
 		if m := &s.messages[0]; want.errno == 0 && m.name == good && m.nameLen >= linux.SizeofSockaddrIn && m.nameFamily == unix.AF_INET {
 			t.Errorf("%+v: with an address, and left to the kernel", s)
 		}
@@ -395,9 +396,9 @@ func TestHostileHeadersOfStreams(t *testing.T) {
 			nr, _ := seccompx.NativeArch().Syscall(s.call)
 			runtime.LockOSThread()
 			n := seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(nr), Arch: seccompx.NativeArch(), Args: args}}
-			want := carryOn
+			want := session.CarryOn
 			if what == "closed" {
-				want = answer(unix.EBADF)
+				want = session.Answer(unix.EBADF)
 			}
 			if out := e.w.handle(&n); !reflect.DeepEqual(out, want) {
 				t.Errorf("%s of a %s: %+v", name, what, out)

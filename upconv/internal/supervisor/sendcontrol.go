@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -19,7 +20,7 @@ import (
 
 // packControl returns the control messages to send for those that the program sends. x is not nil
 // if the socket is one of another family.
-func (w *datagramWorker) packControl(c *call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
+func (w *datagramWorker) packControl(c *session.Call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
 	translates := x != nil && !x.mapped
 	from := 0
 	if translates {
@@ -59,7 +60,7 @@ func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing)
 		case source.IsUnspecified():
 		case source.IsMulticast(), source == broadcast4, source.IsLoopback():
 			return unix.EINVAL // from which nothing that is elsewhere is reached
-		case source != x.pass.Local && !w.s.told.has(source) && !w.s.origin.Assigned(source):
+		case source != x.pass.Local && !w.s.told.has(source) && !w.s.Origin.Assigned(source):
 			return unix.ENETUNREACH
 		}
 	}
@@ -67,16 +68,16 @@ func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing)
 
 // lacksPrivilege reports whether control messages need a capability that upconv has and the target
 // has not.
-func (w *datagramWorker) lacksPrivilege(c *call, control []byte) bool {
+func (w *datagramWorker) lacksPrivilege(c *session.Call, control []byte) bool {
 	if !privilegedControl(control) || !linux.HasCapability(unix.CAP_NET_ADMIN) && !linux.HasCapability(unix.CAP_NET_RAW) {
 		return false
 	}
 	own, errOwn := os.Readlink("/proc/self/ns/user")
-	of, err := os.Readlink("/proc/" + strconv.Itoa(c.tid) + "/ns/user")
+	of, err := os.Readlink("/proc/" + strconv.Itoa(c.TID) + "/ns/user")
 	if errOwn != nil || err != nil || own != of {
 		return true
 	}
-	status, err := os.ReadFile("/proc/" + strconv.Itoa(c.tid) + "/status")
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(c.TID) + "/status")
 	const either = 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW
 	return err != nil || target.StatusField(status, "CapEff:", 16)&either == 0
 }

@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -12,7 +13,7 @@ import (
 
 // readMessages reads up to n messages into o.messages. Where it cannot read any, it returns what
 // becomes of the call.
-func (w *datagramWorker) readMessages(c *call, n, stride int) outcome {
+func (w *datagramWorker) readMessages(c *session.Call, n, stride int) session.Outcome {
 	o := &w.out
 	o.messages = nil
 	n, total, out := w.readHeaders(c, n, stride)
@@ -24,7 +25,7 @@ func (w *datagramWorker) readMessages(c *call, n, stride int) outcome {
 	}
 	o.messages = o.all[:n]
 	out = w.notElsewhere(c)
-	if o.messages = nil; !out.isUndecided() {
+	if o.messages = nil; !out.IsUndecided() {
 		return out
 	}
 	n, out = w.readPayloads(c, n)
@@ -34,12 +35,12 @@ func (w *datagramWorker) readMessages(c *call, n, stride int) outcome {
 
 // readHeaders reads up to n struct msghdr, and puts what they lead to into o.vectors: total bytes
 // of names, vectors and control messages. If it returns n as 0, out is what becomes of the call.
-func (w *datagramWorker) readHeaders(c *call, n, stride int) (read, total int, out outcome) {
+func (w *datagramWorker) readHeaders(c *session.Call, n, stride int) (read, total int, out session.Outcome) {
 	o := &w.out
 	hsize := c.MsghdrSize()
-	at := c.args[1] + uint64(o.sent*stride)
+	at := c.Args[1] + uint64(o.sent*stride)
 	size := (n-1)*stride + hsize
-	raw, errno := o.ReadAround(c.tid, o.room(size+2*target.Reach), uintptr(at), size)
+	raw, errno := o.ReadAround(c.TID, o.room(size+2*target.Reach), uintptr(at), size)
 	switch {
 	case errno != 0 || len(raw) < hsize:
 		return 0, 0, w.unreadable(c, errno)
@@ -70,18 +71,18 @@ func (w *datagramWorker) readHeaders(c *call, n, stride int) (read, total int, o
 				break
 			}
 			if !w.guardsSend(c) {
-				return 0, 0, carryOn
+				return 0, 0, session.CarryOn
 			}
-			if out := w.isStream(c); !out.isUndecided() {
+			if out := w.isStream(c); !out.IsUndecided() {
 				return 0, 0, out
 			}
 			switch {
 			case p.name < 0:
-				return 0, 0, answer(unix.EINVAL)
+				return 0, 0, session.Answer(unix.EINVAL)
 			case h.Count > linux.MaxIovecs:
-				return 0, 0, answer(unix.EMSGSIZE)
+				return 0, 0, session.Answer(unix.EMSGSIZE)
 			}
-			return 0, 0, answer(unix.ENOBUFS)
+			return 0, 0, session.Answer(unix.ENOBUFS)
 		}
 		p.iovecs, p.control = int(h.Count), int(h.ControlLen)
 		iovecs += p.iovecs
@@ -92,9 +93,9 @@ func (w *datagramWorker) readHeaders(c *call, n, stride int) (read, total int, o
 	}
 	if !named {
 		if !w.guardsSend(c) || w.seesStream(c) {
-			return 0, 0, carryOn
+			return 0, 0, session.CarryOn
 		}
-		if out := w.isStream(c); !out.isUndecided() {
+		if out := w.isStream(c); !out.IsUndecided() {
 			return 0, 0, out
 		}
 	}
@@ -103,10 +104,10 @@ func (w *datagramWorker) readHeaders(c *call, n, stride int) (read, total int, o
 
 // readNames reads what the headers of n messages lead to. It returns how many it could be read for;
 // if for none, out is what becomes of the call.
-func (w *datagramWorker) readNames(c *call, n, total int) (read int, out outcome) {
+func (w *datagramWorker) readNames(c *session.Call, n, total int) (read int, out session.Outcome) {
 	o := &w.out
 	more := o.roomFor(&o.more, total)
-	got, errno := o.GatherAround(c.tid, more, o.vectors)
+	got, errno := o.GatherAround(c.TID, more, o.vectors)
 	if errno != 0 && total > 0 {
 		return 0, w.unreadable(c, errno)
 	}
@@ -130,7 +131,7 @@ func (w *datagramWorker) readNames(c *call, n, total int) (read int, out outcome
 }
 
 // readPayloads reads what n messages send, and returns as readNames does.
-func (w *datagramWorker) readPayloads(c *call, n int) (read int, out outcome) {
+func (w *datagramWorker) readPayloads(c *session.Call, n int) (read int, out session.Outcome) {
 	o := &w.out
 	o.vectors = o.vectors[:0]
 	total, size := 0, c.IovecSize()
@@ -140,7 +141,7 @@ func (w *datagramWorker) readPayloads(c *call, n int) (read int, out outcome) {
 		for v := p.vectors; len(v) > 0; v = v[size:] {
 			_, length := c.Iovec(v, 0)
 			if c.Negative(length) && i == 0 {
-				return 0, answer(unix.EINVAL)
+				return 0, session.Answer(unix.EINVAL)
 			}
 			p.payload += int(min(length, maxLength+1))
 		}
@@ -158,7 +159,7 @@ func (w *datagramWorker) readPayloads(c *call, n int) (read int, out outcome) {
 		}
 	}
 	payload := o.room(total)
-	got, errno := o.Gather(c.tid, payload, o.vectors)
+	got, errno := o.Gather(c.TID, payload, o.vectors)
 	for i := range n {
 		p, m := &o.parts[i], &o.all[i]
 		if got -= p.payload; got < 0 {
@@ -174,28 +175,28 @@ func (w *datagramWorker) readPayloads(c *call, n int) (read int, out outcome) {
 }
 
 // unreadable is for a call whose memory cannot be read: the kernel will say EFAULT.
-func (w *datagramWorker) unreadable(c *call, errno unix.Errno) outcome {
+func (w *datagramWorker) unreadable(c *session.Call, errno unix.Errno) session.Outcome {
 	switch {
 	case errno == unix.EPERM:
-		e := w.newEvent(c, policy.UDP)
-		w.unserved(&e, "its memory cannot be read", errno)
-		return carryOn
+		e := w.NewEvent(c, policy.UDP)
+		w.Unserved(&e, "its memory cannot be read", errno)
+		return session.CarryOn
 	case w.guardsSend(c):
-		if out := w.isStream(c); !out.isUndecided() {
+		if out := w.isStream(c); !out.IsUndecided() {
 			return out
 		}
-		return answer(unix.EFAULT) // for it could be read the next time
+		return session.Answer(unix.EFAULT) // for it could be read the next time
 	}
-	return carryOn
+	return session.CarryOn
 }
 
 // badData is for what is to be sent elsewhere and cannot be read.
-func (w *datagramWorker) badData(c *call, errno unix.Errno) outcome {
+func (w *datagramWorker) badData(c *session.Call, errno unix.Errno) session.Outcome {
 	if errno == unix.EPERM {
 		return w.unreadable(c, errno)
 	}
-	if out := w.isStream(c); !out.isUndecided() {
+	if out := w.isStream(c); !out.IsUndecided() {
 		return out
 	}
-	return answer(unix.EFAULT)
+	return session.Answer(unix.EFAULT)
 }

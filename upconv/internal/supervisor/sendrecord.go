@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // Events of sends: one for each new place that a socket sends to.
@@ -22,7 +23,7 @@ type sendKey struct {
 
 // recordSend records where a socket sends to, when that is new.
 func (w *datagramWorker) recordSend(e *event.Pending, errno unix.Errno) {
-	if w.s.events == nil || !e.Dst.IsValid() {
+	if w.s.Events == nil || !e.Dst.IsValid() {
 		return
 	}
 	fd := e.Local
@@ -41,14 +42,14 @@ func (w *datagramWorker) recordSend(e *event.Pending, errno unix.Errno) {
 		key.note = e.Note
 	}
 	slot.Store(&key)
-	w.s.events.Record(e, errno)
+	w.s.Events.Record(e, errno)
 }
 
 // recordSent is recordSend for the first n messages, which have gone the same way as e.Dst,
 // the first one's.
 func (w *datagramWorker) recordSent(e *event.Pending, n int) {
 	w.recordSend(e, 0)
-	if w.s.events == nil || !e.Dst.IsValid() {
+	if w.s.Events == nil || !e.Dst.IsValid() {
 		return
 	}
 	for _, m := range w.out.messages[1:max(n, 1)] {
@@ -61,7 +62,7 @@ func (w *datagramWorker) recordSent(e *event.Pending, n int) {
 }
 
 // sent records a send that has failed.
-func (w *datagramWorker) sent(e *event.Pending, errno unix.Errno) outcome {
+func (w *datagramWorker) sent(e *event.Pending, errno unix.Errno) session.Outcome {
 	w.recordSend(e, errno)
-	return answer(errno)
+	return session.Answer(errno)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -15,14 +16,14 @@ import (
 // Sending runs: messages in a row that go the same way, of which the first decides.
 
 // sendAll sends o.messages, as far as it gets. For sendmmsg(2) o.sent is how many have been.
-func (w *datagramWorker) sendAll(c *call) outcome {
+func (w *datagramWorker) sendAll(c *session.Call) session.Outcome {
 	o := &w.out
-	c.sends = true
+	c.Sends = true
 	for {
 		m := &o.messages[0]
 		family, dst, ok := sendDestination(m.name)
 		e := &w.sending
-		*e = w.newEvent(c, policy.UDP)
+		*e = w.NewEvent(c, policy.UDP)
 		e.Dst, e.Decision = dst, policy.DirectDefault
 		switch {
 		case ok:
@@ -41,7 +42,7 @@ func (w *datagramWorker) sendAll(c *call) outcome {
 		}
 		before := o.sent
 		out := w.sendRun(c, e, family, ok)
-		if o.sent == before || !out.returns() || out.errno != 0 {
+		if o.sent == before || !out.Returns() || out.Errno != 0 {
 			return out
 		}
 		if o.messages = o.messages[o.sent-before:]; len(o.messages) == 0 || o.sent-before < o.run {
@@ -60,19 +61,19 @@ func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
 }
 
 // sendRun sends the first o.run messages, which go the same way.
-func (w *datagramWorker) sendRun(c *call, e *event.Pending, family int, ok bool) (out outcome) {
+func (w *datagramWorker) sendRun(c *session.Call, e *event.Pending, family int, ok bool) (out session.Outcome) {
 	o := &w.out
-	for range maxRaces {
+	for range session.MaxRaces {
 		old := o.fd
 		if o.fd = -1; old < 0 {
 			o.known = false
-			if old, out = w.fetch(c, e); !out.isUndecided() {
+			if old, out = w.Fetch(c, e); !out.IsUndecided() {
 				return out
 			}
 			o.netns = w.settledIn(old)
 		}
 		if !o.known && o.netns == 0 && !linux.IsDatagramType(linux.TypeOf(old)) {
-			return carryOn // a stream is not sent elsewhere by a send
+			return session.CarryOn // a stream is not sent elsewhere by a send
 		}
 		if w.isThere(e.Decision.Route, ok, family, old) {
 			return w.stay(c, e, old, nil, o.messages[0].name)
@@ -80,12 +81,12 @@ func (w *datagramWorker) sendRun(c *call, e *event.Pending, family int, ok bool)
 		if !ok && !e.Dst.IsValid() {
 			return w.sendAsIs(c, e, old)
 		}
-		if out = w.place(c, e, family, o.messages[0].name, old); !out.isRaced() {
+		if out = w.place(c, e, family, o.messages[0].name, old); !out.IsRaced() {
 			return out
 		}
 		e.Note = ""
 	}
-	return answer(unix.EBADF)
+	return session.Answer(unix.EBADF)
 }
 
 // isThere reports, for most datagrams of a program that sends many, whether the socket fd is where
@@ -102,11 +103,11 @@ func (w *datagramWorker) isThere(route *policy.Route, ipv4 bool, family, fd int)
 	default:
 		return false
 	}
-	cookie := w.s.egressOf(route).Cookie
+	cookie := w.s.EgressOf(route).Cookie
 	if o.netns != 0 {
 		return o.netns == cookie
 	}
-	if cookie == w.s.origin.Cookie || linux.NetnsCookie(fd) != cookie || !linux.IsInet(linux.DomainOf(fd)) { // a Unix socket may be of any
+	if cookie == w.s.Origin.Cookie || linux.NetnsCookie(fd) != cookie || !linux.IsInet(linux.DomainOf(fd)) { // a Unix socket may be of any
 		return false
 	}
 	if linux.TypeOf(fd) != unix.SOCK_DGRAM { // what a raw one may send can change
@@ -118,7 +119,7 @@ func (w *datagramWorker) isThere(route *policy.Route, ipv4 bool, family, fd int)
 
 // staysHome is isThere for what is direct: the socket fd is of the origin.
 func (w *datagramWorker) staysHome(fd int) bool {
-	origin := w.s.origin.Cookie
+	origin := w.s.Origin.Cookie
 	if netns := w.out.netns; netns != 0 {
 		return netns == origin
 	}
@@ -130,17 +131,17 @@ func (w *datagramWorker) staysHome(fd int) bool {
 }
 
 // sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
-func (w *datagramWorker) sendAsIs(c *call, e *event.Pending, old int) outcome {
-	sock, o := &w.socketInfo, &w.out
+func (w *datagramWorker) sendAsIs(c *session.Call, e *event.Pending, old int) session.Outcome {
+	sock, o := &w.SocketInfo, &w.out
 	var x *crossing
 	known := sockstate.ExamineDatagram(old, sock)
-	if w.s.needs.crosses() && (!known || sock.Domain == unix.AF_INET6) {
+	if w.s.Needs.Crosses() && (!known || sock.Domain == unix.AF_INET6) {
 		if family, crossed := w.hasPassport(old); crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM {
 			switch n := len(o.messages[0].name); {
 			case n > 0 && (n < linux.SizeofSockaddrIn || w.crossing.pass.Family == unix.AF_INET6):
-				return answer(unix.EINVAL)
+				return session.Answer(unix.EINVAL)
 			case n > 0:
-				return answer(unix.EAFNOSUPPORT)
+				return session.Answer(unix.EAFNOSUPPORT)
 			}
 			known, x = true, &w.crossing
 			x.route, x.mapped = someInet6, false
@@ -151,9 +152,9 @@ func (w *datagramWorker) sendAsIs(c *call, e *event.Pending, old int) outcome {
 	}
 	switch {
 	case x != nil: // whatever namespace a Unix socket is of
-	case sock.Headers && w.s.inEgress(sock.Netns): // to its peer, if it has one
-	case !known || sock.Netns != w.s.origin.Cookie && !w.s.isEgress(sock.Netns): // none of ours
-	case sock.Kind == unix.SOCK_DGRAM && (sock.Domain == unix.AF_INET || sock.Netns != w.s.origin.Cookie):
+	case sock.Headers && w.s.InEgress(sock.Netns): // to its peer, if it has one
+	case !known || sock.Netns != w.s.Origin.Cookie && !w.s.IsEgress(sock.Netns): // none of ours
+	case sock.Kind == unix.SOCK_DGRAM && (sock.Domain == unix.AF_INET || sock.Netns != w.s.Origin.Cookie):
 		w.noteSettled(old, sock.Netns)
 	}
 	return w.stay(c, e, old, x, nil)

@@ -36,7 +36,7 @@ func (w *datagramWorker) waitToSend(fd int, peer *unixPath) unix.Errno {
 		if timeout != 0 {
 			w.sendDeadline = time.Now().Add(timeout)
 		}
-		w.aside.held.Timed.Store(timeout != 0)
+		w.Aside.Held.Timed.Store(timeout != 0)
 	}
 	waited, errno := w.waitWritable(fd)
 	if errno == 0 && peer != nil {
@@ -45,7 +45,7 @@ func (w *datagramWorker) waitToSend(fd int, peer *unixPath) unix.Errno {
 		probe, failed := linux.NewSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 		if peer.raw[2] == 0 { // an abstract name, which is one of the origin
 			linux.Close(probe)
-			probe, failed = w.inOrigin(w.aside.held.TID, unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+			probe, failed = w.InOrigin(w.Aside.Held.TID, unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 		}
 		if failed == 0 {
 			defer linux.Close(probe)
@@ -79,7 +79,7 @@ func (w *datagramWorker) waitWritable(fd int) (waited bool, errno unix.Errno) {
 			watched, slice = nil, trap.ShortSlice
 		}
 		length := min(slice, max(time.Until(w.sendDeadline), time.Millisecond))
-		switch ended := w.aside.stop.During(func() { unix.Poll(watched, int(length.Milliseconds())) }); {
+		switch ended := w.Aside.Stop.During(func() { unix.Poll(watched, int(length.Milliseconds())) }); {
 		case ended != 0:
 			return true, ended
 		case time.Now().After(w.sendDeadline):

@@ -15,6 +15,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -43,20 +44,20 @@ type Parts struct {
 // NewSession returns a session that nobody serves before start.
 func (n *Node) NewSession(p *Plan, with Parts) *Session {
 	s := n.newSession()
-	s.listener, s.origin, s.events = with.Listener, with.Origin, with.Events
-	s.home, s.needs, s.udp, s.swapAt = p.home, p.needs, p.udp, p.swapAt
-	s.rules.Store(p.rules)
-	s.restricted.any.Store(p.needs.swaps && areRestricted())
-	s.used.Note(p.needs.passes)
-	s.fresh.Learn(s.origin)
-	if e := s.origin.Egress; e != nil && !s.needs.atSocket() && (s.home == nil || p.rules.policy.Fallback().Kind != policy.Netns) {
+	s.Listener, s.Origin, s.Events = with.Listener, with.Origin, with.Events
+	s.home, s.Needs, s.udp, s.swapAt = p.home, p.needs, p.udp, p.swapAt
+	s.Rules.Store(p.rules)
+	s.restricted.any.Store(p.needs.Swaps && areRestricted())
+	s.Used.Note(p.needs.Passes)
+	s.Fresh.Learn(s.Origin)
+	if e := s.Origin.Egress; e != nil && !s.Needs.AtSocket() && (s.home == nil || p.rules.Policy.Fallback().Kind != policy.Netns) {
 		s.home = e // where most sockets are made
 	} else if e != nil && s.home.Cookie == e.Cookie {
 		e.NS.Close()
-		s.origin.Egress = s.home
+		s.Origin.Egress = s.home
 	}
-	if p.rules.policy.Discovers() {
-		s.discovery = nat64.NewDiscovery(with.Discover, n.log)
+	if p.rules.Policy.Discovers() {
+		s.discovery = nat64.NewDiscovery(with.Discover, n.Log)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -67,7 +68,7 @@ func (n *Node) NewSession(p *Plan, with Parts) *Session {
 // newSession returns one that has nothing yet but its node.
 func (n *Node) newSession() *Session {
 	s := &Session{node: n, crew: newCrew()}
-	s.sessionNode, s.broken, s.blind = n.sessionNode, make(chan error, 1), s.epolls.blind
+	s.Node, s.Broken, s.Blind = n.Node, make(chan error, 1), s.epolls.blind
 	s.receivers.rouse = s.watch.rouseIfAsleep
 	return s
 }
@@ -81,7 +82,7 @@ func (s *Session) NoteInherited(fds []int) {
 		}
 		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 		if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) { // with options that somebody may have set
-			s.used.SetAll()
+			s.Used.SetAll()
 			s.noteBound(fd)
 		}
 	}
@@ -89,8 +90,8 @@ func (s *Session) NoteInherited(fds []int) {
 
 // GetReady has the session get ready to look at sockets in the kernel, a little later.
 func (s *Session) GetReady() {
-	if s.needs.sees {
-		time.AfterFunc(settleSights, s.openSights)
+	if s.Needs.Sees {
+		time.AfterFunc(session.SettleSights, s.OpenSights)
 	}
 }
 
@@ -100,7 +101,7 @@ func (s *Session) Replace(p *policy.Policy, mappings *nat64.Mappings) error {
 	if err := s.canTake(p); err != nil {
 		return err
 	}
-	before := s.rules.Load().egress
+	before := s.Rules.Load().Egress
 	egress, _, err := netns.OpenEgresses(p, before)
 	if err != nil {
 		return err
@@ -114,7 +115,7 @@ func (s *Session) Replace(p *policy.Policy, mappings *nat64.Mappings) error {
 			egress[fmt.Sprintf("/earlier/%d", e.Cookie)] = e
 		}
 	}
-	s.rules.Store(newRuleset(p, mappings, egress))
+	s.Rules.Store(session.NewRuleset(p, mappings, egress))
 	return nil
 }
 
@@ -122,7 +123,7 @@ func (s *Session) Replace(p *policy.Policy, mappings *nat64.Mappings) error {
 // why.
 func (s *Session) Wait() error {
 	select {
-	case err := <-s.broken:
+	case err := <-s.Broken:
 		return err
 	case <-s.gone:
 		s.all.Wait()
@@ -141,21 +142,21 @@ func (s *Session) close() {
 	}
 	s.receivers.close()
 	s.companions.Close()
-	s.listener.Close()
-	all := slices.Collect(maps.Values(s.rules.Load().egress))
-	if e := s.origin.Egress; e != nil && !slices.Contains(all, e) {
+	s.Listener.Close()
+	all := slices.Collect(maps.Values(s.Rules.Load().Egress))
+	if e := s.Origin.Egress; e != nil && !slices.Contains(all, e) {
 		all = append(all, e)
 	}
 	for _, e := range all {
 		e.NS.Close()
 	}
-	s.origin.Close()
+	s.Origin.Close()
 }
 
 // Start lets workers loose on the listener and returns when all of them are ready. They end when
 // nobody is left under the filter.
 func (s *Session) Start() error {
-	if s.needs.crosses() {
+	if s.Needs.Crosses() {
 		lengthFirst() // now, when there are descriptors for sure
 	}
 	const n = FirstWorkers
@@ -182,7 +183,7 @@ func (s *Session) Start() error {
 // live.
 func (s *Session) startWorker(index int, ready chan<- error) {
 	w := s.newWorker()
-	w.index, w.extra, w.alone = index, index > 0, false
+	w.index, w.extra, w.Alone = index, index > 0, false
 	s.watch.workers[index].Store(w)
 	s.all.Add(1)
 	s.node.employ(w, ready)

@@ -23,7 +23,7 @@ func testSession(t testing.TB) *Session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(n.close)
+	t.Cleanup(n.Close)
 	return n.newSession()
 }
 
@@ -166,15 +166,15 @@ func TestSessions(t *testing.T) {
 	other.end(t)
 	third.end(t)
 	testkit.Until(t, "all is closed", func() bool { return testkit.OpenFDs(t) <= before })
-	n.close()
+	n.Close()
 }
 
 // TestSessionFails says that a session which cannot go on says why.
 func TestSessionFails(t *testing.T) {
 	s := testSession(t)
 	why := errors.New("why")
-	s.fail(why)
-	s.fail(errors.New("another reason"))
+	s.Fail(why)
+	s.Fail(errors.New("another reason"))
 	if err := s.Wait(); err != why {
 		t.Error(err)
 	}

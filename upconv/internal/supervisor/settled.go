@@ -22,7 +22,7 @@ func (w *datagramWorker) settledIn(fd int) (netns uint64) {
 
 // settles reports whether sockets of a namespace are noted in settledSockets.
 func (w *datagramWorker) settles(netns uint64) bool {
-	return (netns == w.s.origin.Cookie) != w.s.isEgress(netns)
+	return (netns == w.s.Origin.Cookie) != w.s.IsEgress(netns)
 }
 
 // noteSettled notes a datagram socket that is in an egress, or an AF_INET one in the origin.

@@ -19,7 +19,7 @@ func TestShortageEnds(t *testing.T) {
 		t.Fatal(errno)
 	}
 	t.Cleanup(func() { linux.Close(current) })
-	w.home = &netns.Egress{Cookie: linux.NetnsCookie(current)}
+	w.Home = &netns.Egress{Cookie: linux.NetnsCookie(current)}
 	t.Cleanup(w.close)
 
 	var before unix.Rlimit

@@ -9,6 +9,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // sock_diag(7): the kernel tells of a connection that is known by its addresses, in any state, and
@@ -39,7 +40,7 @@ const (
 
 // isConnectedYet asks whether the connection of a departure is there yet. Where that cannot be
 // found out, it is: a program that is told so wrongly tries the next port.
-func (w *streamWorker) isConnectedYet(c *call, port uint16, d *departure) (is bool) {
+func (w *streamWorker) isConnectedYet(c *session.Call, port uint16, d *departure) (is bool) {
 	request := d.request(port)
 	request.states = ^uint32(0)
 	answered := w.askDiag(c, d.to, &request, func(message []byte) {
@@ -50,7 +51,7 @@ func (w *streamWorker) isConnectedYet(c *call, port uint16, d *departure) (is bo
 
 // isBoundYet asks whether the stream of a departure, which is not connected, has its port yet.
 // Where that cannot be found out, it has.
-func (w *streamWorker) isBoundYet(c *call, port uint16, d *departure) (is bool) {
+func (w *streamWorker) isBoundYet(c *session.Call, port uint16, d *departure) (is bool) {
 	request := diagRequest{family: unix.AF_INET, states: 1 << boundInactive}
 	if d.inet6 {
 		request.family = unix.AF_INET6
@@ -79,7 +80,7 @@ func (d *departure) request(port uint16) (r diagRequest) {
 
 // askDiag asks in a place for streams, and calls tell for each struct inet_diag_msg that comes,
 // with the header that it has. It reports whether there was an answer, be it that there are none.
-func (w *streamWorker) askDiag(c *call, at companion.Place, request *diagRequest, tell func(message []byte)) (answered bool) {
+func (w *streamWorker) askDiag(c *session.Call, at companion.Place, request *diagRequest, tell func(message []byte)) (answered bool) {
 	p := &w.s.ports
 	p.diagMu.Lock()
 	defer p.diagMu.Unlock()
@@ -87,7 +88,7 @@ func (w *streamWorker) askDiag(c *call, at companion.Place, request *diagRequest
 	if !ok {
 		var errno unix.Errno
 		if fd, errno = w.openDiag(c, at); errno != 0 {
-			w.s.log.Debug("a port that has left the origin is taken for used, as there is no sock_diag(7)", "error", errno)
+			w.s.Log.Debug("a port that has left the origin is taken for used, as there is no sock_diag(7)", "error", errno)
 			return false
 		}
 		if p.diag == nil {
@@ -149,11 +150,11 @@ func eachMessage(came []byte, sequence uint32, tell func(message []byte)) (told,
 
 // openDiag opens what to ask through in a place. A kernel without INET_TCP_DIAG says ENOENT of
 // every connection, but does not list even those in no state.
-func (w *streamWorker) openDiag(c *call, at companion.Place) (fd int, errno unix.Errno) {
+func (w *streamWorker) openDiag(c *session.Call, at companion.Place) (fd int, errno unix.Errno) {
 	if at == companion.OnInet6 {
-		fd, errno = w.inOrigin(c.tid, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
+		fd, errno = w.InOrigin(c.TID, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
 	} else if e := w.s.egressAt(at); e != nil {
-		fd, errno = w.socket(e, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
+		fd, errno = w.Socket(e, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
 	} else {
 		errno = unix.ENOENT
 	}

@@ -1,6 +1,9 @@
 package supervisor
 
-import "github.com/upconv/upconv/upconv/internal/netns"
+import (
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
+)
 
 // Worker is a worker as far as streams go.
 type streamWorker struct {
@@ -21,7 +24,7 @@ func (w *streamWorker) init(s *streamSession, home *netns.Egress) {
 }
 
 // workerOf returns what this package has of a worker.
-func streamWorkerOf(d decider) *streamWorker {
+func streamWorkerOf(d session.Decider) *streamWorker {
 	return d.(interface{ inStream() *streamWorker }).inStream()
 }
 

@@ -3,11 +3,13 @@ package supervisor
 import (
 	"log/slog"
 	"sync"
+
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // Node is what one process has once, however many sessions there are in it.
 type Node struct {
-	*sessionNode
+	*session.Node
 	idle chan job // for threads of workers that have nothing to do
 
 	mu       sync.Mutex
@@ -18,7 +20,7 @@ type Node struct {
 func NewNode(log *slog.Logger) (*Node, error) {
 	n := &Node{sessions: map[*Session]struct{}{}, idle: make(chan job)}
 	var err error
-	n.sessionNode, err = newSessionNode(log, n.threadEnded)
+	n.Node, err = session.NewNode(log, n.threadEnded)
 	return n, err
 }
 

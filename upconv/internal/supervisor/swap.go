@@ -9,6 +9,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/target"
 )
@@ -17,7 +18,7 @@ import (
 // and the one from before is retired. swapStream and swapDatagram go through these steps; what
 // differs is theirs.
 type swap struct {
-	c      *call
+	c      *session.Call
 	e      *event.Pending
 	old    int               // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
 	sock   *sockstate.Socket // what there is to know of that
@@ -33,7 +34,7 @@ type swap struct {
 // make makes the socket that is to take the place of the target's, with all that the program has
 // done to that; tidy closes it. Like the others it returns what becomes of the call if the swap
 // cannot go on, and else undecided.
-func (w *swapWorker) make(s *swap) outcome {
+func (w *swapWorker) make(s *swap) session.Outcome {
 	e, sock, x := s.e, s.sock, s.x
 	from := s.old // what is carried over is of it
 	if sock.Untouched {
@@ -43,11 +44,11 @@ func (w *swapWorker) make(s *swap) outcome {
 	switch {
 	case errno == 0:
 	case s.old >= 0 && w.replaced(s.c, s.old): // by another thread, which has taken the one that could be had
-		return raced
+		return session.Raced
 	default:
-		return w.fail(e, "socket for "+e.Decision.Route.String(), errno)
+		return w.Fail(e, "socket for "+e.Decision.Route.String(), errno)
 	}
-	w.done = append(w.done, s.fd)
+	w.Done = append(w.Done, s.fd)
 	if x != nil {
 		w.usedUnix = sock.Kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
 	}
@@ -55,20 +56,20 @@ func (w *swapWorker) make(s *swap) outcome {
 	case errno == 0:
 	case x != nil && errno != unix.EADDRINUSE && errno != unix.EACCES:
 		w.abandon(s)
-		return w.fail(e, "preparing a socket for "+e.Decision.Route.String(), errno)
+		return w.Fail(e, "preparing a socket for "+e.Decision.Route.String(), errno)
 	default: // the program's error, natively one of bind(2)
 		w.abandon(s)
 		e.Add("port " + strconv.Itoa(int(sock.Port())) + " cannot be had in the egress")
-		w.s.events.Record(e, errno)
-		return answer(errno)
+		w.s.Events.Record(e, errno)
+		return session.Answer(errno)
 	}
 	if sock.Untouched {
-		setOften(s.fd, sock.Often, x != nil)
+		session.SetOften(s.fd, sock.Often, x != nil)
 	}
 	if lost := w.copyInode(s); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
-	return undecided
+	return session.Undecided
 }
 
 // obtain gets s its socket. from is -1 where nothing has been done to the target's. kept is whether
@@ -84,9 +85,9 @@ func (w *swapWorker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 	case s.x != nil:
 		s.fd, errno = w.makeCrossed(s.x, s.c)
 	case s.egress == nil:
-		s.fd, errno = w.inOrigin(s.c.tid, sock.Domain, sock.Kind, sock.Proto)
+		s.fd, errno = w.InOrigin(s.c.TID, sock.Domain, sock.Kind, sock.Proto)
 	default:
-		s.fd, errno = w.socket(s.egress, sock.Domain, sock.Kind, sock.Proto)
+		s.fd, errno = w.Socket(s.egress, sock.Domain, sock.Kind, sock.Proto)
 	}
 	return false, errno
 }
@@ -103,18 +104,18 @@ func (w *swapWorker) findPlaces(s *swap) {
 // place: whether it is closed on execve(2), and whether it is yet the socket that old is a copy of.
 // If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may
 // have old it is put among the worker's witnesses before.
-func (w *swapWorker) lookLast(s *swap) outcome {
+func (w *swapWorker) lookLast(s *swap) session.Outcome {
 	last, c, old := &s.last, s.c, s.old
-	if v := c.view; v != nil {
-		last.watched = old >= 0 && !v.single() && w.witness(old)
+	if v := c.View; v != nil {
+		last.watched = old >= 0 && !v.Single() && w.witness(old)
 		if old >= 0 && w.replaced(c, old) {
-			return raced
+			return session.Raced
 		}
 		last.closesOnExec = v.CloseOnExec
-		return undecided
+		return session.Undecided
 	}
 	// One read says all: an inode number is the socket's own as long as there is a copy of it.
-	info, errno := w.s.targets.FdinfoBy(c.tid, c.fd, w.scratch[:], func(file int, to []byte) (n int, errno unix.Errno) {
+	info, errno := w.s.Targets.FdinfoBy(c.TID, c.FD, w.Scratch[:], func(file int, to []byte) (n int, errno unix.Errno) {
 		last.watched, n, errno = w.watchAndRead(old, file, to)
 		return n, errno
 	})
@@ -124,43 +125,43 @@ func (w *swapWorker) lookLast(s *swap) outcome {
 		s.sock.Flags = info.Flags &^ unix.O_CLOEXEC
 		last.closesOnExec = info.ClosesOnExec()
 		if !same {
-			return raced
+			return session.Raced
 		}
-		return undecided
+		return session.Undecided
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.fail(s.e, "open /proc/TID/fdinfo/FD", errno)
+		return w.Fail(s.e, "open /proc/TID/fdinfo/FD", errno)
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
 		gone := !w.replaced(c, old)
-		if dir, errno := target.OpenDir(c.tid, w.scratch[:]); errno == 0 { // it was closed for a moment only
+		if dir, errno := target.OpenDir(c.TID, w.Scratch[:]); errno == 0 { // it was closed for a moment only
 			linux.Close(dir)
 			gone = false
 		}
 		if !gone {
-			return raced
+			return session.Raced
 		}
-		return carryOn
+		return session.CarryOn
 	}
-	w.unserved(s.e, "its descriptors cannot be read in /proc", errno)
-	return carryOn
+	w.Unserved(s.e, "its descriptors cannot be read in /proc", errno)
+	return session.CarryOn
 }
 
 // put installs the new socket under the target's descriptor.
 //
 // A socket is installed first and connected second: installing puts it into the target's net_cls
 // and net_prio cgroups, and its first packet must already carry them.
-func (w *swapWorker) put(s *swap) outcome {
+func (w *swapWorker) put(s *swap) session.Outcome {
 	// Before the program has it: its other threads could put it under any number at once.
-	w.s.swapped.Store(true)
+	w.s.Swapped.Store(true)
 	if s.sock.Kind != unix.SOCK_STREAM {
-		w.s.moved.Store(true)
+		w.s.Moved.Store(true)
 	}
-	switch errno := w.install(s.c, s.c.fd, s.fd, s.last.closesOnExec); errno {
+	switch errno := w.Install(s.c, s.c.FD, s.fd, s.last.closesOnExec); errno {
 	case 0:
-		return undecided
+		return session.Undecided
 	case unix.ENOENT, unix.ESRCH:
-		return carryOn // the target is gone; nobody will read the answer
+		return session.CarryOn // the target is gone; nobody will read the answer
 	default:
-		return w.fail(s.e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
+		return w.Fail(s.e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
 	}
 }
 
@@ -170,7 +171,7 @@ func (w *swapWorker) abandon(s *swap) {
 		w.acquit(s.old)
 	}
 	if s.sock.Kind != unix.SOCK_STREAM && w.s.companions.PutBack(s.fd) {
-		w.disown(s.fd)
+		w.Disown(s.fd)
 	}
 }
 
@@ -205,5 +206,5 @@ func (w *swapWorker) to(egress *netns.Egress, x *crossing) companion.Place {
 	case egress != nil:
 		return companion.Place(egress.Cookie)
 	}
-	return companion.Place(w.s.origin.Cookie)
+	return companion.Place(w.s.Origin.Cookie)
 }

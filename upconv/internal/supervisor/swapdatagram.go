@@ -5,14 +5,15 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // swapDatagram replaces the target's datagram socket by one that is reached from where s says, and
 // makes the call with that: connects it to sa, or sends w.out. If c.back is set, it is only brought
 // there.
-func (w *datagramWorker) swapDatagram(s *swap, sa []byte) outcome {
+func (w *datagramWorker) swapDatagram(s *swap, sa []byte) session.Outcome {
 	c, e, sock := s.c, s.e, s.sock
-	if out := w.make(s); !out.isUndecided() {
+	if out := w.make(s); !out.IsUndecided() {
 		return out
 	}
 	if s.x != nil {
@@ -20,7 +21,7 @@ func (w *datagramWorker) swapDatagram(s *swap, sa []byte) outcome {
 	}
 	w.findPlaces(s)
 	defer w.closeSets()
-	if out := w.lookLast(s); !out.isUndecided() {
+	if out := w.lookLast(s); !out.IsUndecided() {
 		w.abandon(s)
 		return out
 	}
@@ -29,38 +30,38 @@ func (w *datagramWorker) swapDatagram(s *swap, sa []byte) outcome {
 	// moment in which it has it.
 	s.early = len(s.places)
 	w.register(c, e, s.places, s.fd)
-	if s.old >= 0 && sock.Kind == unix.SOCK_DGRAM && !c.view.alone() { // other threads find it as soon as it is installed
+	if s.old >= 0 && sock.Kind == unix.SOCK_DGRAM && !c.View.Alone() { // other threads find it as soon as it is installed
 		defer w.s.companions.Arrived(w.s.companions.Arrives(s.fd))
 	}
-	if out := w.put(s); !out.isUndecided() {
+	if out := w.put(s); !out.IsUndecided() {
 		w.abandon(s)
 		return out
 	}
 	w.s.companions.Settle(s.fd)
 	w.noteMoved(s.fd)
 	if sock.Connected && s.egress == nil && s.x == nil {
-		w.s.returned.add(s.fd)
+		w.s.returned.Add(s.fd)
 	}
 	if s.egress != nil && sock.Kind == unix.SOCK_DGRAM {
 		w.noteSettled(s.fd, s.egress.Cookie)
 	}
-	was := w.former(c.tid, s.old, sock, w.to(s.egress, s.x))
+	was := w.former(c.TID, s.old, sock, w.to(s.egress, s.x))
 	w.retireDatagram(s, &was)
 	w.async(s, sock.Flags)
-	var out outcome
-	if c.back {
+	var out session.Outcome
+	if c.Back {
 		linux.SetFlags(s.fd, sock.Flags)
-		out = carryOn
+		out = session.CarryOn
 	} else {
 		out = w.act(c, e, s.fd, s.x, sa)
 	}
 	w.register(c, e, s.places[s.early:], s.fd)
 	if was.aside {
-		w.disown(s.old)
+		w.Disown(s.old)
 		w.setAside(c, &was, s.fd, s.egress)
 	}
-	if !out.isLater() {
-		w.closeNow(s.fd) // before the target goes on: what it closes then shall be closed
+	if !out.IsLater() {
+		w.CloseNow(s.fd) // before the target goes on: what it closes then shall be closed
 	}
 	return out
 }
@@ -75,7 +76,7 @@ func (w *datagramWorker) retireDatagram(s *swap, was *former) {
 	var came companion.Unread
 	if s.old >= 0 {
 		waited = w.takePlaces(s)
-		if was.heard && (!was.aside || !c.sends) { // before it is connected: then it hears its peer only
+		if was.heard && (!was.aside || !c.Sends) { // before it is connected: then it hears its peer only
 			came = w.takeOut(c, was, s.fd, s.egress)
 		}
 		// All that is left of the old socket should be this copy.
@@ -85,7 +86,7 @@ func (w *datagramWorker) retireDatagram(s *swap, was *former) {
 		case witness:
 			alive = w.closeWatched(s.old)
 		default:
-			w.closeNow(s.old)
+			w.CloseNow(s.old)
 		}
 	}
 	var others []int // numbers of the old socket
@@ -93,7 +94,7 @@ func (w *datagramWorker) retireDatagram(s *swap, was *former) {
 	if copied {
 		others = w.replaceCopies(s)
 	}
-	if waited || !c.view.single() && (was.aside || !witness || copied) {
+	if waited || !c.View.Single() && (was.aside || !witness || copied) {
 		w.s.receivers.follow(waitedFor, s.fd)
 		if !w.restartWaiters(c, others, s.fd) {
 			s.e.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")

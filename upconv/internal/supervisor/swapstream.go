@@ -6,23 +6,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // swapStream replaces the target's stream by one that is reached from where s says, and connects
 // that to sa. If c.back is set, it is only brought there.
-func (w *streamWorker) swapStream(s *swap, sa []byte) outcome {
+func (w *streamWorker) swapStream(s *swap, sa []byte) session.Outcome {
 	c, e, sock := s.c, s.e, s.sock
-	if !c.back {
-		if out := w.mayConnect(c, e, sock); !out.isUndecided() {
+	if !c.Back {
+		if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
 			return out
 		}
 	}
-	if out := w.make(s); !out.isUndecided() {
+	if out := w.make(s); !out.IsUndecided() {
 		return out
 	}
 	toUnix := s.x != nil && s.x.family() == unix.AF_UNIX
 	if toUnix {
-		if out := w.connectUnix(c, e, s.x, s.fd, sock); !out.isUndecided() {
+		if out := w.connectUnix(c, e, s.x, s.fd, sock); !out.IsUndecided() {
 			return out
 		}
 	}
@@ -30,20 +31,20 @@ func (w *streamWorker) swapStream(s *swap, sa []byte) outcome {
 		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	if w.leaves(s) {
-		if out := w.depart(s); !out.isUndecided() {
+		if out := w.depart(s); !out.IsUndecided() {
 			return out
 		}
 	}
 	w.findPlaces(s)
 	defer w.closeSets()
-	if out := w.lookLast(s); !out.isUndecided() {
+	if out := w.lookLast(s); !out.IsUndecided() {
 		w.abandonStream(s)
 		return out
 	}
 	if s.old >= 0 && sock.Flags&unix.O_ASYNC != 0 {
 		copyOwner(s.old, s.fd) // carry may not have known the flags
 	}
-	if out := w.put(s); !out.isUndecided() {
+	if out := w.put(s); !out.IsUndecided() {
 		w.abandonStream(s)
 		return out
 	}
@@ -53,11 +54,11 @@ func (w *streamWorker) swapStream(s *swap, sa []byte) outcome {
 	w.retireStream(s)
 	w.async(s, sock.Flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
 	e.Held = true                          // it has no places yet, of which there may be something to say
-	var out outcome
+	var out session.Outcome
 	switch {
-	case c.back:
+	case c.Back:
 		linux.SetFlags(s.fd, sock.Flags)
-		out = carryOn
+		out = session.CarryOn
 	case toUnix:
 		out = w.connected(c, e, s.fd, sock)
 	default:
@@ -65,12 +66,12 @@ func (w *streamWorker) swapStream(s *swap, sa []byte) outcome {
 	}
 	// Only now: before, a poll of it would have said EPOLLHUP.
 	w.register(c, e, s.places, s.fd)
-	if wait, is := out.wait.(*wait); is {
+	if wait, is := out.Wait.(*wait); is {
 		wait.event.Note = e.Note
 	}
-	e.Release(w.s.events)
-	if !out.isLater() {
-		w.closeNow(s.fd) // before the target goes on: what it closes then shall be closed
+	e.Release(w.s.Events)
+	if !out.IsLater() {
+		w.CloseNow(s.fd) // before the target goes on: what it closes then shall be closed
 	}
 	return out
 }
@@ -93,7 +94,7 @@ func (w *streamWorker) retireStream(s *swap) {
 		if witness {
 			alive = w.closeWatched(s.old) // one that is connecting yet is not ready for writing
 		} else {
-			w.closeNow(s.old)
+			w.CloseNow(s.old)
 		}
 	}
 	if witness && (s.sock.Resets || alive) {

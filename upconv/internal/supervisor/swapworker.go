@@ -37,7 +37,7 @@ func (w *swapWorker) init(s *swapSession, home *netns.Egress) {
 
 // Enter takes the thread to where workers live, and makes what it needs there.
 func (w *swapWorker) enter() error {
-	if err := w.crossingWorker.enter(); err != nil {
+	if err := w.crossingWorker.Enter(); err != nil {
 		return err
 	}
 	w.newWitnesses()

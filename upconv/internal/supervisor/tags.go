@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it
@@ -15,27 +16,28 @@ import (
 //
 // It holds the lock of who moves the socket: one that another has just taken the place of must not
 // be put back.
-func (w *swapWorker) retag(c *call, fd int) {
-	if w.s.tags < 0 || !w.manyTags() {
+func (w *swapWorker) retag(c *session.Call, fd int) {
+	if w.s.Tags < 0 || !w.manyTags() {
 		return
 	}
 	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(fd)))
-	if cloexec, errno := w.s.targets.CloseOnExec(c.tid, c.fd, w.scratch[:]); errno == 0 && !w.replaced(c, fd) {
-		w.install(c, c.fd, fd, cloexec)
+	if cloexec, errno := w.s.Targets.CloseOnExec(c.TID, c.FD, w.Scratch[:]); errno == 0 && !w.replaced(c, fd) {
+		w.Install(c, c.FD, fd, cloexec)
 	}
 }
 
 // manyTags reports whether there are more such cgroups than the one that everybody is in.
 func (w *swapWorker) manyTags() bool {
-	if w.tagged == 0 || w.taken-w.tagged > tagsFor {
-		w.tagged, w.tags = w.taken, w.s.manyTags()
+	if w.tagged == 0 || w.Taken-w.tagged > tagsFor {
+		w.tagged, w.tags = w.Taken, readManyTags(w.s.Tags)
 	}
 	return w.tags
 }
 
-func (n *sessionNode) manyTags() bool {
+// readManyTags is manyTags for the descriptor of /proc/cgroups.
+func readManyTags(cgroups int) bool {
 	var text [1024]byte
-	got, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(n.tags), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
+	got, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(cgroups), uintptr(unsafe.Pointer(&text)), uintptr(len(text)), 0, 0, 0)
 	return errno != 0 || int(got) == len(text) || hasManyTags(text[:got])
 }
 

@@ -42,7 +42,7 @@ func (s *Session) addWorker() {
 	s.startWorker(int(index), ready)
 	if err := <-ready; err != nil {
 		s.awake.Add(-1) // it has ended
-		s.log.Debug("one worker less", "error", err)
+		s.Log.Debug("one worker less", "error", err)
 		return
 	}
 	s.adding.Store(false)

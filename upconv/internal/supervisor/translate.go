@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -33,7 +34,7 @@ func (s *crossingSession) originalAddr(addr netip.Addr, p *passport.Passport) (v
 	if v4 = addr.Unmap(); v4.Is4() {
 		return v4, true
 	}
-	rules := s.rules.Load()
+	rules := s.Rules.Load()
 	b := s.backward(rules)
 	only, fixed := b.fixed[addr]
 	if fixed {
@@ -41,14 +42,14 @@ func (s *crossingSession) originalAddr(addr netip.Addr, p *passport.Passport) (v
 		if p.Proto == unix.IPPROTO_TCP || p.Proto == unix.IPPROTO_MPTCP {
 			proto = policy.TCP
 		}
-		switch route := rules.policy.Decide(p.Peer, proto, nil).Route; {
+		switch route := rules.Policy.Decide(p.Peer, proto, nil).Route; {
 		case route.Kind == policy.Inet6 && route.Addr().WithZone("") == addr:
 			return p.Peer.Addr(), true
 		case only.IsValid():
 			return only, true
 		}
 	}
-	if v4, ok = rules.mappings.To4(addr); ok {
+	if v4, ok = rules.Mappings.To4(addr); ok {
 		return v4, true
 	}
 	for _, prefix := range b.prefixes {
@@ -69,7 +70,7 @@ func (s *crossingSession) originalAddr(addr netip.Addr, p *passport.Passport) (v
 
 // backward is what a policy translates to. It is for the way back.
 type backward struct {
-	of       *ruleset
+	of       *session.Ruleset
 	prefixes []nat64.Prefix // the longest first
 	// fixed are the addresses of inet6 routes, each with the one IPv4 address that it is for; the
 	// zero Addr if there are several.
@@ -78,7 +79,7 @@ type backward struct {
 
 // backward returns that of the policy in force and, behind it, of those before: there are sockets
 // from then.
-func (s *crossingSession) backward(rules *ruleset) *backward {
+func (s *crossingSession) backward(rules *session.Ruleset) *backward {
 	before := s.back.Load()
 	if before != nil && before.of == rules {
 		return before
@@ -101,15 +102,15 @@ func (s *crossingSession) backward(rules *ruleset) *backward {
 			b.fixed[addr] = only
 		}
 	}
-	for i := range rules.policy.Rules() {
-		rule := &rules.policy.Rules()[i]
+	for i := range rules.Policy.Rules() {
+		rule := &rules.Policy.Rules()[i]
 		only := netip.Addr{}
 		if rule.Dest.IsSingleIP() {
 			only = rule.Dest.Addr()
 		}
 		note(&rule.Route, only)
 	}
-	note(rules.policy.Fallback(), netip.Addr{})
+	note(rules.Policy.Fallback(), netip.Addr{})
 	slices.SortStableFunc(b.prefixes, func(p, q nat64.Prefix) int { return q.Netip().Bits() - p.Netip().Bits() })
 	if before != nil {
 		for _, prefix := range before.prefixes {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -49,7 +50,7 @@ func TestOriginal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.rules.Store(&ruleset{policy: other})
+	s.Rules.Store(&session.Ruleset{Policy: other})
 	for from, want := range map[string]string{"2001:db8:65::c000:207": "192.0.2.7", "2001:db8:64::c000:207": "192.0.2.7", "2001:db8::7": "203.0.113.7"} {
 		if got, ok := s.originalAddr(netip.MustParseAddr(from), &p); !ok || got.String() != want {
 			t.Errorf("%s after a reload: %v, %v, want %s", from, got, ok, want)

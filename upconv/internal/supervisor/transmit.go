@@ -9,6 +9,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
@@ -16,26 +17,26 @@ import (
 
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another
 // family.
-func (w *datagramWorker) transmit(c *call, e *event.Pending, fd int, x *crossing) outcome {
+func (w *datagramWorker) transmit(c *session.Call, e *event.Pending, fd int, x *crossing) session.Outcome {
 	o := &w.out
 	o.as = nil
 	onUnix := x != nil && x.family() == unix.AF_UNIX
 	switch m := &o.messages[0]; {
 	case m.tooLong || x != nil && len(m.payload) > maxPayload4:
-		return answer(unix.EMSGSIZE)
+		return session.Answer(unix.EMSGSIZE)
 	case x != nil && o.flags&unix.MSG_OOB != 0:
-		return answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
+		return session.Answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
 	case x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0:
 		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
 	case onUnix && len(m.name) > 0:
-		if errno := x.path.open(w.s.targets, x.route, c.tid); errno != 0 {
+		if errno := x.path.open(w.s.Targets, x.route, c.TID); errno != 0 {
 			return w.sent(e, x.asInet(e, errno))
 		}
 		defer x.path.close()
 		o.as = x.path.as
 	case onUnix:
 		var errno unix.Errno
-		if o.as, errno = w.s.targets.CredentialsOf(c.tid); errno != 0 {
+		if o.as, errno = w.s.Targets.CredentialsOf(c.TID); errno != 0 {
 			return w.sent(e, errno)
 		}
 	}
@@ -59,8 +60,8 @@ func (w *datagramWorker) transmit(c *call, e *event.Pending, fd int, x *crossing
 	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && linux.Blocks(fd) && !lacksPort(fd, onUnix) {
 		// The program waits until there is room. Not in the middle of a move: workers may want that
 		// lock, and what comes for the old socket would not be handed on.
-		if !w.alone || w.moving {
-			return aside
+		if !w.Alone || w.moving {
+			return session.Aside
 		}
 		if errno = w.waitToSend(fd, x.unixPeer()); errno != 0 {
 			break
@@ -76,17 +77,17 @@ func (w *datagramWorker) transmit(c *call, e *event.Pending, fd int, x *crossing
 	if !o.many() {
 		w.recordSent(e, 1)
 		o.sent++
-		return answerValue(int64(value))
+		return session.AnswerValue(int64(value))
 	}
 	w.recordSent(e, value)
 	o.sent += value
 	w.tellLengths(c, value)
-	return answer(0)
+	return session.Answer(0)
 }
 
 // pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The
 // errno is what is wrong with it.
-func (w *datagramWorker) pack(c *call, e *event.Pending, x *crossing, n int) unix.Errno {
+func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing, n int) unix.Errno {
 	o := &w.out
 	m, h := &o.messages[n], &o.headers[n].header
 	*h = unix.Msghdr{}
@@ -126,7 +127,7 @@ func (w *datagramWorker) pack(c *call, e *event.Pending, x *crossing, n int) uni
 		}
 	}
 	if o.as != nil {
-		control := appendCredentials(nil, w.s.pid, o.as)
+		control := appendCredentials(nil, w.s.PID, o.as)
 		h.Control, h.Controllen = &control[0], uint64(len(control))
 	}
 	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
@@ -206,7 +207,7 @@ func (o *outgoing) takeBack(lent []byte) {
 }
 
 // tellLengths gives the target msg_len of the first n messages.
-func (w *datagramWorker) tellLengths(c *call, n int) {
+func (w *datagramWorker) tellLengths(c *session.Call, n int) {
 	o := &w.out
 	o.vectors = o.vectors[:0]
 	var lengths [4 * maxBatch]byte
@@ -214,5 +215,5 @@ func (w *datagramWorker) tellLengths(c *call, n int) {
 		binary.NativeEndian.PutUint32(lengths[4*i:], o.headers[i].length)
 		o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(o.messages[i].result), Len: 4})
 	}
-	transfer(c.tid, lengths[:4*n], nil, o.vectors)
+	transfer(c.TID, lengths[:4*n], nil, o.vectors)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
@@ -71,7 +72,7 @@ func (w *crossingWorker) refillUnix(pass *passport.Passport) {
 	if len(s.fds) > 0 {
 		return
 	}
-	for range maxSpares {
+	for range session.MaxSpares {
 		fd, errno := linux.NewSocket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if errno != 0 {
 			return
@@ -103,7 +104,7 @@ func (w *crossingWorker) finishUnix(x *crossing, old, to int, sock *sockstate.So
 		}
 		return p.PutOnUnix(to)
 	}
-	w.s.fresh.Of(sock.Domain).EachSet(&w.s.used, old, sock, func(row *sockstate.Option, value []byte) {
+	w.s.Fresh.Of(sock.Domain).EachSet(&w.s.Used, old, sock, func(row *sockstate.Option, value []byte) {
 		switch {
 		case notOnUnix(row):
 		case row.Level != unix.SOL_SOCKET:
@@ -114,7 +115,7 @@ func (w *crossingWorker) finishUnix(x *crossing, old, to int, sock *sockstate.So
 			linux.Setsockopt(to, row.Level, row.Name, unsafe.Pointer(&value[0]), uintptr(len(value)))
 		}
 	})
-	if w.s.used.Has(sockstate.RowOf(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER)) {
+	if w.s.Used.Has(sockstate.RowOf(unix.SOL_SOCKET, unix.SO_ATTACH_FILTER)) {
 		p.Filter, _ = passport.AttachedFilter(old)
 	}
 	return p.PutOnUnix(to)

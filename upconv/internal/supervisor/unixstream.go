@@ -9,20 +9,21 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/proxyproto"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
 // connectUnix connects the socket fd, which is not installed yet: where that fails, the target
 // keeps the one it has. If it is connected the outcome is undecided.
-func (w *streamWorker) connectUnix(c *call, e *event.Pending, x *crossing, fd int, sock *sockstate.Socket) outcome {
-	errno := x.path.open(w.s.targets, x.route, c.tid)
+func (w *streamWorker) connectUnix(c *session.Call, e *event.Pending, x *crossing, fd int, sock *sockstate.Socket) session.Outcome {
+	errno := x.path.open(w.s.Targets, x.route, c.TID)
 	if errno == 0 {
 		errno = x.path.connect(fd)
-		if errno == unix.EAGAIN && w.patient(c, sock.Flags) {
-			if !w.alone {
+		if errno == unix.EAGAIN && w.Patient(c, sock.Flags) {
+			if !w.Alone {
 				x.path.close()
-				return aside
+				return session.Aside
 			}
 			errno = w.waitForRoom(fd, x, linux.TimeoutOf(fd, unix.SO_SNDTIMEO))
 		}
@@ -35,8 +36,8 @@ func (w *streamWorker) connectUnix(c *call, e *event.Pending, x *crossing, fd in
 		errno = unix.ECONNREFUSED
 	}
 	if errno = x.asInet(e, errno); errno != 0 {
-		w.s.events.Record(e, underWay(errno))
-		return answer(errno)
+		w.s.Events.Record(e, session.UnderWay(errno))
+		return session.Answer(errno)
 	}
 	if x.route.ProxyV2 {
 		header := proxyproto.Header(x.pass.Local, x.pass.LocalPort, x.pass.Peer)
@@ -44,19 +45,19 @@ func (w *streamWorker) connectUnix(c *call, e *event.Pending, x *crossing, fd in
 			e.Add("PROXY header: " + err.Error()) // the server has hung up, as the program will see
 		}
 	}
-	return undecided
+	return session.Undecided
 }
 
 // connected gives a Unix socket, which is connected and the target's, its status flags, and says
 // what the target is to see.
-func (w *streamWorker) connected(c *call, e *event.Pending, fd int, sock *sockstate.Socket) outcome {
+func (w *streamWorker) connected(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket) session.Outcome {
 	e.Local = fd
-	out := answer(0)
-	if c.fastOpen.on {
+	out := session.Answer(0)
+	if c.FastOpen.On {
 		out = w.open(c, fd, nil)
 	}
 	linux.SetFlags(fd, sock.Flags)
-	w.s.events.Record(e, underWay(out.errno))
+	w.s.Events.Record(e, session.UnderWay(out.Errno))
 	return out
 }
 
@@ -70,7 +71,7 @@ func (w *streamWorker) waitForRoom(fd int, x *crossing, timeout time.Duration) (
 		linux.SetFlags(fd, unix.O_NONBLOCK)
 		linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
 	}()
-	w.aside.held.Timed.Store(timeout != 0)
+	w.Aside.Held.Timed.Store(timeout != 0)
 	began := time.Now()
 	for length := trap.ShortSlice; ; length = min(2*length, trap.LongSlice) {
 		if timeout != 0 {
@@ -86,7 +87,7 @@ func (w *streamWorker) waitForRoom(fd int, x *crossing, timeout time.Duration) (
 			return errno
 		}
 		errno = unix.EAGAIN
-		ended := w.aside.stop.During(func() {
+		ended := w.Aside.Stop.During(func() {
 			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.path.raw)), uintptr(x.path.length))
 		})
 		x.path.as.Revert()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
@@ -32,11 +33,11 @@ type wait struct {
 }
 
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
-func (s *streamSession) newWait(c *call, e *event.Pending, fd, flags int, sa []byte) *wait {
+func (s *streamSession) newWait(c *session.Call, e *event.Pending, fd, flags int, sa []byte) *wait {
 	ownEvent := *e
 	ownEvent.Held = false
 	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: trap.NewInterruption()}
-	w.held.Listener, w.held.ID, w.held.TID = s.listener, c.id, c.tid
+	w.held.Listener, w.held.ID, w.held.TID = s.Listener, c.ID, c.TID
 	return w
 }
 
@@ -57,19 +58,19 @@ func (w *wait) Run() {
 		w.stop.End(errno)
 		file.SetWriteDeadline(time.Unix(1, 0))
 	}
-	w.s.held.Add(&w.held)
+	w.s.Held.Add(&w.held)
 	errno := w.result(file)
-	defer w.s.turns.GiveBack(w.s.turns.Take(w.process))
-	w.s.held.Remove(&w.held)
+	defer w.s.Turns.GiveBack(w.s.Turns.Take(w.process))
+	w.s.Held.Remove(&w.held)
 	linux.SetFlags(w.fd, w.flags)
-	w.s.events.Record(w.event, errno)
-	if err := w.s.respond(w.held.ID, answer(errno)); err != nil {
-		w.s.log.Debug("answer", "tid", w.event.TID, "error", err)
+	w.s.Events.Record(w.event, errno)
+	if err := w.s.Respond(w.held.ID, session.Answer(errno)); err != nil {
+		w.s.Log.Debug("answer", "tid", w.event.TID, "error", err)
 	}
 }
 
 // process returns whose call it is.
-func (w *wait) process() int { return w.s.targets.Process(w.held.TID) }
+func (w *wait) process() int { return w.s.Targets.Process(w.held.TID) }
 
 func (w *wait) result(file *os.File) unix.Errno {
 	conn, err := file.SyscallConn()
@@ -78,7 +79,7 @@ func (w *wait) result(file *os.File) unix.Errno {
 	}
 	errno := unix.EALREADY
 	conn.Write(func(fd uintptr) bool {
-		defer w.s.turns.GiveBack(w.s.turns.Take(w.process)) // the program may have locked the socket
+		defer w.s.Turns.GiveBack(w.s.Turns.Take(w.process)) // the program may have locked the socket
 		errno = w.fetch(int(fd))
 		return errno != unix.EALREADY
 	})

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // crew is the workers of a session.
@@ -79,24 +80,24 @@ func (w *worker) run(ready chan<- error) {
 		ready <- err
 	}
 	if err != nil {
-		w.s.log.Error("worker", "error", err)
+		w.s.Log.Error("worker", "error", err)
 		w.s.all.Done()
 		return
 	}
-	w.mayPin = unix.SchedGetaffinity(0, &w.cpus) == nil && w.cpus.Count() > 1
-	w.own = nth(&w.cpus, w.index)
+	w.MayPin = unix.SchedGetaffinity(0, &w.CPUs) == nil && w.CPUs.Count() > 1
+	w.Own = session.Nth(&w.CPUs, w.index)
 	for !w.extra || w.sleep() {
 		if err = w.serve(); err == errRelieved {
 			w.serveHeld()
 			return
 		} else if err != nil {
-			if w.lost == nil && !errors.Is(err, seccompx.ErrGone) {
-				w.s.log.Error("receive", "error", err)
+			if w.Lost == nil && !errors.Is(err, seccompx.ErrGone) {
+				w.s.Log.Error("receive", "error", err)
 			}
 			break
 		}
 	}
-	if !w.extra && w.lost == nil {
+	if !w.extra && w.Lost == nil {
 		close(w.s.gone)
 	}
 	w.s.all.Done()
@@ -109,7 +110,7 @@ var errRelieved = errors.New("relieved")
 // been in another namespace is not one for a worker that stays where upconv was started.
 func (n *Node) employ(w *worker, ready chan<- error) {
 	j := job{w, ready}
-	if w.home != nil {
+	if w.Home != nil {
 		select {
 		case n.idle <- j:
 			return
@@ -135,7 +136,7 @@ func (n *Node) thread(j job) {
 	runtime.LockOSThread()
 	for {
 		j.w.run(j.ready)
-		if j.w.lost != nil {
+		if j.w.Lost != nil {
 			return
 		}
 		select {
@@ -155,7 +156,7 @@ func (s *Session) newWorker() *worker {
 
 // sleep returns true when the worker is needed, and false when nobody is left under the filter.
 func (w *worker) sleep() bool {
-	w.settle(false)
+	w.Settle(false)
 	w.s.awake.Add(-1)
 	defer w.s.awake.Add(1)
 	select {
@@ -171,16 +172,16 @@ func (w *worker) sleep() bool {
 func (w *worker) serve() error {
 	s, n := w.s, &w.notification
 	for {
-		waiting := clock()
+		waiting := session.Clock()
 		if waiting-w.yielded > yieldAfter {
 			runtime.Gosched()
 			w.yielded = waiting
 		}
-		if err := s.listener.Receive(n); err != nil {
+		if err := s.Listener.Receive(n); err != nil {
 			return err
 		}
-		if w.taken = clock(); w.taken-waiting > atRest {
-			w.yielded = w.taken
+		if w.Taken = session.Clock(); w.Taken-waiting > atRest {
+			w.yielded = w.Taken
 		}
 		if s.holdups.any.Load() > 0 && s.holdups.queue(n) {
 			continue
@@ -188,7 +189,7 @@ func (w *worker) serve() error {
 		// One thread alone can be that fast: it is woken in the middle of Respond.
 		alone := n.PID == w.lastTID
 		w.lastTID = n.PID
-		if alone || w.taken-waiting > queued {
+		if alone || w.Taken-waiting > queued {
 			w.streak = 0
 		} else if w.streak++; w.streak >= wakeStreak {
 			s.wakeWorker()
@@ -196,7 +197,7 @@ func (w *worker) serve() error {
 		if s.busy.Add(1) > 1 || w.streak > 0 {
 			w.lonely = 0
 		}
-		w.settle(s.awake.Load() > 1)
+		w.Settle(s.awake.Load() > 1)
 		current := w.noteCall(n)
 		if s.watch.sleeping.Load() { // after noteCall: the watch looks once more after it says that it sleeps
 			s.watch.rouse()
@@ -205,8 +206,8 @@ func (w *worker) serve() error {
 		if !w.current.CompareAndSwap(current, 0) {
 			return errRelieved
 		}
-		if w.lost != nil {
-			return w.lost
+		if w.Lost != nil {
+			return w.Lost
 		}
 		s.busy.Add(-1)
 		if w.lonely++; w.extra && w.lonely > lonelyLimit {
@@ -217,16 +218,16 @@ func (w *worker) serve() error {
 
 // conclude sends what a call has come to, or has somebody else go on with it, and tidies up after
 // it.
-func (w *worker) conclude(n *seccompx.Notification, out outcome) {
+func (w *worker) conclude(n *seccompx.Notification, out session.Outcome) {
 	switch {
-	case out.state == stateAside:
+	case out.State == session.StateAside:
 		go w.s.putAside(&w.call, out).run()
-	case out.wait != nil:
-		go out.wait.Run()
-	case out.state == stateElsewhere:
+	case out.Wait != nil:
+		go out.Wait.Run()
+	case out.State == session.StateElsewhere:
 	default:
-		if err := w.s.respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
-			w.s.warn("answer", "tid", n.PID, "error", err)
+		if err := w.s.Respond(n.ID, out); err != nil && !errors.Is(err, seccompx.ErrTargetGone) {
+			w.s.Warn("answer", "tid", n.PID, "error", err)
 		}
 	}
 	w.tidy()

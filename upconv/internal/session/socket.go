@@ -1,4 +1,4 @@
-package supervisor
+package session
 
 import (
 	"fmt"
@@ -12,21 +12,21 @@ import (
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// socket makes a non-blocking socket in the egress; the caller owns it.
-func (w *sessionWorker) socket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
+// Socket makes a non-blocking socket in the egress; the caller owns it.
+func (w *Worker) Socket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
 	fd, errno := w.trySocket(e, domain, kind, proto)
-	if w.s.targets.MakeRoom(errno) {
+	if w.s.Targets.MakeRoom(errno) {
 		fd, errno = w.trySocket(e, domain, kind, proto)
 	}
 	return fd, errno
 }
 
-func (w *sessionWorker) trySocket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
-	if w.lost != nil {
+func (w *Worker) trySocket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
+	if w.Lost != nil {
 		return -1, unix.EIO
 	}
-	if e == w.home {
-		if fd, ok := w.spares.take(domain, proto); ok {
+	if e == w.Home {
+		if fd, ok := w.Spares.take(domain, proto); ok {
 			return fd, 0
 		}
 		return linux.NewSocket(domain, kind, proto)
@@ -36,24 +36,24 @@ func (w *sessionWorker) trySocket(e *netns.Egress, domain, kind, proto int) (int
 		return -1, errno
 	}
 	fd, errno := linux.NewSocket(domain, kind, proto)
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(w.home.NS.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(w.Home.NS.FD()), unix.CLONE_NEWNET, 0); errno != 0 {
 		// This thread's next sockets would be made in the wrong namespace. Better none.
-		w.lost = fmt.Errorf("return to %s: %w", w.home.NS, errno)
-		w.s.fail(w.lost)
+		w.Lost = fmt.Errorf("return to %s: %w", w.Home.NS, errno)
+		w.s.Fail(w.Lost)
 		linux.Close(fd)
 		return -1, unix.EIO
 	}
 	return fd, errno
 }
 
-// maxSpares is how many sockets are made in advance at a time: so most of the time the worker is
+// MaxSpares is how many sockets are made in advance at a time: so most of the time the worker is
 // back in RECV soon, and until it is a signal can interrupt a call that natively none does.
-const maxSpares = 4
+const MaxSpares = 4
 
 // spares are sockets of home that are ready for use, of the kinds that are used most.
 type spares [4]struct {
-	fds  []int
-	used bool // one was wanted since they were last refilled
+	FDs  []int
+	Used bool // one was wanted since they were last refilled
 }
 
 // spareKinds is what they are. Their protocols and families tell them apart.
@@ -70,12 +70,12 @@ func (s *spares) take(domain, proto int) (fd int, ok bool) {
 		if k := &spareKinds[i]; k.proto != proto || k.domain != domain {
 			continue
 		}
-		s[i].used = true
-		last := len(s[i].fds) - 1
+		s[i].Used = true
+		last := len(s[i].FDs) - 1
 		if last < 0 {
 			return -1, false
 		}
-		fd, s[i].fds = s[i].fds[last], s[i].fds[:last]
+		fd, s[i].FDs = s[i].FDs[last], s[i].FDs[:last]
 		return fd, true
 	}
 	return -1, false
@@ -84,19 +84,19 @@ func (s *spares) take(domain, proto int) (fd int, ok bool) {
 // refill makes more of the kinds that have run out. The thread must live in home.
 func (s *spares) refill() {
 	for i := range s {
-		if !s[i].used {
+		if !s[i].Used {
 			continue
 		}
-		s[i].used = false
-		if len(s[i].fds) > 0 {
+		s[i].Used = false
+		if len(s[i].FDs) > 0 {
 			continue
 		}
-		for range maxSpares {
+		for range MaxSpares {
 			fd, errno := linux.NewSocket(spareKinds[i].domain, spareKinds[i].kind, spareKinds[i].proto)
 			if errno != 0 {
 				break
 			}
-			s[i].fds = append(s[i].fds, fd)
+			s[i].FDs = append(s[i].FDs, fd)
 		}
 	}
 }
@@ -104,68 +104,68 @@ func (s *spares) refill() {
 // close closes all of them.
 func (s *spares) close() {
 	for i := range s {
-		for _, fd := range s[i].fds {
+		for _, fd := range s[i].FDs {
 			linux.Close(fd)
 		}
 	}
 }
 
-// tidy does what need not be done while the target waits: it closes the sockets of the last swap
+// Tidy does what need not be done while the target waits: it closes the sockets of the last swap
 // and makes the next ones.
-func (w *sessionWorker) tidy() {
-	w.closeDone()
+func (w *Worker) Tidy() {
+	w.CloseDone()
 	w.unpin()
-	if w.lost == nil {
-		w.spares.refill()
+	if w.Lost == nil {
+		w.Spares.refill()
 	}
 }
 
-// closeDone closes the sockets that are left of a call, or of its last try.
-func (w *sessionWorker) closeDone() {
-	for _, fd := range w.done {
+// CloseDone closes the sockets that are left of a call, or of its last try.
+func (w *Worker) CloseDone() {
+	for _, fd := range w.Done {
 		linux.Close(fd)
 	}
-	w.done = w.done[:0]
+	w.Done = w.Done[:0]
 }
 
-// closeNow closes one of the descriptors that tidy would close.
-func (w *sessionWorker) closeNow(fd int) {
-	for i, other := range w.done {
+// CloseNow closes one of the descriptors that tidy would close.
+func (w *Worker) CloseNow(fd int) {
+	for i, other := range w.Done {
 		if other == fd {
-			w.done = append(w.done[:i], w.done[i+1:]...)
+			w.Done = append(w.Done[:i], w.Done[i+1:]...)
 		}
 	}
 	linux.Close(fd)
 }
 
-// disown has tidy leave a descriptor alone.
-func (w *sessionWorker) disown(fd int) {
-	w.done = slices.DeleteFunc(w.done, func(other int) bool { return other == fd })
+// Disown has tidy leave a descriptor alone.
+func (w *Worker) Disown(fd int) {
+	w.Done = slices.DeleteFunc(w.Done, func(other int) bool { return other == fd })
 }
 
-// install puts fd under a number of the target.
+// Install puts fd under a number of the target.
 //
 // The target itself does it, while this thread waits.
-func (w *sessionWorker) install(c *call, number, fd int, cloexec bool) unix.Errno {
-	_, err := w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
+func (w *Worker) Install(c *Call, number, fd int, cloexec bool) unix.Errno {
+	_, err := w.s.Listener.AddFD(c.ID, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	errno := linux.ErrnoOf(err)
-	if errno == unix.EBADF && target.RaiseLimit(c.tid, number, func() {
-		_, err = w.s.listener.AddFD(c.id, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
+	if errno == unix.EBADF && target.RaiseLimit(c.TID, number, func() {
+		_, err = w.s.Listener.AddFD(c.ID, seccompx.AddFD{Source: fd, Target: number, SetTarget: true, CloseOnExec: cloexec})
 	}) {
 		errno = linux.ErrnoOf(err)
 	}
 	return errno
 }
 
-// inOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
-func (w *sessionWorker) inOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
-	o := w.s.origin
+// InOrigin makes a non-blocking socket in the origin, where the thread tid was; the caller owns it.
+func (w *Worker) InOrigin(tid, domain, kind, proto int) (int, unix.Errno) {
+	o := w.s.Origin
 	e := o.Egress
-	if e == nil && w.home != nil {
+	if e == nil && w.Home != nil {
 		e = o.Enterable()
 	}
 	if e != nil {
-		fd, errno := w.socket(e, domain, kind, proto)
+		fd, errno := w.Socket(e, domain, kind, proto)
 		if errno != unix.EPERM {
 			return fd, errno
 		}

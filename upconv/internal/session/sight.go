@@ -1,4 +1,4 @@
-package supervisor
+package session
 
 import (
 	"os"
@@ -18,9 +18,9 @@ import (
 // what otherwise takes twenty. Without it the same is found out by system calls, but for what none
 // of them tells.
 
-// sights is what is needed for looking.
-type sights struct {
-	peeker         *peek.Peeker
+// Sights is what is needed for looking.
+type Sights struct {
+	Peeker         *peek.Peeker
 	fresh4, fresh6 peek.Sight // of an AF_INET and an AF_INET6 TCP socket of the origin that nobody has touched
 
 	learn    sync.Once                   // freshUDP, when it is first needed
@@ -34,9 +34,9 @@ var often = [...]struct{ level, name int }{
 	{unix.SOL_SOCKET, unix.SO_BROADCAST},
 }
 
-// maySee reports whether loading the program is likely to be permitted: capabilities in a user
+// MaySee reports whether loading the program is likely to be permitted: capabilities in a user
 // namespace of one's own do not do.
-func maySee() bool {
+func MaySee() bool {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
 		return false
 	}
@@ -47,39 +47,39 @@ func maySee() bool {
 	return (linux.HasCapability(unix.CAP_SYS_ADMIN) || linux.HasCapability(unix.CAP_BPF) && linux.HasCapability(unix.CAP_PERFMON)) && peek.Allowed()
 }
 
-// settleSights is how long after the command was started it is time to get ready to look, if nobody
+// SettleSights is how long after the command was started it is time to get ready to look, if nobody
 // has connected before.
-const settleSights = 30 * time.Millisecond
+const SettleSights = 30 * time.Millisecond
 
-// openSights gets ready to look, once. It takes some milliseconds, so it is not done before the
+// OpenSights gets ready to look, once. It takes some milliseconds, so it is not done before the
 // command is started, and many a command has ended before it is done. A call that needs it waits.
-func (s *sessionSession) openSights() { s.open.Do(s.loadSights) }
+func (s *Session) OpenSights() { s.open.Do(s.loadSights) }
 
-func (s *sessionSession) loadSights() {
+func (s *Session) loadSights() {
 	peeker := s.peeks()
 	if peeker == nil {
-		s.blind() // the filter does not tell who makes sets
+		s.Blind() // the filter does not tell who makes sets
 		return
 	}
-	all := &sights{peeker: peeker}
+	all := &Sights{Peeker: peeker}
 	for domain, fresh := range map[int]*peek.Sight{unix.AF_INET: &all.fresh4, unix.AF_INET6: &all.fresh6} {
-		if fd, ok := s.origin.Seed(domain); ok {
-			peeker.Look(s.pid, fd, fresh)
+		if fd, ok := s.Origin.Seed(domain); ok {
+			peeker.Look(s.PID, fd, fresh)
 		}
 	}
 	if all.fresh4.File == 0 {
-		s.blind()
+		s.Blind()
 		return
 	}
-	s.sights.Store(all)
+	s.Sights.Store(all)
 }
 
-// looks returns what is needed for looking, nil where upconv cannot look.
-func (s *sessionSession) looks() *sights {
-	all := s.sights.Load()
-	if all == nil && s.needs.sees {
-		s.openSights()
-		all = s.sights.Load()
+// Looks returns what is needed for looking, nil where upconv cannot look.
+func (s *Session) Looks() *Sights {
+	all := s.Sights.Load()
+	if all == nil && s.Needs.Sees {
+		s.OpenSights()
+		all = s.Sights.Load()
 	}
 	return all
 }
@@ -87,52 +87,52 @@ func (s *sessionSession) looks() *sights {
 // view is what one look at the target's descriptor in the kernel has shown.
 type view struct {
 	peek.Sight
-	moves  uint64 // how many datagram sockets had been moved then
-	copies int    // how many of Refs were upconv's own
+	Moves  uint64 // how many datagram sockets had been moved then
+	Copies int    // how many of Refs were upconv's own
 }
 
-// see looks at the target's descriptor, for c.view. It reports whether it could.
-func (w *sessionWorker) see(c *call) bool {
-	c.view = nil
+// See looks at the target's descriptor, for c.view. It reports whether it could.
+func (w *Worker) See(c *Call) bool {
+	c.View = nil
 	v := &w.viewed
-	v.moves, v.copies = w.s.moves.Load(), 0
-	if all := w.s.looks(); all != nil && all.peeker.Look(c.tid, c.fd, &v.Sight) == 0 {
-		c.view = v
+	v.Moves, v.Copies = w.s.Moves.Load(), 0
+	if all := w.s.Looks(); all != nil && all.Peeker.Look(c.TID, c.FD, &v.Sight) == 0 {
+		c.View = v
 	}
-	return c.view != nil
+	return c.View != nil
 }
 
-// saw reports whether old is a copy of the file that was seen. A socket is known by its inode.
-func (w *sessionWorker) saw(v *view, old int) bool {
+// Saw reports whether old is a copy of the file that was seen. A socket is known by its inode.
+func (w *Worker) Saw(v *view, old int) bool {
 	if v.Mode&unix.S_IFMT == unix.S_IFSOCK {
 		var stat unix.Stat_t
 		return unix.Fstat(old, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK && stat.Ino == v.Ino
 	}
 	var sight peek.Sight
-	return w.s.sights.Load().peeker.Look(w.s.pid, old, &sight) == 0 && sight.File == v.File
+	return w.s.Sights.Load().Peeker.Look(w.s.PID, old, &sight) == 0 && sight.File == v.File
 }
 
-// single reports whether the target's descriptor was seen to be the only reference to its file: no
+// Single reports whether the target's descriptor was seen to be the only reference to its file: no
 // other descriptor, call or process had one.
-func (v *view) single() bool { return v != nil && v.Refs == 1+v.copies }
+func (v *view) Single() bool { return v != nil && v.Refs == 1+v.Copies }
 
-// alone reports whether the target's thread was seen to share its descriptors with nobody.
-func (v *view) alone() bool { return v != nil && v.OwnTable }
+// Alone reports whether the target's thread was seen to share its descriptors with nobody.
+func (v *view) Alone() bool { return v != nil && v.OwnTable }
 
-// idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or
+// Idle reports whether what was seen is a TCP or MPTCP socket that is not connected, connecting or
 // listening. One whose connect(2) has failed while nobody waited is not: the next one fetches the
 // error.
-func (v *view) idle(family int) bool {
+func (v *view) Idle(family int) bool {
 	if v.Mode&unix.S_IFMT != unix.S_IFSOCK || v.Family != family || v.Type != unix.SOCK_STREAM || v.State != sockstate.TCPClose || !v.Unconnected {
 		return false
 	}
 	return v.Protocol == unix.IPPROTO_TCP || v.Protocol == unix.IPPROTO_MPTCP
 }
 
-// untouched reports whether what was seen is a TCP socket of the origin in the state that socket(2)
+// Untouched reports whether what was seen is a TCP socket of the origin in the state that socket(2)
 // leaves one in, which is no other number's or process's.
-func (w *sessionWorker) untouched(v *view, family int) bool {
-	all := w.s.sights.Load()
+func (w *Worker) Untouched(v *view, family int) bool {
+	all := w.s.Sights.Load()
 	fresh := &all.fresh4
 	if family == unix.AF_INET6 {
 		fresh = &all.fresh6
@@ -142,19 +142,19 @@ func (w *sessionWorker) untouched(v *view, family int) bool {
 
 // unshared reports whether what was seen is a socket of the origin that is no other number's or
 // process's, and whose options nobody has set that hardly anybody sets.
-func (w *sessionWorker) unshared(v *view) bool {
-	return v.Mode == unix.S_IFSOCK|0o777 && v.NetNS == w.s.origin.Cookie && v.single() && !v.Owned &&
-		v.Flags&unix.O_ASYNC == 0 && !w.s.used.Any.Load()
+func (w *Worker) unshared(v *view) bool {
+	return v.Mode == unix.S_IFSOCK|0o777 && v.NetNS == w.s.Origin.Cookie && v.Single() && !v.Owned &&
+		v.Flags&unix.O_ASYNC == 0 && !w.s.Used.Any.Load()
 }
 
-// untouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set
+// UntouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set
 // nevertheless, a bit each.
-func (w *sessionWorker) untouchedUDP(c *call) (set int, is bool) {
-	all, v := w.s.sights.Load(), c.view
+func (w *Worker) UntouchedUDP(c *Call) (set int, is bool) {
+	all, v := w.s.Sights.Load(), c.View
 	if v == nil || !w.unshared(v) || v.Family != unix.AF_INET || v.Protocol != unix.IPPROTO_UDP || v.Type != unix.SOCK_DGRAM {
 		return 0, false
 	}
-	all.learn.Do(func() { w.learnUDP(all, c.tid) })
+	all.learn.Do(func() { w.learnUDP(all, c.TID) })
 	for set := range all.freshUDP {
 		if fresh := &all.freshUDP[set]; fresh.File != 0 && v.Common == fresh.Common && v.Datagram == fresh.Datagram {
 			return set, true
@@ -164,8 +164,8 @@ func (w *sessionWorker) untouchedUDP(c *call) (set int, is bool) {
 }
 
 // learnUDP looks at what untouchedUDP compares with. The thread tid is in the origin.
-func (w *sessionWorker) learnUDP(all *sights, tid int) {
-	fd, errno := w.inOrigin(tid, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
+func (w *Worker) learnUDP(all *Sights, tid int) {
+	fd, errno := w.InOrigin(tid, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
 	if errno != 0 {
 		return
 	}
@@ -178,15 +178,15 @@ func (w *sessionWorker) learnUDP(all *sights, tid int) {
 			}
 		}
 		fresh := &all.freshUDP[set]
-		if all.peeker.Look(w.s.pid, fd, fresh) != 0 || fresh.NetNS != w.s.origin.Cookie {
+		if all.Peeker.Look(w.s.PID, fd, fresh) != 0 || fresh.NetNS != w.s.Origin.Cookie {
 			fresh.File = 0
 		}
 	}
 }
 
-// setOften sets options of often, a bit each; on an AF_INET6 socket in the place of an AF_INET one
+// SetOften sets options of often, a bit each; on an AF_INET6 socket in the place of an AF_INET one
 // their counterparts too.
-func setOften(fd, set int, inet6 bool) {
+func SetOften(fd, set int, inet6 bool) {
 	for i, o := range often {
 		if one := int32(1); set&(1<<i) != 0 {
 			linux.Setsockopt(fd, o.level, o.name, unsafe.Pointer(&one), 4)

@@ -1,4 +1,4 @@
-package supervisor
+package session
 
 import (
 	"bytes"
@@ -17,40 +17,40 @@ import (
 )
 
 // Node is what one process has once, however many sessions there are in it.
-type sessionNode struct {
-	log      *slog.Logger
-	pid      int // upconv's own
-	uid, gid int // that of the sockets it makes
-	targets  *target.Threads
-	threads  trap.CallThreads // of calls that are decided aside
-	turns    trap.Turns       // of those whose calls are seen to by others
-	held     *trap.HeldCalls  // all calls that upconv waits for
-	tags     int              // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
+type Node struct {
+	Log      *slog.Logger
+	PID      int // upconv's own
+	UID, GID int // that of the sockets it makes
+	Targets  *target.Threads
+	Threads  trap.CallThreads // of calls that are decided aside
+	Turns    trap.Turns       // of those whose calls are seen to by others
+	Held     *trap.HeldCalls  // all calls that upconv waits for
+	Tags     int              // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
 
 	load   sync.Once                   // of what follows
 	peeker atomic.Pointer[peek.Peeker] // what looks at sockets and threads in the kernel; nil: nothing, or not yet
 }
 
 // NewNode returns a node. ended is told of threads that have ended.
-func newSessionNode(log *slog.Logger, ended func(tid int)) (*sessionNode, error) {
-	n := &sessionNode{log: log, pid: os.Getpid(), uid: os.Geteuid(), gid: os.Getegid(), tags: openTags()}
-	n.held = trap.NewHeldCalls(n.peeker.Load, &n.turns, log)
+func NewNode(log *slog.Logger, ended func(tid int)) (*Node, error) {
+	n := &Node{Log: log, PID: os.Getpid(), UID: os.Geteuid(), GID: os.Getegid(), Tags: openTags()}
+	n.Held = trap.NewHeldCalls(n.peeker.Load, &n.Turns, log)
 	var err error
-	n.targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, ended)
+	n.Targets, err = target.NewThreads(seccompx.PidfdThread.Probe() == nil, ended)
 	return n, err
 }
 
 // LookNow has the calls that upconv waits for be looked at soon: something has happened that may
 // concern them.
-func (n *sessionNode) LookNow() { n.held.LookNow() }
+func (n *Node) LookNow() { n.Held.LookNow() }
 
 // peeks returns what looks at sockets and threads in the kernel, nil if nothing can. It takes some
 // milliseconds, the first time.
-func (n *sessionNode) peeks() *peek.Peeker {
+func (n *Node) peeks() *peek.Peeker {
 	n.load.Do(func() {
 		peeker, err := peek.Open()
 		if err != nil {
-			n.log.Debug("sockets are looked at by system calls alone", "error", err)
+			n.Log.Debug("sockets are looked at by system calls alone", "error", err)
 			return
 		}
 		n.peeker.Store(peeker)
@@ -58,11 +58,11 @@ func (n *sessionNode) peeks() *peek.Peeker {
 	return n.peeker.Load()
 }
 
-// close gives up what the node has. No session may be left.
-func (n *sessionNode) close() {
-	n.targets.Close()
-	if n.tags >= 0 && n.tags != tagsHidden {
-		linux.Close(n.tags)
+// Close gives up what the node has. No session may be left.
+func (n *Node) Close() {
+	n.Targets.Close()
+	if n.Tags >= 0 && n.Tags != tagsHidden {
+		linux.Close(n.Tags)
 	}
 	if peeker := n.peeker.Load(); peeker != nil {
 		peeker.Close()

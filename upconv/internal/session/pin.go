@@ -1,4 +1,4 @@
-package supervisor
+package session
 
 import (
 	"unsafe"
@@ -8,12 +8,12 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 )
 
-// pin keeps this thread on the processor that it is on, until the target has its answer. While a
+// Pin keeps this thread on the processor that it is on, until the target has its answer. While a
 // descriptor is installed the kernel would move it to an idle processor, away from the target that
 // it is in the middle of a conversation with; waking up there costs more than all the rest. A
 // thread that connects again and again mostly stays where it is, and so may this one.
-func (w *sessionWorker) pin(tid uint32) {
-	if !w.mayPin || w.settled {
+func (w *Worker) Pin(tid uint32) {
+	if !w.MayPin || w.settled {
 		return
 	}
 	if w.pinned && w.pinnedFor == tid && w.pinnedYet > 0 {
@@ -36,31 +36,31 @@ func (w *sessionWorker) pin(tid uint32) {
 }
 
 // unpin lets this thread go where it wants, unless it is likely to be held again at once.
-func (w *sessionWorker) unpin() {
+func (w *Worker) unpin() {
 	if w.pinned && w.pinnedYet == 0 {
-		linux.SetAffinity(&w.cpus)
+		linux.SetAffinity(&w.CPUs)
 		w.pinned = false
 	}
 }
 
-// settle has this thread stay on its own processor, or run where it likes. The kernel wakes a
+// Settle has this thread stay on its own processor, or run where it likes. The kernel wakes a
 // waiting worker on the processor of the target's thread, which is best when there is one. Of
 // several it wakes all there, to compete with each other and with the target; so then each has its
 // own.
-func (w *sessionWorker) settle(on bool) {
-	if on == w.settled || !w.mayPin {
+func (w *Worker) Settle(on bool) {
+	if on == w.settled || !w.MayPin {
 		return
 	}
 	if on {
-		linux.SetAffinity(&w.own)
+		linux.SetAffinity(&w.Own)
 	} else {
-		linux.SetAffinity(&w.cpus)
+		linux.SetAffinity(&w.CPUs)
 	}
 	w.settled, w.pinned = on, false
 }
 
-// nth returns the n-th processor of a set, counting round.
-func nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
+// Nth returns the n-th processor of a set, counting round.
+func Nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
 	n %= max(1, set.Count())
 	for cpu := 0; ; cpu++ {
 		if !set.IsSet(cpu) {

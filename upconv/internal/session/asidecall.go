@@ -1,0 +1,26 @@
+package session
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/trap"
+)
+
+// waiter answers a call later, on a goroutine of its own.
+type waiter interface{ Run() }
+
+// AsideCall is a call that has a thread to itself, because deciding about it may take long.
+type AsideCall struct {
+	Held trap.HeldCall
+	Stop *trap.Interruption // what ends its waits
+}
+
+// AwaitThread takes one of the threads that calls of a process may have. Where something ends the
+// wait of the target's call, it returns what the call says.
+func (s *Session) AwaitThread(c *Call, pid int) unix.Errno {
+	stop := trap.NewInterruption()
+	held := trap.HeldCall{Listener: s.Listener, ID: c.ID, TID: c.TID, End: stop.End}
+	s.Held.Add(&held)
+	defer s.Held.Remove(&held)
+	return s.Threads.Take(pid, stop)
+}

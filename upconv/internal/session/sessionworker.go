@@ -1,0 +1,76 @@
+package session
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
+)
+
+// Worker is what a thread that decides about calls has of its own. Its buffers are reused from call to
+// call. The rooms above embed it, and add theirs.
+type Worker struct {
+	s    *Session
+	Home *netns.Egress // the namespace that this thread lives in; nil: where upconv was started
+	Lost error         // why its thread is in a namespace that it must not make sockets in; nil: it is not
+
+	Alone bool          // it has one call to decide, and may wait
+	Aside *AsideCall    // that call; nil: it is not alone, and must not wait
+	Taken time.Duration // when the latest notification was, by clock; of a worker that is alone, when it began
+
+	Sockaddr   [linux.SizeofSockaddrStorage]byte
+	SocketInfo sockstate.Socket
+	viewed     view      // what call.view points to
+	Scratch    [512]byte // for names in /proc and what is read there
+	Long       []byte    // for what is longer
+
+	Done   []int // descriptors to close when the target has its answer
+	Spares spares
+	processor
+}
+
+// processor is where a worker's thread may run.
+type processor struct {
+	CPUs      unix.CPUSet // where this thread may run
+	Own       unix.CPUSet // the one processor where it runs while several workers are awake
+	settled   bool        // it does
+	MayPin    bool        // on more than one
+	pinned    bool        // to one processor for now
+	pinnedFor uint32      // the target's thread
+	pinnedYet int         // swaps for which it may stay so
+}
+
+// Init has a worker belong to a session, and live in home.
+func (w *Worker) Init(s *Session, home *netns.Egress) {
+	w.s, w.Home, w.Alone, w.Taken = s, home, true, Clock()
+	w.Done = make([]int, 0, 2)
+}
+
+// Base makes every worker a decider.
+func (w *Worker) Base() *Worker { return w }
+
+// Enter takes the thread, which must be locked and is not to be unlocked again, to where the worker lives.
+func (w *Worker) Enter() error {
+	if w.Home == nil {
+		return nil
+	}
+	return w.Home.NS.Enter()
+}
+
+// Close closes what the worker has, and lets its thread run where it likes.
+func (w *Worker) Close() {
+	if w.settled || w.pinned {
+		linux.SetAffinity(&w.CPUs)
+	}
+	w.Spares.close()
+	w.CloseDone()
+}
+
+var epoch = time.Now()
+
+// Clock is the time since some moment before: half as expensive as time.Now, which also asks for
+// the date.
+func Clock() time.Duration { return time.Since(epoch) }
