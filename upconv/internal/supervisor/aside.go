@@ -39,7 +39,7 @@ func (a *asideRun) run() {
 	runtime.LockOSThread()
 	w := s.newWorker()
 	w.Aside = &a.AsideCall
-	err := w.enter()
+	err := w.Enter()
 	out := a.out
 	if err != nil {
 		s.Warn("the call goes on natively", "tid", a.c.TID, "error", err)
@@ -52,7 +52,7 @@ func (a *asideRun) run() {
 	if out.Wait == nil {
 		a.answer(out)
 	}
-	w.close()
+	w.Close()
 	if w.Home == nil && !w.altered { // else the thread is in another place, and ends with this goroutine
 		runtime.UnlockOSThread()
 	}

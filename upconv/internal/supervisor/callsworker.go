@@ -17,9 +17,9 @@ type callsWorker struct {
 }
 
 // Init has a worker belong to a session, and live in home.
-func (w *callsWorker) init(s *guardSession, home *netns.Egress) {
+func (w *callsWorker) Init(s *guardSession, home *netns.Egress) {
 	w.s = s
-	w.guardWorker.init(s, home)
+	w.guardWorker.Init(s, home)
 }
 
 // workerOf returns what this package has of a worker.

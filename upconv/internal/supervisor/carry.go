@@ -55,20 +55,20 @@ func (w *swapWorker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 	e, sock, x, replacement := s.e, s.sock, s.x, s.fd
 	switch {
 	case old < 0: // nothing has been done to it
-	case x.family() == unix.AF_UNIX:
+	case x.Family() == unix.AF_UNIX:
 		sockstate.CopyBuffers(nil, old, replacement)
 	default:
 		if lost := w.s.Fresh.Of(sock.Domain).CopyOptions(&w.s.Used, old, replacement, sock, kept); lost != "" {
 			e.Add("not carried over: " + lost)
 		}
 	}
-	if errno := w.finishCrossed(x, e, old, replacement, sock); errno != 0 {
+	if errno := w.FinishCrossed(x, e, old, replacement, sock); errno != 0 {
 		return errno
 	}
 	if old >= 0 && (w.s.Used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0) {
 		copyOwner(old, replacement)
 	}
-	if x.family() == unix.AF_INET6 {
+	if x.Family() == unix.AF_INET6 {
 		w.shutLike(s, old)
 	}
 	if kept {

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -114,9 +115,9 @@ func (w *callsWorker) route(c *session.Call, e *event.Pending, family int, sa []
 	crosses := w.s.Needs.Crosses()
 	// A socket of another family that took the place of the program's has its passport in what
 	// these are about.
-	plain := seen && !(crosses && w.s.anyCrossed.Load() && c.View.Family != family)
+	plain := seen && !(crosses && w.s.AnyCrossed.Load() && c.View.Family != family)
 	if crosses && family == unix.AF_INET6 {
-		plain = seen && !w.s.anyCrossed.Load()
+		plain = seen && !w.s.AnyCrossed.Load()
 	}
 	if plain && route.Kind == policy.Direct && !w.s.InEgress(c.View.NetNS) {
 		w.stays(c, e)
@@ -176,7 +177,7 @@ func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, s
 		if netns := linux.NetnsCookie(old); !w.s.InEgress(netns) || w.LivesIn(c.TID, netns) {
 			crossed := false
 			if crosses {
-				_, crossed = w.hasPassport(old)
+				_, crossed = w.HasPassport(old)
 			}
 			if !crossed {
 				w.stays(c, e)
@@ -187,7 +188,7 @@ func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, s
 	idle, crossed := (sock.Reads != nil || sock.ReadStream(old)) && sock.ReadIdle(old), false
 	if crosses && (!idle || sock.Domain == unix.AF_INET6) {
 		var busy bool
-		if crossed, busy = w.crossed(old, sock, idle); busy && crossed {
+		if crossed, busy = w.Crossed(old, sock, idle); busy && crossed {
 			return session.Answer(unix.EISCONN) // a Unix socket, which would say something else
 		}
 	}
@@ -248,31 +249,31 @@ func (w *callsWorker) stays(c *session.Call, e *event.Pending) {
 // cross sends a connect(2) along a route to another family. old is as in swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
 func (w *callsWorker) cross(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, again bool) session.Outcome {
-	if sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
+	if sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
 		return session.CarryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
-	x := &w.crossing
-	switch err := w.prepare(x, e, sock); {
+	x := &w.Crossing
+	switch err := w.Prepare(x, e, sock); {
 	case errors.Is(err, nat64.ErrStillLooking):
-		return w.s.whenFound()
+		return w.s.WhenFound()
 	case err != nil:
 		e.Add(err.Error())
 		w.s.Events.Record(e, unix.ENETUNREACH)
 		return session.Answer(unix.ENETUNREACH)
 	}
-	if x.route.Kind == policy.UnixPath || !again {
-		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
+	if x.Route.Kind == policy.UnixPath || !again {
+		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.To[:])
 	}
 	if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
 		return out
 	}
-	if errno := x.scope(old); errno != 0 {
-		return w.Fail(e, "interface "+x.zone, errno)
+	if errno := x.Scope(old); errno != 0 {
+		return w.Fail(e, "interface "+x.Zone, errno)
 	}
-	if errno := x.pass.PutOn6(old); errno != 0 {
+	if errno := x.Pass.PutOn6(old); errno != 0 {
 		return w.Fail(e, "setsockopt IP_OPTIONS", errno)
 	}
-	return w.again(c, e, old, sock, x.to[:])
+	return w.again(c, e, old, sock, x.To[:])
 }
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a

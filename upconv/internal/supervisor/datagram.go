@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
@@ -108,8 +109,8 @@ func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa
 	crossed := false
 	if w.s.Needs.Crosses() && (!known || sock.Domain == unix.AF_INET6) {
 		var is int
-		if is, crossed = w.hasPassport(old); crossed {
-			switch p := &w.crossing.pass; {
+		if is, crossed = w.HasPassport(old); crossed {
+			switch p := &w.Crossing.Pass; {
 			case linux.KindOf(p.Proto) == unix.SOCK_STREAM:
 				return session.CarryOn
 			case known:
@@ -153,7 +154,7 @@ func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa
 		switch dst := e.Dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
 			return w.stay(c, e, old, w.mappedCrossing(e.Dst), nil)
-		case six && sock.Domain == unix.AF_INET6 && !dst.Is4() && !w.crossing.pass.Deaf(old):
+		case six && sock.Domain == unix.AF_INET6 && !dst.Is4() && !w.Crossing.Pass.Deaf(old):
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
 			return w.stay(c, e, old, nil, sa)
@@ -173,9 +174,9 @@ func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa
 
 // mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped
 // addresses, as those can do it.
-func (w *datagramWorker) mappedCrossing(dst netip.AddrPort) *crossing {
-	x := &w.crossing
-	x.route, x.mapped, x.to = someInet6, true, linux.SockaddrIn6(dst.Addr(), dst.Port())
+func (w *datagramWorker) mappedCrossing(dst netip.AddrPort) *crossing.Crossing {
+	x := &w.Crossing
+	x.Route, x.Mapped, x.To = someInet6, true, linux.SockaddrIn6(dst.Addr(), dst.Port())
 	return x
 }
 
@@ -292,24 +293,24 @@ func (w *datagramWorker) beside(s *swap) (fd int, out session.Outcome) {
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
 // of another family.
-func (w *datagramWorker) act(c *session.Call, e *event.Pending, fd int, x *crossing, sa []byte) session.Outcome {
+func (w *datagramWorker) act(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing, sa []byte) session.Outcome {
 	e.Local = fd
 	if c.Sends {
 		return w.transmit(c, e, fd, x)
 	}
-	if x != nil && x.family() == unix.AF_UNIX {
-		errno := x.path.open(w.s.Targets, x.route, c.TID)
+	if x != nil && x.Family() == unix.AF_UNIX {
+		errno := x.Path.Open(w.s.Targets, x.Route, c.TID)
 		if errno == 0 {
-			errno = x.path.connect(fd)
+			errno = x.Path.Connect(fd)
 		}
-		x.path.close()
-		return w.finished(c, e, x.asInet(e, errno))
+		x.Path.Close()
+		return w.finished(c, e, x.AsInet(e, errno))
 	}
 	return w.finished(c, e, linux.Connect(fd, sa))
 }
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
-func (w *datagramWorker) stay(c *session.Call, e *event.Pending, fd int, x *crossing, sa []byte) session.Outcome {
+func (w *datagramWorker) stay(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing, sa []byte) session.Outcome {
 	w.retag(c, fd)
 	out := w.act(c, e, fd, x, sa)
 	if !out.IsLater() {
@@ -339,40 +340,40 @@ func (w *datagramWorker) finished(c *session.Call, e *event.Pending, errno unix.
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another
 // one than the program's already; its passport is then in w.crossing.pass.
 func (w *datagramWorker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) session.Outcome {
-	if !crossed && sock.Domain == unix.AF_INET6 && onlyIPv6(old) {
+	if !crossed && sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
 		return session.Answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
-	x := &w.crossing
-	had := x.pass
-	switch err := w.prepare(x, e, sock); {
+	x := &w.Crossing
+	had := x.Pass
+	switch err := w.Prepare(x, e, sock); {
 	case errors.Is(err, nat64.ErrStillLooking):
-		return w.s.whenFound()
+		return w.s.WhenFound()
 	case err != nil:
 		e.Add(err.Error())
 		return w.finished(c, e, unix.ENETUNREACH)
-	case sock.Kind == unix.SOCK_RAW, sock.Proto == unix.IPPROTO_ICMP && (x.route.Kind == policy.UnixPath || !c.Sends):
-		e.Add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.route.String())
+	case sock.Kind == unix.SOCK_RAW, sock.Proto == unix.IPPROTO_ICMP && (x.Route.Kind == policy.UnixPath || !c.Sends):
+		e.Add("only echo requests of ICMP sockets that are not connected, and not those of raw ones, go along " + x.Route.String())
 		return w.finished(c, e, unix.ENETUNREACH)
 	}
-	x.pass.Connected = !c.Sends && x.family() == unix.AF_INET6
-	if !crossed || linux.DomainOf(old) != x.family() || c.Sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
-		return w.move(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.to[:])
+	x.Pass.Connected = !c.Sends && x.Family() == unix.AF_INET6
+	if !crossed || linux.DomainOf(old) != x.Family() || c.Sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
+		return w.move(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.To[:])
 	}
-	if errno := x.scope(old); errno != 0 {
-		return w.Fail(e, "interface "+x.zone, errno)
+	if errno := x.Scope(old); errno != 0 {
+		return w.Fail(e, "interface "+x.Zone, errno)
 	}
-	if x.pass.Connected && !had.Connected || had.Peer != x.pass.Peer && (!c.Sends || x.route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
+	if x.Pass.Connected && !had.Connected || had.Peer != x.Pass.Peer && (!c.Sends || x.Route.Kind != policy.NAT64 && !linux.IsConnected(old)) {
 		// Whom what is received is from, where that cannot be told from its address.
-		had.Peer, had.Local, had.Connected = x.pass.Peer, x.pass.Local, x.pass.Connected
+		had.Peer, had.Local, had.Connected = x.Pass.Peer, x.Pass.Local, x.Pass.Connected
 		put := had.PutOn6
-		if x.family() == unix.AF_UNIX {
+		if x.Family() == unix.AF_UNIX {
 			put = had.PutOnUnix
 		}
 		if errno := put(old); errno != 0 {
 			return w.Fail(e, "the passport of the socket", errno)
 		}
 	}
-	return w.stay(c, e, old, x, x.to[:])
+	return w.stay(c, e, old, x, x.To[:])
 }
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not

@@ -32,7 +32,7 @@ type datagramSession struct {
 	sends    [256]atomic.Pointer[sendKey] // see recordSend
 }
 
-func (w *datagramWorker) init(s *datagramSession, home *netns.Egress) {
+func (w *datagramWorker) Init(s *datagramSession, home *netns.Egress) {
 	w.s = s
-	w.receiveWorker.init(&s.receiveSession, home)
+	w.receiveWorker.Init(&s.receiveSession, home)
 }

@@ -26,7 +26,7 @@ func (w *streamWorker) leaves(s *swap) bool {
 	if s.sock.Port() == 0 {
 		return false
 	}
-	return s.egress != nil && s.egress.Cookie != w.s.Origin.Cookie || s.x != nil && s.x.family() == unix.AF_INET6
+	return s.egress != nil && s.egress.Cookie != w.s.Origin.Cookie || s.x != nil && s.x.Family() == unix.AF_INET6
 }
 
 // depart is for a stream whose port leaves the origin, before the new one, which has it in the

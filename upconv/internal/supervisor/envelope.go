@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -15,17 +16,17 @@ type envelope struct {
 	worker  *guardWorker
 	call    *session.Call
 	to      *guardedSocket
-	name    []byte   // the address; empty: none
-	control []byte   // control messages, in the layout of this machine
-	fds     []int    // descriptors in those, which are the envelope's own
-	peer    unixPath // the name, if that is a path of a Unix socket
-	pathed  bool     // it is
-	faulty  bool     // what is sent cannot be read
+	name    []byte            // the address; empty: none
+	control []byte            // control messages, in the layout of this machine
+	fds     []int             // descriptors in those, which are the envelope's own
+	peer    crossing.UnixPath // the name, if that is a path of a Unix socket
+	pathed  bool              // it is
+	faulty  bool              // what is sent cannot be read
 }
 
 // seal fills the envelope for what is left of a message.
 func (e *envelope) seal(m *guardedMessage) (errno unix.Errno) {
-	e.peer.file = -1
+	e.peer.File = -1
 	w, c, to := e.worker, e.call, e.to
 	switch inet := linux.IsInet(to.domain); {
 	case inet:
@@ -58,13 +59,13 @@ func (e *envelope) close() {
 		linux.Close(fd)
 	}
 	e.fds = nil
-	if e.peer.file >= 0 {
-		e.peer.close()
+	if e.peer.File >= 0 {
+		e.peer.Close()
 	}
 }
 
 // path returns the path that a message goes to, nil if there is none.
-func (e *envelope) path() *unixPath {
+func (e *envelope) path() *crossing.UnixPath {
 	if !e.pathed {
 		return nil
 	}
@@ -103,9 +104,9 @@ func (e *envelope) send(data []byte, last bool) (n int, errno unix.Errno) {
 	}
 	switch {
 	case e.pathed:
-		if errno = e.peer.as.AsUser(); errno == 0 {
+		if errno = e.peer.As.AsUser(); errno == 0 {
 			errno = submit()
-			e.peer.as.AsSelf()
+			e.peer.As.AsSelf()
 		}
 	case e.to.domain == unix.AF_UNIX || linux.IsInet(e.to.domain):
 		errno = submit()

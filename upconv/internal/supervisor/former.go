@@ -101,8 +101,8 @@ func (s *datagramSession) sender(from unix.Sockaddr, pass *passport.Passport) ne
 		return pass.Peer // a Unix socket's
 	}
 	real := netip.AddrPortFrom(netip.AddrFrom16(six.Addr), uint16(six.Port))
-	if _, ok := s.originalAddr(real.Addr(), pass); !ok && pass.Family == unix.AF_INET6 {
+	if _, ok := s.OriginalAddr(real.Addr(), pass); !ok && pass.Family == unix.AF_INET6 {
 		return real
 	}
-	return s.original(real, pass)
+	return s.Original(real, pass)
 }

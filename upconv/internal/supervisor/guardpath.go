@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -101,7 +102,7 @@ func (w *guardWorker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.
 	w.altered = true
 	unix.Umask(umask)
 	path := string(bytes.TrimRight(sa[linux.SizeofFamily:], "\x00"))
-	if sameRoot(proc+"/") || unix.Chroot(proc+"/root") == nil || !filepath.IsAbs(path) {
+	if crossing.SameRoot(proc+"/") || unix.Chroot(proc+"/root") == nil || !filepath.IsAbs(path) {
 		return sa, linux.ErrnoOf(unix.Fchdir(cwd))
 	}
 	parent, errno := openInRoot(proc, filepath.Dir(path))
@@ -138,7 +139,7 @@ func namedBy(tid int, sa []byte) []byte {
 		}
 		rest = strings.TrimRight(rest, "\x00")
 		named := "/proc/" + strconv.Itoa(tid) + "/" + rest
-		if len(named) > maxUnixName {
+		if len(named) > crossing.MaxUnixName {
 			named = "/proc/0/" + rest
 		}
 		return append(append([]byte{}, sa[:linux.SizeofFamily]...), named...)

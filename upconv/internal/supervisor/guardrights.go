@@ -27,14 +27,14 @@ func (e *envelope) sealUnix(m *guardedMessage) unix.Errno {
 	case errno != 0:
 		return errno
 	case e.to.kind == unix.SOCK_STREAM && s.Needs.Unix && len(m.name) > 0:
-		if _, crossed := e.worker.hasPassport(e.to.fd); crossed { // the program's is a TCP socket
+		if _, crossed := e.worker.HasPassport(e.to.fd); crossed { // the program's is a TCP socket
 			return 0
 		}
 	case e.to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && binary.NativeEndian.Uint16(m.name) == unix.AF_UNIX:
-		if errno := e.peer.find(s.Targets, tid, m.name); errno != 0 {
+		if errno := e.peer.Find(s.Targets, tid, m.name); errno != 0 {
 			return errno
 		}
-		e.name, e.pathed = e.peer.sa(), true
+		e.name, e.pathed = e.peer.Sockaddr(), true
 		return 0
 	}
 	e.name = m.name

@@ -23,25 +23,25 @@ func (w *guardWorker) connectOther(c *session.Call, fd, domain int) session.Outc
 	case domain != unix.AF_UNIX:
 		return w.connectAside(c, fd)
 	}
-	path := &w.crossing.path
-	errno := path.find(w.s.Targets, c.TID, c.Sockaddr)
+	path := &w.Crossing.Path
+	errno := path.Find(w.s.Targets, c.TID, c.Sockaddr)
 	if errno == 0 {
 		flags, _ := linux.FlagsOf(fd)
 		linux.SetFlags(fd, flags|unix.O_NONBLOCK)
-		errno = path.connect(fd)
+		errno = path.Connect(fd)
 		if errno == unix.EAGAIN && w.Patient(c, flags) {
 			if !w.Alone {
 				linux.SetFlags(fd, flags)
-				path.close()
+				path.Close()
 				return session.Aside
 			}
-			if errno = w.waitForRoom(fd, &w.crossing, linux.TimeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
+			if errno = w.waitForRoom(fd, &w.Crossing, linux.TimeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
 				errno = unix.EAGAIN // its time is over
 			}
 		}
 		linux.SetFlags(fd, flags)
 	}
-	path.close()
+	path.Close()
 	return session.Answer(errno)
 }
 

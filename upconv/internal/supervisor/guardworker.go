@@ -15,7 +15,7 @@ type guardSession struct {
 	naming naming // whether it may say who has sent something
 }
 
-func (w *guardWorker) init(s *guardSession, home *netns.Egress) {
+func (w *guardWorker) Init(s *guardSession, home *netns.Egress) {
 	w.s = s
-	w.streamWorker.init(&s.streamSession, home)
+	w.streamWorker.Init(&s.streamSession, home)
 }

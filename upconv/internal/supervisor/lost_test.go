@@ -14,14 +14,14 @@ import (
 // any more, not even one of that namespace, and none in advance.
 func TestLostWorker(t *testing.T) {
 	w := testSession(t).newWorker()
-	defer w.close()
+	defer w.Close()
 	w.Home, w.Lost = &netns.Egress{}, errors.New("lost")
 	if fd, errno := w.Socket(w.Home, unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP); errno != unix.EIO {
 		linux.Close(fd)
 		t.Errorf("a socket of home: %v, want EIO", errno)
 	}
 	w.Spares[0].Used = true
-	w.tidy()
+	w.Tidy()
 	if made := len(w.Spares[0].FDs); made > 0 {
 		t.Errorf("%d sockets in advance", made)
 	}

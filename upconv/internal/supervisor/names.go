@@ -31,7 +31,7 @@ func (w *receiveWorker) tellName(c *session.Call, peer bool) session.Outcome {
 	if !ok {
 		return session.CarryOn
 	}
-	p := &w.crossing.pass
+	p := &w.Crossing.Pass
 	var name [linux.SizeofSockaddrIn6]byte
 	length, ok := p.Name(fd, family, peer, &name)
 	if !ok {
@@ -44,7 +44,7 @@ func (w *receiveWorker) tellName(c *session.Call, peer bool) session.Outcome {
 // another family, and reads its passport into w.crossing.pass. family is what it is now. tidy
 // closes the descriptor.
 func (w *receiveWorker) crossedFD(c *session.Call) (fd, family int, ok bool) {
-	if !w.s.anyCrossed.Load() {
+	if !w.s.AnyCrossed.Load() {
 		return -1, 0, false
 	}
 	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
@@ -53,7 +53,7 @@ func (w *receiveWorker) crossedFD(c *session.Call) (fd, family int, ok bool) {
 	}
 	w.Done = append(w.Done, fd)
 	w.retag(c, fd)
-	family, ok = w.hasPassport(fd)
+	family, ok = w.HasPassport(fd)
 	return fd, family, ok
 }
 
@@ -108,7 +108,7 @@ func (w *receiveWorker) getsockopt(c *session.Call) session.Outcome {
 	if !ok {
 		return session.CarryOn
 	}
-	p := &w.crossing.pass
+	p := &w.Crossing.Pass
 	level, name := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	asked := session.Needs{Inet6: family == unix.AF_INET6, Unix: family == unix.AF_UNIX}
 	if family == unix.AF_INET6 && p.Differs(level, name) {
@@ -337,7 +337,7 @@ func (w *receiveWorker) setCrossed(c *session.Call) session.Outcome {
 	if !ok {
 		return session.CarryOn
 	}
-	p := &w.crossing.pass
+	p := &w.Crossing.Pass
 	level, name := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	if level == unix.SOL_SOCKET {
 		if family == unix.AF_UNIX {

@@ -68,7 +68,7 @@ func (s *Session) canTake(p *policy.Policy) error {
 		return errors.New("it has stream sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
 	case n.Datagrams && !s.Needs.Datagrams:
 		return errors.New("it has datagram sockets made in the egress at socket(2), and the one that the command was started with had none: start it again")
-	case p.Discovers() && s.discovery == nil:
+	case p.Discovers() && s.Discovery == nil:
 		return errors.New("it has nat64:auto, and the one that the command was started with did not: start it again")
 	}
 	return nil

@@ -608,12 +608,12 @@ func TestReceiveOthers(t *testing.T) {
 	if got := th.result(th.recvfrom(a, 999, 0)); got.errno != unix.EBADF {
 		t.Errorf("no descriptor: %+v", got)
 	}
-	s.anyCrossed.Store(false)
+	s.AnyCrossed.Store(false)
 	rawSendto(t, p.to6, []byte("six"), sockaddrLoopback(unix.AF_INET6, p.own))
 	if got := th.result(th.recvfrom(a, p.six, 0)); got.n != 3 || binary.NativeEndian.Uint16(a.good[namesAt:]) != unix.AF_INET6 {
 		t.Errorf("before any socket has been replaced: %+v", got)
 	}
-	s.anyCrossed.Store(true)
+	s.AnyCrossed.Store(true)
 
 	// A stream socket, but for its error queue.
 	stream, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

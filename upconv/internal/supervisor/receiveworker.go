@@ -16,7 +16,7 @@ type receiveSession struct {
 	receivers receivers // calls that wait for a datagram
 }
 
-func (w *receiveWorker) init(s *receiveSession, home *netns.Egress) {
+func (w *receiveWorker) Init(s *receiveSession, home *netns.Egress) {
 	w.s = s
-	w.swapWorker.init(&s.swapSession, home)
+	w.swapWorker.Init(&s.swapSession, home)
 }

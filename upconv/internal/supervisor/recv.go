@@ -94,7 +94,7 @@ func (w *receiveWorker) recvfrom(c *session.Call) session.Outcome {
 // recvmsg handles a stopped recvmsg(2).
 func (w *receiveWorker) recvmsg(c *session.Call) session.Outcome {
 	flags := uint32(c.Args[2])
-	if !w.s.anyCrossed.Load() || flags&msgCompat != 0 {
+	if !w.s.AnyCrossed.Load() || flags&msgCompat != 0 {
 		return session.CarryOn
 	}
 	b := w.buffers()
@@ -121,7 +121,7 @@ func (w *receiveWorker) recvmmsgTime64(c *session.Call) session.Outcome {
 func (w *receiveWorker) receiveMany(c *session.Call, time64 bool) session.Outcome {
 	flags := uint32(c.Args[3])
 	count := uint64(uint32(c.Args[2]))
-	if !w.s.anyCrossed.Load() || flags&msgCompat != 0 || count == 0 {
+	if !w.s.AnyCrossed.Load() || flags&msgCompat != 0 || count == 0 {
 		return session.CarryOn
 	}
 	limit := timeout{at: c.Args[4], time64: time64}
@@ -149,7 +149,7 @@ func (w *receiveWorker) reception(c *session.Call, kind receptionKind, flags uin
 	if !ok {
 		return nil, false
 	}
-	p := &w.crossing.pass
+	p := &w.Crossing.Pass
 	if linux.KindOf(p.Proto) == unix.SOCK_STREAM && flags&unix.MSG_ERRQUEUE == 0 {
 		return nil, false // it tells nothing of its peer
 	}

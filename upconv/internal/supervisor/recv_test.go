@@ -47,7 +47,7 @@ func receiveSupervisor(t testing.TB, rules ...string) *Session {
 	s := testSession(t)
 	s.Needs = session.Needs{Swaps: true, Inet6: true, Unix: true}
 	s.Rules.Store(&session.Ruleset{Policy: decided, Mappings: mappings})
-	s.anyCrossed.Store(true)
+	s.AnyCrossed.Store(true)
 	return s
 }
 
@@ -260,7 +260,7 @@ func handled(t testing.TB, w *worker, a *arena, nr uintptr, fd int, args [6]uint
 	defer runtime.UnlockOSThread()
 	n := seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(nr), Arch: seccompx.NativeArch(), Args: args}}
 	out := w.handle(&n)
-	w.tidy()
+	w.Tidy()
 	if out.State == session.StateElsewhere {
 		t.Fatalf("call %d %#x waits", nr, args)
 	}
@@ -501,7 +501,7 @@ func compareAtRandom(t *testing.T, passFamily int, seed int64, rounds int) {
 	rnd := rand.New(rand.NewSource(seed))
 	s := receiveSupervisor(t)
 	w := s.newWorker()
-	defer w.close()
+	defer w.Close()
 	a := newArena(t)
 	p := newPair(t, passFamily)
 	// What the kernel does not put into the name is what happened to be there.

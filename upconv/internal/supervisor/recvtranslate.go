@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -27,7 +28,7 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 	default:
 		real := linux.Inet6Destination(b.name[:])
 		mapped = real.Addr().Is4In6()
-		v4, ok := r.s.originalAddr(real.Addr(), p)
+		v4, ok := r.s.OriginalAddr(real.Addr(), p)
 		switch {
 		case ok:
 		case p.Family == unix.AF_INET6: // it may also hear from those that have no IPv4 address
@@ -35,7 +36,7 @@ func (r *reception) source(b *receiveBuffers, length int) (name []byte, ipv4, ma
 		case linux.IsConnected(r.fd):
 			v4 = p.Peer.Addr()
 		default:
-			v4 = dummyAddr
+			v4 = crossing.DummyAddr
 		}
 		from = netip.AddrPortFrom(v4, real.Port())
 	}
@@ -178,7 +179,7 @@ func (r *reception) putError(to *siit.Controls, data []byte, mapped bool) {
 	}
 	copy(value[:], ee[:])
 	if offender := data[siit.SizeofExtendedErr:]; binary.NativeEndian.Uint16(offender) == unix.AF_INET6 {
-		addr := r.s.original(linux.Inet6Destination(offender), &r.pass)
+		addr := r.s.Original(linux.Inet6Destination(offender), &r.pass)
 		var name [linux.SizeofSockaddrIn6]byte
 		r.pass.Sockaddr(addr, &name)
 		copy(value[siit.SizeofExtendedErr:], name[:])

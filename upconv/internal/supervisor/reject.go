@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -58,10 +59,10 @@ func (w *streamWorker) reject(c *session.Call, e *event.Pending, family int, dat
 	made, crossed := int(domain), false // by the program
 	if w.s.Needs.Crosses() {
 		var now int
-		if now, crossed = w.hasPassport(fd); crossed && now == unix.AF_UNIX {
+		if now, crossed = w.HasPassport(fd); crossed && now == unix.AF_UNIX {
 			return session.Answer(unix.EISCONN)
 		} else if crossed {
-			made = w.crossing.pass.Family
+			made = w.Crossing.Pass.Family
 		}
 	}
 	switch inet := domain == unix.AF_INET || domain == unix.AF_INET6; {
@@ -88,7 +89,7 @@ func (w *streamWorker) reject(c *session.Call, e *event.Pending, family int, dat
 		return session.Answer(unix.EINVAL)
 	case made != family:
 		return session.Answer(unix.EAFNOSUPPORT)
-	case made == unix.AF_INET6 && onlyIPv6(fd):
+	case made == unix.AF_INET6 && crossing.OnlyIPv6(fd):
 		return session.Answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
 	return w.refuse(e)

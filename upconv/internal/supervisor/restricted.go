@@ -118,7 +118,7 @@ func (w *streamWorker) busyCrossed(c *session.Call, fd int) session.Outcome {
 	if !w.s.restricted.any.Load() || linux.DomainOf(fd) != unix.AF_INET6 {
 		return session.Undecided
 	}
-	if _, crossed := w.hasPassport(fd); !crossed {
+	if _, crossed := w.HasPassport(fd); !crossed {
 		return session.Undecided
 	}
 	out := w.wouldConnect(c, fd, unix.AF_INET6)

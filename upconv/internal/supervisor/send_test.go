@@ -64,7 +64,7 @@ func newSenders(t testing.TB) *senders {
 	e.stream = testSocket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
 	s.Origin = &netns.Origin{Cookie: linux.NetnsCookie(e.own[0])}
 	e.w = s.newWorker()
-	t.Cleanup(e.w.close)
+	t.Cleanup(e.w.Close)
 	return e
 }
 
@@ -261,7 +261,7 @@ func (e *senders) compare(t testing.TB, s *sending) {
 	runtime.LockOSThread()
 	n := seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(called), Arch: arch, Args: args}}
 	out := e.w.handle(&n)
-	e.w.tidy()
+	e.w.Tidy()
 	runtime.UnlockOSThread()
 	got := receiveResult{value: uint64(out.Value), errno: out.Errno}
 	switch {
@@ -403,7 +403,7 @@ func TestHostileHeadersOfStreams(t *testing.T) {
 			if out := e.w.handle(&n); !reflect.DeepEqual(out, want) {
 				t.Errorf("%s of a %s: %+v", name, what, out)
 			}
-			e.w.tidy()
+			e.w.Tidy()
 			runtime.UnlockOSThread()
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -20,17 +21,17 @@ import (
 
 // packControl returns the control messages to send for those that the program sends. x is not nil
 // if the socket is one of another family.
-func (w *datagramWorker) packControl(c *session.Call, raw []byte, x *crossing) (control []byte, errno unix.Errno) {
-	translates := x != nil && !x.mapped
+func (w *datagramWorker) packControl(c *session.Call, raw []byte, x *crossing.Crossing) (control []byte, errno unix.Errno) {
+	translates := x != nil && !x.Mapped
 	from := 0
 	if translates {
-		from = x.pass.Family // for a Unix socket only to see what is wrong with them: they are left out
+		from = x.Pass.Family // for a Unix socket only to see what is wrong with them: they are left out
 	}
 	control, errno = w.control.ToSend(raw, c.Compat, from)
 	switch {
 	case w.lacksPrivilege(c, control):
 		errno = unix.EPERM
-	case errno != 0 && len(control) > 0 && x.family() == unix.AF_INET6:
+	case errno != 0 && len(control) > 0 && x.Family() == unix.AF_INET6:
 		errno = 0 // the kernel looks at them in order, and may say something else to one before
 	case errno != 0:
 	case translates:
@@ -41,7 +42,7 @@ func (w *datagramWorker) packControl(c *session.Call, raw []byte, x *crossing) (
 
 // fromElsewhere returns what is wrong with the source address that control messages ask for
 // (IP_PKTINFO): what ip_route_output_key_hash_rcu in net/ipv4/route.c says of it.
-func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing) unix.Errno {
+func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing.Crossing) unix.Errno {
 	for {
 		m, rest, ok, _ := siit.TakeControl(control, compat)
 		if !ok {
@@ -51,7 +52,7 @@ func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing)
 		at := 4 // ipi_spec_dst
 		switch {
 		case m.Level == unix.IPPROTO_IP && m.Name == unix.IP_PKTINFO && len(m.Data) == siit.SizeofInPktinfo:
-		case m.Level == unix.IPPROTO_IPV6 && m.Name == unix.IPV6_PKTINFO && len(m.Data) >= siit.SizeofIn6Pktinfo && x.pass.Family == unix.AF_INET6:
+		case m.Level == unix.IPPROTO_IPV6 && m.Name == unix.IPV6_PKTINFO && len(m.Data) >= siit.SizeofIn6Pktinfo && x.Pass.Family == unix.AF_INET6:
 			at = 12 // the end of ipi6_addr, which is IPv4-mapped
 		default:
 			continue
@@ -60,7 +61,7 @@ func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing)
 		case source.IsUnspecified():
 		case source.IsMulticast(), source == broadcast4, source.IsLoopback():
 			return unix.EINVAL // from which nothing that is elsewhere is reached
-		case source != x.pass.Local && !w.s.told.has(source) && !w.s.Origin.Assigned(source):
+		case source != x.Pass.Local && !w.s.Told.Has(source) && !w.s.Origin.Assigned(source):
 			return unix.ENETUNREACH
 		}
 	}

@@ -79,8 +79,8 @@ func (w *datagramWorker) tookDatagrams(fd, domain int) bool {
 	if domain != unix.AF_UNIX || !w.s.Needs.Unix {
 		return false
 	}
-	_, crossed := w.hasPassport(fd)
-	return crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM
+	_, crossed := w.HasPassport(fd)
+	return crossed && linux.KindOf(w.Crossing.Pass.Proto) == unix.SOCK_DGRAM
 }
 
 // notElsewhere returns what becomes of a call that has nothing to do with other sockets than the

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
@@ -133,20 +134,20 @@ func (w *datagramWorker) staysHome(fd int) bool {
 // sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
 func (w *datagramWorker) sendAsIs(c *session.Call, e *event.Pending, old int) session.Outcome {
 	sock, o := &w.SocketInfo, &w.out
-	var x *crossing
+	var x *crossing.Crossing
 	known := sockstate.ExamineDatagram(old, sock)
 	if w.s.Needs.Crosses() && (!known || sock.Domain == unix.AF_INET6) {
-		if family, crossed := w.hasPassport(old); crossed && linux.KindOf(w.crossing.pass.Proto) == unix.SOCK_DGRAM {
+		if family, crossed := w.HasPassport(old); crossed && linux.KindOf(w.Crossing.Pass.Proto) == unix.SOCK_DGRAM {
 			switch n := len(o.messages[0].name); {
-			case n > 0 && (n < linux.SizeofSockaddrIn || w.crossing.pass.Family == unix.AF_INET6):
+			case n > 0 && (n < linux.SizeofSockaddrIn || w.Crossing.Pass.Family == unix.AF_INET6):
 				return session.Answer(unix.EINVAL)
 			case n > 0:
 				return session.Answer(unix.EAFNOSUPPORT)
 			}
-			known, x = true, &w.crossing
-			x.route, x.mapped = someInet6, false
+			known, x = true, &w.Crossing
+			x.Route, x.Mapped = someInet6, false
 			if family == unix.AF_UNIX {
-				x.route, x.path.length = someUnix, 0
+				x.Route, x.Path.Length = someUnix, 0
 			}
 		}
 	}

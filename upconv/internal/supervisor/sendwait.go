@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/trap"
@@ -30,7 +31,7 @@ const maxFutile = 100
 
 // waitToSend waits until the socket fd may have room. Where that is a Unix socket which sends to a
 // path, peer is that; else nil. It holds up its thread.
-func (w *datagramWorker) waitToSend(fd int, peer *unixPath) unix.Errno {
+func (w *datagramWorker) waitToSend(fd int, peer *crossing.UnixPath) unix.Errno {
 	if timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO); w.sendDeadline.IsZero() {
 		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
 		if timeout != 0 {
@@ -43,13 +44,13 @@ func (w *datagramWorker) waitToSend(fd int, peer *unixPath) unix.Errno {
 		// It tells of its own room. That of the peer is told by a socket that is connected to it:
 		// unix_dgram_poll in net/unix/af_unix.c.
 		probe, failed := linux.NewSocket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
-		if peer.raw[2] == 0 { // an abstract name, which is one of the origin
+		if peer.Raw[2] == 0 { // an abstract name, which is one of the origin
 			linux.Close(probe)
 			probe, failed = w.InOrigin(w.Aside.Held.TID, unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 		}
 		if failed == 0 {
 			defer linux.Close(probe)
-			if peer.connect(probe) == 0 {
+			if peer.Connect(probe) == 0 {
 				var also bool
 				also, errno = w.waitWritable(probe)
 				waited = waited || also

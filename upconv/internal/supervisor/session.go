@@ -57,7 +57,7 @@ func (n *Node) NewSession(p *Plan, with Parts) *Session {
 		s.Origin.Egress = s.home
 	}
 	if p.rules.Policy.Discovers() {
-		s.discovery = nat64.NewDiscovery(with.Discover, n.Log)
+		s.Discovery = nat64.NewDiscovery(with.Discover, n.Log)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -163,10 +163,10 @@ func (s *Session) Start() error {
 	s.awake.Store(n)
 	s.workers.Store(n)
 	ready := make(chan error)
-	if s.discovery != nil {
+	if s.Discovery != nil {
 		looking, stop := context.WithCancel(context.Background())
 		s.stopLooking = stop
-		go s.discovery.Run(looking)
+		go s.Discovery.Run(looking)
 	}
 	for i := range n {
 		s.startWorker(i, ready)

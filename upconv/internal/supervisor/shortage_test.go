@@ -20,7 +20,7 @@ func TestShortageEnds(t *testing.T) {
 	}
 	t.Cleanup(func() { linux.Close(current) })
 	w.Home = &netns.Egress{Cookie: linux.NetnsCookie(current)}
-	t.Cleanup(w.close)
+	t.Cleanup(w.Close)
 
 	var before unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {

@@ -18,9 +18,9 @@ type streamSession struct {
 	restricted restrictions
 }
 
-func (w *streamWorker) init(s *streamSession, home *netns.Egress) {
+func (w *streamWorker) Init(s *streamSession, home *netns.Egress) {
 	w.s = s
-	w.datagramWorker.init(&s.datagramSession, home)
+	w.datagramWorker.Init(&s.datagramSession, home)
 }
 
 // workerOf returns what this package has of a worker.

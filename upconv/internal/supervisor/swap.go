@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/companion"
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/session"
@@ -20,10 +21,10 @@ import (
 type swap struct {
 	c      *session.Call
 	e      *event.Pending
-	old    int               // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
-	sock   *sockstate.Socket // what there is to know of that
-	egress *netns.Egress     // where the new one is made; nil: in the origin
-	x      *crossing         // of another family, and in the origin; nil: of the same
+	old    int                // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
+	sock   *sockstate.Socket  // what there is to know of that
+	egress *netns.Egress      // where the new one is made; nil: in the origin
+	x      *crossing.Crossing // of another family, and in the origin; nil: of the same
 
 	fd     int            // the new one, from make on
 	places []registration // in epoll sets, from findPlaces on
@@ -50,7 +51,7 @@ func (w *swapWorker) make(s *swap) session.Outcome {
 	}
 	w.Done = append(w.Done, s.fd)
 	if x != nil {
-		w.usedUnix = sock.Kind == unix.SOCK_STREAM && x.family() == unix.AF_UNIX
+		w.UsedUnix = sock.Kind == unix.SOCK_STREAM && x.Family() == unix.AF_UNIX
 	}
 	switch errno := w.carry(s, from, kept); {
 	case errno == 0:
@@ -83,7 +84,7 @@ func (w *swapWorker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
 	}
 	switch {
 	case s.x != nil:
-		s.fd, errno = w.makeCrossed(s.x, s.c)
+		s.fd, errno = w.MakeCrossed(s.x, s.c)
 	case s.egress == nil:
 		s.fd, errno = w.InOrigin(s.c.TID, sock.Domain, sock.Kind, sock.Proto)
 	default:
@@ -197,9 +198,9 @@ func (w *swapWorker) async(s *swap, flags int) {
 }
 
 // to returns where a swap leads, whose arguments these are.
-func (w *swapWorker) to(egress *netns.Egress, x *crossing) companion.Place {
+func (w *swapWorker) to(egress *netns.Egress, x *crossing.Crossing) companion.Place {
 	switch {
-	case x != nil && x.family() == unix.AF_UNIX:
+	case x != nil && x.Family() == unix.AF_UNIX:
 		return companion.OnUnix
 	case x != nil:
 		return companion.OnInet6

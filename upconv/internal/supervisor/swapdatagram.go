@@ -17,7 +17,7 @@ func (w *datagramWorker) swapDatagram(s *swap, sa []byte) session.Outcome {
 		return out
 	}
 	if s.x != nil {
-		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
+		w.s.AnyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	w.findPlaces(s)
 	defer w.closeSets()

@@ -21,14 +21,14 @@ func (w *streamWorker) swapStream(s *swap, sa []byte) session.Outcome {
 	if out := w.make(s); !out.IsUndecided() {
 		return out
 	}
-	toUnix := s.x != nil && s.x.family() == unix.AF_UNIX
+	toUnix := s.x != nil && s.x.Family() == unix.AF_UNIX
 	if toUnix {
 		if out := w.connectUnix(c, e, s.x, s.fd, sock); !out.IsUndecided() {
 			return out
 		}
 	}
 	if s.x != nil {
-		w.s.anyCrossed.Store(true) // before anybody can ask the new socket for its names
+		w.s.AnyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	if w.leaves(s) {
 		if out := w.depart(s); !out.IsUndecided() {

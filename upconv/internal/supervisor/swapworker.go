@@ -4,13 +4,14 @@ import (
 	"time"
 
 	"github.com/upconv/upconv/upconv/internal/companion"
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 )
 
 // Worker is a worker as far as swaps go.
 type swapWorker struct {
-	crossingWorker
+	crossing.Worker
 	s         *swapSession
 	lastLook  *lastLook // nil: not needed yet
 	info      setInfo
@@ -23,29 +24,29 @@ type swapWorker struct {
 
 // Session is a session as far as swaps go.
 type swapSession struct {
-	crossingSession
+	crossing.Session
 	epolls     epolls
 	companions companion.Set
 	moving     movingSockets
 	asked      portSet // those that a program has ever asked bind(2) for
 }
 
-func (w *swapWorker) init(s *swapSession, home *netns.Egress) {
+func (w *swapWorker) Init(s *swapSession, home *netns.Egress) {
 	w.s, w.witnesses = s, -1
-	w.crossingWorker.init(&s.crossingSession, home)
+	w.Worker.Init(&s.Session, home)
 }
 
 // Enter takes the thread to where workers live, and makes what it needs there.
-func (w *swapWorker) enter() error {
-	if err := w.crossingWorker.Enter(); err != nil {
+func (w *swapWorker) Enter() error {
+	if err := w.Worker.Enter(); err != nil {
 		return err
 	}
 	w.newWitnesses()
 	return nil
 }
 
-func (w *swapWorker) close() {
-	w.crossingWorker.close()
+func (w *swapWorker) Close() {
+	w.Worker.Close()
 	w.info.close()
 	if w.witnesses >= 0 {
 		linux.Close(w.witnesses)

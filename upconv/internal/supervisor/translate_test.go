@@ -32,16 +32,16 @@ func TestOriginal(t *testing.T) {
 		"2001:db9::1":           "192.0.0.8",
 	} {
 		addr := netip.AddrPortFrom(netip.MustParseAddr(from), 53)
-		if got := s.original(addr, &p); got != netip.MustParseAddrPort(want+":53") {
+		if got := s.Original(addr, &p); got != netip.MustParseAddrPort(want+":53") {
 			t.Errorf("%s: %v, want %s", from, got, want)
 		}
 	}
 	p.Peer = netip.MustParseAddrPort("203.0.113.20:1")
-	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8::8"), &p); !ok || got != p.Peer.Addr() {
+	if got, ok := s.OriginalAddr(netip.MustParseAddr("2001:db8::8"), &p); !ok || got != p.Peer.Addr() {
 		t.Errorf("a fixed address of several: %v, %v", got, ok)
 	}
 	addr := netip.MustParseAddr("2001:db8:64::c000:207")
-	if n := testing.AllocsPerRun(100, func() { s.originalAddr(addr, &p) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { s.OriginalAddr(addr, &p) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 
@@ -52,18 +52,18 @@ func TestOriginal(t *testing.T) {
 	}
 	s.Rules.Store(&session.Ruleset{Policy: other})
 	for from, want := range map[string]string{"2001:db8:65::c000:207": "192.0.2.7", "2001:db8:64::c000:207": "192.0.2.7", "2001:db8::7": "203.0.113.7"} {
-		if got, ok := s.originalAddr(netip.MustParseAddr(from), &p); !ok || got.String() != want {
+		if got, ok := s.OriginalAddr(netip.MustParseAddr(from), &p); !ok || got.String() != want {
 			t.Errorf("%s after a reload: %v, %v, want %s", from, got, ok, want)
 		}
 	}
-	s.discovery = nat64.NewDiscovery(func(context.Context) ([]netip.Prefix, time.Duration, error) {
+	s.Discovery = nat64.NewDiscovery(func(context.Context) ([]netip.Prefix, time.Duration, error) {
 		return []netip.Prefix{netip.MustParsePrefix("2001:db8:66::/96")}, time.Hour, nil
 	}, slog.New(slog.DiscardHandler))
 	looking, stop := context.WithCancel(t.Context())
 	defer stop()
-	go s.discovery.Run(looking)
-	<-s.discovery.Looked()
-	if got, ok := s.originalAddr(netip.MustParseAddr("2001:db8:66::c000:207"), &p); !ok || got.String() != "192.0.2.7" {
+	go s.Discovery.Run(looking)
+	<-s.Discovery.Looked()
+	if got, ok := s.OriginalAddr(netip.MustParseAddr("2001:db8:66::c000:207"), &p); !ok || got.String() != "192.0.2.7" {
 		t.Errorf("a prefix that was found: %v, %v", got, ok)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -17,23 +18,23 @@ import (
 
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another
 // family.
-func (w *datagramWorker) transmit(c *session.Call, e *event.Pending, fd int, x *crossing) session.Outcome {
+func (w *datagramWorker) transmit(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing) session.Outcome {
 	o := &w.out
 	o.as = nil
-	onUnix := x != nil && x.family() == unix.AF_UNIX
+	onUnix := x != nil && x.Family() == unix.AF_UNIX
 	switch m := &o.messages[0]; {
 	case m.tooLong || x != nil && len(m.payload) > maxPayload4:
 		return session.Answer(unix.EMSGSIZE)
 	case x != nil && o.flags&unix.MSG_OOB != 0:
 		return session.Answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
-	case x != nil && !x.mapped && o.flags&unix.MSG_DONTROUTE != 0:
+	case x != nil && !x.Mapped && o.flags&unix.MSG_DONTROUTE != 0:
 		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
 	case onUnix && len(m.name) > 0:
-		if errno := x.path.open(w.s.Targets, x.route, c.TID); errno != 0 {
-			return w.sent(e, x.asInet(e, errno))
+		if errno := x.Path.Open(w.s.Targets, x.Route, c.TID); errno != 0 {
+			return w.sent(e, x.AsInet(e, errno))
 		}
-		defer x.path.close()
-		o.as = x.path.as
+		defer x.Path.Close()
+		o.as = x.Path.As
 	case onUnix:
 		var errno unix.Errno
 		if o.as, errno = w.s.Targets.CredentialsOf(c.TID); errno != 0 {
@@ -63,14 +64,14 @@ func (w *datagramWorker) transmit(c *session.Call, e *event.Pending, fd int, x *
 		if !w.Alone || w.moving {
 			return session.Aside
 		}
-		if errno = w.waitToSend(fd, x.unixPeer()); errno != 0 {
+		if errno = w.waitToSend(fd, x.UnixPeer()); errno != 0 {
 			break
 		}
 		value, errno = o.submit(fd, flags)
 	}
 	if errno != 0 {
 		if onUnix {
-			errno = x.asInet(e, errno)
+			errno = x.AsInet(e, errno)
 		}
 		return w.sent(e, errno)
 	}
@@ -87,21 +88,21 @@ func (w *datagramWorker) transmit(c *session.Call, e *event.Pending, fd int, x *
 
 // pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The
 // errno is what is wrong with it.
-func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing, n int) unix.Errno {
+func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing.Crossing, n int) unix.Errno {
 	o := &w.out
 	m, h := &o.messages[n], &o.headers[n].header
 	*h = unix.Msghdr{}
-	onUnix := x != nil && x.family() == unix.AF_UNIX
+	onUnix := x != nil && x.Family() == unix.AF_UNIX
 	name := m.name
 	switch {
 	case x != nil && len(m.payload) > maxPayload4:
 		return unix.EMSGSIZE
 	case len(name) == 0:
 	case onUnix:
-		name = x.path.sa()
+		name = x.Path.Sockaddr()
 	case x != nil:
 		if n == 0 {
-			m.to = x.to
+			m.to = x.To
 		} else if !w.translateMessage(x, m) {
 			return unix.ENETUNREACH
 		}
@@ -131,12 +132,12 @@ func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing, n 
 		h.Control, h.Controllen = &control[0], uint64(len(control))
 	}
 	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
-	if x != nil && x.pass.Proto == unix.IPPROTO_ICMP && !siit.ICMP4To6(m.payload) {
+	if x != nil && x.Pass.Proto == unix.IPPROTO_ICMP && !siit.ICMP4To6(m.payload) {
 		if len(m.payload) < siit.SizeofICMPHeader || m.payload[0] != siit.ICMPExtEcho {
 			return unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
 		}
 		if n == 0 {
-			e.Add("only echo requests go along " + x.route.String())
+			e.Add("only echo requests go along " + x.Route.String())
 		}
 		return unix.ENETUNREACH
 	}
@@ -144,17 +145,17 @@ func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing, n 
 }
 
 // translateMessage puts where a message goes along x into m.to.
-func (w *datagramWorker) translateMessage(x *crossing, m *parcel) bool {
+func (w *datagramWorker) translateMessage(x *crossing.Crossing, m *parcel) bool {
 	_, dst, _ := sendDestination(m.name)
 	addr, err := dst.Addr(), error(nil)
-	if !x.mapped {
-		addr, err = w.s.translate(x.route, dst.Addr())
+	if !x.Mapped {
+		addr, err = w.s.Translate(x.Route, dst.Addr())
 	}
 	if err != nil {
 		return false
 	}
 	m.to = linux.SockaddrIn6(addr, dst.Port())
-	copy(m.to[24:], x.to[24:]) // sin6_scope_id
+	copy(m.to[24:], x.To[24:]) // sin6_scope_id
 	return true
 }
 

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/proxyproto"
 	"github.com/upconv/upconv/upconv/internal/session"
@@ -16,31 +17,31 @@ import (
 
 // connectUnix connects the socket fd, which is not installed yet: where that fails, the target
 // keeps the one it has. If it is connected the outcome is undecided.
-func (w *streamWorker) connectUnix(c *session.Call, e *event.Pending, x *crossing, fd int, sock *sockstate.Socket) session.Outcome {
-	errno := x.path.open(w.s.Targets, x.route, c.TID)
+func (w *streamWorker) connectUnix(c *session.Call, e *event.Pending, x *crossing.Crossing, fd int, sock *sockstate.Socket) session.Outcome {
+	errno := x.Path.Open(w.s.Targets, x.Route, c.TID)
 	if errno == 0 {
-		errno = x.path.connect(fd)
+		errno = x.Path.Connect(fd)
 		if errno == unix.EAGAIN && w.Patient(c, sock.Flags) {
 			if !w.Alone {
-				x.path.close()
+				x.Path.Close()
 				return session.Aside
 			}
 			errno = w.waitForRoom(fd, x, linux.TimeoutOf(fd, unix.SO_SNDTIMEO))
 		}
 	}
-	x.path.close()
+	x.Path.Close()
 	if errno == unix.EAGAIN {
 		// A TCP server with a full backlog that does not just let clients wait
 		// (tcp_abort_on_overflow) refuses. EINPROGRESS would promise what nobody works on.
-		e.Add("the backlog of " + x.route.Target + " is full")
+		e.Add("the backlog of " + x.Route.Target + " is full")
 		errno = unix.ECONNREFUSED
 	}
-	if errno = x.asInet(e, errno); errno != 0 {
+	if errno = x.AsInet(e, errno); errno != 0 {
 		w.s.Events.Record(e, session.UnderWay(errno))
 		return session.Answer(errno)
 	}
-	if x.route.ProxyV2 {
-		header := proxyproto.Header(x.pass.Local, x.pass.LocalPort, x.pass.Peer)
+	if x.Route.ProxyV2 {
+		header := proxyproto.Header(x.Pass.Local, x.Pass.LocalPort, x.Pass.Peer)
 		if _, err := unix.Write(fd, header[:]); err != nil {
 			e.Add("PROXY header: " + err.Error()) // the server has hung up, as the program will see
 		}
@@ -63,7 +64,7 @@ func (w *streamWorker) connected(c *session.Call, e *event.Pending, fd int, sock
 
 // waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread: the
 // wait is the kernel's own.
-func (w *streamWorker) waitForRoom(fd int, x *crossing, timeout time.Duration) (errno unix.Errno) {
+func (w *streamWorker) waitForRoom(fd int, x *crossing.Crossing, timeout time.Duration) (errno unix.Errno) {
 	var before unix.Timeval
 	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
 	linux.SetFlags(fd, 0)
@@ -83,14 +84,14 @@ func (w *streamWorker) waitForRoom(fd int, x *crossing, timeout time.Duration) (
 		}
 		slice := unix.NsecToTimeval(int64(length)) // with a time, a signal to this thread ends the call
 		linux.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&slice), unsafe.Sizeof(slice))
-		if errno = x.path.as.Become(); errno != 0 {
+		if errno = x.Path.As.Become(); errno != 0 {
 			return errno
 		}
 		errno = unix.EAGAIN
 		ended := w.Aside.Stop.During(func() {
-			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.path.raw)), uintptr(x.path.length))
+			_, _, errno = unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&x.Path.Raw)), uintptr(x.Path.Length))
 		})
-		x.path.as.Revert()
+		x.Path.As.Revert()
 		if errno != unix.EAGAIN && errno != unix.EINTR {
 			return errno
 		}

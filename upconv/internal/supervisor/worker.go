@@ -74,8 +74,8 @@ const (
 // run answers notifications until nobody is left under the filter, or another worker has relieved
 // this one. ready, if not nil, is told whether it can. The thread must be locked.
 func (w *worker) run(ready chan<- error) {
-	defer w.close()
-	err := w.enter()
+	defer w.Close()
+	err := w.Enter()
 	if ready != nil {
 		ready <- err
 	}
@@ -150,7 +150,7 @@ func (n *Node) thread(j job) {
 // newWorker returns one that takes no notifications.
 func (s *Session) newWorker() *worker {
 	w := &worker{s: s}
-	w.init(&s.guardSession, s.home)
+	w.Init(&s.guardSession, s.home)
 	return w
 }
 
@@ -230,5 +230,5 @@ func (w *worker) conclude(n *seccompx.Notification, out session.Outcome) {
 			w.s.Warn("answer", "tid", n.PID, "error", err)
 		}
 	}
-	w.tidy()
+	w.Tidy()
 }

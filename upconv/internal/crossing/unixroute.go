@@ -1,4 +1,4 @@
-package supervisor
+package crossing
 
 import (
 	"unsafe"
@@ -12,14 +12,14 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// asInet turns what is wrong with a path into what a program expects that knows no paths.
-func (x *crossing) asInet(e *event.Pending, errno unix.Errno) unix.Errno {
+// AsInet turns what is wrong with a path into what a program expects that knows no paths.
+func (x *Crossing) AsInet(e *event.Pending, errno unix.Errno) unix.Errno {
 	switch errno {
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
-		e.Add(x.route.Target + ": " + linux.ErrnoName(errno))
+		e.Add(x.Route.Target + ": " + linux.ErrnoName(errno))
 		return unix.ECONNREFUSED
 	case unix.EACCES, unix.EPERM:
-		e.Add(x.route.Target + ": " + linux.ErrnoName(errno) + " for the program's user")
+		e.Add(x.Route.Target + ": " + linux.ErrnoName(errno) + " for the program's user")
 		return unix.EACCES
 	case unix.ENOTCONN: // of a send without a name
 		return unix.EDESTADDRREQ
@@ -27,13 +27,13 @@ func (x *crossing) asInet(e *event.Pending, errno unix.Errno) unix.Errno {
 	return errno
 }
 
-// unixPeer returns the path that a send goes to along a route to a Unix socket, nil if it goes to
+// UnixPeer returns the path that a send goes to along a route to a Unix socket, nil if it goes to
 // none.
-func (x *crossing) unixPeer() *unixPath {
-	if x == nil || x.family() != unix.AF_UNIX || x.path.length == 0 {
+func (x *Crossing) UnixPeer() *UnixPath {
+	if x == nil || x.Family() != unix.AF_UNIX || x.Path.Length == 0 {
 		return nil
 	}
-	return &x.path
+	return &x.Path
 }
 
 // unixSpares are Unix sockets that a worker keeps ready. To give one its passport takes longer than
@@ -62,7 +62,7 @@ func (s *unixSpares) take(p *passport.Passport) (fd int, port uint16, ok bool) {
 
 // refillUnix makes new Unix sockets where there are none, after one was given the passport pass. They get
 // it too if the one before had the same.
-func (w *crossingWorker) refillUnix(pass *passport.Passport) {
+func (w *Worker) refillUnix(pass *passport.Passport) {
 	s := &w.unixSpares
 	again := s.pass.Resembles(pass)
 	if !again {
@@ -88,8 +88,8 @@ func (w *crossingWorker) refillUnix(pass *passport.Passport) {
 }
 
 // finishUnix gives the Unix socket to its passport, with the options that it does not have itself.
-func (w *crossingWorker) finishUnix(x *crossing, old, to int, sock *sockstate.Socket) unix.Errno {
-	p := &x.pass
+func (w *Worker) finishUnix(x *Crossing, old, to int, sock *sockstate.Socket) unix.Errno {
+	p := &x.Pass
 	if p.LocalPort = sock.Port(); p.LocalPort == 0 {
 		p.LocalPort = w.s.anyPort()
 	}
@@ -122,7 +122,7 @@ func (w *crossingWorker) finishUnix(x *crossing, old, to int, sock *sockstate.So
 }
 
 // anyPort returns a port as the kernel would choose one, for sockets that have none.
-func (s *crossingSession) anyPort() uint16 {
+func (s *Session) anyPort() uint16 {
 	const first, last = 32768, 60999 // ip_local_port_range, ip(7)
 	return uint16(first + s.nextPort.Add(1)*7919%(last-first+1))
 }

@@ -1,4 +1,4 @@
-package supervisor
+package crossing
 
 import (
 	"net/netip"
@@ -10,18 +10,18 @@ import (
 func TestToldAddresses(t *testing.T) {
 	var told toldAddresses
 	addr := func(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, 97, byte(n >> 8), byte(n)}) }
-	if told.has(addr(0)) {
+	if told.Has(addr(0)) {
 		t.Error("an empty list has an address")
 	}
 	for n := range maxTold + 1 {
 		told.add(addr(n))
 		told.add(addr(n))
 	}
-	if told.has(addr(0)) {
+	if told.Has(addr(0)) {
 		t.Error("the oldest address is still in a full list")
 	}
 	for n := 1; n <= maxTold; n++ {
-		if !told.has(addr(n)) {
+		if !told.Has(addr(n)) {
 			t.Fatalf("%v is not in the list", addr(n))
 		}
 	}

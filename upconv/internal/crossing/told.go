@@ -1,4 +1,4 @@
-package supervisor
+package crossing
 
 import (
 	"net/netip"
@@ -20,12 +20,12 @@ const maxTold = 256
 
 // add puts an address into the list, unless it is there.
 func (t *toldAddresses) add(addr netip.Addr) {
-	if t.has(addr) {
+	if t.Has(addr) {
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.has(addr) {
+	if t.Has(addr) {
 		return
 	}
 	var list []netip.Addr
@@ -36,8 +36,8 @@ func (t *toldAddresses) add(addr netip.Addr) {
 	t.list.Store(&list)
 }
 
-// has reports whether an address is in the list.
-func (t *toldAddresses) has(addr netip.Addr) bool {
+// Has reports whether an address is in the list.
+func (t *toldAddresses) Has(addr netip.Addr) bool {
 	list := t.list.Load()
 	return list != nil && slices.Contains(*list, addr)
 }

@@ -1,4 +1,4 @@
-package supervisor
+package crossing
 
 import (
 	"sync/atomic"
@@ -10,41 +10,41 @@ import (
 )
 
 // Worker is a worker as far as sockets of other families go.
-type crossingWorker struct {
+type Worker struct {
 	session.Worker
-	s          *crossingSession
-	crossing   crossing
+	s          *Session
+	Crossing   Crossing
 	unixSpares unixSpares
-	usedUnix   bool // a Unix socket was used
+	UsedUnix   bool // a Unix socket was used
 }
 
 // Session is a session as far as sockets of other families go.
-type crossingSession struct {
+type Session struct {
 	session.Session
-	// discovery is of the prefix for nat64:auto; nil where no route needs it.
-	discovery  *nat64.Discovery
-	anyCrossed atomic.Bool              // some socket has been replaced by one of another family
-	told       toldAddresses            // what programs know as their own addresses since
+	// Discovery is of the prefix for nat64:auto; nil where no route needs it.
+	Discovery  *nat64.Discovery
+	AnyCrossed atomic.Bool              // some socket has been replaced by one of another family
+	Told       toldAddresses            // what programs know as their own addresses since
 	nextPort   atomic.Uint32            // see anyPort
 	back       atomic.Pointer[backward] // see originalAddr
 }
 
-func (w *crossingWorker) init(s *crossingSession, home *netns.Egress) {
+func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s = s
 	w.Worker.Init(&s.Session, home)
 }
 
 // Tidy does what need not be done while the target waits: it closes the sockets of the last swap
 // and makes the next ones.
-func (w *crossingWorker) tidy() {
+func (w *Worker) Tidy() {
 	w.Worker.Tidy()
-	if w.usedUnix {
-		w.refillUnix(&w.crossing.pass)
-		w.usedUnix = false
+	if w.UsedUnix {
+		w.refillUnix(&w.Crossing.Pass)
+		w.UsedUnix = false
 	}
 }
 
-func (w *crossingWorker) close() {
+func (w *Worker) Close() {
 	w.Worker.Close()
 	for _, fd := range w.unixSpares.fds {
 		linux.Close(fd)

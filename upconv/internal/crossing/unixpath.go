@@ -1,4 +1,4 @@
-package supervisor
+package crossing
 
 import (
 	"bytes"
@@ -15,32 +15,32 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// unixPath is a struct sockaddr_un.
-type unixPath struct {
-	raw    [2 + policy.MaxUnixPath + 1]byte
-	length int
-	file   int                 // the socket file, where the name goes through a descriptor; or -1
-	as     *target.Credentials // whose rights count; valid after open
+// UnixPath is a struct sockaddr_un.
+type UnixPath struct {
+	Raw    [2 + policy.MaxUnixPath + 1]byte
+	Length int
+	File   int                 // the socket file, where the name goes through a descriptor; or -1
+	As     *target.Credentials // whose rights count; valid after open
 }
 
-func (p *unixPath) sa() []byte { return p.raw[:p.length] }
+func (p *UnixPath) Sockaddr() []byte { return p.Raw[:p.Length] }
 
-func (p *unixPath) set(name string) {
-	p.raw, p.file = [2 + policy.MaxUnixPath + 1]byte{}, -1
-	*(*uint16)(unsafe.Pointer(&p.raw)) = unix.AF_UNIX
-	p.length = 2 + copy(p.raw[2:], name)
+func (p *UnixPath) set(name string) {
+	p.Raw, p.File = [2 + policy.MaxUnixPath + 1]byte{}, -1
+	*(*uint16)(unsafe.Pointer(&p.Raw)) = unix.AF_UNIX
+	p.Length = 2 + copy(p.Raw[2:], name)
 	if name[0] == '@' {
-		p.raw[2] = 0
+		p.Raw[2] = 0
 	} else {
-		p.length++ // the byte of zero
+		p.Length++ // the byte of zero
 	}
 }
 
-// open finds the socket of a route, for the thread tid and by its rights: who may write a directory
+// Open finds the socket of a route, for the thread tid and by its rights: who may write a directory
 // of the path could lead upconv anywhere. What it opens, close closes.
-func (p *unixPath) open(targets *target.Threads, route *policy.Route, tid int) (errno unix.Errno) {
+func (p *UnixPath) Open(targets *target.Threads, route *policy.Route, tid int) (errno unix.Errno) {
 	p.set(route.Target)
-	if p.as, errno = targets.CredentialsOf(tid); errno != 0 {
+	if p.As, errno = targets.CredentialsOf(tid); errno != 0 {
 		return errno
 	}
 	if !route.TargetRoot {
@@ -51,32 +51,32 @@ func (p *unixPath) open(targets *target.Threads, route *policy.Route, tid int) (
 		return linux.ErrnoOf(err)
 	}
 	defer unix.Close(root)
-	if errno := p.as.Become(); errno != 0 {
+	if errno := p.As.Become(); errno != 0 {
 		return errno
 	}
-	defer p.as.Revert()
+	defer p.As.Revert()
 	// Symbolic links, absolute ones too, must not lead out of there.
 	file, err := unix.Openat2(root, route.Target, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
 		return linux.ErrnoOf(err)
 	}
 	p.set(fmt.Sprintf("/proc/thread-self/fd/%d", file))
-	p.file = file
+	p.File = file
 	return 0
 }
 
-// find has p be the address that the thread tid means by sa, which is one of a Unix socket: by its
+// Find has p be the address that the thread tid means by sa, which is one of a Unix socket: by its
 // rights, its root and its working directory. What it opens, close closes.
-func (p *unixPath) find(targets *target.Threads, tid int, sa []byte) (errno unix.Errno) {
-	p.file, p.length = -1, len(sa)
-	p.raw = [len(p.raw)]byte{}
-	if p.as, errno = targets.CredentialsOf(tid); errno != 0 {
+func (p *UnixPath) Find(targets *target.Threads, tid int, sa []byte) (errno unix.Errno) {
+	p.File, p.Length = -1, len(sa)
+	p.Raw = [len(p.Raw)]byte{}
+	if p.As, errno = targets.CredentialsOf(tid); errno != 0 {
 		return errno
 	}
-	if len(sa) > 2+maxUnixName {
+	if len(sa) > 2+MaxUnixName {
 		return unix.EINVAL
 	}
-	copy(p.raw[:], sa)
+	copy(p.Raw[:], sa)
 	name, _, _ := bytes.Cut(sa[2:], []byte{0})
 	if len(name) == 0 { // an abstract one, or none
 		return 0
@@ -88,7 +88,7 @@ func (p *unixPath) find(targets *target.Threads, tid int, sa []byte) (errno unix
 			path = proc + path[len(self):]
 		}
 	}
-	same := sameRoot(proc)
+	same := SameRoot(proc)
 	if same && path == string(name) && filepath.IsAbs(path) {
 		return 0
 	}
@@ -109,41 +109,41 @@ func (p *unixPath) find(targets *target.Threads, tid int, sa []byte) (errno unix
 		return linux.ErrnoOf(err)
 	}
 	defer unix.Close(directory)
-	if errno = p.as.Become(); errno != 0 {
+	if errno = p.As.Become(); errno != 0 {
 		return errno
 	}
-	defer p.as.Revert()
+	defer p.As.Revert()
 	file, err := unix.Openat2(directory, path, &how)
 	if err != nil {
 		return linux.ErrnoOf(err)
 	}
 	p.set(fmt.Sprintf("/proc/thread-self/fd/%d", file))
-	p.file = file
+	p.File = file
 	return 0
 }
 
-// connect connects a Unix socket to it.
-func (p *unixPath) connect(fd int) unix.Errno {
-	if errno := p.as.Become(); errno != 0 {
+// Connect connects a Unix socket to it.
+func (p *UnixPath) Connect(fd int) unix.Errno {
+	if errno := p.As.Become(); errno != 0 {
 		return errno
 	}
-	defer p.as.Revert()
-	return linux.Connect(fd, p.sa())
+	defer p.As.Revert()
+	return linux.Connect(fd, p.Sockaddr())
 }
 
-func (p *unixPath) close() {
-	if p.file >= 0 {
-		linux.Close(p.file)
-		p.file = -1
+func (p *UnixPath) Close() {
+	if p.File >= 0 {
+		linux.Close(p.File)
+		p.File = -1
 	}
 }
 
-// maxUnixName is how long sun_path is, unix(7).
-const maxUnixName = 108
+// MaxUnixName is how long sun_path is, unix(7).
+const MaxUnixName = 108
 
-// sameRoot reports whether a thread, whose directory in /proc is given, has the root directory of
+// SameRoot reports whether a thread, whose directory in /proc is given, has the root directory of
 // this process.
-func sameRoot(proc string) bool {
+func SameRoot(proc string) bool {
 	var own, other unix.Stat_t
 	mounts, errOwn := os.Readlink("/proc/self/ns/mnt")
 	others, err := os.Readlink(proc + "ns/mnt")

@@ -1,4 +1,4 @@
-package supervisor
+package crossing
 
 import (
 	"net/netip"
@@ -12,24 +12,24 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// dummyAddr is what stands for an IPv6 address that no IPv4 address stands for: RFC 7600 section
+// DummyAddr is what stands for an IPv6 address that no IPv4 address stands for: RFC 7600 section
 // 4.8, of IPv4 packets whose source has none.
-var dummyAddr = netip.AddrFrom4([4]byte{192, 0, 0, 8})
+var DummyAddr = netip.AddrFrom4([4]byte{192, 0, 0, 8})
 
-// original returns what a program is told of a peer of its socket, whose passport is p: the IPv4
+// Original returns what a program is told of a peer of its socket, whose passport is p: the IPv4
 // address that addr, an IPv6 one, has been translated from, or IPv4-mapped. The port stays. Where
 // there is none it is 192.0.0.8.
-func (s *crossingSession) original(addr netip.AddrPort, p *passport.Passport) netip.AddrPort {
-	v4, ok := s.originalAddr(addr.Addr(), p)
+func (s *Session) Original(addr netip.AddrPort, p *passport.Passport) netip.AddrPort {
+	v4, ok := s.OriginalAddr(addr.Addr(), p)
 	if !ok {
-		v4 = dummyAddr
+		v4 = DummyAddr
 	}
 	return netip.AddrPortFrom(v4, addr.Port())
 }
 
-// originalAddr is original without a port; ok is false where addr is not the translation of
+// OriginalAddr is original without a port; ok is false where addr is not the translation of
 // anything.
-func (s *crossingSession) originalAddr(addr netip.Addr, p *passport.Passport) (v4 netip.Addr, ok bool) {
+func (s *Session) OriginalAddr(addr netip.Addr, p *passport.Passport) (v4 netip.Addr, ok bool) {
 	addr = addr.WithZone("")
 	if v4 = addr.Unmap(); v4.Is4() {
 		return v4, true
@@ -57,8 +57,8 @@ func (s *crossingSession) originalAddr(addr netip.Addr, p *passport.Passport) (v
 			return v4, true
 		}
 	}
-	if s.discovery != nil {
-		prefixes, _ := s.discovery.Prefixes()
+	if s.Discovery != nil {
+		prefixes, _ := s.Discovery.Prefixes()
 		for _, prefix := range prefixes {
 			if v4, err := prefix.ExtractAny(addr); err == nil {
 				return v4, true
@@ -79,7 +79,7 @@ type backward struct {
 
 // backward returns that of the policy in force and, behind it, of those before: there are sockets
 // from then.
-func (s *crossingSession) backward(rules *session.Ruleset) *backward {
+func (s *Session) backward(rules *session.Ruleset) *backward {
 	before := s.back.Load()
 	if before != nil && before.of == rules {
 		return before

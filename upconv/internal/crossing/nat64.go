@@ -1,4 +1,4 @@
-package supervisor
+package crossing
 
 import (
 	"fmt"
@@ -9,18 +9,18 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// translate returns the IPv6 address that is connected to for dst.
-func (s *crossingSession) translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
+// Translate returns the IPv6 address that is connected to for dst.
+func (s *Session) Translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
 	if route.Kind != policy.NAT64 || route.Target != policy.AutoPrefix {
 		return policy.Translate(route, dst, s.Rules.Load().Mappings, nat64.Prefix{})
 	}
 	if addr, ok := s.Rules.Load().Mappings.To6(dst); ok {
 		return addr, nil
 	}
-	if s.discovery == nil {
+	if s.Discovery == nil {
 		return netip.Addr{}, policy.ErrNoPrefix
 	}
-	prefixes, err := s.discovery.Prefixes()
+	prefixes, err := s.Discovery.Prefixes()
 	switch {
 	case err == nat64.ErrStillLooking:
 		return netip.Addr{}, err
@@ -36,10 +36,10 @@ func (s *crossingSession) translate(route *policy.Route, dst netip.Addr) (netip.
 	return addr, err
 }
 
-// whenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
-func (s *crossingSession) whenFound() session.Outcome {
+// WhenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
+func (s *Session) WhenFound() session.Outcome {
 	return session.AsideBy(func(d session.Decider, c *session.Call) session.Outcome {
-		if errno := d.Base().Aside.Stop.Await(s.discovery.Looked()); errno != 0 {
+		if errno := d.Base().Aside.Stop.Await(s.Discovery.Looked()); errno != 0 {
 			return session.Answer(errno)
 		}
 		return c.Decide(d, c)
