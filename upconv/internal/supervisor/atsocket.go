@@ -10,6 +10,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -250,8 +251,8 @@ func (w *callsWorker) bringBack(c *session.Call, old int, dst netip.AddrPort) se
 	c.Back = true
 	e := w.NewEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
-	s := &swap{c: c, e: &e, old: old, sock: &w.SocketInfo}
-	if s.sock.Kind == unix.SOCK_STREAM {
+	s := &swap.Swap{C: c, E: &e, Old: old, Sock: &w.SocketInfo}
+	if s.Sock.Kind == unix.SOCK_STREAM {
 		return w.swapStream(s, nil)
 	}
 	e.Proto = policy.UDP

@@ -19,7 +19,7 @@ func (w *streamWorker) again(c *session.Call, e *event.Pending, fd int, sock *so
 	if sock.Flags&unix.O_NONBLOCK == 0 {
 		linux.SetFlags(fd, sock.Flags|unix.O_NONBLOCK) // until begin gives its flags back
 	}
-	w.retag(c, fd)
+	w.Retag(c, fd)
 	out := w.begin(c, e, fd, sock, sa)
 	if !out.IsLater() {
 		w.CloseNow(fd)

@@ -154,8 +154,8 @@ var calls = []callRow{
 		},
 	},
 	// To know who has epoll sets, unless a look tells whether a socket is in one, see sight.go.
-	{name: "epoll_create", handle: (*callsWorker).epollCreate, rules: epollCreateRules},
-	{name: "epoll_create1", handle: (*callsWorker).epollCreate, rules: epollCreateRules},
+	{name: "epoll_create", handle: (*callsWorker).EpollCreate, rules: epollCreateRules},
+	{name: "epoll_create1", handle: (*callsWorker).EpollCreate, rules: epollCreateRules},
 	// To know that anybody has forbidden himself ports, see restricted.go.
 	{
 		name: "landlock_restrict_self", handle: (*callsWorker).restrictSelf,

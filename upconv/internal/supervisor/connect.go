@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -129,7 +130,7 @@ func (w *callsWorker) route(c *session.Call, e *event.Pending, family int, sa []
 	if seen && (route.Kind == policy.Netns && !w.s.MayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.Alone) && w.Untouched(c.View, family) {
 		w.SocketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.View.NetNS, Flags: c.View.Flags}
 		if route.Kind == policy.Netns {
-			return w.swapStream(&swap{c: c, e: e, old: -1, sock: &w.SocketInfo, egress: w.s.EgressOf(route)}, sa)
+			return w.swapStream(&swap.Swap{C: c, E: e, Old: -1, Sock: &w.SocketInfo, Egress: w.s.EgressOf(route)}, sa)
 		}
 		return w.cross(c, e, -1, &w.SocketInfo, false)
 	}
@@ -214,7 +215,7 @@ func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, s
 	}
 	switch route.Kind {
 	case policy.Direct:
-		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock}, sa)
+		return w.swapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock}, sa)
 	case policy.NAT64, policy.Inet6, policy.UnixPath:
 		return w.cross(c, e, old, sock, crossed)
 	}
@@ -223,7 +224,7 @@ func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, s
 		sock.ReadFlags(old)
 		return w.again(c, e, old, sock, sa)
 	}
-	return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
+	return w.swapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock, Egress: egress}, sa)
 }
 
 // stays records that a socket of the origin is left alone.
@@ -234,7 +235,7 @@ func (w *callsWorker) stays(c *session.Call, e *event.Pending) {
 	// What kind of socket it is has not mattered yet.
 	fd, is := w.sendsDatagrams(c, c.View != nil || w.See(c), true)
 	if fd >= 0 {
-		w.retag(c, fd)
+		w.Retag(c, fd)
 		w.CloseNow(fd)
 	}
 	if is {
@@ -262,7 +263,7 @@ func (w *callsWorker) cross(c *session.Call, e *event.Pending, old int, sock *so
 		return session.Answer(unix.ENETUNREACH)
 	}
 	if x.Route.Kind == policy.UnixPath || !again {
-		return w.swapStream(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.To[:])
+		return w.swapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock, X: x}, x.To[:])
 	}
 	if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
 		return out

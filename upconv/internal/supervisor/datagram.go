@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -95,7 +96,7 @@ func (w *datagramWorker) placeUntouched(c *session.Call, e *event.Pending, sa []
 		Domain: unix.AF_INET, Kind: unix.SOCK_DGRAM, Proto: unix.IPPROTO_UDP, Netns: c.View.NetNS, Flags: c.View.Flags, Untouched: true, Often: set,
 	}
 	if route.Kind == policy.Netns {
-		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: w.s.EgressOf(route)}, sa)
+		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock, Egress: w.s.EgressOf(route)}, sa)
 	}
 	return w.crossDatagram(c, e, old, sock, false)
 }
@@ -130,7 +131,7 @@ func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa
 			return w.finished(c, e, route.Errno)
 		}
 		e.Decision = policy.DirectDefault
-		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
+		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock}, sa)
 	case !known && !crossed, sock.Proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == policy.Reject && !c.Sends {
 			return session.Answer(linux.Connect(old, sa)) // never a call that the kernel would make with another file, see reject
@@ -161,13 +162,13 @@ func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa
 		case !crossed && (sock.Netns == origin.Cookie || sock.Kind == unix.SOCK_RAW || w.LivesIn(c.TID, sock.Netns)):
 			return w.stay(c, e, old, nil, sa)
 		}
-		return w.move(&swap{c: c, e: e, old: old, sock: sock}, sa)
+		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock}, sa)
 	case policy.Netns:
 		egress := w.s.EgressOf(route)
 		if !crossed && sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.Made.Has(old)) {
 			return w.stay(c, e, old, nil, sa)
 		}
-		return w.move(&swap{c: c, e: e, old: old, sock: sock, egress: egress}, sa)
+		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock, Egress: egress}, sa)
 	}
 	return w.crossDatagram(c, e, old, sock, crossed)
 }
@@ -187,8 +188,8 @@ var (
 )
 
 // move is swapDatagram, one at a time for a socket.
-func (w *datagramWorker) move(s *swap, sa []byte) session.Outcome {
-	c, e, old, sock := s.c, s.e, s.old, s.sock
+func (w *datagramWorker) move(s *swap.Swap, sa []byte) session.Outcome {
+	c, e, old, sock := s.C, s.E, s.Old, s.Sock
 	if sock.Bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
@@ -214,12 +215,12 @@ func (w *datagramWorker) move(s *swap, sa []byte) session.Outcome {
 	} else {
 		before, ino = nil, linux.InodeOf(old)
 	}
-	moving := w.s.moving.lock(ino)
+	moving := w.s.Moving.Lock(ino)
 	w.moving = true
 	defer func() {
 		w.moving = false
 		w.s.Moves.Add(1)
-		w.s.moving.unlock(moving)
+		w.s.Moving.Unlock(moving)
 	}()
 	if before == nil || moves != w.s.Moves.Load() {
 		if w.See(c) && old >= 0 {
@@ -245,20 +246,20 @@ func (w *datagramWorker) isThereYet(c *session.Call, old int) bool {
 	if c.View != nil {
 		return w.Saw(c.View, old)
 	}
-	return !w.replaced(c, old)
+	return !w.Replaced(c, old)
 }
 
 // sendBeside sends to another place than the one that the socket old is connected in. A send does
 // not end a connection, and what is answered to it is not for a connected socket, which hears from
 // its peer alone. So it is a companion that sends, and old stays.
-func (w *datagramWorker) sendBeside(s *swap) session.Outcome {
+func (w *datagramWorker) sendBeside(s *swap.Swap) session.Outcome {
 	fd, out := w.beside(s)
 	if !out.IsUndecided() {
 		return out
 	}
-	w.CloseNow(s.old)
+	w.CloseNow(s.Old)
 	w.Done = append(w.Done, fd)
-	if out = w.act(s.c, s.e, fd, s.x, nil); !out.IsLater() {
+	if out = w.act(s.C, s.E, fd, s.X, nil); !out.IsLater() {
 		w.CloseNow(fd)
 	}
 	return out
@@ -266,29 +267,29 @@ func (w *datagramWorker) sendBeside(s *swap) session.Outcome {
 
 // beside returns a copy of the companion that s.old has where s leads, and sees to it that there is
 // one, like s.old. Where out is not undecided there is none.
-func (w *datagramWorker) beside(s *swap) (fd int, out session.Outcome) {
-	old := s.old
-	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(old)))
-	w.See(s.c)
-	if !w.isThereYet(s.c, old) {
+func (w *datagramWorker) beside(s *swap.Swap) (fd int, out session.Outcome) {
+	old := s.Old
+	defer w.s.Moving.Unlock(w.s.Moving.Lock(linux.InodeOf(old)))
+	w.See(s.C)
+	if !w.isThereYet(s.C, old) {
 		return -1, session.Raced
 	}
-	kept, errno := w.obtain(s, old)
+	kept, errno := w.Obtain(s, old)
 	if errno != 0 {
-		return -1, w.Fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
+		return -1, w.Fail(s.E, "socket for "+s.E.Decision.Route.String(), errno)
 	}
-	if errno = w.carry(s, old, kept); errno == 0 {
-		linux.SetFlags(s.fd, s.sock.Flags&^unix.O_ASYNC)
-		if fd, errno = linux.Dup(s.fd); errno == 0 {
-			w.s.companions.Settle(s.fd)
-			w.s.companions.KeepBeside(old, s.fd, w.to(s.egress, s.x))
+	if errno = w.Carry(s, old, kept); errno == 0 {
+		linux.SetFlags(s.FD, s.Sock.Flags&^unix.O_ASYNC)
+		if fd, errno = linux.Dup(s.FD); errno == 0 {
+			w.s.Companions.Settle(s.FD)
+			w.s.Companions.KeepBeside(old, s.FD, w.To(s.Egress, s.X))
 			return fd, session.Undecided
 		}
 	}
-	if !w.s.companions.PutBack(s.fd) {
-		linux.Close(s.fd)
+	if !w.s.Companions.PutBack(s.FD) {
+		linux.Close(s.FD)
 	}
-	return -1, w.Fail(s.e, "socket for "+s.e.Decision.Route.String(), errno)
+	return -1, w.Fail(s.E, "socket for "+s.E.Decision.Route.String(), errno)
 }
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
@@ -311,7 +312,7 @@ func (w *datagramWorker) act(c *session.Call, e *event.Pending, fd int, x *cross
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
 func (w *datagramWorker) stay(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing, sa []byte) session.Outcome {
-	w.retag(c, fd)
+	w.Retag(c, fd)
 	out := w.act(c, e, fd, x, sa)
 	if !out.IsLater() {
 		w.CloseNow(fd) // before the target goes on: what it closes then shall be closed
@@ -357,7 +358,7 @@ func (w *datagramWorker) crossDatagram(c *session.Call, e *event.Pending, old in
 	}
 	x.Pass.Connected = !c.Sends && x.Family() == unix.AF_INET6
 	if !crossed || linux.DomainOf(old) != x.Family() || c.Sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
-		return w.move(&swap{c: c, e: e, old: old, sock: sock, x: x}, x.To[:])
+		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock, X: x}, x.To[:])
 	}
 	if errno := x.Scope(old); errno != 0 {
 		return w.Fail(e, "interface "+x.Zone, errno)

@@ -14,6 +14,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -22,11 +23,11 @@ import (
 // ports for what is remembered of it.
 
 // leaves reports whether a port leaves the origin in the swap of a stream.
-func (w *streamWorker) leaves(s *swap) bool {
-	if s.sock.Port() == 0 {
+func (w *streamWorker) leaves(s *swap.Swap) bool {
+	if s.Sock.Port() == 0 {
 		return false
 	}
-	return s.egress != nil && s.egress.Cookie != w.s.Origin.Cookie || s.x != nil && s.x.Family() == unix.AF_INET6
+	return s.Egress != nil && s.Egress.Cookie != w.s.Origin.Cookie || s.X != nil && s.X.Family() == unix.AF_INET6
 }
 
 // depart is for a stream whose port leaves the origin, before the new one, which has it in the
@@ -35,15 +36,15 @@ func (w *streamWorker) leaves(s *swap) bool {
 // If all is well the outcome is undecided.
 //
 // As long as the old socket is the target's, it holds the port in the origin.
-func (w *streamWorker) depart(s *swap) session.Outcome {
-	c, to := s.c, w.to(s.egress, s.x)
-	p, port := &w.s.ports, s.sock.Port()
+func (w *streamWorker) depart(s *swap.Swap) session.Outcome {
+	c, to := s.C, w.To(s.Egress, s.X)
+	p, port := &w.s.ports, s.Sock.Port()
 	p.put(port, departure{to: to, moving: true})
 	p.goesOn(c.TID)
 	for p.isContended(c.TID, port) {
 		if !w.Alone {
 			p.stays(port, to)
-			w.CloseNow(s.fd)
+			w.CloseNow(s.FD)
 			return session.Aside
 		}
 		time.Sleep(50 * time.Microsecond)
@@ -103,7 +104,7 @@ func (w *streamWorker) collides(c *session.Call) bool {
 		return false
 	}
 	p := &w.s.ports
-	w.s.asked.add(port)
+	w.s.Asked.Add(port)
 	d, gone := p.ask(c.TID, port)
 	if !gone {
 		return false
@@ -160,7 +161,7 @@ func (w *streamWorker) isTaken(c *session.Call, fd int, sock *sockstate.Socket, 
 			linux.Setsockopt(probe, o.level, o.option, unsafe.Pointer(&value), 4)
 		}
 	}
-	w.copyInode(&swap{c: c, old: fd, sock: sock, fd: probe}) // sockets share a port with SO_REUSEPORT if they are one user's
+	w.CopyInode(&swap.Swap{C: c, Old: fd, Sock: sock, FD: probe}) // sockets share a port with SO_REUSEPORT if they are one user's
 	length := linux.SizeofSockaddrIn6
 	if sock.Domain == unix.AF_INET {
 		length = linux.SizeofSockaddrIn

@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
+	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -67,7 +68,7 @@ func (w *callsWorker) disconnectStream(c *session.Call, old int) session.Outcome
 	e := w.NewEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
 	c.Back, w.SocketInfo.Resets = true, true
-	out := w.swapStream(&swap{c: c, e: &e, old: old, sock: &w.SocketInfo}, nil)
+	out := w.swapStream(&swap.Swap{C: c, E: &e, Old: old, Sock: &w.SocketInfo}, nil)
 	if out.CarriesOn() {
 		out = session.Answer(0)
 	}

@@ -41,7 +41,7 @@ func TestCopyYet(t *testing.T) {
 				t.Fatal("seen:", c.View != nil)
 			}
 			ino := linux.InodeOf(fd)
-			if cloexec, still := w.copyYet(c, fd, ino); !cloexec || !still {
+			if cloexec, still := w.CopyYet(c, fd, ino); !cloexec || !still {
 				t.Errorf("of the socket itself: close-on-exec %v, still there %v", cloexec, still)
 			}
 			if !target.IsSocket(c.TID, fd, ino) {
@@ -63,7 +63,7 @@ func TestCopyYet(t *testing.T) {
 					linux.Close(fd)
 					fd = c.FD
 				}
-				if _, still := w.copyYet(c, fd, ino); still || target.IsSocket(c.TID, fd, ino) {
+				if _, still := w.CopyYet(c, fd, ino); still || target.IsSocket(c.TID, fd, ino) {
 					t.Error("another file is taken for it")
 				}
 			}

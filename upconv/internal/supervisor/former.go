@@ -37,7 +37,7 @@ type former struct {
 // outbox sees that there is something to hand on through in the namespace of the socket in use,
 // which is the egress or, if that is nil, the origin.
 func (w *datagramWorker) outbox(c *session.Call, current int, egress *netns.Egress) (ok bool) {
-	ok, errno := w.s.companions.OpenOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
+	ok, errno := w.s.Companions.OpenOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
 		if egress == nil {
 			return w.InOrigin(c.TID, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
 		}
@@ -52,7 +52,7 @@ func (w *datagramWorker) outbox(c *session.Call, current int, egress *netns.Egre
 // setAside takes ownership of a socket, in whose place current has been put, to keep it.
 func (w *datagramWorker) setAside(c *session.Call, was *former, current int, egress *netns.Egress) {
 	handsOn := was.heard && w.outbox(c, current, egress)
-	w.s.companions.Keep(was.Companion, current, handsOn)
+	w.s.Companions.Keep(was.Companion, current, handsOn)
 }
 
 // takeOut takes out of a socket, in whose place current has been put, what has come for it and can
@@ -62,7 +62,7 @@ func (w *datagramWorker) takeOut(c *session.Call, was *former, current int, egre
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil || !w.outbox(c, current, egress) {
 		return came
 	}
-	return w.s.companions.TakeOut(&was.Companion, current)
+	return w.s.Companions.TakeOut(&was.Companion, current)
 }
 
 // former returns what there is to know of the socket old, or -1, of the thread tid, whose place is

@@ -127,10 +127,10 @@ func (w *callsWorker) bindsLow(tid int) bool {
 // bind handles a stopped bind(2).
 func (w *callsWorker) bind(c *session.Call) session.Outcome {
 	w.s.receivers.leave(c)
-	if w.s.companions.Any() {
+	if w.s.Companions.Any() {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
 		target.ReadMemory(c.TID, c.Args[1], sa[:])
-		w.s.companions.FreePort(sa[:])
+		w.s.Companions.FreePort(sa[:])
 	}
 	if w.collides(c) {
 		return session.Answer(unix.EADDRINUSE)

@@ -75,7 +75,7 @@ func (w *guardWorker) sendInPlace(c *session.Call) session.Outcome {
 		g.cookie = cookie
 	}
 	if inet {
-		w.retag(c, fd)
+		w.Retag(c, fd)
 		to.proto = linux.ProtocolOf(fd)
 	}
 	to.patient = g.flags&unix.MSG_DONTWAIT == 0 && linux.Blocks(fd)

@@ -52,7 +52,7 @@ func (w *receiveWorker) crossedFD(c *session.Call) (fd, family int, ok bool) {
 		return -1, 0, false
 	}
 	w.Done = append(w.Done, fd)
-	w.retag(c, fd)
+	w.Retag(c, fd)
 	family, ok = w.HasPassport(fd)
 	return fd, family, ok
 }

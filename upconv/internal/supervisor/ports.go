@@ -6,6 +6,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/session"
+	"github.com/upconv/upconv/upconv/internal/swap"
 )
 
 // A stream that was bound takes its port along to the egress, and then the port is free in the
@@ -21,7 +22,7 @@ import (
 // ports is what is remembered of ports. Its size does not depend on how many sockets there are: at
 // most 4 MB, when every port has been used.
 type ports struct {
-	gone portSet // those that a stream has left with; set and cleared with mu
+	gone swap.PortSet // those that a stream has left with; set and cleared with mu
 
 	diagMu   sync.Mutex              // held while sock_diag(7) is asked
 	diag     map[companion.Place]int // the sockets through which it is, by where they are
@@ -76,7 +77,7 @@ func (p *ports) put(port uint16, d departure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	*p.of(port) = d
-	p.gone.add(port)
+	p.gone.Add(port)
 }
 
 // ask is for a thread that asks for a port. It returns what has left with that; if nothing has, the
@@ -97,7 +98,7 @@ func (p *ports) ask(tid int, port uint16) (d departure, gone bool) {
 		}
 	}
 	latest[oldest] = now
-	if p.gone.has(port) {
+	if p.gone.Has(port) {
 		return *p.of(port), true
 	}
 	return d, false
@@ -132,7 +133,7 @@ func (p *ports) forget(port uint16, d departure) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if *p.of(port) == d {
-		p.gone.remove(port)
+		p.gone.Remove(port)
 	}
 }
 

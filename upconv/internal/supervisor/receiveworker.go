@@ -1,10 +1,13 @@
 package supervisor
 
-import "github.com/upconv/upconv/upconv/internal/netns"
+import (
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/swap"
+)
 
 // Worker is a worker as far as receiving goes.
 type receiveWorker struct {
-	swapWorker
+	swap.Worker
 	s       *receiveSession
 	receive *receiveBuffers // nil: not needed yet
 	reading reception
@@ -12,11 +15,11 @@ type receiveWorker struct {
 
 // Session is a session as far as receiving goes.
 type receiveSession struct {
-	swapSession
+	swap.Session
 	receivers receivers // calls that wait for a datagram
 }
 
 func (w *receiveWorker) Init(s *receiveSession, home *netns.Egress) {
 	w.s = s
-	w.swapWorker.Init(&s.swapSession, home)
+	w.Worker.Init(&s.Session, home)
 }

@@ -108,7 +108,7 @@ func (w *datagramWorker) notElsewhere(c *session.Call) session.Outcome {
 				w.recordSend(&e, 0)
 			}
 		}
-		w.retag(c, o.fd)
+		w.Retag(c, o.fd)
 		w.CloseNow(o.fd)
 		o.fd = -1
 	}

@@ -68,7 +68,7 @@ func (n *Node) NewSession(p *Plan, with Parts) *Session {
 // newSession returns one that has nothing yet but its node.
 func (n *Node) newSession() *Session {
 	s := &Session{node: n, crew: newCrew()}
-	s.Node, s.Broken, s.Blind = n.Node, make(chan error, 1), s.epolls.blind
+	s.Node, s.Broken, s.Blind = n.Node, make(chan error, 1), s.Epolls.Blind
 	s.receivers.rouse = s.watch.rouseIfAsleep
 	return s
 }
@@ -78,12 +78,12 @@ func (n *Node) newSession() *Session {
 func (s *Session) NoteInherited(fds []int) {
 	for _, fd := range fds {
 		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {
-			s.epolls.any.Store(true)
+			s.Epolls.Any.Store(true)
 		}
 		domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 		if err == nil && (domain == unix.AF_INET || domain == unix.AF_INET6) { // with options that somebody may have set
 			s.Used.SetAll()
-			s.noteBound(fd)
+			s.NoteBound(fd)
 		}
 	}
 }
@@ -141,7 +141,7 @@ func (s *Session) close() {
 		s.stopLooking()
 	}
 	s.receivers.close()
-	s.companions.Close()
+	s.Companions.Close()
 	s.Listener.Close()
 	all := slices.Collect(maps.Values(s.Rules.Load().Egress))
 	if e := s.Origin.Egress; e != nil && !slices.Contains(all, e) {

@@ -31,18 +31,18 @@ func TestShortageEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := s.receivers.open()
-	w.newWitnesses()
+	w.NewWitnesses()
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
 		t.Fatal(err)
 	}
-	if open != unix.EMFILE || w.witnesses >= 0 {
-		t.Fatalf("without descriptors: %v, %d", open, w.witnesses)
+	if open != unix.EMFILE || w.Witnesses >= 0 {
+		t.Fatalf("without descriptors: %v, %d", open, w.Witnesses)
 	}
 
 	if errno := s.receivers.open(); errno != 0 {
 		t.Errorf("receivers: %v", errno)
 	}
-	if !w.witness(current) {
+	if !w.Witness(current) {
 		t.Error("there is no set for witnesses")
 	}
 }

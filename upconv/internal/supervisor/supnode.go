@@ -29,6 +29,6 @@ func (n *Node) threadEnded(tid int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for s := range n.sessions {
-		s.epolls.ended(tid)
+		s.Epolls.Ended(tid)
 	}
 }

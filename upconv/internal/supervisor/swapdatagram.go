@@ -6,62 +6,63 @@ import (
 	"github.com/upconv/upconv/upconv/internal/companion"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
+	"github.com/upconv/upconv/upconv/internal/swap"
 )
 
 // swapDatagram replaces the target's datagram socket by one that is reached from where s says, and
 // makes the call with that: connects it to sa, or sends w.out. If c.back is set, it is only brought
 // there.
-func (w *datagramWorker) swapDatagram(s *swap, sa []byte) session.Outcome {
-	c, e, sock := s.c, s.e, s.sock
-	if out := w.make(s); !out.IsUndecided() {
+func (w *datagramWorker) swapDatagram(s *swap.Swap, sa []byte) session.Outcome {
+	c, e, sock := s.C, s.E, s.Sock
+	if out := w.Make(s); !out.IsUndecided() {
 		return out
 	}
-	if s.x != nil {
+	if s.X != nil {
 		w.s.AnyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
-	w.findPlaces(s)
-	defer w.closeSets()
-	if out := w.lookLast(s); !out.IsUndecided() {
-		w.abandon(s)
+	w.FindPlaces(s)
+	defer w.CloseSets()
+	if out := w.LookLast(s); !out.IsUndecided() {
+		w.Abandon(s)
 		return out
 	}
-	linux.SetFlags(s.fd, sock.Flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
+	linux.SetFlags(s.FD, sock.Flags&^unix.O_ASYNC) // another thread may begin to receive at once, and to wait
 	// Or to say anew what it waits for: the program's epoll_ctl(2) must find the socket in the very
 	// moment in which it has it.
-	s.early = len(s.places)
-	w.register(c, e, s.places, s.fd)
-	if s.old >= 0 && sock.Kind == unix.SOCK_DGRAM && !c.View.Alone() { // other threads find it as soon as it is installed
-		defer w.s.companions.Arrived(w.s.companions.Arrives(s.fd))
+	s.Early = len(s.Places)
+	w.Register(c, e, s.Places, s.FD)
+	if s.Old >= 0 && sock.Kind == unix.SOCK_DGRAM && !c.View.Alone() { // other threads find it as soon as it is installed
+		defer w.s.Companions.Arrived(w.s.Companions.Arrives(s.FD))
 	}
-	if out := w.put(s); !out.IsUndecided() {
-		w.abandon(s)
+	if out := w.Put(s); !out.IsUndecided() {
+		w.Abandon(s)
 		return out
 	}
-	w.s.companions.Settle(s.fd)
-	w.noteMoved(s.fd)
-	if sock.Connected && s.egress == nil && s.x == nil {
-		w.s.returned.Add(s.fd)
+	w.s.Companions.Settle(s.FD)
+	w.noteMoved(s.FD)
+	if sock.Connected && s.Egress == nil && s.X == nil {
+		w.s.returned.Add(s.FD)
 	}
-	if s.egress != nil && sock.Kind == unix.SOCK_DGRAM {
-		w.noteSettled(s.fd, s.egress.Cookie)
+	if s.Egress != nil && sock.Kind == unix.SOCK_DGRAM {
+		w.noteSettled(s.FD, s.Egress.Cookie)
 	}
-	was := w.former(c.TID, s.old, sock, w.to(s.egress, s.x))
+	was := w.former(c.TID, s.Old, sock, w.To(s.Egress, s.X))
 	w.retireDatagram(s, &was)
-	w.async(s, sock.Flags)
+	w.Async(s, sock.Flags)
 	var out session.Outcome
 	if c.Back {
-		linux.SetFlags(s.fd, sock.Flags)
+		linux.SetFlags(s.FD, sock.Flags)
 		out = session.CarryOn
 	} else {
-		out = w.act(c, e, s.fd, s.x, sa)
+		out = w.act(c, e, s.FD, s.X, sa)
 	}
-	w.register(c, e, s.places[s.early:], s.fd)
+	w.Register(c, e, s.Places[s.Early:], s.FD)
 	if was.aside {
-		w.Disown(s.old)
-		w.setAside(c, &was, s.fd, s.egress)
+		w.Disown(s.Old)
+		w.setAside(c, &was, s.FD, s.Egress)
 	}
 	if !out.IsLater() {
-		w.CloseNow(s.fd) // before the target goes on: what it closes then shall be closed
+		w.CloseNow(s.FD) // before the target goes on: what it closes then shall be closed
 	}
 	return out
 }
@@ -69,39 +70,39 @@ func (w *datagramWorker) swapDatagram(s *swap, sa []byte) session.Outcome {
 // retireDatagram closes the socket whose place the new one has taken, unless it is put aside, and
 // sees to those who have it yet: the copies that the target has of it are replaced, and those who
 // wait for datagrams on it do so on the other one.
-func (w *datagramWorker) retireDatagram(s *swap, was *former) {
-	c, witness := s.c, s.last.watched
-	waitedFor := w.s.receivers.on(s.old)
+func (w *datagramWorker) retireDatagram(s *swap.Swap, was *former) {
+	c, witness := s.C, s.Last.Watched
+	waitedFor := w.s.receivers.on(s.Old)
 	waited, alive := false, false
 	var came companion.Unread
-	if s.old >= 0 {
-		waited = w.takePlaces(s)
+	if s.Old >= 0 {
+		waited = w.TakePlaces(s)
 		if was.heard && (!was.aside || !c.Sends) { // before it is connected: then it hears its peer only
-			came = w.takeOut(c, was, s.fd, s.egress)
+			came = w.takeOut(c, was, s.FD, s.Egress)
 		}
 		// All that is left of the old socket should be this copy.
 		switch {
 		case was.aside:
 			alive = true
 		case witness:
-			alive = w.closeWatched(s.old)
+			alive = w.CloseWatched(s.Old)
 		default:
-			w.CloseNow(s.old)
+			w.CloseNow(s.Old)
 		}
 	}
 	var others []int // numbers of the old socket
 	copied := witness && alive
 	if copied {
-		others = w.replaceCopies(s)
+		others = w.ReplaceCopies(s)
 	}
 	if waited || !c.View.Single() && (was.aside || !witness || copied) {
-		w.s.receivers.follow(waitedFor, s.fd)
-		if !w.restartWaiters(c, others, s.fd) {
-			s.e.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
+		w.s.receivers.follow(waitedFor, s.FD)
+		if !w.RestartWaiters(c, others, s.FD) {
+			s.E.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
 		}
 	}
 	came.HandOver() // now that nobody has the port but this one
 	if copied {
-		w.noteCopies(s.e, was.aside)
+		w.NoteCopies(s.E, was.aside)
 	}
 }

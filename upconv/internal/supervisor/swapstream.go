@@ -7,27 +7,28 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
+	"github.com/upconv/upconv/upconv/internal/swap"
 )
 
 // swapStream replaces the target's stream by one that is reached from where s says, and connects
 // that to sa. If c.back is set, it is only brought there.
-func (w *streamWorker) swapStream(s *swap, sa []byte) session.Outcome {
-	c, e, sock := s.c, s.e, s.sock
+func (w *streamWorker) swapStream(s *swap.Swap, sa []byte) session.Outcome {
+	c, e, sock := s.C, s.E, s.Sock
 	if !c.Back {
 		if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
 			return out
 		}
 	}
-	if out := w.make(s); !out.IsUndecided() {
+	if out := w.Make(s); !out.IsUndecided() {
 		return out
 	}
-	toUnix := s.x != nil && s.x.Family() == unix.AF_UNIX
+	toUnix := s.X != nil && s.X.Family() == unix.AF_UNIX
 	if toUnix {
-		if out := w.connectUnix(c, e, s.x, s.fd, sock); !out.IsUndecided() {
+		if out := w.connectUnix(c, e, s.X, s.FD, sock); !out.IsUndecided() {
 			return out
 		}
 	}
-	if s.x != nil {
+	if s.X != nil {
 		w.s.AnyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	if w.leaves(s) {
@@ -35,71 +36,71 @@ func (w *streamWorker) swapStream(s *swap, sa []byte) session.Outcome {
 			return out
 		}
 	}
-	w.findPlaces(s)
-	defer w.closeSets()
-	if out := w.lookLast(s); !out.IsUndecided() {
+	w.FindPlaces(s)
+	defer w.CloseSets()
+	if out := w.LookLast(s); !out.IsUndecided() {
 		w.abandonStream(s)
 		return out
 	}
-	if s.old >= 0 && sock.Flags&unix.O_ASYNC != 0 {
-		copyOwner(s.old, s.fd) // carry may not have known the flags
+	if s.Old >= 0 && sock.Flags&unix.O_ASYNC != 0 {
+		swap.CopyOwner(s.Old, s.FD) // carry may not have known the flags
 	}
-	if out := w.put(s); !out.IsUndecided() {
+	if out := w.Put(s); !out.IsUndecided() {
 		w.abandonStream(s)
 		return out
 	}
 	if sock.Resets {
-		resetOnClose(s.old)
+		resetOnClose(s.Old)
 	}
 	w.retireStream(s)
-	w.async(s, sock.Flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
+	w.Async(s, sock.Flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
 	e.Held = true                          // it has no places yet, of which there may be something to say
 	var out session.Outcome
 	switch {
 	case c.Back:
-		linux.SetFlags(s.fd, sock.Flags)
+		linux.SetFlags(s.FD, sock.Flags)
 		out = session.CarryOn
 	case toUnix:
-		out = w.connected(c, e, s.fd, sock)
+		out = w.connected(c, e, s.FD, sock)
 	default:
-		out = w.begin(c, e, s.fd, sock, sa)
+		out = w.begin(c, e, s.FD, sock, sa)
 	}
 	// Only now: before, a poll of it would have said EPOLLHUP.
-	w.register(c, e, s.places, s.fd)
+	w.Register(c, e, s.Places, s.FD)
 	if wait, is := out.Wait.(*wait); is {
 		wait.event.Note = e.Note
 	}
 	e.Release(w.s.Events)
 	if !out.IsLater() {
-		w.CloseNow(s.fd) // before the target goes on: what it closes then shall be closed
+		w.CloseNow(s.FD) // before the target goes on: what it closes then shall be closed
 	}
 	return out
 }
 
 // abandonStream is abandon, and leaves the port where it is.
-func (w *streamWorker) abandonStream(s *swap) {
-	w.abandon(s)
+func (w *streamWorker) abandonStream(s *swap.Swap) {
+	w.Abandon(s)
 	if w.leaves(s) {
-		w.s.ports.stays(s.sock.Port(), w.to(s.egress, s.x))
+		w.s.ports.stays(s.Sock.Port(), w.To(s.Egress, s.X))
 	}
 }
 
 // retireStream closes the stream whose place the new one has taken, and replaces the copies that
 // the target has of it.
-func (w *streamWorker) retireStream(s *swap) {
-	witness, alive := s.last.watched, false
-	if s.old >= 0 {
-		w.takePlaces(s)
+func (w *streamWorker) retireStream(s *swap.Swap) {
+	witness, alive := s.Last.Watched, false
+	if s.Old >= 0 {
+		w.TakePlaces(s)
 		// All that is left of the old socket should be this copy.
 		if witness {
-			alive = w.closeWatched(s.old) // one that is connecting yet is not ready for writing
+			alive = w.CloseWatched(s.Old) // one that is connecting yet is not ready for writing
 		} else {
-			w.CloseNow(s.old)
+			w.CloseNow(s.Old)
 		}
 	}
-	if witness && (s.sock.Resets || alive) {
-		w.replaceCopies(s)
-		w.noteCopies(s.e, false)
+	if witness && (s.Sock.Resets || alive) {
+		w.ReplaceCopies(s)
+		w.NoteCopies(s.E, false)
 	}
 }
 

@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"unsafe"
@@ -25,7 +25,7 @@ func (i *setInfo) close() {
 // readFdinfo reads what proc_pid_fdinfo(5) says of a set, which may be long, into a buffer of the
 // worker's. If it is, the file stays open: the kernel, which has it begin anew with twice the
 // memory until all fits, keeps that for the next time.
-func (w *swapWorker) readFdinfo(tid, epfd int) (text []byte, errno unix.Errno) {
+func (w *Worker) readFdinfo(tid, epfd int) (text []byte, errno unix.Errno) {
 	if w.info.tid == tid && w.info.epfd == epfd {
 		if text, errno = w.readInfo(); errno == 0 {
 			return text, 0
@@ -47,7 +47,7 @@ func (w *swapWorker) readFdinfo(tid, epfd int) (text []byte, errno unix.Errno) {
 }
 
 // readInfo reads w.info.
-func (w *swapWorker) readInfo() (text []byte, errno unix.Errno) {
+func (w *Worker) readInfo() (text []byte, errno unix.Errno) {
 	if w.Long == nil {
 		w.Long = make([]byte, 4096)
 	}

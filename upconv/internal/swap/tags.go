@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"bytes"
@@ -11,23 +11,23 @@ import (
 	"github.com/upconv/upconv/upconv/internal/session"
 )
 
-// retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it
+// Retag undoes what fetching a socket does where there are net_cls and net_prio cgroups: it puts it
 // into upconv's own.
 //
 // It holds the lock of who moves the socket: one that another has just taken the place of must not
 // be put back.
-func (w *swapWorker) retag(c *session.Call, fd int) {
+func (w *Worker) Retag(c *session.Call, fd int) {
 	if w.s.Tags < 0 || !w.manyTags() {
 		return
 	}
-	defer w.s.moving.unlock(w.s.moving.lock(linux.InodeOf(fd)))
-	if cloexec, errno := w.s.Targets.CloseOnExec(c.TID, c.FD, w.Scratch[:]); errno == 0 && !w.replaced(c, fd) {
+	defer w.s.Moving.Unlock(w.s.Moving.Lock(linux.InodeOf(fd)))
+	if cloexec, errno := w.s.Targets.CloseOnExec(c.TID, c.FD, w.Scratch[:]); errno == 0 && !w.Replaced(c, fd) {
 		w.Install(c, c.FD, fd, cloexec)
 	}
 }
 
 // manyTags reports whether there are more such cgroups than the one that everybody is in.
-func (w *swapWorker) manyTags() bool {
+func (w *Worker) manyTags() bool {
 	if w.tagged == 0 || w.Taken-w.tagged > tagsFor {
 		w.tagged, w.tags = w.Taken, readManyTags(w.s.Tags)
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"strings"
@@ -19,9 +19,9 @@ import (
 
 const kcmpFile = 0 // KCMP_FILE of kcmp(2)
 
-// replaced reports whether the target's descriptor does not refer to the file any more that old, a
+// Replaced reports whether the target's descriptor does not refer to the file any more that old, a
 // socket, is a copy of.
-func (w *swapWorker) replaced(c *session.Call, old int) bool {
+func (w *Worker) Replaced(c *session.Call, old int) bool {
 	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(w.s.PID), uintptr(c.TID), kcmpFile, uintptr(old), uintptr(c.FD), 0)
 	switch errno {
 	case 0:
@@ -32,10 +32,10 @@ func (w *swapWorker) replaced(c *session.Call, old int) bool {
 	return !target.IsSocket(c.TID, c.FD, linux.InodeOf(old)) // where kcmp(2) is refused; it takes some us more
 }
 
-// copyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and
+// CopyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and
 // F_SETSIG. Who that is in the target's pid namespace does not matter: the kernel keeps a
 // reference.
-func copyOwner(from, to int) {
+func CopyOwner(from, to int) {
 	var owner struct{ kind, pid int32 } // struct f_owner_ex
 	if _, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETOWN_EX, uintptr(unsafe.Pointer(&owner))); errno == 0 && owner.pid != 0 {
 		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETOWN_EX, uintptr(unsafe.Pointer(&owner)))
@@ -45,26 +45,26 @@ func copyOwner(from, to int) {
 	}
 }
 
-// copyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
+// CopyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
 // user that packet filters and routing rules (skuid, uidrange) see.
-func (w *swapWorker) copyInode(s *swap) (lost string) {
-	of := &s.sock.Inode
-	if v := s.c.View; v != nil {
+func (w *Worker) CopyInode(s *Swap) (lost string) {
+	of := &s.Sock.Inode
+	if v := s.C.View; v != nil {
 		*of = sockstate.Inode{UID: v.UID, GID: v.GID, Mode: v.Mode, Number: v.Ino}
-	} else if s.sock.Reads == nil {
+	} else if s.Sock.Reads == nil {
 		var stat unix.Stat_t
-		if unix.Fstat(s.old, &stat) != nil {
+		if unix.Fstat(s.Old, &stat) != nil {
 			return "its owner"
 		}
 		*of = sockstate.InodeIn(&stat)
 	}
 	if of.UID != w.s.UID || of.GID != w.s.GID {
-		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(s.fd), uintptr(of.UID), uintptr(of.GID)); errno != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHOWN, uintptr(s.FD), uintptr(of.UID), uintptr(of.GID)); errno != 0 {
 			lost = "its owner"
 		}
 	}
 	if mode := of.Mode &^ unix.S_IFMT; mode != 0o777 {
-		if _, _, errno := unix.RawSyscall(unix.SYS_FCHMOD, uintptr(s.fd), uintptr(mode), 0); errno != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_FCHMOD, uintptr(s.FD), uintptr(mode), 0); errno != 0 {
 			lost = strings.TrimPrefix(lost+" and its mode", " and ")
 		}
 	}
@@ -73,50 +73,50 @@ func (w *swapWorker) copyInode(s *swap) (lost string) {
 
 // setAsync sets the status flags, with O_ASYNC. The number through which that is done is what si_fd
 // will say.
-func (w *swapWorker) setAsync(c *session.Call, socket, flags int) unix.Errno {
+func (w *Worker) setAsync(c *session.Call, socket, flags int) unix.Errno {
 	return openfile.Free.SetFlags(socket, c.FD, flags|unix.O_ASYNC)
 }
 
-// witness puts old into an epoll set of this worker's own, which does not keep it alive: should it
+// Witness puts old into an epoll set of this worker's own, which does not keep it alive: should it
 // still be there when its last known copy has been closed, there are others. It reports whether
 // that can be told.
-func (w *swapWorker) witness(old int) bool {
-	if w.witnesses < 0 { // there was none to be had
-		w.newWitnesses()
+func (w *Worker) Witness(old int) bool {
+	if w.Witnesses < 0 { // there was none to be had
+		w.NewWitnesses()
 	}
-	return epollAdd(w.witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
+	return EpollAdd(w.Witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
 }
 
-// newWitnesses makes the set, after the first time without whatever is in it.
-func (w *swapWorker) newWitnesses() {
-	if w.witnesses >= 0 {
-		linux.Close(w.witnesses)
+// NewWitnesses makes the set, after the first time without whatever is in it.
+func (w *Worker) NewWitnesses() {
+	if w.Witnesses >= 0 {
+		linux.Close(w.Witnesses)
 	}
-	w.witnesses = -1
+	w.Witnesses = -1
 	if set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
-		w.witnesses = set
+		w.Witnesses = set
 	}
 }
 
 // acquit takes it out again.
-func (w *swapWorker) acquit(old int) {
-	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
+func (w *Worker) acquit(old int) {
+	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.Witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
 }
 
 // alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready
 // for writing.
-func (w *swapWorker) alive() bool {
+func (w *Worker) alive() bool {
 	var event unix.EpollEvent
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.Witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
 	return errno == 0 && n != 0
 }
 
-// replaceCopies puts the new socket under every other number of the target that refers to the old
+// ReplaceCopies puts the new socket under every other number of the target that refers to the old
 // one, and adds the places in epoll sets that these have. It returns the numbers.
 //
 // Meanwhile another thread may copy the old one to a number that has been passed (dup2(2)). So it
 // looks again, until there is none.
-func (w *swapWorker) replaceCopies(s *swap) (numbers []int) {
+func (w *Worker) ReplaceCopies(s *Swap) (numbers []int) {
 	for range session.MaxRaces {
 		found := w.replaceCopiesOnce(s)
 		numbers = append(numbers, found...)
@@ -128,27 +128,27 @@ func (w *swapWorker) replaceCopies(s *swap) (numbers []int) {
 }
 
 // replaceCopiesOnce is replaceCopies for the numbers that one look finds.
-func (w *swapWorker) replaceCopiesOnce(s *swap) (numbers []int) {
-	c, ino := s.c, s.sock.Inode.Number
+func (w *Worker) replaceCopiesOnce(s *Swap) (numbers []int) {
+	c, ino := s.C, s.Sock.Inode.Number
 	numbers, _ = target.DescriptorsLinkedTo(c.TID, target.SocketLink(ino))
-	if len(numbers) > 0 && c.View == nil && w.s.epolls.any.Load() { // else they are known already
+	if len(numbers) > 0 && c.View == nil && w.s.Epolls.Any.Load() { // else they are known already
 		found, lost := w.registrationsByInode(s, numbers)
 		if lost != "" {
-			s.e.Add(lost)
+			s.E.Add(lost)
 		}
-		s.places = append(s.places, found...)
+		s.Places = append(s.Places, found...)
 	}
 	for _, number := range numbers {
 		// It may have been closed meanwhile, and would be opened again.
-		if cloexec, still := w.copyYet(c, number, ino); still {
-			w.Install(c, number, s.fd, cloexec)
+		if cloexec, still := w.CopyYet(c, number, ino); still {
+			w.Install(c, number, s.FD, cloexec)
 		}
 	}
 	return numbers
 }
 
-// copyYet reports whether a number of the target is open, and still the socket of an inode number.
-func (w *swapWorker) copyYet(c *session.Call, number int, ino uint64) (cloexec, still bool) {
+// CopyYet reports whether a number of the target is open, and still the socket of an inode number.
+func (w *Worker) CopyYet(c *session.Call, number int, ino uint64) (cloexec, still bool) {
 	if c.View == nil {
 		cloexec, errno := w.s.Targets.CloseOnExec(c.TID, number, w.Scratch[:])
 		if errno != 0 {
@@ -162,11 +162,11 @@ func (w *swapWorker) copyYet(c *session.Call, number int, ino uint64) (cloexec, 
 	return sight.CloseOnExec, errno == 0 && sight.File == c.View.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
 }
 
-// noteCopies is for when the copies of the target have been replaced. aside is whether upconv has
+// NoteCopies is for when the copies of the target have been replaced. aside is whether upconv has
 // one yet, and so nothing tells of others.
-func (w *swapWorker) noteCopies(e *event.Pending, aside bool) {
+func (w *Worker) NoteCopies(e *event.Pending, aside bool) {
 	if !aside && w.alive() {
 		e.Add("another process has a copy of the socket from before it was connected, or is using it")
 	}
-	w.newWitnesses() // without its descriptor the socket cannot be taken out
+	w.NewWitnesses() // without its descriptor the socket cannot be taken out
 }

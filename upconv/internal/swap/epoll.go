@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"maps"
@@ -21,7 +21,7 @@ import (
 // look at a socket in the kernel (see sight.go) that is not needed: it says whether there is
 // anything to be found.
 type epolls struct {
-	any        atomic.Bool // somebody may have a set
+	Any        atomic.Bool // somebody may have a set
 	noKcmp     atomic.Bool // kcmp(2) is refused, or this kernel has none
 	deaf       bool        // nobody says when a set is made
 	mu         sync.Mutex
@@ -53,26 +53,26 @@ const (
 	settling = 100 * time.Millisecond
 )
 
-// blind has every process be looked through every time: neither does the filter tell of new sets,
+// Blind has every process be looked through every time: neither does the filter tell of new sets,
 // nor can sockets be seen.
-func (e *epolls) blind() {
-	e.any.Store(true)
+func (e *epolls) Blind() {
+	e.Any.Store(true)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.deaf = true
 }
 
-// epollCreate handles a stopped epoll_create(2): it is noted and goes on.
-func (w *swapWorker) epollCreate(c *session.Call) session.Outcome {
-	w.s.epolls.create(w.s.Targets.Process(c.TID), c.TID)
+// EpollCreate handles a stopped epoll_create(2): it is noted and goes on.
+func (w *Worker) EpollCreate(c *session.Call) session.Outcome {
+	w.s.Epolls.create(w.s.Targets.Process(c.TID), c.TID)
 	return session.CarryOn
 }
 
 // files returns what a thread's descriptor table is known by, and its process. That is the pid, or
 // the tid of a thread that has a table of its own, or that may have one where nothing tells.
-func (w *swapWorker) files(tid int) (files, pid int) {
+func (w *Worker) files(tid int) (files, pid int) {
 	pid = w.s.Targets.Process(tid)
-	if pid == tid || w.s.epolls.noKcmp.Load() {
+	if pid == tid || w.s.Epolls.noKcmp.Load() {
 		return tid, pid
 	}
 	order, errno := target.CompareTables(pid, tid)
@@ -80,14 +80,14 @@ func (w *swapWorker) files(tid int) (files, pid int) {
 		return pid, pid
 	}
 	if target.RefusesKcmp(errno) {
-		w.s.epolls.noKcmp.Store(true)
+		w.s.Epolls.noKcmp.Store(true)
 	}
 	return tid, pid
 }
 
 // create notes that a thread is about to make a set.
 func (e *epolls) create(pid, tid int) {
-	e.any.Store(true)
+	e.Any.Store(true)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.makers == nil || len(e.makers) >= maxEpollProcesses {
@@ -109,8 +109,8 @@ func (e *epolls) forget(files int) {
 	delete(e.tables, files)
 }
 
-// ended drops what is known of a process or thread that has ended.
-func (e *epolls) ended(tid int) {
+// Ended drops what is known of a process or thread that has ended.
+func (e *epolls) Ended(tid int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.tables, tid)
@@ -202,7 +202,7 @@ func (e *epolls) setOf(files int, file uint64) (epfd int, ok bool) {
 }
 
 // lookAtSets looks at all sets that a thread has, for setOf.
-func (w *swapWorker) lookAtSets(tid int) {
+func (w *Worker) lookAtSets(tid int) {
 	files, _ := w.files(tid)
 	fds, _ := target.DescriptorsLinkedTo(tid, epollLink)
 	found := make(map[uint64]int, len(fds))
@@ -213,7 +213,7 @@ func (w *swapWorker) lookAtSets(tid int) {
 			found[sight.File] = fd
 		}
 	}
-	e := &w.s.epolls
+	e := &w.s.Epolls
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.table(files).files = found

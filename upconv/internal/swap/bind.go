@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"encoding/binary"
@@ -18,17 +18,17 @@ import (
 // will do where it is taken: the choice that counts is the egress's.
 
 // portChosen reports whether the kernel has chosen the port of a socket.
-func (w *swapWorker) portChosen(s *swap) bool {
-	sock := s.sock
-	if v := s.c.View; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
+func (w *Worker) portChosen(s *Swap) bool {
+	sock := s.Sock
+	if v := s.C.View; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
 		return !v.BoundPort
 	}
-	return !w.s.asked.has(sock.Port())
+	return !w.s.Asked.Has(sock.Port())
 }
 
 // bindOver binds the new socket as the old one is bound.
-func (w *swapWorker) bindOver(s *swap, old int) unix.Errno {
-	e, sock, replacement := s.e, s.sock, s.fd
+func (w *Worker) bindOver(s *Swap, old int) unix.Errno {
+	e, sock, replacement := s.E, s.Sock, s.FD
 	sock.Chosen = w.portChosen(s)
 	if sock.Resets {
 		if !sock.Chosen { // as after a native disconnection, which keeps the port that was asked for
@@ -77,8 +77,8 @@ func yields(s *sockstate.Socket, e *event.Pending, errno unix.Errno, where strin
 
 // bindAcross binds the new socket, if it is an AF_INET6 one, as the program has bound its own: to the
 // port, if there is one.
-func (s *swap) bindAcross(old int, origin uint64) unix.Errno {
-	e, sock, x, to := s.e, s.sock, s.x, s.fd
+func (s *Swap) bindAcross(old int, origin uint64) unix.Errno {
+	e, sock, x, to := s.E, s.Sock, s.X, s.FD
 	if !sock.Bound || sock.Netns != origin && sock.Kind == unix.SOCK_STREAM && sock.Chosen || x.Family() == unix.AF_UNIX { // see bindLike
 		return 0
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"bytes"
@@ -36,7 +36,7 @@ type setCopy struct {
 }
 
 // openSet gets r a copy of its set.
-func (w *swapWorker) openSet(c *session.Call, r *registration) (errno unix.Errno) {
+func (w *Worker) openSet(c *session.Call, r *registration) (errno unix.Errno) {
 	for _, s := range w.sets {
 		if s.epfd == r.epfd && s.file == r.file {
 			r.set = s.fd
@@ -54,8 +54,8 @@ func (w *swapWorker) openSet(c *session.Call, r *registration) (errno unix.Errno
 	return 0
 }
 
-// closeSets closes the copies of sets.
-func (w *swapWorker) closeSets() {
+// CloseSets closes the copies of sets.
+func (w *Worker) CloseSets() {
 	for _, s := range w.sets {
 		linux.Close(s.fd)
 	}
@@ -65,12 +65,12 @@ func (w *swapWorker) closeSets() {
 // registrations returns the places of the old socket of a swap in the epoll sets of its process.
 // The caller calls closeSets when it is done with them. It costs nothing where there are no sets.
 // lost says why there may be more; mostly it is empty.
-func (w *swapWorker) registrations(s *swap) (found []registration, lost string) {
-	c, all := s.c, &w.s.epolls
+func (w *Worker) registrations(s *Swap) (found []registration, lost string) {
+	c, all := s.C, &w.s.Epolls
 	switch {
 	case c.View != nil:
 		return w.registrationsSeen(s)
-	case !all.any.Load():
+	case !all.Any.Load():
 		return nil, ""
 	}
 	for range 2 {
@@ -95,7 +95,7 @@ func (w *swapWorker) registrations(s *swap) (found []registration, lost string) 
 			break
 		}
 		all.forget(files) // one may have another number now
-		w.closeSets()
+		w.CloseSets()
 		found, lost = nil, ""
 	}
 	return found, lost
@@ -129,10 +129,10 @@ const (
 
 // membership returns whether the old socket of a swap is in a set under the number of the call.
 // large is whether that is known to be large, and files what the target's descriptors are known by.
-func (w *swapWorker) membership(s *swap, files, epfd int, large bool) membership {
-	c, all := s.c, &w.s.epolls
+func (w *Worker) membership(s *Swap, files, epfd int, large bool) membership {
+	c, all := s.C, &w.s.Epolls
 	if large {
-		if is := w.inLargeSet(c, epfd, s.old); is != memberUnknown {
+		if is := w.inLargeSet(c, epfd, s.Old); is != memberUnknown {
 			return is
 		}
 	}
@@ -177,7 +177,7 @@ func inSmallSet(c *session.Call, epfd int) (is membership, errno unix.Errno) {
 // under the same number, and refuses with EEXIST what it has. Should it not, the old socket is in
 // it for a moment, and must not be ready then as an idle one always is (EPOLLHUP): so it listens,
 // where nobody knows, and is gone before the target goes on.
-func (w *swapWorker) inLargeSet(c *session.Call, epfd, old int) membership {
+func (w *Worker) inLargeSet(c *session.Call, epfd, old int) membership {
 	set, errno := w.s.Targets.Getfd(c.TID, epfd)
 	if errno != 0 {
 		return memberUnknown
@@ -201,11 +201,11 @@ func (w *swapWorker) inLargeSet(c *session.Call, epfd, old int) membership {
 
 // registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How
 // many there are is known; should some be missing, there are sets that have not been noticed yet.
-func (w *swapWorker) registrationsSeen(s *swap) (found []registration, lost string) {
-	seen := s.c.View
+func (w *Worker) registrationsSeen(s *Swap) (found []registration, lost string) {
+	seen := s.C.View
 	watched := seen.Watched
-	if watched > 0 && s.old >= 0 {
-		watched -= w.s.companions.Watches(s.old)
+	if watched > 0 && s.Old >= 0 {
+		watched -= w.s.Companions.Watches(s.Old)
 	}
 	if watched <= 0 {
 		return nil, ""
@@ -215,28 +215,28 @@ func (w *swapWorker) registrationsSeen(s *swap) (found []registration, lost stri
 	}
 	found, lost = w.registrationsByInode(s, nil)
 	if len(found) < watched || seen.Watched == peek.MaxWatched {
-		w.closeSets()
-		w.forgetSets(s.c)
+		w.CloseSets()
+		w.forgetSets(s.C)
 		found, lost = w.registrationsByInode(s, nil)
 	}
 	return found, lost
 }
 
 // forgetSets has the sets of the target be looked for anew.
-func (w *swapWorker) forgetSets(c *session.Call) {
+func (w *Worker) forgetSets(c *session.Call) {
 	files, _ := w.files(c.TID)
-	w.s.epolls.forget(files)
+	w.s.Epolls.forget(files)
 }
 
 // showsPlaces reports whether all places of what was seen are known.
-func (w *swapWorker) showsPlaces(sight *peek.Sight) bool {
+func (w *Worker) showsPlaces(sight *peek.Sight) bool {
 	return sight.Watched < peek.MaxWatched && w.s.Sights.Load().Peeker.KnowsPlaces()
 }
 
 // placesSeen returns those of some places that are in sets of the target. They should be as many as
 // are wanted; if not, a set has not been noticed yet, or is one that only others have.
-func (w *swapWorker) placesSeen(s *swap, places []peek.Place, wanted int) (found []registration, lost string) {
-	c := s.c
+func (w *Worker) placesSeen(s *Swap, places []peek.Place, wanted int) (found []registration, lost string) {
+	c := s.C
 	for _, noticed := range []bool{true, false} {
 		if !noticed {
 			w.lookAtSets(c.TID)
@@ -247,7 +247,7 @@ func (w *swapWorker) placesSeen(s *swap, places []peek.Place, wanted int) (found
 			if hasPlace(found, p) {
 				continue
 			}
-			epfd, ok := w.s.epolls.setOf(files, p.Set)
+			epfd, ok := w.s.Epolls.setOf(files, p.Set)
 			if !ok {
 				continue
 			}
@@ -273,7 +273,7 @@ func hasPlace(others []registration, p *peek.Place) bool {
 }
 
 // isFile reports whether a descriptor of upconv's is of the file that was seen.
-func (w *swapWorker) isFile(fd int, file uint64) bool {
+func (w *Worker) isFile(fd int, file uint64) bool {
 	var sight peek.Sight
 	return w.s.Sights.Load().Peeker.Look(w.s.PID, fd, &sight) == 0 && sight.File == file
 }
@@ -285,10 +285,10 @@ func epollEvent(p *peek.Place) unix.EpollEvent {
 
 // registrationsByInode finds the old socket of a swap in all sets, under any of some numbers; nil:
 // under any number at all, also one that has been closed since.
-func (w *swapWorker) registrationsByInode(s *swap, numbers []int) (found []registration, lost string) {
-	c := s.c
+func (w *Worker) registrationsByInode(s *Swap, numbers []int) (found []registration, lost string) {
+	c := s.C
 	files, pid := w.files(c.TID)
-	fds, _, ok := w.s.epolls.list(files, pid, c.TID)
+	fds, _, ok := w.s.Epolls.list(files, pid, c.TID)
 	if !ok {
 		return nil, lostPlaces("its process's descriptors cannot be read in /proc", 0)
 	}
@@ -302,19 +302,19 @@ func (w *swapWorker) registrationsByInode(s *swap, numbers []int) (found []regis
 }
 
 // registrationsIn appends to found those that are in a set, as proc_pid_fdinfo(5) says.
-func (w *swapWorker) registrationsIn(s *swap, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
-	c := s.c
+func (w *Worker) registrationsIn(s *Swap, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
+	c := s.C
 	text, errno := w.readFdinfo(c.TID, epfd)
 	if errno == unix.ENOENT {
 		return found, 0 // closed meanwhile
 	}
 	if len(text) > longText {
 		files, _ := w.files(c.TID)
-		w.s.epolls.isLarge(files, epfd)
+		w.s.Epolls.isLarge(files, epfd)
 	}
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)
-		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != s.sock.Inode.Number {
+		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != s.Sock.Inode.Number {
 			continue
 		}
 		r := registration{epfd: epfd, number: tfd, event: event}
@@ -329,9 +329,9 @@ func (w *swapWorker) registrationsIn(s *swap, epfd int, numbers []int, found []r
 	return found, errno
 }
 
-// register puts the socket, which the target now has, into the sets that the one before it was in.
+// Register puts the socket, which the target now has, into the sets that the one before it was in.
 // What becomes lost is noted.
-func (w *swapWorker) register(c *session.Call, e *event.Pending, places []registration, socket int) {
+func (w *Worker) Register(c *session.Call, e *event.Pending, places []registration, socket int) {
 	for i := range places {
 		p := &places[i]
 		// A registration belongs to a file and a number: here too the socket must have the target's
@@ -350,7 +350,7 @@ func (w *swapWorker) register(c *session.Call, e *event.Pending, places []regist
 }
 
 // unregister takes the old socket, which the target has no more, out of the sets that it is in.
-func (w *swapWorker) unregister(places []registration, old int) {
+func (w *Worker) unregister(places []registration, old int) {
 	for i := range places {
 		openfile.Free.Control(places[i].set, old, places[i].number, &unix.EpollEvent{}, unix.EPOLL_CTL_DEL)
 	}
@@ -359,9 +359,9 @@ func (w *swapWorker) unregister(places []registration, old int) {
 // settlePlaces is for places that the socket, which the target now has, was given before. Until
 // then others could change those of the old one, and take events of the new one as if of the old:
 // what they have said holds, and who is to be told of an event is told again.
-func (w *swapWorker) settlePlaces(s *swap) {
-	places, socket := s.places[:s.early], s.fd
-	if len(places) == 0 || s.c.View.Alone() { // there is nobody else
+func (w *Worker) settlePlaces(s *Swap) {
+	places, socket := s.Places[:s.Early], s.FD
+	if len(places) == 0 || s.C.View.Alone() { // there is nobody else
 		return
 	}
 	var looks placeSights
@@ -406,21 +406,21 @@ type placeSights struct {
 
 // lookAtPlaces looks at the two sockets, if that can be. (No closure does: the swap would be on the
 // heap.)
-func (w *swapWorker) lookAtPlaces(s *swap, l *placeSights) {
-	if s.c.View == nil {
+func (w *Worker) lookAtPlaces(s *Swap, l *placeSights) {
+	if s.C.View == nil {
 		return
 	}
 	peeker := w.s.Sights.Load().Peeker
-	seen := peeker.Look(w.s.PID, s.old, &l.before) == 0 && peeker.Look(w.s.PID, s.fd, &l.after) == 0
+	seen := peeker.Look(w.s.PID, s.Old, &l.before) == 0 && peeker.Look(w.s.PID, s.FD, &l.after) == 0
 	l.all = seen && w.showsPlaces(&l.before) && w.showsPlaces(&l.after)
 }
 
 // inPlace returns what is in a place of the old socket and of the new one.
-func (w *swapWorker) inPlace(s *swap, l *placeSights, place *registration) (was, now said) {
+func (w *Worker) inPlace(s *Swap, l *placeSights, place *registration) (was, now said) {
 	if l.all && place.file != 0 {
 		return saidOf(&l.before, place), saidOf(&l.after, place)
 	}
-	return w.readPlaces(s, place, linux.InodeOf(s.fd))
+	return w.readPlaces(s, place, linux.InodeOf(s.FD))
 }
 
 func saidOf(sight *peek.Sight, place *registration) said {
@@ -434,14 +434,14 @@ func saidOf(sight *peek.Sight, place *registration) said {
 
 // readPlaces is what proc_pid_fdinfo(5) says of a place of the old socket, and of the one with the
 // inode number ino. The set is read once: it may be long.
-func (w *swapWorker) readPlaces(s *swap, place *registration, ino uint64) (was, now said) {
-	text, _ := w.readFdinfo(s.c.TID, place.epfd)
+func (w *Worker) readPlaces(s *Swap, place *registration, ino uint64) (was, now said) {
+	text, _ := w.readFdinfo(s.C.TID, place.epfd)
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)
 		if !ok || tfd != place.number {
 			continue
 		}
-		if !was.is && (of == 0 || of == s.sock.Inode.Number) {
+		if !was.is && (of == 0 || of == s.Sock.Inode.Number) {
 			was = said{event, true}
 		}
 		if !now.is && (of == 0 || of == ino) {
@@ -458,9 +458,9 @@ func fired(e unix.EpollEvent) bool {
 	return e.Events&unix.EPOLLONESHOT != 0 && e.Events&^(how|unix.EPOLLERR|unix.EPOLLHUP) == 0
 }
 
-// epollAdd puts a file into an epoll set. That of a program is locked while epoll_wait(2) writes
+// EpollAdd puts a file into an epoll set. That of a program is locked while epoll_wait(2) writes
 // into its memory; so not a RawSyscall.
-func epollAdd(set, fd int, event *unix.EpollEvent) unix.Errno {
+func EpollAdd(set, fd int, event *unix.EpollEvent) unix.Errno {
 	_, _, errno := unix.Syscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(event)), 0, 0)
 	return errno
 }

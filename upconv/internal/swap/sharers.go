@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"slices"
@@ -11,7 +11,7 @@ import (
 // tableSharers returns the other processes that have the descriptor table of a call's thread
 // (clone(2), CLONE_FILES without CLONE_THREAD). threads is how many its own process has, and
 // replacement is a copy of the socket that has just been put under the call's descriptor.
-func (w *swapWorker) tableSharers(c *session.Call, threads, replacement int) (pids []int) {
+func (w *Worker) tableSharers(c *session.Call, threads, replacement int) (pids []int) {
 	var link string
 	shares := func(pid int) bool {
 		order, errno := target.CompareTables(c.TID, pid)

@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"sync"
@@ -10,15 +10,15 @@ import (
 func TestMovingSockets(t *testing.T) {
 	var m movingSockets
 	const apart, sockets, rounds = 16, 4, 1000 // inode numbers with the same low bits
-	forever := m.lock(apart * sockets)
+	forever := m.Lock(apart * sockets)
 	var all sync.WaitGroup
 	var movers [sockets]int
 	for i := range 4 * sockets {
 		all.Go(func() {
 			for range rounds {
-				l := m.lock(uint64(apart * (i % sockets)))
+				l := m.Lock(uint64(apart * (i % sockets)))
 				movers[i%sockets]++
-				m.unlock(l)
+				m.Unlock(l)
 			}
 		})
 	}
@@ -28,11 +28,11 @@ func TestMovingSockets(t *testing.T) {
 			t.Errorf("socket %d was moved %d times at a time of its own, want %d", i, n, 4*rounds)
 		}
 	}
-	m.unlock(forever)
+	m.Unlock(forever)
 	if len(m.locks) != 0 || len(m.spare) > 4*sockets+1 {
 		t.Errorf("%d locks are held and %d are kept", len(m.locks), len(m.spare))
 	}
-	if n := testing.AllocsPerRun(100, func() { m.unlock(m.lock(1 << 40)) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { m.Unlock(m.Lock(1 << 40)) }); n != 0 {
 		t.Errorf("a move allocates %v times", n)
 	}
 }

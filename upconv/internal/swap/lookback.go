@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"slices"
@@ -11,13 +11,13 @@ import (
 // has one now: a thread that waits for it keeps it alive. (To look for such threads takes long
 // where there are many.) late are the places in epoll sets that it has got, besides those that are
 // known.
-func (w *swapWorker) lookBack(s *swap) (waited bool, late []registration) {
-	v := s.c.View
+func (w *Worker) lookBack(s *Swap) (waited bool, late []registration) {
+	v := s.C.View
 	if v == nil || v.OwnTable {
 		return false, nil
 	}
 	var sight peek.Sight
-	if w.s.Sights.Load().Peeker.Look(w.s.PID, s.old, &sight) != 0 {
+	if w.s.Sights.Load().Peeker.Look(w.s.PID, s.Old, &sight) != 0 {
 		return v.Single(), nil
 	}
 	return v.Single() && sight.Refs != 1, w.latePlaces(s, &sight)
@@ -25,9 +25,9 @@ func (w *swapWorker) lookBack(s *swap) (waited bool, late []registration) {
 
 // latePlaces returns the places that the old socket of a swap has got between two looks, besides
 // those that are known. sight is what the second one has shown.
-func (w *swapWorker) latePlaces(s *swap, sight *peek.Sight) (late []registration) {
-	c, own := s.c, 0
-	if s.last.watched { // in a set of upconv's own
+func (w *Worker) latePlaces(s *Swap, sight *peek.Sight) (late []registration) {
+	c, own := s.C, 0
+	if s.Last.Watched { // in a set of upconv's own
 		own = 1
 	}
 	if w.showsPlaces(sight) {
@@ -45,6 +45,6 @@ func (w *swapWorker) latePlaces(s *swap, sight *peek.Sight) (late []registration
 	w.forgetSets(c) // it may be in a set that is new
 	late, _ = w.registrationsByInode(s, nil)
 	return slices.DeleteFunc(late, func(r registration) bool {
-		return slices.ContainsFunc(s.places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
+		return slices.ContainsFunc(s.Places, func(known registration) bool { return known.epfd == r.epfd && known.number == r.number })
 	})
 }

@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"unsafe"
@@ -13,7 +13,7 @@ import (
 // lastSeen is what the last look at the target's descriptor tells.
 type lastSeen struct {
 	closesOnExec bool // on execve(2) it is closed
-	watched      bool // the socket is in the worker's witnesses
+	Watched      bool // the socket is in the worker's witnesses
 }
 
 // lastLook is system calls in volleys, and the memory that they use. It is on the heap, so that
@@ -40,7 +40,7 @@ func newLastLook() *lastLook {
 }
 
 // last returns the worker's lastLook.
-func (w *swapWorker) last() *lastLook {
+func (w *Worker) last() *lastLook {
 	if w.lastLook == nil {
 		w.lastLook = newLastLook()
 	}
@@ -48,13 +48,13 @@ func (w *swapWorker) last() *lastLook {
 }
 
 // watchAndRead is witness, and then reads the start of a file, in one volley.
-func (w *swapWorker) watchAndRead(old, file int, to []byte) (watched bool, n int, errno unix.Errno) {
-	if w.witnesses < 0 {
-		w.newWitnesses()
+func (w *Worker) watchAndRead(old, file int, to []byte) (watched bool, n int, errno unix.Errno) {
+	if w.Witnesses < 0 {
+		w.NewWitnesses()
 	}
 	l := w.last()
 	l.event = unix.EpollEvent{Events: unix.EPOLLOUT}
-	l.before[0].Args[0], l.before[0].Args[2], l.before[1].Args[0] = uintptr(w.witnesses), uintptr(old), uintptr(file)
+	l.before[0].Args[0], l.before[0].Args[2], l.before[1].Args[0] = uintptr(w.Witnesses), uintptr(old), uintptr(file)
 	volley.Make(l.before[:], 0)
 	if errno = l.before[1].Errno(); errno == 0 {
 		n = copy(to, l.text[:l.before[1].Result()])
@@ -62,11 +62,11 @@ func (w *swapWorker) watchAndRead(old, file int, to []byte) (watched bool, n int
 	return l.before[0].Errno() == 0, n, errno
 }
 
-// closeWatched closes old, which is in the worker's witnesses, and then is alive, in one volley.
-func (w *swapWorker) closeWatched(old int) (alive bool) {
+// CloseWatched closes old, which is in the worker's witnesses, and then is alive, in one volley.
+func (w *Worker) CloseWatched(old int) (alive bool) {
 	w.Disown(old)
 	l := w.last()
-	l.after[0].Args[0], l.after[1].Args[0] = uintptr(old), uintptr(w.witnesses)
+	l.after[0].Args[0], l.after[1].Args[0] = uintptr(old), uintptr(w.Witnesses)
 	volley.Make(l.after[:], 0)
 	return l.after[1].Errno() == 0 && l.after[1].Result() != 0
 }

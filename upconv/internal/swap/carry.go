@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"unsafe"
@@ -11,11 +11,11 @@ import (
 
 // What the program has done to a socket is done to the one that is to take its place.
 
-// carry gives the new socket what the program has done to the old one, of which from is a copy; -1:
+// Carry gives the new socket what the program has done to the old one, of which from is a copy; -1:
 // nothing. kept is as for carryOver.
-func (w *swapWorker) carry(s *swap, from int, kept bool) unix.Errno {
+func (w *Worker) Carry(s *Swap, from int, kept bool) unix.Errno {
 	switch {
-	case s.x != nil:
+	case s.X != nil:
 		return w.carryAcross(s, from, kept)
 	case from >= 0:
 		return w.carryOver(s, from, kept)
@@ -25,8 +25,8 @@ func (w *swapWorker) carry(s *swap, from int, kept bool) unix.Errno {
 
 // carryOver gives the new socket what the program has done to the old one. kept is whether it is
 // one that has been in use before.
-func (w *swapWorker) carryOver(s *swap, old int, kept bool) unix.Errno {
-	e, sock, replacement := s.e, s.sock, s.fd
+func (w *Worker) carryOver(s *Swap, old int, kept bool) unix.Errno {
+	e, sock, replacement := s.E, s.Sock, s.FD
 	if lost := w.s.Fresh.Of(sock.Domain).CopyOptions(&w.s.Used, old, replacement, sock, kept); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
@@ -38,7 +38,7 @@ func (w *swapWorker) carryOver(s *swap, old int, kept bool) unix.Errno {
 		sock.Resume(replacement)
 	}
 	if w.s.Used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0 {
-		copyOwner(old, replacement)
+		CopyOwner(old, replacement)
 	}
 	if one := int32(1); sock.Headers {
 		linux.Setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
@@ -51,8 +51,8 @@ func (w *swapWorker) carryOver(s *swap, old int, kept bool) unix.Errno {
 
 // carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as
 // for carry.
-func (w *swapWorker) carryAcross(s *swap, old int, kept bool) unix.Errno {
-	e, sock, x, replacement := s.e, s.sock, s.x, s.fd
+func (w *Worker) carryAcross(s *Swap, old int, kept bool) unix.Errno {
+	e, sock, x, replacement := s.E, s.Sock, s.X, s.FD
 	switch {
 	case old < 0: // nothing has been done to it
 	case x.Family() == unix.AF_UNIX:
@@ -66,7 +66,7 @@ func (w *swapWorker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 		return errno
 	}
 	if old >= 0 && (w.s.Used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0) {
-		copyOwner(old, replacement)
+		CopyOwner(old, replacement)
 	}
 	if x.Family() == unix.AF_INET6 {
 		w.shutLike(s, old)
@@ -80,15 +80,15 @@ func (w *swapWorker) carryAcross(s *swap, old int, kept bool) unix.Errno {
 
 // shutLike has the new socket remember a shutdown(2) of the old one from before it was connected:
 // that fails with ENOTCONN, and yet has its effect.
-func (w *swapWorker) shutLike(s *swap, old int) {
+func (w *Worker) shutLike(s *Swap, old int) {
 	shut := uint8(0)
-	if v := s.c.View; v != nil {
+	if v := s.C.View; v != nil {
 		shut = v.Shutdown
-	} else if s.sock.Kind != unix.SOCK_STREAM && old >= 0 {
+	} else if s.Sock.Kind != unix.SOCK_STREAM && old >= 0 {
 		shut = shutdownOf(old)
 	}
 	if shut != 0 {
-		unix.Syscall(unix.SYS_SHUTDOWN, uintptr(s.fd), uintptr(shut-1), 0)
+		unix.Syscall(unix.SYS_SHUTDOWN, uintptr(s.FD), uintptr(shut-1), 0)
 	}
 }
 

@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import "sync"
 
@@ -20,8 +20,8 @@ type movingLock struct {
 // maxSpareLocks is how many locks are kept for later.
 const maxSpareLocks = 64
 
-// lock waits until nobody else moves the socket with an inode number.
-func (m *movingSockets) lock(ino uint64) *movingLock {
+// Lock waits until nobody else moves the socket with an inode number.
+func (m *movingSockets) Lock(ino uint64) *movingLock {
 	l := m.lockOf(ino)
 	l.Lock()
 	return l
@@ -46,8 +46,8 @@ func (m *movingSockets) lockOf(ino uint64) *movingLock {
 	return l
 }
 
-// unlock lets the next one move the socket.
-func (m *movingSockets) unlock(l *movingLock) {
+// Unlock lets the next one move the socket.
+func (m *movingSockets) Unlock(l *movingLock) {
 	l.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()

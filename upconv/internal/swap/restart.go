@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// restartWaiters has the threads that wait in a call on a descriptor of the target's begin that
+// RestartWaiters has the threads that wait in a call on a descriptor of the target's begin that
 // call anew, when another socket has taken its place: they would wait for the old one for ever. Of
 // the calls that wait for one descriptor the kernel begins all anew but those with SO_RCVTIMEO,
 // which are left alone, and of those that wait for several poll(2) and select(2). Threads in
@@ -23,7 +23,7 @@ import (
 //
 // others are the descriptors that were the old socket, too, and replacement is a copy of the new
 // one. It reports whether none goes on waiting for the old one.
-func (w *swapWorker) restartWaiters(c *session.Call, others []int, replacement int) bool {
+func (w *Worker) RestartWaiters(c *session.Call, others []int, replacement int) bool {
 	numbers := append(others, c.FD)
 	timed := linux.TimeoutOf(replacement, unix.SO_RCVTIMEO) != 0
 	held := w.s.Held.Threads() // those follow

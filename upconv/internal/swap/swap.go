@@ -1,4 +1,4 @@
-package supervisor
+package swap
 
 import (
 	"strconv"
@@ -18,98 +18,98 @@ import (
 // A swap puts an equivalent socket under the target's descriptor: that is made, it is installed,
 // and the one from before is retired. swapStream and swapDatagram go through these steps; what
 // differs is theirs.
-type swap struct {
-	c      *session.Call
-	e      *event.Pending
-	old    int                // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
-	sock   *sockstate.Socket  // what there is to know of that
-	egress *netns.Egress      // where the new one is made; nil: in the origin
-	x      *crossing.Crossing // of another family, and in the origin; nil: of the same
+type Swap struct {
+	C      *session.Call
+	E      *event.Pending
+	Old    int                // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
+	Sock   *sockstate.Socket  // what there is to know of that
+	Egress *netns.Egress      // where the new one is made; nil: in the origin
+	X      *crossing.Crossing // of another family, and in the origin; nil: of the same
 
-	fd     int            // the new one, from make on
-	places []registration // in epoll sets, from findPlaces on
-	early  int            // the first so many of them the new one has before it is installed
-	last   lastSeen       // by lookLast
+	FD     int            // the new one, from make on
+	Places []registration // in epoll sets, from findPlaces on
+	Early  int            // the first so many of them the new one has before it is installed
+	Last   lastSeen       // by lookLast
 }
 
-// make makes the socket that is to take the place of the target's, with all that the program has
+// Make makes the socket that is to take the place of the target's, with all that the program has
 // done to that; tidy closes it. Like the others it returns what becomes of the call if the swap
 // cannot go on, and else undecided.
-func (w *swapWorker) make(s *swap) session.Outcome {
-	e, sock, x := s.e, s.sock, s.x
-	from := s.old // what is carried over is of it
+func (w *Worker) Make(s *Swap) session.Outcome {
+	e, sock, x := s.E, s.Sock, s.X
+	from := s.Old // what is carried over is of it
 	if sock.Untouched {
 		from = -1
 	}
-	kept, errno := w.obtain(s, from)
+	kept, errno := w.Obtain(s, from)
 	switch {
 	case errno == 0:
-	case s.old >= 0 && w.replaced(s.c, s.old): // by another thread, which has taken the one that could be had
+	case s.Old >= 0 && w.Replaced(s.C, s.Old): // by another thread, which has taken the one that could be had
 		return session.Raced
 	default:
 		return w.Fail(e, "socket for "+e.Decision.Route.String(), errno)
 	}
-	w.Done = append(w.Done, s.fd)
+	w.Done = append(w.Done, s.FD)
 	if x != nil {
 		w.UsedUnix = sock.Kind == unix.SOCK_STREAM && x.Family() == unix.AF_UNIX
 	}
-	switch errno := w.carry(s, from, kept); {
+	switch errno := w.Carry(s, from, kept); {
 	case errno == 0:
 	case x != nil && errno != unix.EADDRINUSE && errno != unix.EACCES:
-		w.abandon(s)
+		w.Abandon(s)
 		return w.Fail(e, "preparing a socket for "+e.Decision.Route.String(), errno)
 	default: // the program's error, natively one of bind(2)
-		w.abandon(s)
+		w.Abandon(s)
 		e.Add("port " + strconv.Itoa(int(sock.Port())) + " cannot be had in the egress")
 		w.s.Events.Record(e, errno)
 		return session.Answer(errno)
 	}
 	if sock.Untouched {
-		session.SetOften(s.fd, sock.Often, x != nil)
+		session.SetOften(s.FD, sock.Often, x != nil)
 	}
-	if lost := w.copyInode(s); lost != "" {
+	if lost := w.CopyInode(s); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
 	return session.Undecided
 }
 
-// obtain gets s its socket. from is -1 where nothing has been done to the target's. kept is whether
+// Obtain gets s its socket. from is -1 where nothing has been done to the target's. kept is whether
 // it is one that the target had there before, and not a new one.
-func (w *swapWorker) obtain(s *swap, from int) (kept bool, errno unix.Errno) {
-	sock := s.sock
+func (w *Worker) Obtain(s *Swap, from int) (kept bool, errno unix.Errno) {
+	sock := s.Sock
 	if sock.Kind != unix.SOCK_STREAM && from >= 0 {
-		if s.fd, kept = w.s.companions.Take(from, w.to(s.egress, s.x)); kept {
+		if s.FD, kept = w.s.Companions.Take(from, w.To(s.Egress, s.X)); kept {
 			return true, 0
 		}
 	}
 	switch {
-	case s.x != nil:
-		s.fd, errno = w.MakeCrossed(s.x, s.c)
-	case s.egress == nil:
-		s.fd, errno = w.InOrigin(s.c.TID, sock.Domain, sock.Kind, sock.Proto)
+	case s.X != nil:
+		s.FD, errno = w.MakeCrossed(s.X, s.C)
+	case s.Egress == nil:
+		s.FD, errno = w.InOrigin(s.C.TID, sock.Domain, sock.Kind, sock.Proto)
 	default:
-		s.fd, errno = w.Socket(s.egress, sock.Domain, sock.Kind, sock.Proto)
+		s.FD, errno = w.Socket(s.Egress, sock.Domain, sock.Kind, sock.Proto)
 	}
 	return false, errno
 }
 
-// findPlaces finds the places in epoll sets that the old socket has.
-func (w *swapWorker) findPlaces(s *swap) {
+// FindPlaces finds the places in epoll sets that the old socket has.
+func (w *Worker) FindPlaces(s *Swap) {
 	lost := ""
-	if s.places, lost = w.registrations(s); lost != "" {
-		s.e.Add(lost)
+	if s.Places, lost = w.registrations(s); lost != "" {
+		s.E.Add(lost)
 	}
 }
 
-// lookLast looks at the target's descriptor for the last time before another socket takes its
+// LookLast looks at the target's descriptor for the last time before another socket takes its
 // place: whether it is closed on execve(2), and whether it is yet the socket that old is a copy of.
 // If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may
 // have old it is put among the worker's witnesses before.
-func (w *swapWorker) lookLast(s *swap) session.Outcome {
-	last, c, old := &s.last, s.c, s.old
+func (w *Worker) LookLast(s *Swap) session.Outcome {
+	last, c, old := &s.Last, s.C, s.Old
 	if v := c.View; v != nil {
-		last.watched = old >= 0 && !v.Single() && w.witness(old)
-		if old >= 0 && w.replaced(c, old) {
+		last.Watched = old >= 0 && !v.Single() && w.Witness(old)
+		if old >= 0 && w.Replaced(c, old) {
 			return session.Raced
 		}
 		last.closesOnExec = v.CloseOnExec
@@ -117,22 +117,22 @@ func (w *swapWorker) lookLast(s *swap) session.Outcome {
 	}
 	// One read says all: an inode number is the socket's own as long as there is a copy of it.
 	info, errno := w.s.Targets.FdinfoBy(c.TID, c.FD, w.Scratch[:], func(file int, to []byte) (n int, errno unix.Errno) {
-		last.watched, n, errno = w.watchAndRead(old, file, to)
+		last.Watched, n, errno = w.watchAndRead(old, file, to)
 		return n, errno
 	})
 	switch errno {
 	case 0:
-		same := info.Ino == s.sock.Inode.Number
-		s.sock.Flags = info.Flags &^ unix.O_CLOEXEC
+		same := info.Ino == s.Sock.Inode.Number
+		s.Sock.Flags = info.Flags &^ unix.O_CLOEXEC
 		last.closesOnExec = info.ClosesOnExec()
 		if !same {
 			return session.Raced
 		}
 		return session.Undecided
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.Fail(s.e, "open /proc/TID/fdinfo/FD", errno)
+		return w.Fail(s.E, "open /proc/TID/fdinfo/FD", errno)
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
-		gone := !w.replaced(c, old)
+		gone := !w.Replaced(c, old)
 		if dir, errno := target.OpenDir(c.TID, w.Scratch[:]); errno == 0 { // it was closed for a moment only
 			linux.Close(dir)
 			gone = false
@@ -142,63 +142,63 @@ func (w *swapWorker) lookLast(s *swap) session.Outcome {
 		}
 		return session.CarryOn
 	}
-	w.Unserved(s.e, "its descriptors cannot be read in /proc", errno)
+	w.Unserved(s.E, "its descriptors cannot be read in /proc", errno)
 	return session.CarryOn
 }
 
-// put installs the new socket under the target's descriptor.
+// Put installs the new socket under the target's descriptor.
 //
 // A socket is installed first and connected second: installing puts it into the target's net_cls
 // and net_prio cgroups, and its first packet must already carry them.
-func (w *swapWorker) put(s *swap) session.Outcome {
+func (w *Worker) Put(s *Swap) session.Outcome {
 	// Before the program has it: its other threads could put it under any number at once.
 	w.s.Swapped.Store(true)
-	if s.sock.Kind != unix.SOCK_STREAM {
+	if s.Sock.Kind != unix.SOCK_STREAM {
 		w.s.Moved.Store(true)
 	}
-	switch errno := w.Install(s.c, s.c.FD, s.fd, s.last.closesOnExec); errno {
+	switch errno := w.Install(s.C, s.C.FD, s.FD, s.Last.closesOnExec); errno {
 	case 0:
 		return session.Undecided
 	case unix.ENOENT, unix.ESRCH:
 		return session.CarryOn // the target is gone; nobody will read the answer
 	default:
-		return w.Fail(s.e, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
+		return w.Fail(s.E, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
 	}
 }
 
-// abandon is for a socket that does not come into the place of the target's.
-func (w *swapWorker) abandon(s *swap) {
-	if s.last.watched {
-		w.acquit(s.old)
+// Abandon is for a socket that does not come into the place of the target's.
+func (w *Worker) Abandon(s *Swap) {
+	if s.Last.Watched {
+		w.acquit(s.Old)
 	}
-	if s.sock.Kind != unix.SOCK_STREAM && w.s.companions.PutBack(s.fd) {
-		w.Disown(s.fd)
+	if s.Sock.Kind != unix.SOCK_STREAM && w.s.Companions.PutBack(s.FD) {
+		w.Disown(s.FD)
 	}
 }
 
-// takePlaces looks for what the old socket, which is not the target's any more, has got until the
+// TakePlaces looks for what the old socket, which is not the target's any more, has got until the
 // very end: places in epoll sets, which the new one takes over, and a thread that waits for it.
-func (w *swapWorker) takePlaces(s *swap) (waited bool) {
+func (w *Worker) TakePlaces(s *Swap) (waited bool) {
 	waited, late := w.lookBack(s)
-	s.places = append(s.places, late...)
+	s.Places = append(s.Places, late...)
 	w.settlePlaces(s)
-	w.unregister(s.places, s.old) // whoever has a copy: no more events from it
+	w.unregister(s.Places, s.Old) // whoever has a copy: no more events from it
 	return waited
 }
 
-// async has the new socket send the signals that the old one sent: O_ASYNC, with other status
+// Async has the new socket send the signals that the old one sent: O_ASYNC, with other status
 // flags.
-func (w *swapWorker) async(s *swap, flags int) {
-	if s.sock.Flags&unix.O_ASYNC == 0 {
+func (w *Worker) Async(s *Swap, flags int) {
+	if s.Sock.Flags&unix.O_ASYNC == 0 {
 		return
 	}
-	if errno := w.setAsync(s.c, s.fd, flags); errno != 0 {
-		s.e.Add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
+	if errno := w.setAsync(s.C, s.FD, flags); errno != 0 {
+		s.E.Add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
 	}
 }
 
-// to returns where a swap leads, whose arguments these are.
-func (w *swapWorker) to(egress *netns.Egress, x *crossing.Crossing) companion.Place {
+// To returns where a swap leads, whose arguments these are.
+func (w *Worker) To(egress *netns.Egress, x *crossing.Crossing) companion.Place {
 	switch {
 	case x != nil && x.Family() == unix.AF_UNIX:
 		return companion.OnUnix
