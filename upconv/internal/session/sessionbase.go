@@ -28,7 +28,7 @@ type Session struct {
 
 	Sights atomic.Pointer[Sights] // nil: not permitted, or not needed, or not yet
 	open   sync.Once              // has it become clear which
-	Blind  func()                 // is told if sockets cannot be looked at after all
+	blind  func()                 // is told if sockets cannot be looked at after all
 
 	Swapped atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
 	Moved   atomic.Bool   // and some datagram socket
@@ -37,6 +37,12 @@ type Session struct {
 
 	Broken   chan error   // is sent why the session cannot go on
 	lastWarn atomic.Int64 // UnixNano of the last warning about a call
+}
+
+// Init has a session belong to a node. blind is told if sockets cannot be looked at in the kernel
+// although the session needs that.
+func (s *Session) Init(n *Node, blind func()) {
+	s.Node, s.Broken, s.blind = n, make(chan error, 1), blind
 }
 
 // Fail says that the session cannot go on. Whoever has made it must see to it that no program goes

@@ -58,7 +58,7 @@ func (s *Session) OpenSights() { s.open.Do(s.loadSights) }
 func (s *Session) loadSights() {
 	peeker := s.peeks()
 	if peeker == nil {
-		s.Blind() // the filter does not tell who makes sets
+		s.blind() // the filter does not tell who makes sets
 		return
 	}
 	all := &Sights{Peeker: peeker}
@@ -68,7 +68,7 @@ func (s *Session) loadSights() {
 		}
 	}
 	if all.fresh4.File == 0 {
-		s.Blind()
+		s.blind()
 		return
 	}
 	s.Sights.Store(all)

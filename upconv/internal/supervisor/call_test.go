@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -289,6 +290,69 @@ func TestOptionsUnreadAreStopped(t *testing.T) {
 			if used.Set(i); !used.MustRead(i) {
 				t.Errorf("%+v: %s is not read although it was set", n, row.Label)
 			}
+		}
+	}
+}
+
+// receiveRules are those of the calls that receive, with or without routes for datagrams.
+func receiveRules(n session.Needs, datagrams bool) (rules []seccompx.Rule) {
+	n.Receives = datagrams
+	for i := range calls {
+		if row := &calls[i]; strings.HasPrefix(row.name, "recv") {
+			rules = append(rules, row.filterRules(n)...)
+		}
+	}
+	return rules
+}
+
+// TestReceiveRules is about what is stopped.
+func TestReceiveRules(t *testing.T) {
+	const errorQueue, dirty = unix.MSG_ERRQUEUE | unix.MSG_DONTWAIT, 0xdeadbeef_00000000
+	if rules := receiveRules(session.Needs{Swaps: true}, true); rules != nil {
+		t.Errorf("without routes to other families: %v", rules)
+	}
+	for _, arch := range []seccompx.Arch{seccompx.AMD64, seccompx.I386, seccompx.ARM64} {
+		for _, datagrams := range []bool{true, false} {
+			f := seccompx.Filter{Rules: receiveRules(session.Needs{Inet6: true}, datagrams), Default: seccompx.Allow, Arches: []seccompx.Arch{arch}}
+			program, err := f.Assemble()
+			if err != nil {
+				t.Fatal(err)
+			}
+			check := func(stops bool, call string, args ...uint64) {
+				t.Helper()
+				nr, ok := arch.Syscall(call)
+				if !ok {
+					return
+				}
+				want := seccompx.Allow
+				if stops {
+					want = seccompx.UserNotify
+				}
+				var all [6]uint64
+				copy(all[:], args)
+				if got := judge(t, program, arch, nr, all); got != want {
+					t.Errorf("%v, datagrams %v: %s%#x: %v, want %v", arch, datagrams, call, args, got, want)
+				}
+			}
+			check(false, "recvfrom", 3, 0x1000, 10, 0, 0, 0)
+			check(false, "recvfrom", 3, 0x1000, 10, dirty, 0, 0x1000)
+			check(datagrams, "recvfrom", 3, 0x1000, 10, 0, 0x1000, 0x2000)
+			check(true, "recvfrom", 3, 0x1000, 10, errorQueue, 0, 0)
+			check(true, "recvfrom", 3, 0x1000, 10, dirty|errorQueue, 0, 0)
+			if arch != seccompx.I386 {
+				check(datagrams, "recvfrom", 3, 0x1000, 10, 0, 1<<32, 0)
+			}
+			check(datagrams, "recvmsg", 3, 0x1000, unix.MSG_DONTWAIT)
+			check(true, "recvmsg", 3, 0x1000, errorQueue)
+			for _, call := range []string{"recvmmsg", "recvmmsg_time64"} {
+				check(datagrams, call, 3, 0x1000, 5, 0, 0)
+				check(true, call, 3, 0x1000, 5, errorQueue, 0)
+			}
+			for _, what := range []uint64{linux.SocketcallRecvfrom, linux.SocketcallRecvmsg, linux.SocketcallRecvmmsg} {
+				check(true, "socketcall", what, 0x1000)
+			}
+			check(false, "socketcall", 10, 0x1000) // recv
+			check(false, "read", 3)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
@@ -100,36 +101,36 @@ var calls = []callRow{
 	// which of a struct msghdr a filter cannot see. Without datagrams those of the error queue are
 	// all there is.
 	{
-		name: "recvfrom", handle: (*callsWorker).recvfrom, socketcall: linux.SocketcallRecvfrom, args: 6,
+		name: "recvfrom", handle: (*callsWorker).Recvfrom, socketcall: linux.SocketcallRecvfrom, args: 6,
 		rules: func(n session.Needs, r *callRules) {
 			r.stopIf(n.Crosses() && n.Receives, seccompx.Arg(4).NotEqual(0))
 			r.stopIf(n.Crosses(), low(3).HasAny(unix.MSG_ERRQUEUE))
 		},
 	},
 	{
-		name: "recvmsg", handle: (*callsWorker).recvmsg, socketcall: linux.SocketcallRecvmsg, args: 3,
+		name: "recvmsg", handle: (*callsWorker).Recvmsg, socketcall: linux.SocketcallRecvmsg, args: 3,
 		rules: func(n session.Needs, r *callRules) { r.stopReceipt(n, 2) },
 	},
 	{
-		name: "recvmmsg", handle: (*callsWorker).recvmmsg, socketcall: linux.SocketcallRecvmmsg, args: 5,
+		name: "recvmmsg", handle: (*callsWorker).Recvmmsg, socketcall: linux.SocketcallRecvmmsg, args: 5,
 		rules: func(n session.Needs, r *callRules) { r.stopReceipt(n, 3) },
 	},
 	{
-		name: "recvmmsg_time64", handle: (*callsWorker).recvmmsgTime64,
+		name: "recvmmsg_time64", handle: (*callsWorker).RecvmmsgTime64,
 		rules: func(n session.Needs, r *callRules) { r.stopReceipt(n, 3) },
 	},
 
 	// What would tell a program that its socket is of another family.
 	{
-		name: "getpeername", handle: (*callsWorker).getpeername, socketcall: linux.SocketcallGetpeername, args: 3,
+		name: "getpeername", handle: (*callsWorker).Getpeername, socketcall: linux.SocketcallGetpeername, args: 3,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Crosses()) },
 	},
 	{
-		name: "getsockname", handle: (*callsWorker).getsockname, socketcall: linux.SocketcallGetsockname, args: 3,
+		name: "getsockname", handle: (*callsWorker).Getsockname, socketcall: linux.SocketcallGetsockname, args: 3,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Crosses()) },
 	},
 	{
-		name: "getsockopt", handle: (*callsWorker).getsockopt, socketcall: linux.SocketcallGetsockopt, args: 5,
+		name: "getsockopt", handle: (*callsWorker).Getsockopt, socketcall: linux.SocketcallGetsockopt, args: 5,
 		rules: getsockoptRules,
 	},
 
@@ -203,10 +204,10 @@ func epollCreateRules(n session.Needs, r *callRules) { r.stopIf(n.Swaps && !n.Se
 
 // getsockoptRules stop the reading of the options that tell of the family of a socket.
 func getsockoptRules(n session.Needs, r *callRules) {
-	for _, o := range askedOptions(n) {
-		when := []seccompx.Cond{low(1).Equal(uint64(o.level))}
-		if o.name != anyOption {
-			when = append(when, low(2).Equal(uint64(o.name)))
+	for _, o := range receive.AskedOptions(n) {
+		when := []seccompx.Cond{low(1).Equal(uint64(o.Level))}
+		if o.Name != receive.AnyOption {
+			when = append(when, low(2).Equal(uint64(o.Name)))
 		}
 		r.stop(when...)
 	}

@@ -6,13 +6,14 @@ import (
 
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
 // Worker is a worker as far as datagrams go.
 type datagramWorker struct {
-	receiveWorker
+	receive.Worker
 	s       *datagramSession
 	sending event.Pending // of a send; here, so that none is on the heap
 	out     outgoing
@@ -27,12 +28,12 @@ type datagramWorker struct {
 
 // Session is a session as far as datagrams go.
 type datagramSession struct {
-	receiveSession
+	receive.Session
 	returned session.MadeSockets          // datagram sockets of the origin that have taken the place of connected ones
 	sends    [256]atomic.Pointer[sendKey] // see recordSend
 }
 
 func (w *datagramWorker) Init(s *datagramSession, home *netns.Egress) {
 	w.s = s
-	w.receiveWorker.Init(&s.receiveSession, home)
+	w.Worker.Init(&s.Session, home)
 }

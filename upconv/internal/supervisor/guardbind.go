@@ -126,7 +126,7 @@ func (w *callsWorker) bindsLow(tid int) bool {
 
 // bind handles a stopped bind(2).
 func (w *callsWorker) bind(c *session.Call) session.Outcome {
-	w.s.receivers.leave(c)
+	w.s.Receivers.Leave(c)
 	if w.s.Companions.Any() {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
 		target.ReadMemory(c.TID, c.Args[1], sa[:])

@@ -76,18 +76,18 @@ func (s *Session) watchWorkers() {
 			}
 			seen[i] = current
 		}
-		current := s.receivers.current.Load()
+		current := s.Receivers.Current.Load()
 		if current != 0 {
 			idle = 0
 			if current == seenReceiver {
-				s.receivers.relieve(current)
+				s.Receivers.Relieve(current)
 			}
 		}
 		seenReceiver = current
 		if idle > watchIdle {
 			idle = 0
 			v.sleeping.Store(true)
-			if v.busy() || s.receivers.current.Load() != 0 { // with a call that was taken up before its worker could see that the watch sleeps
+			if v.busy() || s.Receivers.Current.Load() != 0 { // with a call that was taken up before its worker could see that the watch sleeps
 				v.sleeping.Store(false)
 			} else {
 				ticker.Stop()

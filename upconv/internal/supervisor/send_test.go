@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -10,7 +9,6 @@ import (
 	"runtime"
 	"slices"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -19,13 +17,15 @@ import (
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/testkit"
+	"github.com/upconv/upconv/upconv/policy"
 )
 
 // senders are two sockets, each of which sends to a receiver of its own: one natively, the other
 // through a worker.
 type senders struct {
 	w           *worker
-	a           *arena
+	a           *testkit.Arena
 	native, own [2]int // the second ones are connected
 	peers       [2]int // native's, own's
 	ports       [2]uint16
@@ -36,17 +36,26 @@ type senders struct {
 // nothing to the kernel.
 func newSenders(t testing.TB) *senders {
 	t.Helper()
-	s := receiveSupervisor(t, "127.0.0.1=direct")
+	direct, err := policy.ParseRule("127.0.0.1=direct")
+	if err != nil {
+		t.Fatal(err)
+	}
+	decided, err := policy.New([]policy.Rule{direct}, policy.Route{Kind: policy.NAT64, Target: "2001:db8:64::/96"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := testSession(t)
 	s.Needs = session.Needs{Swaps: true, UDP: true, Sends: true}
+	s.Rules.Store(&session.Ruleset{Policy: decided})
 	s.Moved.Store(true)
-	e := &senders{a: newArena(t)}
+	e := &senders{a: testkit.NewArena(t)}
 	for i := range e.peers {
 		fds := []*int{&e.native[0], &e.native[1]}
 		if i == 1 {
 			fds = []*int{&e.own[0], &e.own[1]}
 		}
-		e.peers[i] = testSocket(t, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
-		if errno := linux.Bind(e.peers[i], sockaddrLoopback(unix.AF_INET, 0)); errno != 0 {
+		e.peers[i] = testkit.Socket(t, unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
+		if errno := linux.Bind(e.peers[i], testkit.SockaddrLoopback(unix.AF_INET, 0)); errno != 0 {
 			t.Fatal(errno)
 		}
 		name, err := unix.Getsockname(e.peers[i])
@@ -55,13 +64,13 @@ func newSenders(t testing.TB) *senders {
 		}
 		e.ports[i] = uint16(name.(*unix.SockaddrInet4).Port)
 		for _, fd := range fds {
-			*fd = testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)
+			*fd = testkit.Socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0)
 		}
-		if errno := linux.Connect(*fds[1], sockaddrLoopback(unix.AF_INET, e.ports[i])); errno != 0 {
+		if errno := linux.Connect(*fds[1], testkit.SockaddrLoopback(unix.AF_INET, e.ports[i])); errno != 0 {
 			t.Fatal(errno)
 		}
 	}
-	e.stream = testSocket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
+	e.stream = testkit.Socket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
 	s.Origin = &netns.Origin{Cookie: linux.NetnsCookie(e.own[0])}
 	e.w = s.newWorker()
 	t.Cleanup(e.w.Close)
@@ -87,7 +96,7 @@ const (
 	sendVectors = 20 << 10 // 1,100 struct iovec and more
 	sendControl = 48 << 10
 	sendPayload = 64 << 10
-	sendPlenty  = 48*page - sendPayload
+	sendPlenty  = 48*testkit.PageSize - sendPayload
 )
 
 // where stands for a pointer.
@@ -144,10 +153,10 @@ var controlSamples = []struct {
 
 // put writes the call for a socket whose peer has the port, in the layout of an architecture, and
 // returns its arguments.
-func (s *sending) put(a *arena, port uint16, compat bool) (args [6]uint64) {
-	clear(a.good)
-	for i := range a.good[sendPayload:] {
-		a.good[sendPayload+i] = byte(i) ^ byte(i>>8)
+func (s *sending) put(a *testkit.Arena, port uint16, compat bool) (args [6]uint64) {
+	clear(a.Good)
+	for i := range a.Good[sendPayload:] {
+		a.Good[sendPayload+i] = byte(i) ^ byte(i>>8)
 	}
 	word := 8
 	if compat {
@@ -158,27 +167,27 @@ func (s *sending) put(a *arena, port uint16, compat bool) (args [6]uint64) {
 		case p == null:
 			return 0
 		case p == forbidden:
-			return a.forbidden
+			return a.Forbidden
 		case p == kernelSpace && compat:
 			return 0xffff_f000
 		case p == kernelSpace:
 			return 0xffff_8000_0000_0000
 		}
-		return a.at(offset)
+		return a.At(offset)
 	}
 	set := func(offset int, v uint64) {
 		if compat {
-			a.put32(offset, uint32(v))
+			a.Put32(offset, uint32(v))
 		} else {
-			a.put64(offset, v)
+			a.Put64(offset, v)
 		}
 	}
 	stride := 8 * word
 	for i := range s.messages {
 		m, h := &s.messages[i], i*stride
 		name := sendNames + i*32
-		copy(a.good[name:], sockaddrLoopback(unix.AF_INET, port))
-		binary.NativeEndian.PutUint16(a.good[name:], m.nameFamily)
+		copy(a.Good[name:], testkit.SockaddrLoopback(unix.AF_INET, port))
+		binary.NativeEndian.PutUint16(a.Good[name:], m.nameFamily)
 		vector := sendVectors + i*2*16
 		for j, part := range m.entries {
 			set(vector+2*word*j, pointer(part.base, sendPayload+256*i+j))
@@ -189,12 +198,12 @@ func (s *sending) put(a *arena, port uint16, compat bool) (args [6]uint64) {
 			header, _ := siit.ControlLayout(compat)
 			length = uint64(header + len(sample.data))
 			set(control, length)
-			a.put32(control+word, uint32(sample.level))
-			a.put32(control+word+4, uint32(sample.name))
-			copy(a.good[control+header:], sample.data)
+			a.Put32(control+word, uint32(sample.level))
+			a.Put32(control+word+4, uint32(sample.name))
+			copy(a.Good[control+header:], sample.data)
 		}
 		set(h, pointer(m.name, name))
-		a.put32(h+word, uint32(m.nameLen))
+		a.Put32(h+word, uint32(m.nameLen))
 		set(h+2*word, pointer(m.vector, vector))
 		set(h+3*word, m.vectorLen)
 		set(h+4*word, pointer(m.control, control))
@@ -248,7 +257,7 @@ func (e *senders) compare(t testing.TB, s *sending) {
 	}
 	nr, _ := seccompx.NativeArch().Syscall(s.call)
 	args := s.put(e.a, e.ports[0], false)
-	want := natively(e.a, uintptr(nr), e.native[which], args)
+	want := testkit.MakeCall(e.a, uintptr(nr), e.native[which], args)
 	sent := e.arrived(t, 0)
 
 	arch := seccompx.NativeArch()
@@ -263,29 +272,29 @@ func (e *senders) compare(t testing.TB, s *sending) {
 	out := e.w.handle(&n)
 	e.w.Tidy()
 	runtime.UnlockOSThread()
-	got := receiveResult{value: uint64(out.Value), errno: out.Errno}
+	got := testkit.CallResult{Value: uint64(out.Value), Errno: out.Errno}
 	switch {
 	case out.State == session.StateElsewhere:
 		t.Fatalf("%+v: it waits", s)
 	case !out.Returns():
-		if m := &s.messages[0]; want.errno == 0 && m.name == good && m.nameLen >= linux.SizeofSockaddrIn && m.nameFamily == unix.AF_INET {
+		if m := &s.messages[0]; want.Errno == 0 && m.name == good && m.nameLen >= linux.SizeofSockaddrIn && m.nameFamily == unix.AF_INET {
 			t.Errorf("%+v: with an address, and left to the kernel", s)
 		}
-		if s.compat || want.errno != 0 { // the kernel says so; for i386 it cannot be asked here
+		if s.compat || want.Errno != 0 { // the kernel says so; for i386 it cannot be asked here
 			return
 		}
-		got = natively(e.a, uintptr(nr), e.own[which], args)
+		got = testkit.MakeCall(e.a, uintptr(nr), e.own[which], args)
 	}
 	received := e.arrived(t, 1)
-	if want.errno != 0 {
-		want.value = 0
+	if want.Errno != 0 {
+		want.Value = 0
 	}
-	if got.errno != 0 {
-		got.value = 0
+	if got.Errno != 0 {
+		got.Value = 0
 	}
-	same := got.errno == want.errno || got.errno != 0 && want.errno != 0 && s.faults() > 1
-	if !same || got.value != want.value || !slices.Equal(received, sent) {
-		t.Errorf("%+v:\n%d, %v, %q\nnatively %d, %v, %q", s, got.value, got.errno, received, want.value, want.errno, sent)
+	same := got.Errno == want.Errno || got.Errno != 0 && want.Errno != 0 && s.faults() > 1
+	if !same || got.Value != want.Value || !slices.Equal(received, sent) {
+		t.Errorf("%+v:\n%d, %v, %q\nnatively %d, %v, %q", s, got.Value, got.Errno, received, want.Value, want.Errno, sent)
 	}
 	// What is kept for the next call is never more than the most that can be sent together.
 	if most := maxTogether + maxLength; len(e.w.out.payload) > most || len(e.w.out.more) > maxBatch*(maxControl+linux.SizeofSockaddrStorage)+linux.MaxIovecs*16 {
@@ -350,8 +359,8 @@ func TestHostileHeaders(t *testing.T) {
 				s := &sending{call: call, compat: compat, count: 1, messages: []sentMessage{honest()}}
 				c.spoil(s, &s.messages[0])
 				e.compareNamed(t, c.name, s)
-				if r := s.natively(e); r.errno != c.errno {
-					t.Errorf("%s: the kernel says %v, and this test %v", c.name, r.errno, c.errno)
+				if r := s.natively(e); r.Errno != c.errno {
+					t.Errorf("%s: the kernel says %v, and this test %v", c.name, r.Errno, c.errno)
 				}
 				if call == "sendmmsg" && s.headers == good { // what is before it is sent
 					s.messages, s.count = slices.Insert(s.messages, 0, honest(), honest()), 3
@@ -367,9 +376,9 @@ func (e *senders) compareNamed(t *testing.T, name string, s *sending) {
 }
 
 // natively makes the call on the native socket alone.
-func (s *sending) natively(e *senders) receiveResult {
+func (s *sending) natively(e *senders) testkit.CallResult {
 	nr, _ := seccompx.NativeArch().Syscall(s.call)
-	r := natively(e.a, uintptr(nr), e.native[0], s.put(e.a, e.ports[0], false))
+	r := testkit.MakeCall(e.a, uintptr(nr), e.native[0], s.put(e.a, e.ports[0], false))
 	for {
 		if _, _, err := unix.Recvfrom(e.peers[0], make([]byte, 1), 0); err != nil {
 			return r
@@ -508,98 +517,3 @@ func FuzzSendHeaders(f *testing.F) {
 	e := newSenders(f)
 	f.Fuzz(func(t *testing.T, data []byte) { e.compare(t, sendingFrom(data)) })
 }
-
-// TestPrivilegedControl says of which messages an ordinary user is told EPERM, rather than EINVAL
-// or nothing.
-func TestPrivilegedControl(t *testing.T) {
-	mark := siit.AppendControl(nil, unix.SOL_SOCKET, unix.SO_MARK, cmsgInt(1))
-	priority := func(data []byte) []byte { return siit.AppendControl(nil, unix.SOL_SOCKET, unix.SO_PRIORITY, data) }
-	refused := siit.AppendControl(nil, unix.IPPROTO_IPV6, siit.RefusedControl, nil)
-	for what, c := range map[string]struct {
-		raw  []byte
-		want bool
-	}{
-		"SO_MARK":                          {mark, true},
-		"SO_PRIORITY 6":                    {priority(cmsgInt(6)), false},
-		"SO_PRIORITY 7":                    {priority(cmsgInt(7)), true},
-		"SO_PRIORITY of no number":         {priority([]byte{7}), false},
-		"SO_PRIORITY 0, SO_MARK":           {append(priority(cmsgInt(0)), mark...), true},
-		"SO_MARK after a wrong message":    {append(bytes.Clone(refused), mark...), false},
-		"SO_MARK before a wrong message":   {append(bytes.Clone(mark), refused...), true},
-		"IP_RETOPTS":                       {siit.AppendControl(nil, unix.IPPROTO_IP, unix.IP_RETOPTS, nil), true},
-		"IPV6_TCLASS":                      {siit.AppendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, cmsgInt(1)), false},
-		"IPV6_HOPOPTS, a header of IPv6's": {siit.AppendControl(nil, unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, make([]byte, 8)), true},
-	} {
-		if got := privilegedControl(c.raw); got != c.want {
-			t.Errorf("%s: %v, want %v", what, got, c.want)
-		}
-	}
-}
-
-// TestSendControlAsNatively sends with control messages, good and bad, and compares what the kernel
-// says.
-func TestSendControlAsNatively(t *testing.T) {
-	rnd := rand.New(rand.NewSource(1))
-	four, six := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
-	at4, at6 := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
-	port := bindBoth(t, at4, unix.AF_INET, at6)
-	w := &siit.ControlBuffer{}
-	seen := map[unix.Errno]int{}
-	for round := range 5000 {
-		raw := randomControl(rnd)
-		want := sendWith(four, sockaddrLoopback(unix.AF_INET, port), bytes.Clone(raw))
-		native, got := w.ToSend(raw, false, unix.AF_INET)
-		if got == 0 || len(native) > 0 {
-			got = sendWith(six, sockaddrLoopback(unix.AF_INET6, port), native)
-		}
-		if seen[want]++; got != want {
-			t.Fatalf("round %d: %v, natively %v: %x", round, got, want, raw)
-		}
-	}
-	if seen[0] < 500 || seen[unix.EINVAL] < 500 {
-		t.Errorf("hardly anything was tried: %v", seen)
-	}
-}
-
-func sendWith(fd int, to, control []byte) unix.Errno {
-	data := []byte("data")
-	vector := unix.Iovec{Base: &data[0]}
-	vector.SetLen(len(data))
-	header := unix.Msghdr{Name: &to[0], Namelen: uint32(len(to)), Iov: &vector, Iovlen: 1}
-	if len(control) > 0 {
-		header.Control = &control[0]
-		header.SetControllen(len(control))
-	}
-	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(fd), uintptr(unsafe.Pointer(&header)), 0)
-	return errno
-}
-
-// randomControl makes control messages, most of them well-formed.
-func randomControl(rnd *rand.Rand) (raw []byte) {
-	for range rnd.Intn(4) {
-		level := []int{unix.IPPROTO_IP, unix.IPPROTO_IP, unix.IPPROTO_IP, unix.SOL_SOCKET, unix.IPPROTO_UDP, unix.IPPROTO_IPV6, 77}[rnd.Intn(7)]
-		name := []int{unix.IP_TOS, unix.IP_TTL, unix.IP_PKTINFO, unix.IP_RETOPTS, siit.IPProtocol, 0, 99, unix.SO_MARK, unix.UDP_SEGMENT, unix.IPV6_PKTINFO}[rnd.Intn(10)]
-		data := cmsgInt(int32([]int{-1, 0, 1, 64, 255, 256, 1 << 20}[rnd.Intn(7)]))
-		switch {
-		case name == unix.IP_PKTINFO: // a source of its own is not looked at
-			data = append(append(cmsgInt(int32(rnd.Intn(3))), 0, 0, 0, 0), 127, 0, 0, 1)
-		case name == unix.IP_RETOPTS:
-			data = []byte{1, 1, 1, 1}
-		}
-		data = data[:[]int{len(data), len(data), len(data), len(data), 0, 1, 2}[rnd.Intn(7)]]
-		if level == unix.IPPROTO_IP && name == unix.IP_RETOPTS && len(data) < 4 {
-			continue // what is wrong with such options is not looked at
-		}
-		raw = siit.AppendControl(raw, level, name, data)
-	}
-	if len(raw) > 0 && rnd.Intn(6) == 0 {
-		raw[0] = byte(rnd.Intn(256)) // a length
-	}
-	if rnd.Intn(6) == 0 {
-		raw = raw[:rnd.Intn(len(raw)+1)]
-	}
-	return raw
-}
-
-// cmsgInt is the data of a control message that is an int.
-func cmsgInt(v int32) []byte { return binary.NativeEndian.AppendUint32(nil, uint32(v)) }

@@ -15,6 +15,7 @@ import (
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
@@ -68,8 +69,7 @@ func (n *Node) NewSession(p *Plan, with Parts) *Session {
 // newSession returns one that has nothing yet but its node.
 func (n *Node) newSession() *Session {
 	s := &Session{node: n, crew: newCrew()}
-	s.Node, s.Broken, s.Blind = n.Node, make(chan error, 1), s.Epolls.Blind
-	s.receivers.rouse = s.watch.rouseIfAsleep
+	s.Init(n.Node, s.watch.rouseIfAsleep)
 	return s
 }
 
@@ -140,7 +140,7 @@ func (s *Session) close() {
 	if s.stopLooking != nil {
 		s.stopLooking()
 	}
-	s.receivers.close()
+	s.Receivers.Close()
 	s.Companions.Close()
 	s.Listener.Close()
 	all := slices.Collect(maps.Values(s.Rules.Load().Egress))
@@ -157,7 +157,7 @@ func (s *Session) close() {
 // nobody is left under the filter.
 func (s *Session) Start() error {
 	if s.Needs.Crosses() {
-		lengthFirst() // now, when there are descriptors for sure
+		receive.LengthFirst() // now, when there are descriptors for sure
 	}
 	const n = FirstWorkers
 	s.awake.Store(n)

@@ -14,7 +14,7 @@ func (w *callsWorker) setsockopt(c *session.Call) session.Outcome {
 	if w.s.Needs.AtSocket() && namesInterface(level, name) {
 		return w.toOrigin(c)
 	}
-	return w.setCrossed(c)
+	return w.SetCrossed(c)
 }
 
 // noteOption notes that somebody sets an option.

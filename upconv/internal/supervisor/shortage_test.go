@@ -30,7 +30,7 @@ func TestShortageEnds(t *testing.T) {
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &none, nil); err != nil {
 		t.Fatal(err)
 	}
-	open := s.receivers.open()
+	open := s.Receivers.Open()
 	w.NewWitnesses()
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func TestShortageEnds(t *testing.T) {
 		t.Fatalf("without descriptors: %v, %d", open, w.Witnesses)
 	}
 
-	if errno := s.receivers.open(); errno != 0 {
+	if errno := s.Receivers.Open(); errno != 0 {
 		t.Errorf("receivers: %v", errno)
 	}
 	if !w.Witness(current) {

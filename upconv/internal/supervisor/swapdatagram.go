@@ -72,7 +72,7 @@ func (w *datagramWorker) swapDatagram(s *swap.Swap, sa []byte) session.Outcome {
 // wait for datagrams on it do so on the other one.
 func (w *datagramWorker) retireDatagram(s *swap.Swap, was *former) {
 	c, witness := s.C, s.Last.Watched
-	waitedFor := w.s.receivers.on(s.Old)
+	waitedFor := w.s.Receivers.On(s.Old)
 	waited, alive := false, false
 	var came companion.Unread
 	if s.Old >= 0 {
@@ -96,7 +96,7 @@ func (w *datagramWorker) retireDatagram(s *swap.Swap, was *former) {
 		others = w.ReplaceCopies(s)
 	}
 	if waited || !c.View.Single() && (was.aside || !witness || copied) {
-		w.s.receivers.follow(waitedFor, s.FD)
+		w.s.Receivers.Follow(waitedFor, s.FD)
 		if !w.RestartWaiters(c, others, s.FD) {
 			s.E.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
 		}

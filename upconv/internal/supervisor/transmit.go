@@ -10,6 +10,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
@@ -216,5 +217,5 @@ func (w *datagramWorker) tellLengths(c *session.Call, n int) {
 		binary.NativeEndian.PutUint32(lengths[4*i:], o.headers[i].length)
 		o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(o.messages[i].result), Len: 4})
 	}
-	transfer(c.TID, lengths[:4*n], nil, o.vectors)
+	receive.Transfer(c.TID, lengths[:4*n], nil, o.vectors)
 }

@@ -53,9 +53,9 @@ const (
 	settling = 100 * time.Millisecond
 )
 
-// Blind has every process be looked through every time: neither does the filter tell of new sets,
+// blind has every process be looked through every time: neither does the filter tell of new sets,
 // nor can sockets be seen.
-func (e *epolls) Blind() {
+func (e *epolls) blind() {
 	e.Any.Store(true)
 	e.mu.Lock()
 	defer e.mu.Unlock()

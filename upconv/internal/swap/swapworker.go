@@ -7,6 +7,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
 )
 
 // Worker is a worker as far as swaps go.
@@ -31,6 +32,10 @@ type Session struct {
 	Asked      PortSet // those that a program has ever asked bind(2) for
 }
 
+// Init has a session belong to a node.
+func (s *Session) Init(n *session.Node) { s.Session.Init(n, s.Epolls.blind) }
+
+// Init has a worker belong to a session, and live in home.
 func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s, w.Witnesses = s, -1
 	w.Worker.Init(&s.Session, home)

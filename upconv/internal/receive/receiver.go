@@ -1,4 +1,4 @@
-package supervisor
+package receive
 
 import (
 	"encoding/binary"
@@ -145,8 +145,8 @@ func (p *receiver) keep() { p.message.vector = slices.Clone(p.message.vector) }
 
 // register has those that poll know of it.
 func (p *receiver) register() unix.Errno {
-	all := &p.s.receivers
-	if errno := all.open(); errno != 0 {
+	all := &p.s.Receivers
+	if errno := all.Open(); errno != 0 {
 		return errno
 	}
 	p.limit = linux.TimeoutOf(p.fd, unix.SO_RCVTIMEO)
@@ -248,7 +248,7 @@ func (p *receiver) endWith(errno unix.Errno) {
 
 // moveTo has it wait for the socket that its descriptor is now, if that is the one with the cookie.
 func (p *receiver) moveTo(cookie uint64) {
-	all := &p.s.receivers
+	all := &p.s.Receivers
 	fd, errno := p.s.Targets.Getfd(p.c.TID, p.c.FD)
 	if errno != 0 || linux.CookieOf(fd) != cookie { // the old one, in another process
 		if errno == 0 {
@@ -282,7 +282,7 @@ func (p *receiver) watch() unix.Errno {
 	// Edges, and not levels: an error queue that nobody empties would be ready all the time. What
 	// is there already counts as one.
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(p.id)), Pad: int32(uint32(p.id >> 32))}
-	return swap.EpollAdd(p.s.receivers.epfd, p.fd, &event)
+	return swap.EpollAdd(p.s.Receivers.epfd, p.fd, &event)
 }
 
 // note notes what its socket is known by.
@@ -314,7 +314,7 @@ func portOf(fd int) (port [2]byte) {
 
 // finish answers.
 func (p *receiver) finish(out session.Outcome) {
-	all := &p.s.receivers
+	all := &p.s.Receivers
 	p.mu.Lock()
 	p.over = true
 	p.mu.Unlock()

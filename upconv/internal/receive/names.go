@@ -1,4 +1,4 @@
-package supervisor
+package receive
 
 import (
 	"encoding/binary"
@@ -20,13 +20,13 @@ import (
 // Everything here is about such sockets only: calls on others go on as they stand. They are stopped
 // at all only if the policy has a route to another family.
 
-// getpeername handles a stopped getpeername(2).
-func (w *receiveWorker) getpeername(c *session.Call) session.Outcome { return w.tellName(c, true) }
+// Getpeername handles a stopped getpeername(2).
+func (w *Worker) Getpeername(c *session.Call) session.Outcome { return w.tellName(c, true) }
 
-// getsockname handles a stopped getsockname(2).
-func (w *receiveWorker) getsockname(c *session.Call) session.Outcome { return w.tellName(c, false) }
+// Getsockname handles a stopped getsockname(2).
+func (w *Worker) Getsockname(c *session.Call) session.Outcome { return w.tellName(c, false) }
 
-func (w *receiveWorker) tellName(c *session.Call, peer bool) session.Outcome {
+func (w *Worker) tellName(c *session.Call, peer bool) session.Outcome {
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
 		return session.CarryOn
@@ -43,7 +43,7 @@ func (w *receiveWorker) tellName(c *session.Call, peer bool) session.Outcome {
 // crossedFD fetches the socket that a call is about if it is one that has been replaced by one of
 // another family, and reads its passport into w.crossing.pass. family is what it is now. tidy
 // closes the descriptor.
-func (w *receiveWorker) crossedFD(c *session.Call) (fd, family int, ok bool) {
+func (w *Worker) crossedFD(c *session.Call) (fd, family int, ok bool) {
 	if !w.s.AnyCrossed.Load() {
 		return -1, 0, false
 	}
@@ -75,7 +75,7 @@ func putName(tid int, at, lengthAt uint64, name []byte) unix.Errno {
 	switch {
 	case room < 0:
 		return unix.EINVAL
-	case lengthFirst():
+	case LengthFirst():
 		if errno := put(); errno != 0 {
 			return errno
 		}
@@ -83,15 +83,15 @@ func putName(tid int, at, lengthAt uint64, name []byte) unix.Errno {
 	if n := min(int(room), len(name)); n > 0 && target.WriteMemory(tid, at, name[:n]) != 0 {
 		return unix.EFAULT
 	}
-	if lengthFirst() {
+	if LengthFirst() {
 		return 0
 	}
 	return put()
 }
 
-// lengthFirst reports whether this kernel writes the length before the address, which shows where
+// LengthFirst reports whether this kernel writes the length before the address, which shows where
 // the address cannot be written.
-var lengthFirst = sync.OnceValue(func() bool {
+var LengthFirst = sync.OnceValue(func() bool {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return true
@@ -102,8 +102,8 @@ var lengthFirst = sync.OnceValue(func() bool {
 	return length != 100
 })
 
-// getsockopt handles a stopped getsockopt(2).
-func (w *receiveWorker) getsockopt(c *session.Call) session.Outcome {
+// Getsockopt handles a stopped getsockopt(2).
+func (w *Worker) Getsockopt(c *session.Call) session.Outcome {
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
 		return session.CarryOn
@@ -175,7 +175,7 @@ const ipv6HeaderMore = 20
 
 // tellInt answers for such an option. Only the socket itself knows SO_ERROR, and no more once it
 // has been read: so it is read when all else is in order.
-func (w *receiveWorker) tellInt(c *session.Call, fd, level, name int) session.Outcome {
+func (w *Worker) tellInt(c *session.Call, fd, level, name int) session.Outcome {
 	optval, optlen := c.Args[3], c.Args[4]
 	var raw, value [4]byte
 	if target.ReadMemory(c.TID, optlen, raw[:]) != 0 {
@@ -202,7 +202,7 @@ func (w *receiveWorker) tellInt(c *session.Call, fd, level, name int) session.Ou
 
 // refusal is for a getsockopt(2) whose length cannot be read: EFAULT, unless something else is
 // wrong with it first.
-func (w *receiveWorker) refusal(p *passport.Passport, level, name int) session.Outcome {
+func (w *Worker) refusal(p *passport.Passport, level, name int) session.Outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
 		return session.Answer(unix.EFAULT)
@@ -213,26 +213,26 @@ func (w *receiveWorker) refusal(p *passport.Passport, level, name int) session.O
 }
 
 // askedOption is a socket option that tells of the family of a socket when it is read.
-type askedOption struct{ level, name int }
+type askedOption struct{ Level, Name int }
 
-// anyOption stands for all options of a level.
-const anyOption = -1
+// AnyOption stands for all options of a level.
+const AnyOption = -1
 
 var (
 	askedOfInet6 = []askedOption{
 		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, linux.SoPeerName},
-		{unix.IPPROTO_IP, unix.IP_OPTIONS}, {unix.IPPROTO_IPV6, anyOption}, {unix.SOL_SOCKET, unix.SO_ERROR}, {unix.IPPROTO_IP, unix.IP_MTU},
+		{unix.IPPROTO_IP, unix.IP_OPTIONS}, {unix.IPPROTO_IPV6, AnyOption}, {unix.SOL_SOCKET, unix.SO_ERROR}, {unix.IPPROTO_IP, unix.IP_MTU},
 	}
 	askedOfUnix = []askedOption{
 		{unix.SOL_SOCKET, unix.SO_DOMAIN}, {unix.SOL_SOCKET, unix.SO_PROTOCOL}, {unix.SOL_SOCKET, linux.SoPeerName},
 		{unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, {unix.SOL_SOCKET, unix.SO_LOCK_FILTER}, // the first is SO_GET_FILTER too
 		{unix.SOL_SOCKET, unix.SO_PEERCRED}, {unix.SOL_SOCKET, unix.SO_PEERSEC}, {unix.SOL_SOCKET, unix.SO_PEERGROUPS}, {unix.SOL_SOCKET, linux.SoPeerPidfd},
-		{unix.IPPROTO_TCP, anyOption}, {unix.IPPROTO_UDP, anyOption}, {unix.IPPROTO_IP, anyOption}, {unix.IPPROTO_IPV6, anyOption},
+		{unix.IPPROTO_TCP, AnyOption}, {unix.IPPROTO_UDP, AnyOption}, {unix.IPPROTO_IP, AnyOption}, {unix.IPPROTO_IPV6, AnyOption},
 	}
 )
 
-// askedOptions returns the options that are stopped when they are read.
-func askedOptions(n session.Needs) (list []askedOption) {
+// AskedOptions returns the options that are stopped when they are read.
+func AskedOptions(n session.Needs) (list []askedOption) {
 	if n.Inet6 {
 		list = append(list, askedOfInet6...)
 	}
@@ -244,13 +244,13 @@ func askedOptions(n session.Needs) (list []askedOption) {
 
 // asksFor reports whether an option is one of them.
 func asksFor(n session.Needs, level, name int) bool {
-	return slices.ContainsFunc(askedOptions(n), func(o askedOption) bool {
-		return o.level == level && (o.name == name || o.name == anyOption)
+	return slices.ContainsFunc(AskedOptions(n), func(o askedOption) bool {
+		return o.Level == level && (o.Name == name || o.Name == AnyOption)
 	})
 }
 
 // putOption gives the target the value of an option, and its length.
-func (w *receiveWorker) putOption(c *session.Call, optval, optlen uint64, value []byte, length uint32) session.Outcome {
+func (w *Worker) putOption(c *session.Call, optval, optlen uint64, value []byte, length uint32) session.Outcome {
 	if len(value) > 0 && target.WriteMemory(c.TID, optval, value) != 0 {
 		return session.Answer(unix.EFAULT)
 	}
@@ -263,7 +263,7 @@ func (w *receiveWorker) putOption(c *session.Call, optval, optlen uint64, value 
 }
 
 // like makes a socket of the kind that the program thinks it has, with the options that it has set.
-func (w *receiveWorker) like(p *passport.Passport) (int, unix.Errno) {
+func (w *Worker) like(p *passport.Passport) (int, unix.Errno) {
 	fd, errno := linux.NewSocket(p.Family, linux.KindOf(p.Proto), p.Proto)
 	if errno != 0 {
 		return -1, errno
@@ -314,7 +314,7 @@ func fillTCPInfo(info []byte, connected bool) {
 }
 
 // tellFilter answers SO_GET_FILTER: sk_get_filter in net/core/filter.c.
-func (w *receiveWorker) tellFilter(c *session.Call, p *passport.Passport, optval, optlen uint64, room int32) session.Outcome {
+func (w *Worker) tellFilter(c *session.Call, p *passport.Passport, optval, optlen uint64, room int32) session.Outcome {
 	count := len(p.Filter)
 	switch {
 	case room < 0:
@@ -328,8 +328,8 @@ func (w *receiveWorker) tellFilter(c *session.Call, p *passport.Passport, optval
 	return w.putOption(c, optval, optlen, bytes, uint32(count))
 }
 
-// setCrossed is setsockopt(2) on a socket that may have been replaced.
-func (w *receiveWorker) setCrossed(c *session.Call) session.Outcome {
+// SetCrossed is setsockopt(2) on a socket that may have been replaced.
+func (w *Worker) SetCrossed(c *session.Call) session.Outcome {
 	if !w.s.Needs.Crosses() {
 		return session.CarryOn
 	}
@@ -384,7 +384,7 @@ func (w *receiveWorker) setCrossed(c *session.Call) session.Outcome {
 
 // setNowhere is for a setsockopt(2) whose value cannot be read: EFAULT, unless something else is
 // wrong with it first.
-func (w *receiveWorker) setNowhere(p *passport.Passport, level, name, length int) session.Outcome {
+func (w *Worker) setNowhere(p *passport.Passport, level, name, length int) session.Outcome {
 	like, errno := w.like(p)
 	if errno != 0 {
 		return session.Answer(unix.EFAULT)
@@ -397,7 +397,7 @@ func (w *receiveWorker) setNowhere(p *passport.Passport, level, name, length int
 
 // setUnixFilter handles what the program does to the filter of a socket that is a Unix one now,
 // where it is never run: the passport must survive it.
-func (w *receiveWorker) setUnixFilter(c *session.Call, p *passport.Passport, fd, name int) session.Outcome {
+func (w *Worker) setUnixFilter(c *session.Call, p *passport.Passport, fd, name int) session.Outcome {
 	switch name {
 	case unix.SO_ATTACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_DETACH_FILTER, unix.SO_LOCK_FILTER,
 		unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF:

@@ -1,4 +1,4 @@
-package supervisor
+package receive
 
 import (
 	"golang.org/x/sys/unix"
@@ -19,7 +19,7 @@ import (
 
 // reception is a call that receives on a socket of another family than the program thinks it has.
 type reception struct {
-	s       *receiveSession
+	s       *Session
 	c       session.Call
 	kind    receptionKind
 	fd      int // the socket
@@ -67,15 +67,15 @@ const (
 )
 
 // buffers returns the worker's own.
-func (w *receiveWorker) buffers() *receiveBuffers {
+func (w *Worker) buffers() *receiveBuffers {
 	if w.receive == nil {
 		w.receive = &receiveBuffers{}
 	}
 	return w.receive
 }
 
-// recvfrom handles a stopped recvfrom(2).
-func (w *receiveWorker) recvfrom(c *session.Call) session.Outcome {
+// Recvfrom handles a stopped recvfrom(2).
+func (w *Worker) Recvfrom(c *session.Call) session.Outcome {
 	flags := uint32(c.Args[3])
 	if c.Args[4] == 0 && flags&unix.MSG_ERRQUEUE == 0 {
 		return session.CarryOn
@@ -91,8 +91,8 @@ func (w *receiveWorker) recvfrom(c *session.Call) session.Outcome {
 	return w.receiveNow(r)
 }
 
-// recvmsg handles a stopped recvmsg(2).
-func (w *receiveWorker) recvmsg(c *session.Call) session.Outcome {
+// Recvmsg handles a stopped recvmsg(2).
+func (w *Worker) Recvmsg(c *session.Call) session.Outcome {
 	flags := uint32(c.Args[2])
 	if !w.s.AnyCrossed.Load() || flags&msgCompat != 0 {
 		return session.CarryOn
@@ -110,15 +110,15 @@ func (w *receiveWorker) recvmsg(c *session.Call) session.Outcome {
 	return w.receiveNow(r)
 }
 
-// recvmmsg handles a stopped recvmmsg(2).
-func (w *receiveWorker) recvmmsg(c *session.Call) session.Outcome { return w.receiveMany(c, !c.Compat) }
+// Recvmmsg handles a stopped recvmmsg(2).
+func (w *Worker) Recvmmsg(c *session.Call) session.Outcome { return w.receiveMany(c, !c.Compat) }
 
-// recvmmsgTime64 handles a stopped recvmmsg_time64(2) of i386.
-func (w *receiveWorker) recvmmsgTime64(c *session.Call) session.Outcome {
+// RecvmmsgTime64 handles a stopped recvmmsg_time64(2) of i386.
+func (w *Worker) RecvmmsgTime64(c *session.Call) session.Outcome {
 	return w.receiveMany(c, true)
 }
 
-func (w *receiveWorker) receiveMany(c *session.Call, time64 bool) session.Outcome {
+func (w *Worker) receiveMany(c *session.Call, time64 bool) session.Outcome {
 	flags := uint32(c.Args[3])
 	count := uint64(uint32(c.Args[2]))
 	if !w.s.AnyCrossed.Load() || flags&msgCompat != 0 || count == 0 {
@@ -143,8 +143,8 @@ func (w *receiveWorker) receiveMany(c *session.Call, time64 bool) session.Outcom
 
 // reception begins one, on a copy of the target's socket that tidy closes. ok is false where the
 // call can go on as it stands.
-func (w *receiveWorker) reception(c *session.Call, kind receptionKind, flags uint32) (r *reception, ok bool) {
-	moves := w.s.receivers.moves.Load() // first
+func (w *Worker) reception(c *session.Call, kind receptionKind, flags uint32) (r *reception, ok bool) {
+	moves := w.s.Receivers.moves.Load() // first
 	fd, family, ok := w.crossedFD(c)
 	if !ok {
 		return nil, false
@@ -160,7 +160,7 @@ func (w *receiveWorker) reception(c *session.Call, kind receptionKind, flags uin
 
 // receiveNow receives what is there. Where there is nothing yet, it leaves the call to those that
 // wait.
-func (w *receiveWorker) receiveNow(r *reception) session.Outcome {
+func (w *Worker) receiveNow(r *reception) session.Outcome {
 	out, state := r.step(w.buffers())
 	if state == received {
 		return out
@@ -170,5 +170,5 @@ func (w *receiveWorker) receiveNow(r *reception) session.Outcome {
 			w.Done = append(w.Done[:i], w.Done[i+1:]...)
 		}
 	}
-	return w.s.receivers.wait(r, state)
+	return w.s.Receivers.wait(r, state)
 }

@@ -1,4 +1,4 @@
-package supervisor
+package crossing
 
 import (
 	"context"
@@ -16,9 +16,26 @@ import (
 )
 
 func TestOriginal(t *testing.T) {
-	s := receiveSupervisor(t, "203.0.113.7=inet6:2001:db8::7", "203.0.113.8=inet6:2001:db8::8", "203.0.113.16/28=inet6:2001:db8::8",
-		"203.0.113.64/26=nat64:64:ff9b::/96", "203.0.113.128/25=nat64:2001:dba::/32", "198.51.100.1=inet6:fe80::1%lo")
-	p := samplePassport(unix.AF_INET)
+	var rules []policy.Rule
+	for _, rule := range []string{"203.0.113.7=inet6:2001:db8::7", "203.0.113.8=inet6:2001:db8::8", "203.0.113.16/28=inet6:2001:db8::8",
+		"203.0.113.64/26=nat64:64:ff9b::/96", "203.0.113.128/25=nat64:2001:dba::/32", "198.51.100.1=inet6:fe80::1%lo"} {
+		r, err := policy.ParseRule(rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules = append(rules, r)
+	}
+	decided, err := policy.New(rules, policy.Route{Kind: policy.NAT64, Target: "2001:db8:64::/96"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mappings, err := nat64.NewMappings([]nat64.Mapping{{IPv4: netip.MustParsePrefix("127.0.0.1/32"), IPv6: netip.MustParsePrefix("::1/128")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Session{}
+	s.Rules.Store(&session.Ruleset{Policy: decided, Mappings: mappings})
+	p := passport.Passport{Family: unix.AF_INET, Proto: unix.IPPROTO_MPTCP, Peer: netip.MustParseAddrPort("203.0.113.10:443"), Local: netip.MustParseAddr("192.0.0.2")}
 	for from, want := range map[string]string{
 		"2001:db8:64::c000:207": "192.0.2.7",
 		"::ffff:192.0.2.9":      "192.0.2.9",
@@ -66,8 +83,4 @@ func TestOriginal(t *testing.T) {
 	if got, ok := s.OriginalAddr(netip.MustParseAddr("2001:db8:66::c000:207"), &p); !ok || got.String() != "192.0.2.7" {
 		t.Errorf("a prefix that was found: %v, %v", got, ok)
 	}
-}
-
-func samplePassport(family int) passport.Passport {
-	return passport.Passport{Family: family, Proto: unix.IPPROTO_MPTCP, Peer: netip.MustParseAddrPort("203.0.113.10:443"), Local: netip.MustParseAddr("192.0.0.2")}
 }

@@ -1,4 +1,4 @@
-package supervisor
+package receive
 
 import (
 	"golang.org/x/sys/unix"

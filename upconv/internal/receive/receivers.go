@@ -1,4 +1,4 @@
-package supervisor
+package receive
 
 import (
 	"maps"
@@ -33,7 +33,7 @@ type receivers struct {
 	moves atomic.Uint64 // of sockets that may be waited for
 
 	rouse   func()        // wakes who watches over current, if it sleeps; after current is set
-	current atomic.Uint64 // what poll receives for: the thread, and serial; 0: nothing
+	Current atomic.Uint64 // what poll receives for: the thread, and serial; 0: nothing
 	slow    slowProcesses // that have held it up
 	// The rest is for the goroutine that polls.
 	serial      uint32
@@ -66,8 +66,8 @@ func (all *receivers) wait(r *reception, state receptionState) session.Outcome {
 	return session.Elsewhere
 }
 
-// open makes the set for the first one.
-func (all *receivers) open() unix.Errno {
+// Open makes the set for the first one.
+func (all *receivers) Open() unix.Errno {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if all.epfd != 0 {
@@ -117,7 +117,7 @@ func (all *receivers) attend(p *receiver, b *receiveBuffers) bool {
 	tid, s := p.c.TID, p.s // it may be somebody else's afterwards
 	all.serial++
 	current := uint64(tid)<<32 | uint64(all.serial)
-	all.current.Store(current)
+	all.Current.Store(current)
 	all.rouse()
 	began := session.Clock()
 	p.attend(b, false)
@@ -125,20 +125,20 @@ func (all *receivers) attend(p *receiver, b *receiveBuffers) bool {
 	if took > slowAfter {
 		all.slow.add(s.Targets.Process(tid), session.Clock()+slowFor)
 	}
-	return all.current.CompareAndSwap(current, 0)
+	return all.Current.CompareAndSwap(current, 0)
 }
 
-// relieve has another goroutine poll, if the one that does is still held up by a call.
-func (all *receivers) relieve(current uint64) {
+// Relieve has another goroutine poll, if the one that does is still held up by a call.
+func (all *receivers) Relieve(current uint64) {
 	pid := target.ThreadGroup(int(current >> 32))
 	all.slow.add(pid, math.MaxInt64) // until attend returns: it holds one goroutine at a time
-	if all.current.CompareAndSwap(current, 0) {
+	if all.Current.CompareAndSwap(current, 0) {
 		go all.poll()
 	}
 }
 
-// close has poll end, which gives up the set. No call may wait.
-func (all *receivers) close() {
+// Close has poll end, which gives up the set. No call may wait.
+func (all *receivers) Close() {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if all.epfd == 0 || all.over != 0 {
@@ -192,9 +192,9 @@ func (all *slowProcesses) has(pid int) bool {
 	return all.until[pid] > 0
 }
 
-// on returns what the socket fd, which another has just taken the place of, is known by; 0 if
+// On returns what the socket fd, which another has just taken the place of, is known by; 0 if
 // nobody waits for datagrams.
-func (all *receivers) on(fd int) (cookie uint64) {
+func (all *receivers) On(fd int) (cookie uint64) {
 	all.moves.Add(1)
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -204,10 +204,10 @@ func (all *receivers) on(fd int) (cookie uint64) {
 	return linux.CookieOf(fd)
 }
 
-// follow is for a socket that another one has taken the place of in the target: those that wait for
+// Follow is for a socket that another one has taken the place of in the target: those that wait for
 // the old one, which is known by its cookie, wait for the new one from now on. If that is one of
 // the program's own family, the kernel waits.
-func (all *receivers) follow(cookie uint64, replacement int) {
+func (all *receivers) Follow(cookie uint64, replacement int) {
 	if cookie == 0 {
 		return
 	}
@@ -226,10 +226,10 @@ func (all *receivers) all() []*receiver {
 	return slices.Collect(maps.Values(all.waiting))
 }
 
-// leave is for a bind(2): those that wait with the port, and whose targets have been killed, give
+// Leave is for a bind(2): those that wait with the port, and whose targets have been killed, give
 // it up. That they are is else noticed a little later, and who starts a killed server anew would
 // find its port taken.
-func (all *receivers) leave(c *session.Call) {
+func (all *receivers) Leave(c *session.Call) {
 	list := all.all()
 	if len(list) == 0 {
 		return

@@ -1,4 +1,4 @@
-package supervisor
+package receive
 
 import (
 	"encoding/binary"
@@ -25,7 +25,7 @@ func (r *reception) deliver(b *receiveBuffers, came *arrival) unix.Errno {
 	}
 	const others = 64
 	if len(b.remote) > linux.MaxIovecs-others {
-		if transfer(tid, data, nil, b.remote) != len(data) {
+		if Transfer(tid, data, nil, b.remote) != len(data) {
 			return unix.EFAULT
 		}
 		data, b.remote = nil, b.remote[:0]
@@ -43,7 +43,7 @@ func (r *reception) deliver(b *receiveBuffers, came *arrival) unix.Errno {
 	total := len(data) + len(b.rest)
 	wrote := 0
 	if total > 0 {
-		wrote = transfer(tid, data, b.rest, b.remote)
+		wrote = Transfer(tid, data, b.rest, b.remote)
 	}
 	if wrote == total {
 		return place.errno
@@ -75,7 +75,7 @@ func (r *reception) collectControl(b *receiveBuffers) {
 // them: where they overlap, the last one counts.
 func (r *reception) collectName(b *receiveBuffers, came *arrival, place *namePlace) {
 	length := lengthOf(came.name)
-	if lengthFirst() {
+	if LengthFirst() {
 		b.collect(place.lengthAt, length[:])
 		b.collect(r.message.name, place.cut(came.name))
 	} else {
@@ -157,7 +157,7 @@ func (r *reception) deliverPieces(b *receiveBuffers, came *arrival, place *nameP
 	if m.name != 0 {
 		length, name := lengthOf(came.name), place.cut(came.name)
 		ok := false
-		if lengthFirst() {
+		if LengthFirst() {
 			ok = put(place.lengthAt, length[:]) && put(m.name, name)
 		} else {
 			ok = put(m.name, name) && put(place.lengthAt, length[:])
@@ -186,9 +186,9 @@ func (r *reception) deliverPieces(b *receiveBuffers, came *arrival, place *nameP
 	return 0
 }
 
-// transfer writes data, and rest behind it, to places in the target's memory. It returns how much
+// Transfer writes data, and rest behind it, to places in the target's memory. It returns how much
 // of it could be.
-func transfer(tid int, data, rest []byte, to []unix.RemoteIovec) int {
+func Transfer(tid int, data, rest []byte, to []unix.RemoteIovec) int {
 	var local [2]unix.Iovec
 	count := 0
 	for _, part := range [2][]byte{data, rest} {

@@ -1,4 +1,4 @@
-package supervisor
+package receive
 
 import (
 	"bytes"
@@ -35,7 +35,11 @@ type filtered struct {
 // newFiltered starts the thread and the supervisor; they end with the test.
 func newFiltered(t *testing.T, s *Session) *filtered {
 	t.Helper()
-	f := seccompx.Filter{Rules: receiveRules(s.Needs, true), Default: seccompx.Allow}
+	f := seccompx.Filter{Default: seccompx.Allow, Rules: []seccompx.Rule{
+		{Syscalls: []string{"recvfrom"}, When: []seccompx.Cond{seccompx.Arg(4).NotEqual(0)}, Do: seccompx.UserNotify},
+		{Syscalls: []string{"recvfrom"}, When: []seccompx.Cond{seccompx.Arg(3).Low32().HasAny(unix.MSG_ERRQUEUE)}, Do: seccompx.UserNotify},
+		{Syscalls: []string{"recvmsg", "recvmmsg"}, Do: seccompx.UserNotify},
+	}}
 	program, err := f.Assemble()
 	if err != nil {
 		t.Fatal(err)
@@ -59,9 +63,11 @@ func newFiltered(t *testing.T, s *Session) *filtered {
 	if err := <-ready; err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(); err != nil {
-		t.Fatal(err)
-	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		answerAll(s)
+	}()
 	t.Cleanup(func() {
 		close(th.do)
 		for waiting := true; waiting; {
@@ -69,15 +75,28 @@ func newFiltered(t *testing.T, s *Session) *filtered {
 			case <-ended:
 				waiting = false
 			case <-time.After(time.Second): // after a failure
-				for _, p := range s.receivers.list(nil) {
+				for _, p := range waitingCalls(&s.Receivers, nil) {
 					p.endWith(unix.EINTR)
 				}
 			}
 		}
-		s.all.Wait()
+		<-served
 		s.Listener.Close()
 	})
 	return th
+}
+
+// answerAll answers what is received until nobody is left under the filter.
+func answerAll(s *Session) {
+	w := newWorker(s)
+	defer w.Close()
+	var n seccompx.Notification
+	for s.Listener.Receive(&n) == nil {
+		if out := handle(w, &n); out.State != session.StateElsewhere {
+			s.Respond(n.ID, out)
+		}
+		w.Tidy()
+	}
 }
 
 // recvResult is what a receiving call returned.
@@ -117,7 +136,7 @@ func (th *filtered) result(out <-chan recvResult) recvResult {
 // waiting waits until so many calls wait.
 func (th *filtered) waiting(n int) {
 	th.t.Helper()
-	all := &th.s.receivers
+	all := &th.s.Receivers
 	testkit.Until(th.t, fmt.Sprintf("%d calls wait", n), func() bool {
 		all.mu.Lock()
 		defer all.mu.Unlock()
@@ -126,10 +145,10 @@ func (th *filtered) waiting(n int) {
 }
 
 // recvfrom has the thread receive.
-func (th *filtered) recvfrom(a *arena, fd, flags int) <-chan recvResult {
-	a.fill()
-	a.put32(lengthAt, 16)
-	return th.call(unix.SYS_RECVFROM, uintptr(fd), uintptr(a.at(dataAt)), 100, uintptr(flags), uintptr(a.at(namesAt)), uintptr(a.at(lengthAt)))
+func (th *filtered) recvfrom(a *testkit.Arena, fd, flags int) <-chan recvResult {
+	a.Fill()
+	a.Put32(lengthAt, 16)
+	return th.call(unix.SYS_RECVFROM, uintptr(fd), uintptr(a.At(dataAt)), 100, uintptr(flags), uintptr(a.At(namesAt)), uintptr(a.At(lengthAt)))
 }
 
 func TestReceiveWaits(t *testing.T) {
@@ -141,7 +160,7 @@ func TestReceiveWaits(t *testing.T) {
 func testReceiveWaits(t *testing.T) {
 	s := receiveSupervisor(t)
 	th := newFiltered(t, s)
-	a := newArena(t)
+	a := testkit.NewArena(t)
 	p := newPair(t, unix.AF_INET)
 	timeout := func(fd int, d time.Duration) {
 		limit := unix.NsecToTimeval(int64(d))
@@ -149,16 +168,16 @@ func testReceiveWaits(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	source := sockaddrLoopback(unix.AF_INET, p.peer)
+	source := testkit.SockaddrLoopback(unix.AF_INET, p.peer)
 	check := func(t *testing.T, got recvResult, data string) {
 		t.Helper()
-		if got.errno != 0 || got.n != len(data) || string(a.good[dataAt:dataAt+got.n]) != data || !bytes.Equal(a.good[namesAt:namesAt+16], source) {
-			t.Errorf("%d, %v, %q from %x", got.n, got.errno, a.good[dataAt:dataAt+max(0, got.n)], a.good[namesAt:namesAt+16])
+		if got.errno != 0 || got.n != len(data) || string(a.Good[dataAt:dataAt+got.n]) != data || !bytes.Equal(a.Good[namesAt:namesAt+16], source) {
+			t.Errorf("%d, %v, %q from %x", got.n, got.errno, a.Good[dataAt:dataAt+max(0, got.n)], a.Good[namesAt:namesAt+16])
 		}
 	}
 	send := func(t *testing.T, data string) {
 		t.Helper()
-		rawSendto(t, p.to6, []byte(data), sockaddrLoopback(unix.AF_INET6, p.own))
+		testkit.RawSendto(t, p.to6, []byte(data), testkit.SockaddrLoopback(unix.AF_INET6, p.own))
 	}
 
 	t.Run("datagram", func(t *testing.T) {
@@ -181,7 +200,9 @@ func testReceiveWaits(t *testing.T) {
 	t.Run("long wait", func(t *testing.T) {
 		out := th.recvfrom(a, p.six, 0)
 		th.waiting(1)
-		testkit.Until(t, "it has been looked at", func() bool { return len(s.receivers.list(func(r *receiver) bool { return r.held.Looked() })) == 1 })
+		testkit.Until(t, "it has been looked at", func() bool {
+			return len(waitingCalls(&s.Receivers, func(r *receiver) bool { return r.held.Looked() })) == 1
+		})
 		send(t, "four")
 		check(t, th.result(out), "four")
 	})
@@ -216,7 +237,7 @@ func testReceiveWaits(t *testing.T) {
 		if got := th.result(out); got.errno != 0 || got.n != 0 {
 			t.Errorf("%+v", got)
 		}
-		if length := binary.NativeEndian.Uint32(a.good[lengthAt:]); length != 0 {
+		if length := binary.NativeEndian.Uint32(a.Good[lengthAt:]); length != 0 {
 			t.Errorf("an address of %d bytes", length)
 		}
 		if got := th.result(th.recvfrom(a, q.six, 0)); got.errno != 0 || got.n != 0 { // from now on
@@ -228,13 +249,13 @@ func testReceiveWaits(t *testing.T) {
 	})
 	t.Run("error", func(t *testing.T) {
 		q := newPair(t, unix.AF_INET)
-		closed := testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
-		port := bindBoth(t, testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), unix.AF_INET, closed)
+		closed := testkit.Socket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
+		port := bindBoth(t, testkit.Socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), unix.AF_INET, closed)
 		unix.Close(closed)
 		q.set(t, unix.IP_RECVERR, 1)
 		out := th.recvfrom(a, q.six, 0)
 		th.waiting(1)
-		rawSendto(t, q.six, []byte("x"), sockaddrLoopback(unix.AF_INET6, port))
+		testkit.RawSendto(t, q.six, []byte("x"), testkit.SockaddrLoopback(unix.AF_INET6, port))
 		if got := th.result(out); got.errno != unix.ECONNREFUSED {
 			t.Errorf("%+v", got)
 		}
@@ -244,7 +265,7 @@ func testReceiveWaits(t *testing.T) {
 		if used := processorTime(300 * time.Millisecond); used > 100*time.Millisecond {
 			t.Errorf("waiting has taken %v of the processor", used)
 		}
-		rawSendto(t, q.to6, []byte("six"), sockaddrLoopback(unix.AF_INET6, q.own))
+		testkit.RawSendto(t, q.to6, []byte("six"), testkit.SockaddrLoopback(unix.AF_INET6, q.own))
 		if got := th.result(out); got.errno != 0 || got.n != 3 {
 			t.Errorf("%+v", got)
 		}
@@ -281,14 +302,14 @@ func testReceiveWaits(t *testing.T) {
 		p.set(t, unix.IP_RECVTTL, 1)
 		defer p.set(t, unix.IP_RECVTTL, 0)
 		sc := scenario{nr: unix.SYS_RECVMSG, each: []scenarioMessage{{name: 1, room: 16, control: 1, controlRoom: 100, vector: []int{2, 0, 10}}}}
-		a.fill()
+		a.Fill()
 		args := sc.prepare(a)
 		out := th.call(sc.nr, uintptr(p.six), uintptr(args[1]), uintptr(args[2]))
 		th.waiting(1)
 		send(t, "eight")
 		check(t, th.result(out), "eight")
-		m, _, ok, _ := siit.TakeControl(a.good[controlAt:controlAt+100], false)
-		if !ok || m.Level != unix.IPPROTO_IP || m.Name != unix.IP_TTL || !bytes.Equal(m.Data, cmsgInt(64)) {
+		m, _, ok, _ := siit.TakeControl(a.Good[controlAt:controlAt+100], false)
+		if !ok || m.Level != unix.IPPROTO_IP || m.Name != unix.IP_TTL || !bytes.Equal(m.Data, testkit.CmsgInt(64)) {
 			t.Errorf("control message %+v", m)
 		}
 	})
@@ -297,13 +318,13 @@ func testReceiveWaits(t *testing.T) {
 		for range count {
 			sc.each = append(sc.each, scenarioMessage{name: 1, room: 16, vector: []int{16}})
 		}
-		a.fill()
+		a.Fill()
 		args := sc.prepare(a)
 		return th.call(sc.nr, uintptr(p.six), uintptr(args[1]), uintptr(args[2]), uintptr(args[3]), uintptr(args[4]))
 	}
 	lengths := func() (list []int) {
 		for i := range 4 {
-			list = append(list, int(int32(binary.NativeEndian.Uint32(a.good[headersAt+64*i+56:]))))
+			list = append(list, int(int32(binary.NativeEndian.Uint32(a.Good[headersAt+64*i+56:]))))
 		}
 		return list
 	}
@@ -319,7 +340,7 @@ func testReceiveWaits(t *testing.T) {
 		for i, data := range []string{"a", "bb", "ccc"} {
 			th.waiting(1)
 			testkit.Until(t, "it has the datagrams before", func() bool {
-				return len(s.receivers.list(func(r *receiver) bool { return int(r.done) == i })) == 1
+				return len(waitingCalls(&s.Receivers, func(r *receiver) bool { return int(r.done) == i })) == 1
 			})
 			send(t, data)
 		}
@@ -358,15 +379,15 @@ func testReceiveWaits(t *testing.T) {
 	t.Run("recvmmsg, more than at a time", func(t *testing.T) {
 		const count = 3*maxInOneGo + 5
 		unix.SetsockoptInt(p.six, unix.SOL_SOCKET, unix.SO_RCVBUF, 4<<20)
-		b := newArenaOf(t, 64*count/page+1)
-		b.fill()
+		b := testkit.NewArenaOf(t, 64*count/testkit.PageSize+1)
+		b.Fill()
 		for i := range count { // without names, data and control
-			b.put64(64*i, b.at(0), 0, 0, 0, 0, 0)
+			b.Put64(64*i, b.At(0), 0, 0, 0, 0, 0)
 		}
 		for range count - 1 {
 			send(t, "x")
 		}
-		out := th.call(unix.SYS_RECVMMSG, uintptr(p.six), uintptr(b.at(0)), count)
+		out := th.call(unix.SYS_RECVMMSG, uintptr(p.six), uintptr(b.At(0)), count)
 		th.waiting(1)
 		send(t, "x")
 		if got := th.result(out); got.errno != 0 || got.n != count {
@@ -375,11 +396,11 @@ func testReceiveWaits(t *testing.T) {
 		for range count {
 			send(t, "x")
 		}
-		if got := th.result(th.call(unix.SYS_RECVMMSG, uintptr(p.six), uintptr(b.at(0)), 3*maxInOneGo, unix.MSG_DONTWAIT)); got.n != 3*maxInOneGo {
+		if got := th.result(th.call(unix.SYS_RECVMMSG, uintptr(p.six), uintptr(b.At(0)), 3*maxInOneGo, unix.MSG_DONTWAIT)); got.n != 3*maxInOneGo {
 			t.Errorf("%+v", got)
 		}
 	})
-	if n := len(s.receivers.list(nil)); n != 0 {
+	if n := len(waitingCalls(&s.Receivers, nil)); n != 0 {
 		t.Errorf("%d calls are still waiting", n)
 	}
 }
@@ -388,7 +409,7 @@ func testReceiveWaits(t *testing.T) {
 func TestReceiveFollows(t *testing.T) {
 	s := receiveSupervisor(t)
 	th := newFiltered(t, s)
-	a := newArena(t)
+	a := testkit.NewArena(t)
 	first, second := newPair(t, unix.AF_INET), newPair(t, unix.AF_INET)
 	fd, err := unix.FcntlInt(uintptr(first.six), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -410,18 +431,18 @@ func TestReceiveFollows(t *testing.T) {
 		if err := unix.Dup3(to, fd, unix.O_CLOEXEC); err != nil {
 			t.Fatal(err)
 		}
-		cookie := s.receivers.on(old)
-		s.receivers.follow(cookie, to)
-		s.receivers.follow(cookie, to) // again, for nothing
+		cookie := s.Receivers.On(old)
+		s.Receivers.Follow(cookie, to)
+		s.Receivers.Follow(cookie, to) // again, for nothing
 	}
 	from := func(p *pair, got recvResult) {
 		t.Helper()
-		if got.errno != 0 || got.n != 4 || !bytes.Equal(a.good[namesAt:namesAt+16], sockaddrLoopback(unix.AF_INET, p.peer)) {
-			t.Errorf("%+v from %x", got, a.good[namesAt:namesAt+16])
+		if got.errno != 0 || got.n != 4 || !bytes.Equal(a.Good[namesAt:namesAt+16], testkit.SockaddrLoopback(unix.AF_INET, p.peer)) {
+			t.Errorf("%+v from %x", got, a.Good[namesAt:namesAt+16])
 		}
 	}
 	send := func(p *pair) {
-		rawSendto(t, p.to6, []byte("data"), sockaddrLoopback(unix.AF_INET6, p.own))
+		testkit.RawSendto(t, p.to6, []byte("data"), testkit.SockaddrLoopback(unix.AF_INET6, p.own))
 	}
 
 	out := th.recvfrom(a, fd, 0)
@@ -445,37 +466,37 @@ func TestReceiveFollows(t *testing.T) {
 	th.waiting(1)
 	swap(first.four)
 	th.waiting(0)
-	rawSendto(t, first.to4, []byte("data"), sockaddrLoopback(unix.AF_INET, first.own))
+	testkit.RawSendto(t, first.to4, []byte("data"), testkit.SockaddrLoopback(unix.AF_INET, first.own))
 	from(first, th.result(out))
 
 	// Another one is nobody's business.
 	swap(first.six)
 	out = th.recvfrom(a, fd, 0)
 	th.waiting(1)
-	s.receivers.follow(s.receivers.on(first.to6), second.six)
+	s.Receivers.Follow(s.Receivers.On(first.to6), second.six)
 	send(first)
 	from(first, th.result(out))
 
 	// A swap while the call is being taken up, when it has a copy of the old socket already and
 	// does not wait yet.
 	swap(first.six)
-	r := reception{s: &s.receiveSession, c: session.Call{ID: 1 << 60, TID: th.tid, FD: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.receivers.moves.Load()}
+	r := reception{s: s, c: session.Call{ID: 1 << 60, TID: th.tid, FD: fd}, family: unix.AF_INET6, pass: *first.passport(), moves: s.Receivers.moves.Load()}
 	var errno unix.Errno
 	if r.fd, errno = s.Targets.Getfd(th.tid, fd); errno != 0 {
 		t.Fatal(errno)
 	}
 	second.drain()
 	swap(second.six)
-	s.receivers.wait(&r, nothingYet)
-	list := s.receivers.list(nil)
-	if len(list) != 1 || linux.CookieOf(list[0].fd) != linux.CookieOf(second.six) {
-		t.Fatalf("%d wait, and not for the new socket", len(list))
+	s.Receivers.wait(&r, nothingYet)
+	waiting := waitingCalls(&s.Receivers, nil)
+	if len(waiting) != 1 || linux.CookieOf(waiting[0].fd) != linux.CookieOf(second.six) {
+		t.Fatalf("%d wait, and not for the new socket", len(waiting))
 	}
-	list[0].endWith(unix.EINTR)
+	waiting[0].endWith(unix.EINTR)
 }
 
-// list returns the calls that wait, or those of them for which condition is true.
-func (all *receivers) list(condition func(*receiver) bool) (list []*receiver) {
+// waitingCalls returns the calls that wait, or those of them for which condition is true.
+func waitingCalls(all *receivers, condition func(*receiver) bool) (list []*receiver) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	for _, p := range all.waiting {
@@ -508,7 +529,7 @@ func processorTime(d time.Duration) time.Duration {
 func TestReceiveUnix(t *testing.T) {
 	s := receiveSupervisor(t)
 	th := newFiltered(t, s)
-	a := newArena(t)
+	a := testkit.NewArena(t)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -525,8 +546,8 @@ func TestReceiveUnix(t *testing.T) {
 	p.Sockaddr(p.Peer, &name)
 	check := func(what string, got recvResult, n, length int) {
 		t.Helper()
-		if got.errno != 0 || got.n != n || !bytes.Equal(a.good[namesAt:namesAt+16], name[:16]) || length >= 0 && int(binary.NativeEndian.Uint32(a.good[lengthAt:])) != length {
-			t.Errorf("%s: %+v from %x", what, got, a.good[namesAt:namesAt+16])
+		if got.errno != 0 || got.n != n || !bytes.Equal(a.Good[namesAt:namesAt+16], name[:16]) || length >= 0 && int(binary.NativeEndian.Uint32(a.Good[lengthAt:])) != length {
+			t.Errorf("%s: %+v from %x", what, got, a.Good[namesAt:namesAt+16])
 		}
 	}
 	out := th.recvfrom(a, here, 0)
@@ -548,10 +569,10 @@ func TestReceiveUnix(t *testing.T) {
 	if _, err := unix.Write(there, long); err != nil {
 		t.Fatal(err)
 	}
-	b := newArenaOf(t, 48)
-	b.fill()
-	got := th.result(th.call(unix.SYS_RECVFROM, uintptr(here), uintptr(b.at(0)), uintptr(len(b.good)), 0, uintptr(a.at(namesAt)), uintptr(a.at(lengthAt))))
-	if got.n != len(long) || !bytes.Equal(b.good[:len(long)], long) || b.good[len(long)] != 0xaa {
+	b := testkit.NewArenaOf(t, 48)
+	b.Fill()
+	got := th.result(th.call(unix.SYS_RECVFROM, uintptr(here), uintptr(b.At(0)), uintptr(len(b.Good)), 0, uintptr(a.At(namesAt)), uintptr(a.At(lengthAt))))
+	if got.n != len(long) || !bytes.Equal(b.Good[:len(long)], long) || b.Good[len(long)] != 0xaa {
 		t.Errorf("a long one: %+v", got)
 	}
 
@@ -566,11 +587,11 @@ func TestReceiveUnix(t *testing.T) {
 			t.Fatal(err)
 		}
 		sc := scenario{nr: unix.SYS_RECVMSG, each: []scenarioMessage{{name: 1, room: 16, control: 1, controlRoom: 100, vector: []int{10}}}}
-		a.fill()
+		a.Fill()
 		args := sc.prepare(a)
 		check("SCM_RIGHTS", th.result(th.call(sc.nr, uintptr(here), uintptr(args[1]), 0)), 3, -1)
-		flags, used := binary.NativeEndian.Uint32(a.good[48:]), binary.NativeEndian.Uint64(a.good[40:])
-		m, _, ok, _ := siit.TakeControl(a.good[controlAt:controlAt+int(min(used, 100))], false)
+		flags, used := binary.NativeEndian.Uint32(a.Good[48:]), binary.NativeEndian.Uint64(a.Good[40:])
+		m, _, ok, _ := siit.TakeControl(a.Good[controlAt:controlAt+int(min(used, 100))], false)
 		if flags != 0 || used != 32 || !ok || m.Level != unix.SOL_SOCKET || m.Name != unix.SO_TIMESTAMPNS {
 			t.Fatalf("msg_flags %#x, %d bytes of control messages: %+v", flags, used, m)
 		}
@@ -589,28 +610,28 @@ func TestReceiveUnix(t *testing.T) {
 func TestReceiveOthers(t *testing.T) {
 	s := receiveSupervisor(t)
 	th := newFiltered(t, s)
-	a := newArena(t)
+	a := testkit.NewArena(t)
 	p := newPair(t, unix.AF_INET)
-	rawSendto(t, p.to4, []byte("v4"), sockaddrLoopback(unix.AF_INET, p.own))
-	if got := th.result(th.recvfrom(a, p.four, 0)); got.n != 2 || !bytes.Equal(a.good[namesAt:namesAt+16], sockaddrLoopback(unix.AF_INET, p.peer)) {
+	testkit.RawSendto(t, p.to4, []byte("v4"), testkit.SockaddrLoopback(unix.AF_INET, p.own))
+	if got := th.result(th.recvfrom(a, p.four, 0)); got.n != 2 || !bytes.Equal(a.Good[namesAt:namesAt+16], testkit.SockaddrLoopback(unix.AF_INET, p.peer)) {
 		t.Errorf("an AF_INET socket: %+v", got)
 	}
-	rawSendto(t, p.four, []byte("v6"), sockaddrLoopback(unix.AF_INET, p.peer))
-	plain := testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
-	bindBoth(t, testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), unix.AF_INET, plain)
+	testkit.RawSendto(t, p.four, []byte("v6"), testkit.SockaddrLoopback(unix.AF_INET, p.peer))
+	plain := testkit.Socket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
+	bindBoth(t, testkit.Socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), unix.AF_INET, plain)
 	name, _ := unix.Getsockname(plain)
 	if err := unix.Sendto(p.to6, []byte("six"), 0, name); err != nil {
 		t.Fatal(err)
 	}
-	if got := th.result(th.recvfrom(a, plain, 0)); got.n != 3 || binary.NativeEndian.Uint16(a.good[namesAt:]) != unix.AF_INET6 {
+	if got := th.result(th.recvfrom(a, plain, 0)); got.n != 3 || binary.NativeEndian.Uint16(a.Good[namesAt:]) != unix.AF_INET6 {
 		t.Errorf("a plain AF_INET6 socket: %+v", got)
 	}
 	if got := th.result(th.recvfrom(a, 999, 0)); got.errno != unix.EBADF {
 		t.Errorf("no descriptor: %+v", got)
 	}
 	s.AnyCrossed.Store(false)
-	rawSendto(t, p.to6, []byte("six"), sockaddrLoopback(unix.AF_INET6, p.own))
-	if got := th.result(th.recvfrom(a, p.six, 0)); got.n != 3 || binary.NativeEndian.Uint16(a.good[namesAt:]) != unix.AF_INET6 {
+	testkit.RawSendto(t, p.to6, []byte("six"), testkit.SockaddrLoopback(unix.AF_INET6, p.own))
+	if got := th.result(th.recvfrom(a, p.six, 0)); got.n != 3 || binary.NativeEndian.Uint16(a.Good[namesAt:]) != unix.AF_INET6 {
 		t.Errorf("before any socket has been replaced: %+v", got)
 	}
 	s.AnyCrossed.Store(true)
@@ -697,7 +718,7 @@ func (th *filtered) receivingChild(count int) (child *exec.Cmd, out *bytes.Buffe
 		}
 		file := os.NewFile(uintptr(fd), "socket")
 		defer file.Close() // the supervisor has copies
-		if errno := linux.Bind(fd, sockaddrLoopback(unix.AF_INET6, 0)); errno != 0 {
+		if errno := linux.Bind(fd, testkit.SockaddrLoopback(unix.AF_INET6, 0)); errno != 0 {
 			t.Fatal(errno)
 		}
 		p := samplePassport(unix.AF_INET)
@@ -739,7 +760,7 @@ func TestReceiveManyWait(t *testing.T) {
 	before := testkit.OpenFDs(t)
 	t.Run("all", func(t *testing.T) {
 		th := newFiltered(t, receiveSupervisor(t))
-		sender := testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
+		sender := testkit.Socket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
 		child, out, ports := th.receivingChild(count)
 		const share = 8 // of one processor, and much more than it is; the race detector takes a multiple
 		used := processorTime(2 * time.Second)
@@ -749,15 +770,15 @@ func TestReceiveManyWait(t *testing.T) {
 		}
 		began := time.Now()
 		for _, port := range ports {
-			rawSendto(t, sender, []byte("datagram"), sockaddrLoopback(unix.AF_INET6, port))
+			testkit.RawSendto(t, sender, []byte("datagram"), testkit.SockaddrLoopback(unix.AF_INET6, port))
 		}
 		th.waiting(count / 2)
 		testkit.Until(t, "all have the first one", func() bool {
-			return len(th.s.receivers.list(func(r *receiver) bool { return r.done == 1 })) == count/2
+			return len(waitingCalls(&th.s.Receivers, func(r *receiver) bool { return r.done == 1 })) == count/2
 		})
 		for i, port := range ports {
 			if i%2 == 1 {
-				rawSendto(t, sender, []byte("another"), sockaddrLoopback(unix.AF_INET6, port))
+				testkit.RawSendto(t, sender, []byte("another"), testkit.SockaddrLoopback(unix.AF_INET6, port))
 			}
 		}
 		if err := child.Wait(); err != nil || out.String() != "end\n" {

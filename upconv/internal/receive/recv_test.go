@@ -1,16 +1,15 @@
-package supervisor
+package receive
 
 import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"math/rand"
 	"net/netip"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/testkit"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -44,61 +44,18 @@ func receiveSupervisor(t testing.TB, rules ...string) *Session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := testSession(t)
+	n, err := session.NewNode(slog.New(slog.DiscardHandler), func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	s := &Session{}
+	s.Init(n, func() {})
 	s.Needs = session.Needs{Swaps: true, Inet6: true, Unix: true}
 	s.Rules.Store(&session.Ruleset{Policy: decided, Mappings: mappings})
 	s.AnyCrossed.Store(true)
 	return s
 }
-
-// arena is memory that calls refer to: some pages, then one that nobody may touch, then one that
-// nobody may write.
-type arena struct {
-	all       []byte
-	good      []byte
-	forbidden uint64 // address of the page behind good
-	readOnly  uint64
-	filling   []byte // what is in good where nobody has put anything
-}
-
-const page = 4096
-
-func newArena(t testing.TB) *arena { return newArenaOf(t, 48) }
-
-func newArenaOf(t testing.TB, pages int) *arena {
-	t.Helper()
-	all, err := unix.Mmap(-1, 0, (pages+2)*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|0x40 /* MAP_32BIT */)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Munmap(all) })
-	a := &arena{all: all, good: all[:pages*page], filling: bytes.Repeat([]byte{0xaa}, pages*page)}
-	if err := unix.Mprotect(all[pages*page:(pages+1)*page], unix.PROT_NONE); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mprotect(all[(pages+1)*page:], unix.PROT_READ); err != nil {
-		t.Fatal(err)
-	}
-	a.forbidden = a.at(pages * page)
-	a.readOnly = a.forbidden + page
-	return a
-}
-
-func (a *arena) at(offset int) uint64 {
-	return uint64(uintptr(unsafe.Pointer(&a.all[0]))) + uint64(offset)
-}
-
-func (a *arena) fill() {
-	copy(a.good, a.filling)
-}
-
-func (a *arena) put64(offset int, values ...uint64) {
-	for i, v := range values {
-		binary.NativeEndian.PutUint64(a.good[offset+8*i:], v)
-	}
-}
-
-func (a *arena) put32(offset int, v uint32) { binary.NativeEndian.PutUint32(a.good[offset:], v) }
 
 // pair is an AF_INET socket and an AF_INET6 one in its place, each with somebody who sends to it,
 // all at the same ports.
@@ -109,21 +66,6 @@ type pair struct {
 	passFamily int
 }
 
-func sockaddrLoopback(family int, port uint16) []byte {
-	if family == unix.AF_INET {
-		sa := make([]byte, linux.SizeofSockaddrIn)
-		binary.NativeEndian.PutUint16(sa, unix.AF_INET)
-		binary.BigEndian.PutUint16(sa[2:], port)
-		copy(sa[4:], []byte{127, 0, 0, 1})
-		return sa
-	}
-	sa := make([]byte, linux.SizeofSockaddrIn6)
-	binary.NativeEndian.PutUint16(sa, unix.AF_INET6)
-	binary.BigEndian.PutUint16(sa[2:], port)
-	sa[23] = 1
-	return sa
-}
-
 // sockaddrMapped is that of IPv4, as a socket of the family takes it.
 func sockaddrMapped(family int, port uint16) []byte {
 	var name [linux.SizeofSockaddrIn6]byte
@@ -131,32 +73,10 @@ func sockaddrMapped(family int, port uint16) []byte {
 	return name[:p.Sockaddr(netip.AddrPortFrom(linux.Loopback4, port), &name)]
 }
 
-func testSocket(t testing.TB, domain, kind, proto int) int {
-	t.Helper()
-	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, proto)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	return fd
-}
-
-// bindBoth binds two sockets to the same port of their loopback addresses: the first one, of any
-// family, to that of IPv4.
+// bindBoth is testkit.BindBoth for a first socket of any family.
 func bindBoth(t testing.TB, four, family, six int) uint16 {
 	t.Helper()
-	for range 100 {
-		port := uint16(20000 + rand.Intn(12000)) // below ip_local_port_range
-		if linux.Bind(four, sockaddrMapped(family, port)) != 0 {
-			continue
-		}
-		if linux.Bind(six, sockaddrLoopback(unix.AF_INET6, port)) == 0 {
-			return port
-		}
-		t.Fatal("a port is free for one and not for the other") // and four is bound now
-	}
-	t.Fatal("no port")
-	return 0
+	return testkit.BindBoth(t, four, six, func(port uint16) []byte { return sockaddrMapped(family, port) })
 }
 
 func newPair(t testing.TB, passFamily int) *pair {
@@ -164,8 +84,8 @@ func newPair(t testing.TB, passFamily int) *pair {
 	const kind = unix.SOCK_DGRAM
 	p := &pair{
 		passFamily: passFamily,
-		four:       testSocket(t, passFamily, kind, 0), six: testSocket(t, unix.AF_INET6, kind, 0),
-		to4: testSocket(t, unix.AF_INET, kind, 0), to6: testSocket(t, unix.AF_INET6, kind, 0),
+		four:       testkit.Socket(t, passFamily, kind, 0), six: testkit.Socket(t, unix.AF_INET6, kind, 0),
+		to4: testkit.Socket(t, unix.AF_INET, kind, 0), to6: testkit.Socket(t, unix.AF_INET6, kind, 0),
 	}
 	p.own, p.peer = bindBoth(t, p.four, passFamily, p.six), bindBoth(t, p.to4, unix.AF_INET, p.to6)
 	if errno := p.passport().PutOn6(p.six); errno != 0 {
@@ -203,8 +123,8 @@ func (p *pair) send(t testing.TB, data []byte, tos int) {
 	t.Helper()
 	unix.SetsockoptInt(p.to4, unix.IPPROTO_IP, unix.IP_TOS, tos)
 	unix.SetsockoptInt(p.to6, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, tos)
-	rawSendto(t, p.to4, data, sockaddrLoopback(unix.AF_INET, p.own))
-	rawSendto(t, p.to6, data, sockaddrLoopback(unix.AF_INET6, p.own))
+	testkit.RawSendto(t, p.to4, data, testkit.SockaddrLoopback(unix.AF_INET, p.own))
+	testkit.RawSendto(t, p.to6, data, testkit.SockaddrLoopback(unix.AF_INET6, p.own))
 }
 
 // drain takes everything that has come.
@@ -221,105 +141,85 @@ func (p *pair) drain() {
 	}
 }
 
-func rawSendto(t testing.TB, fd int, data, to []byte) {
-	t.Helper()
-	data = append(data, 0)
-again:
-	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&data[0])), uintptr(len(data)-1), 0,
-		uintptr(unsafe.Pointer(&to[0])), uintptr(len(to)))
-	if errno == unix.ECONNREFUSED { // of an earlier one
-		goto again
-	}
-	if errno != 0 {
-		t.Fatal(errno)
-	}
+// newWorker returns a worker of a session.
+func newWorker(s *Session) *Worker {
+	w := &Worker{}
+	w.Init(s, nil)
+	return w
 }
 
-// receiveResult is what a call did.
-type receiveResult struct {
-	value  uint64
-	errno  unix.Errno
-	memory []byte
-}
-
-// natively makes a call.
-func natively(a *arena, nr uintptr, fd int, args [6]uint64) receiveResult {
-	args[0] = uint64(fd)
-	r, _, errno := unix.RawSyscall6(nr, uintptr(args[0]), uintptr(args[1]), uintptr(args[2]), uintptr(args[3]), uintptr(args[4]), uintptr(args[5]))
-	if errno != 0 {
-		r = 0
+// handle has a worker decide about a call of this architecture.
+func handle(w *Worker, n *seccompx.Notification) session.Outcome {
+	c := &session.Call{ID: n.ID, TID: int(n.PID), Args: n.Data.Args, FD: int(int32(n.Data.Args[0]))}
+	switch n.Data.Nr {
+	case unix.SYS_RECVFROM:
+		c.Name = "recvfrom"
+		return w.Recvfrom(c)
+	case unix.SYS_RECVMSG:
+		c.Name = "recvmsg"
+		return w.Recvmsg(c)
+	case unix.SYS_RECVMMSG:
+		c.Name = "recvmmsg"
+		return w.Recvmmsg(c)
 	}
-	return receiveResult{uint64(r), errno, bytes.Clone(a.good)}
+	return session.CarryOn
 }
 
 // handled has a worker handle a call, and makes it natively if that is what the worker says.
-func handled(t testing.TB, w *worker, a *arena, nr uintptr, fd int, args [6]uint64) receiveResult {
+func handled(t testing.TB, w *Worker, a *testkit.Arena, nr uintptr, fd int, args [6]uint64) testkit.CallResult {
 	t.Helper()
 	args[0] = uint64(fd)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	n := seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(nr), Arch: seccompx.NativeArch(), Args: args}}
-	out := w.handle(&n)
+	out := handle(w, &seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(nr), Arch: seccompx.NativeArch(), Args: args}})
 	w.Tidy()
 	if out.State == session.StateElsewhere {
 		t.Fatalf("call %d %#x waits", nr, args)
 	}
 	if !out.Returns() {
-		return natively(a, nr, fd, args)
+		return testkit.MakeCall(a, nr, fd, args)
 	}
 	if out.Errno != 0 {
 		out.Value = 0
 	}
-	return receiveResult{uint64(out.Value), out.Errno, bytes.Clone(a.good)}
+	return testkit.CallResult{Value: uint64(out.Value), Errno: out.Errno, Memory: bytes.Clone(a.Good)}
 }
 
 // both makes a call on both sockets of a pair, prepared by prepare each time, and compares what it
 // did.
-func (p *pair) both(t testing.TB, w *worker, a *arena, what string, nr uintptr, prepare func() [6]uint64) receiveResult {
+func (p *pair) both(t testing.TB, w *Worker, a *testkit.Arena, what string, nr uintptr, prepare func() [6]uint64) testkit.CallResult {
 	t.Helper()
-	a.fill()
+	a.Fill()
 	args := prepare()
-	want := natively(a, nr, p.four, args)
-	a.fill()
+	want := testkit.MakeCall(a, nr, p.four, args)
+	a.Fill()
 	args = prepare()
 	got := handled(t, w, a, nr, p.six, args)
-	for _, r := range []*receiveResult{&got, &want} {
-		if left := r.memory[timeoutAt:]; binary.NativeEndian.Uint64(left) == plenty-1 {
+	for _, r := range []*testkit.CallResult{&got, &want} {
+		if left := r.Memory[timeoutAt:]; binary.NativeEndian.Uint64(left) == plenty-1 {
 			clear(left[8:16]) // a little less than the other one's, or more
 		}
 	}
 	// An ICMP error has a precedence of its own, RFC 1812 section 4.3.2.5.
 	tos := siit.AppendControl(nil, unix.IPPROTO_IP, unix.IP_TOS, nil)[4:]
-	for _, r := range []*receiveResult{&got, &want} {
-		r.memory = bytes.ReplaceAll(r.memory, append(bytes.Clone(tos), 0xc0), append(bytes.Clone(tos), 0))
+	for _, r := range []*testkit.CallResult{&got, &want} {
+		r.Memory = bytes.ReplaceAll(r.Memory, append(bytes.Clone(tos), 0xc0), append(bytes.Clone(tos), 0))
 	}
-	if got.value != want.value || got.errno != want.errno || !bytes.Equal(got.memory, want.memory) {
-		t.Errorf("%s: %d, %v, natively %d, %v%s", what, got.value, got.errno, want.value, want.errno, memoryDifference(got.memory, want.memory))
+	if got.Value != want.Value || got.Errno != want.Errno || !bytes.Equal(got.Memory, want.Memory) {
+		t.Errorf("%s: %d, %v, natively %d, %v%s", what, got.Value, got.Errno, want.Value, want.Errno, testkit.MemoryDifference(got.Memory, want.Memory))
 	}
 	return got
 }
 
-func memoryDifference(got, want []byte) string {
-	var b strings.Builder
-	lines := 0
-	for i := 0; i < len(got) && lines < 12; i += 16 {
-		if !bytes.Equal(got[i:i+16], want[i:i+16]) {
-			fmt.Fprintf(&b, "\n  %06x  %x  natively %x", i, got[i:i+16], want[i:i+16])
-			lines++
-		}
-	}
-	return b.String()
-}
-
 // Where things are in the arena.
 const (
-	headersAt = 0    // struct mmsghdr
-	vectorsAt = page // struct iovec
-	namesAt   = 2 * page
-	controlAt = 4 * page
-	lengthAt  = 7 * page
-	timeoutAt = 7*page + 64
-	dataAt    = 8 * page
+	headersAt = 0                // struct mmsghdr
+	vectorsAt = testkit.PageSize // struct iovec
+	namesAt   = 2 * testkit.PageSize
+	controlAt = 4 * testkit.PageSize
+	lengthAt  = 7 * testkit.PageSize
+	timeoutAt = 7*testkit.PageSize + 64
+	dataAt    = 8 * testkit.PageSize
 
 	plenty = 1 << 40 // seconds
 )
@@ -407,33 +307,33 @@ func randomScenario(rnd *rand.Rand) (s scenario) {
 	return s
 }
 
-// place returns where something of a size is.
-func (a *arena) place(how, good, size int) uint64 {
+// placeIn returns where something of a size is.
+func placeIn(a *testkit.Arena, how, good, size int) uint64 {
 	switch how {
 	case 0:
 		return 0
 	case 2:
-		return a.forbidden
+		return a.Forbidden
 	case 3:
-		return a.readOnly
+		return a.ReadOnly
 	case 4:
-		return a.forbidden - uint64(size)/2 // part of it is good
+		return a.Forbidden - uint64(size)/2 // part of it is good
 	}
-	return a.at(good)
+	return a.At(good)
 }
 
 // prepare writes the scenario's structs, and returns the arguments of the call.
-func (s *scenario) prepare(a *arena) [6]uint64 {
+func (s *scenario) prepare(a *testkit.Arena) [6]uint64 {
 	if s.nr == unix.SYS_RECVFROM {
-		where := a.at(lengthAt)
+		where := a.At(lengthAt)
 		switch s.where {
 		case 1:
 			where = 0
 		case 2:
-			where = a.readOnly
+			where = a.ReadOnly
 		}
-		a.put32(lengthAt, uint32(s.room))
-		return [6]uint64{0, a.at(dataAt), uint64(s.size), uint64(s.flags), a.place(s.name, namesAt, 16), where}
+		a.Put32(lengthAt, uint32(s.room))
+		return [6]uint64{0, a.At(dataAt), uint64(s.size), uint64(s.flags), placeIn(a, s.name, namesAt, 16), where}
 	}
 	size := 56
 	if s.nr == unix.SYS_RECVMMSG {
@@ -442,7 +342,7 @@ func (s *scenario) prepare(a *arena) [6]uint64 {
 	vectors, data := vectorsAt, dataAt
 	for i, m := range s.each {
 		at := headersAt + i*size
-		vector := a.at(vectors)
+		vector := a.At(vectors)
 		count := uint64(len(m.vector))
 		switch m.vectorWhere {
 		case 1:
@@ -450,62 +350,62 @@ func (s *scenario) prepare(a *arena) [6]uint64 {
 		case 2:
 			count = linux.MaxIovecs + 1
 		case 3:
-			vector = a.forbidden - 8
+			vector = a.Forbidden - 8
 		}
-		a.put64(at, a.place(m.name, namesAt+i*256, 16), uint64(uint32(m.room)), vector, count,
-			a.place(m.control, controlAt+i*512, 48), m.controlRoom)
+		a.Put64(at, placeIn(a, m.name, namesAt+i*256, 16), uint64(uint32(m.room)), vector, count,
+			placeIn(a, m.control, controlAt+i*512, 48), m.controlRoom)
 		for _, v := range m.vector {
-			base, length := a.at(data), uint64(v)
+			base, length := a.At(data), uint64(v)
 			switch v {
 			case -1:
-				base, length = a.forbidden, 10
+				base, length = a.Forbidden, 10
 			case -2:
-				base, length = a.readOnly, 10
+				base, length = a.ReadOnly, 10
 			case -3:
-				base, length = a.forbidden-5, 10
+				base, length = a.Forbidden-5, 10
 			case -4:
 				length = 1 << 63
 			default:
 				data += v
 			}
-			a.put64(vectors, base, length)
+			a.Put64(vectors, base, length)
 			vectors += 16
 		}
 	}
 	if s.nr == unix.SYS_RECVMSG {
 		if s.short > 0 {
-			end := len(a.good) - (size - s.short)
-			copy(a.good[end:], a.good[headersAt:headersAt+size])
-			return [6]uint64{0, a.at(end), uint64(s.flags)}
+			end := len(a.Good) - (size - s.short)
+			copy(a.Good[end:], a.Good[headersAt:headersAt+size])
+			return [6]uint64{0, a.At(end), uint64(s.flags)}
 		}
-		return [6]uint64{0, a.at(headersAt), uint64(s.flags)}
+		return [6]uint64{0, a.At(headersAt), uint64(s.flags)}
 	}
-	limit := a.at(timeoutAt)
+	limit := a.At(timeoutAt)
 	switch s.limit {
 	case 0:
 		limit = 0
 	case 1:
-		a.put64(timeoutAt, plenty, 0)
+		a.Put64(timeoutAt, plenty, 0)
 	case 2:
-		a.put64(timeoutAt, 0, 0)
+		a.Put64(timeoutAt, 0, 0)
 	case 3:
-		a.put64(timeoutAt, 0, 1e9)
+		a.Put64(timeoutAt, 0, 1e9)
 	case 4:
-		limit = a.forbidden
+		limit = a.Forbidden
 	}
-	return [6]uint64{0, a.at(headersAt), uint64(s.count), uint64(s.flags), limit}
+	return [6]uint64{0, a.At(headersAt), uint64(s.count), uint64(s.flags), limit}
 }
 
 // compareAtRandom makes calls at random on both sockets of a pair.
 func compareAtRandom(t *testing.T, passFamily int, seed int64, rounds int) {
 	rnd := rand.New(rand.NewSource(seed))
 	s := receiveSupervisor(t)
-	w := s.newWorker()
+	w := newWorker(s)
 	defer w.Close()
-	a := newArena(t)
+	a := testkit.NewArena(t)
 	p := newPair(t, passFamily)
 	// What the kernel does not put into the name is what happened to be there.
-	closed4, closed6 := testSocket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testSocket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
+	closed4, closed6 := testkit.Socket(t, unix.AF_INET, unix.SOCK_DGRAM, 0), testkit.Socket(t, unix.AF_INET6, unix.SOCK_DGRAM, 0)
 	closed := bindBoth(t, closed4, unix.AF_INET, closed6)
 	unix.Close(closed4)
 	unix.Close(closed6)
@@ -524,8 +424,8 @@ func compareAtRandom(t *testing.T, passFamily int, seed int64, rounds int) {
 			p.send(t, data, rnd.Intn(64)<<2)
 		}
 		if rnd.Intn(6) == 0 { // an error, for the queue or at once
-			rawSendto(t, p.four, []byte("nobody"), sockaddrMapped(passFamily, closed))
-			rawSendto(t, p.six, []byte("nobody"), sockaddrLoopback(unix.AF_INET6, closed))
+			testkit.RawSendto(t, p.four, []byte("nobody"), sockaddrMapped(passFamily, closed))
+			testkit.RawSendto(t, p.six, []byte("nobody"), testkit.SockaddrLoopback(unix.AF_INET6, closed))
 		}
 		sc := randomScenario(rnd)
 		what := fmt.Sprintf("seed %d, round %d: %+v", seed, round, sc)
@@ -536,7 +436,7 @@ func compareAtRandom(t *testing.T, passFamily int, seed int64, rounds int) {
 			}
 		}
 		calls++
-		if got.errno == 0 {
+		if got.Errno == 0 {
 			succeeded++
 		}
 	}
@@ -568,76 +468,13 @@ func FuzzReceiveAsNatively(f *testing.F) {
 	})
 }
 
-// receiveRules are those of the calls that receive, with or without routes for datagrams.
-func receiveRules(n session.Needs, datagrams bool) (rules []seccompx.Rule) {
-	n.Receives = datagrams
-	for i := range calls {
-		if row := &calls[i]; strings.HasPrefix(row.name, "recv") {
-			rules = append(rules, row.filterRules(n)...)
-		}
-	}
-	return rules
-}
-
-// TestReceiveRules is about what is stopped.
-func TestReceiveRules(t *testing.T) {
-	const errorQueue, dirty = unix.MSG_ERRQUEUE | unix.MSG_DONTWAIT, 0xdeadbeef_00000000
-	if rules := receiveRules(session.Needs{Swaps: true}, true); rules != nil {
-		t.Errorf("without routes to other families: %v", rules)
-	}
-	for _, arch := range []seccompx.Arch{seccompx.AMD64, seccompx.I386, seccompx.ARM64} {
-		for _, datagrams := range []bool{true, false} {
-			f := seccompx.Filter{Rules: receiveRules(session.Needs{Inet6: true}, datagrams), Default: seccompx.Allow, Arches: []seccompx.Arch{arch}}
-			program, err := f.Assemble()
-			if err != nil {
-				t.Fatal(err)
-			}
-			check := func(stops bool, call string, args ...uint64) {
-				t.Helper()
-				nr, ok := arch.Syscall(call)
-				if !ok {
-					return
-				}
-				want := seccompx.Allow
-				if stops {
-					want = seccompx.UserNotify
-				}
-				var all [6]uint64
-				copy(all[:], args)
-				if got := judge(t, program, arch, nr, all); got != want {
-					t.Errorf("%v, datagrams %v: %s%#x: %v, want %v", arch, datagrams, call, args, got, want)
-				}
-			}
-			check(false, "recvfrom", 3, 0x1000, 10, 0, 0, 0)
-			check(false, "recvfrom", 3, 0x1000, 10, dirty, 0, 0x1000)
-			check(datagrams, "recvfrom", 3, 0x1000, 10, 0, 0x1000, 0x2000)
-			check(true, "recvfrom", 3, 0x1000, 10, errorQueue, 0, 0)
-			check(true, "recvfrom", 3, 0x1000, 10, dirty|errorQueue, 0, 0)
-			if arch != seccompx.I386 {
-				check(datagrams, "recvfrom", 3, 0x1000, 10, 0, 1<<32, 0)
-			}
-			check(datagrams, "recvmsg", 3, 0x1000, unix.MSG_DONTWAIT)
-			check(true, "recvmsg", 3, 0x1000, errorQueue)
-			for _, call := range []string{"recvmmsg", "recvmmsg_time64"} {
-				check(datagrams, call, 3, 0x1000, 5, 0, 0)
-				check(true, call, 3, 0x1000, 5, errorQueue, 0)
-			}
-			for _, what := range []uint64{linux.SocketcallRecvfrom, linux.SocketcallRecvmsg, linux.SocketcallRecvmmsg} {
-				check(true, "socketcall", what, 0x1000)
-			}
-			check(false, "socketcall", 10, 0x1000) // recv
-			check(false, "read", 3)
-		}
-	}
-}
-
 // TestReceiveTimeout reads the timeouts of recvmmsg(2) in each layout, and writes what is left of
 // them.
 func TestReceiveTimeout(t *testing.T) {
-	a := newArena(t)
+	a := testkit.NewArena(t)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	at := a.at(0)
+	at := a.At(0)
 	for _, c := range []struct {
 		what           string
 		compat, time64 bool
@@ -652,11 +489,11 @@ func TestReceiveTimeout(t *testing.T) {
 		{"i386, negative", true, false, []uint32{0xffffffff, 7}, -1, 7, false},
 		{"i386, nanoseconds", true, false, []uint32{1, 1e9}, 1, 1e9, false},
 	} {
-		a.fill()
+		a.Fill()
 		for i, w := range c.words {
-			a.put32(4*i, w)
+			a.Put32(4*i, w)
 		}
-		before := bytes.Clone(a.good[:32])
+		before := bytes.Clone(a.Good[:32])
 		target := &session.Call{TID: unix.Gettid(), Layout: linux.Layout{Compat: c.compat}}
 		limit := timeout{at: at, time64: c.time64}
 		if ok := limit.read(target); ok != c.ok || limit.sec != c.sec || limit.nsec != c.nsec {
@@ -666,8 +503,8 @@ func TestReceiveTimeout(t *testing.T) {
 		if c.compat && c.time64 {
 			copy(before[12:], []byte{0, 0, 0, 0})
 		}
-		if !limit.write(target) || !bytes.Equal(a.good[:32], before) {
-			t.Errorf("%s: %x, want %x", c.what, a.good[:32], before)
+		if !limit.write(target) || !bytes.Equal(a.Good[:32], before) {
+			t.Errorf("%s: %x, want %x", c.what, a.Good[:32], before)
 		}
 	}
 	limit := timeout{at: 1, sec: 3, nsec: 0, began: time.Now().Add(-time.Second - time.Millisecond)}
@@ -678,4 +515,8 @@ func TestReceiveTimeout(t *testing.T) {
 	if !limit.passed() || limit.leftSec != 0 || limit.leftNsec != 0 {
 		t.Errorf("%d s, %d ns are left", limit.leftSec, limit.leftNsec)
 	}
+}
+
+func samplePassport(family int) passport.Passport {
+	return passport.Passport{Family: family, Proto: unix.IPPROTO_MPTCP, Peer: netip.MustParseAddrPort("203.0.113.10:443"), Local: netip.MustParseAddr("192.0.0.2")}
 }

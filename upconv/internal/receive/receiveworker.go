@@ -1,0 +1,34 @@
+package receive
+
+import (
+	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/session"
+	"github.com/upconv/upconv/upconv/internal/swap"
+)
+
+// Worker is a worker as far as receiving goes.
+type Worker struct {
+	swap.Worker
+	s       *Session
+	receive *receiveBuffers // nil: not needed yet
+	reading reception
+}
+
+// Session is a session as far as receiving goes.
+type Session struct {
+	swap.Session
+	Receivers receivers // calls that wait for a datagram
+}
+
+// Init has a session belong to a node. rouse wakes who watches over receivers.current, if it
+// sleeps.
+func (s *Session) Init(n *session.Node, rouse func()) {
+	s.Receivers.rouse = rouse
+	s.Session.Init(n)
+}
+
+// Init has a worker belong to a session, and live in home.
+func (w *Worker) Init(s *Session, home *netns.Egress) {
+	w.s = s
+	w.Worker.Init(&s.Session, home)
+}
