@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/datagram"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
@@ -131,7 +132,7 @@ func (w *callsWorker) bindAtSocket(c *session.Call) session.Outcome {
 		if target.ReadMemory(c.TID, c.Addr, sa) != 0 {
 			return session.Answer(unix.EFAULT) // for it could be read the next time
 		}
-		family, dst, ok := sendDestination(sa)
+		family, dst, ok := datagram.SendDestination(sa)
 		if family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min {
 			dst, ok = linux.Inet6Destination(sa), w.SocketInfo.Domain == unix.AF_INET6
 		}
@@ -256,7 +257,7 @@ func (w *callsWorker) bringBack(c *session.Call, old int, dst netip.AddrPort) se
 		return w.swapStream(s, nil)
 	}
 	e.Proto = policy.UDP
-	return w.swapDatagram(s, nil)
+	return w.SwapDatagram(s, nil)
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.

@@ -69,7 +69,7 @@ func (w *callsWorker) connectAnywhere(c *session.Call, e *event.Pending) session
 		return session.CarryOn
 	}
 	e.Dst, e.Decision = dst, decision
-	if decision.Route.Kind == policy.Direct && !w.s.Swapped.Load() && (!w.s.Needs.UDP || w.decideDatagram(dst).Route.Kind == policy.Direct) {
+	if decision.Route.Kind == policy.Direct && !w.s.Swapped.Load() && (!w.s.Needs.UDP || w.DecideDatagram(dst).Route.Kind == policy.Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
 		w.stays(c, e)
@@ -97,7 +97,7 @@ func (w *callsWorker) route(c *session.Call, e *event.Pending, family int, sa []
 	seen, is := w.See(c), false
 	if w.s.Needs.UDP {
 		var fd int
-		if fd, is = w.sendsDatagrams(c, seen, route.Kind == policy.Reject); is {
+		if fd, is = w.SendsDatagrams(c, seen, route.Kind == policy.Reject); is {
 			decision, fastOpen := e.Decision, c.FastOpen
 			out := w.datagram(c, e, family, sa, fd)
 			if route.Kind != policy.Reject || !out.CarriesOn() {
@@ -233,13 +233,13 @@ func (w *callsWorker) stays(c *session.Call, e *event.Pending) {
 		return
 	}
 	// What kind of socket it is has not mattered yet.
-	fd, is := w.sendsDatagrams(c, c.View != nil || w.See(c), true)
+	fd, is := w.SendsDatagrams(c, c.View != nil || w.See(c), true)
 	if fd >= 0 {
 		w.Retag(c, fd)
 		w.CloseNow(fd)
 	}
 	if is {
-		e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
+		e.Proto, e.Decision = policy.UDP, w.DecideDatagram(e.Dst)
 		if e.Decision.Route.Kind != policy.Direct { // it is left alone for another reason: UDPOff
 			return
 		}
@@ -283,10 +283,10 @@ func (w *callsWorker) datagram(c *session.Call, e *event.Pending, family int, sa
 	if c.FastOpen.On {
 		return w.resend(c)
 	}
-	e.Proto, e.Decision = policy.UDP, w.decideDatagram(e.Dst)
+	e.Proto, e.Decision = policy.UDP, w.DecideDatagram(e.Dst)
 	if old < 0 {
 		if c.View != nil && family == unix.AF_INET {
-			if out := w.placeUntouched(c, e, sa); !out.IsUndecided() {
+			if out := w.PlaceUntouched(c, e, sa); !out.IsUndecided() {
 				return out
 			}
 		}
@@ -295,7 +295,7 @@ func (w *callsWorker) datagram(c *session.Call, e *event.Pending, family int, sa
 			return out
 		}
 	}
-	return w.place(c, e, family, sa, old)
+	return w.Place(c, e, family, sa, old)
 }
 
 // connectCall is connect(2).

@@ -33,13 +33,13 @@ func (e *envelope) seal(m *guardedMessage) (errno unix.Errno) {
 		if to.proto != unix.IPPROTO_TCP && to.proto != unix.IPPROTO_MPTCP { // to those it means nothing
 			e.name = m.name
 		}
-		e.control, errno = w.packControl(c, m.control, nil)
+		e.control, errno = w.PackControl(c, m.control, nil)
 	case sendUnderWay(c).sent > 0: // it has gone with the beginning
 	case to.domain == unix.AF_UNIX:
 		errno = e.sealUnix(m)
 	default:
 		e.name = m.name
-		e.control, errno = w.control.ToSend(m.control, c.Compat, 0)
+		e.control, errno = w.Control.ToSend(m.control, c.Compat, 0)
 	}
 	return errno
 }

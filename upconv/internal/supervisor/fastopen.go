@@ -94,7 +94,7 @@ func (w *streamWorker) sendEarly(c *session.Call, fd int) session.Outcome {
 			f.Cookie = linux.CookieOf(fd)
 			return session.AsideBy(sendEarlyAgain)
 		case errno == unix.EAGAIN && patient:
-			errno = w.waitToSend(fd, nil)
+			errno = w.WaitToSend(fd, nil)
 		}
 		switch {
 		case errno != 0 && f.Sent > 0:
@@ -148,7 +148,7 @@ func (w *streamWorker) sendPiece(c *session.Call, fd int) (n int, more bool, err
 		if target.ReadMemory(c.TID, f.Control, raw) != 0 {
 			return 0, false, unix.EFAULT
 		}
-		control, errno := w.packControl(c, raw, nil)
+		control, errno := w.PackControl(c, raw, nil)
 		if errno != 0 {
 			return 0, false, errno
 		}

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/datagram"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -30,9 +31,9 @@ func (w *guardWorker) readGuarded(c *session.Call) (m *guardedMessage, errno uni
 	if c.Name == "sendto" {
 		return m, w.readSendto(c, m)
 	}
-	g, o := sendUnderWay(c), &w.out
+	g, o := sendUnderWay(c), &w.Out
 	at, size := c.Args[1]+uint64(g.done*g.stride), c.MsghdrSize()
-	raw, errno := o.ReadAround(c.TID, o.room(size+2*target.Reach), uintptr(at), size)
+	raw, errno := o.ReadAround(c.TID, o.Room(size+2*target.Reach), uintptr(at), size)
 	if errno != 0 || len(raw) < size {
 		return nil, unix.EFAULT
 	}
@@ -49,10 +50,10 @@ func (w *guardWorker) readGuarded(c *session.Call) (m *guardedMessage, errno uni
 		return nil, unix.EINVAL
 	case h.Count > linux.MaxIovecs:
 		return nil, unix.EMSGSIZE
-	case h.ControlLen > maxControl:
+	case h.ControlLen > datagram.MaxControl:
 		return nil, tooMuchControl(c, h.Control)
 	}
-	o.vectors = o.vectors[:0]
+	o.Vectors = o.Vectors[:0]
 	total := 0
 	for _, part := range [...]unix.RemoteIovec{
 		{Base: uintptr(h.Name), Len: named},
@@ -60,13 +61,13 @@ func (w *guardWorker) readGuarded(c *session.Call) (m *guardedMessage, errno uni
 		{Base: uintptr(h.Iovecs), Len: int(h.Count) * c.IovecSize()},
 	} {
 		if part.Len > 0 {
-			o.vectors = append(o.vectors, part)
+			o.Vectors = append(o.Vectors, part)
 			total += part.Len
 		}
 	}
-	parts := o.roomFor(&o.more, total)
+	parts := o.RoomFor(&o.More, total)
 	if total > 0 {
-		if got, errno := o.GatherAround(c.TID, parts, o.vectors); errno != 0 || got < total {
+		if got, errno := o.GatherAround(c.TID, parts, o.Vectors); errno != 0 || got < total {
 			return nil, unix.EFAULT
 		}
 	}
@@ -135,7 +136,7 @@ func (w *guardWorker) readPiece(c *session.Call, m *guardedMessage, size int) (p
 	if len(w.Long) < size {
 		w.Long = make([]byte, size)
 	}
-	vectors, skip, left := w.out.vectors[:0], sendUnderWay(c).sent, size
+	vectors, skip, left := w.Out.Vectors[:0], sendUnderWay(c).sent, size
 	for _, v := range m.vectors {
 		passed := min(skip, v.Len)
 		skip -= passed
@@ -145,7 +146,7 @@ func (w *guardWorker) readPiece(c *session.Call, m *guardedMessage, size int) (p
 			vectors = append(vectors, v)
 		}
 	}
-	w.out.vectors = vectors
+	w.Out.Vectors = vectors
 	n, errno := target.ReadVectors(c.TID, w.Long[:size], vectors)
 	if errno != 0 || n < size {
 		return w.Long[:n], unix.EFAULT

@@ -142,7 +142,7 @@ func (w *guardWorker) sendAllInPlace(c *session.Call, to *guardedSocket) session
 		}
 		whole := g.sent == m.length
 		g.done, g.sent = g.done+1, 0
-		if w.sendDeadline = (time.Time{}); !whole {
+		if w.SendDeadline = (time.Time{}); !whole {
 			break
 		}
 	}
@@ -191,7 +191,7 @@ func (w *guardWorker) sendGuarded(c *session.Call, to *guardedSocket, m *guarded
 		n, errno := e.send(piece, len(piece) == left)
 		if g.sent += n; n > 0 {
 			e.opened()
-			w.futile = 0
+			w.Futile = 0
 		}
 		switch waits := errno == unix.EAGAIN || errno == unix.EINPROGRESS; {
 		case errno == 0 && (n == left || n == len(piece) && n < min(left, guardedPiece)): // all, or all that could be read
@@ -205,7 +205,7 @@ func (w *guardWorker) sendGuarded(c *session.Call, to *guardedSocket, m *guarded
 		case !w.Alone:
 			return true, 0
 		}
-		if errno = w.waitToSend(to.fd, nil); errno != 0 {
+		if errno = w.WaitToSend(to.fd, nil); errno != 0 {
 			return false, g.unless(errno)
 		}
 		if g.sent > 0 && to.isClosed() { // the error is for the next call
@@ -252,7 +252,7 @@ func (w *guardWorker) sendWhole(c *session.Call, e *envelope, m *guardedMessage)
 		case !w.Alone:
 			return true, 0
 		}
-		if errno = w.waitToSend(e.to.fd, e.path()); errno != 0 {
+		if errno = w.WaitToSend(e.to.fd, e.path()); errno != 0 {
 			return false, errno
 		}
 	}

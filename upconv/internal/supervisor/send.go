@@ -3,6 +3,7 @@ package supervisor
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/datagram"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -13,7 +14,7 @@ func (w *callsWorker) decideSendto(c *session.Call) session.Outcome {
 	c.Addr, c.AddrLen = c.Args[4], uint32(c.Args[5])
 	flags := uint32(c.Args[3])
 	if flags&unix.MSG_FASTOPEN != 0 {
-		if w.meansNothing(c) {
+		if w.MeansNothing(c) {
 			if out := w.sendtoDatagram(c); !out.CarriesOn() || !w.Guards(c) {
 				return out
 			}
@@ -33,47 +34,47 @@ func (w *callsWorker) sendtoDatagram(c *session.Call) session.Outcome {
 	switch short := c.Addr == 0 || c.AddrLen < linux.SizeofSockaddrIn; {
 	case !w.s.Needs.Sends:
 		return session.CarryOn
-	case (short || c.AddrLen > linux.SizeofSockaddrStorage) && !(c.Indirect && w.Guards(c)) && !w.guardsSends(c):
+	case (short || c.AddrLen > linux.SizeofSockaddrStorage) && !(c.Indirect && w.Guards(c)) && !w.GuardsSends(c):
 		return session.CarryOn
 	case c.Addr == 0:
 		c.AddrLen = 0
 	case c.AddrLen > linux.SizeofSockaddrStorage:
 		return session.Answer(unix.EINVAL)
 	}
-	o := &w.out
-	o.begin(uint32(c.Args[3]))
+	o := &w.Out
+	o.Begin(uint32(c.Args[3]))
 	length := c.Args[2]
 	const together = 4096 // not so much that it would be a pity to have read it for nothing
 	first := int(length)
 	if length > together {
 		first = 0
 	}
-	buffer := o.room(int(c.AddrLen) + first)
-	m := &o.all[0]
-	*m = parcel{name: buffer[:c.AddrLen], payload: buffer[c.AddrLen:]}
-	o.vectors = append(o.vectors[:0], unix.RemoteIovec{Base: uintptr(c.Addr), Len: int(c.AddrLen)}, unix.RemoteIovec{Base: uintptr(c.Args[1]), Len: first})
-	n, errno := o.Gather(c.TID, buffer, o.vectors)
+	buffer := o.Room(int(c.AddrLen) + first)
+	m := &o.All[0]
+	*m = datagram.Parcel{Name: buffer[:c.AddrLen], Payload: buffer[c.AddrLen:]}
+	o.Vectors = append(o.Vectors[:0], unix.RemoteIovec{Base: uintptr(c.Addr), Len: int(c.AddrLen)}, unix.RemoteIovec{Base: uintptr(c.Args[1]), Len: first})
+	n, errno := o.Gather(c.TID, buffer, o.Vectors)
 	if errno != 0 || n < int(c.AddrLen) {
-		return w.unreadable(c, errno)
+		return w.Unreadable(c, errno)
 	}
-	o.messages = o.all[:1]
-	if out := w.notElsewhere(c); !out.IsUndecided() {
+	o.Messages = o.All[:1]
+	if out := w.NotElsewhere(c); !out.IsUndecided() {
 		return out
 	}
 	switch {
-	case length > maxLength:
-		m.tooLong = true
+	case length > datagram.MaxLength:
+		m.TooLong = true
 	case n < len(buffer):
-		return w.badData(c, unix.EFAULT)
+		return w.BadData(c, unix.EFAULT)
 	case length > together:
-		buffer = o.room(int(c.AddrLen) + int(length))
-		m.name = append(buffer[:0:len(buffer)], m.name...)
-		m.payload = buffer[c.AddrLen:]
-		if errno := target.ReadMemory(c.TID, c.Args[1], m.payload); errno != 0 {
-			return w.badData(c, errno)
+		buffer = o.Room(int(c.AddrLen) + int(length))
+		m.Name = append(buffer[:0:len(buffer)], m.Name...)
+		m.Payload = buffer[c.AddrLen:]
+		if errno := target.ReadMemory(c.TID, c.Args[1], m.Payload); errno != 0 {
+			return w.BadData(c, errno)
 		}
 	}
-	return w.sendAll(c)
+	return w.SendAll(c)
 }
 
 func (w *callsWorker) decideSendmsg(c *session.Call) session.Outcome {
@@ -93,7 +94,7 @@ func (w *callsWorker) sendMessages(c *session.Call, flags uint32, count, stride 
 	if flags&unix.MSG_FASTOPEN == 0 {
 		return w.sendDatagrams(c, flags, count, stride)
 	}
-	if w.meansNothing(c) {
+	if w.MeansNothing(c) {
 		if out := w.sendDatagrams(c, flags, count, stride); !out.CarriesOn() || !w.Guards(c) {
 			return out
 		}
@@ -107,24 +108,24 @@ func (w *callsWorker) sendDatagrams(c *session.Call, flags uint32, count, stride
 	if !w.s.Needs.Sends {
 		return session.CarryOn
 	}
-	o := &w.out
-	o.begin(flags)
+	o := &w.Out
+	o.Begin(flags)
 	for {
-		out := w.readMessages(c, min(count-o.sent, maxBatch), stride)
-		read := len(o.messages)
+		out := w.ReadMessages(c, min(count-o.Sent, datagram.MaxBatch), stride)
+		read := len(o.Messages)
 		if read > 0 {
-			before := o.sent
-			if out = w.sendAll(c); stride == 0 || o.sent == 0 {
+			before := o.Sent
+			if out = w.SendAll(c); stride == 0 || o.Sent == 0 {
 				return out
 			}
-			if o.sent-before == read && o.sent < count {
+			if o.Sent-before == read && o.Sent < count {
 				continue
 			}
 		}
-		if o.sent == 0 {
+		if o.Sent == 0 {
 			return out
 		}
-		return session.AnswerValue(int64(o.sent))
+		return session.AnswerValue(int64(o.Sent))
 	}
 }
 
@@ -166,7 +167,7 @@ func (w *callsWorker) decideSend(c *session.Call) session.Outcome {
 func (w *callsWorker) send(c *session.Call) session.Outcome {
 	for range session.MaxRaces {
 		if c.Progress == nil {
-			if out := w.decideSend(c); !out.CarriesOn() || !w.guardsSends(c) {
+			if out := w.decideSend(c); !out.CarriesOn() || !w.GuardsSends(c) {
 				return out
 			}
 		}
@@ -203,7 +204,7 @@ func (w *callsWorker) sendFastOpen(c *session.Call, flags uint32, stride int) se
 	if h.NameLen > linux.SizeofSockaddrStorage {
 		c.AddrLen = linux.SizeofSockaddrStorage // as the kernel cuts it
 	}
-	c.FastOpen.Control, c.FastOpen.ControlLength = h.Control, int(min(h.ControlLen, maxControl))
+	c.FastOpen.Control, c.FastOpen.ControlLength = h.Control, int(min(h.ControlLen, datagram.MaxControl))
 	raw := make([]byte, int(min(h.Count, linux.MaxIovecs))*c.IovecSize())
 	if len(raw) > 0 && target.ReadMemory(c.TID, h.Iovecs, raw) != 0 {
 		if w.Guards(c) {

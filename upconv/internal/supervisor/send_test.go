@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/datagram"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/session"
@@ -241,7 +242,7 @@ func (s *sending) faults() (n int) {
 		total := int64(0)
 		for _, part := range m.entries {
 			count(part.base != good, part.length < 0, part.length > math.MaxInt32) // that is behind the end of memory, too
-			total += min(max(part.length, 0), maxLength)
+			total += min(max(part.length, 0), datagram.MaxLength)
 		}
 		count(total > 65507) // which is what fits into a packet
 	}
@@ -297,8 +298,8 @@ func (e *senders) compare(t testing.TB, s *sending) {
 		t.Errorf("%+v:\n%d, %v, %q\nnatively %d, %v, %q", s, got.Value, got.Errno, received, want.Value, want.Errno, sent)
 	}
 	// What is kept for the next call is never more than the most that can be sent together.
-	if most := maxTogether + maxLength; len(e.w.out.payload) > most || len(e.w.out.more) > maxBatch*(maxControl+linux.SizeofSockaddrStorage)+linux.MaxIovecs*16 {
-		t.Errorf("%+v: %d and %d bytes are kept", s, len(e.w.out.payload), len(e.w.out.more))
+	if most := datagram.MaxTogether + datagram.MaxLength; len(e.w.Out.Payload) > most || len(e.w.Out.More) > datagram.MaxBatch*(datagram.MaxControl+linux.SizeofSockaddrStorage)+linux.MaxIovecs*16 {
+		t.Errorf("%+v: %d and %d bytes are kept", s, len(e.w.Out.Payload), len(e.w.Out.More))
 	}
 }
 

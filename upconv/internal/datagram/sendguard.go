@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"unsafe"
@@ -13,20 +13,20 @@ import (
 // guardsSend reports whether a send must not be left to the kernel, which would look up the
 // descriptor and the address anew: a datagram socket has been moved, or may be by another thread
 // meanwhile, which can then put it under the number.
-func (w *datagramWorker) guardsSend(c *session.Call) bool {
+func (w *Worker) guardsSend(c *session.Call) bool {
 	return w.s.Moved.Load() || w.SharesTable(c) || w.s.Moved.Load()
 }
 
-// guardsSends reports whether sends must not be left to the kernel: a datagram socket may be in an
+// GuardsSends reports whether sends must not be left to the kernel: a datagram socket may be in an
 // egress; or any socket where MSG_FASTOPEN, which is in memory, connects.
-func (w *datagramWorker) guardsSends(c *session.Call) bool {
+func (w *Worker) GuardsSends(c *session.Call) bool {
 	s := w.s
 	return s.Needs.Sends && (s.Moved.Load() || c.Indirect && s.Swapped.Load()) && w.Guards(c)
 }
 
 // seesStream is isStream by one look, which says as well whether the thread shares its descriptors.
 // false: it cannot be seen, or it is none.
-func (w *datagramWorker) seesStream(c *session.Call) bool {
+func (w *Worker) seesStream(c *session.Call) bool {
 	if c.Indirect || !w.See(c) {
 		return false
 	}
@@ -44,8 +44,8 @@ func (w *datagramWorker) seesStream(c *session.Call) bool {
 // isStream returns what becomes of a call that is about something that is not a datagram socket, or
 // one of another address family: of that nothing is sent elsewhere. If it is about one, the outcome
 // is undecided, and a copy is in w.out.fd.
-func (w *datagramWorker) isStream(c *session.Call) session.Outcome {
-	o := &w.out
+func (w *Worker) isStream(c *session.Call) session.Outcome {
+	o := &w.Out
 	if o.fd < 0 {
 		e := w.NewEvent(c, policy.UDP)
 		fd, out := w.Fetch(c, &e)
@@ -75,7 +75,7 @@ func (w *datagramWorker) isStream(c *session.Call) session.Outcome {
 
 // tookDatagrams reports whether a Unix socket has taken the place of a datagram socket of the
 // program's. Others are the program's own, as what it sends there is.
-func (w *datagramWorker) tookDatagrams(fd, domain int) bool {
+func (w *Worker) tookDatagrams(fd, domain int) bool {
 	if domain != unix.AF_UNIX || !w.s.Needs.Unix {
 		return false
 	}
@@ -83,16 +83,16 @@ func (w *datagramWorker) tookDatagrams(fd, domain int) bool {
 	return crossed && linux.KindOf(w.Crossing.Pass.Proto) == unix.SOCK_DGRAM
 }
 
-// notElsewhere returns what becomes of a call that has nothing to do with other sockets than the
+// NotElsewhere returns what becomes of a call that has nothing to do with other sockets than the
 // program's: nothing has been moved yet, and nothing of it is to go anywhere but to where they are.
 // The outcome of others is undecided.
-func (w *datagramWorker) notElsewhere(c *session.Call) session.Outcome {
-	o := &w.out
+func (w *Worker) NotElsewhere(c *session.Call) session.Outcome {
+	o := &w.Out
 	if w.guardsSend(c) {
 		return w.isStream(c)
 	}
-	for i := range o.messages {
-		if _, dst, ok := sendDestination(o.messages[i].name); ok && w.decideDatagram(dst).Route.Kind != policy.Direct {
+	for i := range o.Messages {
+		if _, dst, ok := SendDestination(o.Messages[i].Name); ok && w.DecideDatagram(dst).Route.Kind != policy.Direct {
 			return session.Undecided
 		}
 	}
@@ -101,10 +101,10 @@ func (w *datagramWorker) notElsewhere(c *session.Call) session.Outcome {
 		if out := w.isStream(c); !out.IsUndecided() {
 			return out
 		}
-		for i := range o.messages {
-			if _, dst, ok := sendDestination(o.messages[i].name); ok {
+		for i := range o.Messages {
+			if _, dst, ok := SendDestination(o.Messages[i].Name); ok {
 				e := w.NewEvent(c, policy.UDP)
-				e.Dst, e.From, e.Decision = dst, o.fd, w.decideDatagram(dst)
+				e.Dst, e.From, e.Decision = dst, o.fd, w.DecideDatagram(dst)
 				w.recordSend(&e, 0)
 			}
 		}
@@ -115,13 +115,13 @@ func (w *datagramWorker) notElsewhere(c *session.Call) session.Outcome {
 	return session.CarryOn
 }
 
-// meansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to
+// MeansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to
 // the kernel.
-func (w *datagramWorker) meansNothing(c *session.Call) bool {
+func (w *Worker) MeansNothing(c *session.Call) bool {
 	if !w.s.Needs.Sends {
 		return false
 	}
-	w.out.begin(0)
+	w.Out.Begin(0)
 	if !w.guardsSend(c) {
 		return false
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"net/netip"
@@ -22,7 +22,7 @@ type sendKey struct {
 }
 
 // recordSend records where a socket sends to, when that is new.
-func (w *datagramWorker) recordSend(e *event.Pending, errno unix.Errno) {
+func (w *Worker) recordSend(e *event.Pending, errno unix.Errno) {
 	if w.s.Events == nil || !e.Dst.IsValid() {
 		return
 	}
@@ -47,14 +47,14 @@ func (w *datagramWorker) recordSend(e *event.Pending, errno unix.Errno) {
 
 // recordSent is recordSend for the first n messages, which have gone the same way as e.Dst,
 // the first one's.
-func (w *datagramWorker) recordSent(e *event.Pending, n int) {
+func (w *Worker) recordSent(e *event.Pending, n int) {
 	w.recordSend(e, 0)
 	if w.s.Events == nil || !e.Dst.IsValid() {
 		return
 	}
-	for _, m := range w.out.messages[1:max(n, 1)] {
-		if _, dst, ok := sendDestination(m.name); ok && dst != e.Dst {
-			e.Dst, e.Decision, e.Note = dst, w.decideDatagram(dst), ""
+	for _, m := range w.Out.Messages[1:max(n, 1)] {
+		if _, dst, ok := SendDestination(m.Name); ok && dst != e.Dst {
+			e.Dst, e.Decision, e.Note = dst, w.DecideDatagram(dst), ""
 			e.Recorded = false // it was that of another message
 			w.recordSend(e, 0)
 		}
@@ -62,7 +62,7 @@ func (w *datagramWorker) recordSent(e *event.Pending, n int) {
 }
 
 // sent records a send that has failed.
-func (w *datagramWorker) sent(e *event.Pending, errno unix.Errno) session.Outcome {
+func (w *Worker) sent(e *event.Pending, errno unix.Errno) session.Outcome {
 	w.recordSend(e, errno)
 	return session.Answer(errno)
 }

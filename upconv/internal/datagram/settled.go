@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import "github.com/upconv/upconv/upconv/internal/linux"
 
@@ -11,7 +11,7 @@ type settledSockets [64]struct{ cookie, netns uint64 }
 
 // settledIn returns the namespace of the socket fd, if that is known to be a datagram socket that
 // stays there; else 0.
-func (w *datagramWorker) settledIn(fd int) (netns uint64) {
+func (w *Worker) settledIn(fd int) (netns uint64) {
 	cookie := linux.CookieOf(fd)
 	known := &w.known[cookie%uint64(len(w.known))]
 	if cookie == 0 || known.cookie != cookie || !w.settles(known.netns) {
@@ -21,12 +21,12 @@ func (w *datagramWorker) settledIn(fd int) (netns uint64) {
 }
 
 // settles reports whether sockets of a namespace are noted in settledSockets.
-func (w *datagramWorker) settles(netns uint64) bool {
+func (w *Worker) settles(netns uint64) bool {
 	return (netns == w.s.Origin.Cookie) != w.s.IsEgress(netns)
 }
 
 // noteSettled notes a datagram socket that is in an egress, or an AF_INET one in the origin.
-func (w *datagramWorker) noteSettled(fd int, netns uint64) {
+func (w *Worker) noteSettled(fd int, netns uint64) {
 	if w.settles(netns) {
 		cookie := linux.CookieOf(fd)
 		known := &w.known[cookie%uint64(len(w.known))]

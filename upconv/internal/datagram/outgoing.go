@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"golang.org/x/sys/unix"
@@ -9,12 +9,12 @@ import (
 
 // What a send sends, as it is kept between reading it from the target and sending it.
 
-// parcel is one datagram that a program sends. All of it is copied from the target's memory once.
-type parcel struct {
-	name    []byte // the destination, as the program gave it; empty: none
-	payload []byte
+// Parcel is one datagram that a program sends. All of it is copied from the target's memory once.
+type Parcel struct {
+	Name    []byte // the destination, as the program gave it; empty: none
+	Payload []byte
 	control []byte // as struct cmsghdr of this process
-	tooLong bool   // longer than any datagram can be: the payload is left out
+	TooLong bool   // longer than any datagram can be: the payload is left out
 	result  uint64 // where the target wants to know how much of it was sent, as sendmmsg(2) does; 0: nowhere
 	to      [linux.SizeofSockaddrIn6]byte
 }
@@ -22,9 +22,9 @@ type parcel struct {
 // outgoing is what a send sends. Its memory is reused.
 type outgoing struct {
 	flags    uint32
-	messages []parcel // those that remain to be sent
-	all      [maxBatch]parcel
-	sent     int // of sendmmsg(2): how many are
+	Messages []Parcel // those that remain to be sent
+	All      [MaxBatch]Parcel
+	Sent     int // of sendmmsg(2): how many are
 
 	run   int                 // how many of messages go the same way
 	fd    int                 // a copy of the target's socket, if there is one yet; else -1
@@ -32,12 +32,12 @@ type outgoing struct {
 	netns uint64              // what settledIn says of it
 	as    *target.Credentials // who sends, where that is not upconv itself: to a Unix socket
 
-	parts   [maxBatch]parts
-	headers [maxBatch]mmsghdr
-	locals  [maxBatch]unix.Iovec
-	vectors []unix.RemoteIovec // what is read of the target's memory
-	payload []byte             // headers at first, then what is sent
-	more    []byte             // names, vectors and control messages
+	parts   [MaxBatch]parts
+	headers [MaxBatch]mmsghdr
+	locals  [MaxBatch]unix.Iovec
+	Vectors []unix.RemoteIovec // what is read of the target's memory
+	Payload []byte             // headers at first, then what is sent
+	More    []byte             // names, vectors and control messages
 	target.Gathering
 }
 
@@ -55,22 +55,22 @@ type mmsghdr struct {
 }
 
 const (
-	maxBatch    = 64
-	maxControl  = 1 << 16         // far more than net.core.optmem_max usually lets pass
-	maxLength   = 0xffff          // what fits into the length of a packet
+	MaxBatch    = 64
+	MaxControl  = 1 << 16         // far more than net.core.optmem_max usually lets pass
+	MaxLength   = 0xffff          // what fits into the length of a packet
 	maxPayload4 = 0xffff - 20 - 8 // IPv6 would take more
-	maxTogether = 1 << 20         // of payload, read at once
+	MaxTogether = 1 << 20         // of payload, read at once
 )
 
-// begin empties o.
-func (o *outgoing) begin(flags uint32) {
-	o.flags, o.messages, o.sent, o.fd, o.known, o.netns = flags, nil, 0, -1, false, 0
+// Begin empties o.
+func (o *outgoing) Begin(flags uint32) {
+	o.flags, o.Messages, o.Sent, o.fd, o.known, o.netns = flags, nil, 0, -1, false, 0
 }
 
-// room returns n bytes, which the next room overwrites.
-func (o *outgoing) room(n int) []byte { return o.roomFor(&o.payload, n) }
+// Room returns n bytes, which the next room overwrites.
+func (o *outgoing) Room(n int) []byte { return o.RoomFor(&o.Payload, n) }
 
-func (o *outgoing) roomFor(buffer *[]byte, n int) []byte {
+func (o *outgoing) RoomFor(buffer *[]byte, n int) []byte {
 	if n > len(*buffer) {
 		*buffer = make([]byte, max(n, 4096))
 	}
@@ -78,4 +78,4 @@ func (o *outgoing) roomFor(buffer *[]byte, n int) []byte {
 }
 
 // many reports whether the call is sendmmsg(2).
-func (o *outgoing) many() bool { return o.messages[0].result != 0 }
+func (o *outgoing) many() bool { return o.Messages[0].result != 0 }

@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"sync/atomic"
@@ -12,28 +12,28 @@ import (
 )
 
 // Worker is a worker as far as datagrams go.
-type datagramWorker struct {
+type Worker struct {
 	receive.Worker
-	s       *datagramSession
+	s       *Session
 	sending event.Pending // of a send; here, so that none is on the heap
-	out     outgoing
+	Out     outgoing
 	decided decided
 	known   settledSockets
 	moving  bool // it moves one now, holds a lock of session.moving for that, and must not wait
 
-	sendDeadline time.Time          // until when that may send
-	futile       int                // how often in a row it could not send though there was room
-	control      siit.ControlBuffer // of messages to send
+	SendDeadline time.Time          // until when that may send
+	Futile       int                // how often in a row it could not send though there was room
+	Control      siit.ControlBuffer // of messages to send
 }
 
 // Session is a session as far as datagrams go.
-type datagramSession struct {
+type Session struct {
 	receive.Session
 	returned session.MadeSockets          // datagram sockets of the origin that have taken the place of connected ones
 	sends    [256]atomic.Pointer[sendKey] // see recordSend
 }
 
-func (w *datagramWorker) Init(s *datagramSession, home *netns.Egress) {
+func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s = s
 	w.Worker.Init(&s.Session, home)
 }

@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"encoding/binary"
@@ -19,15 +19,15 @@ import (
 
 // Control messages of sends: what they may ask for, and which privileges that takes.
 
-// packControl returns the control messages to send for those that the program sends. x is not nil
+// PackControl returns the control messages to send for those that the program sends. x is not nil
 // if the socket is one of another family.
-func (w *datagramWorker) packControl(c *session.Call, raw []byte, x *crossing.Crossing) (control []byte, errno unix.Errno) {
+func (w *Worker) PackControl(c *session.Call, raw []byte, x *crossing.Crossing) (control []byte, errno unix.Errno) {
 	translates := x != nil && !x.Mapped
 	from := 0
 	if translates {
 		from = x.Pass.Family // for a Unix socket only to see what is wrong with them: they are left out
 	}
-	control, errno = w.control.ToSend(raw, c.Compat, from)
+	control, errno = w.Control.ToSend(raw, c.Compat, from)
 	switch {
 	case w.lacksPrivilege(c, control):
 		errno = unix.EPERM
@@ -42,7 +42,7 @@ func (w *datagramWorker) packControl(c *session.Call, raw []byte, x *crossing.Cr
 
 // fromElsewhere returns what is wrong with the source address that control messages ask for
 // (IP_PKTINFO): what ip_route_output_key_hash_rcu in net/ipv4/route.c says of it.
-func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing.Crossing) unix.Errno {
+func (w *Worker) fromElsewhere(control []byte, compat bool, x *crossing.Crossing) unix.Errno {
 	for {
 		m, rest, ok, _ := siit.TakeControl(control, compat)
 		if !ok {
@@ -69,7 +69,7 @@ func (w *datagramWorker) fromElsewhere(control []byte, compat bool, x *crossing.
 
 // lacksPrivilege reports whether control messages need a capability that upconv has and the target
 // has not.
-func (w *datagramWorker) lacksPrivilege(c *session.Call, control []byte) bool {
+func (w *Worker) lacksPrivilege(c *session.Call, control []byte) bool {
 	if !privilegedControl(control) || !linux.HasCapability(unix.CAP_NET_ADMIN) && !linux.HasCapability(unix.CAP_NET_RAW) {
 		return false
 	}

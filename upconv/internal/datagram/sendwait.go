@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"time"
@@ -29,13 +29,13 @@ func lacksPort(fd int, onUnix bool) bool {
 // not wait.
 const maxFutile = 100
 
-// waitToSend waits until the socket fd may have room. Where that is a Unix socket which sends to a
+// WaitToSend waits until the socket fd may have room. Where that is a Unix socket which sends to a
 // path, peer is that; else nil. It holds up its thread.
-func (w *datagramWorker) waitToSend(fd int, peer *crossing.UnixPath) unix.Errno {
-	if timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO); w.sendDeadline.IsZero() {
-		w.sendDeadline = time.Now().Add(365 * 24 * time.Hour)
+func (w *Worker) WaitToSend(fd int, peer *crossing.UnixPath) unix.Errno {
+	if timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO); w.SendDeadline.IsZero() {
+		w.SendDeadline = time.Now().Add(365 * 24 * time.Hour)
 		if timeout != 0 {
-			w.sendDeadline = time.Now().Add(timeout)
+			w.SendDeadline = time.Now().Add(timeout)
 		}
 		w.Aside.Held.Timed.Store(timeout != 0)
 	}
@@ -58,20 +58,20 @@ func (w *datagramWorker) waitToSend(fd int, peer *crossing.UnixPath) unix.Errno 
 		}
 	}
 	if waited || errno != 0 {
-		w.futile = 0
+		w.Futile = 0
 		return errno
 	}
-	if w.futile++; w.futile > maxFutile {
+	if w.Futile++; w.Futile > maxFutile {
 		return unix.EAGAIN
 	}
-	if w.futile > maxFutile/10 {
+	if w.Futile > maxFutile/10 {
 		time.Sleep(time.Millisecond)
 	}
 	return 0
 }
 
 // waitWritable waits until a socket has room. waited is whether it had none before.
-func (w *datagramWorker) waitWritable(fd int) (waited bool, errno unix.Errno) {
+func (w *Worker) waitWritable(fd int) (waited bool, errno unix.Errno) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	unix.Poll(fds, 0)
 	for slice := trap.ShortSlice; fds[0].Revents&unix.POLLOUT == 0; slice = min(2*slice, trap.LongSlice) {
@@ -79,11 +79,11 @@ func (w *datagramWorker) waitWritable(fd int) (waited bool, errno unix.Errno) {
 		if fds[0].Revents != 0 { // as long as its error queue is not empty poll(2) does not wait
 			watched, slice = nil, trap.ShortSlice
 		}
-		length := min(slice, max(time.Until(w.sendDeadline), time.Millisecond))
+		length := min(slice, max(time.Until(w.SendDeadline), time.Millisecond))
 		switch ended := w.Aside.Stop.During(func() { unix.Poll(watched, int(length.Milliseconds())) }); {
 		case ended != 0:
 			return true, ended
-		case time.Now().After(w.sendDeadline):
+		case time.Now().After(w.SendDeadline):
 			return true, unix.EAGAIN
 		}
 		unix.Poll(fds, 0)

@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"errors"
@@ -25,9 +25,9 @@ import (
 // once any datagram socket has been moved: upconv makes them itself, with its own copy of the
 // address and of what is to be sent.
 
-// sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
+// SendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
 // it says so only if asked to fetch it; then fd is a copy, else -1.
-func (w *datagramWorker) sendsDatagrams(c *session.Call, seen, fetch bool) (fd int, is bool) {
+func (w *Worker) SendsDatagrams(c *session.Call, seen, fetch bool) (fd int, is bool) {
 	switch {
 	case seen:
 		return -1, c.View.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(c.View.Type)
@@ -45,9 +45,9 @@ func (w *datagramWorker) sendsDatagrams(c *session.Call, seen, fetch bool) (fd i
 	return fd, true
 }
 
-// decideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those
+// DecideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those
 // are left alone.
-func (w *datagramWorker) decideDatagram(dst netip.AddrPort) policy.Decision {
+func (w *Worker) DecideDatagram(dst netip.AddrPort) policy.Decision {
 	if !dst.Addr().Is4() {
 		return policy.DirectDefault
 	}
@@ -67,9 +67,9 @@ type decided struct {
 	decision  policy.Decision
 }
 
-// placeUntouched is place for a socket that has been seen and that nothing has been done to. The
+// PlaceUntouched is place for a socket that has been seen and that nothing has been done to. The
 // outcome is undecided if this is none, or stays where it is.
-func (w *datagramWorker) placeUntouched(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
+func (w *Worker) PlaceUntouched(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
 	route, sock := e.Decision.Route, &w.SocketInfo
 	switch route.Kind {
 	case policy.Netns:
@@ -101,9 +101,9 @@ func (w *datagramWorker) placeUntouched(c *session.Call, e *event.Pending, sa []
 	return w.crossDatagram(c, e, old, sock, false)
 }
 
-// place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
+// Place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
 // call: connects it to sa, or sends w.out.
-func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
+func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
 	route, sock := e.Decision.Route, &w.SocketInfo
 	e.From = old
 	known := sockstate.ExamineDatagram(old, sock)
@@ -138,8 +138,8 @@ func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa
 		}
 		return w.leave(c, e, old, sa) // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.Domain == unix.AF_INET6: // where it stands for no address
-		for i := range w.out.run {
-			w.out.messages[i].name = nil
+		for i := range w.Out.run {
+			w.Out.Messages[i].Name = nil
 		}
 		return w.sendAsIs(c, e, old)
 	case family == unix.AF_INET6 && sock.Domain == unix.AF_INET:
@@ -175,7 +175,7 @@ func (w *datagramWorker) place(c *session.Call, e *event.Pending, family int, sa
 
 // mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped
 // addresses, as those can do it.
-func (w *datagramWorker) mappedCrossing(dst netip.AddrPort) *crossing.Crossing {
+func (w *Worker) mappedCrossing(dst netip.AddrPort) *crossing.Crossing {
 	x := &w.Crossing
 	x.Route, x.Mapped, x.To = someInet6, true, linux.SockaddrIn6(dst.Addr(), dst.Port())
 	return x
@@ -188,7 +188,7 @@ var (
 )
 
 // move is swapDatagram, one at a time for a socket.
-func (w *datagramWorker) move(s *swap.Swap, sa []byte) session.Outcome {
+func (w *Worker) move(s *swap.Swap, sa []byte) session.Outcome {
 	c, e, old, sock := s.C, s.E, s.Old, s.Sock
 	if sock.Bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
@@ -237,12 +237,12 @@ func (w *datagramWorker) move(s *swap.Swap, sa []byte) session.Outcome {
 	if old >= 0 && !w.isThereYet(c, old) {
 		return session.Raced
 	}
-	return w.swapDatagram(s, sa)
+	return w.SwapDatagram(s, sa)
 }
 
 // isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.view
 // is not nil, it is of now.
-func (w *datagramWorker) isThereYet(c *session.Call, old int) bool {
+func (w *Worker) isThereYet(c *session.Call, old int) bool {
 	if c.View != nil {
 		return w.Saw(c.View, old)
 	}
@@ -252,7 +252,7 @@ func (w *datagramWorker) isThereYet(c *session.Call, old int) bool {
 // sendBeside sends to another place than the one that the socket old is connected in. A send does
 // not end a connection, and what is answered to it is not for a connected socket, which hears from
 // its peer alone. So it is a companion that sends, and old stays.
-func (w *datagramWorker) sendBeside(s *swap.Swap) session.Outcome {
+func (w *Worker) sendBeside(s *swap.Swap) session.Outcome {
 	fd, out := w.beside(s)
 	if !out.IsUndecided() {
 		return out
@@ -267,7 +267,7 @@ func (w *datagramWorker) sendBeside(s *swap.Swap) session.Outcome {
 
 // beside returns a copy of the companion that s.old has where s leads, and sees to it that there is
 // one, like s.old. Where out is not undecided there is none.
-func (w *datagramWorker) beside(s *swap.Swap) (fd int, out session.Outcome) {
+func (w *Worker) beside(s *swap.Swap) (fd int, out session.Outcome) {
 	old := s.Old
 	defer w.s.Moving.Unlock(w.s.Moving.Lock(linux.InodeOf(old)))
 	w.See(s.C)
@@ -294,7 +294,7 @@ func (w *datagramWorker) beside(s *swap.Swap) (fd int, out session.Outcome) {
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
 // of another family.
-func (w *datagramWorker) act(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing, sa []byte) session.Outcome {
+func (w *Worker) act(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing, sa []byte) session.Outcome {
 	e.Local = fd
 	if c.Sends {
 		return w.transmit(c, e, fd, x)
@@ -311,7 +311,7 @@ func (w *datagramWorker) act(c *session.Call, e *event.Pending, fd int, x *cross
 }
 
 // stay makes the target's call with the target's own socket, of which fd is a copy.
-func (w *datagramWorker) stay(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing, sa []byte) session.Outcome {
+func (w *Worker) stay(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing, sa []byte) session.Outcome {
 	w.Retag(c, fd)
 	out := w.act(c, e, fd, x, sa)
 	if !out.IsLater() {
@@ -323,14 +323,14 @@ func (w *datagramWorker) stay(c *session.Call, e *event.Pending, fd int, x *cros
 // leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a
 // send is made with it all the same, as the kernel might find another one. A connect(2) is left to
 // guard.
-func (w *datagramWorker) leave(c *session.Call, e *event.Pending, fd int, sa []byte) session.Outcome {
+func (w *Worker) leave(c *session.Call, e *event.Pending, fd int, sa []byte) session.Outcome {
 	if c.Sends {
 		return w.stay(c, e, fd, nil, sa)
 	}
 	return session.CarryOn
 }
 
-func (w *datagramWorker) finished(c *session.Call, e *event.Pending, errno unix.Errno) session.Outcome {
+func (w *Worker) finished(c *session.Call, e *event.Pending, errno unix.Errno) session.Outcome {
 	if c.Sends {
 		return w.sent(e, errno)
 	}
@@ -340,7 +340,7 @@ func (w *datagramWorker) finished(c *session.Call, e *event.Pending, errno unix.
 
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another
 // one than the program's already; its passport is then in w.crossing.pass.
-func (w *datagramWorker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) session.Outcome {
+func (w *Worker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) session.Outcome {
 	if !crossed && sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
 		return session.Answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
@@ -379,7 +379,7 @@ func (w *datagramWorker) crossDatagram(c *session.Call, e *event.Pending, old in
 
 // noteMoved is for a datagram socket that has just been put into the place of another, and has not
 // been used yet.
-func (w *datagramWorker) noteMoved(replacement int) {
+func (w *Worker) noteMoved(replacement int) {
 	if w.s.IsEgress(w.s.Origin.Cookie) {
 		w.s.Made.Add(replacement)
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"net/netip"
@@ -16,7 +16,7 @@ import (
 // together reports whether the datagram sockets of two places are in one namespace. Then neither is
 // kept for the other: as far as they can both have the port, what is handed on could come to the
 // one that it is from.
-func (w *datagramWorker) together(a, b companion.Place) bool {
+func (w *Worker) together(a, b companion.Place) bool {
 	for _, at := range []*companion.Place{&a, &b} {
 		if *at == companion.OnInet6 {
 			*at = companion.Place(w.s.Origin.Cookie)
@@ -36,7 +36,7 @@ type former struct {
 
 // outbox sees that there is something to hand on through in the namespace of the socket in use,
 // which is the egress or, if that is nil, the origin.
-func (w *datagramWorker) outbox(c *session.Call, current int, egress *netns.Egress) (ok bool) {
+func (w *Worker) outbox(c *session.Call, current int, egress *netns.Egress) (ok bool) {
 	ok, errno := w.s.Companions.OpenOutlet(linux.NetnsCookie(current), func(domain int) (int, unix.Errno) {
 		if egress == nil {
 			return w.InOrigin(c.TID, domain, unix.SOCK_RAW, unix.IPPROTO_RAW)
@@ -50,14 +50,14 @@ func (w *datagramWorker) outbox(c *session.Call, current int, egress *netns.Egre
 }
 
 // setAside takes ownership of a socket, in whose place current has been put, to keep it.
-func (w *datagramWorker) setAside(c *session.Call, was *former, current int, egress *netns.Egress) {
+func (w *Worker) setAside(c *session.Call, was *former, current int, egress *netns.Egress) {
 	handsOn := was.heard && w.outbox(c, current, egress)
 	w.s.Companions.Keep(was.Companion, current, handsOn)
 }
 
 // takeOut takes out of a socket, in whose place current has been put, what has come for it and can
 // be handed over.
-func (w *datagramWorker) takeOut(c *session.Call, was *former, current int, egress *netns.Egress) (came companion.Unread) {
+func (w *Worker) takeOut(c *session.Call, was *former, current int, egress *netns.Egress) (came companion.Unread) {
 	fds := []unix.PollFd{{Fd: int32(was.FD), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, 0); n <= 0 || err != nil || !w.outbox(c, current, egress) {
 		return came
@@ -67,7 +67,7 @@ func (w *datagramWorker) takeOut(c *session.Call, was *former, current int, egre
 
 // former returns what there is to know of the socket old, or -1, of the thread tid, whose place is
 // taken by one that is at to.
-func (w *datagramWorker) former(tid, old int, sock *sockstate.Socket, to companion.Place) (was former) {
+func (w *Worker) former(tid, old int, sock *sockstate.Socket, to companion.Place) (was former) {
 	was.FD = old
 	if old < 0 || sock.Kind != unix.SOCK_DGRAM {
 		return was
@@ -95,7 +95,7 @@ func (w *datagramWorker) former(tid, old int, sock *sockstate.Socket, to compani
 }
 
 // sender returns who a datagram is from that has come for a socket with a passport.
-func (s *datagramSession) sender(from unix.Sockaddr, pass *passport.Passport) netip.AddrPort {
+func (s *Session) sender(from unix.Sockaddr, pass *passport.Passport) netip.AddrPort {
 	six, ok := from.(*unix.SockaddrInet6)
 	if !ok {
 		return pass.Peer // a Unix socket's

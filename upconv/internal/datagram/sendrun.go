@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"encoding/binary"
@@ -16,45 +16,45 @@ import (
 
 // Sending runs: messages in a row that go the same way, of which the first decides.
 
-// sendAll sends o.messages, as far as it gets. For sendmmsg(2) o.sent is how many have been.
-func (w *datagramWorker) sendAll(c *session.Call) session.Outcome {
-	o := &w.out
+// SendAll sends o.messages, as far as it gets. For sendmmsg(2) o.sent is how many have been.
+func (w *Worker) SendAll(c *session.Call) session.Outcome {
+	o := &w.Out
 	c.Sends = true
 	for {
-		m := &o.messages[0]
-		family, dst, ok := sendDestination(m.name)
+		m := &o.Messages[0]
+		family, dst, ok := SendDestination(m.Name)
 		e := &w.sending
 		*e = w.NewEvent(c, policy.UDP)
 		e.Dst, e.Decision = dst, policy.DirectDefault
 		switch {
 		case ok:
-			e.Decision = w.decideDatagram(dst)
-		case family == unix.AF_INET6 && len(m.name) >= linux.SizeofSockaddrIn6Min:
-			e.Dst = linux.Inet6Destination(m.name)
+			e.Decision = w.DecideDatagram(dst)
+		case family == unix.AF_INET6 && len(m.Name) >= linux.SizeofSockaddrIn6Min:
+			e.Dst = linux.Inet6Destination(m.Name)
 		}
 		// As many as go the same way.
 		o.run = 1
-		for o.run < len(o.messages) && e.Decision.Route.Kind != policy.Reject {
-			as, next, is := sendDestination(o.messages[o.run].name)
-			if is != ok || as != family || len(o.messages[o.run].name) == 0 != (len(m.name) == 0) || is && w.decideDatagram(next).Route != e.Decision.Route || o.messages[o.run].tooLong {
+		for o.run < len(o.Messages) && e.Decision.Route.Kind != policy.Reject {
+			as, next, is := SendDestination(o.Messages[o.run].Name)
+			if is != ok || as != family || len(o.Messages[o.run].Name) == 0 != (len(m.Name) == 0) || is && w.DecideDatagram(next).Route != e.Decision.Route || o.Messages[o.run].TooLong {
 				break
 			}
 			o.run++
 		}
-		before := o.sent
+		before := o.Sent
 		out := w.sendRun(c, e, family, ok)
-		if o.sent == before || !out.Returns() || out.Errno != 0 {
+		if o.Sent == before || !out.Returns() || out.Errno != 0 {
 			return out
 		}
-		if o.messages = o.messages[o.sent-before:]; len(o.messages) == 0 || o.sent-before < o.run {
+		if o.Messages = o.Messages[o.Sent-before:]; len(o.Messages) == 0 || o.Sent-before < o.run {
 			return out
 		}
 	}
 }
 
-// sendDestination is destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg in
+// SendDestination is destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg in
 // net/ipv4/udp.c.
-func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
+func SendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
 	if len(name) >= linux.SizeofSockaddrIn && binary.NativeEndian.Uint16(name) == unix.AF_UNSPEC {
 		return unix.AF_UNSPEC, netip.AddrPortFrom(netip.AddrFrom4([4]byte(name[4:8])), binary.BigEndian.Uint16(name[2:])), true
 	}
@@ -62,8 +62,8 @@ func sendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
 }
 
 // sendRun sends the first o.run messages, which go the same way.
-func (w *datagramWorker) sendRun(c *session.Call, e *event.Pending, family int, ok bool) (out session.Outcome) {
-	o := &w.out
+func (w *Worker) sendRun(c *session.Call, e *event.Pending, family int, ok bool) (out session.Outcome) {
+	o := &w.Out
 	for range session.MaxRaces {
 		old := o.fd
 		if o.fd = -1; old < 0 {
@@ -77,12 +77,12 @@ func (w *datagramWorker) sendRun(c *session.Call, e *event.Pending, family int, 
 			return session.CarryOn // a stream is not sent elsewhere by a send
 		}
 		if w.isThere(e.Decision.Route, ok, family, old) {
-			return w.stay(c, e, old, nil, o.messages[0].name)
+			return w.stay(c, e, old, nil, o.Messages[0].Name)
 		}
 		if !ok && !e.Dst.IsValid() {
 			return w.sendAsIs(c, e, old)
 		}
-		if out = w.place(c, e, family, o.messages[0].name, old); !out.IsRaced() {
+		if out = w.Place(c, e, family, o.Messages[0].Name, old); !out.IsRaced() {
 			return out
 		}
 		e.Note = ""
@@ -92,8 +92,8 @@ func (w *datagramWorker) sendRun(c *session.Call, e *event.Pending, family int, 
 
 // isThere reports, for most datagrams of a program that sends many, whether the socket fd is where
 // its destination is reached: an IPv4 one if ipv4, else one of an address family, or none.
-func (w *datagramWorker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
-	o := &w.out
+func (w *Worker) isThere(route *policy.Route, ipv4 bool, family, fd int) bool {
+	o := &w.Out
 	if !ipv4 && family != unix.AF_INET6 { // it goes where the socket is
 		return o.netns != 0
 	}
@@ -119,9 +119,9 @@ func (w *datagramWorker) isThere(route *policy.Route, ipv4 bool, family, fd int)
 }
 
 // staysHome is isThere for what is direct: the socket fd is of the origin.
-func (w *datagramWorker) staysHome(fd int) bool {
+func (w *Worker) staysHome(fd int) bool {
 	origin := w.s.Origin.Cookie
-	if netns := w.out.netns; netns != 0 {
+	if netns := w.Out.netns; netns != 0 {
 		return netns == origin
 	}
 	if linux.NetnsCookie(fd) != origin || linux.DomainOf(fd) != unix.AF_INET || linux.TypeOf(fd) != unix.SOCK_DGRAM {
@@ -132,13 +132,13 @@ func (w *datagramWorker) staysHome(fd int) bool {
 }
 
 // sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
-func (w *datagramWorker) sendAsIs(c *session.Call, e *event.Pending, old int) session.Outcome {
-	sock, o := &w.SocketInfo, &w.out
+func (w *Worker) sendAsIs(c *session.Call, e *event.Pending, old int) session.Outcome {
+	sock, o := &w.SocketInfo, &w.Out
 	var x *crossing.Crossing
 	known := sockstate.ExamineDatagram(old, sock)
 	if w.s.Needs.Crosses() && (!known || sock.Domain == unix.AF_INET6) {
 		if family, crossed := w.HasPassport(old); crossed && linux.KindOf(w.Crossing.Pass.Proto) == unix.SOCK_DGRAM {
-			switch n := len(o.messages[0].name); {
+			switch n := len(o.Messages[0].Name); {
 			case n > 0 && (n < linux.SizeofSockaddrIn || w.Crossing.Pass.Family == unix.AF_INET6):
 				return session.Answer(unix.EINVAL)
 			case n > 0:

@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"golang.org/x/sys/unix"
@@ -9,10 +9,10 @@ import (
 	"github.com/upconv/upconv/upconv/internal/swap"
 )
 
-// swapDatagram replaces the target's datagram socket by one that is reached from where s says, and
+// SwapDatagram replaces the target's datagram socket by one that is reached from where s says, and
 // makes the call with that: connects it to sa, or sends w.out. If c.back is set, it is only brought
 // there.
-func (w *datagramWorker) swapDatagram(s *swap.Swap, sa []byte) session.Outcome {
+func (w *Worker) SwapDatagram(s *swap.Swap, sa []byte) session.Outcome {
 	c, e, sock := s.C, s.E, s.Sock
 	if out := w.Make(s); !out.IsUndecided() {
 		return out
@@ -70,7 +70,7 @@ func (w *datagramWorker) swapDatagram(s *swap.Swap, sa []byte) session.Outcome {
 // retireDatagram closes the socket whose place the new one has taken, unless it is put aside, and
 // sees to those who have it yet: the copies that the target has of it are replaced, and those who
 // wait for datagrams on it do so on the other one.
-func (w *datagramWorker) retireDatagram(s *swap.Swap, was *former) {
+func (w *Worker) retireDatagram(s *swap.Swap, was *former) {
 	c, witness := s.C, s.Last.Watched
 	waitedFor := w.s.Receivers.On(s.Old)
 	waited, alive := false, false

@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"encoding/binary"
@@ -19,18 +19,18 @@ import (
 
 // transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another
 // family.
-func (w *datagramWorker) transmit(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing) session.Outcome {
-	o := &w.out
+func (w *Worker) transmit(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing) session.Outcome {
+	o := &w.Out
 	o.as = nil
 	onUnix := x != nil && x.Family() == unix.AF_UNIX
-	switch m := &o.messages[0]; {
-	case m.tooLong || x != nil && len(m.payload) > maxPayload4:
+	switch m := &o.Messages[0]; {
+	case m.TooLong || x != nil && len(m.Payload) > maxPayload4:
 		return session.Answer(unix.EMSGSIZE)
 	case x != nil && o.flags&unix.MSG_OOB != 0:
 		return session.Answer(unix.EOPNOTSUPP) // of which IPv6 knows nothing
 	case x != nil && !x.Mapped && o.flags&unix.MSG_DONTROUTE != 0:
 		return w.sent(e, unix.ENETUNREACH) // nobody behind a NAT64 is on the link, and IPv6 does not look at this flag
-	case onUnix && len(m.name) > 0:
+	case onUnix && len(m.Name) > 0:
 		if errno := x.Path.Open(w.s.Targets, x.Route, c.TID); errno != 0 {
 			return w.sent(e, x.AsInet(e, errno))
 		}
@@ -65,7 +65,7 @@ func (w *datagramWorker) transmit(c *session.Call, e *event.Pending, fd int, x *
 		if !w.Alone || w.moving {
 			return session.Aside
 		}
-		if errno = w.waitToSend(fd, x.UnixPeer()); errno != 0 {
+		if errno = w.WaitToSend(fd, x.UnixPeer()); errno != 0 {
 			break
 		}
 		value, errno = o.submit(fd, flags)
@@ -78,25 +78,25 @@ func (w *datagramWorker) transmit(c *session.Call, e *event.Pending, fd int, x *
 	}
 	if !o.many() {
 		w.recordSent(e, 1)
-		o.sent++
+		o.Sent++
 		return session.AnswerValue(int64(value))
 	}
 	w.recordSent(e, value)
-	o.sent += value
+	o.Sent += value
 	w.tellLengths(c, value)
 	return session.Answer(0)
 }
 
 // pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The
 // errno is what is wrong with it.
-func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing.Crossing, n int) unix.Errno {
-	o := &w.out
-	m, h := &o.messages[n], &o.headers[n].header
+func (w *Worker) pack(c *session.Call, e *event.Pending, x *crossing.Crossing, n int) unix.Errno {
+	o := &w.Out
+	m, h := &o.Messages[n], &o.headers[n].header
 	*h = unix.Msghdr{}
 	onUnix := x != nil && x.Family() == unix.AF_UNIX
-	name := m.name
+	name := m.Name
 	switch {
-	case x != nil && len(m.payload) > maxPayload4:
+	case x != nil && len(m.Payload) > maxPayload4:
 		return unix.EMSGSIZE
 	case len(name) == 0:
 	case onUnix:
@@ -112,12 +112,12 @@ func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing.Cro
 	if len(name) > 0 {
 		h.Name, h.Namelen = &name[0], uint32(len(name))
 	}
-	if len(m.payload) > 0 {
-		o.locals[n] = unix.Iovec{Base: &m.payload[0], Len: uint64(len(m.payload))}
+	if len(m.Payload) > 0 {
+		o.locals[n] = unix.Iovec{Base: &m.Payload[0], Len: uint64(len(m.Payload))}
 		h.Iov, h.Iovlen = &o.locals[n], 1
 	}
 	if len(m.control) > 0 {
-		control, errno := w.packControl(c, m.control, x)
+		control, errno := w.PackControl(c, m.control, x)
 		if errno != 0 {
 			return errno
 		}
@@ -133,8 +133,8 @@ func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing.Cro
 		h.Control, h.Controllen = &control[0], uint64(len(control))
 	}
 	// In its place, so only when nothing else is wrong with it: it may be the first of the next.
-	if x != nil && x.Pass.Proto == unix.IPPROTO_ICMP && !siit.ICMP4To6(m.payload) {
-		if len(m.payload) < siit.SizeofICMPHeader || m.payload[0] != siit.ICMPExtEcho {
+	if x != nil && x.Pass.Proto == unix.IPPROTO_ICMP && !siit.ICMP4To6(m.Payload) {
+		if len(m.Payload) < siit.SizeofICMPHeader || m.Payload[0] != siit.ICMPExtEcho {
 			return unix.EINVAL // as the kernel says of all but echo requests: ping_supported in net/ipv4/ping.c
 		}
 		if n == 0 {
@@ -146,8 +146,8 @@ func (w *datagramWorker) pack(c *session.Call, e *event.Pending, x *crossing.Cro
 }
 
 // translateMessage puts where a message goes along x into m.to.
-func (w *datagramWorker) translateMessage(x *crossing.Crossing, m *parcel) bool {
-	_, dst, _ := sendDestination(m.name)
+func (w *Worker) translateMessage(x *crossing.Crossing, m *Parcel) bool {
+	_, dst, _ := SendDestination(m.Name)
 	addr, err := dst.Addr(), error(nil)
 	if !x.Mapped {
 		addr, err = w.s.Translate(x.Route, dst.Addr())
@@ -183,7 +183,7 @@ func (o *outgoing) lend(fd int) []byte {
 	var on int32
 	total := 0
 	for i := range o.run {
-		total += len(o.messages[i].payload)
+		total += len(o.Messages[i].Payload)
 	}
 	if total == 0 || linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_ZEROCOPY, unsafe.Pointer(&on), 4) != 0 || on == 0 {
 		return nil
@@ -194,7 +194,7 @@ func (o *outgoing) lend(fd int) []byte {
 	}
 	at := 0
 	for i := range o.run {
-		if payload := o.messages[i].payload; len(payload) > 0 {
+		if payload := o.Messages[i].Payload; len(payload) > 0 {
 			o.locals[i].Base = &memory[at]
 			at += copy(memory[at:], payload)
 		}
@@ -209,13 +209,13 @@ func (o *outgoing) takeBack(lent []byte) {
 }
 
 // tellLengths gives the target msg_len of the first n messages.
-func (w *datagramWorker) tellLengths(c *session.Call, n int) {
-	o := &w.out
-	o.vectors = o.vectors[:0]
-	var lengths [4 * maxBatch]byte
+func (w *Worker) tellLengths(c *session.Call, n int) {
+	o := &w.Out
+	o.Vectors = o.Vectors[:0]
+	var lengths [4 * MaxBatch]byte
 	for i := range n {
 		binary.NativeEndian.PutUint32(lengths[4*i:], o.headers[i].length)
-		o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(o.messages[i].result), Len: 4})
+		o.Vectors = append(o.Vectors, unix.RemoteIovec{Base: uintptr(o.Messages[i].result), Len: 4})
 	}
-	receive.Transfer(c.TID, lengths[:4*n], nil, o.vectors)
+	receive.Transfer(c.TID, lengths[:4*n], nil, o.Vectors)
 }

@@ -1,4 +1,4 @@
-package supervisor
+package datagram
 
 import (
 	"golang.org/x/sys/unix"
@@ -11,11 +11,11 @@ import (
 
 // Reading from the target what it sends: headers first, then what they lead to, then the data.
 
-// readMessages reads up to n messages into o.messages. Where it cannot read any, it returns what
+// ReadMessages reads up to n messages into o.messages. Where it cannot read any, it returns what
 // becomes of the call.
-func (w *datagramWorker) readMessages(c *session.Call, n, stride int) session.Outcome {
-	o := &w.out
-	o.messages = nil
+func (w *Worker) ReadMessages(c *session.Call, n, stride int) session.Outcome {
+	o := &w.Out
+	o.Messages = nil
 	n, total, out := w.readHeaders(c, n, stride)
 	if n == 0 {
 		return out
@@ -23,49 +23,49 @@ func (w *datagramWorker) readMessages(c *session.Call, n, stride int) session.Ou
 	if n, out = w.readNames(c, n, total); n == 0 {
 		return out
 	}
-	o.messages = o.all[:n]
-	out = w.notElsewhere(c)
-	if o.messages = nil; !out.IsUndecided() {
+	o.Messages = o.All[:n]
+	out = w.NotElsewhere(c)
+	if o.Messages = nil; !out.IsUndecided() {
 		return out
 	}
 	n, out = w.readPayloads(c, n)
-	o.messages = o.all[:n]
+	o.Messages = o.All[:n]
 	return out
 }
 
 // readHeaders reads up to n struct msghdr, and puts what they lead to into o.vectors: total bytes
 // of names, vectors and control messages. If it returns n as 0, out is what becomes of the call.
-func (w *datagramWorker) readHeaders(c *session.Call, n, stride int) (read, total int, out session.Outcome) {
-	o := &w.out
+func (w *Worker) readHeaders(c *session.Call, n, stride int) (read, total int, out session.Outcome) {
+	o := &w.Out
 	hsize := c.MsghdrSize()
-	at := c.Args[1] + uint64(o.sent*stride)
+	at := c.Args[1] + uint64(o.Sent*stride)
 	size := (n-1)*stride + hsize
-	raw, errno := o.ReadAround(c.TID, o.room(size+2*target.Reach), uintptr(at), size)
+	raw, errno := o.ReadAround(c.TID, o.Room(size+2*target.Reach), uintptr(at), size)
 	switch {
 	case errno != 0 || len(raw) < hsize:
-		return 0, 0, w.unreadable(c, errno)
+		return 0, 0, w.Unreadable(c, errno)
 	case len(raw) < size:
 		n = (len(raw)-hsize)/stride + 1
 	}
-	o.vectors = o.vectors[:0]
+	o.Vectors = o.Vectors[:0]
 	add := func(at uint64, length int) {
 		if length > 0 {
-			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(at), Len: length})
+			o.Vectors = append(o.Vectors, unix.RemoteIovec{Base: uintptr(at), Len: length})
 			total += length
 		}
 	}
 	named, iovecs := false, 0
 	for i := range n {
 		h := c.Msghdr(raw[i*stride:])
-		m, p := &o.all[i], &o.parts[i]
-		*m = parcel{}
+		m, p := &o.All[i], &o.parts[i]
+		*m = Parcel{}
 		if stride > 0 {
 			m.result = at + uint64(i*stride+hsize)
 		}
 		if p.name = 0; h.Name != 0 {
 			p.name = min(int(h.NameLen), linux.SizeofSockaddrStorage)
 		}
-		if p.name < 0 || h.Count > linux.MaxIovecs || h.ControlLen > maxControl || iovecs+int(h.Count) > linux.MaxIovecs {
+		if p.name < 0 || h.Count > linux.MaxIovecs || h.ControlLen > MaxControl || iovecs+int(h.Count) > linux.MaxIovecs {
 			if i > 0 {
 				n = i // as far as that; then it is the first
 				break
@@ -104,78 +104,78 @@ func (w *datagramWorker) readHeaders(c *session.Call, n, stride int) (read, tota
 
 // readNames reads what the headers of n messages lead to. It returns how many it could be read for;
 // if for none, out is what becomes of the call.
-func (w *datagramWorker) readNames(c *session.Call, n, total int) (read int, out session.Outcome) {
-	o := &w.out
-	more := o.roomFor(&o.more, total)
-	got, errno := o.GatherAround(c.TID, more, o.vectors)
+func (w *Worker) readNames(c *session.Call, n, total int) (read int, out session.Outcome) {
+	o := &w.Out
+	more := o.RoomFor(&o.More, total)
+	got, errno := o.GatherAround(c.TID, more, o.Vectors)
 	if errno != 0 && total > 0 {
-		return 0, w.unreadable(c, errno)
+		return 0, w.Unreadable(c, errno)
 	}
 	take := func(length int) (part []byte) {
 		part, more = more[:length], more[length:]
 		return part
 	}
 	for i := range n {
-		p, m := &o.parts[i], &o.all[i]
+		p, m := &o.parts[i], &o.All[i]
 		vectors := p.iovecs * c.IovecSize()
 		if got -= p.name + vectors + p.control; got < 0 {
 			n = i
 			break
 		}
-		m.name, p.vectors, m.control = take(p.name), take(vectors), take(p.control)
+		m.Name, p.vectors, m.control = take(p.name), take(vectors), take(p.control)
 	}
 	if n == 0 {
-		return 0, w.unreadable(c, unix.EFAULT)
+		return 0, w.Unreadable(c, unix.EFAULT)
 	}
 	return n, out
 }
 
 // readPayloads reads what n messages send, and returns as readNames does.
-func (w *datagramWorker) readPayloads(c *session.Call, n int) (read int, out session.Outcome) {
-	o := &w.out
-	o.vectors = o.vectors[:0]
+func (w *Worker) readPayloads(c *session.Call, n int) (read int, out session.Outcome) {
+	o := &w.Out
+	o.Vectors = o.Vectors[:0]
 	total, size := 0, c.IovecSize()
 	for i := range n {
-		p, m := &o.parts[i], &o.all[i]
+		p, m := &o.parts[i], &o.All[i]
 		p.payload = 0
 		for v := p.vectors; len(v) > 0; v = v[size:] {
 			_, length := c.Iovec(v, 0)
 			if c.Negative(length) && i == 0 {
 				return 0, session.Answer(unix.EINVAL)
 			}
-			p.payload += int(min(length, maxLength+1))
+			p.payload += int(min(length, MaxLength+1))
 		}
-		if m.tooLong = p.payload > maxLength; m.tooLong {
+		if m.TooLong = p.payload > MaxLength; m.TooLong {
 			p.payload, p.vectors = 0, nil
 		}
-		if total+p.payload > maxTogether && i > 0 {
+		if total+p.payload > MaxTogether && i > 0 {
 			n = i
 			break
 		}
 		total += p.payload
 		for v := p.vectors; len(v) > 0; v = v[size:] {
 			base, length := c.Iovec(v, 0)
-			o.vectors = append(o.vectors, unix.RemoteIovec{Base: uintptr(base), Len: int(length)})
+			o.Vectors = append(o.Vectors, unix.RemoteIovec{Base: uintptr(base), Len: int(length)})
 		}
 	}
-	payload := o.room(total)
-	got, errno := o.Gather(c.TID, payload, o.vectors)
+	payload := o.Room(total)
+	got, errno := o.Gather(c.TID, payload, o.Vectors)
 	for i := range n {
-		p, m := &o.parts[i], &o.all[i]
+		p, m := &o.parts[i], &o.All[i]
 		if got -= p.payload; got < 0 {
 			n = i
 			break
 		}
-		m.payload, payload = payload[:p.payload], payload[p.payload:]
+		m.Payload, payload = payload[:p.payload], payload[p.payload:]
 	}
 	if n == 0 {
-		return 0, w.badData(c, errno)
+		return 0, w.BadData(c, errno)
 	}
 	return n, out
 }
 
-// unreadable is for a call whose memory cannot be read: the kernel will say EFAULT.
-func (w *datagramWorker) unreadable(c *session.Call, errno unix.Errno) session.Outcome {
+// Unreadable is for a call whose memory cannot be read: the kernel will say EFAULT.
+func (w *Worker) Unreadable(c *session.Call, errno unix.Errno) session.Outcome {
 	switch {
 	case errno == unix.EPERM:
 		e := w.NewEvent(c, policy.UDP)
@@ -190,10 +190,10 @@ func (w *datagramWorker) unreadable(c *session.Call, errno unix.Errno) session.O
 	return session.CarryOn
 }
 
-// badData is for what is to be sent elsewhere and cannot be read.
-func (w *datagramWorker) badData(c *session.Call, errno unix.Errno) session.Outcome {
+// BadData is for what is to be sent elsewhere and cannot be read.
+func (w *Worker) BadData(c *session.Call, errno unix.Errno) session.Outcome {
 	if errno == unix.EPERM {
-		return w.unreadable(c, errno)
+		return w.Unreadable(c, errno)
 	}
 	if out := w.isStream(c); !out.IsUndecided() {
 		return out
