@@ -45,7 +45,7 @@ const (
 	neededReads
 )
 
-// IPProtoSMC is the protocol of SMC sockets that are not of afSMC: IPPROTO_SMC, linux/in.h. Both
+// IPProtoSMC is the protocol of SMC sockets that are not of stream.AfSMC: IPPROTO_SMC, linux/in.h. Both
 // have the options of TCP ones.
 const IPProtoSMC = 256
 

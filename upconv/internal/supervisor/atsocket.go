@@ -11,6 +11,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/stream"
 	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -41,7 +42,7 @@ func (w *callsWorker) socketCall(c *session.Call) session.Outcome {
 	kind, proto := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
-	if int32(c.Args[0]) == afSMC || proto == sockstate.IPProtoSMC {
+	if int32(c.Args[0]) == stream.AfSMC || proto == sockstate.IPProtoSMC {
 		w.s.Used.Others.Store(true)
 		return session.CarryOn
 	}
@@ -254,7 +255,7 @@ func (w *callsWorker) bringBack(c *session.Call, old int, dst netip.AddrPort) se
 	e.Dst, e.Decision = dst, policy.DirectLocal
 	s := &swap.Swap{C: c, E: &e, Old: old, Sock: &w.SocketInfo}
 	if s.Sock.Kind == unix.SOCK_STREAM {
-		return w.swapStream(s, nil)
+		return w.SwapStream(s, nil)
 	}
 	e.Proto = policy.UDP
 	return w.SwapDatagram(s, nil)
@@ -271,5 +272,5 @@ func (w *callsWorker) there(c *session.Call, e *event.Pending, sa []byte) sessio
 		return session.Raced
 	}
 	w.SocketInfo = sockstate.Socket{Domain: c.View.Family, Kind: unix.SOCK_STREAM, Proto: c.View.Protocol, Netns: c.View.NetNS, Flags: c.View.Flags}
-	return w.again(c, e, fd, &w.SocketInfo, sa)
+	return w.Again(c, e, fd, &w.SocketInfo, sa)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/stream"
 )
 
 // TestNoteSMC holds that the first socket of SMC has SO_PROTOCOL be read from then on.
@@ -17,7 +18,7 @@ func TestNoteSMC(t *testing.T) {
 	}{
 		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP}, false},
 		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, sockstate.IPProtoSMC}, true},
-		{[3]uint64{afSMC, unix.SOCK_STREAM, 0}, true},
+		{[3]uint64{stream.AfSMC, unix.SOCK_STREAM, 0}, true},
 	} {
 		w := testSession(t).newWorker()
 		c := new(session.Call)

@@ -8,6 +8,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
+	"github.com/upconv/upconv/upconv/internal/stream"
 )
 
 // callRow says all of one system call that a filter has rules for. The filter, what finds the
@@ -60,7 +61,7 @@ var calls = []callRow{
 			inet, kind := low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask)
 			r.stopIf(n.Streams, inet, kind.Equal(unix.SOCK_STREAM))
 			r.stopIf(n.Datagrams, inet, kind.Equal(unix.SOCK_DGRAM))
-			r.stopIf(n.Swaps && !n.Sees, low(0).Equal(afSMC))
+			r.stopIf(n.Swaps && !n.Sees, low(0).Equal(stream.AfSMC))
 			r.stopIf(n.Swaps && !n.Sees, low(2).Equal(sockstate.IPProtoSMC))
 		},
 		unseen: func(n session.Needs) bool { return n.AtSocket() }, // see socketcall
@@ -159,7 +160,7 @@ var calls = []callRow{
 	{name: "epoll_create1", handle: (*callsWorker).EpollCreate, rules: epollCreateRules},
 	// To know that anybody has forbidden himself ports, see restricted.go.
 	{
-		name: "landlock_restrict_self", handle: (*callsWorker).restrictSelf,
+		name: "landlock_restrict_self", handle: (*callsWorker).RestrictSelf,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Swaps) },
 	},
 

@@ -108,7 +108,7 @@ func (w *callsWorker) route(c *session.Call, e *event.Pending, family int, sa []
 		}
 	}
 	if route.Kind == policy.Reject {
-		return w.reject(c, e, family, is)
+		return w.Reject(c, e, family, is)
 	}
 	if seen && c.View.File == 0 {
 		return session.CarryOn // EBADF; or the thread is gone
@@ -130,7 +130,7 @@ func (w *callsWorker) route(c *session.Call, e *event.Pending, family int, sa []
 	if seen && (route.Kind == policy.Netns && !w.s.MayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.Alone) && w.Untouched(c.View, family) {
 		w.SocketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.View.NetNS, Flags: c.View.Flags}
 		if route.Kind == policy.Netns {
-			return w.swapStream(&swap.Swap{C: c, E: e, Old: -1, Sock: &w.SocketInfo, Egress: w.s.EgressOf(route)}, sa)
+			return w.SwapStream(&swap.Swap{C: c, E: e, Old: -1, Sock: &w.SocketInfo, Egress: w.s.EgressOf(route)}, sa)
 		}
 		return w.cross(c, e, -1, &w.SocketInfo, false)
 	}
@@ -194,7 +194,7 @@ func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, s
 		}
 	}
 	if !idle && family == unix.AF_INET {
-		if out := w.busyCrossed(c, old); !out.IsUndecided() {
+		if out := w.BusyCrossed(c, old); !out.IsUndecided() {
 			return out
 		}
 	}
@@ -215,16 +215,16 @@ func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, s
 	}
 	switch route.Kind {
 	case policy.Direct:
-		return w.swapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock}, sa)
+		return w.SwapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock}, sa)
 	case policy.NAT64, policy.Inet6, policy.UnixPath:
 		return w.cross(c, e, old, sock, crossed)
 	}
 	egress := w.s.EgressOf(route)
 	if sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.MayBeMade(route) && w.s.Made.Has(old)) {
 		sock.ReadFlags(old)
-		return w.again(c, e, old, sock, sa)
+		return w.Again(c, e, old, sock, sa)
 	}
-	return w.swapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock, Egress: egress}, sa)
+	return w.SwapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock, Egress: egress}, sa)
 }
 
 // stays records that a socket of the origin is left alone.
@@ -263,9 +263,9 @@ func (w *callsWorker) cross(c *session.Call, e *event.Pending, old int, sock *so
 		return session.Answer(unix.ENETUNREACH)
 	}
 	if x.Route.Kind == policy.UnixPath || !again {
-		return w.swapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock, X: x}, x.To[:])
+		return w.SwapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock, X: x}, x.To[:])
 	}
-	if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
+	if out := w.MayConnect(c, e, sock); !out.IsUndecided() {
 		return out
 	}
 	if errno := x.Scope(old); errno != 0 {
@@ -274,7 +274,7 @@ func (w *callsWorker) cross(c *session.Call, e *event.Pending, old int, sock *so
 	if errno := x.Pass.PutOn6(old); errno != 0 {
 		return w.Fail(e, "setsockopt IP_OPTIONS", errno)
 	}
-	return w.again(c, e, old, sock, x.To[:])
+	return w.Again(c, e, old, sock, x.To[:])
 }
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
@@ -300,7 +300,7 @@ func (w *callsWorker) datagram(c *session.Call, e *event.Pending, family int, sa
 
 // connectCall is connect(2).
 func (w *callsWorker) connectCall(c *session.Call) session.Outcome {
-	if w.s.restricted.isDecoy(c.TID) {
+	if w.s.Restricted.IsDecoy(c.TID) {
 		return session.CarryOn
 	}
 	c.Addr, c.AddrLen = c.Args[1], uint32(c.Args[2])

@@ -68,7 +68,7 @@ func (w *callsWorker) disconnectStream(c *session.Call, old int) session.Outcome
 	e := w.NewEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
 	c.Back, w.SocketInfo.Resets = true, true
-	out := w.swapStream(&swap.Swap{C: c, E: &e, Old: old, Sock: &w.SocketInfo}, nil)
+	out := w.SwapStream(&swap.Swap{C: c, E: &e, Old: old, Sock: &w.SocketInfo}, nil)
 	if out.CarriesOn() {
 		out = session.Answer(0)
 	}

@@ -80,7 +80,7 @@ func (w *callsWorker) connectInEgress(c *session.Call, fd int) session.Outcome {
 		return session.Answer(errno)
 	}
 	if c.FastOpen.On {
-		return w.open(c, fd, sa)
+		return w.Open(c, fd, sa)
 	}
 	errno := linux.Connect(fd, sa)
 	w.CloseNow(fd)
@@ -132,14 +132,14 @@ func (w *callsWorker) connectDirect(c *session.Call, e *event.Pending) session.O
 	case idle && c.Sockaddr == nil:
 		return session.Answer(unix.EINVAL)
 	case idle:
-		return w.again(c, e, fd, sock, c.Sockaddr)
+		return w.Again(c, e, fd, sock, c.Sockaddr)
 	case !sock.ReadStream(fd): // SCTP, say
 		if c.FastOpen.On {
 			return session.Answer(unix.EOPNOTSUPP)
 		}
 		return w.connectAside(c, fd)
 	}
-	if out := w.wouldConnect(c, fd, sock.Domain); !out.IsUndecided() {
+	if out := w.WouldConnect(c, fd, sock.Domain); !out.IsUndecided() {
 		return out
 	}
 	return session.Raced
@@ -149,7 +149,7 @@ func (w *callsWorker) connectDirect(c *session.Call, e *event.Pending) session.O
 // IPv6 socket: a send; as long as no socket is in an egress; and where somebody has restricted
 // himself, as the rules are about who makes it.
 func (w *callsWorker) leavesOthers(c *session.Call) bool {
-	return c.FastOpen.On || !w.s.Swapped.Load() || w.s.restricted.any.Load()
+	return c.FastOpen.On || !w.s.Swapped.Load() || w.s.Restricted.Any.Load()
 }
 
 // leastAddress is the least length of an address that means something to the call.

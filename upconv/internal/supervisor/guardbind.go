@@ -42,7 +42,7 @@ func (w *callsWorker) guardBind(c *session.Call) session.Outcome {
 	if len(sa) > 0 && target.ReadMemory(c.TID, c.Addr, sa) != 0 {
 		return session.Answer(unix.EFAULT)
 	}
-	switch restricted := w.s.restricted.any.Load(); {
+	switch restricted := w.s.Restricted.Any.Load(); {
 	case restricted && (linux.TypeOf(fd) == unix.SOCK_STREAM && linux.IsInet(domain) || domain == unix.AF_UNIX && isUnixPath(sa)),
 		!linux.IsInet(domain) && !w.s.Swapped.Load():
 		w.CloseNow(fd)
@@ -132,7 +132,7 @@ func (w *callsWorker) bind(c *session.Call) session.Outcome {
 		target.ReadMemory(c.TID, c.Args[1], sa[:])
 		w.s.Companions.FreePort(sa[:])
 	}
-	if w.collides(c) {
+	if w.Collides(c) {
 		return session.Answer(unix.EADDRINUSE)
 	}
 	if w.s.Needs.Netns {

@@ -152,7 +152,7 @@ func (w *guardWorker) sendAllInPlace(c *session.Call, to *guardedSocket) session
 // leavesNamed reports whether a message is left to the kernel because somebody has restricted
 // himself, and the rules may be about whom it goes to: LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET.
 func (w *guardWorker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
-	return w.s.restricted.any.Load() && to.domain == unix.AF_UNIX && to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && m.name[linux.SizeofFamily] == 0
+	return w.s.Restricted.Any.Load() && to.domain == unix.AF_UNIX && to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && m.name[linux.SizeofFamily] == 0
 }
 
 // raises reports whether a socket raises SIGPIPE: streams do, sk_stream_error in net/core/stream.c

@@ -35,7 +35,7 @@ func (w *guardWorker) connectOther(c *session.Call, fd, domain int) session.Outc
 				path.Close()
 				return session.Aside
 			}
-			if errno = w.waitForRoom(fd, &w.Crossing, linux.TimeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
+			if errno = w.WaitForRoom(fd, &w.Crossing, linux.TimeoutOf(fd, unix.SO_SNDTIMEO)); errno == unix.EINPROGRESS {
 				errno = unix.EAGAIN // its time is over
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
+	"github.com/upconv/upconv/upconv/internal/stream"
 	"github.com/upconv/upconv/upconv/nat64"
 	"github.com/upconv/upconv/upconv/policy"
 )
@@ -48,7 +49,7 @@ func (n *Node) NewSession(p *Plan, with Parts) *Session {
 	s.Listener, s.Origin, s.Events = with.Listener, with.Origin, with.Events
 	s.home, s.Needs, s.udp, s.swapAt = p.home, p.needs, p.udp, p.swapAt
 	s.Rules.Store(p.rules)
-	s.restricted.any.Store(p.needs.Swaps && areRestricted())
+	s.Restricted.Any.Store(p.needs.Swaps && stream.AreRestricted())
 	s.Used.Note(p.needs.Passes)
 	s.Fresh.Learn(s.Origin)
 	if e := s.Origin.Egress; e != nil && !s.Needs.AtSocket() && (s.home == nil || p.rules.Policy.Fallback().Kind != policy.Netns) {

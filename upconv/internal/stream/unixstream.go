@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"time"
@@ -17,7 +17,7 @@ import (
 
 // connectUnix connects the socket fd, which is not installed yet: where that fails, the target
 // keeps the one it has. If it is connected the outcome is undecided.
-func (w *streamWorker) connectUnix(c *session.Call, e *event.Pending, x *crossing.Crossing, fd int, sock *sockstate.Socket) session.Outcome {
+func (w *Worker) connectUnix(c *session.Call, e *event.Pending, x *crossing.Crossing, fd int, sock *sockstate.Socket) session.Outcome {
 	errno := x.Path.Open(w.s.Targets, x.Route, c.TID)
 	if errno == 0 {
 		errno = x.Path.Connect(fd)
@@ -26,7 +26,7 @@ func (w *streamWorker) connectUnix(c *session.Call, e *event.Pending, x *crossin
 				x.Path.Close()
 				return session.Aside
 			}
-			errno = w.waitForRoom(fd, x, linux.TimeoutOf(fd, unix.SO_SNDTIMEO))
+			errno = w.WaitForRoom(fd, x, linux.TimeoutOf(fd, unix.SO_SNDTIMEO))
 		}
 	}
 	x.Path.Close()
@@ -51,20 +51,20 @@ func (w *streamWorker) connectUnix(c *session.Call, e *event.Pending, x *crossin
 
 // connected gives a Unix socket, which is connected and the target's, its status flags, and says
 // what the target is to see.
-func (w *streamWorker) connected(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket) session.Outcome {
+func (w *Worker) connected(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket) session.Outcome {
 	e.Local = fd
 	out := session.Answer(0)
 	if c.FastOpen.On {
-		out = w.open(c, fd, nil)
+		out = w.Open(c, fd, nil)
 	}
 	linux.SetFlags(fd, sock.Flags)
 	w.s.Events.Record(e, session.UnderWay(out.Errno))
 	return out
 }
 
-// waitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread: the
+// WaitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread: the
 // wait is the kernel's own.
-func (w *streamWorker) waitForRoom(fd int, x *crossing.Crossing, timeout time.Duration) (errno unix.Errno) {
+func (w *Worker) WaitForRoom(fd int, x *crossing.Crossing, timeout time.Duration) (errno unix.Errno) {
 	var before unix.Timeval
 	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))
 	linux.SetFlags(fd, 0)

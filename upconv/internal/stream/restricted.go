@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"encoding/binary"
@@ -32,22 +32,22 @@ import (
 
 // restrictions is what is known of programs that have restricted themselves.
 type restrictions struct {
-	any       atomic.Bool // some thread has, or upconv was itself
+	Any       atomic.Bool // some thread has, or upconv was itself
 	mu        sync.Mutex
 	questions map[int]*question // under way, by the thread that is asked
 }
 
-// restrictSelf handles a stopped landlock_restrict_self(2), to know of it.
-func (w *streamWorker) restrictSelf(*session.Call) session.Outcome {
-	w.s.restricted.any.Store(true)
+// RestrictSelf handles a stopped landlock_restrict_self(2), to know of it.
+func (w *Worker) RestrictSelf(*session.Call) session.Outcome {
+	w.s.Restricted.Any.Store(true)
 	return session.CarryOn
 }
 
-// areRestricted reports whether there are rules for the TCP ports that this process may connect to,
+// AreRestricted reports whether there are rules for the TCP ports that this process may connect to,
 // which those hold for that it starts. Only they say EINVAL to an address that is long enough and
 // of another family: current_check_access_socket in security/landlock/net.c; tcp_v6_connect says
 // EAFNOSUPPORT.
-func areRestricted() bool {
+func AreRestricted() bool {
 	fd, errno := linux.NewSocket(unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
 		return false
@@ -60,7 +60,7 @@ func areRestricted() bool {
 
 // A question is whether a thread may connect to a port.
 type question struct {
-	s     *streamSession
+	s     *Session
 	c     session.Call
 	e     event.Pending
 	decoy int // owned
@@ -78,12 +78,12 @@ const (
 	answered
 )
 
-// mayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
+// MayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
 // somebody has restricted himself. The outcome is undecided if it may; else it may not, or is to be
 // asked.
-func (w *streamWorker) mayConnect(c *session.Call, e *event.Pending, sock *sockstate.Socket) session.Outcome {
-	all := &w.s.restricted
-	if !all.any.Load() || c.Permitted == int(e.Dst.Port())+1 || !e.Dst.IsValid() { // no address with a port
+func (w *Worker) MayConnect(c *session.Call, e *event.Pending, sock *sockstate.Socket) session.Outcome {
+	all := &w.s.Restricted
+	if !all.Any.Load() || c.Permitted == int(e.Dst.Port())+1 || !e.Dst.IsValid() { // no address with a port
 		return session.Undecided
 	}
 	q := all.take(c.TID)
@@ -107,21 +107,21 @@ func (w *streamWorker) mayConnect(c *session.Call, e *event.Pending, sock *socks
 // waitsForRestricted reports whether upconv has to wait for a connection, in the place of the
 // kernel: that would tell who has restricted himself that the address is of another family than the
 // socket (EINVAL).
-func (w *streamWorker) waitsForRestricted(e *event.Pending) bool {
-	return w.s.restricted.any.Load() && e.Decision.Route.Crosses()
+func (w *Worker) waitsForRestricted(e *event.Pending) bool {
+	return w.s.Restricted.Any.Load() && e.Decision.Route.Crosses()
 }
 
-// busyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is
+// BusyCrossed answers an AF_INET connect(2) on a socket that is an AF_INET6 one now and is
 // connected, or about to be. The kernel would do so itself, but to who has restricted himself it
 // says EINVAL because of the families. The outcome is undecided if it is left to the kernel.
-func (w *streamWorker) busyCrossed(c *session.Call, fd int) session.Outcome {
-	if !w.s.restricted.any.Load() || linux.DomainOf(fd) != unix.AF_INET6 {
+func (w *Worker) BusyCrossed(c *session.Call, fd int) session.Outcome {
+	if !w.s.Restricted.Any.Load() || linux.DomainOf(fd) != unix.AF_INET6 {
 		return session.Undecided
 	}
 	if _, crossed := w.HasPassport(fd); !crossed {
 		return session.Undecided
 	}
-	out := w.wouldConnect(c, fd, unix.AF_INET6)
+	out := w.WouldConnect(c, fd, unix.AF_INET6)
 	if out.IsUndecided() {
 		return session.Raced
 	}
@@ -132,18 +132,18 @@ func (w *streamWorker) busyCrossed(c *session.Call, fd int) session.Outcome {
 const unasked = "a program has restricted itself, and whether that holds here cannot be found out: "
 
 // refuseUnasked refuses a call that the kernel may forbid the target, but cannot be asked about.
-func (w *streamWorker) refuseUnasked(e *event.Pending, why string) session.Outcome {
+func (w *Worker) refuseUnasked(e *event.Pending, why string) session.Outcome {
 	return w.s.refuseUnasked(e, why)
 }
 
-func (s *streamSession) refuseUnasked(e *event.Pending, why string) session.Outcome {
+func (s *Session) refuseUnasked(e *event.Pending, why string) session.Outcome {
 	e.Add(unasked + why)
 	s.Events.Record(e, unix.EACCES)
 	return session.Answer(unix.EACCES)
 }
 
 // ask has the target asked whether it may connect a socket like sock. It then begins its call anew.
-func (w *streamWorker) ask(c *session.Call, e *event.Pending, sock *sockstate.Socket) session.Outcome {
+func (w *Worker) ask(c *session.Call, e *event.Pending, sock *sockstate.Socket) session.Outcome {
 	decoy, errno := w.newDecoy(c, e, sock)
 	if errno != 0 {
 		return w.refuseUnasked(e, "socket(2) says "+linux.ErrnoName(errno))
@@ -159,7 +159,7 @@ func (w *streamWorker) ask(c *session.Call, e *event.Pending, sock *sockstate.So
 
 // newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.dst only decides.
 // It is for MPTCP too, of which Landlock knows nothing so far.
-func (w *streamWorker) newDecoy(c *session.Call, e *event.Pending, sock *sockstate.Socket) (fd int, errno unix.Errno) {
+func (w *Worker) newDecoy(c *session.Call, e *event.Pending, sock *sockstate.Socket) (fd int, errno unix.Errno) {
 	fd, errno = w.InOrigin(c.TID, sock.Domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
 		return -1, errno
@@ -199,9 +199,9 @@ func (all *restrictions) take(tid int) *question {
 	return q
 }
 
-// isDecoy reports whether a connect(2) is one that upconv has the thread make.
-func (all *restrictions) isDecoy(tid int) bool {
-	if !all.any.Load() {
+// IsDecoy reports whether a connect(2) is one that upconv has the thread make.
+func (all *restrictions) IsDecoy(tid int) bool {
+	if !all.Any.Load() {
 		return false
 	}
 	all.mu.Lock()
@@ -246,8 +246,8 @@ func (q *question) ask() (released bool) {
 		s.Respond(c.ID, s.refuseUnasked(&q.e, "the program has no room for another descriptor: "+linux.ErrnoName(linux.ErrnoOf(err))))
 		return false
 	}
-	s.restricted.begin(q)
-	defer s.restricted.end(q)
+	s.Restricted.begin(q)
+	defer s.Restricted.end(q)
 	if s.Listener.Respond(c.ID, 0, target.ErrRestartNoIntr) != nil || !t.Halt(c.Args[0]) {
 		return false
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"sync"

@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"encoding/binary"
@@ -14,10 +14,10 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// open connects a non-blocking socket for a send that must not wait, with as much data in the SYN
+// Open connects a non-blocking socket for a send that must not wait, with as much data in the SYN
 // as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without an address
 // it only sends.
-func (w *streamWorker) open(c *session.Call, fd int, sa []byte) session.Outcome {
+func (w *Worker) Open(c *session.Call, fd int, sa []byte) session.Outcome {
 	f := &c.FastOpen
 	length := 0
 	if len(f.Vector) > 0 && f.ControlLength == 0 { // control messages go with what is sent when the connection is there
@@ -43,7 +43,7 @@ func (w *streamWorker) open(c *session.Call, fd int, sa []byte) session.Outcome 
 
 // readEarly reads data of a send with MSG_FASTOPEN into w.long, as much as is sent at a time, and
 // returns how much that is. The error is EFAULT.
-func (w *streamWorker) readEarly(c *session.Call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
+func (w *Worker) readEarly(c *session.Call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
 	if len(w.Long) < maxFastOpen {
 		w.Long = make([]byte, maxFastOpen)
 	}
@@ -55,7 +55,7 @@ func (w *streamWorker) readEarly(c *session.Call, vectors []unix.RemoteIovec) (l
 
 // beginEarly sends what a call with MSG_FASTOPEN sends that waits and must not be left to the
 // kernel. errno is what connecting the stream fd has said.
-func (w *streamWorker) beginEarly(c *session.Call, e *event.Pending, fd int, errno unix.Errno) session.Outcome {
+func (w *Worker) beginEarly(c *session.Call, e *event.Pending, fd int, errno unix.Errno) session.Outcome {
 	w.s.Events.Record(e, session.UnderWay(errno))
 	switch {
 	case errno == unix.EALREADY:
@@ -81,7 +81,7 @@ func sentEarly(c *session.Call, n int, errno unix.Errno) session.Outcome {
 
 // sendEarly sends all data of a send with MSG_FASTOPEN through the stream fd, which is connected by
 // now, and waits for room as the program would.
-func (w *streamWorker) sendEarly(c *session.Call, fd int) session.Outcome {
+func (w *Worker) sendEarly(c *session.Call, fd int) session.Outcome {
 	f := &c.FastOpen
 	flags, _ := linux.FlagsOf(fd)
 	patient := w.Patient(c, flags)
@@ -107,7 +107,7 @@ func (w *streamWorker) sendEarly(c *session.Call, fd int) session.Outcome {
 
 // sendEarlyAgain is sendEarly on a thread that may wait.
 func sendEarlyAgain(d session.Decider, c *session.Call) session.Outcome {
-	w := streamWorkerOf(d)
+	w := WorkerOf(d)
 	e := w.NewEvent(c, policy.TCP)
 	fd, out := w.Fetch(c, &e)
 	ok := out.IsUndecided()
@@ -124,7 +124,7 @@ func sendEarlyAgain(d session.Decider, c *session.Call) session.Outcome {
 
 // sendPiece sends some of what sendEarly has not sent yet. more says whether there was more than it
 // tried to send.
-func (w *streamWorker) sendPiece(c *session.Call, fd int) (n int, more bool, errno unix.Errno) {
+func (w *Worker) sendPiece(c *session.Call, fd int) (n int, more bool, errno unix.Errno) {
 	f := &c.FastOpen
 	var vectors []unix.RemoteIovec
 	left, skip := 0, f.Sent

@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"bytes"
@@ -22,7 +22,7 @@ import (
 //
 // It runs on a goroutine of its own and holds no worker and no thread.
 type wait struct {
-	s      *streamSession
+	s      *Session
 	fd     int            // the connecting socket, non-blocking for now; owned
 	flags  int            // status flags to give back to it
 	expiry time.Time      // of SO_SNDTIMEO; zero: none
@@ -33,7 +33,7 @@ type wait struct {
 }
 
 // newWait takes ownership of fd, whose connect is under way, and copies everything else.
-func (s *streamSession) newWait(c *session.Call, e *event.Pending, fd, flags int, sa []byte) *wait {
+func (s *Session) newWait(c *session.Call, e *event.Pending, fd, flags int, sa []byte) *wait {
 	ownEvent := *e
 	ownEvent.Held = false
 	w := &wait{s: s, fd: fd, flags: flags, sa: bytes.Clone(sa), event: &ownEvent, stop: trap.NewInterruption()}
@@ -97,7 +97,7 @@ func (w *wait) result(file *os.File) unix.Errno {
 // fetch returns what has become of the connection so far. If another thread has ended it
 // (shutdown(2)), a connect(2) to the same address would begin anew.
 func (w *wait) fetch(fd int) unix.Errno {
-	if w.s.restricted.any.Load() { // the rules may be upconv's own, and know another address
+	if w.s.Restricted.Any.Load() { // the rules may be upconv's own, and know another address
 		return linux.Connect(fd, w.sa)
 	}
 	errno, idle := linux.ProbeConnect(fd, linux.DomainOf(fd))

@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"time"
@@ -18,10 +18,10 @@ import (
 // has no more to do with: linux/socket.h.
 const (
 	afRDS = 21
-	afSMC = 43
+	AfSMC = 43
 )
 
-// reject answers a call that would connect to what the policy refuses. It never goes on as it
+// Reject answers a call that would connect to what the policy refuses. It never goes on as it
 // stands: until the kernel runs it, the program's other threads could have put another socket under
 // the number, or have disconnected this one. So what the kernel would say before it comes to the
 // destination (a bad descriptor, a socket of another kind, one that is connected or about to be)
@@ -31,7 +31,7 @@ const (
 //
 // datagrams says that the socket has been found to be one for datagrams, but none that upconv does
 // anything about.
-func (w *streamWorker) reject(c *session.Call, e *event.Pending, family int, datagrams bool) session.Outcome {
+func (w *Worker) Reject(c *session.Call, e *event.Pending, family int, datagrams bool) session.Outcome {
 	if c.View != nil && c.View.File == 0 {
 		return session.Answer(unix.EBADF) // or the thread is gone, and nobody will read the answer
 	}
@@ -68,7 +68,7 @@ func (w *streamWorker) reject(c *session.Call, e *event.Pending, family int, dat
 	switch inet := domain == unix.AF_INET || domain == unix.AF_INET6; {
 	case inet && linux.IsDatagramType(int(kind)) && w.s.Needs.UDP && !datagrams:
 		return session.Raced // meanwhile; and what goes for datagrams may be another thing
-	case c.FastOpen.On && !(inet && kind == unix.SOCK_STREAM), domain == afRDS, domain == afSMC:
+	case c.FastOpen.On && !(inet && kind == unix.SOCK_STREAM), domain == afRDS, domain == AfSMC:
 		return w.refuse(e)
 	case !inet, linux.IsDatagramType(int(kind)):
 		// The rule is about TCP here. But the call is about this very file, whatever is under the
@@ -78,7 +78,7 @@ func (w *streamWorker) reject(c *session.Call, e *event.Pending, family int, dat
 	case proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_MPTCP:
 		return w.refuse(e)
 	}
-	if out := w.wouldConnect(c, fd, int(domain)); !out.IsUndecided() {
+	if out := w.WouldConnect(c, fd, int(domain)); !out.IsUndecided() {
 		if crossed {
 			out.Errno = siit.InetErrno(out.Errno)
 		}
@@ -95,15 +95,15 @@ func (w *streamWorker) reject(c *session.Call, e *event.Pending, family int, dat
 	return w.refuse(e)
 }
 
-func (w *streamWorker) refuse(e *event.Pending) session.Outcome {
+func (w *Worker) refuse(e *event.Pending) session.Outcome {
 	errno := e.Decision.Route.Errno
 	w.s.Events.Record(e, errno)
 	return session.Answer(errno)
 }
 
-// wouldConnect returns what connect(2) does instead of starting to connect a TCP socket; undecided
+// WouldConnect returns what connect(2) does instead of starting to connect a TCP socket; undecided
 // if it would start.
-func (w *streamWorker) wouldConnect(c *session.Call, fd, domain int) session.Outcome {
+func (w *Worker) WouldConnect(c *session.Call, fd, domain int) session.Outcome {
 	waited := false
 	switch linux.TCPState(fd) {
 	case linux.TCPListen:
@@ -141,7 +141,7 @@ func (w *streamWorker) wouldConnect(c *session.Call, fd, domain int) session.Out
 
 // waitConnecting waits until a socket is not connecting any more, as connect(2) waits for one that
 // is. It holds up its thread.
-func (w *streamWorker) waitConnecting(c *session.Call, fd int) unix.Errno {
+func (w *Worker) waitConnecting(c *session.Call, fd int) unix.Errno {
 	timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO)
 	w.Aside.Held.Timed.Store(timeout != 0)
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}

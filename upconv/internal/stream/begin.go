@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"golang.org/x/sys/unix"
@@ -10,10 +10,10 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// again connects a socket that is one of the egress already, from an earlier connect(2) that has
+// Again connects a socket that is one of the egress already, from an earlier connect(2) that has
 // failed or whose result is still to be fetched.
-func (w *streamWorker) again(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
-	if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
+func (w *Worker) Again(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
+	if out := w.MayConnect(c, e, sock); !out.IsUndecided() {
 		return out
 	}
 	if sock.Flags&unix.O_NONBLOCK == 0 {
@@ -29,11 +29,11 @@ func (w *streamWorker) again(c *session.Call, e *event.Pending, fd int, sock *so
 
 // begin connects a non-blocking socket, which the target has as its own, gives it the status flags
 // of the target's socket, and says what the target is to see.
-func (w *streamWorker) begin(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
+func (w *Worker) begin(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
 	e.Local, c.Made = fd, true
 	waits := sock.Flags&unix.O_NONBLOCK == 0
 	if c.FastOpen.On && !(waits && c.FastOpen.Flags&unix.MSG_DONTWAIT == 0) {
-		out := w.open(c, fd, sa)
+		out := w.Open(c, fd, sa)
 		if sock.Bound {
 			w.noteConnection(e, fd, sock, sa)
 		}

@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"encoding/binary"
@@ -23,7 +23,7 @@ import (
 // ports for what is remembered of it.
 
 // leaves reports whether a port leaves the origin in the swap of a stream.
-func (w *streamWorker) leaves(s *swap.Swap) bool {
+func (w *Worker) leaves(s *swap.Swap) bool {
 	if s.Sock.Port() == 0 {
 		return false
 	}
@@ -36,7 +36,7 @@ func (w *streamWorker) leaves(s *swap.Swap) bool {
 // If all is well the outcome is undecided.
 //
 // As long as the old socket is the target's, it holds the port in the origin.
-func (w *streamWorker) depart(s *swap.Swap) session.Outcome {
+func (w *Worker) depart(s *swap.Swap) session.Outcome {
 	c, to := s.C, w.To(s.Egress, s.X)
 	p, port := &w.s.ports, s.Sock.Port()
 	p.put(port, departure{to: to, moving: true})
@@ -54,7 +54,7 @@ func (w *streamWorker) depart(s *swap.Swap) session.Outcome {
 
 // noteConnection is for a bound stream, of which fd is a copy, that has just begun to connect to
 // sa.
-func (w *streamWorker) noteConnection(e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) {
+func (w *Worker) noteConnection(e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) {
 	var now sockstate.Socket
 	d := departure{to: companion.OnInet6}
 	switch route := e.Decision.Route; route.Kind {
@@ -88,9 +88,9 @@ func mappedIn(domain int, name *[linux.SizeofSockaddrIn6]byte) [16]byte {
 	return addr.As16()
 }
 
-// collides reports whether the port that a stopped bind(2) asks for is one that another socket has
+// Collides reports whether the port that a stopped bind(2) asks for is one that another socket has
 // taken along to an egress. Whatever else is wrong with the call the kernel says.
-func (w *streamWorker) collides(c *session.Call) bool {
+func (w *Worker) Collides(c *session.Call) bool {
 	length := uint32(c.Args[2])
 	if length < linux.SizeofSockaddrIn || length > linux.SizeofSockaddrStorage {
 		return false
@@ -133,7 +133,7 @@ func (w *streamWorker) collides(c *session.Call) bool {
 
 // mayBind reports whether a socket of a family can be bound to a name, and whether IPv4 sockets
 // compete for that.
-func (w *streamWorker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
+func (w *Worker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) bool {
 	family := int(binary.NativeEndian.Uint16(name[:]))
 	full, _ := netip.AddrFromSlice(linux.AddressIn(domain, name))
 	addr := full.Unmap()
@@ -148,7 +148,7 @@ func (w *streamWorker) mayBind(domain int, name *[linux.SizeofSockaddrIn6]byte) 
 
 // isTaken reports whether a socket, of which fd is a copy, could not be bound to a name where a
 // departure has led.
-func (w *streamWorker) isTaken(c *session.Call, fd int, sock *sockstate.Socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
+func (w *Worker) isTaken(c *session.Call, fd int, sock *sockstate.Socket, d *departure, name *[linux.SizeofSockaddrIn6]byte) bool {
 	probe, errno := w.socketAt(c, d.to, sock.Domain)
 	if errno != 0 {
 		return false
@@ -185,7 +185,7 @@ func (w *streamWorker) isTaken(c *session.Call, fd int, sock *sockstate.Socket, 
 
 // socketAt makes a TCP socket where streams of a family are put on the way to a place; the caller
 // owns it.
-func (w *streamWorker) socketAt(c *session.Call, at companion.Place, domain int) (int, unix.Errno) {
+func (w *Worker) socketAt(c *session.Call, at companion.Place, domain int) (int, unix.Errno) {
 	if at == companion.OnInet6 {
 		return w.InOrigin(c.TID, unix.AF_INET6, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	}
@@ -197,7 +197,7 @@ func (w *streamWorker) socketAt(c *session.Call, at companion.Place, domain int)
 }
 
 // egressAt returns an egress by its cookie, nil if there is none.
-func (s *streamSession) egressAt(at companion.Place) *netns.Egress {
+func (s *Session) egressAt(at companion.Place) *netns.Egress {
 	for _, e := range s.Rules.Load().Egress {
 		if companion.Place(e.Cookie) == at {
 			return e

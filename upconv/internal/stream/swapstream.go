@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"unsafe"
@@ -10,12 +10,12 @@ import (
 	"github.com/upconv/upconv/upconv/internal/swap"
 )
 
-// swapStream replaces the target's stream by one that is reached from where s says, and connects
+// SwapStream replaces the target's stream by one that is reached from where s says, and connects
 // that to sa. If c.back is set, it is only brought there.
-func (w *streamWorker) swapStream(s *swap.Swap, sa []byte) session.Outcome {
+func (w *Worker) SwapStream(s *swap.Swap, sa []byte) session.Outcome {
 	c, e, sock := s.C, s.E, s.Sock
 	if !c.Back {
-		if out := w.mayConnect(c, e, sock); !out.IsUndecided() {
+		if out := w.MayConnect(c, e, sock); !out.IsUndecided() {
 			return out
 		}
 	}
@@ -78,7 +78,7 @@ func (w *streamWorker) swapStream(s *swap.Swap, sa []byte) session.Outcome {
 }
 
 // abandonStream is abandon, and leaves the port where it is.
-func (w *streamWorker) abandonStream(s *swap.Swap) {
+func (w *Worker) abandonStream(s *swap.Swap) {
 	w.Abandon(s)
 	if w.leaves(s) {
 		w.s.ports.stays(s.Sock.Port(), w.To(s.Egress, s.X))
@@ -87,7 +87,7 @@ func (w *streamWorker) abandonStream(s *swap.Swap) {
 
 // retireStream closes the stream whose place the new one has taken, and replaces the copies that
 // the target has of it.
-func (w *streamWorker) retireStream(s *swap.Swap) {
+func (w *Worker) retireStream(s *swap.Swap) {
 	witness, alive := s.Last.Watched, false
 	if s.Old >= 0 {
 		w.TakePlaces(s)

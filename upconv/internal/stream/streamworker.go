@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"github.com/upconv/upconv/upconv/internal/datagram"
@@ -7,26 +7,26 @@ import (
 )
 
 // Worker is a worker as far as streams go.
-type streamWorker struct {
+type Worker struct {
 	datagram.Worker
-	s *streamSession
+	s *Session
 }
 
 // Session is a session as far as streams go.
-type streamSession struct {
+type Session struct {
 	datagram.Session
 	ports      ports
-	restricted restrictions
+	Restricted restrictions
 }
 
-func (w *streamWorker) Init(s *streamSession, home *netns.Egress) {
+func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s = s
 	w.Worker.Init(&s.Session, home)
 }
 
 // workerOf returns what this package has of a worker.
-func streamWorkerOf(d session.Decider) *streamWorker {
-	return d.(interface{ inStream() *streamWorker }).inStream()
+func WorkerOf(d session.Decider) *Worker {
+	return d.(interface{ inStream() *Worker }).inStream()
 }
 
-func (w *streamWorker) inStream() *streamWorker { return w }
+func (w *Worker) inStream() *Worker { return w }

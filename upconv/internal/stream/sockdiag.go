@@ -1,4 +1,4 @@
-package supervisor
+package stream
 
 import (
 	"encoding/binary"
@@ -40,7 +40,7 @@ const (
 
 // isConnectedYet asks whether the connection of a departure is there yet. Where that cannot be
 // found out, it is: a program that is told so wrongly tries the next port.
-func (w *streamWorker) isConnectedYet(c *session.Call, port uint16, d *departure) (is bool) {
+func (w *Worker) isConnectedYet(c *session.Call, port uint16, d *departure) (is bool) {
 	request := d.request(port)
 	request.states = ^uint32(0)
 	answered := w.askDiag(c, d.to, &request, func(message []byte) {
@@ -51,7 +51,7 @@ func (w *streamWorker) isConnectedYet(c *session.Call, port uint16, d *departure
 
 // isBoundYet asks whether the stream of a departure, which is not connected, has its port yet.
 // Where that cannot be found out, it has.
-func (w *streamWorker) isBoundYet(c *session.Call, port uint16, d *departure) (is bool) {
+func (w *Worker) isBoundYet(c *session.Call, port uint16, d *departure) (is bool) {
 	request := diagRequest{family: unix.AF_INET, states: 1 << boundInactive}
 	if d.inet6 {
 		request.family = unix.AF_INET6
@@ -80,7 +80,7 @@ func (d *departure) request(port uint16) (r diagRequest) {
 
 // askDiag asks in a place for streams, and calls tell for each struct inet_diag_msg that comes,
 // with the header that it has. It reports whether there was an answer, be it that there are none.
-func (w *streamWorker) askDiag(c *session.Call, at companion.Place, request *diagRequest, tell func(message []byte)) (answered bool) {
+func (w *Worker) askDiag(c *session.Call, at companion.Place, request *diagRequest, tell func(message []byte)) (answered bool) {
 	p := &w.s.ports
 	p.diagMu.Lock()
 	defer p.diagMu.Unlock()
@@ -150,7 +150,7 @@ func eachMessage(came []byte, sequence uint32, tell func(message []byte)) (told,
 
 // openDiag opens what to ask through in a place. A kernel without INET_TCP_DIAG says ENOENT of
 // every connection, but does not list even those in no state.
-func (w *streamWorker) openDiag(c *session.Call, at companion.Place) (fd int, errno unix.Errno) {
+func (w *Worker) openDiag(c *session.Call, at companion.Place) (fd int, errno unix.Errno) {
 	if at == companion.OnInet6 {
 		fd, errno = w.InOrigin(c.TID, unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_SOCK_DIAG)
 	} else if e := w.s.egressAt(at); e != nil {
