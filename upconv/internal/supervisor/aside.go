@@ -53,7 +53,7 @@ func (a *asideRun) run() {
 		a.answer(out)
 	}
 	w.Close()
-	if w.Home == nil && !w.altered { // else the thread is in another place, and ends with this goroutine
+	if w.Home == nil && !w.Altered { // else the thread is in another place, and ends with this goroutine
 		runtime.UnlockOSThread()
 	}
 	s.Threads.GiveBack(pid)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/guard"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
@@ -9,17 +10,17 @@ import (
 
 // Worker is what decides about calls.
 type callsWorker struct {
-	guardWorker
-	s          *guardSession
+	guard.Worker
+	s          *guard.Session
 	call       session.Call
 	reads      *sockstate.Reads // nil: not needed yet
 	connecting event.Pending    // of a connect(2), or a send that connects; here, so that none is on the heap
 }
 
 // Init has a worker belong to a session, and live in home.
-func (w *callsWorker) Init(s *guardSession, home *netns.Egress) {
+func (w *callsWorker) Init(s *guard.Session, home *netns.Egress) {
 	w.s = s
-	w.guardWorker.Init(s, home)
+	w.Worker.Init(s, home)
 }
 
 // workerOf returns what this package has of a worker.

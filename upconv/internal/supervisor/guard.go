@@ -115,7 +115,7 @@ func (w *callsWorker) connectDirect(c *session.Call, e *event.Pending) session.O
 		return session.Answer(unix.EINVAL)
 	}
 	if !linux.IsInet(domain) {
-		return w.connectOther(c, fd, domain)
+		return w.ConnectOther(c, fd, domain)
 	}
 	idle := !datagrams && sockstate.ExamineStream(fd, sock)
 	if netns := linux.NetnsCookie(fd); (datagrams || idle) && w.s.InEgress(netns) && !w.LivesIn(c.TID, netns) {
@@ -137,7 +137,7 @@ func (w *callsWorker) connectDirect(c *session.Call, e *event.Pending) session.O
 		if c.FastOpen.On {
 			return session.Answer(unix.EOPNOTSUPP)
 		}
-		return w.connectAside(c, fd)
+		return w.ConnectAside(c, fd)
 	}
 	if out := w.WouldConnect(c, fd, sock.Domain); !out.IsUndecided() {
 		return out

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/guard"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -43,12 +44,12 @@ func (w *callsWorker) guardBind(c *session.Call) session.Outcome {
 		return session.Answer(unix.EFAULT)
 	}
 	switch restricted := w.s.Restricted.Any.Load(); {
-	case restricted && (linux.TypeOf(fd) == unix.SOCK_STREAM && linux.IsInet(domain) || domain == unix.AF_UNIX && isUnixPath(sa)),
+	case restricted && (linux.TypeOf(fd) == unix.SOCK_STREAM && linux.IsInet(domain) || domain == unix.AF_UNIX && guard.IsUnixPath(sa)),
 		!linux.IsInet(domain) && !w.s.Swapped.Load():
 		w.CloseNow(fd)
 		return session.CarryOn
 	case !linux.IsInet(domain):
-		return w.bindOther(c, fd, sa)
+		return w.BindOther(c, fd, sa)
 	}
 	errno := w.bindFor(c.TID, fd, sa)
 	w.CloseNow(fd)

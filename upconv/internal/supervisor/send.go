@@ -172,7 +172,7 @@ func (w *callsWorker) send(c *session.Call) session.Outcome {
 			}
 		}
 		c.Decide = sendAnew
-		if out := w.sendInPlace(c); !out.IsRaced() {
+		if out := w.SendInPlace(c); !out.IsRaced() {
 			return out
 		}
 		c.Progress, c.FastOpen = nil, session.FastOpen{}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/event"
+	"github.com/upconv/upconv/upconv/internal/guard"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
@@ -25,7 +26,7 @@ import (
 // Session answers the notifications of one listener. Its workers are goroutines locked to OS
 // threads that live in the policy's first egress, so that a socket there costs no hand-over.
 type Session struct {
-	guardSession
+	guard.Session
 	node *Node
 	*crew
 	home        *netns.Egress // where the workers live; nil: where upconv was started

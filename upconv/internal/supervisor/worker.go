@@ -150,7 +150,7 @@ func (n *Node) thread(j job) {
 // newWorker returns one that takes no notifications.
 func (s *Session) newWorker() *worker {
 	w := &worker{s: s}
-	w.Init(&s.guardSession, s.home)
+	w.Init(&s.Session, s.home)
 	return w
 }
 

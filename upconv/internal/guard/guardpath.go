@@ -1,4 +1,4 @@
-package supervisor
+package guard
 
 import (
 	"bytes"
@@ -21,9 +21,9 @@ import (
 // socket keeps the name, which others are told, so upconv cannot use another path to the same
 // place: it makes the call on a thread that has the program's root, working directory and umask.
 
-// bindOther makes a bind(2) on a copy of a socket that is not one of IPv4 or IPv6.
-func (w *guardWorker) bindOther(c *session.Call, fd int, sa []byte) session.Outcome {
-	if !isUnixPath(sa) || linux.DomainOf(fd) != unix.AF_UNIX {
+// BindOther makes a bind(2) on a copy of a socket that is not one of IPv4 or IPv6.
+func (w *Worker) BindOther(c *session.Call, fd int, sa []byte) session.Outcome {
+	if !IsUnixPath(sa) || linux.DomainOf(fd) != unix.AF_UNIX {
 		errno := target.WithCapabilitiesOf(c.TID, func() unix.Errno { return bindAny(fd, sa) })
 		w.CloseNow(fd)
 		return session.Answer(errno)
@@ -45,14 +45,14 @@ func bindAny(fd int, sa []byte) unix.Errno {
 	return linux.Bind(fd, sa)
 }
 
-// isUnixPath reports whether an address is that of a Unix socket in the file system.
-func isUnixPath(sa []byte) bool {
+// IsUnixPath reports whether an address is that of a Unix socket in the file system.
+func IsUnixPath(sa []byte) bool {
 	return len(sa) > linux.SizeofFamily && binary.NativeEndian.Uint16(sa) == unix.AF_UNIX && sa[linux.SizeofFamily] != 0
 }
 
 // bindPath binds the Unix socket fd to a path of the thread tid's. The calling thread is not used
 // for anything else any more.
-func (w *guardWorker) bindPath(tid, fd int, sa []byte) unix.Errno {
+func (w *Worker) bindPath(tid, fd int, sa []byte) unix.Errno {
 	proc := "/proc/" + strconv.Itoa(tid)
 	as, errno := w.s.Targets.CredentialsOf(tid)
 	if errno != 0 {
@@ -90,7 +90,7 @@ const becomes = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
 // a thread, whose directory in /proc is given. It returns the address by which the calling thread
 // means the place that the other one means by sa. That is another one only if upconv may not have
 // another root.
-func (w *guardWorker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.Errno) {
+func (w *Worker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.Errno) {
 	cwd, err := unix.Open(proc+"/cwd", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, linux.ErrnoOf(err)
@@ -99,7 +99,7 @@ func (w *guardWorker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return nil, linux.ErrnoOf(err)
 	}
-	w.altered = true
+	w.Altered = true
 	unix.Umask(umask)
 	path := string(bytes.TrimRight(sa[linux.SizeofFamily:], "\x00"))
 	if crossing.SameRoot(proc+"/") || unix.Chroot(proc+"/root") == nil || !filepath.IsAbs(path) {

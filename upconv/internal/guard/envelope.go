@@ -1,4 +1,4 @@
-package supervisor
+package guard
 
 import (
 	"unsafe"
@@ -13,7 +13,7 @@ import (
 
 // envelope is what goes with the data of a message that upconv sends in the place of the kernel.
 type envelope struct {
-	worker  *guardWorker
+	worker  *Worker
 	call    *session.Call
 	to      *guardedSocket
 	name    []byte            // the address; empty: none

@@ -1,4 +1,4 @@
-package supervisor
+package guard
 
 import (
 	"encoding/binary"
@@ -123,7 +123,7 @@ func (e *envelope) sealCredentials(claim []byte) unix.Errno {
 
 // namesSenders reports whether upconv may say that another process, such as pid, has sent what it
 // sends. That takes CAP_SYS_ADMIN where processes are numbered.
-func (s *guardSession) namesSenders(pid int) bool {
+func (s *Session) namesSenders(pid int) bool {
 	s.naming.once.Do(func() {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {

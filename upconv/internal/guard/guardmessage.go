@@ -1,4 +1,4 @@
-package supervisor
+package guard
 
 import (
 	"encoding/binary"
@@ -26,7 +26,7 @@ type guardedMessage struct {
 
 // readGuarded reads the next message of a call, as ___sys_sendmsg in net/socket.c does. It is valid
 // until the next one is read.
-func (w *guardWorker) readGuarded(c *session.Call) (m *guardedMessage, errno unix.Errno) {
+func (w *Worker) readGuarded(c *session.Call) (m *guardedMessage, errno unix.Errno) {
 	m = &guardedMessage{}
 	if c.Name == "sendto" {
 		return m, w.readSendto(c, m)
@@ -93,7 +93,7 @@ func tooMuchControl(c *session.Call, at uint64) unix.Errno {
 }
 
 // readSendto is readGuarded for sendto(2).
-func (w *guardWorker) readSendto(c *session.Call, m *guardedMessage) unix.Errno {
+func (w *Worker) readSendto(c *session.Call, m *guardedMessage) unix.Errno {
 	m.add(c.Args[1], c.Args[2])
 	length := int32(c.Args[5])
 	if c.Args[4] == 0 || length == 0 {
@@ -132,7 +132,7 @@ func (m *guardedMessage) add(base, length uint64) {
 
 // readPiece reads up to so much of what is not sent yet of a message. On error, EFAULT, it returns
 // what could be read.
-func (w *guardWorker) readPiece(c *session.Call, m *guardedMessage, size int) (piece []byte, errno unix.Errno) {
+func (w *Worker) readPiece(c *session.Call, m *guardedMessage, size int) (piece []byte, errno unix.Errno) {
 	if len(w.Long) < size {
 		w.Long = make([]byte, size)
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package guard
 
 import (
 	"encoding/binary"
@@ -41,9 +41,9 @@ const (
 	maxOnWorker  = 1 << 20   // how much a worker sends for one call before a thread of its own goes on
 )
 
-// sendInPlace makes a send that is about no datagram socket of IPv4 or IPv6. It is raced if it is
+// SendInPlace makes a send that is about no datagram socket of IPv4 or IPv6. It is raced if it is
 // by now, or if the send connects.
-func (w *guardWorker) sendInPlace(c *session.Call) session.Outcome {
+func (w *Worker) SendInPlace(c *session.Call) session.Outcome {
 	e := w.NewEvent(c, policy.TCP)
 	fd, out := w.Fetch(c, &e)
 	if !out.IsUndecided() {
@@ -107,7 +107,7 @@ func (g *guardedSend) partial() session.Outcome {
 }
 
 // sendAllInPlace sends all messages of a call, or goes on with them, until one is not sent whole.
-func (w *guardWorker) sendAllInPlace(c *session.Call, to *guardedSocket) session.Outcome {
+func (w *Worker) sendAllInPlace(c *session.Call, to *guardedSocket) session.Outcome {
 	g := sendUnderWay(c)
 	for g.done < g.count {
 		m, errno := w.readGuarded(c)
@@ -151,7 +151,7 @@ func (w *guardWorker) sendAllInPlace(c *session.Call, to *guardedSocket) session
 
 // leavesNamed reports whether a message is left to the kernel because somebody has restricted
 // himself, and the rules may be about whom it goes to: LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET.
-func (w *guardWorker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
+func (w *Worker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
 	return w.s.Restricted.Any.Load() && to.domain == unix.AF_UNIX && to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && m.name[linux.SizeofFamily] == 0
 }
 
@@ -160,7 +160,7 @@ func (w *guardWorker) leavesNamed(to *guardedSocket, m *guardedMessage) bool {
 func (to *guardedSocket) raises() bool { return to.kind == unix.SOCK_STREAM }
 
 // raise gives a signal to the target's thread, which takes it as soon as it has its answer.
-func (w *guardWorker) raise(c *session.Call, signal unix.Signal) {
+func (w *Worker) raise(c *session.Call, signal unix.Signal) {
 	if pid := w.s.Targets.Process(c.TID); pid != 0 && w.s.Listener.Valid(c.ID) == nil {
 		unix.Tgkill(pid, c.TID, signal)
 	}
@@ -168,7 +168,7 @@ func (w *guardWorker) raise(c *session.Call, signal unix.Signal) {
 
 // sendGuarded sends what is left of a message. later says that a thread of its own is to go on. On
 // error nothing of it is sent.
-func (w *guardWorker) sendGuarded(c *session.Call, to *guardedSocket, m *guardedMessage) (later bool, errno unix.Errno) {
+func (w *Worker) sendGuarded(c *session.Call, to *guardedSocket, m *guardedMessage) (later bool, errno unix.Errno) {
 	g := sendUnderWay(c)
 	e := envelope{worker: w, call: c, to: to}
 	defer e.close()
@@ -230,7 +230,7 @@ func (to *guardedSocket) isClosed() bool {
 }
 
 // sendWhole is sendGuarded for a socket that sends a message at once or not at all.
-func (w *guardWorker) sendWhole(c *session.Call, e *envelope, m *guardedMessage) (later bool, errno unix.Errno) {
+func (w *Worker) sendWhole(c *session.Call, e *envelope, m *guardedMessage) (later bool, errno unix.Errno) {
 	var room int32
 	linux.Getsockopt(e.to.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, unsafe.Pointer(&room), 4)
 	switch {

@@ -1,4 +1,4 @@
-package supervisor
+package guard
 
 import (
 	"unsafe"
@@ -15,13 +15,13 @@ import (
 // user and by its rights, from its directories. Only the process ID that the server is told is
 // upconv's.
 
-// connectOther makes a connect(2) on a copy of a file that is no IPv4 or IPv6 socket.
-func (w *guardWorker) connectOther(c *session.Call, fd, domain int) session.Outcome {
+// ConnectOther makes a connect(2) on a copy of a file that is no IPv4 or IPv6 socket.
+func (w *Worker) ConnectOther(c *session.Call, fd, domain int) session.Outcome {
 	switch {
 	case domain == 0: // no socket
 		return session.Answer(linux.Connect(fd, c.Sockaddr))
 	case domain != unix.AF_UNIX:
-		return w.connectAside(c, fd)
+		return w.ConnectAside(c, fd)
 	}
 	path := &w.Crossing.Path
 	errno := path.Find(w.s.Targets, c.TID, c.Sockaddr)
@@ -45,9 +45,9 @@ func (w *guardWorker) connectOther(c *session.Call, fd, domain int) session.Outc
 	return session.Answer(errno)
 }
 
-// connectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
+// ConnectAside makes a connect(2) on a copy of a stream that is neither TCP nor MPTCP, by a thread
 // that may wait.
-func (w *guardWorker) connectAside(c *session.Call, fd int) session.Outcome {
+func (w *Worker) ConnectAside(c *session.Call, fd int) session.Outcome {
 	if flags, _ := linux.FlagsOf(fd); w.Patient(c, flags) {
 		if !w.Alone {
 			return session.Aside

@@ -1,4 +1,4 @@
-package supervisor
+package guard
 
 import (
 	"runtime"
@@ -19,7 +19,7 @@ import (
 
 // netlinkSend is such a call, on its way.
 type netlinkSend struct {
-	s     *guardSession
+	s     *Session
 	c     session.Call
 	pidfd int // of the thread; owned
 	flags uint32
@@ -29,7 +29,7 @@ type netlinkSend struct {
 const sizeofSockaddrNl = 12 // struct sockaddr_nl, netlink(7)
 
 // sendNetlink has the target send a message. Of sendmmsg(2) the first one is all that is sent.
-func (w *guardWorker) sendNetlink(c *session.Call) session.Outcome {
+func (w *Worker) sendNetlink(c *session.Call) session.Outcome {
 	m, errno := w.readGuarded(c)
 	if errno != 0 {
 		return session.Answer(errno)
