@@ -219,6 +219,6 @@ func (w *worker) serveHeld() {
 			return
 		}
 		w.notification = n
-		w.conclude(&w.notification, w.handle(&w.notification))
+		w.conclude(&w.notification, w.Handle(&w.notification))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/calls"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
 	"github.com/upconv/upconv/upconv/internal/session"
@@ -35,7 +36,7 @@ func NewPlan(p *policy.Policy, mappings *nat64.Mappings, udp policy.UDPMode, swa
 }
 
 // Filter returns the filter that the listener of the session is to be of.
-func (p *Plan) Filter() seccompx.Filter { return filter(p.needs) }
+func (p *Plan) Filter() seccompx.Filter { return calls.Filter(p.needs) }
 
 // EntersOrigin reports whether the session makes sockets in the origin.
 func (p *Plan) EntersOrigin() bool { return p.needs.Crosses() || p.needs.AtSocket() }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/seccompx"
+	"github.com/upconv/upconv/upconv/internal/calls"
 	"github.com/upconv/upconv/upconv/internal/session"
 )
 
@@ -39,7 +40,7 @@ func newCrew() *crew {
 // worker always waits. The extra ones sleep, are woken when notifications arrive faster than the
 // first takes them, and go back to sleep when they find that they work alone.
 type worker struct {
-	callsWorker
+	calls.Worker
 	s            *Session
 	index        int
 	extra        bool // not the first
@@ -202,7 +203,7 @@ func (w *worker) serve() error {
 		if s.watch.sleeping.Load() { // after noteCall: the watch looks once more after it says that it sleeps
 			s.watch.rouse()
 		}
-		w.conclude(n, w.handle(n))
+		w.conclude(n, w.Handle(n))
 		if !w.current.CompareAndSwap(current, 0) {
 			return errRelieved
 		}
@@ -221,7 +222,7 @@ func (w *worker) serve() error {
 func (w *worker) conclude(n *seccompx.Notification, out session.Outcome) {
 	switch {
 	case out.State == session.StateAside:
-		go w.s.putAside(&w.call, out).run()
+		go w.s.putAside(&w.Call, out).run()
 	case out.Wait != nil:
 		go out.Wait.Run()
 	case out.State == session.StateElsewhere:

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"github.com/upconv/upconv/seccompx"
@@ -19,7 +19,7 @@ var (
 func init() {
 	for i := range calls {
 		row := &calls[i]
-		row.anew = func(d session.Decider, c *session.Call) session.Outcome { return row.handle(callsWorkerOf(d), c) }
+		row.anew = func(d session.Decider, c *session.Call) session.Outcome { return row.handle(WorkerOf(d), c) }
 		for of, arch := range seccompx.NativeArches() {
 			if nr, ok := arch.Syscall(row.name); ok && row.handle != nil {
 				rowsByNumber[of][nr] = row
@@ -47,12 +47,12 @@ func rowFor(arch seccompx.Arch, nr int32) *callRow {
 	return rowsByNumber[of][nr]
 }
 
-// handle decides what becomes of a notification.
-func (w *callsWorker) handle(n *seccompx.Notification) session.Outcome {
+// Handle decides what becomes of a notification.
+func (w *Worker) Handle(n *seccompx.Notification) session.Outcome {
 	if n.PID == 0 {
 		return session.CarryOn // a thread outside our pid namespace: cannot be named, cannot be served
 	}
-	c := &w.call
+	c := &w.Call
 	// The kernel takes int arguments from the low half of the register, so the high half is
 	// dropped.
 	*c = session.Call{ID: n.ID, TID: int(n.PID), Args: n.Data.Args, FD: int(int32(n.Data.Args[0])), Layout: linux.Layout{Compat: n.Data.Arch == seccompx.I386}}

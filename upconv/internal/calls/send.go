@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"golang.org/x/sys/unix"
@@ -10,7 +10,7 @@ import (
 )
 
 // decideSendto decides about a sendto(2): one with MSG_FASTOPEN, or one that has an address.
-func (w *callsWorker) decideSendto(c *session.Call) session.Outcome {
+func (w *Worker) decideSendto(c *session.Call) session.Outcome {
 	c.Addr, c.AddrLen = c.Args[4], uint32(c.Args[5])
 	flags := uint32(c.Args[3])
 	if flags&unix.MSG_FASTOPEN != 0 {
@@ -30,7 +30,7 @@ func (w *callsWorker) decideSendto(c *session.Call) session.Outcome {
 }
 
 // sendtoDatagram is sendto(2) with an address.
-func (w *callsWorker) sendtoDatagram(c *session.Call) session.Outcome {
+func (w *Worker) sendtoDatagram(c *session.Call) session.Outcome {
 	switch short := c.Addr == 0 || c.AddrLen < linux.SizeofSockaddrIn; {
 	case !w.s.Needs.Sends:
 		return session.CarryOn
@@ -77,17 +77,17 @@ func (w *callsWorker) sendtoDatagram(c *session.Call) session.Outcome {
 	return w.SendAll(c)
 }
 
-func (w *callsWorker) decideSendmsg(c *session.Call) session.Outcome {
+func (w *Worker) decideSendmsg(c *session.Call) session.Outcome {
 	return w.sendMessages(c, uint32(c.Args[2]), 1, 0)
 }
 
-func (w *callsWorker) decideSendmmsg(c *session.Call) session.Outcome {
+func (w *Worker) decideSendmmsg(c *session.Call) session.Outcome {
 	return w.sendMessages(c, uint32(c.Args[3]), int(min(uint32(c.Args[2]), linux.MaxIovecs)), c.MmsghdrSize())
 }
 
 // sendMessages handles a send of count messages, whose headers are stride bytes from each other. A
 // stride of 0 stands for sendmsg(2).
-func (w *callsWorker) sendMessages(c *session.Call, flags uint32, count, stride int) session.Outcome {
+func (w *Worker) sendMessages(c *session.Call, flags uint32, count, stride int) session.Outcome {
 	if count == 0 {
 		return session.CarryOn
 	}
@@ -104,7 +104,7 @@ func (w *callsWorker) sendMessages(c *session.Call, flags uint32, count, stride 
 }
 
 // sendDatagrams is sendMessages where those are datagrams.
-func (w *callsWorker) sendDatagrams(c *session.Call, flags uint32, count, stride int) session.Outcome {
+func (w *Worker) sendDatagrams(c *session.Call, flags uint32, count, stride int) session.Outcome {
 	if !w.s.Needs.Sends {
 		return session.CarryOn
 	}
@@ -131,7 +131,7 @@ func (w *callsWorker) sendDatagrams(c *session.Call, flags uint32, count, stride
 
 // resend makes a send with MSG_FASTOPEN that is about a datagram socket, to which this flag means
 // nothing.
-func (w *callsWorker) resend(c *session.Call) session.Outcome {
+func (w *Worker) resend(c *session.Call) session.Outcome {
 	if !w.s.Needs.Sends {
 		return session.CarryOn
 	}
@@ -151,7 +151,7 @@ func (w *callsWorker) resend(c *session.Call) session.Outcome {
 }
 
 // decideSend handles a send that upconv may leave to the kernel.
-func (w *callsWorker) decideSend(c *session.Call) session.Outcome {
+func (w *Worker) decideSend(c *session.Call) session.Outcome {
 	c.Sends, c.Decide = false, sendAnew
 	switch c.Name {
 	case "sendto":
@@ -164,7 +164,7 @@ func (w *callsWorker) decideSend(c *session.Call) session.Outcome {
 
 // send handles a stopped sendto(2), sendmsg(2) or sendmmsg(2), or takes it up again on a thread
 // that may wait. What is to be left to the kernel upconv makes itself if it must not be left.
-func (w *callsWorker) send(c *session.Call) session.Outcome {
+func (w *Worker) send(c *session.Call) session.Outcome {
 	for range session.MaxRaces {
 		if c.Progress == nil {
 			if out := w.decideSend(c); !out.CarriesOn() || !w.GuardsSends(c) {
@@ -182,7 +182,7 @@ func (w *callsWorker) send(c *session.Call) session.Outcome {
 
 // sendFastOpen is sendmsg(2) or, if stride is not 0, sendmmsg(2) with MSG_FASTOPEN. Of the latter
 // the first message connects, and is all that is sent.
-func (w *callsWorker) sendFastOpen(c *session.Call, flags uint32, stride int) session.Outcome {
+func (w *Worker) sendFastOpen(c *session.Call, flags uint32, stride int) session.Outcome {
 	c.FastOpen = session.FastOpen{On: true, Flags: flags}
 	if stride > 0 {
 		c.FastOpen.Result = c.Args[1] + uint64(c.MsghdrSize()) // msg_len of struct mmsghdr

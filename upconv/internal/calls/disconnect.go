@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"encoding/binary"
@@ -19,7 +19,7 @@ import (
 
 // disconnects reports whether a connect(2) does, of whose address it reads what nobody has read
 // yet.
-func (w *callsWorker) disconnects(c *session.Call) bool {
+func (w *Worker) disconnects(c *session.Call) bool {
 	if c.AddrLen < linux.SizeofFamily || c.AddrLen > linux.SizeofSockaddrStorage {
 		return false
 	}
@@ -34,7 +34,7 @@ func (w *callsWorker) disconnects(c *session.Call) bool {
 // disconnectCall makes a connect(2) with AF_UNSPEC. A stream of an egress is replaced by one of the
 // origin; any other socket is disconnected where it is, which neither waits nor takes the program's
 // rights.
-func (w *callsWorker) disconnectCall(c *session.Call) session.Outcome {
+func (w *Worker) disconnectCall(c *session.Call) session.Outcome {
 	for range session.MaxRaces {
 		e := w.NewEvent(c, policy.TCP)
 		fd, out := w.Fetch(c, &e)
@@ -64,7 +64,7 @@ func (w *callsWorker) disconnectCall(c *session.Call) session.Outcome {
 
 // disconnectStream puts a socket of the origin into the place of a stream of an egress, of which
 // old is a copy and w.socketInfo tells, and resets the connection of that.
-func (w *callsWorker) disconnectStream(c *session.Call, old int) session.Outcome {
+func (w *Worker) disconnectStream(c *session.Call, old int) session.Outcome {
 	e := w.NewEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
 	c.Back, w.SocketInfo.Resets = true, true

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"net/netip"
@@ -38,7 +38,7 @@ const (
 
 // socketCall handles a stopped socket(2). Whatever is not made in the egress, or cannot be, is left
 // to the kernel: the policy is then followed at connect(2).
-func (w *callsWorker) socketCall(c *session.Call) session.Outcome {
+func (w *Worker) socketCall(c *session.Call) session.Outcome {
 	kind, proto := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
@@ -115,7 +115,7 @@ func (w *callsWorker) socketCall(c *session.Call) session.Outcome {
 }
 
 // bindAtSocket is bind(2).
-func (w *callsWorker) bindAtSocket(c *session.Call) session.Outcome {
+func (w *Worker) bindAtSocket(c *session.Call) session.Outcome {
 	c.Addr, c.AddrLen = c.Args[1], uint32(c.Args[2])
 	for range session.MaxRaces {
 		old, ok := -1, false
@@ -154,7 +154,7 @@ func (w *callsWorker) bindAtSocket(c *session.Call) session.Outcome {
 }
 
 // toOrigin has a call made by the kernel, on a socket of the origin.
-func (w *callsWorker) toOrigin(c *session.Call) session.Outcome {
+func (w *Worker) toOrigin(c *session.Call) session.Outcome {
 	for range session.MaxRaces {
 		old, ok := w.idleInEgress(c)
 		if !ok {
@@ -168,7 +168,7 @@ func (w *callsWorker) toOrigin(c *session.Call) session.Outcome {
 }
 
 // listen handles a stopped listen(2).
-func (w *callsWorker) listen(c *session.Call) session.Outcome {
+func (w *Worker) listen(c *session.Call) session.Outcome {
 	for range session.MaxRaces {
 		out := w.toOrigin(c)
 		if !out.CarriesOn() {
@@ -182,7 +182,7 @@ func (w *callsWorker) listen(c *session.Call) session.Outcome {
 }
 
 // ioctl handles a stopped ioctl(2).
-func (w *callsWorker) ioctl(c *session.Call) session.Outcome {
+func (w *Worker) ioctl(c *session.Call) session.Outcome {
 	switch request := uint32(c.Args[1]); request {
 	case fioSetOwn, siocSPGrp:
 		return w.setOwner(c)
@@ -209,12 +209,12 @@ func namesInterface(level, name int) bool {
 
 // idleInEgress returns a copy of the target's socket, which tidy closes, if it is one of the egress
 // that is not connected, and the target is elsewhere. What it is, is then in w.socketInfo.
-func (w *callsWorker) idleInEgress(c *session.Call) (fd int, ok bool) {
+func (w *Worker) idleInEgress(c *session.Call) (fd int, ok bool) {
 	return w.copyInEgress(c, false)
 }
 
 // copyInEgress is idleInEgress if all is false, and else for whatever connect(2) may connect there.
-func (w *callsWorker) copyInEgress(c *session.Call, all bool) (fd int, ok bool) {
+func (w *Worker) copyInEgress(c *session.Call, all bool) (fd int, ok bool) {
 	if !w.s.Swapped.Load() {
 		return -1, false
 	}
@@ -249,7 +249,7 @@ func (w *callsWorker) copyInEgress(c *session.Call, all bool) (fd int, ok bool) 
 
 // bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of
 // the origin. The target's call then goes on.
-func (w *callsWorker) bringBack(c *session.Call, old int, dst netip.AddrPort) session.Outcome {
+func (w *Worker) bringBack(c *session.Call, old int, dst netip.AddrPort) session.Outcome {
 	c.Back = true
 	e := w.NewEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
@@ -262,7 +262,7 @@ func (w *callsWorker) bringBack(c *session.Call, old int, dst netip.AddrPort) se
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.
-func (w *callsWorker) there(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
+func (w *Worker) there(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
 	fd, out := w.Fetch(c, e)
 	if !out.IsUndecided() {
 		return out

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"golang.org/x/sys/unix"
@@ -15,8 +15,8 @@ import (
 // handler of a stopped call, and socketcall(2) are made of the rows.
 type callRow struct {
 	name   string
-	handle func(w *callsWorker, c *session.Call) session.Outcome // of what the filter stops
-	anew   session.Handler                                       // the same, for a call that is taken up again
+	handle func(w *Worker, c *session.Call) session.Outcome // of what the filter stops
+	anew   session.Handler                                  // the same, for a call that is taken up again
 	// rules adds what the filter does with the call for a policy with these needs.
 	rules func(n session.Needs, r *callRules)
 	// socketcall is the number that the call has in i386's socketcall(2), and args how many arguments
@@ -48,7 +48,7 @@ const (
 var calls = []callRow{
 	// Stopped where the address is long enough to mean something, and short enough for the kernel.
 	{
-		name: "connect", handle: (*callsWorker).connectCall, socketcall: linux.SocketcallConnect, args: 3,
+		name: "connect", handle: (*Worker).connectCall, socketcall: linux.SocketcallConnect, args: 3,
 		rules: func(n session.Needs, r *callRules) {
 			r.stop(low(2).AtLeast(shortestAddress(n)), low(2).AtMost(linux.SizeofSockaddrStorage))
 		},
@@ -56,7 +56,7 @@ var calls = []callRow{
 	// A socket may be made in the egress to begin with, see atsocket.go. That one is of SMC is to be
 	// known where sockets are not seen.
 	{
-		name: "socket", handle: (*callsWorker).socketCall, socketcall: linux.SocketcallSocket, args: 3,
+		name: "socket", handle: (*Worker).socketCall, socketcall: linux.SocketcallSocket, args: 3,
 		rules: func(n session.Needs, r *callRules) {
 			inet, kind := low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask)
 			r.stopIf(n.Streams, inet, kind.Equal(unix.SOCK_STREAM))
@@ -70,19 +70,19 @@ var calls = []callRow{
 	// program has closed its socket, or has been killed; that of a stream that has left the origin
 	// must not be, see ports.go.
 	{
-		name: "bind", handle: (*callsWorker).bind, socketcall: linux.SocketcallBind, args: 3,
+		name: "bind", handle: (*Worker).bind, socketcall: linux.SocketcallBind, args: 3,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Swaps, low(2).AtLeast(linux.SizeofSockaddrIn)) },
 	},
 	// A socket of an egress must not listen there.
 	{
-		name: "listen", handle: (*callsWorker).listen, socketcall: linux.SocketcallListen, args: 2,
+		name: "listen", handle: (*Worker).listen, socketcall: linux.SocketcallListen, args: 2,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Netns) },
 	},
 
 	// Sends to an address, as far as a filter sees it: that of sendmsg(2) and sendmmsg(2) is in
 	// memory. With MSG_FASTOPEN they connect.
 	{
-		name: "sendto", handle: (*callsWorker).send, socketcall: linux.SocketcallSendto, args: 6, unseen: stopsUnseenSends,
+		name: "sendto", handle: (*Worker).send, socketcall: linux.SocketcallSendto, args: 6, unseen: stopsUnseenSends,
 		rules: func(n session.Needs, r *callRules) {
 			least, most := low(5).AtLeast(linux.SizeofSockaddrIn), low(5).AtMost(linux.SizeofSockaddrStorage)
 			r.stopIf(n.Sends, least, most)
@@ -90,11 +90,11 @@ var calls = []callRow{
 		},
 	},
 	{
-		name: "sendmsg", handle: (*callsWorker).send, socketcall: linux.SocketcallSendmsg, args: 3, unseen: stopsUnseenSends,
+		name: "sendmsg", handle: (*Worker).send, socketcall: linux.SocketcallSendmsg, args: 3, unseen: stopsUnseenSends,
 		rules: func(n session.Needs, r *callRules) { r.stopMessages(n, 2) },
 	},
 	{
-		name: "sendmmsg", handle: (*callsWorker).send, socketcall: linux.SocketcallSendmmsg, args: 4, unseen: stopsUnseenSends,
+		name: "sendmmsg", handle: (*Worker).send, socketcall: linux.SocketcallSendmmsg, args: 4, unseen: stopsUnseenSends,
 		rules: func(n session.Needs, r *callRules) { r.stopMessages(n, 3) },
 	},
 
@@ -102,50 +102,50 @@ var calls = []callRow{
 	// which of a struct msghdr a filter cannot see. Without datagrams those of the error queue are
 	// all there is.
 	{
-		name: "recvfrom", handle: (*callsWorker).Recvfrom, socketcall: linux.SocketcallRecvfrom, args: 6,
+		name: "recvfrom", handle: (*Worker).Recvfrom, socketcall: linux.SocketcallRecvfrom, args: 6,
 		rules: func(n session.Needs, r *callRules) {
 			r.stopIf(n.Crosses() && n.Receives, seccompx.Arg(4).NotEqual(0))
 			r.stopIf(n.Crosses(), low(3).HasAny(unix.MSG_ERRQUEUE))
 		},
 	},
 	{
-		name: "recvmsg", handle: (*callsWorker).Recvmsg, socketcall: linux.SocketcallRecvmsg, args: 3,
+		name: "recvmsg", handle: (*Worker).Recvmsg, socketcall: linux.SocketcallRecvmsg, args: 3,
 		rules: func(n session.Needs, r *callRules) { r.stopReceipt(n, 2) },
 	},
 	{
-		name: "recvmmsg", handle: (*callsWorker).Recvmmsg, socketcall: linux.SocketcallRecvmmsg, args: 5,
+		name: "recvmmsg", handle: (*Worker).Recvmmsg, socketcall: linux.SocketcallRecvmmsg, args: 5,
 		rules: func(n session.Needs, r *callRules) { r.stopReceipt(n, 3) },
 	},
 	{
-		name: "recvmmsg_time64", handle: (*callsWorker).RecvmmsgTime64,
+		name: "recvmmsg_time64", handle: (*Worker).RecvmmsgTime64,
 		rules: func(n session.Needs, r *callRules) { r.stopReceipt(n, 3) },
 	},
 
 	// What would tell a program that its socket is of another family.
 	{
-		name: "getpeername", handle: (*callsWorker).Getpeername, socketcall: linux.SocketcallGetpeername, args: 3,
+		name: "getpeername", handle: (*Worker).Getpeername, socketcall: linux.SocketcallGetpeername, args: 3,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Crosses()) },
 	},
 	{
-		name: "getsockname", handle: (*callsWorker).Getsockname, socketcall: linux.SocketcallGetsockname, args: 3,
+		name: "getsockname", handle: (*Worker).Getsockname, socketcall: linux.SocketcallGetsockname, args: 3,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Crosses()) },
 	},
 	{
-		name: "getsockopt", handle: (*callsWorker).Getsockopt, socketcall: linux.SocketcallGetsockopt, args: 5,
+		name: "getsockopt", handle: (*Worker).Getsockopt, socketcall: linux.SocketcallGetsockopt, args: 5,
 		rules: getsockoptRules,
 	},
 
 	// What is done to a socket, and must be done to the one that takes its place. It is stopped only
 	// to know that anybody does it at all, see sockstate.OptionsUsed.
 	{
-		name: "setsockopt", handle: (*callsWorker).setsockopt, socketcall: linux.SocketcallSetsockopt, args: 5,
+		name: "setsockopt", handle: (*Worker).setsockopt, socketcall: linux.SocketcallSetsockopt, args: 5,
 		rules: setsockoptRules,
 	},
-	{name: "fcntl", handle: (*callsWorker).setOwner, rules: fcntlRules},
-	{name: "fcntl64", handle: (*callsWorker).setOwner, rules: fcntlRules},
+	{name: "fcntl", handle: (*Worker).setOwner, rules: fcntlRules},
+	{name: "fcntl64", handle: (*Worker).setOwner, rules: fcntlRules},
 	// What is about interfaces is about those of the origin.
 	{
-		name: "ioctl", handle: (*callsWorker).ioctl,
+		name: "ioctl", handle: (*Worker).ioctl,
 		rules: func(n session.Needs, r *callRules) {
 			request := low(1)
 			r.passIf(n.AtSocket(), request.Equal(siocOutQNSD))
@@ -156,16 +156,16 @@ var calls = []callRow{
 		},
 	},
 	// To know who has epoll sets, unless a look tells whether a socket is in one, see sight.go.
-	{name: "epoll_create", handle: (*callsWorker).EpollCreate, rules: epollCreateRules},
-	{name: "epoll_create1", handle: (*callsWorker).EpollCreate, rules: epollCreateRules},
+	{name: "epoll_create", handle: (*Worker).EpollCreate, rules: epollCreateRules},
+	{name: "epoll_create1", handle: (*Worker).EpollCreate, rules: epollCreateRules},
 	// To know that anybody has forbidden himself ports, see restricted.go.
 	{
-		name: "landlock_restrict_self", handle: (*callsWorker).RestrictSelf,
+		name: "landlock_restrict_self", handle: (*Worker).RestrictSelf,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Swaps) },
 	},
 
 	// Its own rules are those of the calls that it knows by a number.
-	{name: "socketcall", handle: (*callsWorker).socketcall, rules: func(session.Needs, *callRules) {}},
+	{name: "socketcall", handle: (*Worker).socketcall, rules: func(session.Needs, *callRules) {}},
 	// io_uring connects without a system call. Programs do without it.
 	{name: "io_uring_setup", rules: func(_ session.Needs, r *callRules) { r.fail(unix.ENOSYS) }},
 }

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"github.com/upconv/upconv/upconv/event"
@@ -9,29 +9,29 @@ import (
 )
 
 // Worker is what decides about calls.
-type callsWorker struct {
+type Worker struct {
 	guard.Worker
 	s          *guard.Session
-	call       session.Call
+	Call       session.Call
 	reads      *sockstate.Reads // nil: not needed yet
 	connecting event.Pending    // of a connect(2), or a send that connects; here, so that none is on the heap
 }
 
 // Init has a worker belong to a session, and live in home.
-func (w *callsWorker) Init(s *guard.Session, home *netns.Egress) {
+func (w *Worker) Init(s *guard.Session, home *netns.Egress) {
 	w.s = s
 	w.Worker.Init(s, home)
 }
 
 // workerOf returns what this package has of a worker.
-func callsWorkerOf(d session.Decider) *callsWorker {
-	return d.(interface{ inCalls() *callsWorker }).inCalls()
+func WorkerOf(d session.Decider) *Worker {
+	return d.(interface{ inCalls() *Worker }).inCalls()
 }
 
-func (w *callsWorker) inCalls() *callsWorker { return w }
+func (w *Worker) inCalls() *Worker { return w }
 
 func connectAnew(d session.Decider, c *session.Call) session.Outcome {
-	return callsWorkerOf(d).connect(c)
+	return WorkerOf(d).connect(c)
 }
 
-func sendAnew(d session.Decider, c *session.Call) session.Outcome { return callsWorkerOf(d).send(c) }
+func sendAnew(d session.Decider, c *session.Call) session.Outcome { return WorkerOf(d).send(c) }

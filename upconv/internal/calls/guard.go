@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"encoding/binary"
@@ -19,7 +19,7 @@ import (
 //
 // guard leaves to the kernel what a thread calls that shares its descriptors with nobody, and some
 // of what is about sockets of other families than IPv4 and IPv6, see leavesOthers.
-func (w *callsWorker) guard(c *session.Call, e *event.Pending) session.Outcome {
+func (w *Worker) guard(c *session.Call, e *event.Pending) session.Outcome {
 	swapped := w.s.Swapped.Load()
 	switch {
 	case len(w.s.Rules.Load().Cookies) == 0, c.Name != "connect" && !c.FastOpen.On: // it was a send of datagrams after all
@@ -59,7 +59,7 @@ func (w *callsWorker) guard(c *session.Call, e *event.Pending) session.Outcome {
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
 // copy and w.socketInfo tells. There is nothing there that the call could connect it to.
-func (w *callsWorker) connectInEgress(c *session.Call, fd int) session.Outcome {
+func (w *Worker) connectInEgress(c *session.Call, fd int) session.Outcome {
 	if c.FastOpen.On && linux.IsDatagramType(w.SocketInfo.Kind) { // a flag that means nothing to it
 		w.CloseNow(fd)
 		return w.resend(c)
@@ -89,7 +89,7 @@ func (w *callsWorker) connectInEgress(c *session.Call, fd int) session.Outcome {
 
 // connectDirect makes a connect(2) on a copy of the target's descriptor, as the kernel would have
 // made it.
-func (w *callsWorker) connectDirect(c *session.Call, e *event.Pending) session.Outcome {
+func (w *Worker) connectDirect(c *session.Call, e *event.Pending) session.Outcome {
 	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	switch {
 	case errno == unix.EBADF:
@@ -148,7 +148,7 @@ func (w *callsWorker) connectDirect(c *session.Call, e *event.Pending) session.O
 // leavesOthers reports whether a call is left to the kernel that is about a file that is no IPv4 or
 // IPv6 socket: a send; as long as no socket is in an egress; and where somebody has restricted
 // himself, as the rules are about who makes it.
-func (w *callsWorker) leavesOthers(c *session.Call) bool {
+func (w *Worker) leavesOthers(c *session.Call) bool {
 	return c.FastOpen.On || !w.s.Swapped.Load() || w.s.Restricted.Any.Load()
 }
 

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"testing"
@@ -20,7 +20,7 @@ func TestNoteSMC(t *testing.T) {
 		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, sockstate.IPProtoSMC}, true},
 		{[3]uint64{stream.AfSMC, unix.SOCK_STREAM, 0}, true},
 	} {
-		w := testSession(t).newWorker()
+		w := idleWorker(idleSession(t))
 		c := new(session.Call)
 		copy(c.Args[:], test.args[:])
 		if out := w.socketCall(c); !out.CarriesOn() {

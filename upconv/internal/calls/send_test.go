@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"encoding/binary"
@@ -25,7 +25,7 @@ import (
 // senders are two sockets, each of which sends to a receiver of its own: one natively, the other
 // through a worker.
 type senders struct {
-	w           *worker
+	w           *Worker
 	a           *testkit.Arena
 	native, own [2]int // the second ones are connected
 	peers       [2]int // native's, own's
@@ -45,7 +45,7 @@ func newSenders(t testing.TB) *senders {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := testSession(t)
+	s := idleSession(t)
 	s.Needs = session.Needs{Swaps: true, UDP: true, Sends: true}
 	s.Rules.Store(&session.Ruleset{Policy: decided})
 	s.Moved.Store(true)
@@ -73,7 +73,7 @@ func newSenders(t testing.TB) *senders {
 	}
 	e.stream = testkit.Socket(t, unix.AF_INET, unix.SOCK_STREAM, 0)
 	s.Origin = &netns.Origin{Cookie: linux.NetnsCookie(e.own[0])}
-	e.w = s.newWorker()
+	e.w = idleWorker(s)
 	t.Cleanup(e.w.Close)
 	return e
 }
@@ -124,7 +124,7 @@ type sentMessage struct {
 }
 
 type sentPart struct {
-	base   where
+	Base   where
 	length int64
 }
 
@@ -191,7 +191,7 @@ func (s *sending) put(a *testkit.Arena, port uint16, compat bool) (args [6]uint6
 		binary.NativeEndian.PutUint16(a.Good[name:], m.nameFamily)
 		vector := sendVectors + i*2*16
 		for j, part := range m.entries {
-			set(vector+2*word*j, pointer(part.base, sendPayload+256*i+j))
+			set(vector+2*word*j, pointer(part.Base, sendPayload+256*i+j))
 			set(vector+2*word*j+word, uint64(part.length))
 		}
 		control, length := sendControl+i*64, m.controlLen
@@ -217,7 +217,7 @@ func (s *sending) put(a *testkit.Arena, port uint16, compat bool) (args [6]uint6
 		if s.compat {
 			length = uint64(uint32(length))
 		}
-		return [6]uint64{0, pointer(m.entries[0].base, sendPayload), length, uint64(s.flags), pointer(m.name, sendNames), uint64(uint32(m.nameLen))}
+		return [6]uint64{0, pointer(m.entries[0].Base, sendPayload), length, uint64(s.flags), pointer(m.name, sendNames), uint64(uint32(m.nameLen))}
 	case "sendmsg":
 		return [6]uint64{0, pointer(s.headers, 0), uint64(s.flags)}
 	}
@@ -241,7 +241,7 @@ func (s *sending) faults() (n int) {
 			m.control != good && m.controlLen > 0, m.controlLen > 0)
 		total := int64(0)
 		for _, part := range m.entries {
-			count(part.base != good, part.length < 0, part.length > math.MaxInt32) // that is behind the end of memory, too
+			count(part.Base != good, part.length < 0, part.length > math.MaxInt32) // that is behind the end of memory, too
 			total += min(max(part.length, 0), datagram.MaxLength)
 		}
 		count(total > 65507) // which is what fits into a packet
@@ -270,7 +270,7 @@ func (e *senders) compare(t testing.TB, s *sending) {
 	args[0] = uint64(e.own[which])
 	runtime.LockOSThread()
 	n := seccompx.Notification{PID: uint32(unix.Gettid()), Data: seccompx.Data{Nr: int32(called), Arch: arch, Args: args}}
-	out := e.w.handle(&n)
+	out := e.w.Handle(&n)
 	e.w.Tidy()
 	runtime.UnlockOSThread()
 	got := testkit.CallResult{Value: uint64(out.Value), Errno: out.Errno}
@@ -339,10 +339,10 @@ func TestHostileHeaders(t *testing.T) {
 		{"twice 2 GB", unix.EMSGSIZE, func(_ *sending, m *sentMessage) {
 			m.entries = [2]sentPart{{length: math.MaxInt32}, {length: math.MaxInt32}}
 		}},
-		{"unreadable data", unix.EFAULT, func(_ *sending, m *sentMessage) { m.entries[0].base = forbidden }},
-		{"unreadable second data", unix.EFAULT, func(_ *sending, m *sentMessage) { m.entries[1].base = forbidden }},
-		{"data of the kernel's", unix.EFAULT, func(_ *sending, m *sentMessage) { m.entries[0].base = kernelSpace }},
-		{"no data at nowhere", 0, func(_ *sending, m *sentMessage) { m.entries = [2]sentPart{{base: null}, {base: forbidden}} }},
+		{"unreadable data", unix.EFAULT, func(_ *sending, m *sentMessage) { m.entries[0].Base = forbidden }},
+		{"unreadable second data", unix.EFAULT, func(_ *sending, m *sentMessage) { m.entries[1].Base = forbidden }},
+		{"data of the kernel's", unix.EFAULT, func(_ *sending, m *sentMessage) { m.entries[0].Base = kernelSpace }},
+		{"no data at nowhere", 0, func(_ *sending, m *sentMessage) { m.entries = [2]sentPart{{Base: null}, {Base: forbidden}} }},
 		{"unreadable header", unix.EFAULT, func(s *sending, _ *sentMessage) { s.headers = forbidden }},
 		{"no header", unix.EFAULT, func(s *sending, _ *sentMessage) { s.headers = null }},
 		{"much control", unix.ENOBUFS, func(_ *sending, m *sentMessage) { m.controlLen = 1 << 20 }},
@@ -395,7 +395,7 @@ func TestHostileHeadersOfStreams(t *testing.T) {
 		"name":    func(m *sentMessage) { m.nameLen = -1 },
 		"vectors": func(m *sentMessage) { m.vectorLen = linux.MaxIovecs + 1 },
 		"control": func(m *sentMessage) { m.controlLen = 100 << 10 },
-		"data":    func(m *sentMessage) { m.entries[0].base = forbidden },
+		"data":    func(m *sentMessage) { m.entries[0].Base = forbidden },
 		"long":    func(m *sentMessage) { m.entries[0].length = 100 << 10 },
 	} {
 		for what, fd := range map[string]int{"stream": e.stream, "closed": 1 << 20} {
@@ -410,7 +410,7 @@ func TestHostileHeadersOfStreams(t *testing.T) {
 			if what == "closed" {
 				want = session.Answer(unix.EBADF)
 			}
-			if out := e.w.handle(&n); !reflect.DeepEqual(out, want) {
+			if out := e.w.Handle(&n); !reflect.DeepEqual(out, want) {
 				t.Errorf("%s of a %s: %+v", name, what, out)
 			}
 			e.w.Tidy()
@@ -469,8 +469,8 @@ func sendingFrom(data []byte) *sending {
 		for i := range m.entries {
 			lengths := []uint64{5, 0, 1, 100, 1400, 9000, 65507, 65508, 65535, 65536, 1 << 20, math.MaxInt32, 1 << 31, behind, 1 << 63, math.MaxUint64}
 			part := sentPart{pointer(), int64(pick(lengths...))}
-			if part.base == kernelSpace && (part.length == 0 || s.compat && uint32(part.length) == 0) {
-				part.base = null // nothing at an address that cannot be: EFAULT natively, and nobody's loss
+			if part.Base == kernelSpace && (part.length == 0 || s.compat && uint32(part.length) == 0) {
+				part.Base = null // nothing at an address that cannot be: EFAULT natively, and nobody's loss
 			}
 			m.entries[i] = part
 		}

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"encoding/binary"
@@ -24,7 +24,7 @@ import (
 
 // guardBind makes a bind(2) that is left to the kernel, if it must not be. It is raced if the
 // socket is one that has to be brought back first.
-func (w *callsWorker) guardBind(c *session.Call) session.Outcome {
+func (w *Worker) guardBind(c *session.Call) session.Outcome {
 	fd, out := w.copyToBind(c)
 	switch {
 	case out.IsRaced() && (c.AddrLen < linux.SizeofSockaddrIn || c.AddrLen > linux.SizeofSockaddrStorage): // wherever it is
@@ -57,7 +57,7 @@ func (w *callsWorker) guardBind(c *session.Call) session.Outcome {
 }
 
 // guardListen is guardBind for listen(2).
-func (w *callsWorker) guardListen(c *session.Call) session.Outcome {
+func (w *Worker) guardListen(c *session.Call) session.Outcome {
 	fd, out := w.copyToBind(c)
 	if !out.IsUndecided() {
 		return out
@@ -78,7 +78,7 @@ func (w *callsWorker) guardListen(c *session.Call) session.Outcome {
 
 // copyToBind returns a copy of a file whose bind(2) or listen(2) must not be left to the kernel. If
 // out is not undecided there is none, and out is as for guardBind.
-func (w *callsWorker) copyToBind(c *session.Call) (fd int, out session.Outcome) {
+func (w *Worker) copyToBind(c *session.Call) (fd int, out session.Outcome) {
 	if !w.Guards(c) {
 		return -1, session.CarryOn
 	}
@@ -94,7 +94,7 @@ func (w *callsWorker) copyToBind(c *session.Call) (fd int, out session.Outcome) 
 }
 
 // bindFor binds a socket as the thread tid may: to a low port only if that has the privilege.
-func (w *callsWorker) bindFor(tid, fd int, sa []byte) unix.Errno {
+func (w *Worker) bindFor(tid, fd int, sa []byte) unix.Errno {
 	if len(sa) < linux.SizeofSockaddrIn {
 		return unix.EINVAL
 	}
@@ -119,14 +119,14 @@ func (w *callsWorker) bindFor(tid, fd int, sa []byte) unix.Errno {
 const firstOrdinaryPort = 1024
 
 // bindsLow reports whether a thread has CAP_NET_BIND_SERVICE where its sockets are.
-func (w *callsWorker) bindsLow(tid int) bool {
+func (w *Worker) bindsLow(tid int) bool {
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
 	effective, same := target.EffectiveOf(tid, status)
 	return err == nil && (same || w.s.Origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
 }
 
 // bind handles a stopped bind(2).
-func (w *callsWorker) bind(c *session.Call) session.Outcome {
+func (w *Worker) bind(c *session.Call) session.Outcome {
 	w.s.Receivers.Leave(c)
 	if w.s.Companions.Any() {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read

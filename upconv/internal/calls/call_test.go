@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"strings"
@@ -18,7 +18,7 @@ import (
 // families.
 func TestFilterOfFamilies(t *testing.T) {
 	assemble := func(n session.Needs) seccompx.Program {
-		f := filter(n)
+		f := Filter(n)
 		f.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
 		program, err := f.Assemble()
 		if err != nil {
@@ -87,7 +87,7 @@ func TestFilterOfRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := Filter(rejecting, policy.UDPOff)
+	f := Filter(session.NeedsOf(rejecting, policy.UDPOff))
 	f.Arches = []seccompx.Arch{seccompx.AMD64}
 	program, err := f.Assemble()
 	if err != nil {
@@ -117,7 +117,7 @@ func TestFilterOfRefusals(t *testing.T) {
 
 // TestFilter runs the filter on calls as the kernel would.
 func TestFilter(t *testing.T) {
-	swapping := filter(session.Needs{Swaps: true})
+	swapping := Filter(session.Needs{Swaps: true})
 	filter := swapping
 	filter.Arches = []seccompx.Arch{seccompx.AMD64, seccompx.I386}
 	program, err := filter.Assemble()
@@ -185,7 +185,7 @@ func TestFilter(t *testing.T) {
 // What a filter stops where sockets are swapped, beyond connect(2), and what must never be stopped.
 func TestFilterSwaps(t *testing.T) {
 	assemble := func(swaps, sees bool, arch seccompx.Arch) seccompx.Program {
-		f := filter(session.Needs{Swaps: swaps, Sees: sees})
+		f := Filter(session.Needs{Swaps: swaps, Sees: sees})
 		f.Arches = []seccompx.Arch{arch}
 		p, err := f.Assemble()
 		if err != nil {
@@ -273,7 +273,7 @@ func TestOptionsUnreadAreStopped(t *testing.T) {
 		{Swaps: true, Inet6: true}, {Swaps: true, Inet6: true, Sees: true, UDP: true, Sends: true, Receives: true},
 		{Swaps: true, Unix: true}, {Swaps: true, Unix: true, UDP: true, Sends: true, Receives: true},
 	} {
-		f := filter(n)
+		f := Filter(n)
 		f.Arches = []seccompx.Arch{arch}
 		p, err := f.Assemble()
 		if err != nil {

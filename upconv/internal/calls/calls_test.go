@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"flag"
@@ -46,7 +46,7 @@ func TestStopped(t *testing.T) {
 		n := session.NeedsOf(rules, c.udp)
 		n.Sees = n.Swaps && c.sees
 		n.MakeAtSocket(rules, c.at, true)
-		fmt.Fprintf(&got, "%s:\n%s\n", c.what, list(filter(n)))
+		fmt.Fprintf(&got, "%s:\n%s\n", c.what, list(Filter(n)))
 	}
 	if *update {
 		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"slices"
@@ -7,17 +7,11 @@ import (
 
 	"github.com/upconv/upconv/seccompx"
 	"github.com/upconv/upconv/upconv/internal/session"
-	"github.com/upconv/upconv/upconv/policy"
 )
 
-// Filter returns the seccomp filter that a supervised program runs under, with
-// [policy.SwapAtConnect]. It stops no call that the policy has no need of, and what it does not
-// stop runs at full speed.
-func Filter(p *policy.Policy, udp policy.UDPMode) seccompx.Filter {
-	return filter(session.NeedsOf(p, udp))
-}
-
-func filter(n session.Needs) seccompx.Filter {
+// Filter returns the seccomp filter that a supervised program runs under. It stops no call that a
+// policy with these needs has no need of, and what it does not stop runs at full speed.
+func Filter(n session.Needs) seccompx.Filter {
 	f := seccompx.Filter{Default: seccompx.Allow}
 	for i := range calls {
 		f.Rules = append(f.Rules, calls[i].filterRules(n)...)

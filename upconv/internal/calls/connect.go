@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"errors"
@@ -23,7 +23,7 @@ import (
 //
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
-func (w *callsWorker) connect(c *session.Call) session.Outcome {
+func (w *Worker) connect(c *session.Call) session.Outcome {
 	c.View, c.Sockaddr, c.Decide = nil, nil, connectAnew
 	e := &w.connecting
 	*e = event.Pending{Call: c.Name, TID: c.TID, FD: c.FD, Proto: policy.TCP, Recorded: c.Made} // it begins later
@@ -37,7 +37,7 @@ func (w *callsWorker) connect(c *session.Call) session.Outcome {
 
 // connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see
 // guard.
-func (w *callsWorker) connectAnywhere(c *session.Call, e *event.Pending) session.Outcome {
+func (w *Worker) connectAnywhere(c *session.Call, e *event.Pending) session.Outcome {
 	if c.AddrLen < linux.SizeofSockaddrIn || c.AddrLen > linux.SizeofSockaddrStorage {
 		return session.CarryOn
 	}
@@ -89,7 +89,7 @@ func (w *callsWorker) connectAnywhere(c *session.Call, e *event.Pending) session
 }
 
 // route looks at the socket and sends it on its way.
-func (w *callsWorker) route(c *session.Call, e *event.Pending, family int, sa []byte) session.Outcome {
+func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte) session.Outcome {
 	route := e.Decision.Route
 	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.Alone {
 		w.Pin(uint32(c.TID)) // now, so that nothing is between seeing the socket and replacing it
@@ -164,14 +164,14 @@ func (w *callsWorker) route(c *session.Call, e *event.Pending, family int, sa []
 
 // readTCP reads what a swap needs to know of the TCP or MPTCP socket of a call, of which fd is a
 // copy, but for its state and its flags. It is false for anything else.
-func (w *callsWorker) readTCP(c *session.Call, fd int, s *sockstate.Socket) (ok bool) {
+func (w *Worker) readTCP(c *session.Call, fd int, s *sockstate.Socket) (ok bool) {
 	w.reads = w.reads.Current(&w.s.Used)
 	return w.reads.Into(s, fd, c.View != nil) // if seen, its owner is known
 }
 
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
 // copy of it, and w.socketInfo what readTCP has said, or nothing.
-func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
+func (w *Worker) routeCopy(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
 	route, crosses := e.Decision.Route, w.s.Needs.Crosses()
 	sock, origin := &w.SocketInfo, w.s.Origin
 	if route.Kind == policy.Direct {
@@ -228,7 +228,7 @@ func (w *callsWorker) routeCopy(c *session.Call, e *event.Pending, family int, s
 }
 
 // stays records that a socket of the origin is left alone.
-func (w *callsWorker) stays(c *session.Call, e *event.Pending) {
+func (w *Worker) stays(c *session.Call, e *event.Pending) {
 	if w.s.Events == nil || !e.Dst.Addr().Is4() { // others come here only to be looked at
 		return
 	}
@@ -249,7 +249,7 @@ func (w *callsWorker) stays(c *session.Call, e *event.Pending) {
 
 // cross sends a connect(2) along a route to another family. old is as in swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
-func (w *callsWorker) cross(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, again bool) session.Outcome {
+func (w *Worker) cross(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, again bool) session.Outcome {
 	if sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
 		return session.CarryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
@@ -279,7 +279,7 @@ func (w *callsWorker) cross(c *session.Call, e *event.Pending, old int, sock *so
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a
 // copy of it, or -1.
-func (w *callsWorker) datagram(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
+func (w *Worker) datagram(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
 	if c.FastOpen.On {
 		return w.resend(c)
 	}
@@ -299,7 +299,7 @@ func (w *callsWorker) datagram(c *session.Call, e *event.Pending, family int, sa
 }
 
 // connectCall is connect(2).
-func (w *callsWorker) connectCall(c *session.Call) session.Outcome {
+func (w *Worker) connectCall(c *session.Call) session.Outcome {
 	if w.s.Restricted.IsDecoy(c.TID) {
 		return session.CarryOn
 	}

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"encoding/binary"
@@ -181,7 +181,7 @@ func eachDecision(t *testing.T, check func(call trial, got seccompx.Action)) {
 	combinations := everyNeeds(t)
 	var filters []seccompx.Filter
 	for _, n := range combinations {
-		filters = append(filters, filter(n))
+		filters = append(filters, Filter(n))
 	}
 	tried, decided := valuesOf(filters), map[string]bool{}
 	for i, n := range combinations {

@@ -1,4 +1,4 @@
-package supervisor
+package calls
 
 import (
 	"encoding/binary"
@@ -11,7 +11,7 @@ import (
 )
 
 // socketcall handles a stopped socketcall(2).
-func (w *callsWorker) socketcall(c *session.Call) session.Outcome {
+func (w *Worker) socketcall(c *session.Call) session.Outcome {
 	what := uint32(c.Args[0])
 	if what >= uint32(len(rowsOfSocketcall)) || rowsOfSocketcall[what] == nil {
 		return session.CarryOn
