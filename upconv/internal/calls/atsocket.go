@@ -11,7 +11,6 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
-	"github.com/upconv/upconv/upconv/internal/stream"
 	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -24,8 +23,8 @@ import (
 //
 // A socket of the egress that is not connected could reach whatever is there, its loopback, say. So
 // no call that has an address is left to the kernel while it is about such a socket: see guard, and
-// datagram.go. The exception is what the user has chosen with UDPConnected: that nothing is stopped
-// where datagrams are sent.
+// the package datagram. The exception is what the user has chosen with UDPConnected: that nothing
+// is stopped where datagrams are sent.
 
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
 const sockTypeMask = 0xf
@@ -42,7 +41,7 @@ func (w *Worker) socketCall(c *session.Call) session.Outcome {
 	kind, proto := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	flags := kind &^ sockTypeMask
 	kind &= sockTypeMask
-	if int32(c.Args[0]) == stream.AfSMC || proto == sockstate.IPProtoSMC {
+	if int32(c.Args[0]) == linux.AFSMC || proto == sockstate.IPProtoSMC {
 		w.s.Used.Others.Store(true)
 		return session.CarryOn
 	}
@@ -208,7 +207,7 @@ func namesInterface(level, name int) bool {
 }
 
 // idleInEgress returns a copy of the target's socket, which tidy closes, if it is one of the egress
-// that is not connected, and the target is elsewhere. What it is, is then in w.socketInfo.
+// that is not connected, and the target is elsewhere. What it is, is then in w.SocketInfo.
 func (w *Worker) idleInEgress(c *session.Call) (fd int, ok bool) {
 	return w.copyInEgress(c, false)
 }
@@ -247,14 +246,14 @@ func (w *Worker) copyInEgress(c *session.Call, all bool) (fd int, ok bool) {
 	return fd, true
 }
 
-// bringBack replaces the target's socket, of which old is a copy and w.socketInfo tells, by one of
+// bringBack replaces the target's socket, of which old is a copy and w.SocketInfo tells, by one of
 // the origin. The target's call then goes on.
 func (w *Worker) bringBack(c *session.Call, old int, dst netip.AddrPort) session.Outcome {
 	c.Back = true
 	e := w.NewEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
-	s := &swap.Swap{C: c, E: &e, Old: old, Sock: &w.SocketInfo}
-	if s.Sock.Kind == unix.SOCK_STREAM {
+	s := &swap.Swap{Call: c, Event: &e, Old: old, Socket: &w.SocketInfo}
+	if s.Socket.Kind == unix.SOCK_STREAM {
 		return w.SwapStream(s, nil)
 	}
 	e.Proto = policy.UDP

@@ -5,9 +5,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
-	"github.com/upconv/upconv/upconv/internal/stream"
 )
 
 // TestNoteSMC holds that the first socket of SMC has SO_PROTOCOL be read from then on.
@@ -18,7 +18,7 @@ func TestNoteSMC(t *testing.T) {
 	}{
 		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_TCP}, false},
 		{[3]uint64{unix.AF_INET, unix.SOCK_STREAM, sockstate.IPProtoSMC}, true},
-		{[3]uint64{stream.AfSMC, unix.SOCK_STREAM, 0}, true},
+		{[3]uint64{linux.AFSMC, unix.SOCK_STREAM, 0}, true},
 	} {
 		w := idleWorker(idleSession(t))
 		c := new(session.Call)

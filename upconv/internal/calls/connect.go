@@ -130,7 +130,7 @@ func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte)
 	if seen && (route.Kind == policy.Netns && !w.s.MayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.Alone) && w.Untouched(c.View, family) {
 		w.SocketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.View.NetNS, Flags: c.View.Flags}
 		if route.Kind == policy.Netns {
-			return w.SwapStream(&swap.Swap{C: c, E: e, Old: -1, Sock: &w.SocketInfo, Egress: w.s.EgressOf(route)}, sa)
+			return w.SwapStream(&swap.Swap{Call: c, Event: e, Old: -1, Socket: &w.SocketInfo, Egress: w.s.EgressOf(route)}, sa)
 		}
 		return w.cross(c, e, -1, &w.SocketInfo, false)
 	}
@@ -170,7 +170,7 @@ func (w *Worker) readTCP(c *session.Call, fd int, s *sockstate.Socket) (ok bool)
 }
 
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
-// copy of it, and w.socketInfo what readTCP has said, or nothing.
+// copy of it, and w.SocketInfo what readTCP has said, or nothing.
 func (w *Worker) routeCopy(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
 	route, crosses := e.Decision.Route, w.s.Needs.Crosses()
 	sock, origin := &w.SocketInfo, w.s.Origin
@@ -215,7 +215,7 @@ func (w *Worker) routeCopy(c *session.Call, e *event.Pending, family int, sa []b
 	}
 	switch route.Kind {
 	case policy.Direct:
-		return w.SwapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock}, sa)
+		return w.SwapStream(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock}, sa)
 	case policy.NAT64, policy.Inet6, policy.UnixPath:
 		return w.cross(c, e, old, sock, crossed)
 	}
@@ -224,7 +224,7 @@ func (w *Worker) routeCopy(c *session.Call, e *event.Pending, family int, sa []b
 		sock.ReadFlags(old)
 		return w.Again(c, e, old, sock, sa)
 	}
-	return w.SwapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock, Egress: egress}, sa)
+	return w.SwapStream(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Egress: egress}, sa)
 }
 
 // stays records that a socket of the origin is left alone.
@@ -263,7 +263,7 @@ func (w *Worker) cross(c *session.Call, e *event.Pending, old int, sock *socksta
 		return session.Answer(unix.ENETUNREACH)
 	}
 	if x.Route.Kind == policy.UnixPath || !again {
-		return w.SwapStream(&swap.Swap{C: c, E: e, Old: old, Sock: sock, X: x}, x.To[:])
+		return w.SwapStream(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Crossing: x}, x.To[:])
 	}
 	if out := w.MayConnect(c, e, sock); !out.IsUndecided() {
 		return out

@@ -63,12 +63,12 @@ func (w *Worker) disconnectCall(c *session.Call) session.Outcome {
 }
 
 // disconnectStream puts a socket of the origin into the place of a stream of an egress, of which
-// old is a copy and w.socketInfo tells, and resets the connection of that.
+// old is a copy and w.SocketInfo tells, and resets the connection of that.
 func (w *Worker) disconnectStream(c *session.Call, old int) session.Outcome {
 	e := w.NewEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
 	c.Back, w.SocketInfo.Resets = true, true
-	out := w.SwapStream(&swap.Swap{C: c, E: &e, Old: old, Sock: &w.SocketInfo}, nil)
+	out := w.SwapStream(&swap.Swap{Call: c, Event: &e, Old: old, Socket: &w.SocketInfo}, nil)
 	if out.CarriesOn() {
 		out = session.Answer(0)
 	}

@@ -19,7 +19,7 @@ var (
 func init() {
 	for i := range calls {
 		row := &calls[i]
-		row.anew = func(d session.Decider, c *session.Call) session.Outcome { return row.handle(WorkerOf(d), c) }
+		row.anew = func(d session.Decider, c *session.Call) session.Outcome { return row.handle(workerOf(d), c) }
 		for of, arch := range seccompx.NativeArches() {
 			if nr, ok := arch.Syscall(row.name); ok && row.handle != nil {
 				rowsByNumber[of][nr] = row

@@ -58,7 +58,7 @@ func (w *Worker) guard(c *session.Call, e *event.Pending) session.Outcome {
 }
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
-// copy and w.socketInfo tells. There is nothing there that the call could connect it to.
+// copy and w.SocketInfo tells. There is nothing there that the call could connect it to.
 func (w *Worker) connectInEgress(c *session.Call, fd int) session.Outcome {
 	if c.FastOpen.On && linux.IsDatagramType(w.SocketInfo.Kind) { // a flag that means nothing to it
 		w.CloseNow(fd)

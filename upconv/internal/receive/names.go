@@ -41,7 +41,7 @@ func (w *Worker) tellName(c *session.Call, peer bool) session.Outcome {
 }
 
 // crossedFD fetches the socket that a call is about if it is one that has been replaced by one of
-// another family, and reads its passport into w.crossing.pass. family is what it is now. tidy
+// another family, and reads its passport into w.Crossing.Pass. family is what it is now. tidy
 // closes the descriptor.
 func (w *Worker) crossedFD(c *session.Call) (fd, family int, ok bool) {
 	if !w.s.AnyCrossed.Load() {

@@ -22,7 +22,7 @@ type Call struct {
 	Sockaddr     []byte   // upconv's copy of the address; nil: not read, or it could not be
 	Name         string   // what call it is; of socketcall(2), the one that is meant
 	FastOpen     FastOpen // of a send that connects
-	Sends        bool     // it is a send of datagrams, which are in worker.out
+	Sends        bool     // it is a send of datagrams, which are in datagram.Worker.Out
 	Progress     any      // how far its room has come with a call that is taken up again; nil: not yet
 	Decide       Handler  // what decides it, also when it is taken up anew
 	linux.Layout          // of its structures in the program's memory
@@ -46,18 +46,18 @@ type Decider interface{ Base() *Worker }
 
 // Outcome is what becomes of a call. The zero value lets the kernel run it as it stands.
 type Outcome struct {
-	State state
+	State State
 	Errno unix.Errno // if it returns: 0 for success
 	Value int64      // and what it returns then
-	Wait  waiter     // not nil: it answers later, on a goroutine of its own
-	after Handler    // of StateAside: decides the call in the place of call.decide, if that is not nil
+	Wait  Waiter     // not nil: it answers later, on a goroutine of its own
+	after Handler    // of StateAside: decides the call in the place of Call.Decide, if that is not nil
 }
 
-// state is how far a call is decided.
-type state uint8
+// State is how far a call is decided.
+type State uint8
 
 const (
-	stateNative    state = iota // the kernel runs it (SECCOMP_USER_NOTIF_FLAG_CONTINUE), unless wait is set
+	stateNative    State = iota // the kernel runs it (SECCOMP_USER_NOTIF_FLAG_CONTINUE), unless wait is set
 	StateReturns                // with errno, or with value
 	StateElsewhere              // somebody else answers, or has already
 	stateRaced                  // nothing has been done, as another thread has put another file under the number: it is decided anew

@@ -13,14 +13,14 @@ type Needs struct {
 	Netns   bool // of other network namespaces
 	Inet6   bool // of the family AF_INET6
 	Unix    bool // of the family AF_UNIX
-	Sees    bool // and they are looked at in the kernel, see sight.go
+	Sees    bool // and they are looked at in the kernel, see Worker.See
 	Rejects bool // some destinations are refused
 
 	UDP      bool // datagram sockets follow the policy
 	Sends    bool // and so does what is sent to an address
 	Receives bool // and some get sockets of another address family
 
-	Streams, Datagrams bool // are made in the egress at socket(2), see atsocket.go
+	Streams, Datagrams bool // are made in the egress at socket(2)
 }
 
 // NeedsOf returns what the routes of a policy have upconv do.

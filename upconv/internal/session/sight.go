@@ -91,7 +91,7 @@ type view struct {
 	Copies int    // how many of Refs were upconv's own
 }
 
-// See looks at the target's descriptor, for c.view. It reports whether it could.
+// See looks at the target's descriptor, for c.View. It reports whether it could.
 func (w *Worker) See(c *Call) bool {
 	c.View = nil
 	v := &w.viewed

@@ -45,8 +45,8 @@ const (
 	neededReads
 )
 
-// IPProtoSMC is the protocol of SMC sockets that are not of stream.AfSMC: IPPROTO_SMC, linux/in.h. Both
-// have the options of TCP ones.
+// IPProtoSMC is the protocol of SMC sockets that are not of linux.AFSMC: IPPROTO_SMC, linux/in.h.
+// Both have the options of TCP ones.
 const IPProtoSMC = 256
 
 // newReads makes the list of calls: of the options, those that are read at every swap of a TCP

@@ -24,10 +24,10 @@ import (
 
 // leaves reports whether a port leaves the origin in the swap of a stream.
 func (w *Worker) leaves(s *swap.Swap) bool {
-	if s.Sock.Port() == 0 {
+	if s.Socket.Port() == 0 {
 		return false
 	}
-	return s.Egress != nil && s.Egress.Cookie != w.s.Origin.Cookie || s.X != nil && s.X.Family() == unix.AF_INET6
+	return s.Egress != nil && s.Egress.Cookie != w.s.Origin.Cookie || s.Crossing != nil && s.Crossing.Family() == unix.AF_INET6
 }
 
 // depart is for a stream whose port leaves the origin, before the new one, which has it in the
@@ -37,8 +37,8 @@ func (w *Worker) leaves(s *swap.Swap) bool {
 //
 // As long as the old socket is the target's, it holds the port in the origin.
 func (w *Worker) depart(s *swap.Swap) session.Outcome {
-	c, to := s.C, w.To(s.Egress, s.X)
-	p, port := &w.s.ports, s.Sock.Port()
+	c, to := s.Call, w.To(s.Egress, s.Crossing)
+	p, port := &w.s.ports, s.Socket.Port()
 	p.put(port, departure{to: to, moving: true})
 	p.goesOn(c.TID)
 	for p.isContended(c.TID, port) {
@@ -161,7 +161,7 @@ func (w *Worker) isTaken(c *session.Call, fd int, sock *sockstate.Socket, d *dep
 			linux.Setsockopt(probe, o.level, o.option, unsafe.Pointer(&value), 4)
 		}
 	}
-	w.CopyInode(&swap.Swap{C: c, Old: fd, Sock: sock, FD: probe}) // sockets share a port with SO_REUSEPORT if they are one user's
+	w.CopyInode(&swap.Swap{Call: c, Old: fd, Socket: sock, FD: probe}) // sockets share a port with SO_REUSEPORT if they are one user's
 	length := linux.SizeofSockaddrIn6
 	if sock.Domain == unix.AF_INET {
 		length = linux.SizeofSockaddrIn

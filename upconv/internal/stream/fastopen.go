@@ -41,7 +41,7 @@ func (w *Worker) Open(c *session.Call, fd int, sa []byte) session.Outcome {
 	return sentEarly(c, int(n), errno)
 }
 
-// readEarly reads data of a send with MSG_FASTOPEN into w.long, as much as is sent at a time, and
+// readEarly reads data of a send with MSG_FASTOPEN into w.Long, as much as is sent at a time, and
 // returns how much that is. The error is EFAULT.
 func (w *Worker) readEarly(c *session.Call, vectors []unix.RemoteIovec) (length int, errno unix.Errno) {
 	if len(w.Long) < maxFastOpen {
@@ -107,7 +107,7 @@ func (w *Worker) sendEarly(c *session.Call, fd int) session.Outcome {
 
 // sendEarlyAgain is sendEarly on a thread that may wait.
 func sendEarlyAgain(d session.Decider, c *session.Call) session.Outcome {
-	w := WorkerOf(d)
+	w := workerOf(d)
 	e := w.NewEvent(c, policy.TCP)
 	fd, out := w.Fetch(c, &e)
 	ok := out.IsUndecided()

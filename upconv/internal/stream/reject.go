@@ -14,13 +14,6 @@ import (
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
-// Address families whose sockets take IPv4 addresses, but that golang.org/x/sys/unix or this file
-// has no more to do with: linux/socket.h.
-const (
-	afRDS = 21
-	AfSMC = 43
-)
-
 // Reject answers a call that would connect to what the policy refuses. It never goes on as it
 // stands: until the kernel runs it, the program's other threads could have put another socket under
 // the number, or have disconnected this one. So what the kernel would say before it comes to the
@@ -68,7 +61,7 @@ func (w *Worker) Reject(c *session.Call, e *event.Pending, family int, datagrams
 	switch inet := domain == unix.AF_INET || domain == unix.AF_INET6; {
 	case inet && linux.IsDatagramType(int(kind)) && w.s.Needs.UDP && !datagrams:
 		return session.Raced // meanwhile; and what goes for datagrams may be another thing
-	case c.FastOpen.On && !(inet && kind == unix.SOCK_STREAM), domain == afRDS, domain == AfSMC:
+	case c.FastOpen.On && !(inet && kind == unix.SOCK_STREAM), domain == linux.AFRDS, domain == linux.AFSMC:
 		return w.refuse(e)
 	case !inet, linux.IsDatagramType(int(kind)):
 		// The rule is about TCP here. But the call is about this very file, whatever is under the

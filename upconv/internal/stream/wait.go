@@ -17,7 +17,7 @@ import (
 
 // wait is a blocking connect(2) that upconv itself waits for, because the kernel's own wait would
 // end differently from a native one: that of a socket with SO_SNDTIMEO, whose expiry says
-// EINPROGRESS, that of a program that may have restricted itself, see restricted.go, or that of a
+// EINPROGRESS, that of a program that may have restricted itself (restricted.go), or that of a
 // thread that shares its descriptors, see guard.
 //
 // It runs on a goroutine of its own and holds no worker and no thread.

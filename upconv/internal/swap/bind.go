@@ -19,8 +19,8 @@ import (
 
 // portChosen reports whether the kernel has chosen the port of a socket.
 func (w *Worker) portChosen(s *Swap) bool {
-	sock := s.Sock
-	if v := s.C.View; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
+	sock := s.Socket
+	if v := s.Call.View; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
 		return !v.BoundPort
 	}
 	return !w.s.Asked.Has(sock.Port())
@@ -28,7 +28,7 @@ func (w *Worker) portChosen(s *Swap) bool {
 
 // bindOver binds the new socket as the old one is bound.
 func (w *Worker) bindOver(s *Swap, old int) unix.Errno {
-	e, sock, replacement := s.E, s.Sock, s.FD
+	e, sock, replacement := s.Event, s.Socket, s.FD
 	sock.Chosen = w.portChosen(s)
 	if sock.Resets {
 		if !sock.Chosen { // as after a native disconnection, which keeps the port that was asked for
@@ -75,10 +75,10 @@ func yields(s *sockstate.Socket, e *event.Pending, errno unix.Errno, where strin
 	return true
 }
 
-// bindAcross binds the new socket, if it is an AF_INET6 one, as the program has bound its own: to the
-// port, if there is one.
+// bindAcross binds the new socket, if it is an AF_INET6 one, as the program has bound its own: to
+// the port, if there is one.
 func (s *Swap) bindAcross(old int, origin uint64) unix.Errno {
-	e, sock, x, to := s.E, s.Sock, s.X, s.FD
+	e, sock, x, to := s.Event, s.Socket, s.Crossing, s.FD
 	if !sock.Bound || sock.Netns != origin && sock.Kind == unix.SOCK_STREAM && sock.Chosen || x.Family() == unix.AF_UNIX { // see bindLike
 		return 0
 	}

@@ -15,7 +15,7 @@ import (
 // nothing. kept is as for carryOver.
 func (w *Worker) Carry(s *Swap, from int, kept bool) unix.Errno {
 	switch {
-	case s.X != nil:
+	case s.Crossing != nil:
 		return w.carryAcross(s, from, kept)
 	case from >= 0:
 		return w.carryOver(s, from, kept)
@@ -26,7 +26,7 @@ func (w *Worker) Carry(s *Swap, from int, kept bool) unix.Errno {
 // carryOver gives the new socket what the program has done to the old one. kept is whether it is
 // one that has been in use before.
 func (w *Worker) carryOver(s *Swap, old int, kept bool) unix.Errno {
-	e, sock, replacement := s.E, s.Sock, s.FD
+	e, sock, replacement := s.Event, s.Socket, s.FD
 	if lost := w.s.Fresh.Of(sock.Domain).CopyOptions(&w.s.Used, old, replacement, sock, kept); lost != "" {
 		e.Add("not carried over: " + lost)
 	}
@@ -52,7 +52,7 @@ func (w *Worker) carryOver(s *Swap, old int, kept bool) unix.Errno {
 // carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as
 // for carry.
 func (w *Worker) carryAcross(s *Swap, old int, kept bool) unix.Errno {
-	e, sock, x, replacement := s.E, s.Sock, s.X, s.FD
+	e, sock, x, replacement := s.Event, s.Socket, s.Crossing, s.FD
 	switch {
 	case old < 0: // nothing has been done to it
 	case x.Family() == unix.AF_UNIX:
@@ -82,9 +82,9 @@ func (w *Worker) carryAcross(s *Swap, old int, kept bool) unix.Errno {
 // that fails with ENOTCONN, and yet has its effect.
 func (w *Worker) shutLike(s *Swap, old int) {
 	shut := uint8(0)
-	if v := s.C.View; v != nil {
+	if v := s.Call.View; v != nil {
 		shut = v.Shutdown
-	} else if s.Sock.Kind != unix.SOCK_STREAM && old >= 0 {
+	} else if s.Socket.Kind != unix.SOCK_STREAM && old >= 0 {
 		shut = shutdownOf(old)
 	}
 	if shut != 0 {

@@ -18,7 +18,7 @@ import (
 //
 // A process is looked through once, and again when it has made another set: epoll_create(2) is
 // stopped for that alone. As long as nobody has made any, nothing is looked at. Where upconv can
-// look at a socket in the kernel (see sight.go) that is not needed: it says whether there is
+// look at a socket in the kernel (session.Worker.See) that is not needed: it says whether there is
 // anything to be found.
 type epolls struct {
 	Any        atomic.Bool // somebody may have a set

@@ -66,7 +66,7 @@ func (w *Worker) CloseSets() {
 // The caller calls closeSets when it is done with them. It costs nothing where there are no sets.
 // lost says why there may be more; mostly it is empty.
 func (w *Worker) registrations(s *Swap) (found []registration, lost string) {
-	c, all := s.C, &w.s.Epolls
+	c, all := s.Call, &w.s.Epolls
 	switch {
 	case c.View != nil:
 		return w.registrationsSeen(s)
@@ -130,7 +130,7 @@ const (
 // membership returns whether the old socket of a swap is in a set under the number of the call.
 // large is whether that is known to be large, and files what the target's descriptors are known by.
 func (w *Worker) membership(s *Swap, files, epfd int, large bool) membership {
-	c, all := s.C, &w.s.Epolls
+	c, all := s.Call, &w.s.Epolls
 	if large {
 		if is := w.inLargeSet(c, epfd, s.Old); is != memberUnknown {
 			return is
@@ -202,7 +202,7 @@ func (w *Worker) inLargeSet(c *session.Call, epfd, old int) membership {
 // registrationsSeen returns the places of a socket that has been seen, under whatever numbers. How
 // many there are is known; should some be missing, there are sets that have not been noticed yet.
 func (w *Worker) registrationsSeen(s *Swap) (found []registration, lost string) {
-	seen := s.C.View
+	seen := s.Call.View
 	watched := seen.Watched
 	if watched > 0 && s.Old >= 0 {
 		watched -= w.s.Companions.Watches(s.Old)
@@ -216,7 +216,7 @@ func (w *Worker) registrationsSeen(s *Swap) (found []registration, lost string) 
 	found, lost = w.registrationsByInode(s, nil)
 	if len(found) < watched || seen.Watched == peek.MaxWatched {
 		w.CloseSets()
-		w.forgetSets(s.C)
+		w.forgetSets(s.Call)
 		found, lost = w.registrationsByInode(s, nil)
 	}
 	return found, lost
@@ -236,7 +236,7 @@ func (w *Worker) showsPlaces(sight *peek.Sight) bool {
 // placesSeen returns those of some places that are in sets of the target. They should be as many as
 // are wanted; if not, a set has not been noticed yet, or is one that only others have.
 func (w *Worker) placesSeen(s *Swap, places []peek.Place, wanted int) (found []registration, lost string) {
-	c := s.C
+	c := s.Call
 	for _, noticed := range []bool{true, false} {
 		if !noticed {
 			w.lookAtSets(c.TID)
@@ -286,7 +286,7 @@ func epollEvent(p *peek.Place) unix.EpollEvent {
 // registrationsByInode finds the old socket of a swap in all sets, under any of some numbers; nil:
 // under any number at all, also one that has been closed since.
 func (w *Worker) registrationsByInode(s *Swap, numbers []int) (found []registration, lost string) {
-	c := s.C
+	c := s.Call
 	files, pid := w.files(c.TID)
 	fds, _, ok := w.s.Epolls.list(files, pid, c.TID)
 	if !ok {
@@ -303,7 +303,7 @@ func (w *Worker) registrationsByInode(s *Swap, numbers []int) (found []registrat
 
 // registrationsIn appends to found those that are in a set, as proc_pid_fdinfo(5) says.
 func (w *Worker) registrationsIn(s *Swap, epfd int, numbers []int, found []registration) ([]registration, unix.Errno) {
-	c := s.C
+	c := s.Call
 	text, errno := w.readFdinfo(c.TID, epfd)
 	if errno == unix.ENOENT {
 		return found, 0 // closed meanwhile
@@ -314,7 +314,7 @@ func (w *Worker) registrationsIn(s *Swap, epfd int, numbers []int, found []regis
 	}
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)
-		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != s.Sock.Inode.Number {
+		if !ok || numbers != nil && !slices.Contains(numbers, tfd) || of != 0 && of != s.Socket.Inode.Number {
 			continue
 		}
 		r := registration{epfd: epfd, number: tfd, event: event}
@@ -361,7 +361,7 @@ func (w *Worker) unregister(places []registration, old int) {
 // what they have said holds, and who is to be told of an event is told again.
 func (w *Worker) settlePlaces(s *Swap) {
 	places, socket := s.Places[:s.Early], s.FD
-	if len(places) == 0 || s.C.View.Alone() { // there is nobody else
+	if len(places) == 0 || s.Call.View.Alone() { // there is nobody else
 		return
 	}
 	var looks placeSights
@@ -407,7 +407,7 @@ type placeSights struct {
 // lookAtPlaces looks at the two sockets, if that can be. (No closure does: the swap would be on the
 // heap.)
 func (w *Worker) lookAtPlaces(s *Swap, l *placeSights) {
-	if s.C.View == nil {
+	if s.Call.View == nil {
 		return
 	}
 	peeker := w.s.Sights.Load().Peeker
@@ -435,13 +435,13 @@ func saidOf(sight *peek.Sight, place *registration) said {
 // readPlaces is what proc_pid_fdinfo(5) says of a place of the old socket, and of the one with the
 // inode number ino. The set is read once: it may be long.
 func (w *Worker) readPlaces(s *Swap, place *registration, ino uint64) (was, now said) {
-	text, _ := w.readFdinfo(s.C.TID, place.epfd)
+	text, _ := w.readFdinfo(s.Call.TID, place.epfd)
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)
 		if !ok || tfd != place.number {
 			continue
 		}
-		if !was.is && (of == 0 || of == s.Sock.Inode.Number) {
+		if !was.is && (of == 0 || of == s.Socket.Inode.Number) {
 			was = said{event, true}
 		}
 		if !now.is && (of == 0 || of == ino) {

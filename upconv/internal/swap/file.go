@@ -48,10 +48,10 @@ func CopyOwner(from, to int) {
 // CopyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
 // user that packet filters and routing rules (skuid, uidrange) see.
 func (w *Worker) CopyInode(s *Swap) (lost string) {
-	of := &s.Sock.Inode
-	if v := s.C.View; v != nil {
+	of := &s.Socket.Inode
+	if v := s.Call.View; v != nil {
 		*of = sockstate.Inode{UID: v.UID, GID: v.GID, Mode: v.Mode, Number: v.Ino}
-	} else if s.Sock.Reads == nil {
+	} else if s.Socket.Reads == nil {
 		var stat unix.Stat_t
 		if unix.Fstat(s.Old, &stat) != nil {
 			return "its owner"
@@ -129,12 +129,12 @@ func (w *Worker) ReplaceCopies(s *Swap) (numbers []int) {
 
 // replaceCopiesOnce is replaceCopies for the numbers that one look finds.
 func (w *Worker) replaceCopiesOnce(s *Swap) (numbers []int) {
-	c, ino := s.C, s.Sock.Inode.Number
+	c, ino := s.Call, s.Socket.Inode.Number
 	numbers, _ = target.DescriptorsLinkedTo(c.TID, target.SocketLink(ino))
 	if len(numbers) > 0 && c.View == nil && w.s.Epolls.Any.Load() { // else they are known already
 		found, lost := w.registrationsByInode(s, numbers)
 		if lost != "" {
-			s.E.Add(lost)
+			s.Event.Add(lost)
 		}
 		s.Places = append(s.Places, found...)
 	}

@@ -12,7 +12,7 @@ import (
 // where there are many.) late are the places in epoll sets that it has got, besides those that are
 // known.
 func (w *Worker) lookBack(s *Swap) (waited bool, late []registration) {
-	v := s.C.View
+	v := s.Call.View
 	if v == nil || v.OwnTable {
 		return false, nil
 	}
@@ -26,7 +26,7 @@ func (w *Worker) lookBack(s *Swap) (waited bool, late []registration) {
 // latePlaces returns the places that the old socket of a swap has got between two looks, besides
 // those that are known. sight is what the second one has shown.
 func (w *Worker) latePlaces(s *Swap, sight *peek.Sight) (late []registration) {
-	c, own := s.C, 0
+	c, own := s.Call, 0
 	if s.Last.Watched { // in a set of upconv's own
 		own = 1
 	}

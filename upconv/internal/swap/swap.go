@@ -19,12 +19,12 @@ import (
 // and the one from before is retired. swapStream and swapDatagram go through these steps; what
 // differs is theirs.
 type Swap struct {
-	C      *session.Call
-	E      *event.Pending
-	Old    int                // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
-	Sock   *sockstate.Socket  // what there is to know of that
-	Egress *netns.Egress      // where the new one is made; nil: in the origin
-	X      *crossing.Crossing // of another family, and in the origin; nil: of the same
+	Call     *session.Call
+	Event    *event.Pending
+	Old      int                // a copy of the target's socket; -1: it has been seen to be as good as new, and nobody else's
+	Socket   *sockstate.Socket  // what there is to know of that
+	Egress   *netns.Egress      // where the new one is made; nil: in the origin
+	Crossing *crossing.Crossing // of another family, and in the origin; nil: of the same
 
 	FD     int            // the new one, from make on
 	Places []registration // in epoll sets, from findPlaces on
@@ -36,7 +36,7 @@ type Swap struct {
 // done to that; tidy closes it. Like the others it returns what becomes of the call if the swap
 // cannot go on, and else undecided.
 func (w *Worker) Make(s *Swap) session.Outcome {
-	e, sock, x := s.E, s.Sock, s.X
+	e, sock, x := s.Event, s.Socket, s.Crossing
 	from := s.Old // what is carried over is of it
 	if sock.Untouched {
 		from = -1
@@ -44,7 +44,7 @@ func (w *Worker) Make(s *Swap) session.Outcome {
 	kept, errno := w.Obtain(s, from)
 	switch {
 	case errno == 0:
-	case s.Old >= 0 && w.Replaced(s.C, s.Old): // by another thread, which has taken the one that could be had
+	case s.Old >= 0 && w.Replaced(s.Call, s.Old): // by another thread, which has taken the one that could be had
 		return session.Raced
 	default:
 		return w.Fail(e, "socket for "+e.Decision.Route.String(), errno)
@@ -76,17 +76,17 @@ func (w *Worker) Make(s *Swap) session.Outcome {
 // Obtain gets s its socket. from is -1 where nothing has been done to the target's. kept is whether
 // it is one that the target had there before, and not a new one.
 func (w *Worker) Obtain(s *Swap, from int) (kept bool, errno unix.Errno) {
-	sock := s.Sock
+	sock := s.Socket
 	if sock.Kind != unix.SOCK_STREAM && from >= 0 {
-		if s.FD, kept = w.s.Companions.Take(from, w.To(s.Egress, s.X)); kept {
+		if s.FD, kept = w.s.Companions.Take(from, w.To(s.Egress, s.Crossing)); kept {
 			return true, 0
 		}
 	}
 	switch {
-	case s.X != nil:
-		s.FD, errno = w.MakeCrossed(s.X, s.C)
+	case s.Crossing != nil:
+		s.FD, errno = w.MakeCrossed(s.Crossing, s.Call)
 	case s.Egress == nil:
-		s.FD, errno = w.InOrigin(s.C.TID, sock.Domain, sock.Kind, sock.Proto)
+		s.FD, errno = w.InOrigin(s.Call.TID, sock.Domain, sock.Kind, sock.Proto)
 	default:
 		s.FD, errno = w.Socket(s.Egress, sock.Domain, sock.Kind, sock.Proto)
 	}
@@ -97,7 +97,7 @@ func (w *Worker) Obtain(s *Swap, from int) (kept bool, errno unix.Errno) {
 func (w *Worker) FindPlaces(s *Swap) {
 	lost := ""
 	if s.Places, lost = w.registrations(s); lost != "" {
-		s.E.Add(lost)
+		s.Event.Add(lost)
 	}
 }
 
@@ -106,7 +106,7 @@ func (w *Worker) FindPlaces(s *Swap) {
 // If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may
 // have old it is put among the worker's witnesses before.
 func (w *Worker) LookLast(s *Swap) session.Outcome {
-	last, c, old := &s.Last, s.C, s.Old
+	last, c, old := &s.Last, s.Call, s.Old
 	if v := c.View; v != nil {
 		last.Watched = old >= 0 && !v.Single() && w.Witness(old)
 		if old >= 0 && w.Replaced(c, old) {
@@ -122,15 +122,15 @@ func (w *Worker) LookLast(s *Swap) session.Outcome {
 	})
 	switch errno {
 	case 0:
-		same := info.Ino == s.Sock.Inode.Number
-		s.Sock.Flags = info.Flags &^ unix.O_CLOEXEC
+		same := info.Ino == s.Socket.Inode.Number
+		s.Socket.Flags = info.Flags &^ unix.O_CLOEXEC
 		last.closesOnExec = info.ClosesOnExec()
 		if !same {
 			return session.Raced
 		}
 		return session.Undecided
 	case unix.EMFILE, unix.ENFILE, unix.ENOMEM:
-		return w.Fail(s.E, "open /proc/TID/fdinfo/FD", errno)
+		return w.Fail(s.Event, "open /proc/TID/fdinfo/FD", errno)
 	case unix.ENOENT, unix.ESRCH: // closed meanwhile, so EBADF; or the target is gone, or hidden
 		gone := !w.Replaced(c, old)
 		if dir, errno := target.OpenDir(c.TID, w.Scratch[:]); errno == 0 { // it was closed for a moment only
@@ -142,7 +142,7 @@ func (w *Worker) LookLast(s *Swap) session.Outcome {
 		}
 		return session.CarryOn
 	}
-	w.Unserved(s.E, "its descriptors cannot be read in /proc", errno)
+	w.Unserved(s.Event, "its descriptors cannot be read in /proc", errno)
 	return session.CarryOn
 }
 
@@ -153,16 +153,16 @@ func (w *Worker) LookLast(s *Swap) session.Outcome {
 func (w *Worker) Put(s *Swap) session.Outcome {
 	// Before the program has it: its other threads could put it under any number at once.
 	w.s.Swapped.Store(true)
-	if s.Sock.Kind != unix.SOCK_STREAM {
+	if s.Socket.Kind != unix.SOCK_STREAM {
 		w.s.Moved.Store(true)
 	}
-	switch errno := w.Install(s.C, s.C.FD, s.FD, s.Last.closesOnExec); errno {
+	switch errno := w.Install(s.Call, s.Call.FD, s.FD, s.Last.closesOnExec); errno {
 	case 0:
 		return session.Undecided
 	case unix.ENOENT, unix.ESRCH:
 		return session.CarryOn // the target is gone; nobody will read the answer
 	default:
-		return w.Fail(s.E, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
+		return w.Fail(s.Event, "SECCOMP_IOCTL_NOTIF_ADDFD", errno)
 	}
 }
 
@@ -171,7 +171,7 @@ func (w *Worker) Abandon(s *Swap) {
 	if s.Last.Watched {
 		w.acquit(s.Old)
 	}
-	if s.Sock.Kind != unix.SOCK_STREAM && w.s.Companions.PutBack(s.FD) {
+	if s.Socket.Kind != unix.SOCK_STREAM && w.s.Companions.PutBack(s.FD) {
 		w.Disown(s.FD)
 	}
 }
@@ -189,11 +189,11 @@ func (w *Worker) TakePlaces(s *Swap) (waited bool) {
 // Async has the new socket send the signals that the old one sent: O_ASYNC, with other status
 // flags.
 func (w *Worker) Async(s *Swap, flags int) {
-	if s.Sock.Flags&unix.O_ASYNC == 0 {
+	if s.Socket.Flags&unix.O_ASYNC == 0 {
 		return
 	}
-	if errno := w.setAsync(s.C, s.FD, flags); errno != 0 {
-		s.E.Add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
+	if errno := w.setAsync(s.Call, s.FD, flags); errno != 0 {
+		s.Event.Add("O_ASYNC not carried over: " + linux.ErrnoName(errno))
 	}
 }
 

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DescriptorsLinkedTo returns the descriptors of a thread whose link in proc_pid_fd(5) is the given one. It looks
-// at all of them. It is false where it cannot.
+// DescriptorsLinkedTo returns the descriptors of a thread whose link in proc_pid_fd(5) is the given
+// one. It looks at all of them. It is false where it cannot.
 func DescriptorsLinkedTo(tid int, link string) (fds []int, ok bool) {
 	dir, err := os.Open("/proc/" + strconv.Itoa(tid) + "/fd")
 	if err != nil {

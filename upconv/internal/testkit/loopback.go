@@ -48,8 +48,8 @@ again:
 	}
 }
 
-// BindBoth binds two sockets to the same port of their loopback addresses: the first one to the name
-// that is that of IPv4, and the other one, of AF_INET6, to its own.
+// BindBoth binds two sockets to the same port of their loopback addresses: the first one to the
+// name that is that of IPv4, and the other one, of AF_INET6, to its own.
 func BindBoth(t testing.TB, four, six int, name func(port uint16) []byte) uint16 {
 	t.Helper()
 	for range 100 {

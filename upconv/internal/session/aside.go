@@ -6,8 +6,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
-// waiter answers a call later, on a goroutine of its own.
-type waiter interface{ Run() }
+// Waiter answers a call later, on a goroutine of its own.
+type Waiter interface{ Run() }
 
 // AsideCall is a call that has a thread to itself, because deciding about it may take long.
 type AsideCall struct {

@@ -60,8 +60,8 @@ func (s *unixSpares) take(p *passport.Passport) (fd int, port uint16, ok bool) {
 	return fd, port, true
 }
 
-// refillUnix makes new Unix sockets where there are none, after one was given the passport pass. They get
-// it too if the one before had the same.
+// refillUnix makes new Unix sockets where there are none, after one was given the passport pass.
+// They get it too if the one before had the same.
 func (w *Worker) refillUnix(pass *passport.Passport) {
 	s := &w.unixSpares
 	again := s.pass.Resembles(pass)

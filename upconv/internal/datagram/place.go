@@ -96,13 +96,13 @@ func (w *Worker) PlaceUntouched(c *session.Call, e *event.Pending, sa []byte) se
 		Domain: unix.AF_INET, Kind: unix.SOCK_DGRAM, Proto: unix.IPPROTO_UDP, Netns: c.View.NetNS, Flags: c.View.Flags, Untouched: true, Often: set,
 	}
 	if route.Kind == policy.Netns {
-		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock, Egress: w.s.EgressOf(route)}, sa)
+		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Egress: w.s.EgressOf(route)}, sa)
 	}
 	return w.crossDatagram(c, e, old, sock, false)
 }
 
 // Place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
-// call: connects it to sa, or sends w.out.
+// call: connects it to sa, or sends w.Out.
 func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
 	route, sock := e.Decision.Route, &w.SocketInfo
 	e.From = old
@@ -131,7 +131,7 @@ func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte,
 			return w.finished(c, e, route.Errno)
 		}
 		e.Decision = policy.DirectDefault
-		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock}, sa)
+		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock}, sa)
 	case !known && !crossed, sock.Proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == policy.Reject && !c.Sends {
 			return session.Answer(linux.Connect(old, sa)) // never a call that the kernel would make with another file, see reject
@@ -162,13 +162,13 @@ func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte,
 		case !crossed && (sock.Netns == origin.Cookie || sock.Kind == unix.SOCK_RAW || w.LivesIn(c.TID, sock.Netns)):
 			return w.stay(c, e, old, nil, sa)
 		}
-		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock}, sa)
+		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock}, sa)
 	case policy.Netns:
 		egress := w.s.EgressOf(route)
 		if !crossed && sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.Made.Has(old)) {
 			return w.stay(c, e, old, nil, sa)
 		}
-		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock, Egress: egress}, sa)
+		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Egress: egress}, sa)
 	}
 	return w.crossDatagram(c, e, old, sock, crossed)
 }
@@ -189,7 +189,7 @@ var (
 
 // move is swapDatagram, one at a time for a socket.
 func (w *Worker) move(s *swap.Swap, sa []byte) session.Outcome {
-	c, e, old, sock := s.C, s.E, s.Old, s.Sock
+	c, e, old, sock := s.Call, s.Event, s.Old, s.Socket
 	if sock.Bound && linux.IsConnected(old) {
 		// Its address is not one that the program has chosen, unless it has chosen that too, which
 		// the kernel does not tell.
@@ -240,7 +240,7 @@ func (w *Worker) move(s *swap.Swap, sa []byte) session.Outcome {
 	return w.SwapDatagram(s, sa)
 }
 
-// isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.view
+// isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.View
 // is not nil, it is of now.
 func (w *Worker) isThereYet(c *session.Call, old int) bool {
 	if c.View != nil {
@@ -259,7 +259,7 @@ func (w *Worker) sendBeside(s *swap.Swap) session.Outcome {
 	}
 	w.CloseNow(s.Old)
 	w.Done = append(w.Done, fd)
-	if out = w.act(s.C, s.E, fd, s.X, nil); !out.IsLater() {
+	if out = w.act(s.Call, s.Event, fd, s.Crossing, nil); !out.IsLater() {
 		w.CloseNow(fd)
 	}
 	return out
@@ -270,26 +270,26 @@ func (w *Worker) sendBeside(s *swap.Swap) session.Outcome {
 func (w *Worker) beside(s *swap.Swap) (fd int, out session.Outcome) {
 	old := s.Old
 	defer w.s.Moving.Unlock(w.s.Moving.Lock(linux.InodeOf(old)))
-	w.See(s.C)
-	if !w.isThereYet(s.C, old) {
+	w.See(s.Call)
+	if !w.isThereYet(s.Call, old) {
 		return -1, session.Raced
 	}
 	kept, errno := w.Obtain(s, old)
 	if errno != 0 {
-		return -1, w.Fail(s.E, "socket for "+s.E.Decision.Route.String(), errno)
+		return -1, w.Fail(s.Event, "socket for "+s.Event.Decision.Route.String(), errno)
 	}
 	if errno = w.Carry(s, old, kept); errno == 0 {
-		linux.SetFlags(s.FD, s.Sock.Flags&^unix.O_ASYNC)
+		linux.SetFlags(s.FD, s.Socket.Flags&^unix.O_ASYNC)
 		if fd, errno = linux.Dup(s.FD); errno == 0 {
 			w.s.Companions.Settle(s.FD)
-			w.s.Companions.KeepBeside(old, s.FD, w.To(s.Egress, s.X))
+			w.s.Companions.KeepBeside(old, s.FD, w.To(s.Egress, s.Crossing))
 			return fd, session.Undecided
 		}
 	}
 	if !w.s.Companions.PutBack(s.FD) {
 		linux.Close(s.FD)
 	}
-	return -1, w.Fail(s.E, "socket for "+s.E.Decision.Route.String(), errno)
+	return -1, w.Fail(s.Event, "socket for "+s.Event.Decision.Route.String(), errno)
 }
 
 // act makes the target's call, with a socket that is where it should be. x is not nil if it is one
@@ -339,7 +339,7 @@ func (w *Worker) finished(c *session.Call, e *event.Pending, errno unix.Errno) s
 }
 
 // crossDatagram is place for a route to another family. crossed is whether the socket is of another
-// one than the program's already; its passport is then in w.crossing.pass.
+// one than the program's already; its passport is then in w.Crossing.Pass.
 func (w *Worker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) session.Outcome {
 	if !crossed && sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
 		return session.Answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
@@ -358,7 +358,7 @@ func (w *Worker) crossDatagram(c *session.Call, e *event.Pending, old int, sock 
 	}
 	x.Pass.Connected = !c.Sends && x.Family() == unix.AF_INET6
 	if !crossed || linux.DomainOf(old) != x.Family() || c.Sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
-		return w.move(&swap.Swap{C: c, E: e, Old: old, Sock: sock, X: x}, x.To[:])
+		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Crossing: x}, x.To[:])
 	}
 	if errno := x.Scope(old); errno != 0 {
 		return w.Fail(e, "interface "+x.Zone, errno)

@@ -6,7 +6,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/swap"
 )
 
-// Worker is a worker as far as receiving goes.
+// Worker is what a thread that decides about calls has for this package, and for those below.
 type Worker struct {
 	swap.Worker
 	s       *Session
@@ -14,7 +14,7 @@ type Worker struct {
 	reading reception
 }
 
-// Session is a session as far as receiving goes.
+// Session is what a listener has for this package, and for those below.
 type Session struct {
 	swap.Session
 	Receivers receivers // calls that wait for a datagram

@@ -10,7 +10,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/session"
 )
 
-// Worker is a worker as far as swaps go.
+// Worker is what a thread that decides about calls has for this package, and for those below.
 type Worker struct {
 	crossing.Worker
 	s         *Session
@@ -23,7 +23,7 @@ type Worker struct {
 	tags   bool          // there are
 }
 
-// Session is a session as far as swaps go.
+// Session is what a listener has for this package, and for those below.
 type Session struct {
 	crossing.Session
 	Epolls     epolls
@@ -50,6 +50,7 @@ func (w *Worker) Enter() error {
 	return nil
 }
 
+// Close closes what the worker has.
 func (w *Worker) Close() {
 	w.Worker.Close()
 	w.info.close()

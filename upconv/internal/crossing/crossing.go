@@ -113,7 +113,7 @@ func (w *Worker) Crossed(old int, sock *sockstate.Socket, idle bool) (is, busy b
 }
 
 // HasPassport reports whether a socket took the place of one of another family; its passport is
-// then in w.crossing.pass. family is what it is now.
+// then in w.Crossing.Pass. family is what it is now.
 func (w *Worker) HasPassport(fd int) (family int, ok bool) {
 	family = linux.DomainOf(fd)
 	return family, (family != unix.AF_UNIX || w.s.Needs.Unix) && w.Crossing.Pass.ReadFrom(fd, family)

@@ -9,7 +9,7 @@ import (
 	"github.com/upconv/upconv/upconv/nat64"
 )
 
-// Worker is a worker as far as sockets of other families go.
+// Worker is what a thread that decides about calls has for this package, and for those below.
 type Worker struct {
 	session.Worker
 	s          *Session
@@ -18,7 +18,7 @@ type Worker struct {
 	UsedUnix   bool // a Unix socket was used
 }
 
-// Session is a session as far as sockets of other families go.
+// Session is what a listener has for this package, and for those below.
 type Session struct {
 	session.Session
 	// Discovery is of the prefix for nat64:auto; nil where no route needs it.
@@ -29,6 +29,7 @@ type Session struct {
 	back       atomic.Pointer[backward] // see originalAddr
 }
 
+// Init has a worker belong to a session, and live in home.
 func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s = s
 	w.Worker.Init(&s.Session, home)
@@ -44,6 +45,7 @@ func (w *Worker) Tidy() {
 	}
 }
 
+// Close closes what the worker has.
 func (w *Worker) Close() {
 	w.Worker.Close()
 	for _, fd := range w.unixSpares.fds {

@@ -11,7 +11,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/siit"
 )
 
-// Worker is a worker as far as datagrams go.
+// Worker is what a thread that decides about calls has for this package, and for those below.
 type Worker struct {
 	receive.Worker
 	s       *Session
@@ -26,13 +26,14 @@ type Worker struct {
 	Control      siit.ControlBuffer // of messages to send
 }
 
-// Session is a session as far as datagrams go.
+// Session is what a listener has for this package, and for those below.
 type Session struct {
 	receive.Session
 	returned session.MadeSockets          // datagram sockets of the origin that have taken the place of connected ones
 	sends    [256]atomic.Pointer[sendKey] // see recordSend
 }
 
+// Init has a worker belong to a session, and live in home.
 func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s = s
 	w.Worker.Init(&s.Session, home)

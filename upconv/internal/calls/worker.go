@@ -8,7 +8,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// Worker is what decides about calls.
+// Worker is a thread's part in deciding about calls, this package's and all those below.
 type Worker struct {
 	guard.Worker
 	s          *guard.Session
@@ -24,14 +24,14 @@ func (w *Worker) Init(s *guard.Session, home *netns.Egress) {
 }
 
 // workerOf returns what this package has of a worker.
-func WorkerOf(d session.Decider) *Worker {
+func workerOf(d session.Decider) *Worker {
 	return d.(interface{ inCalls() *Worker }).inCalls()
 }
 
 func (w *Worker) inCalls() *Worker { return w }
 
 func connectAnew(d session.Decider, c *session.Call) session.Outcome {
-	return WorkerOf(d).connect(c)
+	return workerOf(d).connect(c)
 }
 
-func sendAnew(d session.Decider, c *session.Call) session.Outcome { return WorkerOf(d).send(c) }
+func sendAnew(d session.Decider, c *session.Call) session.Outcome { return workerOf(d).send(c) }

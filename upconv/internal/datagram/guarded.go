@@ -43,7 +43,7 @@ func (w *Worker) seesStream(c *session.Call) bool {
 
 // isStream returns what becomes of a call that is about something that is not a datagram socket, or
 // one of another address family: of that nothing is sent elsewhere. If it is about one, the outcome
-// is undecided, and a copy is in w.out.fd.
+// is undecided, and a copy is in w.Out.fd.
 func (w *Worker) isStream(c *session.Call) session.Outcome {
 	o := &w.Out
 	if o.fd < 0 {

@@ -10,14 +10,14 @@ import (
 )
 
 // SwapDatagram replaces the target's datagram socket by one that is reached from where s says, and
-// makes the call with that: connects it to sa, or sends w.out. If c.back is set, it is only brought
+// makes the call with that: connects it to sa, or sends w.Out. If c.Back is set, it is only brought
 // there.
 func (w *Worker) SwapDatagram(s *swap.Swap, sa []byte) session.Outcome {
-	c, e, sock := s.C, s.E, s.Sock
+	c, e, sock := s.Call, s.Event, s.Socket
 	if out := w.Make(s); !out.IsUndecided() {
 		return out
 	}
-	if s.X != nil {
+	if s.Crossing != nil {
 		w.s.AnyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	w.FindPlaces(s)
@@ -40,13 +40,13 @@ func (w *Worker) SwapDatagram(s *swap.Swap, sa []byte) session.Outcome {
 	}
 	w.s.Companions.Settle(s.FD)
 	w.noteMoved(s.FD)
-	if sock.Connected && s.Egress == nil && s.X == nil {
+	if sock.Connected && s.Egress == nil && s.Crossing == nil {
 		w.s.returned.Add(s.FD)
 	}
 	if s.Egress != nil && sock.Kind == unix.SOCK_DGRAM {
 		w.noteSettled(s.FD, s.Egress.Cookie)
 	}
-	was := w.former(c.TID, s.Old, sock, w.To(s.Egress, s.X))
+	was := w.former(c.TID, s.Old, sock, w.To(s.Egress, s.Crossing))
 	w.retireDatagram(s, &was)
 	w.Async(s, sock.Flags)
 	var out session.Outcome
@@ -54,7 +54,7 @@ func (w *Worker) SwapDatagram(s *swap.Swap, sa []byte) session.Outcome {
 		linux.SetFlags(s.FD, sock.Flags)
 		out = session.CarryOn
 	} else {
-		out = w.act(c, e, s.FD, s.X, sa)
+		out = w.act(c, e, s.FD, s.Crossing, sa)
 	}
 	w.Register(c, e, s.Places[s.Early:], s.FD)
 	if was.aside {
@@ -71,7 +71,7 @@ func (w *Worker) SwapDatagram(s *swap.Swap, sa []byte) session.Outcome {
 // sees to those who have it yet: the copies that the target has of it are replaced, and those who
 // wait for datagrams on it do so on the other one.
 func (w *Worker) retireDatagram(s *swap.Swap, was *former) {
-	c, witness := s.C, s.Last.Watched
+	c, witness := s.Call, s.Last.Watched
 	waitedFor := w.s.Receivers.On(s.Old)
 	waited, alive := false, false
 	var came companion.Unread
@@ -98,11 +98,11 @@ func (w *Worker) retireDatagram(s *swap.Swap, was *former) {
 	if waited || !c.View.Single() && (was.aside || !witness || copied) {
 		w.s.Receivers.Follow(waitedFor, s.FD)
 		if !w.RestartWaiters(c, others, s.FD) {
-			s.E.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
+			s.Event.Add("a thread goes on waiting for the socket from before: ptrace(2) is not permitted")
 		}
 	}
 	came.HandOver() // now that nobody has the port but this one
 	if copied {
-		w.NoteCopies(s.E, was.aside)
+		w.NoteCopies(s.Event, was.aside)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
-	"github.com/upconv/upconv/upconv/internal/stream"
 )
 
 // callRow says all of one system call that a filter has rules for. The filter, what finds the
@@ -61,14 +60,14 @@ var calls = []callRow{
 			inet, kind := low(0).Equal(unix.AF_INET), seccompx.Arg(1).Masked(sockTypeMask)
 			r.stopIf(n.Streams, inet, kind.Equal(unix.SOCK_STREAM))
 			r.stopIf(n.Datagrams, inet, kind.Equal(unix.SOCK_DGRAM))
-			r.stopIf(n.Swaps && !n.Sees, low(0).Equal(stream.AfSMC))
+			r.stopIf(n.Swaps && !n.Sees, low(0).Equal(linux.AFSMC))
 			r.stopIf(n.Swaps && !n.Sees, low(2).Equal(sockstate.IPProtoSMC))
 		},
 		unseen: func(n session.Needs) bool { return n.AtSocket() }, // see socketcall
 	},
 	// The port of a companion, or of a socket that a receiver waits for, must be free when the
 	// program has closed its socket, or has been killed; that of a stream that has left the origin
-	// must not be, see ports.go.
+	// must not be, see stream/ports.go.
 	{
 		name: "bind", handle: (*Worker).bind, socketcall: linux.SocketcallBind, args: 3,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Swaps, low(2).AtLeast(linux.SizeofSockaddrIn)) },
@@ -155,10 +154,11 @@ var calls = []callRow{
 			r.stopIf(n.Swaps, request.Equal(siocSPGrp))
 		},
 	},
-	// To know who has epoll sets, unless a look tells whether a socket is in one, see sight.go.
+	// To know who has epoll sets, unless a look tells whether a socket is in one, see
+	// session/sight.go.
 	{name: "epoll_create", handle: (*Worker).EpollCreate, rules: epollCreateRules},
 	{name: "epoll_create1", handle: (*Worker).EpollCreate, rules: epollCreateRules},
-	// To know that anybody has forbidden himself ports, see restricted.go.
+	// To know that anybody has forbidden himself ports, see stream/restricted.go.
 	{
 		name: "landlock_restrict_self", handle: (*Worker).RestrictSelf,
 		rules: func(n session.Needs, r *callRules) { r.stopIf(n.Swaps) },

@@ -6,26 +6,27 @@ import (
 	"github.com/upconv/upconv/upconv/internal/session"
 )
 
-// Worker is a worker as far as streams go.
+// Worker is what a thread that decides about calls has for this package, and for those below.
 type Worker struct {
 	datagram.Worker
 	s *Session
 }
 
-// Session is a session as far as streams go.
+// Session is what a listener has for this package, and for those below.
 type Session struct {
 	datagram.Session
 	ports      ports
 	Restricted restrictions
 }
 
+// Init has a worker belong to a session, and live in home.
 func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s = s
 	w.Worker.Init(&s.Session, home)
 }
 
 // workerOf returns what this package has of a worker.
-func WorkerOf(d session.Decider) *Worker {
+func workerOf(d session.Decider) *Worker {
 	return d.(interface{ inStream() *Worker }).inStream()
 }
 

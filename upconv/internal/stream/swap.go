@@ -11,9 +11,9 @@ import (
 )
 
 // SwapStream replaces the target's stream by one that is reached from where s says, and connects
-// that to sa. If c.back is set, it is only brought there.
+// that to sa. If c.Back is set, it is only brought there.
 func (w *Worker) SwapStream(s *swap.Swap, sa []byte) session.Outcome {
-	c, e, sock := s.C, s.E, s.Sock
+	c, e, sock := s.Call, s.Event, s.Socket
 	if !c.Back {
 		if out := w.MayConnect(c, e, sock); !out.IsUndecided() {
 			return out
@@ -22,13 +22,13 @@ func (w *Worker) SwapStream(s *swap.Swap, sa []byte) session.Outcome {
 	if out := w.Make(s); !out.IsUndecided() {
 		return out
 	}
-	toUnix := s.X != nil && s.X.Family() == unix.AF_UNIX
+	toUnix := s.Crossing != nil && s.Crossing.Family() == unix.AF_UNIX
 	if toUnix {
-		if out := w.connectUnix(c, e, s.X, s.FD, sock); !out.IsUndecided() {
+		if out := w.connectUnix(c, e, s.Crossing, s.FD, sock); !out.IsUndecided() {
 			return out
 		}
 	}
-	if s.X != nil {
+	if s.Crossing != nil {
 		w.s.AnyCrossed.Store(true) // before anybody can ask the new socket for its names
 	}
 	if w.leaves(s) {
@@ -81,7 +81,7 @@ func (w *Worker) SwapStream(s *swap.Swap, sa []byte) session.Outcome {
 func (w *Worker) abandonStream(s *swap.Swap) {
 	w.Abandon(s)
 	if w.leaves(s) {
-		w.s.ports.stays(s.Sock.Port(), w.To(s.Egress, s.X))
+		w.s.ports.stays(s.Socket.Port(), w.To(s.Egress, s.Crossing))
 	}
 }
 
@@ -98,9 +98,9 @@ func (w *Worker) retireStream(s *swap.Swap) {
 			w.CloseNow(s.Old)
 		}
 	}
-	if witness && (s.Sock.Resets || alive) {
+	if witness && (s.Socket.Resets || alive) {
 		w.ReplaceCopies(s)
-		w.NoteCopies(s.E, false)
+		w.NoteCopies(s.Event, false)
 	}
 }
 

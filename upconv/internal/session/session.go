@@ -13,8 +13,7 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// Session is what upconv has for one listener, as far as all rooms need it. The rooms above embed it, and
-// add theirs.
+// Session is what upconv has for one listener, as far as all packages above need it.
 type Session struct {
 	*Node
 	Listener *seccompx.Listener

@@ -10,8 +10,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// Worker is what a thread that decides about calls has of its own. Its buffers are reused from call to
-// call. The rooms above embed it, and add theirs.
+// Worker is what a thread that decides about calls has of its own. Its buffers are reused from call
+// to call.
 type Worker struct {
 	s    *Session
 	Home *netns.Egress // the namespace that this thread lives in; nil: where upconv was started
@@ -23,7 +23,7 @@ type Worker struct {
 
 	Sockaddr   [linux.SizeofSockaddrStorage]byte
 	SocketInfo sockstate.Socket
-	viewed     view      // what call.view points to
+	viewed     view      // what Call.View points to
 	Scratch    [512]byte // for names in /proc and what is read there
 	Long       []byte    // for what is longer
 
@@ -52,7 +52,8 @@ func (w *Worker) Init(s *Session, home *netns.Egress) {
 // Base makes every worker a decider.
 func (w *Worker) Base() *Worker { return w }
 
-// Enter takes the thread, which must be locked and is not to be unlocked again, to where the worker lives.
+// Enter takes the thread, which must be locked and is not to be unlocked again, to where the worker
+// lives.
 func (w *Worker) Enter() error {
 	if w.Home == nil {
 		return nil
