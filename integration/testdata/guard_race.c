@@ -139,7 +139,7 @@ static void first(int count, const char *how)
 
 static union address aim, home; /* what the call's address is, and is natively */
 static int own, handle;         /* the descriptor that is natively under the number, and another one for it */
-static atomic_int go, ready, done, ended;
+static atomic_int go, ready, done, rested, ended;
 static int planted;
 
 static void spin(int most)
@@ -174,6 +174,7 @@ static void *plant(void *evil)
 			dup2(own, CONTESTED);
 			aim = home;
 		}
+		rested = round;
 	}
 	return NULL;
 }
@@ -232,6 +233,10 @@ static void contest(const char *call, int tries)
 			connect(CONTESTED, &aim.any, len);
 		reached += is_there();
 		done = i;
+		/* Else the last dup2(2) of this round could put the socket from before under the next one's number, where
+		 * nobody would end its connect(2). */
+		while (rested < i)
+			;
 	}
 	ended = 1;
 	pthread_join(thread, NULL);
