@@ -309,9 +309,14 @@ func (s *session) resident() int {
 
 var createdBy = regexp.MustCompile(`(?m)^created by (\S+)`)
 
+// idleThread is what a thread of workers is in that waits for a worker to run. There are more than
+// at the start where a worker was relieved, as one is that has to wait for a processor for long;
+// each ends when it has had nothing to run for 10 s.
+const idleThread = "supervisor.(*Node).thread("
+
 // goroutines ends the supervisor by SIGTRAP, which upconv leaves to the Go runtime: that writes a
-// trace of every goroutine, and returns the functions that started them, sorted. The command dies
-// with the supervisor.
+// trace of every goroutine, and returns the functions that started them, sorted, but for those of
+// idle threads. The command dies with the supervisor.
 func (s *session) goroutines() []string {
 	s.t.Helper()
 	if err := syscall.Kill(s.supervisor, syscall.SIGTRAP); err != nil {
@@ -322,18 +327,32 @@ func (s *session) goroutines() []string {
 		s.t.Fatalf("upconv: %v, want an exit status", err)
 	}
 	var names []string
-	for _, m := range createdBy.FindAllStringSubmatch(s.errors.String(), -1) {
-		if strings.HasPrefix(m[1], "runtime.") { // the runtime's own: the collector's, say, which come with the first garbage
-			continue
+	for _, trace := range strings.Split(s.errors.String(), "\n\n") {
+		by := createdBy.FindStringSubmatch(trace)
+		switch {
+		case by == nil:
+		case strings.HasPrefix(by[1], "runtime."): // the runtime's own: the collector's, say, which come with the first garbage
+		case strings.Contains(executes(trace), idleThread):
+		default:
+			names = append(names, by[1])
 		}
-		// On a busy machine a worker may have been started in the place of one that took long.
-		names = append(names, strings.Replace(m[1], ".relieve", ".startWorker", 1))
 	}
 	if len(names) == 0 {
 		s.t.Fatalf("no trace of goroutines:\n%s", s.errors)
 	}
 	slices.Sort(names)
 	return names
+}
+
+// executes returns the line of a goroutine's trace that names the innermost function which is not
+// of the Go runtime.
+func executes(trace string) string {
+	for line := range strings.Lines(trace) {
+		if line[0] != '\t' && !strings.HasPrefix(line, "goroutine ") && !strings.HasPrefix(line, "runtime.") {
+			return line
+		}
+	}
+	return ""
 }
 
 // leakless does the work under upconv and checks that it leaves nothing behind: no descriptor and
