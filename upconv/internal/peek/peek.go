@@ -115,6 +115,10 @@ type Sight struct {
 // into s.
 func (s *Sight) Places() []Place { return s.places[:s.placeCount] }
 
+// Closed reports whether this is of a socket that was being closed in that moment: its file has no
+// struct sock any more.
+func (s *Sight) Closed() bool { return s.Mode&unix.S_IFMT == unix.S_IFSOCK && s.Family == 0 }
+
 // field is a member of a struct, and how many bytes of it belong to the signature.
 type field struct {
 	of, path string

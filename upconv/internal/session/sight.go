@@ -91,15 +91,26 @@ type view struct {
 	Copies int    // how many of Refs were upconv's own
 }
 
-// See looks at the target's descriptor, for c.View. It reports whether it could.
+// See looks at the target's descriptor, for c.View. It reports whether it could. What was being
+// closed is not what is there: another thread has put another file under the number.
 func (w *Worker) See(c *Call) bool {
 	c.View = nil
 	v := &w.viewed
-	v.Moves, v.Copies = w.s.Moves.Load(), 0
-	if all := w.s.Looks(); all != nil && all.Peeker.Look(c.TID, c.FD, &v.Sight) == 0 {
-		c.View = v
+	all := w.s.Looks()
+	if all == nil {
+		return false
 	}
-	return c.View != nil
+	for range MaxRaces {
+		v.Moves, v.Copies = w.s.Moves.Load(), 0
+		if all.Peeker.Look(c.TID, c.FD, &v.Sight) != 0 {
+			return false
+		}
+		if !v.Closed() {
+			c.View = v
+			return true
+		}
+	}
+	return false
 }
 
 // Saw reports whether old is a copy of the file that was seen. A socket is known by its inode.
