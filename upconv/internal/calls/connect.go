@@ -24,15 +24,20 @@ import (
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *Worker) connect(c *session.Call) session.Outcome {
-	c.View, c.Sockaddr, c.Decide = nil, nil, connectAnew
 	e := &w.connecting
-	*e = event.Pending{Call: c.Name, TID: c.TID, FD: c.FD, Proto: policy.TCP, Recorded: c.Made} // it begins later
-	c.Made = false                                                                              // if it was, it is decided anew, see aside
-	out := w.connectAnywhere(c, e)
-	if !c.Made && out.CarriesOn() {
-		return w.guard(c, e)
+	recorded := c.Made // if it was made, it is decided anew, see aside
+	for range session.MaxRaces {
+		c.View, c.Sockaddr, c.Decide, c.Made = nil, nil, connectAnew, false
+		*e = event.Pending{Call: c.Name, TID: c.TID, FD: c.FD, Proto: policy.TCP, Recorded: recorded} // it begins later
+		out := w.connectAnywhere(c, e)
+		if !c.Made && out.CarriesOn() {
+			out = w.guard(c, e)
+		}
+		if !out.IsRaced() {
+			return out
+		}
 	}
-	return out
+	return session.Answer(unix.EBADF) // which it is, now and then
 }
 
 // connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see

@@ -43,18 +43,10 @@ func (w *Worker) guard(c *session.Call, e *event.Pending) session.Outcome {
 	if e.Decision.Route == nil {       // nothing that there are rules for
 		e.Decision = policy.DirectDefault
 	}
-	for range session.MaxRaces {
-		if fd, ok := w.copyInEgress(c, true); ok {
-			if out := w.connectInEgress(c, fd); !out.IsRaced() {
-				return out
-			}
-			continue
-		}
-		if out := w.connectDirect(c, e); !out.IsRaced() {
-			return out
-		}
+	if fd, ok := w.copyInEgress(c, true); ok {
+		return w.connectInEgress(c, fd)
 	}
-	return session.Answer(unix.EBADF)
+	return w.connectDirect(c, e)
 }
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
@@ -72,10 +64,11 @@ func (w *Worker) connectInEgress(c *session.Call, fd int) session.Outcome {
 		return session.Answer(unix.EFAULT)
 	}
 	if family, _, v4 := linux.Destination(sa); family == w.SocketInfo.Domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
-		// The socket is one that has an error to tell.
+		// The socket is one that has an error to tell, or was another one a moment ago.
 		errno, idle := linux.ProbeConnect(fd, family)
+		w.CloseNow(fd)
 		if idle {
-			errno = unix.ECONNABORTED
+			return session.Raced
 		}
 		return session.Answer(errno)
 	}
