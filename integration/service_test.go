@@ -130,7 +130,7 @@ var serviceTests = []serviceTest{
 	{"kept file", []string{"FileDescriptorStoreMax=2"}, []string{"listen", "store", "say", "READY=1", "serve"}, func(s *startedService) {
 		serving(s)
 		s.must("restart", s.name)
-		s.says("sockets 1 kept ['/proc/version']")
+		eventually(s.t, s.name+" to serve again", func() bool { return strings.HasSuffix(s.said(), "sockets 1 kept ['/proc/version']\nserving\n") })
 	}},
 	{"socket", nil, []string{"listen", "say", "READY=1", "accept", "serve"}, func(s *startedService) {
 		s.must("start", s.name+".socket")
