@@ -1,8 +1,9 @@
 package birth
 
 import (
-	"golang.org/x/sys/unix"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestTryTasks has as many as asked for, and leaves none behind.

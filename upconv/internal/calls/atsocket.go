@@ -75,7 +75,7 @@ func (w *Worker) socketCall(c *session.Call) session.Outcome {
 		return session.CarryOn
 	}
 	egress := rules.Egress[route.Target]
-	if !w.Alone {
+	if !w.MayWait() {
 		w.Pin(uint32(c.TID))
 	}
 	uid, gid, ok := w.s.Targets.InNamespace(c.TID, w.s.Origin.Inode, w.Scratch[:])
@@ -117,11 +117,11 @@ func (w *Worker) socketCall(c *session.Call) session.Outcome {
 func (w *Worker) bindAtSocket(c *session.Call) session.Outcome {
 	c.Addr, c.AddrLen = c.Args[1], uint32(c.Args[2])
 	for range session.MaxRaces {
-		old, ok := -1, false
+		old, sock := -1, (*sockstate.Socket)(nil)
 		if c.AddrLen >= linux.SizeofSockaddrIn && c.AddrLen <= linux.SizeofSockaddrStorage {
-			old, ok = w.idleInEgress(c)
+			old, sock = w.idleInEgress(c)
 		}
-		if !ok {
+		if sock == nil {
 			out := w.guardBind(c)
 			if out.IsRaced() {
 				continue
@@ -134,7 +134,7 @@ func (w *Worker) bindAtSocket(c *session.Call) session.Outcome {
 		}
 		family, dst, ok := datagram.SendDestination(sa)
 		if family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min {
-			dst, ok = linux.Inet6Destination(sa), w.SocketInfo.Domain == unix.AF_INET6
+			dst, ok = linux.Inet6Destination(sa), sock.Domain == unix.AF_INET6
 		}
 		if !ok || family == unix.AF_UNSPEC && !dst.Addr().IsUnspecified() || dst.Addr().IsUnspecified() && dst.Port() == 0 {
 			// To no address that it could be bound to; or to any port, of which nobody knows yet.
@@ -142,10 +142,10 @@ func (w *Worker) bindAtSocket(c *session.Call) session.Outcome {
 			w.CloseNow(old)
 			return session.Answer(errno)
 		}
-		if !w.SocketInfo.ForgetPort(old) {
+		if !sock.ForgetPort(old) {
 			return session.Answer(unix.EINVAL) // as it is bound already
 		}
-		if out := w.bringBack(c, old, dst); !out.IsRaced() && !(out.CarriesOn() && w.Guards(c)) {
+		if out := w.bringBack(c, old, sock, dst); !out.IsRaced() && !(out.CarriesOn() && w.Guards(c)) {
 			return out
 		}
 	}
@@ -155,11 +155,11 @@ func (w *Worker) bindAtSocket(c *session.Call) session.Outcome {
 // toOrigin has a call made by the kernel, on a socket of the origin.
 func (w *Worker) toOrigin(c *session.Call) session.Outcome {
 	for range session.MaxRaces {
-		old, ok := w.idleInEgress(c)
-		if !ok {
+		old, sock := w.idleInEgress(c)
+		if sock == nil {
 			return session.CarryOn
 		}
-		if out := w.bringBack(c, old, netip.AddrPort{}); !out.IsRaced() {
+		if out := w.bringBack(c, old, sock, netip.AddrPort{}); !out.IsRaced() {
 			return out
 		}
 	}
@@ -206,27 +206,28 @@ func namesInterface(level, name int) bool {
 	return false
 }
 
-// idleInEgress returns a copy of the target's socket, which tidy closes, if it is one of the egress
-// that is not connected, and the target is elsewhere. What it is, is then in w.SocketInfo.
-func (w *Worker) idleInEgress(c *session.Call) (fd int, ok bool) {
+// idleInEgress returns a copy of the target's socket, which Tidy closes, and what it is, if it is
+// one of the egress that is not connected, and the target is elsewhere. Else sock is nil.
+func (w *Worker) idleInEgress(c *session.Call) (fd int, sock *sockstate.Socket) {
 	return w.copyInEgress(c, false)
 }
 
 // copyInEgress is idleInEgress if all is false, and else for whatever connect(2) may connect there.
-func (w *Worker) copyInEgress(c *session.Call, all bool) (fd int, ok bool) {
+func (w *Worker) copyInEgress(c *session.Call, all bool) (fd int, sock *sockstate.Socket) {
 	if !w.s.Swapped.Load() {
-		return -1, false
+		return -1, nil
 	}
 	seen := w.See(c)
 	if v := c.View; seen && (v.Mode&unix.S_IFMT != unix.S_IFSOCK || !linux.IsInet(v.Family) || !w.s.InEgress(v.NetNS)) {
-		return -1, false
+		return -1, nil
 	}
 	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	if errno != 0 {
-		return -1, false
+		return -1, nil
 	}
 	w.Done = append(w.Done, fd)
-	sock := &w.SocketInfo
+	ok := false
+	sock = w.SocketMemory()
 	switch {
 	case seen && !w.Saw(c.View, fd), !w.s.InEgress(linux.NetnsCookie(fd)):
 	case linux.TypeOf(fd) == unix.SOCK_STREAM:
@@ -238,26 +239,25 @@ func (w *Worker) copyInEgress(c *session.Call, all bool) (fd int, ok bool) {
 	}
 	if !ok || w.LivesIn(c.TID, sock.Netns) {
 		w.CloseNow(fd)
-		return -1, false
+		return -1, nil
 	}
-	if !w.Alone {
+	if !w.MayWait() {
 		w.Pin(uint32(c.TID))
 	}
-	return fd, true
+	return fd, sock
 }
 
-// bringBack replaces the target's socket, of which old is a copy and w.SocketInfo tells, by one of
-// the origin. The target's call then goes on.
-func (w *Worker) bringBack(c *session.Call, old int, dst netip.AddrPort) session.Outcome {
-	c.Back = true
+// bringBack replaces the target's socket, of which old is a copy, by one of the origin. The
+// target's call then goes on.
+func (w *Worker) bringBack(c *session.Call, old int, sock *sockstate.Socket, dst netip.AddrPort) session.Outcome {
 	e := w.NewEvent(c, policy.TCP)
 	e.Dst, e.Decision = dst, policy.DirectLocal
-	s := &swap.Swap{Call: c, Event: &e, Old: old, Socket: &w.SocketInfo}
-	if s.Socket.Kind == unix.SOCK_STREAM {
-		return w.SwapStream(s, nil)
+	s := &swap.Swap{Call: c, Event: &e, Old: old, Socket: sock}
+	if sock.Kind == unix.SOCK_STREAM {
+		return w.BringBackStream(s)
 	}
 	e.Proto = policy.UDP
-	return w.SwapDatagram(s, nil)
+	return w.BringBackDatagram(s)
 }
 
 // there connects a socket that has been seen to be one of the egress and idle.
@@ -270,6 +270,7 @@ func (w *Worker) there(c *session.Call, e *event.Pending, sa []byte) session.Out
 		w.CloseNow(fd)
 		return session.Raced
 	}
-	w.SocketInfo = sockstate.Socket{Domain: c.View.Family, Kind: unix.SOCK_STREAM, Proto: c.View.Protocol, Netns: c.View.NetNS, Flags: c.View.Flags}
-	return w.Again(c, e, fd, &w.SocketInfo, sa)
+	sock := w.SocketMemory()
+	*sock = sockstate.Socket{Domain: c.View.Family, Kind: unix.SOCK_STREAM, Proto: c.View.Protocol, Netns: c.View.NetNS, Flags: c.View.Flags}
+	return w.Again(c, e, fd, sock, sa)
 }

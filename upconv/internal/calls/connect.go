@@ -96,7 +96,7 @@ func (w *Worker) connectAnywhere(c *session.Call, e *event.Pending) session.Outc
 // route looks at the socket and sends it on its way.
 func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte) session.Outcome {
 	route := e.Decision.Route
-	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.Alone {
+	if route.Kind != policy.Direct && route.Kind != policy.Reject && !w.MayWait() {
 		w.Pin(uint32(c.TID)) // now, so that nothing is between seeing the socket and replacing it
 	}
 	seen, is := w.See(c), false
@@ -132,12 +132,13 @@ func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte)
 	if plain && !c.View.Idle(family) {
 		return session.CarryOn // not TCP; or EISCONN, EALREADY, the wait for a connect already begun, a wrong family
 	}
-	if seen && (route.Kind == policy.Netns && !w.s.MayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.Alone) && w.Untouched(c.View, family) {
-		w.SocketInfo = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.View.NetNS, Flags: c.View.Flags}
+	if seen && (route.Kind == policy.Netns && !w.s.MayBeMade(route) || route.Crosses() && family == unix.AF_INET && !w.MayWait()) && w.Untouched(c.View, family) {
+		sock := w.SocketMemory()
+		*sock = sockstate.Socket{Domain: family, Kind: unix.SOCK_STREAM, Proto: unix.IPPROTO_TCP, Netns: c.View.NetNS, Flags: c.View.Flags}
 		if route.Kind == policy.Netns {
-			return w.SwapStream(&swap.Swap{Call: c, Event: e, Old: -1, Socket: &w.SocketInfo, Egress: w.s.EgressOf(route)}, sa)
+			return w.SwapStream(&swap.Swap{Call: c, Event: e, Old: -1, Socket: sock, Egress: w.s.EgressOf(route)}, sa)
 		}
-		return w.cross(c, e, -1, &w.SocketInfo, false)
+		return w.cross(c, e, -1, sock, false)
 	}
 
 	if seen && w.s.Needs.Streams && route.Kind == policy.Netns && w.s.InEgress(c.View.NetNS) && c.View.NetNS == w.s.EgressOf(route).Cookie {
@@ -151,16 +152,16 @@ func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte)
 	case seen && !w.Saw(c.View, old):
 		return session.Raced
 	}
-	sock := &w.SocketInfo
+	sock := w.SocketMemory()
 	if route.Kind != policy.Direct && w.readTCP(c, old, sock) {
-		return w.routeCopy(c, e, family, sa, old)
+		return w.routeCopy(c, e, sa, old, sock)
 	}
 	*sock = sockstate.Socket{}
 	switch kind := linux.TypeOf(old); {
 	case !seen && w.s.Needs.UDP && linux.IsDatagramType(kind):
 		return w.datagram(c, e, family, sa, old)
 	case kind == unix.SOCK_STREAM:
-		return w.routeCopy(c, e, family, sa, old)
+		return w.routeCopy(c, e, sa, old, sock)
 	case route.Kind == policy.Direct:
 		w.stays(c, e)
 	}
@@ -175,15 +176,16 @@ func (w *Worker) readTCP(c *session.Call, fd int, s *sockstate.Socket) (ok bool)
 }
 
 // routeCopy is route for a stream that does not tell enough when it is only looked at. old is a
-// copy of it, and w.SocketInfo what readTCP has said, or nothing.
-func (w *Worker) routeCopy(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
+// copy of it, and sock what readTCP has said, or empty.
+func (w *Worker) routeCopy(c *session.Call, e *event.Pending, sa []byte, old int, sock *sockstate.Socket) session.Outcome {
 	route, crosses := e.Decision.Route, w.s.Needs.Crosses()
-	sock, origin := &w.SocketInfo, w.s.Origin
+	origin, family := w.s.Origin, linux.FamilyOf(sa)
 	if route.Kind == policy.Direct {
 		if netns := linux.NetnsCookie(old); !w.s.InEgress(netns) || w.LivesIn(c.TID, netns) {
 			crossed := false
 			if crosses {
-				_, crossed = w.HasPassport(old)
+				p, _ := w.PassportOf(old)
+				crossed = p != nil
 			}
 			if !crossed {
 				w.stays(c, e)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/internal/target"
 	"github.com/upconv/upconv/upconv/policy"
@@ -41,7 +42,7 @@ func (w *Worker) disconnectCall(c *session.Call) session.Outcome {
 		if !out.IsUndecided() {
 			return out
 		}
-		sock := &w.SocketInfo
+		sock := w.SocketMemory()
 		stream := linux.TypeOf(fd) == unix.SOCK_STREAM && sock.ReadStream(fd) && sock.ReadPlace(fd)
 		if !stream || !w.s.InEgress(sock.Netns) || w.LivesIn(c.TID, sock.Netns) {
 			errno := linux.Connect(fd, c.Sockaddr)
@@ -55,7 +56,7 @@ func (w *Worker) disconnectCall(c *session.Call) session.Outcome {
 		if c.View != nil {
 			c.View.Copies = 1
 		}
-		if out = w.disconnectStream(c, fd); !out.IsRaced() {
+		if out = w.disconnectStream(c, fd, sock); !out.IsRaced() {
 			return out
 		}
 	}
@@ -63,12 +64,12 @@ func (w *Worker) disconnectCall(c *session.Call) session.Outcome {
 }
 
 // disconnectStream puts a socket of the origin into the place of a stream of an egress, of which
-// old is a copy and w.SocketInfo tells, and resets the connection of that.
-func (w *Worker) disconnectStream(c *session.Call, old int) session.Outcome {
+// old is a copy, and resets the connection of that.
+func (w *Worker) disconnectStream(c *session.Call, old int, sock *sockstate.Socket) session.Outcome {
 	e := w.NewEvent(c, policy.TCP)
 	e.Decision = policy.DirectLocal
-	c.Back, w.SocketInfo.Resets = true, true
-	out := w.SwapStream(&swap.Swap{Call: c, Event: &e, Old: old, Socket: &w.SocketInfo}, nil)
+	sock.Resets = true
+	out := w.BringBackStream(&swap.Swap{Call: c, Event: &e, Old: old, Socket: sock})
 	if out.CarriesOn() {
 		out = session.Answer(0)
 	}

@@ -43,16 +43,16 @@ func (w *Worker) guard(c *session.Call, e *event.Pending) session.Outcome {
 	if e.Decision.Route == nil {       // nothing that there are rules for
 		e.Decision = policy.DirectDefault
 	}
-	if fd, ok := w.copyInEgress(c, true); ok {
-		return w.connectInEgress(c, fd)
+	if fd, sock := w.copyInEgress(c, true); sock != nil {
+		return w.connectInEgress(c, fd, sock)
 	}
 	return w.connectDirect(c, e)
 }
 
 // connectInEgress makes a call that is about an unconnected socket of an egress, of which fd is a
-// copy and w.SocketInfo tells. There is nothing there that the call could connect it to.
-func (w *Worker) connectInEgress(c *session.Call, fd int) session.Outcome {
-	if c.FastOpen.On && linux.IsDatagramType(w.SocketInfo.Kind) { // a flag that means nothing to it
+// copy. There is nothing there that the call could connect it to.
+func (w *Worker) connectInEgress(c *session.Call, fd int, sock *sockstate.Socket) session.Outcome {
+	if c.FastOpen.On && linux.IsDatagramType(sock.Kind) { // a flag that means nothing to it
 		w.CloseNow(fd)
 		return w.resend(c)
 	}
@@ -63,7 +63,7 @@ func (w *Worker) connectInEgress(c *session.Call, fd int) session.Outcome {
 	if len(sa) == 0 {
 		return session.Answer(unix.EFAULT)
 	}
-	if family, _, v4 := linux.Destination(sa); family == w.SocketInfo.Domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
+	if family, _, v4 := linux.Destination(sa); family == sock.Domain && (v4 || family == unix.AF_INET6 && len(sa) >= linux.SizeofSockaddrIn6Min) {
 		// The socket is one that has an error to tell, or was another one a moment ago.
 		errno, idle := linux.ProbeConnect(fd, family)
 		w.CloseNow(fd)
@@ -96,7 +96,7 @@ func (w *Worker) connectDirect(c *session.Call, e *event.Pending) session.Outcom
 		w.CloseNow(fd)
 		return session.CarryOn
 	}
-	sock, datagrams := &w.SocketInfo, linux.IsDatagramType(linux.TypeOf(fd))
+	sock, datagrams := w.SocketMemory(), linux.IsDatagramType(linux.TypeOf(fd))
 	switch {
 	case datagrams && c.FastOpen.On: // a flag that means nothing to it
 		w.CloseNow(fd)

@@ -190,7 +190,7 @@ func (w *Worker) sendFastOpen(c *session.Call, flags uint32, stride int) session
 	var header [linux.SizeofMsghdr]byte
 	if target.ReadMemory(c.TID, c.Args[1], header[:c.MsghdrSize()]) != 0 {
 		if w.s.Needs.AtSocket() {
-			if _, idle := w.idleInEgress(c); idle {
+			if _, sock := w.idleInEgress(c); sock != nil {
 				return session.Answer(unix.EFAULT) // for it could be read the next time
 			}
 		}

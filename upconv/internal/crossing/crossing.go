@@ -98,7 +98,7 @@ func OnlyIPv6(fd int) bool {
 // connect(2). If it can be connected again, sock then says what the program thinks it is; busy is
 // true where it cannot.
 func (w *Worker) Crossed(old int, sock *sockstate.Socket, idle bool) (is, busy bool) {
-	p := &w.Crossing.Pass
+	p := &w.found
 	if !idle {
 		if !w.s.Needs.Unix || linux.DomainOf(old) != unix.AF_UNIX {
 			return false, false
@@ -112,11 +112,14 @@ func (w *Worker) Crossed(old int, sock *sockstate.Socket, idle bool) (is, busy b
 	return true, false
 }
 
-// HasPassport reports whether a socket took the place of one of another family; its passport is
-// then in w.Crossing.Pass. family is what it is now.
-func (w *Worker) HasPassport(fd int) (family int, ok bool) {
+// PassportOf returns the passport of a socket that took the place of one of another family, and
+// what it is now. It is nil for any other socket, and valid until the next one is asked for.
+func (w *Worker) PassportOf(fd int) (p *passport.Passport, family int) {
 	family = linux.DomainOf(fd)
-	return family, (family != unix.AF_UNIX || w.s.Needs.Unix) && w.Crossing.Pass.ReadFrom(fd, family)
+	if (family != unix.AF_UNIX || w.s.Needs.Unix) && w.found.ReadFrom(fd, family) {
+		return &w.found, family
+	}
+	return nil, family
 }
 
 // MakeCrossed makes the socket of a crossing.

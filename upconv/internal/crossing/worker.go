@@ -5,6 +5,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/netns"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/nat64"
 )
@@ -14,6 +15,7 @@ type Worker struct {
 	session.Worker
 	s          *Session
 	Crossing   Crossing
+	found      passport.Passport // see PassportOf
 	unixSpares unixSpares
 	UsedUnix   bool // a Unix socket was used
 }

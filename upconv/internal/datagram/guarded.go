@@ -79,8 +79,8 @@ func (w *Worker) tookDatagrams(fd, domain int) bool {
 	if domain != unix.AF_UNIX || !w.s.Needs.Unix {
 		return false
 	}
-	_, crossed := w.HasPassport(fd)
-	return crossed && linux.KindOf(w.Crossing.Pass.Proto) == unix.SOCK_DGRAM
+	p, _ := w.PassportOf(fd)
+	return p != nil && linux.KindOf(p.Proto) == unix.SOCK_DGRAM
 }
 
 // NotElsewhere returns what becomes of a call that has nothing to do with other sockets than the

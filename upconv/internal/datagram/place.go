@@ -9,6 +9,7 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
+	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/swap"
@@ -70,7 +71,7 @@ type decided struct {
 // PlaceUntouched is place for a socket that has been seen and that nothing has been done to. The
 // outcome is undecided if this is none, or stays where it is.
 func (w *Worker) PlaceUntouched(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
-	route, sock := e.Decision.Route, &w.SocketInfo
+	route, sock := e.Decision.Route, w.SocketMemory()
 	switch route.Kind {
 	case policy.Netns:
 		if w.s.MayBeMade(route) {
@@ -98,30 +99,30 @@ func (w *Worker) PlaceUntouched(c *session.Call, e *event.Pending, sa []byte) se
 	if route.Kind == policy.Netns {
 		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Egress: w.s.EgressOf(route)}, sa)
 	}
-	return w.crossDatagram(c, e, old, sock, false)
+	return w.crossDatagram(c, e, old, sock, nil)
 }
 
 // Place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
 // call: connects it to sa, or sends w.Out.
 func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
-	route, sock := e.Decision.Route, &w.SocketInfo
+	route, sock := e.Decision.Route, w.SocketMemory()
 	e.From = old
 	known := sockstate.ExamineDatagram(old, sock)
-	crossed := false
+	var had *passport.Passport
 	if w.s.Needs.Crosses() && (!known || sock.Domain == unix.AF_INET6) {
-		var is int
-		if is, crossed = w.HasPassport(old); crossed {
-			switch p := &w.Crossing.Pass; {
-			case linux.KindOf(p.Proto) == unix.SOCK_STREAM:
-				return session.CarryOn
-			case known:
-				sock.AsMade(p)
-			case is != unix.AF_UNIX || !sock.AsMadeUnix(old, p, w.s.Origin.Cookie):
-				return session.CarryOn
-			}
+		p, is := w.PassportOf(old)
+		switch {
+		case p == nil:
+		case linux.KindOf(p.Proto) == unix.SOCK_STREAM:
+			return session.CarryOn
+		case known:
+			sock.AsMade(p)
+		case is != unix.AF_UNIX || !sock.AsMadeUnix(old, p, w.s.Origin.Cookie):
+			return session.CarryOn
 		}
+		had = p
 	}
-	origin := w.s.Origin
+	origin, crossed := w.s.Origin, had != nil
 	switch {
 	case !c.Sends && !known && !linux.IsDatagramType(linux.TypeOf(old)):
 		return session.Raced // another file by now
@@ -154,8 +155,8 @@ func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte,
 		six := crossed && c.Sends && linux.DomainOf(old) == unix.AF_INET6
 		switch dst := e.Dst.Addr(); {
 		case six && dst.Is4() && !dst.IsMulticast() && dst != broadcast4:
-			return w.stay(c, e, old, w.mappedCrossing(e.Dst), nil)
-		case six && sock.Domain == unix.AF_INET6 && !dst.Is4() && !w.Crossing.Pass.Deaf(old):
+			return w.stay(c, e, old, w.mappedCrossing(had, e.Dst), nil)
+		case six && sock.Domain == unix.AF_INET6 && !dst.Is4() && !had.Deaf(old):
 			// To an IPv6 peer of the program's: what took the place of its socket is as good as
 			// that, and hears from all of them.
 			return w.stay(c, e, old, nil, sa)
@@ -170,14 +171,14 @@ func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte,
 		}
 		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Egress: egress}, sa)
 	}
-	return w.crossDatagram(c, e, old, sock, crossed)
+	return w.crossDatagram(c, e, old, sock, had)
 }
 
-// mappedCrossing is for what goes to the origin through an AF_INET6 socket: to IPv4-mapped
-// addresses, as those can do it.
-func (w *Worker) mappedCrossing(dst netip.AddrPort) *crossing.Crossing {
+// mappedCrossing is for what goes to the origin through an AF_INET6 socket with a passport: to
+// IPv4-mapped addresses, as those can do it.
+func (w *Worker) mappedCrossing(p *passport.Passport, dst netip.AddrPort) *crossing.Crossing {
 	x := &w.Crossing
-	x.Route, x.Mapped, x.To = someInet6, true, linux.SockaddrIn6(dst.Addr(), dst.Port())
+	x.Route, x.Mapped, x.Pass, x.To = someInet6, true, *p, linux.SockaddrIn6(dst.Addr(), dst.Port())
 	return x
 }
 
@@ -203,7 +204,7 @@ func (w *Worker) move(s *swap.Swap, sa []byte) session.Outcome {
 			return w.sendBeside(s)
 		}
 	}
-	if !w.Alone {
+	if !w.MayWait() {
 		w.Pin(uint32(c.TID))
 	}
 	// One at a time: what has been sent through the first one's socket would be answered there.
@@ -237,7 +238,7 @@ func (w *Worker) move(s *swap.Swap, sa []byte) session.Outcome {
 	if old >= 0 && !w.isThereYet(c, old) {
 		return session.Raced
 	}
-	return w.SwapDatagram(s, sa)
+	return w.swapDatagram(s, sa)
 }
 
 // isThereYet reports whether the target's descriptor is the socket that old is a copy of. If c.View
@@ -338,14 +339,13 @@ func (w *Worker) finished(c *session.Call, e *event.Pending, errno unix.Errno) s
 	return session.Answer(errno)
 }
 
-// crossDatagram is place for a route to another family. crossed is whether the socket is of another
-// one than the program's already; its passport is then in w.Crossing.Pass.
-func (w *Worker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, crossed bool) session.Outcome {
-	if !crossed && sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
+// crossDatagram is place for a route to another family. had is the passport of a socket that is of
+// another one than the program's already, else nil.
+func (w *Worker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, had *passport.Passport) session.Outcome {
+	if had == nil && sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
 		return session.Answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
 	x := &w.Crossing
-	had := x.Pass
 	switch err := w.Prepare(x, e, sock); {
 	case errors.Is(err, nat64.ErrStillLooking):
 		return w.s.WhenFound()
@@ -357,7 +357,7 @@ func (w *Worker) crossDatagram(c *session.Call, e *event.Pending, old int, sock 
 		return w.finished(c, e, unix.ENETUNREACH)
 	}
 	x.Pass.Connected = !c.Sends && x.Family() == unix.AF_INET6
-	if !crossed || linux.DomainOf(old) != x.Family() || c.Sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
+	if had == nil || linux.DomainOf(old) != x.Family() || c.Sends && had.Peer.Addr() != e.Dst.Addr() && had.Deaf(old) {
 		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Crossing: x}, x.To[:])
 	}
 	if errno := x.Scope(old); errno != 0 {

@@ -133,19 +133,19 @@ func (w *Worker) staysHome(fd int) bool {
 
 // sendAsIs sends what has no address, or none that upconv knows, with the socket old as it is.
 func (w *Worker) sendAsIs(c *session.Call, e *event.Pending, old int) session.Outcome {
-	sock, o := &w.SocketInfo, &w.Out
+	sock, o := w.SocketMemory(), &w.Out
 	var x *crossing.Crossing
 	known := sockstate.ExamineDatagram(old, sock)
 	if w.s.Needs.Crosses() && (!known || sock.Domain == unix.AF_INET6) {
-		if family, crossed := w.HasPassport(old); crossed && linux.KindOf(w.Crossing.Pass.Proto) == unix.SOCK_DGRAM {
+		if p, family := w.PassportOf(old); p != nil && linux.KindOf(p.Proto) == unix.SOCK_DGRAM {
 			switch n := len(o.Messages[0].Name); {
-			case n > 0 && (n < linux.SizeofSockaddrIn || w.Crossing.Pass.Family == unix.AF_INET6):
+			case n > 0 && (n < linux.SizeofSockaddrIn || p.Family == unix.AF_INET6):
 				return session.Answer(unix.EINVAL)
 			case n > 0:
 				return session.Answer(unix.EAFNOSUPPORT)
 			}
 			known, x = true, &w.Crossing
-			x.Route, x.Mapped = someInet6, false
+			x.Route, x.Mapped, x.Pass = someInet6, false, *p
 			if family == unix.AF_UNIX {
 				x.Route, x.Path.Length = someUnix, 0
 			}

@@ -9,10 +9,24 @@ import (
 	"github.com/upconv/upconv/upconv/internal/swap"
 )
 
-// SwapDatagram replaces the target's datagram socket by one that is reached from where s says, and
-// makes the call with that: connects it to sa, or sends w.Out. If c.Back is set, it is only brought
-// there.
-func (w *Worker) SwapDatagram(s *swap.Swap, sa []byte) session.Outcome {
+// swapDatagram replaces the target's datagram socket by one that is reached from where s says, and
+// makes the call with that: connects it to sa, or sends w.Out.
+func (w *Worker) swapDatagram(s *swap.Swap, sa []byte) session.Outcome {
+	return w.replaceDatagram(s, func() session.Outcome { return w.act(s.Call, s.Event, s.FD, s.Crossing, sa) })
+}
+
+// BringBackDatagram replaces the target's datagram socket by one of the origin. The target's call
+// goes on.
+func (w *Worker) BringBackDatagram(s *swap.Swap) session.Outcome {
+	return w.replaceDatagram(s, func() session.Outcome {
+		linux.SetFlags(s.FD, s.Socket.Flags)
+		return session.CarryOn
+	})
+}
+
+// replaceDatagram replaces the target's datagram socket by one that is reached from where s says.
+// use is what is done with that as soon as it is the target's.
+func (w *Worker) replaceDatagram(s *swap.Swap, use func() session.Outcome) session.Outcome {
 	c, e, sock := s.Call, s.Event, s.Socket
 	if out := w.Make(s); !out.IsUndecided() {
 		return out
@@ -49,13 +63,7 @@ func (w *Worker) SwapDatagram(s *swap.Swap, sa []byte) session.Outcome {
 	was := w.former(c.TID, s.Old, sock, w.To(s.Egress, s.Crossing))
 	w.retireDatagram(s, &was)
 	w.Async(s, sock.Flags)
-	var out session.Outcome
-	if c.Back {
-		linux.SetFlags(s.FD, sock.Flags)
-		out = session.CarryOn
-	} else {
-		out = w.act(c, e, s.FD, s.Crossing, sa)
-	}
+	out := use()
 	w.Register(c, e, s.Places[s.Early:], s.FD)
 	if was.aside {
 		w.Disown(s.Old)

@@ -60,9 +60,8 @@ func (w *Worker) transmit(c *session.Call, e *event.Pending, fd int, x *crossing
 	}
 	value, errno := o.submit(fd, flags)
 	for errno == unix.EAGAIN && o.flags&unix.MSG_DONTWAIT == 0 && linux.Blocks(fd) && !lacksPort(fd, onUnix) {
-		// The program waits until there is room. Not in the middle of a move: workers may want that
-		// lock, and what comes for the old socket would not be handed on.
-		if !w.Alone || w.moving {
+		// The program waits until there is room.
+		if !w.mayWait() {
 			return session.Aside
 		}
 		if errno = w.WaitToSend(fd, x.UnixPeer()); errno != 0 {

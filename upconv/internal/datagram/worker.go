@@ -19,7 +19,7 @@ type Worker struct {
 	Out     outgoing
 	decided decided
 	known   settledSockets
-	moving  bool // it moves one now, holds a lock of session.moving for that, and must not wait
+	moving  bool // it moves a socket now, and so holds a lock of Session.Moving
 
 	SendDeadline time.Time          // until when that may send
 	Futile       int                // how often in a row it could not send though there was room
@@ -38,3 +38,7 @@ func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s = s
 	w.Worker.Init(&s.Session, home)
 }
+
+// mayWait reports whether the worker has but one call to decide, and is not in the middle of a move:
+// other workers may want the lock, and what comes for the old socket would not be handed on.
+func (w *Worker) mayWait() bool { return w.MayWait() && !w.moving }

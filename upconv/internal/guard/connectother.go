@@ -30,7 +30,7 @@ func (w *Worker) ConnectOther(c *session.Call, fd, domain int) session.Outcome {
 		linux.SetFlags(fd, flags|unix.O_NONBLOCK)
 		errno = path.Connect(fd)
 		if errno == unix.EAGAIN && w.Patient(c, flags) {
-			if !w.Alone {
+			if !w.MayWait() {
 				linux.SetFlags(fd, flags)
 				path.Close()
 				return session.Aside
@@ -49,7 +49,7 @@ func (w *Worker) ConnectOther(c *session.Call, fd, domain int) session.Outcome {
 // that may wait.
 func (w *Worker) ConnectAside(c *session.Call, fd int) session.Outcome {
 	if flags, _ := linux.FlagsOf(fd); w.Patient(c, flags) {
-		if !w.Alone {
+		if !w.MayWait() {
 			return session.Aside
 		}
 		errno := unix.EINTR

@@ -28,7 +28,7 @@ func (w *Worker) BindOther(c *session.Call, fd int, sa []byte) session.Outcome {
 		w.CloseNow(fd)
 		return session.Answer(errno)
 	}
-	if !w.Alone {
+	if !w.MayWait() {
 		w.CloseNow(fd)
 		return session.Aside
 	}

@@ -27,7 +27,7 @@ func (e *envelope) sealUnix(m *guardedMessage) unix.Errno {
 	case errno != 0:
 		return errno
 	case e.to.kind == unix.SOCK_STREAM && s.Needs.Unix && len(m.name) > 0:
-		if _, crossed := e.worker.HasPassport(e.to.fd); crossed { // the program's is a TCP socket
+		if p, _ := e.worker.PassportOf(e.to.fd); p != nil { // the program's is a TCP socket
 			return 0
 		}
 	case e.to.kind == unix.SOCK_DGRAM && len(m.name) > linux.SizeofFamily && binary.NativeEndian.Uint16(m.name) == unix.AF_UNIX:

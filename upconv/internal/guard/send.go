@@ -196,13 +196,13 @@ func (w *Worker) sendGuarded(c *session.Call, to *guardedSocket, m *guardedMessa
 		switch waits := errno == unix.EAGAIN || errno == unix.EINPROGRESS; {
 		case errno == 0 && (n == left || n == len(piece) && n < min(left, guardedPiece)): // all, or all that could be read
 			return false, 0
-		case errno == 0 && !w.Alone && g.sent-begin >= maxOnWorker:
+		case errno == 0 && !w.MayWait() && g.sent-begin >= maxOnWorker:
 			return true, 0
 		case errno == 0:
 			continue
 		case !waits || !to.patient:
 			return false, g.unless(errno)
-		case !w.Alone:
+		case !w.MayWait():
 			return true, 0
 		}
 		if errno = w.WaitToSend(to.fd, nil); errno != 0 {
@@ -236,7 +236,7 @@ func (w *Worker) sendWhole(c *session.Call, e *envelope, m *guardedMessage) (lat
 	switch {
 	case m.length > int(room) || m.length > maxWhole:
 		return false, unix.EMSGSIZE // as unix_dgram_sendmsg and netlink_sendmsg say
-	case m.length > maxOnWorker && !w.Alone:
+	case m.length > maxOnWorker && !w.MayWait():
 		return true, 0
 	}
 	data, errno := w.readPiece(c, m, m.length)
@@ -249,7 +249,7 @@ func (w *Worker) sendWhole(c *session.Call, e *envelope, m *guardedMessage) (lat
 		switch {
 		case errno != unix.EAGAIN || !e.to.patient:
 			return false, errno
-		case !w.Alone:
+		case !w.MayWait():
 			return true, 0
 		}
 		if errno = w.WaitToSend(e.to.fd, e.path()); errno != 0 {

@@ -16,6 +16,14 @@ const (
 	SizeofSockaddrStorage = 128 // struct sockaddr_storage
 )
 
+// FamilyOf returns the address family of a socket address, 0 if it has none.
+func FamilyOf(sa []byte) int {
+	if len(sa) < SizeofFamily {
+		return 0
+	}
+	return int(binary.NativeEndian.Uint16(sa))
+}
+
 // Destination returns the IPv4 destination in a socket address: that of an AF_INET address or the
 // IPv4-mapped one of an AF_INET6 address (RFC 4291 section 2.5.5.2). ok is false for all others.
 func Destination(sa []byte) (family int, dst netip.AddrPort, ok bool) {

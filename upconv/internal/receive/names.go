@@ -27,11 +27,10 @@ func (w *Worker) Getpeername(c *session.Call) session.Outcome { return w.tellNam
 func (w *Worker) Getsockname(c *session.Call) session.Outcome { return w.tellName(c, false) }
 
 func (w *Worker) tellName(c *session.Call, peer bool) session.Outcome {
-	fd, family, ok := w.crossedFD(c)
-	if !ok {
+	fd, p, family := w.crossedFD(c)
+	if p == nil {
 		return session.CarryOn
 	}
-	p := &w.Crossing.Pass
 	var name [linux.SizeofSockaddrIn6]byte
 	length, ok := p.Name(fd, family, peer, &name)
 	if !ok {
@@ -41,20 +40,20 @@ func (w *Worker) tellName(c *session.Call, peer bool) session.Outcome {
 }
 
 // crossedFD fetches the socket that a call is about if it is one that has been replaced by one of
-// another family, and reads its passport into w.Crossing.Pass. family is what it is now. tidy
+// another family, and returns its passport, and what it is now. The passport of others is nil. Tidy
 // closes the descriptor.
-func (w *Worker) crossedFD(c *session.Call) (fd, family int, ok bool) {
+func (w *Worker) crossedFD(c *session.Call) (fd int, p *passport.Passport, family int) {
 	if !w.s.AnyCrossed.Load() {
-		return -1, 0, false
+		return -1, nil, 0
 	}
 	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	if errno != 0 {
-		return -1, 0, false
+		return -1, nil, 0
 	}
 	w.Done = append(w.Done, fd)
 	w.Retag(c, fd)
-	family, ok = w.HasPassport(fd)
-	return fd, family, ok
+	p, family = w.PassportOf(fd)
+	return fd, p, family
 }
 
 // putName gives a socket address to the target as move_addr_to_user does in net/socket.c: as much
@@ -104,11 +103,10 @@ var LengthFirst = sync.OnceValue(func() bool {
 
 // Getsockopt handles a stopped getsockopt(2).
 func (w *Worker) Getsockopt(c *session.Call) session.Outcome {
-	fd, family, ok := w.crossedFD(c)
-	if !ok {
+	fd, p, family := w.crossedFD(c)
+	if p == nil {
 		return session.CarryOn
 	}
-	p := &w.Crossing.Pass
 	level, name := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	asked := session.Needs{Inet6: family == unix.AF_INET6, Unix: family == unix.AF_UNIX}
 	if family == unix.AF_INET6 && p.Differs(level, name) {
@@ -333,11 +331,10 @@ func (w *Worker) SetCrossed(c *session.Call) session.Outcome {
 	if !w.s.Needs.Crosses() {
 		return session.CarryOn
 	}
-	fd, family, ok := w.crossedFD(c)
-	if !ok {
+	fd, p, family := w.crossedFD(c)
+	if p == nil {
 		return session.CarryOn
 	}
-	p := &w.Crossing.Pass
 	level, name := int(int32(c.Args[1])), int(int32(c.Args[2]))
 	if level == unix.SOL_SOCKET {
 		if family == unix.AF_UNIX {

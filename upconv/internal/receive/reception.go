@@ -145,11 +145,10 @@ func (w *Worker) receiveMany(c *session.Call, time64 bool) session.Outcome {
 // call can go on as it stands.
 func (w *Worker) reception(c *session.Call, kind receptionKind, flags uint32) (r *reception, ok bool) {
 	moves := w.s.Receivers.moves.Load() // first
-	fd, family, ok := w.crossedFD(c)
-	if !ok {
+	fd, p, family := w.crossedFD(c)
+	if p == nil {
 		return nil, false
 	}
-	p := &w.Crossing.Pass
 	if linux.KindOf(p.Proto) == unix.SOCK_STREAM && flags&unix.MSG_ERRQUEUE == 0 {
 		return nil, false // it tells nothing of its peer
 	}

@@ -26,7 +26,6 @@ type Call struct {
 	Progress     any      // how far its room has come with a call that is taken up again; nil: not yet
 	Decide       Handler  // what decides it, also when it is taken up anew
 	linux.Layout          // of its structures in the program's memory
-	Back         bool     // its socket is brought back to the origin, and the kernel makes it: see bringBack
 	Made         bool     // upconv has made it, or begun to
 	Guarded      bool     // it is not left to the kernel, see guard
 	Table        uint8    // what sharesTable has found; 0: it has not looked

@@ -17,15 +17,14 @@ type Worker struct {
 	Home *netns.Egress // the namespace that this thread lives in; nil: where upconv was started
 	Lost error         // why its thread is in a namespace that it must not make sockets in; nil: it is not
 
-	Alone bool          // it has one call to decide, and may wait
-	Aside *AsideCall    // that call; nil: it is not alone, and must not wait
-	Taken time.Duration // when the latest notification was, by clock; of a worker that is alone, when it began
+	Aside *AsideCall    // the one call that it has to decide; nil: others wait for it as well
+	Taken time.Duration // when the latest notification was, by clock; of one that may wait, when it began
 
-	Sockaddr   [linux.SizeofSockaddrStorage]byte
-	SocketInfo sockstate.Socket
-	viewed     view      // what Call.View points to
-	Scratch    [512]byte // for names in /proc and what is read there
-	Long       []byte    // for what is longer
+	Sockaddr [linux.SizeofSockaddrStorage]byte
+	socket   sockstate.Socket // see SocketMemory
+	viewed   view             // what Call.View points to
+	Scratch  [512]byte        // for names in /proc and what is read there
+	Long     []byte           // for what is longer
 
 	Done   []int // descriptors to close when the target has its answer
 	Spares spares
@@ -45,9 +44,16 @@ type processor struct {
 
 // Init has a worker belong to a session, and live in home.
 func (w *Worker) Init(s *Session, home *netns.Egress) {
-	w.s, w.Home, w.Alone, w.Taken = s, home, true, Clock()
+	w.s, w.Home, w.Taken = s, home, Clock()
 	w.Done = make([]int, 0, 2)
 }
+
+// SocketMemory returns memory for what there is to know of a socket, which may have something in it
+// yet. There is one of it: whoever has filled it passes it on.
+func (w *Worker) SocketMemory() *sockstate.Socket { return &w.socket }
+
+// MayWait reports whether the worker has but one call to decide. Else others wait for it as well.
+func (w *Worker) MayWait() bool { return w.Aside != nil }
 
 // Base makes every worker a decider.
 func (w *Worker) Base() *Worker { return w }

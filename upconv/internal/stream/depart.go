@@ -42,7 +42,7 @@ func (w *Worker) depart(s *swap.Swap) session.Outcome {
 	p.put(port, departure{to: to, moving: true})
 	p.goesOn(c.TID)
 	for p.isContended(c.TID, port) {
-		if !w.Alone {
+		if !w.MayWait() {
 			p.stays(port, to)
 			w.CloseNow(s.FD)
 			return session.Aside
@@ -114,7 +114,7 @@ func (w *Worker) Collides(c *session.Call) bool {
 		return false
 	}
 	defer linux.Close(fd)
-	sock := &w.SocketInfo
+	sock := w.SocketMemory()
 	if !sockstate.ExamineStream(fd, sock) || sock.Bound || sock.Netns != w.s.Origin.Cookie && !w.s.InEgress(sock.Netns) || !w.mayBind(sock.Domain, &name) {
 		return false
 	}

@@ -90,7 +90,7 @@ func (w *Worker) sendEarly(c *session.Call, fd int) session.Outcome {
 		switch f.Sent += n; {
 		case errno == 0 && !more:
 			return sentEarly(c, f.Sent, 0)
-		case errno == unix.EAGAIN && patient && !w.Alone:
+		case errno == unix.EAGAIN && patient && !w.MayWait():
 			f.Cookie = linux.CookieOf(fd)
 			return session.AsideBy(sendEarlyAgain)
 		case errno == unix.EAGAIN && patient:

@@ -51,11 +51,12 @@ func (w *Worker) Reject(c *session.Call, e *event.Pending, family int, datagrams
 	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL, unsafe.Pointer(&proto), 4)
 	made, crossed := int(domain), false // by the program
 	if w.s.Needs.Crosses() {
-		var now int
-		if now, crossed = w.HasPassport(fd); crossed && now == unix.AF_UNIX {
+		switch p, now := w.PassportOf(fd); {
+		case p == nil:
+		case now == unix.AF_UNIX:
 			return session.Answer(unix.EISCONN)
-		} else if crossed {
-			made = w.Crossing.Pass.Family
+		default:
+			made, crossed = p.Family, true
 		}
 	}
 	switch inet := domain == unix.AF_INET || domain == unix.AF_INET6; {
@@ -104,7 +105,7 @@ func (w *Worker) WouldConnect(c *session.Call, fd, domain int) session.Outcome {
 	case linux.TCPSynSent, linux.TCPSynRecv:
 		flags, _ := linux.FlagsOf(fd)
 		switch patient := w.Patient(c, flags); {
-		case patient && !w.Alone:
+		case patient && !w.MayWait():
 			return session.Aside
 		case patient:
 			if errno := w.waitConnecting(c, fd); errno != 0 {

@@ -118,7 +118,7 @@ func (w *Worker) BusyCrossed(c *session.Call, fd int) session.Outcome {
 	if !w.s.Restricted.Any.Load() || linux.DomainOf(fd) != unix.AF_INET6 {
 		return session.Undecided
 	}
-	if _, crossed := w.HasPassport(fd); !crossed {
+	if p, _ := w.PassportOf(fd); p == nil {
 		return session.Undecided
 	}
 	out := w.WouldConnect(c, fd, unix.AF_INET6)

@@ -11,19 +11,35 @@ import (
 )
 
 // SwapStream replaces the target's stream by one that is reached from where s says, and connects
-// that to sa. If c.Back is set, it is only brought there.
+// that to sa.
 func (w *Worker) SwapStream(s *swap.Swap, sa []byte) session.Outcome {
-	c, e, sock := s.Call, s.Event, s.Socket
-	if !c.Back {
-		if out := w.MayConnect(c, e, sock); !out.IsUndecided() {
-			return out
-		}
+	if out := w.MayConnect(s.Call, s.Event, s.Socket); !out.IsUndecided() {
+		return out
 	}
+	return w.replaceStream(s, func() session.Outcome {
+		if s.Crossing != nil && s.Crossing.Family() == unix.AF_UNIX {
+			return w.connected(s.Call, s.Event, s.FD, s.Socket)
+		}
+		return w.begin(s.Call, s.Event, s.FD, s.Socket, sa)
+	})
+}
+
+// BringBackStream replaces the target's stream by one of the origin. The target's call goes on.
+func (w *Worker) BringBackStream(s *swap.Swap) session.Outcome {
+	return w.replaceStream(s, func() session.Outcome {
+		linux.SetFlags(s.FD, s.Socket.Flags)
+		return session.CarryOn
+	})
+}
+
+// replaceStream replaces the target's stream by one that is reached from where s says. use is what
+// is done with that as soon as it is the target's.
+func (w *Worker) replaceStream(s *swap.Swap, use func() session.Outcome) session.Outcome {
+	c, e, sock := s.Call, s.Event, s.Socket
 	if out := w.Make(s); !out.IsUndecided() {
 		return out
 	}
-	toUnix := s.Crossing != nil && s.Crossing.Family() == unix.AF_UNIX
-	if toUnix {
+	if s.Crossing != nil && s.Crossing.Family() == unix.AF_UNIX {
 		if out := w.connectUnix(c, e, s.Crossing, s.FD, sock); !out.IsUndecided() {
 			return out
 		}
@@ -55,16 +71,7 @@ func (w *Worker) SwapStream(s *swap.Swap, sa []byte) session.Outcome {
 	w.retireStream(s)
 	w.Async(s, sock.Flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
 	e.Held = true                          // it has no places yet, of which there may be something to say
-	var out session.Outcome
-	switch {
-	case c.Back:
-		linux.SetFlags(s.FD, sock.Flags)
-		out = session.CarryOn
-	case toUnix:
-		out = w.connected(c, e, s.FD, sock)
-	default:
-		out = w.begin(c, e, s.FD, sock, sa)
-	}
+	out := use()
 	// Only now: before, a poll of it would have said EPOLLHUP.
 	w.Register(c, e, s.Places, s.FD)
 	if wait, is := out.Wait.(*wait); is {

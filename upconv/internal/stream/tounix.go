@@ -22,7 +22,7 @@ func (w *Worker) connectUnix(c *session.Call, e *event.Pending, x *crossing.Cros
 	if errno == 0 {
 		errno = x.Path.Connect(fd)
 		if errno == unix.EAGAIN && w.Patient(c, sock.Flags) {
-			if !w.Alone {
+			if !w.MayWait() {
 				x.Path.Close()
 				return session.Aside
 			}

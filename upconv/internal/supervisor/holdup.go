@@ -125,7 +125,7 @@ func (s *Session) relieve(w *worker, current uint64) {
 	}
 	s.busy.Add(-1)
 	fresh := s.newWorker()
-	fresh.index, fresh.extra, fresh.Alone = w.index, w.extra, false
+	fresh.index, fresh.extra = w.index, w.extra
 	s.watch.workers[w.index].Store(fresh)
 	s.node.employ(fresh, nil)
 }

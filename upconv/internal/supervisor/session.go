@@ -185,7 +185,7 @@ func (s *Session) Start() error {
 // live.
 func (s *Session) startWorker(index int, ready chan<- error) {
 	w := s.newWorker()
-	w.index, w.extra, w.Alone = index, index > 0, false
+	w.index, w.extra = index, index > 0
 	s.watch.workers[index].Store(w)
 	s.all.Add(1)
 	s.node.employ(w, ready)
