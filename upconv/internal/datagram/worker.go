@@ -39,6 +39,6 @@ func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.Worker.Init(&s.Session, home)
 }
 
-// mayWait reports whether the worker has but one call to decide, and is not in the middle of a move:
-// other workers may want the lock, and what comes for the old socket would not be handed on.
+// mayWait reports whether the worker has but one call to decide, and is not in the middle of a
+// move: others may want the lock, and what comes for the old socket would not be handed on.
 func (w *Worker) mayWait() bool { return w.MayWait() && !w.moving }

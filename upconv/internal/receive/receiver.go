@@ -146,7 +146,7 @@ func (p *receiver) keep() { p.message.vector = slices.Clone(p.message.vector) }
 // register has those that poll know of it.
 func (p *receiver) register() unix.Errno {
 	all := &p.s.Receivers
-	if errno := all.Open(); errno != 0 {
+	if errno := all.open(); errno != 0 {
 		return errno
 	}
 	p.limit = linux.TimeoutOf(p.fd, unix.SO_RCVTIMEO)

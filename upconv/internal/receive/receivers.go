@@ -66,8 +66,8 @@ func (all *receivers) wait(r *reception, state receptionState) session.Outcome {
 	return session.Elsewhere
 }
 
-// Open makes the set for the first one.
-func (all *receivers) Open() unix.Errno {
+// open makes the set for the first one.
+func (all *receivers) open() unix.Errno {
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	if all.epfd != 0 {

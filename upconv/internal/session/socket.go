@@ -26,7 +26,7 @@ func (w *Worker) trySocket(e *netns.Egress, domain, kind, proto int) (int, unix.
 		return -1, unix.EIO
 	}
 	if e == w.Home {
-		if fd, ok := w.Spares.take(domain, proto); ok {
+		if fd, ok := w.spares.take(domain, proto); ok {
 			return fd, 0
 		}
 		return linux.NewSocket(domain, kind, proto)
@@ -52,8 +52,8 @@ const MaxSpares = 4
 
 // spares are sockets of home that are ready for use, of the kinds that are used most.
 type spares [4]struct {
-	FDs  []int
-	Used bool // one was wanted since they were last refilled
+	fds  []int
+	used bool // one was wanted since they were last refilled
 }
 
 // spareKinds is what they are. Their protocols and families tell them apart.
@@ -70,12 +70,12 @@ func (s *spares) take(domain, proto int) (fd int, ok bool) {
 		if k := &spareKinds[i]; k.proto != proto || k.domain != domain {
 			continue
 		}
-		s[i].Used = true
-		last := len(s[i].FDs) - 1
+		s[i].used = true
+		last := len(s[i].fds) - 1
 		if last < 0 {
 			return -1, false
 		}
-		fd, s[i].FDs = s[i].FDs[last], s[i].FDs[:last]
+		fd, s[i].fds = s[i].fds[last], s[i].fds[:last]
 		return fd, true
 	}
 	return -1, false
@@ -84,11 +84,11 @@ func (s *spares) take(domain, proto int) (fd int, ok bool) {
 // refill makes more of the kinds that have run out. The thread must live in home.
 func (s *spares) refill() {
 	for i := range s {
-		if !s[i].Used {
+		if !s[i].used {
 			continue
 		}
-		s[i].Used = false
-		if len(s[i].FDs) > 0 {
+		s[i].used = false
+		if len(s[i].fds) > 0 {
 			continue
 		}
 		for range MaxSpares {
@@ -96,7 +96,7 @@ func (s *spares) refill() {
 			if errno != 0 {
 				break
 			}
-			s[i].FDs = append(s[i].FDs, fd)
+			s[i].fds = append(s[i].fds, fd)
 		}
 	}
 }
@@ -104,7 +104,7 @@ func (s *spares) refill() {
 // close closes all of them.
 func (s *spares) close() {
 	for i := range s {
-		for _, fd := range s[i].FDs {
+		for _, fd := range s[i].fds {
 			linux.Close(fd)
 		}
 	}
@@ -116,7 +116,7 @@ func (w *Worker) Tidy() {
 	w.CloseDone()
 	w.unpin()
 	if w.Lost == nil {
-		w.Spares.refill()
+		w.spares.refill()
 	}
 }
 

@@ -27,7 +27,7 @@ type Worker struct {
 	Long     []byte           // for what is longer
 
 	Done   []int // descriptors to close when the target has its answer
-	Spares spares
+	spares spares
 	processor
 }
 
@@ -72,7 +72,7 @@ func (w *Worker) Close() {
 	if w.settled || w.pinned {
 		linux.SetAffinity(&w.CPUs)
 	}
-	w.Spares.close()
+	w.spares.close()
 	w.CloseDone()
 }
 

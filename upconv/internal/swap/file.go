@@ -77,37 +77,37 @@ func (w *Worker) setAsync(c *session.Call, socket, flags int) unix.Errno {
 	return openfile.Free.SetFlags(socket, c.FD, flags|unix.O_ASYNC)
 }
 
-// Witness puts old into an epoll set of this worker's own, which does not keep it alive: should it
+// witness puts old into an epoll set of this worker's own, which does not keep it alive: should it
 // still be there when its last known copy has been closed, there are others. It reports whether
 // that can be told.
-func (w *Worker) Witness(old int) bool {
-	if w.Witnesses < 0 { // there was none to be had
-		w.NewWitnesses()
+func (w *Worker) witness(old int) bool {
+	if w.witnesses < 0 { // there was none to be had
+		w.newWitnesses()
 	}
-	return EpollAdd(w.Witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
+	return EpollAdd(w.witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
 }
 
-// NewWitnesses makes the set, after the first time without whatever is in it.
-func (w *Worker) NewWitnesses() {
-	if w.Witnesses >= 0 {
-		linux.Close(w.Witnesses)
+// newWitnesses makes the set, after the first time without whatever is in it.
+func (w *Worker) newWitnesses() {
+	if w.witnesses >= 0 {
+		linux.Close(w.witnesses)
 	}
-	w.Witnesses = -1
+	w.witnesses = -1
 	if set, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC); err == nil {
-		w.Witnesses = set
+		w.witnesses = set
 	}
 }
 
 // acquit takes it out again.
 func (w *Worker) acquit(old int) {
-	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.Witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
+	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
 }
 
 // alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready
 // for writing.
 func (w *Worker) alive() bool {
 	var event unix.EpollEvent
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.Witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
 	return errno == 0 && n != 0
 }
 
@@ -140,15 +140,15 @@ func (w *Worker) replaceCopiesOnce(s *Swap) (numbers []int) {
 	}
 	for _, number := range numbers {
 		// It may have been closed meanwhile, and would be opened again.
-		if cloexec, still := w.CopyYet(c, number, ino); still {
+		if cloexec, still := w.copyYet(c, number, ino); still {
 			w.Install(c, number, s.FD, cloexec)
 		}
 	}
 	return numbers
 }
 
-// CopyYet reports whether a number of the target is open, and still the socket of an inode number.
-func (w *Worker) CopyYet(c *session.Call, number int, ino uint64) (cloexec, still bool) {
+// copyYet reports whether a number of the target is open, and still the socket of an inode number.
+func (w *Worker) copyYet(c *session.Call, number int, ino uint64) (cloexec, still bool) {
 	if c.View == nil {
 		cloexec, errno := w.s.Targets.CloseOnExec(c.TID, number, w.Scratch[:])
 		if errno != 0 {
@@ -168,5 +168,5 @@ func (w *Worker) NoteCopies(e *event.Pending, aside bool) {
 	if !aside && w.alive() {
 		e.Add("another process has a copy of the socket from before it was connected, or is using it")
 	}
-	w.NewWitnesses() // without its descriptor the socket cannot be taken out
+	w.newWitnesses() // without its descriptor the socket cannot be taken out
 }

@@ -49,12 +49,12 @@ func (w *Worker) last() *lastLook {
 
 // watchAndRead is witness, and then reads the start of a file, in one volley.
 func (w *Worker) watchAndRead(old, file int, to []byte) (watched bool, n int, errno unix.Errno) {
-	if w.Witnesses < 0 {
-		w.NewWitnesses()
+	if w.witnesses < 0 {
+		w.newWitnesses()
 	}
 	l := w.last()
 	l.event = unix.EpollEvent{Events: unix.EPOLLOUT}
-	l.before[0].Args[0], l.before[0].Args[2], l.before[1].Args[0] = uintptr(w.Witnesses), uintptr(old), uintptr(file)
+	l.before[0].Args[0], l.before[0].Args[2], l.before[1].Args[0] = uintptr(w.witnesses), uintptr(old), uintptr(file)
 	volley.Make(l.before[:], 0)
 	if errno = l.before[1].Errno(); errno == 0 {
 		n = copy(to, l.text[:l.before[1].Result()])
@@ -66,7 +66,7 @@ func (w *Worker) watchAndRead(old, file int, to []byte) (watched bool, n int, er
 func (w *Worker) CloseWatched(old int) (alive bool) {
 	w.Disown(old)
 	l := w.last()
-	l.after[0].Args[0], l.after[1].Args[0] = uintptr(old), uintptr(w.Witnesses)
+	l.after[0].Args[0], l.after[1].Args[0] = uintptr(old), uintptr(w.witnesses)
 	volley.Make(l.after[:], 0)
 	return l.after[1].Errno() == 0 && l.after[1].Result() != 0
 }

@@ -108,7 +108,7 @@ func (w *Worker) FindPlaces(s *Swap) {
 func (w *Worker) LookLast(s *Swap) session.Outcome {
 	last, c, old := &s.Last, s.Call, s.Old
 	if v := c.View; v != nil {
-		last.Watched = old >= 0 && !v.Single() && w.Witness(old)
+		last.Watched = old >= 0 && !v.Single() && w.witness(old)
 		if old >= 0 && w.Replaced(c, old) {
 			return session.Raced
 		}

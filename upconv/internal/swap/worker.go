@@ -17,7 +17,7 @@ type Worker struct {
 	lastLook  *lastLook // nil: not needed yet
 	info      setInfo
 	sets      []setCopy // of the target's that its socket is in
-	Witnesses int       // an epoll set of its own, see witness; -1: none
+	witnesses int       // an epoll set of its own, see witness; -1: none
 
 	tagged time.Duration // when it was last looked whether there are many net_cls cgroups; 0: never
 	tags   bool          // there are
@@ -37,7 +37,7 @@ func (s *Session) Init(n *session.Node) { s.Session.Init(n, s.Epolls.blind) }
 
 // Init has a worker belong to a session, and live in home.
 func (w *Worker) Init(s *Session, home *netns.Egress) {
-	w.s, w.Witnesses = s, -1
+	w.s, w.witnesses = s, -1
 	w.Worker.Init(&s.Session, home)
 }
 
@@ -46,7 +46,7 @@ func (w *Worker) Enter() error {
 	if err := w.Worker.Enter(); err != nil {
 		return err
 	}
-	w.NewWitnesses()
+	w.newWitnesses()
 	return nil
 }
 
@@ -54,7 +54,7 @@ func (w *Worker) Enter() error {
 func (w *Worker) Close() {
 	w.Worker.Close()
 	w.info.close()
-	if w.Witnesses >= 0 {
-		linux.Close(w.Witnesses)
+	if w.witnesses >= 0 {
+		linux.Close(w.witnesses)
 	}
 }

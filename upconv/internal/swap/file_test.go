@@ -1,7 +1,8 @@
-package supervisor
+package swap
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"strconv"
 	"testing"
@@ -18,7 +19,7 @@ import (
 func TestCopyYet(t *testing.T) {
 	for _, sees := range []bool{false, true} {
 		t.Run("sees="+strconv.FormatBool(sees), func(t *testing.T) {
-			s := testSession(t)
+			w := testWorker(t)
 			if sees {
 				peeker, err := peek.Open()
 				if errors.Is(err, unix.EPERM) && os.Getenv("UPCONV_TEST_ALL") == "" {
@@ -28,9 +29,8 @@ func TestCopyYet(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(peeker.Close)
-				s.Sights.Store(&session.Sights{Peeker: peeker})
+				w.s.Sights.Store(&session.Sights{Peeker: peeker})
 			}
-			w := s.newWorker()
 			fd, errno := linux.NewSocket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 			if errno != 0 {
 				t.Fatal(errno)
@@ -41,7 +41,7 @@ func TestCopyYet(t *testing.T) {
 				t.Fatal("seen:", c.View != nil)
 			}
 			ino := linux.InodeOf(fd)
-			if cloexec, still := w.CopyYet(c, fd, ino); !cloexec || !still {
+			if cloexec, still := w.copyYet(c, fd, ino); !cloexec || !still {
 				t.Errorf("of the socket itself: close-on-exec %v, still there %v", cloexec, still)
 			}
 			if !target.IsSocket(c.TID, fd, ino) {
@@ -63,10 +63,24 @@ func TestCopyYet(t *testing.T) {
 					linux.Close(fd)
 					fd = c.FD
 				}
-				if _, still := w.CopyYet(c, fd, ino); still || target.IsSocket(c.TID, fd, ino) {
+				if _, still := w.copyYet(c, fd, ino); still || target.IsSocket(c.TID, fd, ino) {
 					t.Error("another file is taken for it")
 				}
 			}
 		})
 	}
+}
+
+// testWorker returns a worker of a session without a listener. Its node ends with the test.
+func testWorker(t *testing.T) *Worker {
+	t.Helper()
+	n, err := session.NewNode(slog.New(slog.DiscardHandler), func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(n.Close)
+	s, w := &Session{}, &Worker{}
+	s.Init(n)
+	w.Init(s, nil)
+	return w
 }
