@@ -258,7 +258,8 @@ func (w *hostileWay) proveBeyond(t testing.TB) {
 // A hostileKind is a kind of hostile program.
 type hostileKind struct {
 	name, abi                 string
-	unconnected, link, server bool // it sends without connecting; has a link; tries to be a server
+	unconnected, link, server bool     // it sends without connecting; has a link; tries to be a server
+	about                     []string // what it has to do with
 }
 
 // kinds returns what kinds of hostile programs there are for the way.
@@ -268,7 +269,7 @@ func (w *hostileWay) kinds(t testing.TB) (kinds []hostileKind) {
 		for line := range strings.Lines(output(t, command(t, w.programs[abi], "list"))) {
 			words := strings.Split(strings.TrimSpace(line), "/")
 			is := func(what string) bool { return slices.Contains(words, what) }
-			k := hostileKind{words[0], abi, is("unconnected"), is("link"), is("server")}
+			k := hostileKind{words[0], abi, is("unconnected"), is("link"), is("server"), append(words[1:], abi)}
 			if w.row.has(&k) {
 				kinds = append(kinds, k)
 			}
@@ -294,7 +295,8 @@ type hostileScore struct {
 	outcomes        map[string]int
 }
 
-// A hostileTable is the scores of all kinds, in all ways together.
+// A hostileTable is the scores of all kinds, or of all that kinds have to do with, in all ways
+// together.
 type hostileTable struct {
 	names  []string
 	scores map[string]hostileScore
@@ -311,9 +313,10 @@ func (h *hostileTable) add(name string, score hostileScore) {
 	h.scores[name] = hostileScore{tries: sum.tries + score.tries, arrivals: sum.arrivals + score.arrivals}
 }
 
-func (h *hostileTable) String() string {
+// list returns the table with a title.
+func (h *hostileTable) list(title string) string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "%-60s %12s %12s\n", "kind", "tries", "arrivals")
+	fmt.Fprintf(&text, "%-60s %12s %12s\n", title, "tries", "arrivals")
 	for _, name := range h.names {
 		fmt.Fprintf(&text, "%-60s %12d %12d\n", name, h.scores[name].tries, h.scores[name].arrivals)
 	}
@@ -394,7 +397,7 @@ func TestHostile(t *testing.T) {
 	if n, err := strconv.ParseInt(os.Getenv("HOSTILE_TRIES"), 10, 64); err == nil {
 		length, tries = 24*time.Hour, n
 	}
-	var table hostileTable
+	var table, subjects hostileTable
 	parts := 0 // of the time
 	for _, way := range hostileWays {
 		parts += way.parts(long)
@@ -411,13 +414,17 @@ func TestHostile(t *testing.T) {
 			for i, k := range kinds {
 				t.Run(k.name+", "+k.abi, func(t *testing.T) {
 					until := time.Now().Add(time.Until(end) / time.Duration(len(kinds)-i))
-					table.add(k.name+", "+k.abi, w.play(t, k, until, k.share(tries)))
+					score := w.play(t, k, until, k.share(tries))
+					table.add(k.name+", "+k.abi, score)
+					for _, subject := range k.about {
+						subjects.add(subject, score)
+					}
 				})
 			}
 		})
 	}
 	if path := os.Getenv("HOSTILE_TABLE"); path != "" {
-		if err := os.WriteFile(path, []byte(table.String()), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(table.list("kind")+"\n"+subjects.list("all that have to do with")), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

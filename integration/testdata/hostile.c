@@ -10,9 +10,9 @@
 //
 // At PORT of ALLOWED there is a server, at CLOSED none, and SILENT never answers. REJECTED, and
 // 127.0.0.1 of the egress, are where it must not arrive. The kinds are in a table. "list" prints their
-// names, for the calls that the program was compiled for, and what is particular to them: they send
-// without connecting, need a link, or try to be a server. With -DSOCKETCALL the calls are made by
-// i386's socketcall(2).
+// names, for the calls that the program was compiled for, and behind each what is particular to it
+// (it sends without connecting, needs a link, or tries to be a server) and what it has to do with,
+// between slashes. With -DSOCKETCALL the calls are made by i386's socketcall(2).
 #include "hostile.h"
 
 enum {
@@ -467,11 +467,34 @@ static double now(void)
 	return t.tv_sec + t.tv_nsec / 1e9;
 }
 
+// list prints a line about a kind.
+static void list(const struct kind *k)
+{
+	static const struct { int how; const char *what; } words[] = {
+		{UNCONNECTED, "unconnected"}, {LINK, "link"},
+		{ADDRESS, "changes the address"}, {FAMILY, "changes the family"}, {LENGTH, "changes the length"}, {POINTER, "changes the pointer"},
+		{VECTOR, "changes the iovec"}, {FLAGS, "changes the flags"}, {DUP2, "dup2"}, {REOPEN, "close and reopen"},
+		{SHUTDOWN | UNSPEC, "disconnects meanwhile"}, {PROCESS | SHARED, "CLONE_FILES"}, {VFORK, "vfork"}, {HANDED, "SCM_RIGHTS"},
+	};
+	const struct call *c = k->call;
+	printf("%s", k->name);
+	for (unsigned i = 0; i < sizeof words / sizeof *words; i++)
+		if (k->how & words[i].how)
+			printf("/%s", words[i].what);
+	if (c->make == make_server)
+		printf("/server");
+	if (k->how & DUP2 && k->source != src_connected && k->source != src_peer)
+		printf("/dup2 with a socket that is not connected");
+	printf("/%s", c->make == make_fast || c->make == make_fastmsg || c->make == make_deferred ? "Fast Open" : c->protocol == IPPROTO_MPTCP ? "MPTCP" :
+		c->family != AF_INET && c->family != AF_INET6 ? "other sockets and files" : c->type == SOCK_DGRAM ? "UDP" : "TCP");
+	puts("");
+}
+
 int main(int argc, char **argv)
 {
 	for (k = kinds; k < kinds + sizeof kinds / sizeof *kinds; k++) {
 		if (argc == 2 && makes_sense(k))
-			printf("%s%s%s\n", k->name, k->how & UNCONNECTED ? "/unconnected" : "", k->how & LINK ? "/link" : k->call->make == make_server ? "/server" : "");
+			list(k);
 		if (argc > 9 && !strcmp(k->name, argv[1]))
 			break;
 	}
