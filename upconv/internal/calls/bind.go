@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -125,9 +126,20 @@ func (w *Worker) bindsLow(tid int) bool {
 	return err == nil && (same || w.s.Origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
 }
 
+// leaveLimit is how long a bind(2) waits for those whose targets have been killed.
+const leaveLimit = time.Second
+
 // bind handles a stopped bind(2).
 func (w *Worker) bind(c *session.Call) session.Outcome {
-	w.s.Receivers.Leave(c)
+	for w.s.Receivers.Leave(c) {
+		if !w.MayWait() {
+			return session.AsideBy(bindAnew)
+		}
+		if time.Since(c.Since) > leaveLimit || w.Aside.Stop.Happened() != 0 {
+			break
+		}
+		time.Sleep(50 * time.Microsecond)
+	}
 	if w.s.Companions.Any() {
 		var sa [4]byte // sin_family and sin_port; no port if it cannot be read
 		target.ReadMemory(c.TID, c.Args[1], sa[:])

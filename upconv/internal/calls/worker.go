@@ -34,4 +34,6 @@ func connectAnew(d session.Decider, c *session.Call) session.Outcome {
 	return workerOf(d).connect(c)
 }
 
+func bindAnew(d session.Decider, c *session.Call) session.Outcome { return workerOf(d).bind(c) }
+
 func sendAnew(d session.Decider, c *session.Call) session.Outcome { return workerOf(d).send(c) }

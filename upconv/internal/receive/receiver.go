@@ -300,7 +300,7 @@ func (p *receiver) note() {
 func (p *receiver) has(port [2]byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.over && p.port == port
+	return p.port == port
 }
 
 // portOf returns the port of an AF_INET6 socket, as it is in its address.
@@ -322,14 +322,16 @@ func (p *receiver) finish(out session.Outcome) {
 		p.timer.Stop()
 	}
 	if p.id != 0 {
-		all.mu.Lock()
-		delete(all.waiting, p.id)
-		all.mu.Unlock()
 		// The target has the file too, so that closing it would not take it out of the set.
 		unix.EpollCtl(all.epfd, unix.EPOLL_CTL_DEL, p.fd, nil)
 	}
 	p.s.Held.Remove(&p.held)
 	linux.Close(p.fd) // before the target goes on: what it closes then shall be closed
+	if p.id != 0 {    // after that: see Leave
+		all.mu.Lock()
+		delete(all.waiting, p.id)
+		all.mu.Unlock()
+	}
 	if err := p.s.Respond(p.c.ID, out); err != nil {
 		p.s.Log.Debug("answer", "tid", p.c.TID, "error", err)
 	}

@@ -228,19 +228,26 @@ func (all *receivers) all() []*receiver {
 
 // Leave is for a bind(2): those that wait with the port, and whose targets have been killed, give
 // it up. That they are is else noticed a little later, and who starts a killed server anew would
-// find its port taken.
-func (all *receivers) Leave(c *session.Call) {
+// find its port taken. It reports whether one has yet to give it up, as somebody else is about to
+// have it do.
+func (all *receivers) Leave(c *session.Call) (later bool) {
 	list := all.all()
 	if len(list) == 0 {
-		return
+		return false
 	}
 	var name [4]byte // sin_family and sin_port, or those of AF_INET6
 	if target.ReadMemory(c.TID, c.Args[1], name[:]) != 0 || name[2] == 0 && name[3] == 0 {
-		return
+		return false
 	}
 	for _, p := range list {
-		if p.has([2]byte(name[2:])) && p.s.Listener.Valid(p.c.ID) != nil && p.claim(due{gone: true}) {
+		if !p.has([2]byte(name[2:])) || p.s.Listener.Valid(p.c.ID) == nil {
+			continue
+		}
+		if p.claim(due{gone: true}) {
 			p.attend(nil, false)
+		} else {
+			later = true
 		}
 	}
+	return later
 }
