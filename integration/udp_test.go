@@ -324,7 +324,7 @@ var udpCases = []udpCase{
 	{args: []string{"ready", "edge"}, want: "epoll_wait: 1; events 1 data 123456789abcdef0; EPOLL_CTL_DEL: 0"},
 	{args: []string{"duplicates"}, want: `the same socket: 1 1, F_GETFD 0 0 1; the copy: 6 bytes from 203.0.113.10 the server: "echo 4"`},
 	{args: []string{"forked"}, want: `the child: 19 bytes from 203.0.113.10 the server: "echo from the child"; the parent: 19 bytes from 203.0.113.10 the server: "echo for the parent"`},
-	{args: []string{"threads"}, want: "each with a socket: 400 answers; with one socket: 200 answers"},
+	{args: []string{"threads"}, want: "each with a socket: 400 answers; with one socket: 200 answers; answers to one without a port: some"},
 	{args: []string{"here-and-there"}, want: `at 127.0.0.1: "to 127.0.0.1" from 127.0.0.1; recvfrom: 8 bytes from 127.0.0.1: "and back"`},
 	{args: []string{"beside"}, bpf: true, want: `at 127.0.0.1: "to 127.0.0.1"; of 203.0.113.10 the server, SO_BROADCAST 1; sendmmsg: 2; send "log": -1 EPIPE`},
 	{args: []string{"beside", "again"}, want: `connect to 127.0.0.1: 0; at 127.0.0.1: "and here"; connect: 0`},
