@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long a test waits for something that is to happen.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // eventually waits until a condition holds.
 func eventually(t testing.TB, what string, condition func() bool) {
@@ -181,7 +181,7 @@ type counter struct {
 func startCounter(t *testing.T, cmd *exec.Cmd) *counter {
 	t.Helper()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.WaitDelay = time.Second // should anybody hold standard error
+	cmd.WaitDelay = patience // should anybody hold standard error
 	stdout, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -981,7 +981,7 @@ func sh(t testing.TB, l *lab, script string, env ...string) *exec.Cmd {
 	cmd := command(t, "sh", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = patience
 	cmd.Env = append(append(os.Environ(), "upconv="+fmt.Sprintf("%s run --netns %s --via netns:%s --", bin, l.origin, l.egress)), env...)
 	return cmd
 }

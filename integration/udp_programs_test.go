@@ -352,7 +352,7 @@ one.sendto(b"end", ("127.0.0.1", 8125)); two.sendto(b"end", (sys.argv[1], 8125))
 		seen := map[string]int{}
 		data := make([]byte, 100)
 		for {
-			conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			conn.SetReadDeadline(time.Now().Add(patience))
 			n, err := conn.Read(data)
 			if err != nil {
 				return fmt.Sprintf("%v: %v", seen, err)

@@ -81,7 +81,7 @@ static void here(int fd) {
 static void greeting(int fd) {
 	char text[100];
 	struct pollfd p = {fd, POLLIN, 0};
-	poll(&p, 1, 10000);
+	poll(&p, 1, 30000);
 	int n = read(fd, text, sizeof text - 1);
 	if (n < 0)
 		result("read", n);
@@ -179,9 +179,9 @@ static void client(void) {
 			result("connect", r);
 		}
 		struct pollfd p = {fd, POLLOUT, 0};
-		poll(&p, 1, 10000);
+		poll(&p, 1, 30000);
 		struct epoll_event now = {0};
-		result("epoll_wait", epoll_wait(set, &now, 1, 5000));
+		result("epoll_wait", epoll_wait(set, &now, 1, 30000));
 		printf("out %d data %llx\n", !!(now.events & EPOLLOUT), (unsigned long long)now.data.u64);
 		printf("the same socket: %d %d\n", number(fd, SO_COOKIE) == cookie, number(copy, SO_COOKIE) == cookie);
 		result("again", connect(fd, (struct sockaddr *)&dst, sizeof dst));

@@ -62,10 +62,10 @@ static void go(int fd) {
 		die(udp ? "sendto" : "connect");
 }
 
-// came returns whether the set tells of the socket with the data within a second.
+// came returns whether the set tells of the socket with the data within ten seconds.
 static int came(int set, unsigned long data) {
 	struct epoll_event e;
-	return epoll_wait(set, &e, 1, 1000) == 1 && e.data.u64 == data;
+	return epoll_wait(set, &e, 1, 10000) == 1 && e.data.u64 == data;
 }
 
 // try_number returns whether a socket with a number has lost its place, and says so.
@@ -166,7 +166,7 @@ static void cases(void) {
 	add(set, fd, 4);
 	add(second, fd, 8);
 	go(fd);
-	int nested = epoll_wait(outer, &e, 1, 1000) == 1 && e.data.u64 == 9;
+	int nested = epoll_wait(outer, &e, 1, 10000) == 1 && e.data.u64 == 9;
 	printf("a set in a set: %d of 1\n", nested && came(set, 4));
 	printf("a second set: %d of 1\n", came(second, 8));
 	fflush(stdout);

@@ -37,7 +37,7 @@ int main(int argc, char **argv) {
 		if (!strcmp(argv[1], "before"))
 			fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 		struct bufferevent *b = bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
-		struct timeval patience = {5, 0};
+		struct timeval patience = {30, 0};
 		bufferevent_setcb(b, NULL, NULL, on_event, NULL);
 		bufferevent_set_timeouts(b, &patience, NULL);
 		if (fd >= 0)

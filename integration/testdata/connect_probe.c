@@ -219,7 +219,7 @@ static int in_connect(int pid, int fd) {
 }
 
 static void wait_in_connect(int pid, int fd) {
-	long deadline = now() + 10000;
+	long deadline = now() + 30000;
 	for (int seen = 0; seen < 5; seen = in_connect(pid, fd) ? seen + 1 : 0) {
 		if (now() > deadline) {
 			printf("never seen in connect\n");
@@ -243,7 +243,7 @@ static void *watcher(void *arg) {
 			kill(getpid(), w->sig);
 		else
 			syscall(SYS_tgkill, getpid(), main_tid, w->sig);
-		long deadline = now() + 3000;
+		long deadline = now() + 30000;
 		struct sigaction sa;
 		sigaction(w->sig, NULL, &sa);
 		while (sa.sa_handler == handler && handled + handled_elsewhere == before && now() < deadline)
@@ -332,7 +332,7 @@ int main(int argc, char **argv) {
 			conn("connect", fd);
 			printf("after: F_GETFL %o F_GETFD %d\n", fcntl(fd, F_GETFL), fcntl(fd, F_GETFD));
 			descriptors("after", fd);
-			ready(fd, 5000);
+			ready(fd, 30000);
 			so_error(fd);
 			state(fd);
 		}
@@ -340,14 +340,14 @@ int main(int argc, char **argv) {
 		fd = sock(SOCK_NONBLOCK);
 		conn("connect", fd);
 		if (!strcmp(extra, "poll"))
-			ready(fd, 5000);
+			ready(fd, 30000);
 		else if (!strcmp(extra, "select")) {
 			fd_set w, e;
 			FD_ZERO(&w);
 			FD_ZERO(&e);
 			FD_SET(fd, &w);
 			FD_SET(fd, &e);
-			struct timeval tv = {5, 0};
+			struct timeval tv = {30, 0};
 			r = select(fd + 1, NULL, &w, &e, &tv);
 			printf("select: %d writable %d exceptional %d\n", r, !!FD_ISSET(fd, &w), !!FD_ISSET(fd, &e));
 		} else {
@@ -355,7 +355,7 @@ int main(int argc, char **argv) {
 			struct epoll_event ev = {EPOLLOUT, {.u64 = 0x123456789abcdef}};
 			result("EPOLL_CTL_ADD", epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev));
 			memset(&ev, 0, sizeof ev);
-			r = epoll_wait(ep, &ev, 1, 5000);
+			r = epoll_wait(ep, &ev, 1, 30000);
 			if (partly(fd, ev.events))
 				r = epoll_wait(ep, &ev, 1, 0);
 			printf("epoll: %d %x %llx\n", r, ev.events, (long long)ev.data.u64);
@@ -377,7 +377,7 @@ int main(int argc, char **argv) {
 			;
 		conn("connect", fd);
 		do
-			r = epoll_wait(ep, &ev, 1, 2000);
+			r = epoll_wait(ep, &ev, 1, 30000);
 		while (r == 1 && !(ev.events & EPOLLOUT && tcp_state(fd) != TCP_SYN_SENT));
 		printf("epoll: %d %x\n", r, ev.events & (EPOLLOUT | EPOLLERR | EPOLLHUP));
 		so_error(fd);
@@ -388,7 +388,7 @@ int main(int argc, char **argv) {
 		if (*extra)
 			set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, atoi(extra));
 		conn("connect", fd);
-		ready(fd, 8000);
+		ready(fd, 30000);
 		conn("connect, for the result", fd);
 		state(fd);
 		so_error(fd);
@@ -433,7 +433,7 @@ int main(int argc, char **argv) {
 		if (tcp_state(fd) == TCP_SYN_SENT) {
 			ready(fd, 0);
 			conn("connect again", fd);
-			ready(fd, 10000);
+			ready(fd, 30000);
 			so_error(fd);
 		}
 	} else if (!strcmp(what, "signals-in-a-row")) {
@@ -492,7 +492,7 @@ int main(int argc, char **argv) {
 				r = connect(fd, (struct sockaddr *)&dst, sizeof dst);
 				result("connect again", r);
 			} else {
-				ready(fd, 10000);
+				ready(fd, 30000);
 				result("connect again", connect(fd, (struct sockaddr *)&dst, sizeof dst));
 			}
 		}
@@ -762,7 +762,7 @@ int main(int argc, char **argv) {
 		args[0] = fd;
 		args[1] = (unsigned long)&dst;
 		result("socketcall", syscall(SYS_socketcall, 3, args));
-		ready(fd, 5000);
+		ready(fd, 30000);
 		so_error(fd);
 		state(fd);
 	}

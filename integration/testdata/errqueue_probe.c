@@ -68,7 +68,7 @@ static void queue(const char *what, int s, int with_name, size_t room, int wait)
 
 	if (wait) {
 		struct pollfd p = { s, 0, 0 };
-		printf("%s: poll %d", what, poll(&p, 1, 5000));
+		printf("%s: poll %d", what, poll(&p, 1, 30000));
 		printf(" %x\n", p.revents & POLLERR);
 		/* It comes in parts. */
 		usleep(50000);

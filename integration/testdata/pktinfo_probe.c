@@ -36,7 +36,7 @@ static void step(const char *name)
 static int fresh(void)
 {
 	int fd = socket(AF_INET, SOCK_DGRAM, 0), one = 1;
-	struct timeval patience = {5};
+	struct timeval patience = {30};
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
 	setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof one);
 	return fd;

@@ -44,7 +44,7 @@ static int good(const char *what, int is)
 static int asks(int fd, struct sockaddr_in *udp)
 {
 	struct pollfd p = {fd, POLLIN, 0};
-	return good("ask", sendto(fd, "echo", 4, 0, (struct sockaddr *)udp, sizeof *udp) == 4) && poll(&p, 1, 2000) == 1;
+	return good("ask", sendto(fd, "echo", 4, 0, (struct sockaddr *)udp, sizeof *udp) == 4) && poll(&p, 1, 20000) == 1;
 }
 
 int main(int argc, char **argv)

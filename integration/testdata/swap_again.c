@@ -219,7 +219,7 @@ static void interrupted(void) {
 	printf("poll: %d\n", poll(&p, 1, 0));
 	setitimer(ITIMER_REAL, &soon, NULL);
 	conn("connect", fd); // waits for the same one, and is interrupted too
-	printf("poll: %d", poll(&p, 1, 5000));
+	printf("poll: %d", poll(&p, 1, 30000));
 	printf(" %x\n", p.revents);
 	int n = epoll_wait(ep, &ev, 1, 0);
 	printf("epoll: %d %x\n", n, n > 0 ? ev.events : 0);

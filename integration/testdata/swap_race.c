@@ -151,7 +151,7 @@ static void registrations(int ms) {
 		int r = conn_to(NUMBER, &dst);
 		if (r && errno != EINPROGRESS)
 			result("connect", r);
-		int n = epoll_wait(the_set, &ev, 1, 1000);
+		int n = epoll_wait(the_set, &ev, 1, 20000);
 		lost += n == 0;
 		early += n > 0 && ev.events & EPOLLHUP;
 		int fd = brief(SOCK_NONBLOCK);
