@@ -166,20 +166,6 @@ func (w *Worker) toOrigin(c *session.Call) session.Outcome {
 	return session.Answer(unix.EBADF)
 }
 
-// listen handles a stopped listen(2).
-func (w *Worker) listen(c *session.Call) session.Outcome {
-	for range session.MaxRaces {
-		out := w.toOrigin(c)
-		if !out.CarriesOn() {
-			return out
-		}
-		if out := w.guardListen(c); !out.IsRaced() {
-			return out
-		}
-	}
-	return session.Answer(unix.EBADF)
-}
-
 // ioctl handles a stopped ioctl(2).
 func (w *Worker) ioctl(c *session.Call) session.Outcome {
 	switch request := uint32(c.Args[1]); request {

@@ -153,3 +153,17 @@ func (w *Worker) bind(c *session.Call) session.Outcome {
 	}
 	return session.CarryOn
 }
+
+// listen handles a stopped listen(2).
+func (w *Worker) listen(c *session.Call) session.Outcome {
+	for range session.MaxRaces {
+		out := w.toOrigin(c)
+		if !out.CarriesOn() {
+			return out
+		}
+		if out := w.guardListen(c); !out.IsRaced() {
+			return out
+		}
+	}
+	return session.Answer(unix.EBADF)
+}

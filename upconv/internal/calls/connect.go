@@ -6,7 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
-	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -102,7 +101,7 @@ func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte)
 	seen, is := w.See(c), false
 	if w.s.Needs.UDP {
 		var fd int
-		if fd, is = w.SendsDatagrams(c, seen, route.Kind == policy.Reject); is {
+		if fd, is = w.sendsDatagrams(c, seen, route.Kind == policy.Reject); is {
 			decision, fastOpen := e.Decision, c.FastOpen
 			out := w.datagram(c, e, family, sa, fd)
 			if route.Kind != policy.Reject || !out.CarriesOn() {
@@ -240,7 +239,7 @@ func (w *Worker) stays(c *session.Call, e *event.Pending) {
 		return
 	}
 	// What kind of socket it is has not mattered yet.
-	fd, is := w.SendsDatagrams(c, c.View != nil || w.See(c), true)
+	fd, is := w.sendsDatagrams(c, c.View != nil || w.See(c), true)
 	if fd >= 0 {
 		w.Retag(c, fd)
 		w.CloseNow(fd)
@@ -257,7 +256,7 @@ func (w *Worker) stays(c *session.Call, e *event.Pending) {
 // cross sends a connect(2) along a route to another family. old is as in swap. again is true where
 // the socket is an AF_INET6 one already, from an earlier one.
 func (w *Worker) cross(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, again bool) session.Outcome {
-	if sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
+	if sock.Domain == unix.AF_INET6 && linux.OnlyIPv6(old) {
 		return session.CarryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
 	}
 	x := &w.Crossing
@@ -303,6 +302,26 @@ func (w *Worker) datagram(c *session.Call, e *event.Pending, family int, sa []by
 		}
 	}
 	return w.Place(c, e, family, sa, old)
+}
+
+// sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
+// it says so only if asked to fetch it; then fd is a copy, else -1.
+func (w *Worker) sendsDatagrams(c *session.Call, seen, fetch bool) (fd int, is bool) {
+	switch {
+	case seen:
+		return -1, c.View.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(c.View.Type)
+	case !fetch:
+		return -1, false
+	}
+	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
+	if errno != 0 {
+		return -1, false // as whoever fetches it next will say
+	}
+	if w.Done = append(w.Done, fd); !linux.IsDatagramType(linux.TypeOf(fd)) {
+		w.CloseNow(fd)
+		return -1, false
+	}
+	return fd, true
 }
 
 // connectCall is connect(2).

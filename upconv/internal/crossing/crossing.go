@@ -88,12 +88,6 @@ func (x *Crossing) Scope(fd int) unix.Errno {
 	return 0
 }
 
-// OnlyIPv6 reports whether an AF_INET6 socket takes no IPv4-mapped addresses.
-func OnlyIPv6(fd int) bool {
-	var only int32
-	return linux.Getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0
-}
-
 // Crossed tells whether old is a socket that took the place of one of another family in an earlier
 // connect(2). If it can be connected again, sock then says what the program thinks it is; busy is
 // true where it cannot.

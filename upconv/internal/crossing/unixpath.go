@@ -73,7 +73,7 @@ func (p *UnixPath) Find(targets *target.Threads, tid int, sa []byte) (errno unix
 	if p.As, errno = targets.CredentialsOf(tid); errno != 0 {
 		return errno
 	}
-	if len(sa) > 2+MaxUnixName {
+	if len(sa) > 2+linux.MaxUnixName {
 		return unix.EINVAL
 	}
 	copy(p.Raw[:], sa)
@@ -88,7 +88,7 @@ func (p *UnixPath) Find(targets *target.Threads, tid int, sa []byte) (errno unix
 			path = proc + path[len(self):]
 		}
 	}
-	same := SameRoot(proc)
+	same := target.SameRoot(proc)
 	if same && path == string(name) && filepath.IsAbs(path) {
 		return 0
 	}
@@ -136,17 +136,4 @@ func (p *UnixPath) Close() {
 		linux.Close(p.File)
 		p.File = -1
 	}
-}
-
-// MaxUnixName is how long sun_path is, unix(7).
-const MaxUnixName = 108
-
-// SameRoot reports whether a thread, whose directory in /proc is given, has the root directory of
-// this process.
-func SameRoot(proc string) bool {
-	var own, other unix.Stat_t
-	mounts, errOwn := os.Readlink("/proc/self/ns/mnt")
-	others, err := os.Readlink(proc + "ns/mnt")
-	return errOwn == nil && err == nil && mounts == others && unix.Stat("/", &own) == nil && unix.Stat(proc+"root", &other) == nil &&
-		own.Dev == other.Dev && own.Ino == other.Ino
 }

@@ -26,26 +26,6 @@ import (
 // once any datagram socket has been moved: upconv makes them itself, with its own copy of the
 // address and of what is to be sent.
 
-// SendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
-// it says so only if asked to fetch it; then fd is a copy, else -1.
-func (w *Worker) SendsDatagrams(c *session.Call, seen, fetch bool) (fd int, is bool) {
-	switch {
-	case seen:
-		return -1, c.View.Mode&unix.S_IFMT == unix.S_IFSOCK && linux.IsDatagramType(c.View.Type)
-	case !fetch:
-		return -1, false
-	}
-	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
-	if errno != 0 {
-		return -1, false // as whoever fetches it next will say
-	}
-	if w.Done = append(w.Done, fd); !linux.IsDatagramType(linux.TypeOf(fd)) {
-		w.CloseNow(fd)
-		return -1, false
-	}
-	return fd, true
-}
-
 // DecideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those
 // are left alone.
 func (w *Worker) DecideDatagram(dst netip.AddrPort) policy.Decision {
@@ -342,7 +322,7 @@ func (w *Worker) finished(c *session.Call, e *event.Pending, errno unix.Errno) s
 // crossDatagram is place for a route to another family. had is the passport of a socket that is of
 // another one than the program's already, else nil.
 func (w *Worker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, had *passport.Passport) session.Outcome {
-	if had == nil && sock.Domain == unix.AF_INET6 && crossing.OnlyIPv6(old) {
+	if had == nil && sock.Domain == unix.AF_INET6 && linux.OnlyIPv6(old) {
 		return session.Answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
 	x := &w.Crossing

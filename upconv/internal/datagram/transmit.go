@@ -10,9 +10,9 @@ import (
 	"github.com/upconv/upconv/upconv/event"
 	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
-	"github.com/upconv/upconv/upconv/internal/receive"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
+	"github.com/upconv/upconv/upconv/internal/target"
 )
 
 // Sending what has been decided about with a socket that is where it goes.
@@ -216,5 +216,5 @@ func (w *Worker) tellLengths(c *session.Call, n int) {
 		binary.NativeEndian.PutUint32(lengths[4*i:], o.headers[i].length)
 		o.Vectors = append(o.Vectors, unix.RemoteIovec{Base: uintptr(o.Messages[i].result), Len: 4})
 	}
-	receive.Transfer(c.TID, lengths[:4*n], nil, o.Vectors)
+	target.WriteVectors(c.TID, lengths[:4*n], nil, o.Vectors)
 }

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/target"
@@ -102,7 +101,7 @@ func (w *Worker) liveLike(proc string, umask int, sa []byte) ([]byte, unix.Errno
 	w.Altered = true
 	unix.Umask(umask)
 	path := string(bytes.TrimRight(sa[linux.SizeofFamily:], "\x00"))
-	if crossing.SameRoot(proc+"/") || unix.Chroot(proc+"/root") == nil || !filepath.IsAbs(path) {
+	if target.SameRoot(proc+"/") || unix.Chroot(proc+"/root") == nil || !filepath.IsAbs(path) {
 		return sa, linux.ErrnoOf(unix.Fchdir(cwd))
 	}
 	parent, errno := openInRoot(proc, filepath.Dir(path))
@@ -139,7 +138,7 @@ func namedBy(tid int, sa []byte) []byte {
 		}
 		rest = strings.TrimRight(rest, "\x00")
 		named := "/proc/" + strconv.Itoa(tid) + "/" + rest
-		if len(named) > crossing.MaxUnixName {
+		if len(named) > linux.MaxUnixName {
 			named = "/proc/0/" + rest
 		}
 		return append(append([]byte{}, sa[:linux.SizeofFamily]...), named...)

@@ -82,6 +82,13 @@ func SetAffinity(cpus *unix.CPUSet) unix.Errno {
 	return errno
 }
 
+// EpollAdd puts a file into an epoll set. It is no raw call, as a set of a program's is locked while
+// epoll_wait(2) writes into the program's memory.
+func EpollAdd(set, fd int, event *unix.EpollEvent) unix.Errno {
+	_, _, errno := unix.Syscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(event)), 0, 0)
+	return errno
+}
+
 // ErrnoOf finds the errno in an error: EIO where there is none, 0 for nil.
 func ErrnoOf(err error) unix.Errno {
 	if err == nil {

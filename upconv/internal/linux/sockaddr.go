@@ -16,6 +16,9 @@ const (
 	SizeofSockaddrStorage = 128 // struct sockaddr_storage
 )
 
+// MaxUnixName is how long sun_path is, unix(7).
+const MaxUnixName = 108
+
 // FamilyOf returns the address family of a socket address, 0 if it has none.
 func FamilyOf(sa []byte) int {
 	if len(sa) < SizeofFamily {

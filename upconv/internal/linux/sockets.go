@@ -50,6 +50,12 @@ func IsConnected(fd int) bool {
 	return SocketName(fd, true, &name)
 }
 
+// OnlyIPv6 reports whether an AF_INET6 socket takes no IPv4-mapped addresses.
+func OnlyIPv6(fd int) bool {
+	var only int32
+	return Getsockopt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, unsafe.Pointer(&only), 4) == 0 && only != 0
+}
+
 // CookieOf returns SO_COOKIE, which no other socket of this machine has; 0 for what is not a
 // socket.
 func CookieOf(fd int) (cookie uint64) {

@@ -2,7 +2,6 @@ package receive
 
 import (
 	"encoding/binary"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +24,7 @@ func (r *reception) deliver(b *receiveBuffers, came *arrival) unix.Errno {
 	}
 	const others = 64
 	if len(b.remote) > linux.MaxIovecs-others {
-		if Transfer(tid, data, nil, b.remote) != len(data) {
+		if target.WriteVectors(tid, data, nil, b.remote) != len(data) {
 			return unix.EFAULT
 		}
 		data, b.remote = nil, b.remote[:0]
@@ -43,7 +42,7 @@ func (r *reception) deliver(b *receiveBuffers, came *arrival) unix.Errno {
 	total := len(data) + len(b.rest)
 	wrote := 0
 	if total > 0 {
-		wrote = Transfer(tid, data, b.rest, b.remote)
+		wrote = target.WriteVectors(tid, data, b.rest, b.remote)
 	}
 	if wrote == total {
 		return place.errno
@@ -184,24 +183,4 @@ func (r *reception) deliverPieces(b *receiveBuffers, came *arrival, place *nameP
 		return unix.EFAULT
 	}
 	return 0
-}
-
-// Transfer writes data, and rest behind it, to places in the target's memory. It returns how much
-// of it could be.
-func Transfer(tid int, data, rest []byte, to []unix.RemoteIovec) int {
-	var local [2]unix.Iovec
-	count := 0
-	for _, part := range [2][]byte{data, rest} {
-		if len(part) > 0 {
-			local[count].Base = &part[0]
-			local[count].SetLen(len(part))
-			count++
-		}
-	}
-	n, _, errno := unix.Syscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(tid), uintptr(unsafe.Pointer(&local)), uintptr(count),
-		uintptr(unsafe.Pointer(&to[0])), uintptr(len(to)), 0)
-	if errno != 0 {
-		return 0
-	}
-	return int(n)
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/passport"
 	"github.com/upconv/upconv/upconv/internal/session"
-	"github.com/upconv/upconv/upconv/internal/swap"
 	"github.com/upconv/upconv/upconv/internal/trap"
 )
 
@@ -282,7 +281,7 @@ func (p *receiver) watch() unix.Errno {
 	// Edges, and not levels: an error queue that nobody empties would be ready all the time. What
 	// is there already counts as one.
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(uint32(p.id)), Pad: int32(uint32(p.id >> 32))}
-	return swap.EpollAdd(p.s.Receivers.epfd, p.fd, &event)
+	return linux.EpollAdd(p.s.Receivers.epfd, p.fd, &event)
 }
 
 // note notes what its socket is known by.

@@ -44,11 +44,3 @@ func (w *Worker) Unserved(e *event.Pending, what string, errno unix.Errno) {
 	w.s.Events.Record(e, errno)
 	w.s.Warn("not served, its calls stay native: "+what+": "+why, "cure", cure, "tid", e.TID, "comm", target.Identify(e.TID).Comm, "error", errno)
 }
-
-// UnderWay turns the errnos that say "not finished, and nothing is wrong" into success, for events.
-func UnderWay(errno unix.Errno) unix.Errno {
-	if errno == unix.EINPROGRESS || errno == unix.EALREADY {
-		return 0
-	}
-	return errno
-}

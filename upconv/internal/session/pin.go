@@ -59,23 +59,5 @@ func (w *Worker) Settle(on bool) {
 	w.settled, w.pinned = on, false
 }
 
-// Nth returns the n-th processor of a set, counting round.
-func Nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
-	n %= max(1, set.Count())
-	for cpu := 0; ; cpu++ {
-		if !set.IsSet(cpu) {
-			if cpu > 1<<16 {
-				return *set
-			}
-			continue
-		}
-		if n == 0 {
-			one.Set(cpu)
-			return one
-		}
-		n--
-	}
-}
-
 // stayPinned is for how many swaps of one thread in a row the processor is not looked up again.
 const stayPinned = 32

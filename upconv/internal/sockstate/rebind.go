@@ -127,3 +127,16 @@ func bindBeside(old, to int, name []byte) unix.Errno {
 	}
 	return errno
 }
+
+// CopyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and
+// F_SETSIG. Who that is in the target's pid namespace does not matter: the kernel keeps a
+// reference.
+func CopyOwner(from, to int) {
+	var owner struct{ kind, pid int32 } // struct f_owner_ex
+	if _, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETOWN_EX, uintptr(unsafe.Pointer(&owner))); errno == 0 && owner.pid != 0 {
+		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETOWN_EX, uintptr(unsafe.Pointer(&owner)))
+	}
+	if sig, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETSIG, 0); errno == 0 && sig != 0 {
+		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETSIG, sig)
+	}
+}

@@ -38,7 +38,7 @@ func (w *Worker) begin(c *session.Call, e *event.Pending, fd int, sock *sockstat
 			w.noteConnection(e, fd, sock, sa)
 		}
 		linux.SetFlags(fd, sock.Flags)
-		w.s.Events.Record(e, session.UnderWay(out.Errno))
+		w.s.Events.Record(e, underWay(out.Errno))
 		return out
 	}
 	errno := linux.Connect(fd, sa)
@@ -47,7 +47,7 @@ func (w *Worker) begin(c *session.Call, e *event.Pending, fd int, sock *sockstat
 	}
 	if !waits {
 		linux.SetFlags(fd, sock.Flags)
-		w.s.Events.Record(e, session.UnderWay(errno))
+		w.s.Events.Record(e, underWay(errno))
 		return session.Answer(errno)
 	}
 	if c.FastOpen.On && w.Guards(c) {
@@ -86,11 +86,19 @@ func (w *Worker) begin(c *session.Call, e *event.Pending, fd int, sock *sockstat
 		}
 	}
 	linux.SetFlags(fd, sock.Flags)
-	w.s.Events.Record(e, session.UnderWay(errno))
+	w.s.Events.Record(e, underWay(errno))
 	if errno == unix.EALREADY {
 		// The target's own connect(2) now runs, on a socket in SYN_SENT: the kernel ignores the
 		// address it passes and waits as for any other, with signals, restarts and errors its own.
 		return session.CarryOn
 	}
 	return session.Answer(errno)
+}
+
+// underWay turns the errnos that say "not finished, and nothing is wrong" into success, for events.
+func underWay(errno unix.Errno) unix.Errno {
+	if errno == unix.EINPROGRESS || errno == unix.EALREADY {
+		return 0
+	}
+	return errno
 }

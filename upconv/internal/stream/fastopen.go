@@ -56,7 +56,7 @@ func (w *Worker) readEarly(c *session.Call, vectors []unix.RemoteIovec) (length 
 // beginEarly sends what a call with MSG_FASTOPEN sends that waits and must not be left to the
 // kernel. errno is what connecting the stream fd has said.
 func (w *Worker) beginEarly(c *session.Call, e *event.Pending, fd int, errno unix.Errno) session.Outcome {
-	w.s.Events.Record(e, session.UnderWay(errno))
+	w.s.Events.Record(e, underWay(errno))
 	switch {
 	case errno == unix.EALREADY:
 		return session.Aside // which will find it connecting

@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/upconv/upconv/upconv/event"
-	"github.com/upconv/upconv/upconv/internal/crossing"
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
 	"github.com/upconv/upconv/upconv/internal/siit"
@@ -83,7 +82,7 @@ func (w *Worker) Reject(c *session.Call, e *event.Pending, family int, datagrams
 		return session.Answer(unix.EINVAL)
 	case made != family:
 		return session.Answer(unix.EAFNOSUPPORT)
-	case made == unix.AF_INET6 && crossing.OnlyIPv6(fd):
+	case made == unix.AF_INET6 && linux.OnlyIPv6(fd):
 		return session.Answer(unix.ENETUNREACH) // such a socket takes no IPv4-mapped destination
 	}
 	return w.refuse(e)

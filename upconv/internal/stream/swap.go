@@ -7,6 +7,7 @@ import (
 
 	"github.com/upconv/upconv/upconv/internal/linux"
 	"github.com/upconv/upconv/upconv/internal/session"
+	"github.com/upconv/upconv/upconv/internal/sockstate"
 	"github.com/upconv/upconv/upconv/internal/swap"
 )
 
@@ -59,7 +60,7 @@ func (w *Worker) replaceStream(s *swap.Swap, use func() session.Outcome) session
 		return out
 	}
 	if s.Old >= 0 && sock.Flags&unix.O_ASYNC != 0 {
-		swap.CopyOwner(s.Old, s.FD) // carry may not have known the flags
+		sockstate.CopyOwner(s.Old, s.FD) // carry may not have known the flags
 	}
 	if out := w.Put(s); !out.IsUndecided() {
 		w.abandonStream(s)

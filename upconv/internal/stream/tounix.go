@@ -37,7 +37,7 @@ func (w *Worker) connectUnix(c *session.Call, e *event.Pending, x *crossing.Cros
 		errno = unix.ECONNREFUSED
 	}
 	if errno = x.AsInet(e, errno); errno != 0 {
-		w.s.Events.Record(e, session.UnderWay(errno))
+		w.s.Events.Record(e, underWay(errno))
 		return session.Answer(errno)
 	}
 	if x.Route.ProxyV2 {
@@ -58,7 +58,7 @@ func (w *Worker) connected(c *session.Call, e *event.Pending, fd int, sock *sock
 		out = w.Open(c, fd, nil)
 	}
 	linux.SetFlags(fd, sock.Flags)
-	w.s.Events.Record(e, session.UnderWay(out.Errno))
+	w.s.Events.Record(e, underWay(out.Errno))
 	return out
 }
 

@@ -3,6 +3,8 @@ package supervisor
 import (
 	"runtime"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/upconv/upconv/upconv/internal/birth"
 )
 
@@ -46,4 +48,22 @@ func (s *Session) addWorker() {
 		return
 	}
 	s.adding.Store(false)
+}
+
+// nth returns the n-th processor of a set, counting round.
+func nth(set *unix.CPUSet, n int) (one unix.CPUSet) {
+	n %= max(1, set.Count())
+	for cpu := 0; ; cpu++ {
+		if !set.IsSet(cpu) {
+			if cpu > 1<<16 {
+				return *set
+			}
+			continue
+		}
+		if n == 0 {
+			one.Set(cpu)
+			return one
+		}
+		n--
+	}
 }

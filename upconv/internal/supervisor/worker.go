@@ -86,7 +86,7 @@ func (w *worker) run(ready chan<- error) {
 		return
 	}
 	w.MayPin = unix.SchedGetaffinity(0, &w.CPUs) == nil && w.CPUs.Count() > 1
-	w.Own = session.Nth(&w.CPUs, w.index)
+	w.Own = nth(&w.CPUs, w.index)
 	for !w.extra || w.sleep() {
 		if err = w.serve(); err == errRelieved {
 			w.serveHeld()

@@ -38,7 +38,7 @@ func (w *Worker) carryOver(s *Swap, old int, kept bool) unix.Errno {
 		sock.Resume(replacement)
 	}
 	if w.s.Used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0 {
-		CopyOwner(old, replacement)
+		sockstate.CopyOwner(old, replacement)
 	}
 	if one := int32(1); sock.Headers {
 		linux.Setsockopt(replacement, unix.IPPROTO_IP, unix.IP_HDRINCL, unsafe.Pointer(&one), 4)
@@ -66,7 +66,7 @@ func (w *Worker) carryAcross(s *Swap, old int, kept bool) unix.Errno {
 		return errno
 	}
 	if old >= 0 && (w.s.Used.Owner.Load() || sock.Flags&unix.O_ASYNC != 0) {
-		CopyOwner(old, replacement)
+		sockstate.CopyOwner(old, replacement)
 	}
 	if x.Family() == unix.AF_INET6 {
 		w.shutLike(s, old)

@@ -457,10 +457,3 @@ func fired(e unix.EpollEvent) bool {
 	const how = unix.EPOLLONESHOT | unix.EPOLLET | unix.EPOLLWAKEUP | unix.EPOLLEXCLUSIVE
 	return e.Events&unix.EPOLLONESHOT != 0 && e.Events&^(how|unix.EPOLLERR|unix.EPOLLHUP) == 0
 }
-
-// EpollAdd puts a file into an epoll set. That of a program is locked while epoll_wait(2) writes
-// into its memory; so not a RawSyscall.
-func EpollAdd(set, fd int, event *unix.EpollEvent) unix.Errno {
-	_, _, errno := unix.Syscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(event)), 0, 0)
-	return errno
-}

@@ -32,19 +32,6 @@ func (w *Worker) Replaced(c *session.Call, old int) bool {
 	return !target.IsSocket(c.TID, c.FD, linux.InodeOf(old)) // where kcmp(2) is refused; it takes some us more
 }
 
-// CopyOwner gives the file to the owner and the signal of the file from: fcntl(2), F_SETOWN_EX and
-// F_SETSIG. Who that is in the target's pid namespace does not matter: the kernel keeps a
-// reference.
-func CopyOwner(from, to int) {
-	var owner struct{ kind, pid int32 } // struct f_owner_ex
-	if _, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETOWN_EX, uintptr(unsafe.Pointer(&owner))); errno == 0 && owner.pid != 0 {
-		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETOWN_EX, uintptr(unsafe.Pointer(&owner)))
-	}
-	if sig, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(from), unix.F_GETSIG, 0); errno == 0 && sig != 0 {
-		unix.RawSyscall(unix.SYS_FCNTL, uintptr(to), unix.F_SETSIG, sig)
-	}
-}
-
 // CopyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
 // user that packet filters and routing rules (skuid, uidrange) see.
 func (w *Worker) CopyInode(s *Swap) (lost string) {
@@ -84,7 +71,7 @@ func (w *Worker) witness(old int) bool {
 	if w.witnesses < 0 { // there was none to be had
 		w.newWitnesses()
 	}
-	return EpollAdd(w.witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
+	return linux.EpollAdd(w.witnesses, old, &unix.EpollEvent{Events: unix.EPOLLOUT}) == 0
 }
 
 // newWitnesses makes the set, after the first time without whatever is in it.

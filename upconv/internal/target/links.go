@@ -1,6 +1,7 @@
 package target
 
 import (
+	"os"
 	"strconv"
 	"unsafe"
 
@@ -32,3 +33,13 @@ func readLink(tid, fd int, buf []byte) []byte {
 
 // SocketLink is what the link of a socket's descriptor says.
 func SocketLink(ino uint64) string { return "socket:[" + strconv.FormatUint(ino, 10) + "]" }
+
+// SameRoot reports whether a thread, whose directory in /proc is given, has the root directory of
+// this process.
+func SameRoot(proc string) bool {
+	var own, other unix.Stat_t
+	mounts, errOwn := os.Readlink("/proc/self/ns/mnt")
+	others, err := os.Readlink(proc + "ns/mnt")
+	return errOwn == nil && err == nil && mounts == others && unix.Stat("/", &own) == nil && unix.Stat(proc+"root", &other) == nil &&
+		own.Dev == other.Dev && own.Ino == other.Ino
+}

@@ -47,3 +47,23 @@ func ReadVectors(tid int, buf []byte, vectors []unix.RemoteIovec) (n int, errno 
 	}
 	return int(got), 0
 }
+
+// WriteVectors writes data, and rest behind it, to places in a thread's memory. It returns how many
+// bytes it could write, 0 for any error.
+func WriteVectors(tid int, data, rest []byte, to []unix.RemoteIovec) (n int) {
+	var local [2]unix.Iovec
+	count := 0
+	for _, part := range [2][]byte{data, rest} {
+		if len(part) > 0 {
+			local[count].Base = &part[0]
+			local[count].SetLen(len(part))
+			count++
+		}
+	}
+	wrote, _, errno := unix.Syscall6(unix.SYS_PROCESS_VM_WRITEV, uintptr(tid), uintptr(unsafe.Pointer(&local)), uintptr(count),
+		uintptr(unsafe.Pointer(&to[0])), uintptr(len(to)), 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(wrote)
+}
