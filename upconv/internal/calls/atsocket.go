@@ -246,8 +246,8 @@ func (w *Worker) bringBack(c *session.Call, old int, sock *sockstate.Socket, dst
 	return w.BringBackDatagram(s)
 }
 
-// there connects a socket that has been seen to be one of the egress and idle.
-func (w *Worker) there(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
+// connectSeen connects a socket that has been seen to be one of the egress and idle.
+func (w *Worker) connectSeen(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
 	fd, out := w.Fetch(c, e)
 	if !out.IsUndecided() {
 		return out
@@ -258,5 +258,5 @@ func (w *Worker) there(c *session.Call, e *event.Pending, sa []byte) session.Out
 	}
 	sock := w.SocketMemory()
 	*sock = sockstate.Socket{Domain: c.View.Family, Kind: unix.SOCK_STREAM, Proto: c.View.Protocol, Netns: c.View.NetNS, Flags: c.View.Flags}
-	return w.Again(c, e, fd, sock, sa)
+	return w.ConnectInPlace(c, e, fd, sock, sa)
 }

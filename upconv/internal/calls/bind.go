@@ -126,16 +126,16 @@ func (w *Worker) bindsLow(tid int) bool {
 	return err == nil && (same || w.s.Origin.Closed) && effective&(1<<unix.CAP_NET_BIND_SERVICE) != 0
 }
 
-// leaveLimit is how long a bind(2) waits for those whose targets have been killed.
-const leaveLimit = time.Second
+// freeLimit is how long a bind(2) waits for those whose targets have been killed.
+const freeLimit = time.Second
 
 // bind handles a stopped bind(2).
 func (w *Worker) bind(c *session.Call) session.Outcome {
-	for w.s.Receivers.Leave(c) {
+	for w.s.Receivers.FreePort(c) {
 		if !w.MayWait() {
 			return session.AsideBy(bindAnew)
 		}
-		if time.Since(c.Since) > leaveLimit || w.Aside.Stop.Happened() != 0 {
+		if time.Since(c.Since) > freeLimit || w.Aside.Stop.Happened() != 0 {
 			break
 		}
 		time.Sleep(50 * time.Microsecond)

@@ -76,7 +76,7 @@ func (w *Worker) connectAnywhere(c *session.Call, e *event.Pending) session.Outc
 	if decision.Route.Kind == policy.Direct && !w.s.Swapped.Load() && (!w.s.Needs.UDP || w.DecideDatagram(dst).Route.Kind == policy.Direct) {
 		// Nobody is harmed if another thread changes the address of this call: the socket is one
 		// of the origin, from where nothing else can be reached than what the program may reach.
-		w.stays(c, e)
+		w.recordDirect(c, e)
 		return session.CarryOn
 	}
 
@@ -125,7 +125,7 @@ func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte)
 		plain = seen && !w.s.AnyCrossed.Load()
 	}
 	if plain && route.Kind == policy.Direct && !w.s.InEgress(c.View.NetNS) {
-		w.stays(c, e)
+		w.recordDirect(c, e)
 		return session.CarryOn
 	}
 	if plain && !c.View.Idle(family) {
@@ -141,7 +141,7 @@ func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte)
 	}
 
 	if seen && w.s.Needs.Streams && route.Kind == policy.Netns && w.s.InEgress(c.View.NetNS) && c.View.NetNS == w.s.EgressOf(route).Cookie {
-		return w.there(c, e, sa)
+		return w.connectSeen(c, e, sa)
 	}
 
 	old, out := w.Fetch(c, e)
@@ -162,7 +162,7 @@ func (w *Worker) route(c *session.Call, e *event.Pending, family int, sa []byte)
 	case kind == unix.SOCK_STREAM:
 		return w.routeCopy(c, e, sa, old, sock)
 	case route.Kind == policy.Direct:
-		w.stays(c, e)
+		w.recordDirect(c, e)
 	}
 	return session.CarryOn
 }
@@ -187,7 +187,7 @@ func (w *Worker) routeCopy(c *session.Call, e *event.Pending, sa []byte, old int
 				crossed = p != nil
 			}
 			if !crossed {
-				w.stays(c, e)
+				w.recordDirect(c, e)
 				return session.CarryOn
 			}
 		}
@@ -228,13 +228,13 @@ func (w *Worker) routeCopy(c *session.Call, e *event.Pending, sa []byte, old int
 	egress := w.s.EgressOf(route)
 	if sock.Netns == egress.Cookie && (sock.Netns != origin.Cookie || w.s.MayBeMade(route) && w.s.Made.Has(old)) {
 		sock.ReadFlags(old)
-		return w.Again(c, e, old, sock, sa)
+		return w.ConnectInPlace(c, e, old, sock, sa)
 	}
 	return w.SwapStream(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock, Egress: egress}, sa)
 }
 
-// stays records that a socket of the origin is left alone.
-func (w *Worker) stays(c *session.Call, e *event.Pending) {
+// recordDirect records that a socket of the origin is left alone.
+func (w *Worker) recordDirect(c *session.Call, e *event.Pending) {
 	if w.s.Events == nil || !e.Dst.Addr().Is4() { // others come here only to be looked at
 		return
 	}
@@ -280,7 +280,7 @@ func (w *Worker) cross(c *session.Call, e *event.Pending, old int, sock *socksta
 	if errno := x.Pass.PutOn6(old); errno != 0 {
 		return w.Fail(e, "setsockopt IP_OPTIONS", errno)
 	}
-	return w.Again(c, e, old, sock, x.To[:])
+	return w.ConnectInPlace(c, e, old, sock, x.To[:])
 }
 
 // datagram is connect(2), or a send with MSG_FASTOPEN, on a socket that is not a stream. old is a

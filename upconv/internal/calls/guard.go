@@ -73,7 +73,7 @@ func (w *Worker) connectInEgress(c *session.Call, fd int, sock *sockstate.Socket
 		return session.Answer(errno)
 	}
 	if c.FastOpen.On {
-		return w.Open(c, fd, sa)
+		return w.ConnectEarly(c, fd, sa)
 	}
 	errno := linux.Connect(fd, sa)
 	w.CloseNow(fd)
@@ -125,7 +125,7 @@ func (w *Worker) connectDirect(c *session.Call, e *event.Pending) session.Outcom
 	case idle && c.Sockaddr == nil:
 		return session.Answer(unix.EINVAL)
 	case idle:
-		return w.Again(c, e, fd, sock, c.Sockaddr)
+		return w.ConnectInPlace(c, e, fd, sock, c.Sockaddr)
 	case !sock.ReadStream(fd): // SCTP, say
 		if c.FastOpen.On {
 			return session.Answer(unix.EOPNOTSUPP)

@@ -14,7 +14,7 @@ func (w *Worker) decideSendto(c *session.Call) session.Outcome {
 	c.Addr, c.AddrLen = c.Args[4], uint32(c.Args[5])
 	flags := uint32(c.Args[3])
 	if flags&unix.MSG_FASTOPEN != 0 {
-		if w.MeansNothing(c) {
+		if w.IgnoresFastOpen(c) {
 			if out := w.sendtoDatagram(c); !out.CarriesOn() || !w.Guards(c) {
 				return out
 			}
@@ -94,7 +94,7 @@ func (w *Worker) sendMessages(c *session.Call, flags uint32, count, stride int) 
 	if flags&unix.MSG_FASTOPEN == 0 {
 		return w.sendDatagrams(c, flags, count, stride)
 	}
-	if w.MeansNothing(c) {
+	if w.IgnoresFastOpen(c) {
 		if out := w.sendDatagrams(c, flags, count, stride); !out.CarriesOn() || !w.Guards(c) {
 			return out
 		}

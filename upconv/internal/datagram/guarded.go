@@ -115,9 +115,9 @@ func (w *Worker) NotElsewhere(c *session.Call) session.Outcome {
 	return session.CarryOn
 }
 
-// MeansNothing reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to
+// IgnoresFastOpen reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to
 // the kernel.
-func (w *Worker) MeansNothing(c *session.Call) bool {
+func (w *Worker) IgnoresFastOpen(c *session.Call) bool {
 	if !w.s.Needs.Sends {
 		return false
 	}

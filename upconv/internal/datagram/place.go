@@ -263,7 +263,7 @@ func (w *Worker) beside(s *swap.Swap) (fd int, out session.Outcome) {
 		linux.SetFlags(s.FD, s.Socket.Flags&^unix.O_ASYNC)
 		if fd, errno = linux.Dup(s.FD); errno == 0 {
 			w.s.Companions.Settle(s.FD)
-			w.s.Companions.KeepBeside(old, s.FD, w.To(s.Egress, s.Crossing))
+			w.s.Companions.KeepBeside(old, s.FD, w.PlaceOf(s.Egress, s.Crossing))
 			return fd, session.Undecided
 		}
 	}

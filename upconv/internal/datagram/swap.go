@@ -60,9 +60,9 @@ func (w *Worker) replaceDatagram(s *swap.Swap, use func() session.Outcome) sessi
 	if s.Egress != nil && sock.Kind == unix.SOCK_DGRAM {
 		w.noteSettled(s.FD, s.Egress.Cookie)
 	}
-	was := w.former(c.TID, s.Old, sock, w.To(s.Egress, s.Crossing))
+	was := w.former(c.TID, s.Old, sock, w.PlaceOf(s.Egress, s.Crossing))
 	w.retireDatagram(s, &was)
-	w.Async(s, sock.Flags)
+	w.CarryAsync(s, sock.Flags)
 	out := use()
 	w.Register(c, e, s.Places[s.Early:], s.FD)
 	if was.aside {
@@ -80,7 +80,7 @@ func (w *Worker) replaceDatagram(s *swap.Swap, use func() session.Outcome) sessi
 // wait for datagrams on it do so on the other one.
 func (w *Worker) retireDatagram(s *swap.Swap, was *former) {
 	c, witness := s.Call, s.Last.Watched
-	waitedFor := w.s.Receivers.On(s.Old)
+	waitedFor := w.s.Receivers.NoteMove(s.Old)
 	waited, alive := false, false
 	var came companion.Unread
 	if s.Old >= 0 {

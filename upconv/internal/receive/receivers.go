@@ -192,9 +192,9 @@ func (all *slowProcesses) has(pid int) bool {
 	return all.until[pid] > 0
 }
 
-// On returns what the socket fd, which another has just taken the place of, is known by; 0 if
+// NoteMove returns what the socket fd, which another has just taken the place of, is known by; 0 if
 // nobody waits for datagrams.
-func (all *receivers) On(fd int) (cookie uint64) {
+func (all *receivers) NoteMove(fd int) (cookie uint64) {
 	all.moves.Add(1)
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -226,11 +226,11 @@ func (all *receivers) all() []*receiver {
 	return slices.Collect(maps.Values(all.waiting))
 }
 
-// Leave is for a bind(2): those that wait with the port, and whose targets have been killed, give
+// FreePort is for a bind(2): those that wait with the port, and whose targets have been killed, give
 // it up. That they are is else noticed a little later, and who starts a killed server anew would
 // find its port taken. It reports whether one has yet to give it up, as somebody else is about to
 // have it do.
-func (all *receivers) Leave(c *session.Call) (later bool) {
+func (all *receivers) FreePort(c *session.Call) (later bool) {
 	list := all.all()
 	if len(list) == 0 {
 		return false

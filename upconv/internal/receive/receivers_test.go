@@ -431,7 +431,7 @@ func TestReceiveFollows(t *testing.T) {
 		if err := unix.Dup3(to, fd, unix.O_CLOEXEC); err != nil {
 			t.Fatal(err)
 		}
-		cookie := s.Receivers.On(old)
+		cookie := s.Receivers.NoteMove(old)
 		s.Receivers.Follow(cookie, to)
 		s.Receivers.Follow(cookie, to) // again, for nothing
 	}
@@ -473,7 +473,7 @@ func TestReceiveFollows(t *testing.T) {
 	swap(first.six)
 	out = th.recvfrom(a, fd, 0)
 	th.waiting(1)
-	s.Receivers.Follow(s.Receivers.On(first.to6), second.six)
+	s.Receivers.Follow(s.Receivers.NoteMove(first.to6), second.six)
 	send(first)
 	from(first, th.result(out))
 

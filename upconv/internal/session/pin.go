@@ -13,7 +13,7 @@ import (
 // it is in the middle of a conversation with; waking up there costs more than all the rest. A
 // thread that connects again and again mostly stays where it is, and so may this one.
 func (w *Worker) Pin(tid uint32) {
-	if !w.MayPin || w.settled {
+	if !w.MayPin || w.onOwnCPU {
 		return
 	}
 	if w.pinned && w.pinnedFor == tid && w.pinnedYet > 0 {
@@ -43,20 +43,20 @@ func (w *Worker) unpin() {
 	}
 }
 
-// Settle has this thread stay on its own processor, or run where it likes. The kernel wakes a
+// KeepToOwnCPU has this thread stay on its own processor, or run where it likes. The kernel wakes a
 // waiting worker on the processor of the target's thread, which is best when there is one. Of
 // several it wakes all there, to compete with each other and with the target; so then each has its
 // own.
-func (w *Worker) Settle(on bool) {
-	if on == w.settled || !w.MayPin {
+func (w *Worker) KeepToOwnCPU(on bool) {
+	if on == w.onOwnCPU || !w.MayPin {
 		return
 	}
 	if on {
-		linux.SetAffinity(&w.Own)
+		linux.SetAffinity(&w.OwnCPU)
 	} else {
 		linux.SetAffinity(&w.CPUs)
 	}
-	w.settled, w.pinned = on, false
+	w.onOwnCPU, w.pinned = on, false
 }
 
 // stayPinned is for how many swaps of one thread in a row the processor is not looked up again.

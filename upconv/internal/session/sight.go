@@ -47,9 +47,9 @@ func MaySee() bool {
 	return (linux.HasCapability(unix.CAP_SYS_ADMIN) || linux.HasCapability(unix.CAP_BPF) && linux.HasCapability(unix.CAP_PERFMON)) && peek.Allowed()
 }
 
-// SettleSights is how long after the command was started it is time to get ready to look, if nobody
+// SightsDelay is how long after the command was started it is time to get ready to look, if nobody
 // has connected before.
-const SettleSights = 30 * time.Millisecond
+const SightsDelay = 30 * time.Millisecond
 
 // OpenSights gets ready to look, once. It takes some milliseconds, so it is not done before the
 // command is started, and many a command has ended before it is done. A call that needs it waits.

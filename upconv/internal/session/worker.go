@@ -34,8 +34,8 @@ type Worker struct {
 // processor is where a worker's thread may run.
 type processor struct {
 	CPUs      unix.CPUSet // where this thread may run
-	Own       unix.CPUSet // the one processor where it runs while several workers are awake
-	settled   bool        // it does
+	OwnCPU    unix.CPUSet // the one processor where it runs while several workers are awake
+	onOwnCPU  bool        // it does
 	MayPin    bool        // on more than one
 	pinned    bool        // to one processor for now
 	pinnedFor uint32      // the target's thread
@@ -69,7 +69,7 @@ func (w *Worker) Enter() error {
 
 // Close closes what the worker has, and lets its thread run where it likes.
 func (w *Worker) Close() {
-	if w.settled || w.pinned {
+	if w.onOwnCPU || w.pinned {
 		linux.SetAffinity(&w.CPUs)
 	}
 	w.spares.close()

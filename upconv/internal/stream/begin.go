@@ -10,9 +10,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// Again connects a socket that is one of the egress already, from an earlier connect(2) that has
+// ConnectInPlace connects a socket that is one of the egress already, from an earlier connect(2) that has
 // failed or whose result is still to be fetched.
-func (w *Worker) Again(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
+func (w *Worker) ConnectInPlace(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
 	if out := w.MayConnect(c, e, sock); !out.IsUndecided() {
 		return out
 	}
@@ -33,7 +33,7 @@ func (w *Worker) begin(c *session.Call, e *event.Pending, fd int, sock *sockstat
 	e.Local, c.Made = fd, true
 	waits := sock.Flags&unix.O_NONBLOCK == 0
 	if c.FastOpen.On && !(waits && c.FastOpen.Flags&unix.MSG_DONTWAIT == 0) {
-		out := w.Open(c, fd, sa)
+		out := w.ConnectEarly(c, fd, sa)
 		if sock.Bound {
 			w.noteConnection(e, fd, sock, sa)
 		}

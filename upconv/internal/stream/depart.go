@@ -37,13 +37,13 @@ func (w *Worker) leaves(s *swap.Swap) bool {
 //
 // As long as the old socket is the target's, it holds the port in the origin.
 func (w *Worker) depart(s *swap.Swap) session.Outcome {
-	c, to := s.Call, w.To(s.Egress, s.Crossing)
+	c, to := s.Call, w.PlaceOf(s.Egress, s.Crossing)
 	p, port := &w.s.ports, s.Socket.Port()
 	p.put(port, departure{to: to, moving: true})
 	p.goesOn(c.TID)
 	for p.isContended(c.TID, port) {
 		if !w.MayWait() {
-			p.stays(port, to)
+			p.cancel(port, to)
 			w.CloseNow(s.FD)
 			return session.Aside
 		}
@@ -68,7 +68,7 @@ func (w *Worker) noteConnection(e *event.Pending, fd int, sock *sockstate.Socket
 		return
 	}
 	if port := sock.Port(); port != 0 && port != now.Port() { // the kernel has chosen another one
-		w.s.ports.stays(port, d.to)
+		w.s.ports.cancel(port, d.to)
 	}
 	if now.Port() == 0 {
 		return // it has failed
@@ -104,7 +104,7 @@ func (w *Worker) Collides(c *session.Call) bool {
 		return false
 	}
 	p := &w.s.ports
-	w.s.Asked.Add(port)
+	w.s.AskedPorts.Add(port)
 	d, gone := p.ask(c.TID, port)
 	if !gone {
 		return false

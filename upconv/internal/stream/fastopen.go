@@ -14,10 +14,10 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// Open connects a non-blocking socket for a send that must not wait, with as much data in the SYN
+// ConnectEarly connects a non-blocking socket for a send that must not wait, with as much data in the SYN
 // as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without an address
 // it only sends.
-func (w *Worker) Open(c *session.Call, fd int, sa []byte) session.Outcome {
+func (w *Worker) ConnectEarly(c *session.Call, fd int, sa []byte) session.Outcome {
 	f := &c.FastOpen
 	length := 0
 	if len(f.Vector) > 0 && f.ControlLength == 0 { // control messages go with what is sent when the connection is there

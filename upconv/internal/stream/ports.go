@@ -137,7 +137,7 @@ func (p *ports) forget(port uint16, d departure) {
 	}
 }
 
-// stays is for a stream that was about to leave for a place, and does not.
-func (p *ports) stays(port uint16, to companion.Place) {
+// cancel is for a stream that was about to leave for a place, and does not.
+func (p *ports) cancel(port uint16, to companion.Place) {
 	p.forget(port, departure{to: to, moving: true})
 }

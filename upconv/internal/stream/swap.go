@@ -70,8 +70,8 @@ func (w *Worker) replaceStream(s *swap.Swap, use func() session.Outcome) session
 		resetOnClose(s.Old)
 	}
 	w.retireStream(s)
-	w.Async(s, sock.Flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
-	e.Held = true                          // it has no places yet, of which there may be something to say
+	w.CarryAsync(s, sock.Flags|unix.O_NONBLOCK) // before it connects: this is what it is to be told of
+	e.Held = true                               // it has no places yet, of which there may be something to say
 	out := use()
 	// Only now: before, a poll of it would have said EPOLLHUP.
 	w.Register(c, e, s.Places, s.FD)
@@ -89,7 +89,7 @@ func (w *Worker) replaceStream(s *swap.Swap, use func() session.Outcome) session
 func (w *Worker) abandonStream(s *swap.Swap) {
 	w.Abandon(s)
 	if w.leaves(s) {
-		w.s.ports.stays(s.Socket.Port(), w.To(s.Egress, s.Crossing))
+		w.s.ports.cancel(s.Socket.Port(), w.PlaceOf(s.Egress, s.Crossing))
 	}
 }
 

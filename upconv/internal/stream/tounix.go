@@ -55,7 +55,7 @@ func (w *Worker) connected(c *session.Call, e *event.Pending, fd int, sock *sock
 	e.Local = fd
 	out := session.Answer(0)
 	if c.FastOpen.On {
-		out = w.Open(c, fd, nil)
+		out = w.ConnectEarly(c, fd, nil)
 	}
 	linux.SetFlags(fd, sock.Flags)
 	w.s.Events.Record(e, underWay(out.Errno))

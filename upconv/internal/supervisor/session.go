@@ -93,7 +93,7 @@ func (s *Session) NoteInherited(fds []int) {
 // GetReady has the session get ready to look at sockets in the kernel, a little later.
 func (s *Session) GetReady() {
 	if s.Needs.Sees {
-		time.AfterFunc(session.SettleSights, s.OpenSights)
+		time.AfterFunc(session.SightsDelay, s.OpenSights)
 	}
 }
 

@@ -86,7 +86,7 @@ func (w *worker) run(ready chan<- error) {
 		return
 	}
 	w.MayPin = unix.SchedGetaffinity(0, &w.CPUs) == nil && w.CPUs.Count() > 1
-	w.Own = nth(&w.CPUs, w.index)
+	w.OwnCPU = nth(&w.CPUs, w.index)
 	for !w.extra || w.sleep() {
 		if err = w.serve(); err == errRelieved {
 			w.serveHeld()
@@ -157,7 +157,7 @@ func (s *Session) newWorker() *worker {
 
 // sleep returns true when the worker is needed, and false when nobody is left under the filter.
 func (w *worker) sleep() bool {
-	w.Settle(false)
+	w.KeepToOwnCPU(false)
 	w.s.awake.Add(-1)
 	defer w.s.awake.Add(1)
 	select {
@@ -198,7 +198,7 @@ func (w *worker) serve() error {
 		if s.busy.Add(1) > 1 || w.streak > 0 {
 			w.lonely = 0
 		}
-		w.Settle(s.awake.Load() > 1)
+		w.KeepToOwnCPU(s.awake.Load() > 1)
 		current := w.noteCall(n)
 		if s.watch.sleeping.Load() { // after noteCall: the watch looks once more after it says that it sleeps
 			s.watch.rouse()

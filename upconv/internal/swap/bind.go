@@ -23,7 +23,7 @@ func (w *Worker) portChosen(s *Swap) bool {
 	if v := s.Call.View; v != nil && sock.Proto != unix.IPPROTO_MPTCP { // of whose port a subflow knows
 		return !v.BoundPort
 	}
-	return !w.s.Asked.Has(sock.Port())
+	return !w.s.AskedPorts.Has(sock.Port())
 }
 
 // bindOver binds the new socket as the old one is bound.

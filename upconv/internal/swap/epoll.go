@@ -176,8 +176,8 @@ func (e *epolls) generationOf(pid, tid int) (generation int, made bool) {
 // epollLink is what proc_pid_fd(5) says of an epoll set.
 const epollLink = "anon_inode:[eventpoll]"
 
-// isLarge notes that it took long to search a set.
-func (e *epolls) isLarge(files, epfd int) {
+// noteLarge notes that it took long to search a set.
+func (e *epolls) noteLarge(files, epfd int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if t := e.tables[files]; t != nil && !t.large[epfd] {

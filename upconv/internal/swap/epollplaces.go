@@ -142,7 +142,7 @@ func (w *Worker) membership(s *Swap, files, epfd int, large bool) membership {
 		if target.RefusesKcmp(errno) {
 			all.noKcmp.Store(true)
 		} else if time.Since(began) > longSearch {
-			all.isLarge(files, epfd)
+			all.noteLarge(files, epfd)
 		}
 		if is != memberUnknown {
 			return is
@@ -310,7 +310,7 @@ func (w *Worker) registrationsIn(s *Swap, epfd int, numbers []int, found []regis
 	}
 	if len(text) > longText {
 		files, _ := w.files(c.TID)
-		w.s.Epolls.isLarge(files, epfd)
+		w.s.Epolls.noteLarge(files, epfd)
 	}
 	for line := range bytes.Lines(text) {
 		tfd, event, of, ok := target.ParseRegistration(line)

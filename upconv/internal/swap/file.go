@@ -90,9 +90,9 @@ func (w *Worker) acquit(old int) {
 	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
 }
 
-// alive reports whether somebody has a copy of the old socket yet: being idle, it is always ready
+// hasCopies reports whether somebody has a copy of the old socket yet: being idle, it is always ready
 // for writing.
-func (w *Worker) alive() bool {
+func (w *Worker) hasCopies() bool {
 	var event unix.EpollEvent
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
 	return errno == 0 && n != 0
@@ -107,7 +107,7 @@ func (w *Worker) ReplaceCopies(s *Swap) (numbers []int) {
 	for range session.MaxRaces {
 		found := w.replaceCopiesOnce(s)
 		numbers = append(numbers, found...)
-		if len(found) == 0 || !w.alive() {
+		if len(found) == 0 || !w.hasCopies() {
 			break
 		}
 	}
@@ -152,7 +152,7 @@ func (w *Worker) copyYet(c *session.Call, number int, ino uint64) (cloexec, stil
 // NoteCopies is for when the copies of the target have been replaced. aside is whether upconv has
 // one yet, and so nothing tells of others.
 func (w *Worker) NoteCopies(e *event.Pending, aside bool) {
-	if !aside && w.alive() {
+	if !aside && w.hasCopies() {
 		e.Add("another process has a copy of the socket from before it was connected, or is using it")
 	}
 	w.newWitnesses() // without its descriptor the socket cannot be taken out

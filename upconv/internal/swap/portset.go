@@ -19,6 +19,6 @@ func (p *PortSet) Has(port uint16) bool { return p[port/64].Load()&(1<<(port%64)
 func (s *Session) NoteBound(fd int) {
 	var sock sockstate.Socket
 	if sock.ReadName(fd) {
-		s.Asked.Add(sock.Port())
+		s.AskedPorts.Add(sock.Port())
 	}
 }

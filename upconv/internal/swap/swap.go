@@ -78,7 +78,7 @@ func (w *Worker) Make(s *Swap) session.Outcome {
 func (w *Worker) Obtain(s *Swap, from int) (kept bool, errno unix.Errno) {
 	sock := s.Socket
 	if sock.Kind != unix.SOCK_STREAM && from >= 0 {
-		if s.FD, kept = w.s.Companions.Take(from, w.To(s.Egress, s.Crossing)); kept {
+		if s.FD, kept = w.s.Companions.Take(from, w.PlaceOf(s.Egress, s.Crossing)); kept {
 			return true, 0
 		}
 	}
@@ -186,9 +186,9 @@ func (w *Worker) TakePlaces(s *Swap) (waited bool) {
 	return waited
 }
 
-// Async has the new socket send the signals that the old one sent: O_ASYNC, with other status
+// CarryAsync has the new socket send the signals that the old one sent: O_ASYNC, with other status
 // flags.
-func (w *Worker) Async(s *Swap, flags int) {
+func (w *Worker) CarryAsync(s *Swap, flags int) {
 	if s.Socket.Flags&unix.O_ASYNC == 0 {
 		return
 	}
@@ -197,8 +197,8 @@ func (w *Worker) Async(s *Swap, flags int) {
 	}
 }
 
-// To returns where a swap leads, whose arguments these are.
-func (w *Worker) To(egress *netns.Egress, x *crossing.Crossing) companion.Place {
+// PlaceOf returns where a swap leads, whose arguments these are.
+func (w *Worker) PlaceOf(egress *netns.Egress, x *crossing.Crossing) companion.Place {
 	switch {
 	case x != nil && x.Family() == unix.AF_UNIX:
 		return companion.OnUnix

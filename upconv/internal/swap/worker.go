@@ -29,7 +29,7 @@ type Session struct {
 	Epolls     epolls
 	Companions companion.Set
 	Moving     movingSockets
-	Asked      PortSet // those that a program has ever asked bind(2) for
+	AskedPorts PortSet // those that a program has ever asked bind(2) for
 }
 
 // Init has a session belong to a node.
