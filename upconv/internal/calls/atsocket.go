@@ -22,9 +22,9 @@ import (
 // server or an address of one's own, listen(2), an interface.
 //
 // A socket of the egress that is not connected could reach whatever is there, its loopback, say. So
-// no call that has an address is left to the kernel while it is about such a socket: see guard, and
-// the package datagram. The exception is what the user has chosen with UDPConnected: that nothing
-// is stopped where datagrams are sent.
+// no call that has an address is left to the kernel while it is about such a socket: see guard.go,
+// and the package datagram. The exception is what the user has chosen with policy.UDPConnected:
+// that nothing is stopped where datagrams are sent.
 
 // sockTypeMask is what of the type of a socket is not flags: SOCK_TYPE_MASK, linux/net.h.
 const sockTypeMask = 0xf
@@ -113,7 +113,8 @@ func (w *Worker) socketCall(c *session.Call) session.Outcome {
 	}
 }
 
-// bindAtSocket is bind(2).
+// bindAtSocket decides about a bind(2) where sockets may be in an egress: an idle one goes back to
+// the origin first, and what must not be left to the kernel upconv makes.
 func (w *Worker) bindAtSocket(c *session.Call) session.Outcome {
 	c.Addr, c.AddrLen = c.Args[1], uint32(c.Args[2])
 	for range session.MaxRaces {

@@ -16,15 +16,15 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// connect handles a stopped connect(2): it decides from one copy of the address, and where the
-// destination takes another way puts an equivalent socket under the target's descriptor and
-// connects that.
+// connect decides about a connect(2), or a send with MSG_FASTOPEN, from one copy of the address.
+// Where the destination takes another way it puts an equivalent socket under the target's
+// descriptor and connects that.
 //
 // Whatever upconv has nothing to say about goes on as it stands, so that the kernel itself gives
 // the native result: bad pointers and descriptors, other families, sockets in other states.
 func (w *Worker) connect(c *session.Call) session.Outcome {
 	e := &w.connecting
-	recorded := c.Made // if it was made, it is decided anew, see aside
+	recorded := c.Made // it has been made, and put aside after that
 	for range session.MaxRaces {
 		c.View, c.Sockaddr, c.Decide, c.Made = nil, nil, connectAnew, false
 		*e = event.Pending{Call: c.Name, TID: c.TID, FD: c.FD, Proto: policy.TCP, Recorded: recorded} // it begins later
@@ -40,7 +40,7 @@ func (w *Worker) connect(c *session.Call) session.Outcome {
 }
 
 // connectAnywhere is connect, but what it leaves to the kernel may have to be made by upconv, see
-// guard.
+// guard.go.
 func (w *Worker) connectAnywhere(c *session.Call, e *event.Pending) session.Outcome {
 	if c.AddrLen < linux.SizeofSockaddrIn || c.AddrLen > linux.SizeofSockaddrStorage {
 		return session.CarryOn
@@ -217,7 +217,7 @@ func (w *Worker) routeCopy(c *session.Call, e *event.Pending, sa []byte, old int
 		return session.CarryOn // the target went to a namespace of its own: not ours there
 	}
 	if c.View != nil || crossed || route.Kind == policy.UnixPath {
-		sock.ReadFlags(old) // else lookLast tells them
+		sock.ReadFlags(old) // else LookLast tells them
 	}
 	switch route.Kind {
 	case policy.Direct:
@@ -246,15 +246,15 @@ func (w *Worker) recordDirect(c *session.Call, e *event.Pending) {
 	}
 	if is {
 		e.Proto, e.Decision = policy.UDP, w.DecideDatagram(e.Dst)
-		if e.Decision.Route.Kind != policy.Direct { // it is left alone for another reason: UDPOff
+		if e.Decision.Route.Kind != policy.Direct { // it is left alone for another reason: policy.UDPOff
 			return
 		}
 	}
 	w.s.Events.Record(e, 0)
 }
 
-// cross sends a connect(2) along a route to another family. old is as in swap. again is true where
-// the socket is an AF_INET6 one already, from an earlier one.
+// cross sends a connect(2) along a route to another family. old is as in swap.Swap. again is true
+// where the socket is an AF_INET6 one already, from an earlier one.
 func (w *Worker) cross(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, again bool) session.Outcome {
 	if sock.Domain == unix.AF_INET6 && linux.OnlyIPv6(old) {
 		return session.CarryOn // ENETUNREACH: such a socket takes no IPv4-mapped destination
@@ -305,7 +305,7 @@ func (w *Worker) datagram(c *session.Call, e *event.Pending, family int, sa []by
 }
 
 // sendsDatagrams reports whether the call is about a datagram socket. Where it has not been seen,
-// it says so only if asked to fetch it; then fd is a copy, else -1.
+// it says so only if asked to fetch it; then fd is a copy, which Tidy closes, else -1.
 func (w *Worker) sendsDatagrams(c *session.Call, seen, fetch bool) (fd int, is bool) {
 	switch {
 	case seen:
@@ -324,7 +324,7 @@ func (w *Worker) sendsDatagrams(c *session.Call, seen, fetch bool) (fd int, is b
 	return fd, true
 }
 
-// connectCall is connect(2).
+// connectCall handles a stopped connect(2).
 func (w *Worker) connectCall(c *session.Call) session.Outcome {
 	if w.s.Restricted.IsDecoy(c.TID) {
 		return session.CarryOn

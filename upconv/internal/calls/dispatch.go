@@ -10,7 +10,7 @@ import (
 const callNumbers = 512
 
 // The rows of the table by the numbers that the kernel knows the calls by: for each of
-// NativeArches, and in socketcall(2).
+// seccompx.NativeArches, and in socketcall(2).
 var (
 	rowsByNumber     [2][callNumbers]*callRow
 	rowsOfSocketcall [linux.SocketcallSendmmsg + 1]*callRow

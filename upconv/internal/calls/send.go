@@ -29,7 +29,7 @@ func (w *Worker) decideSendto(c *session.Call) session.Outcome {
 	return w.sendtoDatagram(c)
 }
 
-// sendtoDatagram is sendto(2) with an address.
+// sendtoDatagram decides about a sendto(2) that may be of a datagram with an address.
 func (w *Worker) sendtoDatagram(c *session.Call) session.Outcome {
 	switch short := c.Addr == 0 || c.AddrLen < linux.SizeofSockaddrIn; {
 	case !w.s.Needs.Sends:
@@ -77,16 +77,18 @@ func (w *Worker) sendtoDatagram(c *session.Call) session.Outcome {
 	return w.SendAll(c)
 }
 
+// decideSendmsg decides about a sendmsg(2).
 func (w *Worker) decideSendmsg(c *session.Call) session.Outcome {
 	return w.sendMessages(c, uint32(c.Args[2]), 1, 0)
 }
 
+// decideSendmmsg decides about a sendmmsg(2).
 func (w *Worker) decideSendmmsg(c *session.Call) session.Outcome {
 	return w.sendMessages(c, uint32(c.Args[3]), int(min(uint32(c.Args[2]), linux.MaxIovecs)), c.MmsghdrSize())
 }
 
-// sendMessages handles a send of count messages, whose headers are stride bytes from each other. A
-// stride of 0 stands for sendmsg(2).
+// sendMessages decides about a send of count messages, whose headers are stride bytes from each
+// other. A stride of 0 stands for sendmsg(2).
 func (w *Worker) sendMessages(c *session.Call, flags uint32, count, stride int) session.Outcome {
 	if count == 0 {
 		return session.CarryOn
@@ -150,7 +152,7 @@ func (w *Worker) resend(c *session.Call) session.Outcome {
 	return out
 }
 
-// decideSend handles a send that upconv may leave to the kernel.
+// decideSend decides about a send that upconv may leave to the kernel.
 func (w *Worker) decideSend(c *session.Call) session.Outcome {
 	c.Sends, c.Decide = false, sendAnew
 	switch c.Name {

@@ -12,7 +12,7 @@ import (
 type Worker struct {
 	guard.Worker
 	s          *guard.Session
-	Call       session.Call
+	Call       session.Call     // in work
 	reads      *sockstate.Reads // nil: not needed yet
 	connecting event.Pending    // of a connect(2), or a send that connects; here, so that none is on the heap
 }
@@ -30,10 +30,13 @@ func workerOf(d session.Decider) *Worker {
 
 func (w *Worker) inCalls() *Worker { return w }
 
+// connectAnew is connect for a call that is taken up again.
 func connectAnew(d session.Decider, c *session.Call) session.Outcome {
 	return workerOf(d).connect(c)
 }
 
+// bindAnew is bind for a call that is taken up again.
 func bindAnew(d session.Decider, c *session.Call) session.Outcome { return workerOf(d).bind(c) }
 
+// sendAnew is send for a call that is taken up again.
 func sendAnew(d session.Decider, c *session.Call) session.Outcome { return workerOf(d).send(c) }

@@ -16,7 +16,7 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// A crossing is a swap for a socket of another address family.
+// Crossing is a swap for a socket of another address family.
 type Crossing struct {
 	Route  *policy.Route
 	Mapped bool // a send to the origin after all: to an IPv4-mapped address
@@ -32,7 +32,8 @@ type Crossing struct {
 // end of DS-Lite has (RFC 6333).
 var dummyLocal = netip.AddrFrom4([4]byte{192, 0, 0, 2})
 
-// Prepare fills in what a destination is replaced by. The error is one of Translate.
+// Prepare fills in x for the destination of an event and the program's socket. The error is one of
+// Translate.
 func (w *Worker) Prepare(x *Crossing, e *event.Pending, sock *sockstate.Socket) error {
 	dst := e.Dst
 	x.Route, x.Mapped = e.Decision.Route, false
@@ -68,7 +69,8 @@ func (w *Worker) localFor(sock *sockstate.Socket, dst netip.Addr) netip.Addr {
 	return dummyLocal
 }
 
-// Scope gives an address its interface, which is one of the namespace of the socket fd.
+// Scope gives the address x.To its interface: that which x.Zone means in the namespace of the
+// socket fd. The errno is ENODEV where there is none.
 func (x *Crossing) Scope(fd int) unix.Errno {
 	if x.Zone == "" {
 		return 0
@@ -88,9 +90,9 @@ func (x *Crossing) Scope(fd int) unix.Errno {
 	return 0
 }
 
-// Crossed tells whether old is a socket that took the place of one of another family in an earlier
-// connect(2). If it can be connected again, sock then says what the program thinks it is; busy is
-// true where it cannot.
+// Crossed reports whether old is a socket that took the place of one of another family in an
+// earlier connect(2). If it can be connected again, which takes that it is idle, sock then says
+// what the program thinks it is; busy is true where it cannot.
 func (w *Worker) Crossed(old int, sock *sockstate.Socket, idle bool) (is, busy bool) {
 	p := &w.found
 	if !idle {
@@ -116,7 +118,7 @@ func (w *Worker) PassportOf(fd int) (p *passport.Passport, family int) {
 	return nil, family
 }
 
-// MakeCrossed makes the socket of a crossing.
+// MakeCrossed makes the non-blocking socket of a crossing; the caller owns it.
 func (w *Worker) MakeCrossed(x *Crossing, c *session.Call) (fd int, errno unix.Errno) {
 	x.has = 0
 	kind, proto := linux.KindOf(x.Pass.Proto), x.Pass.Proto
@@ -146,7 +148,8 @@ func (w *Worker) MakeCrossed(x *Crossing, c *session.Call) (fd int, errno unix.E
 	return linux.NewSocket(unix.AF_UNIX, kind, 0)
 }
 
-// FinishCrossed gives the socket to what copyOptions could not, and its passport.
+// FinishCrossed gives the socket to what sockstate.Defaults.CopyOptions could not take over from
+// old, and its passport. old is -1 where nothing has been done to the program's socket.
 func (w *Worker) FinishCrossed(x *Crossing, e *event.Pending, old, to int, sock *sockstate.Socket) unix.Errno {
 	if x.Pass.Proto == unix.IPPROTO_MPTCP {
 		e.Add("TCP instead of MPTCP")

@@ -9,7 +9,9 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// Translate returns the IPv6 address that is connected to for dst.
+// Translate returns the IPv6 address that is connected to for dst. The error is
+// nat64.ErrStillLooking as long as it is not known whether there is a prefix, see WhenFound; or
+// else one of policy.Translate.
 func (s *Session) Translate(route *policy.Route, dst netip.Addr) (netip.Addr, error) {
 	if route.Kind != policy.NAT64 || route.Target != policy.AutoPrefix {
 		return policy.Translate(route, dst, s.Rules.Load().Mappings, nat64.Prefix{})
@@ -36,7 +38,8 @@ func (s *Session) Translate(route *policy.Route, dst netip.Addr) (netip.Addr, er
 	return addr, err
 }
 
-// WhenFound has a connect(2), or a send, taken up anew when it is known whether there is a prefix.
+// WhenFound has a connect(2), or a send, be decided anew when it is known whether there is a
+// prefix.
 func (s *Session) WhenFound() session.Outcome {
 	return session.AsideBy(func(d session.Decider, c *session.Call) session.Outcome {
 		if errno := d.Base().Aside.Stop.Await(s.Discovery.Looked()); errno != 0 {

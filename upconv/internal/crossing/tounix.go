@@ -12,7 +12,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// AsInet turns what is wrong with a path into what a program expects that knows no paths.
+// AsInet turns an errno about a path into one that a program expects that knows no paths, and notes
+// in the event what was wrong.
 func (x *Crossing) AsInet(e *event.Pending, errno unix.Errno) unix.Errno {
 	switch errno {
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPROTOTYPE, unix.ENXIO:
@@ -42,7 +43,7 @@ func (x *Crossing) UnixPeer() *UnixPath {
 // can be dropped at any time.
 type unixSpares struct {
 	fds   []int
-	ports []uint16          // passport.localPort of each; 0 for one that has no passport, or another one
+	ports []uint16          // LocalPort in the passport of each; 0 for one that has no passport, or another one
 	pass  passport.Passport // of those that have one, but for that
 }
 

@@ -27,7 +27,7 @@ func (s *Session) Original(addr netip.AddrPort, p *passport.Passport) netip.Addr
 	return netip.AddrPortFrom(v4, addr.Port())
 }
 
-// OriginalAddr is original without a port; ok is false where addr is not the translation of
+// OriginalAddr is Original without a port; ok is false where addr is not the translation of
 // anything.
 func (s *Session) OriginalAddr(addr netip.Addr, p *passport.Passport) (v4 netip.Addr, ok bool) {
 	addr = addr.WithZone("")
@@ -68,7 +68,7 @@ func (s *Session) OriginalAddr(addr netip.Addr, p *passport.Passport) (v4 netip.
 	return p.Peer.Addr(), fixed
 }
 
-// backward is what a policy translates to. It is for the way back.
+// backward is what a policy translates to, for the way back.
 type backward struct {
 	of       *session.Ruleset
 	prefixes []nat64.Prefix // the longest first
@@ -77,8 +77,8 @@ type backward struct {
 	fixed map[netip.Addr]netip.Addr
 }
 
-// backward returns that of the policy in force and, behind it, of those before: there are sockets
-// from then.
+// backward returns what the policy in force translates to and, behind that, what those before did:
+// there are sockets from then.
 func (s *Session) backward(rules *session.Ruleset) *backward {
 	before := s.back.Load()
 	if before != nil && before.of == rules {

@@ -15,16 +15,18 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// UnixPath is a struct sockaddr_un.
+// UnixPath is a struct sockaddr_un, and whose rights count on the way there.
 type UnixPath struct {
 	Raw    [2 + policy.MaxUnixPath + 1]byte
 	Length int
-	File   int                 // the socket file, where the name goes through a descriptor; or -1
-	As     *target.Credentials // whose rights count; valid after open
+	File   int                 // owned: the socket file, where the name goes through a descriptor; or -1
+	As     *target.Credentials // whose rights count; valid after Open or Find
 }
 
+// Sockaddr returns the address, which is valid as long as p does not change.
 func (p *UnixPath) Sockaddr() []byte { return p.Raw[:p.Length] }
 
+// set makes a path, or @ and an abstract name, the address.
 func (p *UnixPath) set(name string) {
 	p.Raw, p.File = [2 + policy.MaxUnixPath + 1]byte{}, -1
 	*(*uint16)(unsafe.Pointer(&p.Raw)) = unix.AF_UNIX
@@ -36,8 +38,9 @@ func (p *UnixPath) set(name string) {
 	}
 }
 
-// Open finds the socket of a route, for the thread tid and by its rights: who may write a directory
-// of the path could lead upconv anywhere. What it opens, close closes.
+// Open has p be the address of the socket that a route leads to, for the thread tid and by its
+// rights: who may write a directory of the path could lead upconv anywhere. What it opens, Close
+// closes.
 func (p *UnixPath) Open(targets *target.Threads, route *policy.Route, tid int) (errno unix.Errno) {
 	p.set(route.Target)
 	if p.As, errno = targets.CredentialsOf(tid); errno != 0 {
@@ -66,7 +69,7 @@ func (p *UnixPath) Open(targets *target.Threads, route *policy.Route, tid int) (
 }
 
 // Find has p be the address that the thread tid means by sa, which is one of a Unix socket: by its
-// rights, its root and its working directory. What it opens, close closes.
+// rights, its root and its working directory. What it opens, Close closes.
 func (p *UnixPath) Find(targets *target.Threads, tid int, sa []byte) (errno unix.Errno) {
 	p.File, p.Length = -1, len(sa)
 	p.Raw = [len(p.Raw)]byte{}
@@ -122,7 +125,7 @@ func (p *UnixPath) Find(targets *target.Threads, tid int, sa []byte) (errno unix
 	return 0
 }
 
-// Connect connects a Unix socket to it.
+// Connect connects the Unix socket fd to the address, by the rights of p.As.
 func (p *UnixPath) Connect(fd int) unix.Errno {
 	if errno := p.As.Become(); errno != 0 {
 		return errno
@@ -131,6 +134,7 @@ func (p *UnixPath) Connect(fd int) unix.Errno {
 	return linux.Connect(fd, p.Sockaddr())
 }
 
+// Close closes what Open or Find has opened.
 func (p *UnixPath) Close() {
 	if p.File >= 0 {
 		linux.Close(p.File)

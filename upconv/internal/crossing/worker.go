@@ -14,10 +14,10 @@ import (
 type Worker struct {
 	session.Worker
 	s          *Session
-	Crossing   Crossing
+	Crossing   Crossing          // of the call in work
 	found      passport.Passport // see PassportOf
 	unixSpares unixSpares
-	UsedUnix   bool // a Unix socket was used
+	UsedUnix   bool // Tidy is to make new ones
 }
 
 // Session is what a listener has for this package, and for those below.
@@ -26,9 +26,9 @@ type Session struct {
 	// Discovery is of the prefix for nat64:auto; nil where no route needs it.
 	Discovery  *nat64.Discovery
 	AnyCrossed atomic.Bool              // some socket has been replaced by one of another family
-	Told       toldAddresses            // what programs know as their own addresses since
+	Told       toldAddresses            // what programs have been told as their own addresses since
 	nextPort   atomic.Uint32            // see anyPort
-	back       atomic.Pointer[backward] // see originalAddr
+	back       atomic.Pointer[backward] // what Session.backward has returned last
 }
 
 // Init has a worker belong to a session, and live in home.

@@ -19,8 +19,9 @@ import (
 
 // Control messages of sends: what they may ask for, and which privileges that takes.
 
-// PackControl returns the control messages to send for those that the program sends. x is not nil
-// if the socket is one of another family.
+// PackControl returns the control messages to send for those that the program sends, valid until
+// the next call. x is not nil if the socket is one of another family. The errno is what sendmsg(2)
+// says to them.
 func (w *Worker) PackControl(c *session.Call, raw []byte, x *crossing.Crossing) (control []byte, errno unix.Errno) {
 	translates := x != nil && !x.Mapped
 	from := 0

@@ -85,7 +85,7 @@ func (w *Worker) former(tid, old int, sock *sockstate.Socket, to companion.Place
 			} else {
 				was.Reader = &companion.UnixReader{Turns: &s.Turns, PID: s.Targets.Process(tid)}
 			}
-			canReturn = !pass.Connected // see deaf
+			canReturn = !pass.Connected // see passport.Passport.Deaf
 		}
 	}
 	was.heard = was.heard && was.Place != 0

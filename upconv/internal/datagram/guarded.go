@@ -115,8 +115,8 @@ func (w *Worker) NotElsewhere(c *session.Call) session.Outcome {
 	return session.CarryOn
 }
 
-// IgnoresFastOpen reports whether MSG_FASTOPEN does: the socket is one for datagrams, and not left to
-// the kernel.
+// IgnoresFastOpen reports whether MSG_FASTOPEN means nothing to a send: its socket is one for
+// datagrams, and it is not left to the kernel.
 func (w *Worker) IgnoresFastOpen(c *session.Call) bool {
 	if !w.s.Needs.Sends {
 		return false

@@ -26,7 +26,7 @@ type outgoing struct {
 	All      [MaxBatch]Parcel
 	Sent     int // of sendmmsg(2): how many are
 
-	run   int                 // how many of messages go the same way
+	run   int                 // how many of Messages go the same way
 	fd    int                 // a copy of the target's socket, if there is one yet; else -1
 	known bool                // that it is a datagram socket
 	netns uint64              // what settledIn says of it
@@ -55,21 +55,23 @@ type mmsghdr struct {
 }
 
 const (
-	MaxBatch    = 64
+	MaxBatch    = 64              // messages of sendmmsg(2) that are sent at a time
 	MaxControl  = 1 << 16         // far more than net.core.optmem_max usually lets pass
 	MaxLength   = 0xffff          // what fits into the length of a packet
 	maxPayload4 = 0xffff - 20 - 8 // IPv6 would take more
 	MaxTogether = 1 << 20         // of payload, read at once
 )
 
-// Begin empties o.
+// Begin empties o, for a call with these flags.
 func (o *outgoing) Begin(flags uint32) {
 	o.flags, o.Messages, o.Sent, o.fd, o.known, o.netns = flags, nil, 0, -1, false, 0
 }
 
-// Room returns n bytes, which the next room overwrites.
+// Room returns n bytes of memory, which the next call of Room overwrites.
 func (o *outgoing) Room(n int) []byte { return o.RoomFor(&o.Payload, n) }
 
+// RoomFor returns n bytes of a buffer, which grows if need be. The next call for the same buffer
+// overwrites them.
 func (o *outgoing) RoomFor(buffer *[]byte, n int) []byte {
 	if n > len(*buffer) {
 		*buffer = make([]byte, max(n, 4096))

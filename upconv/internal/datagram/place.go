@@ -26,8 +26,8 @@ import (
 // once any datagram socket has been moved: upconv makes them itself, with its own copy of the
 // address and of what is to be sent.
 
-// DecideDatagram is Policy.Decide for a datagram to dst, which may be an IPv6 destination: those
-// are left alone.
+// DecideDatagram is policy.Policy.Decide for a datagram to dst, which may be an IPv6 destination:
+// those are left alone.
 func (w *Worker) DecideDatagram(dst netip.AddrPort) policy.Decision {
 	if !dst.Addr().Is4() {
 		return policy.DirectDefault
@@ -48,7 +48,7 @@ type decided struct {
 	decision  policy.Decision
 }
 
-// PlaceUntouched is place for a socket that has been seen and that nothing has been done to. The
+// PlaceUntouched is Place for a socket that has been seen and that nothing has been done to. The
 // outcome is undecided if this is none, or stays where it is.
 func (w *Worker) PlaceUntouched(c *session.Call, e *event.Pending, sa []byte) session.Outcome {
 	route, sock := e.Decision.Route, w.SocketMemory()
@@ -82,8 +82,9 @@ func (w *Worker) PlaceUntouched(c *session.Call, e *event.Pending, sa []byte) se
 	return w.crossDatagram(c, e, old, sock, nil)
 }
 
-// Place puts the socket old to where datagrams to e.dst go, unless it is there, and then makes the
-// call: connects it to sa, or sends w.Out.
+// Place puts the target's socket, of which old is a copy, to where datagrams to e.Dst go, unless it
+// is there, and then makes the call: connects it to sa, or sends w.Out. family is that of the
+// address.
 func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte, old int) session.Outcome {
 	route, sock := e.Decision.Route, w.SocketMemory()
 	e.From = old
@@ -115,7 +116,7 @@ func (w *Worker) Place(c *session.Call, e *event.Pending, family int, sa []byte,
 		return w.move(&swap.Swap{Call: c, Event: e, Old: old, Socket: sock}, sa)
 	case !known && !crossed, sock.Proto == unix.IPPROTO_ICMPV6:
 		if route.Kind == policy.Reject && !c.Sends {
-			return session.Answer(linux.Connect(old, sa)) // never a call that the kernel would make with another file, see reject
+			return session.Answer(linux.Connect(old, sa)) // never a call that the kernel would make with another file, see stream/reject.go
 		}
 		return w.leave(c, e, old, sa) // whatever it is, and whatever the kernel says of it
 	case family == unix.AF_UNSPEC && sock.Domain == unix.AF_INET6: // where it stands for no address
@@ -230,9 +231,9 @@ func (w *Worker) isThereYet(c *session.Call, old int) bool {
 	return !w.Replaced(c, old)
 }
 
-// sendBeside sends to another place than the one that the socket old is connected in. A send does
+// sendBeside sends to another place than the one that the socket s.Old is connected in. A send does
 // not end a connection, and what is answered to it is not for a connected socket, which hears from
-// its peer alone. So it is a companion that sends, and old stays.
+// its peer alone. So it is a companion that sends, and the old one stays.
 func (w *Worker) sendBeside(s *swap.Swap) session.Outcome {
 	fd, out := w.beside(s)
 	if !out.IsUndecided() {
@@ -246,8 +247,8 @@ func (w *Worker) sendBeside(s *swap.Swap) session.Outcome {
 	return out
 }
 
-// beside returns a copy of the companion that s.old has where s leads, and sees to it that there is
-// one, like s.old. Where out is not undecided there is none.
+// beside returns a copy of the companion that s.Old has where s leads, and sees to it that there is
+// one, like s.Old; the caller owns the copy. Where out is not undecided there is none.
 func (w *Worker) beside(s *swap.Swap) (fd int, out session.Outcome) {
 	old := s.Old
 	defer w.s.Moving.Unlock(w.s.Moving.Lock(linux.InodeOf(old)))
@@ -303,7 +304,7 @@ func (w *Worker) stay(c *session.Call, e *event.Pending, fd int, x *crossing.Cro
 
 // leave is for a call with a socket that is none of upconv's business, of which fd is a copy: a
 // send is made with it all the same, as the kernel might find another one. A connect(2) is left to
-// guard.
+// the kernel, or to the handler's guard (calls/guard.go).
 func (w *Worker) leave(c *session.Call, e *event.Pending, fd int, sa []byte) session.Outcome {
 	if c.Sends {
 		return w.stay(c, e, fd, nil, sa)
@@ -311,6 +312,7 @@ func (w *Worker) leave(c *session.Call, e *event.Pending, fd int, sa []byte) ses
 	return session.CarryOn
 }
 
+// finished records a call that has been made, or refused, and answers it with an errno.
 func (w *Worker) finished(c *session.Call, e *event.Pending, errno unix.Errno) session.Outcome {
 	if c.Sends {
 		return w.sent(e, errno)
@@ -319,7 +321,7 @@ func (w *Worker) finished(c *session.Call, e *event.Pending, errno unix.Errno) s
 	return session.Answer(errno)
 }
 
-// crossDatagram is place for a route to another family. had is the passport of a socket that is of
+// crossDatagram is Place for a route to another family. had is the passport of a socket that is of
 // another one than the program's already, else nil.
 func (w *Worker) crossDatagram(c *session.Call, e *event.Pending, old int, sock *sockstate.Socket, had *passport.Passport) session.Outcome {
 	if had == nil && sock.Domain == unix.AF_INET6 && linux.OnlyIPv6(old) {

@@ -11,8 +11,8 @@ import (
 
 // Reading from the target what it sends: headers first, then what they lead to, then the data.
 
-// ReadMessages reads up to n messages into o.messages. Where it cannot read any, it returns what
-// becomes of the call.
+// ReadMessages reads up to n messages into w.Out.Messages; their headers are stride bytes from each
+// other. Where it cannot read any, it returns what becomes of the call.
 func (w *Worker) ReadMessages(c *session.Call, n, stride int) session.Outcome {
 	o := &w.Out
 	o.Messages = nil
@@ -33,8 +33,9 @@ func (w *Worker) ReadMessages(c *session.Call, n, stride int) session.Outcome {
 	return out
 }
 
-// readHeaders reads up to n struct msghdr, and puts what they lead to into o.vectors: total bytes
-// of names, vectors and control messages. If it returns n as 0, out is what becomes of the call.
+// readHeaders reads up to n struct msghdr, and puts where what they lead to is into w.Out.Vectors:
+// total bytes of names, vectors and control messages. If it returns 0 messages, out is what becomes
+// of the call.
 func (w *Worker) readHeaders(c *session.Call, n, stride int) (read, total int, out session.Outcome) {
 	o := &w.Out
 	hsize := c.MsghdrSize()
@@ -174,7 +175,8 @@ func (w *Worker) readPayloads(c *session.Call, n int) (read int, out session.Out
 	return n, out
 }
 
-// Unreadable is for a call whose memory cannot be read: the kernel will say EFAULT.
+// Unreadable returns what becomes of a send whose memory cannot be read, with an errno: the kernel
+// will say EFAULT.
 func (w *Worker) Unreadable(c *session.Call, errno unix.Errno) session.Outcome {
 	switch {
 	case errno == unix.EPERM:
@@ -190,7 +192,7 @@ func (w *Worker) Unreadable(c *session.Call, errno unix.Errno) session.Outcome {
 	return session.CarryOn
 }
 
-// BadData is for what is to be sent elsewhere and cannot be read.
+// BadData is Unreadable for the data of a send that goes elsewhere.
 func (w *Worker) BadData(c *session.Call, errno unix.Errno) session.Outcome {
 	if errno == unix.EPERM {
 		return w.Unreadable(c, errno)

@@ -16,7 +16,8 @@ import (
 
 // Sending runs: messages in a row that go the same way, of which the first decides.
 
-// SendAll sends o.messages, as far as it gets. For sendmmsg(2) o.sent is how many have been.
+// SendAll sends w.Out.Messages, as far as it gets. For sendmmsg(2) w.Out.Sent is how many have
+// been.
 func (w *Worker) SendAll(c *session.Call) session.Outcome {
 	o := &w.Out
 	c.Sends = true
@@ -52,8 +53,8 @@ func (w *Worker) SendAll(c *session.Call) session.Outcome {
 	}
 }
 
-// SendDestination is destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg in
-// net/ipv4/udp.c.
+// SendDestination is linux.Destination for a send: there AF_UNSPEC stands for AF_INET, udp_sendmsg
+// in net/ipv4/udp.c.
 func SendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
 	if len(name) >= linux.SizeofSockaddrIn && binary.NativeEndian.Uint16(name) == unix.AF_UNSPEC {
 		return unix.AF_UNSPEC, netip.AddrPortFrom(netip.AddrFrom4([4]byte(name[4:8])), binary.BigEndian.Uint16(name[2:])), true
@@ -61,7 +62,7 @@ func SendDestination(name []byte) (family int, dst netip.AddrPort, ok bool) {
 	return linux.Destination(name)
 }
 
-// sendRun sends the first o.run messages, which go the same way.
+// sendRun sends the first w.Out.run messages, which go the same way.
 func (w *Worker) sendRun(c *session.Call, e *event.Pending, family int, ok bool) (out session.Outcome) {
 	o := &w.Out
 	for range session.MaxRaces {

@@ -17,8 +17,8 @@ import (
 
 // Sending what has been decided about with a socket that is where it goes.
 
-// transmit sends the first o.run messages with the socket fd. x is not nil if it is one of another
-// family.
+// transmit sends the first w.Out.run messages with the socket fd. x is not nil if it is one of
+// another family.
 func (w *Worker) transmit(c *session.Call, e *event.Pending, fd int, x *crossing.Crossing) session.Outcome {
 	o := &w.Out
 	o.as = nil
@@ -86,8 +86,8 @@ func (w *Worker) transmit(c *session.Call, e *event.Pending, fd int, x *crossing
 	return session.Answer(0)
 }
 
-// pack puts the n-th message into o.headers as the socket is to send it; x is as for transmit. The
-// errno is what is wrong with it.
+// pack puts the n-th message into w.Out.headers as the socket is to send it; x is as for transmit.
+// The errno is what is wrong with it.
 func (w *Worker) pack(c *session.Call, e *event.Pending, x *crossing.Crossing, n int) unix.Errno {
 	o := &w.Out
 	m, h := &o.Messages[n], &o.headers[n].header
@@ -177,7 +177,7 @@ func (o *outgoing) submit(fd int, flags uint32) (value int, errno unix.Errno) {
 // lend copies what is sent to memory that is not used again, if the socket fd says when it has been
 // sent (SO_ZEROCOPY, Documentation/networking/msg_zerocopy.rst): the kernel may read it for long.
 // It keeps the pages, so the caller takes them back at once. What is sent later, and again, is
-// still in messages. nil: the flag means nothing.
+// still in o.Messages. nil: the flag means nothing.
 func (o *outgoing) lend(fd int) []byte {
 	var on int32
 	total := 0

@@ -29,8 +29,9 @@ func lacksPort(fd int, onUnix bool) bool {
 // not wait.
 const maxFutile = 100
 
-// WaitToSend waits until the socket fd may have room. Where that is a Unix socket which sends to a
-// path, peer is that; else nil. It holds up its thread.
+// WaitToSend waits until the socket fd may have room, on a worker that may wait. Where that is a
+// Unix socket which sends to a path, peer is that; else nil. The errno is what the send says if
+// something ends the wait before: EAGAIN after SO_SNDTIMEO.
 func (w *Worker) WaitToSend(fd int, peer *crossing.UnixPath) unix.Errno {
 	if timeout := linux.TimeoutOf(fd, unix.SO_SNDTIMEO); w.SendDeadline.IsZero() {
 		w.SendDeadline = time.Now().Add(365 * 24 * time.Hour)

@@ -16,13 +16,13 @@ type Worker struct {
 	receive.Worker
 	s       *Session
 	sending event.Pending // of a send; here, so that none is on the heap
-	Out     outgoing
+	Out     outgoing      // what the send in work sends
 	decided decided
 	known   settledSockets
 	moving  bool // it moves a socket now, and so holds a lock of Session.Moving
 
-	SendDeadline time.Time          // until when that may send
-	Futile       int                // how often in a row it could not send though there was room
+	SendDeadline time.Time          // until when the send in work may wait; zero: it has not waited yet
+	Futile       int                // how often in a row that could not send though there was room
 	Control      siit.ControlBuffer // of messages to send
 }
 

@@ -15,7 +15,8 @@ import (
 // user and by its rights, from its directories. Only the process ID that the server is told is
 // upconv's.
 
-// ConnectOther makes a connect(2) on a copy of a file that is no IPv4 or IPv6 socket.
+// ConnectOther makes a connect(2) on fd, a copy of a file that is no IPv4 or IPv6 socket; domain is
+// its family, 0 if it is no socket.
 func (w *Worker) ConnectOther(c *session.Call, fd, domain int) session.Outcome {
 	switch {
 	case domain == 0: // no socket

@@ -20,7 +20,8 @@ import (
 // socket keeps the name, which others are told, so upconv cannot use another path to the same
 // place: it makes the call on a thread that has the program's root, working directory and umask.
 
-// BindOther makes a bind(2) on a copy of a socket that is not one of IPv4 or IPv6.
+// BindOther makes a bind(2) on fd, a copy of a socket that is not one of IPv4 or IPv6, and closes
+// the copy.
 func (w *Worker) BindOther(c *session.Call, fd int, sa []byte) session.Outcome {
 	if !IsUnixPath(sa) || linux.DomainOf(fd) != unix.AF_UNIX {
 		errno := target.WithCapabilitiesOf(c.TID, func() unix.Errno { return bindAny(fd, sa) })

@@ -9,7 +9,7 @@ import (
 type Worker struct {
 	stream.Worker
 	s       *Session
-	Altered bool // its thread lives in the file system as a target does
+	Altered bool // its thread lives in the file system as a target does, and is not to be used for anything else
 }
 
 // Session is what a listener has for this package, and for those below.

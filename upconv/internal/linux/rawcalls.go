@@ -82,8 +82,8 @@ func SetAffinity(cpus *unix.CPUSet) unix.Errno {
 	return errno
 }
 
-// EpollAdd puts a file into an epoll set. It is no raw call, as a set of a program's is locked while
-// epoll_wait(2) writes into the program's memory.
+// EpollAdd puts a file into an epoll set. It is no raw call, as a set of a program's is locked
+// while epoll_wait(2) writes into the program's memory.
 func EpollAdd(set, fd int, event *unix.EpollEvent) unix.Errno {
 	_, _, errno := unix.Syscall6(unix.SYS_EPOLL_CTL, uintptr(set), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(event)), 0, 0)
 	return errno

@@ -52,7 +52,7 @@ func (m *message) decodeHeader(c *session.Call, at uint64, raw []byte) unix.Errn
 	return 0
 }
 
-// readVector reads its array of struct iovec.
+// readVector reads the message's array of struct iovec.
 func (m *message) readVector(c *session.Call, b *receiveBuffers) unix.Errno {
 	size := m.vectorCount * c.IovecSize()
 	if len(b.raw) < size {

@@ -23,6 +23,7 @@ func (w *Worker) Getpeername(c *session.Call) session.Outcome { return w.tellNam
 // Getsockname handles a stopped getsockname(2).
 func (w *Worker) Getsockname(c *session.Call) session.Outcome { return w.tellName(c, false) }
 
+// tellName answers getpeername(2), or getsockname(2).
 func (w *Worker) tellName(c *session.Call, peer bool) session.Outcome {
 	fd, p, family := w.crossedFD(c)
 	if p == nil {

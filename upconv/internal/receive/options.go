@@ -85,8 +85,9 @@ func (w *Worker) Getsockopt(c *session.Call) session.Outcome {
 // ipv6HeaderMore is how much longer an IPv6 header is than an IPv4 one.
 const ipv6HeaderMore = 20
 
-// tellInt answers for such an option. Only the socket itself knows SO_ERROR, and no more once it
-// has been read: so it is read when all else is in order.
+// tellInt answers for an option that an AF_INET6 socket itself has, but not quite as IPv4 has it.
+// Only the socket itself knows SO_ERROR, and no more once it has been read: so it is read when all
+// else is in order.
 func (w *Worker) tellInt(c *session.Call, fd, level, name int) session.Outcome {
 	optval, optlen := c.Args[3], c.Args[4]
 	var raw, value [4]byte
@@ -143,7 +144,7 @@ var (
 	}
 )
 
-// AskedOptions returns the options that are stopped when they are read.
+// AskedOptions returns the options whose getsockopt(2) is stopped.
 func AskedOptions(n session.Needs) (list []askedOption) {
 	if n.Inet6 {
 		list = append(list, askedOfInet6...)
@@ -154,7 +155,7 @@ func AskedOptions(n session.Needs) (list []askedOption) {
 	return list
 }
 
-// asksFor reports whether an option is one of them.
+// asksFor reports whether an option is one of AskedOptions.
 func asksFor(n session.Needs, level, name int) bool {
 	return slices.ContainsFunc(AskedOptions(n), func(o askedOption) bool {
 		return o.Level == level && (o.Name == name || o.Name == AnyOption)
@@ -174,7 +175,8 @@ func (w *Worker) putOption(c *session.Call, optval, optlen uint64, value []byte,
 	return session.Answer(0)
 }
 
-// like makes a socket of the kind that the program thinks it has, with the options that it has set.
+// like makes a socket of the kind that the program thinks it has, with the options that it has set;
+// the caller owns it.
 func (w *Worker) like(p *passport.Passport) (int, unix.Errno) {
 	fd, errno := linux.NewSocket(p.Family, linux.KindOf(p.Proto), p.Proto)
 	if errno != 0 {
@@ -187,6 +189,7 @@ func (w *Worker) like(p *passport.Passport) (int, unix.Errno) {
 	return fd, 0
 }
 
+// set sets an option of the socket fd, to a value that may be empty.
 func set(fd, level, name int, value []byte) unix.Errno {
 	var at unsafe.Pointer
 	if len(value) > 0 {
@@ -240,7 +243,8 @@ func (w *Worker) tellFilter(c *session.Call, p *passport.Passport, optval, optle
 	return w.putOption(c, optval, optlen, bytes, uint32(count))
 }
 
-// SetCrossed is setsockopt(2) on a socket that may have been replaced.
+// SetCrossed handles a stopped setsockopt(2): it makes it, if the socket has been replaced by one
+// of another family.
 func (w *Worker) SetCrossed(c *session.Call) session.Outcome {
 	if !w.s.Needs.Crosses() {
 		return session.CarryOn

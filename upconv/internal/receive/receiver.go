@@ -114,13 +114,14 @@ func (p *receiver) attend(b *receiveBuffers, on bool) {
 	}
 }
 
+// isOver reports whether the call has its answer.
 func (p *receiver) isOver() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.over
 }
 
-// attendInTurn is attend when its process has a turn, on a goroutine of its own.
+// attendInTurn is attend when the receiver's process has a turn, on a goroutine of its own.
 func (p *receiver) attendInTurn(on bool) {
 	defer p.s.Turns.GiveBack(p.s.Turns.Take(p.process))
 	b := receiveBufferPool.Get().(*receiveBuffers)
@@ -142,7 +143,7 @@ func (p *receiver) process() int {
 // keep has what the message refers to be its own.
 func (p *receiver) keep() { p.message.vector = slices.Clone(p.message.vector) }
 
-// register has those that poll know of it.
+// register has the goroutine that polls know of the receiver.
 func (p *receiver) register() unix.Errno {
 	all := &p.s.Receivers
 	if errno := all.open(); errno != 0 {
@@ -170,7 +171,7 @@ func (p *receiver) register() unix.Errno {
 			}
 		})
 	}
-	if all.moves.Load() != p.moves { // follow may have looked before it was there
+	if all.moves.Load() != p.moves { // Follow may have looked before it was there
 		if fd, errno := p.s.Targets.Getfd(p.c.TID, p.c.FD); errno == 0 {
 			now := linux.CookieOf(fd)
 			linux.Close(fd)
@@ -182,8 +183,8 @@ func (p *receiver) register() unix.Errno {
 	return 0
 }
 
-// ready is for when something has happened to its socket. It returns false if the caller is not
-// busy with it any more.
+// ready is for when something has happened to the receiver's socket. It returns false if the caller
+// is not busy with the receiver any more.
 func (p *receiver) ready(b **receiveBuffers, events uint32) bool {
 	if p.s.Listener.Valid(p.c.ID) != nil { // killed: what has come is for others who have the socket
 		p.finish(session.Answer(unix.EINTR))
@@ -238,14 +239,15 @@ func (p *receiver) expire() {
 	p.finish(p.end(unix.EAGAIN))
 }
 
-// endWith ends the wait with an errno. It does not wait for that.
+// endWith ends the receiver's wait with an errno, at once or a little later.
 func (p *receiver) endWith(errno unix.Errno) {
 	if p.claim(due{errno: errno}) {
 		go p.attendInTurn(false)
 	}
 }
 
-// moveTo has it wait for the socket that its descriptor is now, if that is the one with the cookie.
+// moveTo has the receiver wait for the socket that its descriptor is now, if that is the one with
+// the cookie.
 func (p *receiver) moveTo(cookie uint64) {
 	all := &p.s.Receivers
 	fd, errno := p.s.Targets.Getfd(p.c.TID, p.c.FD)
@@ -284,7 +286,7 @@ func (p *receiver) watch() unix.Errno {
 	return linux.EpollAdd(p.s.Receivers.epfd, p.fd, &event)
 }
 
-// note notes what its socket is known by.
+// note notes what the receiver's socket is known by.
 func (p *receiver) note() {
 	cookie, port := linux.CookieOf(p.fd), portOf(p.fd)
 	p.mu.Lock()
@@ -295,7 +297,7 @@ func (p *receiver) note() {
 	p.port = port
 }
 
-// has reports whether its socket has a port.
+// has reports whether the receiver's socket has a port.
 func (p *receiver) has(port [2]byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -311,7 +313,7 @@ func portOf(fd int) (port [2]byte) {
 	return port
 }
 
-// finish answers.
+// finish answers the call, and gives up what the receiver has.
 func (p *receiver) finish(out session.Outcome) {
 	all := &p.s.Receivers
 	p.mu.Lock()

@@ -22,7 +22,7 @@ import (
 //
 // A program can hold up who receives for it, with memory that never comes. So the watch over
 // workers looks at that goroutine too, and has another one take its place; and for a while, each
-// receiver of that process has a goroutine of its own. See turns.
+// receiver of that process has a goroutine of its own. See trap.Turns.
 type receivers struct {
 	mu      sync.Mutex
 	epfd    int                  // the set; 0: not made yet
@@ -30,9 +30,9 @@ type receivers struct {
 	waiting map[uint64]*receiver // by what the set knows them by
 	last    uint64               // of those
 
-	moves atomic.Uint64 // of sockets that may be waited for
+	moves atomic.Uint64 // how often a socket that may be waited for was moved
 
-	rouse   func()        // wakes who watches over current, if it sleeps; after current is set
+	rouse   func()        // wakes who watches over Current, if it sleeps; called after Current is set
 	Current atomic.Uint64 // what poll receives for: the thread, and serial; 0: nothing
 	slow    slowProcesses // that have held it up
 	// The rest is for the goroutine that polls.
@@ -128,7 +128,7 @@ func (all *receivers) attend(p *receiver, b *receiveBuffers) bool {
 	return all.Current.CompareAndSwap(current, 0)
 }
 
-// Relieve has another goroutine poll, if the one that does is still held up by a call.
+// Relieve has another goroutine poll, if the one that does is still held up by the call current.
 func (all *receivers) Relieve(current uint64) {
 	pid := target.ThreadGroup(int(current >> 32))
 	all.slow.add(pid, math.MaxInt64) // until attend returns: it holds one goroutine at a time
@@ -152,7 +152,7 @@ func (all *receivers) Close() {
 	unix.EpollCtl(all.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN})
 }
 
-// ended reports whether close has been called, and gives up the set if so.
+// ended reports whether Close has been called, and gives up the set if so.
 func (all *receivers) ended() bool {
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -168,7 +168,7 @@ func (all *receivers) ended() bool {
 type slowProcesses struct {
 	any   atomic.Int32 // how many there are
 	mu    sync.Mutex
-	until map[int]time.Duration // by process; see clock
+	until map[int]time.Duration // by process, as session.Clock says
 }
 
 // add notes that a process is slow until a time.
@@ -192,8 +192,8 @@ func (all *slowProcesses) has(pid int) bool {
 	return all.until[pid] > 0
 }
 
-// NoteMove returns what the socket fd, which another has just taken the place of, is known by; 0 if
-// nobody waits for datagrams.
+// NoteMove notes that another socket has just taken the place of fd, or of one that nobody has a
+// copy of, -1. It returns what Follow knows fd by; 0 if nobody waits for datagrams.
 func (all *receivers) NoteMove(fd int) (cookie uint64) {
 	all.moves.Add(1)
 	all.mu.Lock()
@@ -205,8 +205,8 @@ func (all *receivers) NoteMove(fd int) (cookie uint64) {
 }
 
 // Follow is for a socket that another one has taken the place of in the target: those that wait for
-// the old one, which is known by its cookie, wait for the new one from now on. If that is one of
-// the program's own family, the kernel waits.
+// the old one, which is known by its cookie, wait for the new one from now on, of which replacement
+// is a copy. If that is one of the program's own family, the kernel waits.
 func (all *receivers) Follow(cookie uint64, replacement int) {
 	if cookie == 0 {
 		return
@@ -226,10 +226,10 @@ func (all *receivers) all() []*receiver {
 	return slices.Collect(maps.Values(all.waiting))
 }
 
-// FreePort is for a bind(2): those that wait with the port, and whose targets have been killed, give
-// it up. That they are is else noticed a little later, and who starts a killed server anew would
-// find its port taken. It reports whether one has yet to give it up, as somebody else is about to
-// have it do.
+// FreePort is for a stopped bind(2): those that wait with the port that it asks for, and whose
+// targets have been killed, give it up. Else that is noticed a little later, and who starts a
+// killed server anew would find its port taken. later is whether one has yet to give it up, as
+// somebody else is about to have it do.
 func (all *receivers) FreePort(c *session.Call) (later bool) {
 	list := all.all()
 	if len(list) == 0 {

@@ -22,13 +22,13 @@ type reception struct {
 	s       *Session
 	c       session.Call
 	kind    receptionKind
-	fd      int // the socket
+	fd      int // a copy of the socket
 	family  int // what it is
 	pass    passport.Passport
 	flags   uint32 // of the call
 	message message
 
-	moves    uint64 // see receivers
+	moves    uint64 // what receivers.moves was before the socket was fetched
 	patient  bool   // it waits for a datagram if need be
 	shutdown bool   // nothing comes any more: shutdown(2)
 
@@ -66,7 +66,7 @@ const (
 	maxTransfer = 0x7ffff000 // MAX_RW_COUNT
 )
 
-// buffers returns the worker's own.
+// buffers returns the worker's own receiveBuffers.
 func (w *Worker) buffers() *receiveBuffers {
 	if w.receive == nil {
 		w.receive = &receiveBuffers{}
@@ -118,6 +118,7 @@ func (w *Worker) RecvmmsgTime64(c *session.Call) session.Outcome {
 	return w.receiveMany(c, true)
 }
 
+// receiveMany is recvmmsg(2), whose struct timespec has 64-bit numbers or not.
 func (w *Worker) receiveMany(c *session.Call, time64 bool) session.Outcome {
 	flags := uint32(c.Args[3])
 	count := uint64(uint32(c.Args[2]))
@@ -141,8 +142,8 @@ func (w *Worker) receiveMany(c *session.Call, time64 bool) session.Outcome {
 	return w.receiveNow(r)
 }
 
-// reception begins one, on a copy of the target's socket that tidy closes. ok is false where the
-// call can go on as it stands.
+// reception begins a reception, on a copy of the target's socket that Tidy closes. ok is false
+// where the call can go on as it stands.
 func (w *Worker) reception(c *session.Call, kind receptionKind, flags uint32) (r *reception, ok bool) {
 	moves := w.s.Receivers.moves.Load() // first
 	fd, p, family := w.crossedFD(c)
@@ -157,8 +158,8 @@ func (w *Worker) reception(c *session.Call, kind receptionKind, flags uint32) (r
 	return r, true
 }
 
-// receiveNow receives what is there. Where there is nothing yet, it leaves the call to those that
-// wait.
+// receiveNow receives what is there. Where there is nothing yet, it leaves the call, and the copy
+// of the socket, to a receiver.
 func (w *Worker) receiveNow(r *reception) session.Outcome {
 	out, state := r.step(w.buffers())
 	if state == received {

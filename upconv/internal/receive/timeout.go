@@ -19,7 +19,7 @@ type timeout struct {
 	leftSec, leftNsec int64
 }
 
-// read is false where there is no valid one.
+// read reads the struct timespec of the target. It is false where there is no valid one.
 func (t *timeout) read(c *session.Call) bool {
 	var raw [16]byte
 	if t.time64 {
@@ -56,7 +56,7 @@ func (t *timeout) passed() bool {
 	return t.leftSec == 0 && t.leftNsec == 0
 }
 
-// write tells what is left.
+// write tells the target what is left. It is false if the target's memory cannot be written.
 func (t *timeout) write(c *session.Call) bool {
 	var raw [16]byte
 	if t.time64 {

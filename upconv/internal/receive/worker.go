@@ -20,7 +20,7 @@ type Session struct {
 	Receivers receivers // calls that wait for a datagram
 }
 
-// Init has a session belong to a node. rouse wakes who watches over receivers.current, if it
+// Init has a session belong to a node. rouse wakes who watches over Receivers.Current, if it
 // sleeps.
 func (s *Session) Init(n *session.Node, rouse func()) {
 	s.Receivers.rouse = rouse

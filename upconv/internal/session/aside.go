@@ -11,12 +11,13 @@ type Waiter interface{ Run() }
 
 // AsideCall is a call that has a thread to itself, because deciding about it may take long.
 type AsideCall struct {
-	Held trap.HeldCall
+	Held trap.HeldCall      // the call, as one that upconv waits for
 	Stop *trap.Interruption // what ends its waits
 }
 
-// AwaitThread takes one of the threads that calls of a process may have. Where something ends the
-// wait of the target's call, it returns what the call says.
+// AwaitThread takes one of the threads that calls of the process pid may have, and waits until
+// there is one; the caller gives it back to s.Threads. If something ends the wait of the target's
+// call, the errno is what the call says, and there is no thread.
 func (s *Session) AwaitThread(c *Call, pid int) unix.Errno {
 	stop := trap.NewInterruption()
 	held := trap.HeldCall{Listener: s.Listener, ID: c.ID, TID: c.TID, End: stop.End}

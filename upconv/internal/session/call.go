@@ -15,7 +15,7 @@ type Call struct {
 	TID  int    // the thread that is stopped, in upconv's pid namespace
 	Args [6]uint64
 	FD   int // the first argument: the socket
-	// Addr and addrLen are the pointer and length of the socket address, in the target's memory.
+	// Addr and AddrLen are the pointer and length of the socket address, in the target's memory.
 	Addr         uint64
 	AddrLen      uint32
 	View         *view    // of its socket; nil: upconv has not looked, or cannot
@@ -27,17 +27,17 @@ type Call struct {
 	Decide       Handler  // what decides it, also when it is taken up anew
 	linux.Layout          // of its structures in the program's memory
 	Made         bool     // upconv has made it, or begun to
-	Guarded      bool     // it is not left to the kernel, see guard
-	Table        uint8    // what sharesTable has found; 0: it has not looked
+	Guarded      bool     // upconv makes it in the place of the kernel, see calls/guard.go
+	Table        uint8    // what SharesTable has found: TableOwn or TableShared; 0: it has not looked
 	Indirect     bool     // its arguments are in memory: socketcall(2)
 	// Permitted is the port that the kernel was seen to let the thread connect to, plus one; 0: it
 	// was not asked.
 	Permitted int
-	Since     time.Time // when it was taken up, if that is not now: see aside
+	Since     time.Time // when it was put aside; zero: it was not
 }
 
-// Handler decides what becomes of a call. It does not touch the listener, except to install a
-// descriptor.
+// Handler decides what becomes of a call, with what the worker d has. It does not touch the
+// listener, except to install a descriptor.
 type Handler func(d Decider, c *Call) Outcome
 
 // Decider is a worker, of which each room knows its own part.
@@ -47,7 +47,7 @@ type Decider interface{ Base() *Worker }
 type Outcome struct {
 	State State
 	Errno unix.Errno // if it returns: 0 for success
-	Value int64      // and what it returns then
+	Value int64      // what it returns then, on success
 	Wait  Waiter     // not nil: it answers later, on a goroutine of its own
 	after Handler    // of StateAside: decides the call in the place of Call.Decide, if that is not nil
 }
@@ -56,11 +56,11 @@ type Outcome struct {
 type State uint8
 
 const (
-	stateNative    State = iota // the kernel runs it (SECCOMP_USER_NOTIF_FLAG_CONTINUE), unless wait is set
-	StateReturns                // with errno, or with value
+	stateNative    State = iota // the kernel runs it (SECCOMP_USER_NOTIF_FLAG_CONTINUE), unless Wait is set
+	StateReturns                // with Errno, or with Value
 	StateElsewhere              // somebody else answers, or has already
 	stateRaced                  // nothing has been done, as another thread has put another file under the number: it is decided anew
-	stateUndecided              // whoever has asked goes on
+	stateUndecided              // there is nothing to say yet: whoever has asked goes on
 	StateAside                  // it is decided anew, on a thread of its own, where that may wait
 )
 
@@ -99,10 +99,13 @@ func (o *Outcome) Returns() bool { return o.State == StateReturns }
 // IsLater reports whether something that upconv does has yet to decide the call.
 func (o *Outcome) IsLater() bool { return o.Wait != nil || o.State == StateAside }
 
-func (o *Outcome) IsRaced() bool     { return o.State == stateRaced }
+// IsRaced reports whether the call is decided anew, as another file has come under the number.
+func (o *Outcome) IsRaced() bool { return o.State == stateRaced }
+
+// IsUndecided reports whether whoever has asked goes on with the call.
 func (o *Outcome) IsUndecided() bool { return o.State == stateUndecided }
 
-// Number returns the number of a system call in the architecture of this one.
+// Number returns the number of a system call in the architecture that the call is of.
 func (c *Call) Number(name string) uint64 {
 	arches := seccompx.NativeArches()
 	arch := arches[0]
@@ -116,6 +119,8 @@ func (c *Call) Number(name string) uint64 {
 // MaxSent is what one call sends at most: MAX_RW_COUNT, linux/fs.h.
 const MaxSent = 0x7ffff000
 
+// MaxRaces is how often something is tried again because another thread has come in between. A call
+// that is raced more often is answered with EBADF, which it natively could be as well.
 const MaxRaces = 8
 
 // FastOpen is what a send with MSG_FASTOPEN (RFC 7413) sends: on a TCP socket that is not connected
@@ -135,7 +140,8 @@ type FastOpen struct {
 	Result uint64
 }
 
-// Patient reports whether the target's call is one that waits, on a file with these status flags.
+// Patient reports whether the target's call is one that waits, on a file with these status flags
+// (F_GETFL).
 func (w *Worker) Patient(c *Call, flags int) bool {
 	return flags&unix.O_NONBLOCK == 0 && !(c.FastOpen.On && c.FastOpen.Flags&unix.MSG_DONTWAIT != 0)
 }

@@ -18,6 +18,8 @@ type Ruleset struct {
 	Cookies  []uint64                 // of the same; a map is slow to go through
 }
 
+// NewRuleset returns a policy with the namespaces that it takes, by the targets of its routes. They
+// stay the caller's.
 func NewRuleset(policy *policy.Policy, mappings *nat64.Mappings, all map[string]*netns.Egress) *Ruleset {
 	rules := &Ruleset{Policy: policy, Mappings: mappings, Egress: all}
 	for _, e := range all {
@@ -31,6 +33,8 @@ func (s *Session) EgressOf(route *policy.Route) *netns.Egress {
 	return s.Rules.Load().Egress[route.Target]
 }
 
+// IsEgress reports whether a namespace, by its cookie, is an egress of the policy in force or of an
+// earlier one.
 func (s *Session) IsEgress(cookie uint64) bool {
 	return slices.Contains(s.Rules.Load().Cookies, cookie)
 }
@@ -52,8 +56,8 @@ func (w *Worker) LivesIn(tid int, cookie uint64) bool {
 	return false
 }
 
-// MayBeMade reports whether stream sockets of the origin may have been made at socket(2), which
-// nothing but made tells.
+// MayBeMade reports whether stream sockets of the origin may have been made at socket(2): then the
+// egress of the route is the origin, and nothing but Session.Made tells.
 func (s *Session) MayBeMade(route *policy.Route) bool {
 	return s.Needs.Streams && s.EgressOf(route).Cookie == s.Origin.Cookie
 }
@@ -62,11 +66,13 @@ func (s *Session) MayBeMade(route *policy.Route) bool {
 // others. It is for those of the origin, where nothing else tells. It may forget.
 type MadeSockets [1024]atomic.Uint64
 
+// Add notes the socket fd.
 func (m *MadeSockets) Add(fd int) {
 	cookie := linux.CookieOf(fd)
 	m[cookie%uint64(len(m))].Store(cookie)
 }
 
+// Has reports whether the socket fd is remembered.
 func (m *MadeSockets) Has(fd int) bool {
 	cookie := linux.CookieOf(fd)
 	return m[cookie%uint64(len(m))].Load() == cookie

@@ -7,8 +7,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// Fetch copies the target's descriptor; tidy closes the copy. Where it cannot, out is not
-// undecided.
+// Fetch copies the target's descriptor. Tidy closes the copy, unless the caller does so before by
+// CloseNow. If out is not undecided there is none, and out is what becomes of the call.
 func (w *Worker) Fetch(c *Call, e *event.Pending) (fd int, out Outcome) {
 	fd, errno := w.s.Targets.Getfd(c.TID, c.FD)
 	switch errno {
@@ -25,7 +25,8 @@ func (w *Worker) Fetch(c *Call, e *event.Pending) (fd int, out Outcome) {
 	return -1, CarryOn // ESRCH: nobody will read the answer
 }
 
-// Fail answers that upconv itself could not do something, and says so.
+// Fail answers a call with the errno of something that upconv itself could not do, and says so in
+// the log and in the event.
 func (w *Worker) Fail(e *event.Pending, doing string, errno unix.Errno) Outcome {
 	w.s.Warn(e.Call+": "+doing+" failed; the program sees the error", "dst", e.Dst, "tid", e.TID, "error", errno)
 	e.Add("upconv failed: " + doing)

@@ -7,13 +7,14 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// What a policy's routes have upconv do to sockets, beyond leaving them alone or refusing.
+// Needs are what a policy's routes have upconv do to sockets, beyond leaving them alone or
+// refusing.
 type Needs struct {
 	Swaps   bool // other sockets take their place
 	Netns   bool // of other network namespaces
 	Inet6   bool // of the family AF_INET6
 	Unix    bool // of the family AF_UNIX
-	Sees    bool // and they are looked at in the kernel, see Worker.See
+	Sees    bool // they are looked at in the kernel before, see Worker.See
 	Rejects bool // some destinations are refused
 
 	UDP      bool // datagram sockets follow the policy
@@ -58,8 +59,8 @@ func (n Needs) Crosses() bool { return n.Inet6 || n.Unix }
 // AtSocket reports whether any sockets are made in the egress at socket(2).
 func (n *Needs) AtSocket() bool { return n.Streams || n.Datagrams }
 
-// MakeAtSocket notes which sockets are. Datagram sockets are where upconv can enter the origin too,
-// to make others there.
+// MakeAtSocket notes which sockets are made in the egress at socket(2). Datagram sockets are only
+// if upconv can enter the origin, to make others there.
 func (n *Needs) MakeAtSocket(p *policy.Policy, at policy.SwapAt, enters bool) {
 	if at != policy.SwapAtSocket {
 		return

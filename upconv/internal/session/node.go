@@ -20,18 +20,19 @@ import (
 type Node struct {
 	Log      *slog.Logger
 	PID      int // upconv's own
-	UID, GID int // that of the sockets it makes
+	UID, GID int // those of the sockets that it makes
 	Targets  *target.Threads
 	Threads  trap.CallThreads // of calls that are decided aside
 	Turns    trap.Turns       // of those whose calls are seen to by others
 	Held     *trap.HeldCalls  // all calls that upconv waits for
-	Tags     int              // /proc/cgroups, where there are net_cls or net_prio cgroups; else -1
+	Tags     int              // a descriptor of /proc/cgroups, if there can be net_cls or net_prio cgroups, or tagsHidden; else -1
 
 	load   sync.Once                   // of what follows
 	peeker atomic.Pointer[peek.Peeker] // what looks at sockets and threads in the kernel; nil: nothing, or not yet
 }
 
-// NewNode returns a node. ended is told of threads that have ended.
+// NewNode returns a node. ended is told of threads that have ended. The error says that there are
+// no descriptors for that.
 func NewNode(log *slog.Logger, ended func(tid int)) (*Node, error) {
 	n := &Node{Log: log, PID: os.Getpid(), UID: os.Geteuid(), GID: os.Getegid(), Tags: openTags()}
 	n.Held = trap.NewHeldCalls(n.peeker.Load, &n.Turns, log)
@@ -69,8 +70,8 @@ func (n *Node) Close() {
 	}
 }
 
-// openTags opens /proc/cgroups if there can be net_cls or net_prio cgroups. It returns -1 if there
-// can be none.
+// openTags opens /proc/cgroups if there can be net_cls or net_prio cgroups; the caller owns the
+// descriptor. It returns -1 if there can be none, and tagsHidden if that cannot be read.
 func openTags() (fd int) {
 	own, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil || !bytes.Contains(own, []byte("net_cls")) && !bytes.Contains(own, []byte("net_prio")) {

@@ -17,21 +17,21 @@ import (
 type Session struct {
 	*Node
 	Listener *seccompx.Listener
-	Rules    atomic.Pointer[Ruleset]
+	Rules    atomic.Pointer[Ruleset] // the policy in force
 	Origin   *netns.Origin
-	Needs    Needs      // what the filter was made for
+	Needs    Needs      // what the filter was made for; it does not change
 	Events   *event.Log // nil: nobody wants them
 
 	Used  sockstate.OptionsUsed
 	Fresh sockstate.FreshSockets // what nobody has done anything to
 
-	Sights atomic.Pointer[Sights] // nil: not permitted, or not needed, or not yet
-	open   sync.Once              // has it become clear which
+	Sights atomic.Pointer[Sights] // nil: not permitted, or not needed, or not known yet
+	open   sync.Once              // done when that is known
 	blind  func()                 // is told if sockets cannot be looked at after all
 
-	Swapped atomic.Bool   // some socket has been: so one that is to go direct may be one of an egress
-	Moved   atomic.Bool   // and some datagram socket
-	Moves   atomic.Uint64 // how many of those have been
+	Swapped atomic.Bool   // some socket has been swapped: so one that is to go direct may be one of an egress
+	Moved   atomic.Bool   // some datagram socket has been
+	Moves   atomic.Uint64 // how many times datagram sockets have been
 	Made    MadeSockets
 
 	Broken   chan error   // is sent why the session cannot go on
@@ -53,7 +53,8 @@ func (s *Session) Fail(err error) {
 	}
 }
 
-// Respond sends the outcome of a call.
+// Respond answers a call with its outcome. What has not been decided yet it answers with EBADF, and
+// never leaves to the kernel. The error is that of [seccompx.Listener.Respond].
 func (s *Session) Respond(id uint64, out Outcome) error {
 	switch out.State {
 	case stateNative:

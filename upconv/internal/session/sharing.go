@@ -2,10 +2,10 @@ package session
 
 import "github.com/upconv/upconv/upconv/internal/peek"
 
-// What sharesTable has found.
+// What SharesTable finds.
 const (
-	TableOwn = 1 + iota
-	TableShared
+	TableOwn    = 1 + iota // the thread alone has its table of descriptors
+	TableShared            // others have it too, or that cannot be seen
 )
 
 // Guards reports whether a call must not be left to the kernel: the policy has an egress, and
@@ -14,9 +14,10 @@ func (w *Worker) Guards(c *Call) bool {
 	return len(w.s.Rules.Load().Cookies) > 0 && w.SharesTable(c)
 }
 
-// SharesTable reports whether another thread may put another file under the number of a call: they
-// have one table of descriptors, or it cannot be seen that they do not. If not, nobody does as long
-// as the thread is stopped. The number itself can change where that is in memory, of socketcall(2).
+// SharesTable reports whether another thread may put another file under the number of a call: the
+// two have one table of descriptors, or nothing shows that they do not. If it may not, it may not
+// as long as the thread is stopped. The number itself can change if it is in memory, as with
+// socketcall(2).
 func (w *Worker) SharesTable(c *Call) bool {
 	if c.Table == 0 {
 		c.Table = TableShared

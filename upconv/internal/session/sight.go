@@ -47,7 +47,7 @@ func MaySee() bool {
 	return (linux.HasCapability(unix.CAP_SYS_ADMIN) || linux.HasCapability(unix.CAP_BPF) && linux.HasCapability(unix.CAP_PERFMON)) && peek.Allowed()
 }
 
-// SightsDelay is how long after the command was started it is time to get ready to look, if nobody
+// SightsDelay is how long after the start of the command a session gets ready to look, if nobody
 // has connected before.
 const SightsDelay = 30 * time.Millisecond
 
@@ -55,6 +55,7 @@ const SightsDelay = 30 * time.Millisecond
 // command is started, and many a command has ended before it is done. A call that needs it waits.
 func (s *Session) OpenSights() { s.open.Do(s.loadSights) }
 
+// loadSights gets ready to look. Where that cannot be done, s.blind is told.
 func (s *Session) loadSights() {
 	peeker := s.peeks()
 	if peeker == nil {
@@ -91,8 +92,9 @@ type view struct {
 	Copies int    // how many of Refs were upconv's own
 }
 
-// See looks at the target's descriptor, for c.View. It reports whether it could. What was being
-// closed is not what is there: another thread has put another file under the number.
+// See looks at the target's descriptor, and puts what that shows into c.View; nil: it could not
+// look. It reports whether it could. What was being closed is not what is there: another thread has
+// put another file under the number.
 func (w *Worker) See(c *Call) bool {
 	c.View = nil
 	v := &w.viewed
@@ -158,7 +160,7 @@ func (w *Worker) unshared(v *view) bool {
 		v.Flags&unix.O_ASYNC == 0 && !w.s.Used.Any.Load()
 }
 
-// UntouchedUDP is untouched for an AF_INET UDP socket. set is what of often the program has set
+// UntouchedUDP is Untouched for an AF_INET UDP socket. set is what of often the program has set
 // nevertheless, a bit each.
 func (w *Worker) UntouchedUDP(c *Call) (set int, is bool) {
 	all, v := w.s.Sights.Load(), c.View
@@ -174,7 +176,7 @@ func (w *Worker) UntouchedUDP(c *Call) (set int, is bool) {
 	return 0, false
 }
 
-// learnUDP looks at what untouchedUDP compares with. The thread tid is in the origin.
+// learnUDP looks at what UntouchedUDP compares with. The thread tid is in the origin.
 func (w *Worker) learnUDP(all *Sights, tid int) {
 	fd, errno := w.InOrigin(tid, unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDP)
 	if errno != 0 {
@@ -195,8 +197,8 @@ func (w *Worker) learnUDP(all *Sights, tid int) {
 	}
 }
 
-// SetOften sets options of often, a bit each; on an AF_INET6 socket in the place of an AF_INET one
-// their counterparts too.
+// SetOften sets options of often on the socket fd, a bit each; on an AF_INET6 socket in the place
+// of an AF_INET one their counterparts too.
 func SetOften(fd, set int, inet6 bool) {
 	for i, o := range often {
 		if one := int32(1); set&(1<<i) != 0 {

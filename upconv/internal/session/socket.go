@@ -12,7 +12,8 @@ import (
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// Socket makes a non-blocking socket in the egress; the caller owns it.
+// Socket makes a non-blocking socket in the egress; the caller owns it. The errno is EIO if this
+// thread is where it must not make sockets, see Worker.Lost.
 func (w *Worker) Socket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
 	fd, errno := w.trySocket(e, domain, kind, proto)
 	if w.s.Targets.MakeRoom(errno) {
@@ -21,6 +22,7 @@ func (w *Worker) Socket(e *netns.Egress, domain, kind, proto int) (int, unix.Err
 	return fd, errno
 }
 
+// trySocket is Socket, but makes no room where descriptors have run out.
 func (w *Worker) trySocket(e *netns.Egress, domain, kind, proto int) (int, unix.Errno) {
 	if w.Lost != nil {
 		return -1, unix.EIO
@@ -64,7 +66,7 @@ var spareKinds = [len(spares{})]struct{ domain, kind, proto int }{
 	{unix.AF_INET6, unix.SOCK_DGRAM, unix.IPPROTO_UDP},
 }
 
-// take returns one that is the caller's then. ok is false where there is none.
+// take returns one of them, which the caller owns. ok is false where there is none.
 func (s *spares) take(domain, proto int) (fd int, ok bool) {
 	for i := range s {
 		if k := &spareKinds[i]; k.proto != proto || k.domain != domain {
@@ -128,7 +130,7 @@ func (w *Worker) CloseDone() {
 	w.Done = w.Done[:0]
 }
 
-// CloseNow closes one of the descriptors that tidy would close.
+// CloseNow closes one of the descriptors that Tidy would close.
 func (w *Worker) CloseNow(fd int) {
 	for i, other := range w.Done {
 		if other == fd {
@@ -138,12 +140,12 @@ func (w *Worker) CloseNow(fd int) {
 	linux.Close(fd)
 }
 
-// Disown has tidy leave a descriptor alone.
+// Disown has Tidy leave a descriptor alone: somebody else owns it.
 func (w *Worker) Disown(fd int) {
 	w.Done = slices.DeleteFunc(w.Done, func(other int) bool { return other == fd })
 }
 
-// Install puts fd under a number of the target.
+// Install puts a copy of fd under a number of the target; fd stays the caller's.
 //
 // The target itself does it, while this thread waits.
 func (w *Worker) Install(c *Call, number, fd int, cloexec bool) unix.Errno {

@@ -18,13 +18,13 @@ type Worker struct {
 	Lost error         // why its thread is in a namespace that it must not make sockets in; nil: it is not
 
 	Aside *AsideCall    // the one call that it has to decide; nil: others wait for it as well
-	Taken time.Duration // when the latest notification was, by clock; of one that may wait, when it began
+	Taken time.Duration // when the latest notification came, as Clock says; of an aside call, when its worker began
 
-	Sockaddr [linux.SizeofSockaddrStorage]byte
-	socket   sockstate.Socket // see SocketMemory
-	viewed   view             // what Call.View points to
-	Scratch  [512]byte        // for names in /proc and what is read there
-	Long     []byte           // for what is longer
+	Sockaddr [linux.SizeofSockaddrStorage]byte // for the address of the call in work
+	socket   sockstate.Socket                  // see SocketMemory
+	viewed   view                              // what Call.View points to
+	Scratch  [512]byte                         // for names in /proc and what is read there
+	Long     []byte                            // for what is longer
 
 	Done   []int // descriptors to close when the target has its answer
 	spares spares
@@ -35,31 +35,32 @@ type Worker struct {
 type processor struct {
 	CPUs      unix.CPUSet // where this thread may run
 	OwnCPU    unix.CPUSet // the one processor where it runs while several workers are awake
-	onOwnCPU  bool        // it does
-	MayPin    bool        // on more than one
-	pinned    bool        // to one processor for now
-	pinnedFor uint32      // the target's thread
+	onOwnCPU  bool        // it is there now
+	MayPin    bool        // this thread may run on more than one, so that there is a choice
+	pinned    bool        // this thread is kept to one processor for now, see Pin
+	pinnedFor uint32      // the target's thread that it is for
 	pinnedYet int         // swaps for which it may stay so
 }
 
-// Init has a worker belong to a session, and live in home.
+// Init has a worker belong to a session, and live in home; nil: where upconv was started.
 func (w *Worker) Init(s *Session, home *netns.Egress) {
 	w.s, w.Home, w.Taken = s, home, Clock()
 	w.Done = make([]int, 0, 2)
 }
 
-// SocketMemory returns memory for what there is to know of a socket, which may have something in it
-// yet. There is one of it: whoever has filled it passes it on.
+// SocketMemory returns the worker's one sockstate.Socket, which may still hold what an earlier call
+// has filled in. Who fills it passes it on.
 func (w *Worker) SocketMemory() *sockstate.Socket { return &w.socket }
 
-// MayWait reports whether the worker has but one call to decide. Else others wait for it as well.
+// MayWait reports whether the worker has but one call to decide, so that it may wait. Any other
+// worker would keep further calls waiting.
 func (w *Worker) MayWait() bool { return w.Aside != nil }
 
-// Base makes every worker a decider.
+// Base returns what this package has of a worker. It makes every worker a Decider.
 func (w *Worker) Base() *Worker { return w }
 
-// Enter takes the thread, which must be locked and is not to be unlocked again, to where the worker
-// lives.
+// Enter takes the calling thread to the namespace that the worker lives in. The thread must be
+// locked, and is not to be unlocked again.
 func (w *Worker) Enter() error {
 	if w.Home == nil {
 		return nil
@@ -78,6 +79,6 @@ func (w *Worker) Close() {
 
 var epoch = time.Now()
 
-// Clock is the time since some moment before: half as expensive as time.Now, which also asks for
-// the date.
+// Clock returns the time since some moment before. It is half as expensive as time.Now, which also
+// asks for the date.
 func Clock() time.Duration { return time.Since(epoch) }

@@ -10,8 +10,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/sockstate"
 )
 
-// ConnectInPlace connects a socket that is one of the egress already, from an earlier connect(2) that has
-// failed or whose result is still to be fetched.
+// ConnectInPlace connects a socket where it is, of which fd is a copy, the last of w.Done: one that
+// is in the egress already, from an earlier connect(2) that has failed or whose result is still to
+// be fetched, or one that is to stay in the origin.
 func (w *Worker) ConnectInPlace(c *session.Call, e *event.Pending, fd int, sock *sockstate.Socket, sa []byte) session.Outcome {
 	if out := w.MayConnect(c, e, sock); !out.IsUndecided() {
 		return out

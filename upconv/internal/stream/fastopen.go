@@ -14,9 +14,9 @@ import (
 	"github.com/upconv/upconv/upconv/policy"
 )
 
-// ConnectEarly connects a non-blocking socket for a send that must not wait, with as much data in the SYN
-// as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without an address
-// it only sends.
+// ConnectEarly connects the non-blocking socket fd for a send that must not wait, with as much data
+// in the SYN as goes. Without a cookie for the destination that is none, and EINPROGRESS. Without
+// an address it only sends.
 func (w *Worker) ConnectEarly(c *session.Call, fd int, sa []byte) session.Outcome {
 	f := &c.FastOpen
 	length := 0

@@ -42,7 +42,7 @@ type ports struct {
 type asking struct {
 	tid  int
 	port uint16
-	at   time.Duration // by clock
+	at   time.Duration // as session.Clock says
 }
 
 const (
@@ -137,7 +137,7 @@ func (p *ports) forget(port uint16, d departure) {
 	}
 }
 
-// cancel is for a stream that was about to leave for a place, and does not.
+// cancel is for a stream that was about to leave for a place, and does not leave.
 func (p *ports) cancel(port uint16, to companion.Place) {
 	p.forget(port, departure{to: to, moving: true})
 }

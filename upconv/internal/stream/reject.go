@@ -88,14 +88,15 @@ func (w *Worker) Reject(c *session.Call, e *event.Pending, family int, datagrams
 	return w.refuse(e)
 }
 
+// refuse answers a call with the errno of its route.
 func (w *Worker) refuse(e *event.Pending) session.Outcome {
 	errno := e.Decision.Route.Errno
 	w.s.Events.Record(e, errno)
 	return session.Answer(errno)
 }
 
-// WouldConnect returns what connect(2) does instead of starting to connect a TCP socket; undecided
-// if it would start.
+// WouldConnect returns what connect(2) does instead of starting to connect a TCP socket, of which
+// fd is a copy; undecided if it would start.
 func (w *Worker) WouldConnect(c *session.Call, fd, domain int) session.Outcome {
 	waited := false
 	switch linux.TCPState(fd) {

@@ -58,7 +58,7 @@ func AreRestricted() bool {
 	return linux.Connect(fd, sa[:]) == unix.EINVAL
 }
 
-// A question is whether a thread may connect to a port.
+// question is whether a thread may connect to a port.
 type question struct {
 	s     *Session
 	c     session.Call
@@ -78,7 +78,7 @@ const (
 	answered
 )
 
-// MayConnect finds out whether the target may connect a TCP socket to the port of e.dst, where
+// MayConnect finds out whether the target may connect a TCP socket to the port of e.Dst, where
 // somebody has restricted himself. The outcome is undecided if it may; else it may not, or is to be
 // asked.
 func (w *Worker) MayConnect(c *session.Call, e *event.Pending, sock *sockstate.Socket) session.Outcome {
@@ -157,8 +157,8 @@ func (w *Worker) ask(c *session.Call, e *event.Pending, sock *sockstate.Socket) 
 	return session.Outcome{Wait: q}
 }
 
-// newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.dst only decides.
-// It is for MPTCP too, of which Landlock knows nothing so far.
+// newDecoy makes a TCP socket of the family of sock, on which a connect(2) to e.Dst only decides;
+// the caller owns it. It is for MPTCP too, of which Landlock knows nothing so far.
 func (w *Worker) newDecoy(c *session.Call, e *event.Pending, sock *sockstate.Socket) (fd int, errno unix.Errno) {
 	fd, errno = w.InOrigin(c.TID, sock.Domain, unix.SOCK_STREAM, unix.IPPROTO_TCP)
 	if errno != 0 {
@@ -297,6 +297,7 @@ func aimedAt(fd int) (port int, ok bool) {
 // microseconds, unless it is frozen or its call is interrupted. Then it is asked again.
 const untilTaken = 100 * time.Millisecond
 
+// waitTaken waits until the answer has been taken, for as long as it is kept.
 func (q *question) waitTaken() {
 	timer := time.NewTimer(untilTaken)
 	defer timer.Stop()
@@ -306,6 +307,7 @@ func (q *question) waitTaken() {
 	}
 }
 
+// begin notes that a thread is asked.
 func (all *restrictions) begin(q *question) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -315,6 +317,7 @@ func (all *restrictions) begin(q *question) {
 	all.questions[q.c.TID] = q
 }
 
+// end forgets a question, unless the thread is asked another one by now.
 func (all *restrictions) end(q *question) {
 	all.mu.Lock()
 	defer all.mu.Unlock()

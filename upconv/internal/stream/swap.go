@@ -60,7 +60,7 @@ func (w *Worker) replaceStream(s *swap.Swap, use func() session.Outcome) session
 		return out
 	}
 	if s.Old >= 0 && sock.Flags&unix.O_ASYNC != 0 {
-		sockstate.CopyOwner(s.Old, s.FD) // carry may not have known the flags
+		sockstate.CopyOwner(s.Old, s.FD) // Carry may not have known the flags
 	}
 	if out := w.Put(s); !out.IsUndecided() {
 		w.abandonStream(s)
@@ -85,7 +85,7 @@ func (w *Worker) replaceStream(s *swap.Swap, use func() session.Outcome) session
 	return out
 }
 
-// abandonStream is abandon, and leaves the port where it is.
+// abandonStream is Abandon, and leaves the port in the origin.
 func (w *Worker) abandonStream(s *swap.Swap) {
 	w.Abandon(s)
 	if w.leaves(s) {

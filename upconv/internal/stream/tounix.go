@@ -62,8 +62,8 @@ func (w *Worker) connected(c *session.Call, e *event.Pending, fd int, sock *sock
 	return out
 }
 
-// WaitForRoom connects a Unix socket to a server whose backlog is full. It holds up its thread: the
-// wait is the kernel's own.
+// WaitForRoom connects a Unix socket to a server whose backlog is full, on a worker that may wait:
+// the wait is the kernel's own. The errno is EINPROGRESS after the timeout; 0 is none.
 func (w *Worker) WaitForRoom(fd int, x *crossing.Crossing, timeout time.Duration) (errno unix.Errno) {
 	var before unix.Timeval
 	linux.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, unsafe.Pointer(&before), unsafe.Sizeof(before))

@@ -18,7 +18,7 @@ import (
 // wait is a blocking connect(2) that upconv itself waits for, because the kernel's own wait would
 // end differently from a native one: that of a socket with SO_SNDTIMEO, whose expiry says
 // EINPROGRESS, that of a program that may have restricted itself (restricted.go), or that of a
-// thread that shares its descriptors, see guard.
+// thread that shares its descriptors (calls/guard.go).
 //
 // It runs on a goroutine of its own and holds no worker and no thread.
 type wait struct {
@@ -72,6 +72,7 @@ func (w *wait) Run() {
 // process returns whose call it is.
 func (w *wait) process() int { return w.s.Targets.Process(w.held.TID) }
 
+// result waits for the end of the connect(2), and returns what that says.
 func (w *wait) result(file *os.File) unix.Errno {
 	conn, err := file.SyscallConn()
 	if err != nil {

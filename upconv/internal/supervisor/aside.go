@@ -28,6 +28,7 @@ func (s *Session) putAside(c *session.Call, out session.Outcome) *asideRun {
 	return a
 }
 
+// run waits for a thread, decides the call there, and answers it.
 func (a *asideRun) run() {
 	s := a.s
 	s.Held.Add(&a.Held)
@@ -63,6 +64,7 @@ func (a *asideRun) run() {
 	}
 }
 
+// answer answers the call.
 func (a *asideRun) answer(out session.Outcome) {
 	a.s.Held.Remove(&a.Held)
 	if err := a.s.Respond(a.c.ID, out); err != nil {

@@ -137,6 +137,7 @@ type holdups struct {
 	by  map[int]*holdup // by process
 }
 
+// holdup is a process whose calls hold workers.
 type holdup struct {
 	workers int                     // how many it holds
 	waiting []seccompx.Notification // its calls that wait for one of them
@@ -165,6 +166,7 @@ func (h *holdups) remove(pid int) {
 	h.drop(pid)
 }
 
+// drop is remove; the caller holds mu.
 func (h *holdups) drop(pid int) {
 	p := h.by[pid]
 	if p.workers--; p.workers == 0 {

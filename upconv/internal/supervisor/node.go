@@ -16,7 +16,7 @@ type Node struct {
 	sessions map[*Session]struct{} // that have not been closed
 }
 
-// NewNode returns one without sessions.
+// NewNode returns a node without sessions. The error is that of session.NewNode.
 func NewNode(log *slog.Logger) (*Node, error) {
 	n := &Node{sessions: map[*Session]struct{}{}, idle: make(chan job)}
 	var err error

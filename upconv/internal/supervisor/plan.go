@@ -24,6 +24,7 @@ type Plan struct {
 }
 
 // NewPlan opens the namespaces that a policy names. They are the plan's, until there is a session.
+// The error says which of them cannot be opened.
 func NewPlan(p *policy.Policy, mappings *nat64.Mappings, udp policy.UDPMode, swapAt policy.SwapAt) (*Plan, error) {
 	egress, home, err := netns.OpenEgresses(p, nil)
 	if err != nil {

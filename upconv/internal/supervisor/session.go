@@ -44,7 +44,8 @@ type Parts struct {
 	Discover func(context.Context) ([]netip.Prefix, time.Duration, error)
 }
 
-// NewSession returns a session that nobody serves before start.
+// NewSession returns a session that nobody serves before Start. What the plan and the parts have is
+// the session's from then on.
 func (n *Node) NewSession(p *Plan, with Parts) *Session {
 	s := n.newSession()
 	s.Listener, s.Origin, s.Events = with.Listener, with.Origin, with.Events
@@ -68,7 +69,7 @@ func (n *Node) NewSession(p *Plan, with Parts) *Session {
 	return s
 }
 
-// newSession returns one that has nothing yet but its node.
+// newSession returns a session that has nothing yet but its node.
 func (n *Node) newSession() *Session {
 	s := &Session{node: n, crew: newCrew()}
 	s.Init(n.Node, s.watch.rouseIfAsleep)
@@ -76,7 +77,7 @@ func (n *Node) newSession() *Session {
 }
 
 // NoteInherited takes notice of descriptors that the command is given: sets and sockets which
-// nobody was seen to make.
+// nobody was seen to make. They stay the caller's.
 func (s *Session) NoteInherited(fds []int) {
 	for _, fd := range fds {
 		if what, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && what == "anon_inode:[eventpoll]" {

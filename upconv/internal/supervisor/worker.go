@@ -47,7 +47,7 @@ type worker struct {
 	notification seccompx.Notification
 
 	serial  uint32        // of the calls that it has handled
-	current atomic.Uint64 // the call that it handles: the thread, and serial; 0: none; or relieved
+	current atomic.Uint64 // the call that it handles: the thread, and serial; 0: none; or the constant relieved
 	heldBy  atomic.Int64  // of a relieved worker: the process
 
 	yielded time.Duration // when the Go scheduler last heard of this thread

@@ -79,7 +79,7 @@ func yields(s *sockstate.Socket, e *event.Pending, errno unix.Errno, where strin
 // the port, if there is one.
 func (s *Swap) bindAcross(old int, origin uint64) unix.Errno {
 	e, sock, x, to := s.Event, s.Socket, s.Crossing, s.FD
-	if !sock.Bound || sock.Netns != origin && sock.Kind == unix.SOCK_STREAM && sock.Chosen || x.Family() == unix.AF_UNIX { // see bindLike
+	if !sock.Bound || sock.Netns != origin && sock.Kind == unix.SOCK_STREAM && sock.Chosen || x.Family() == unix.AF_UNIX { // see sockstate.Socket.BindLike
 		return 0
 	}
 	name := [linux.SizeofSockaddrIn6]byte{}

@@ -49,8 +49,8 @@ func (w *Worker) carryOver(s *Swap, old int, kept bool) unix.Errno {
 	return 0
 }
 
-// carryAcross is carryOver for a socket of another family, with the same kept. old may be -1, as
-// for carry.
+// carryAcross is carryOver for a socket of another family, with the same kept. old is -1 where
+// nothing has been done to the program's.
 func (w *Worker) carryAcross(s *Swap, old int, kept bool) unix.Errno {
 	e, sock, x, replacement := s.Event, s.Socket, s.Crossing, s.FD
 	switch {

@@ -132,7 +132,7 @@ func (e *epolls) table(files int) *epollTable {
 
 // list returns the epoll descriptors of the thread tid, and which are known to be large. Whatever
 // that was about to make is made. It is false if they cannot be found out. files and pid are what
-// worker.files says.
+// Worker.files says.
 func (e *epolls) list(files, pid, tid int) (fds []int, large map[int]bool, ok bool) {
 	if t, known := e.lookUp(files, pid); known {
 		return t.fds, t.large, true

@@ -46,7 +46,7 @@ func (w *Worker) readFdinfo(tid, epfd int) (text []byte, errno unix.Errno) {
 	return text, errno
 }
 
-// readInfo reads w.info.
+// readInfo reads the file of w.info into w.Long.
 func (w *Worker) readInfo() (text []byte, errno unix.Errno) {
 	if w.Long == nil {
 		w.Long = make([]byte, 4096)

@@ -23,7 +23,7 @@ import (
 type registration struct {
 	epfd   int    // the set, in the target
 	file   uint64 // what Sight.File says of the set; 0: it was not looked at
-	set    int    // a copy of it, which closeSets closes
+	set    int    // a copy of it, which CloseSets closes
 	number int    // of the socket, in the target
 	event  unix.EpollEvent
 }
@@ -63,7 +63,7 @@ func (w *Worker) CloseSets() {
 }
 
 // registrations returns the places of the old socket of a swap in the epoll sets of its process.
-// The caller calls closeSets when it is done with them. It costs nothing where there are no sets.
+// The caller calls CloseSets when it is done with them. It costs nothing where there are no sets.
 // lost says why there may be more; mostly it is empty.
 func (w *Worker) registrations(s *Swap) (found []registration, lost string) {
 	c, all := s.Call, &w.s.Epolls
@@ -330,7 +330,7 @@ func (w *Worker) registrationsIn(s *Swap, epfd int, numbers []int, found []regis
 }
 
 // Register puts the socket, which the target now has, into the sets that the one before it was in.
-// What becomes lost is noted.
+// The event gets what becomes lost.
 func (w *Worker) Register(c *session.Call, e *event.Pending, places []registration, socket int) {
 	for i := range places {
 		p := &places[i]
@@ -423,6 +423,7 @@ func (w *Worker) inPlace(s *Swap, l *placeSights, place *registration) (was, now
 	return w.readPlaces(s, place, linux.InodeOf(s.FD))
 }
 
+// saidOf returns what a look at a socket has shown of one of its places.
 func saidOf(sight *peek.Sight, place *registration) said {
 	for _, p := range sight.Places() {
 		if p.Set == place.file && p.Number == place.number {

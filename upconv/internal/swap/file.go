@@ -33,7 +33,8 @@ func (w *Worker) Replaced(c *session.Call, old int) bool {
 }
 
 // CopyInode gives the new socket to the owner, and with the mode, of the target's. That is also the
-// user that packet filters and routing rules (skuid, uidrange) see.
+// user that packet filters and routing rules (skuid, uidrange) see. lost says what the new one did
+// not get.
 func (w *Worker) CopyInode(s *Swap) (lost string) {
 	of := &s.Socket.Inode
 	if v := s.Call.View; v != nil {
@@ -85,13 +86,13 @@ func (w *Worker) newWitnesses() {
 	}
 }
 
-// acquit takes it out again.
+// acquit takes old out of the worker's witnesses again.
 func (w *Worker) acquit(old int) {
 	unix.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(w.witnesses), unix.EPOLL_CTL_DEL, uintptr(old), 0, 0, 0)
 }
 
-// hasCopies reports whether somebody has a copy of the old socket yet: being idle, it is always ready
-// for writing.
+// hasCopies reports whether somebody has a copy yet of the old socket, which is in the worker's
+// witnesses and is closed: being idle, it is always ready for writing.
 func (w *Worker) hasCopies() bool {
 	var event unix.EpollEvent
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.witnesses), uintptr(unsafe.Pointer(&event)), 1, 0, 0, 0)
@@ -114,7 +115,7 @@ func (w *Worker) ReplaceCopies(s *Swap) (numbers []int) {
 	return numbers
 }
 
-// replaceCopiesOnce is replaceCopies for the numbers that one look finds.
+// replaceCopiesOnce is ReplaceCopies for the numbers that one look finds.
 func (w *Worker) replaceCopiesOnce(s *Swap) (numbers []int) {
 	c, ino := s.Call, s.Socket.Inode.Number
 	numbers, _ = target.DescriptorsLinkedTo(c.TID, target.SocketLink(ino))
@@ -149,8 +150,9 @@ func (w *Worker) copyYet(c *session.Call, number int, ino uint64) (cloexec, stil
 	return sight.CloseOnExec, errno == 0 && sight.File == c.View.File && sight.Mode&unix.S_IFMT == unix.S_IFSOCK && sight.Ino == ino
 }
 
-// NoteCopies is for when the copies of the target have been replaced. aside is whether upconv has
-// one yet, and so nothing tells of others.
+// NoteCopies notes in the event that others have copies of the old socket, after those of the
+// target have been replaced. aside is whether upconv itself has one yet, so that nothing tells of
+// others.
 func (w *Worker) NoteCopies(e *event.Pending, aside bool) {
 	if !aside && w.hasCopies() {
 		e.Add("another process has a copy of the socket from before it was connected, or is using it")

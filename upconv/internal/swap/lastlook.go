@@ -62,8 +62,9 @@ func (w *Worker) watchAndRead(old, file int, to []byte) (watched bool, n int, er
 	return l.before[0].Errno() == 0, n, errno
 }
 
-// CloseWatched closes old, which is in the worker's witnesses, and then is alive, in one volley.
-func (w *Worker) CloseWatched(old int) (alive bool) {
+// CloseWatched closes old, which is in the worker's witnesses, and then asks what hasCopies asks,
+// in one volley.
+func (w *Worker) CloseWatched(old int) (copied bool) {
 	w.Disown(old)
 	l := w.last()
 	l.after[0].Args[0], l.after[1].Args[0] = uintptr(old), uintptr(w.witnesses)

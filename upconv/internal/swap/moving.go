@@ -20,7 +20,8 @@ type movingLock struct {
 // maxSpareLocks is how many locks are kept for later.
 const maxSpareLocks = 64
 
-// Lock waits until nobody else moves the socket with an inode number.
+// Lock waits until nobody else moves the socket with an inode number. The caller gives what it
+// returns to Unlock.
 func (m *movingSockets) Lock(ino uint64) *movingLock {
 	l := m.lockOf(ino)
 	l.Lock()

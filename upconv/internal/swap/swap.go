@@ -15,9 +15,9 @@ import (
 	"github.com/upconv/upconv/upconv/internal/target"
 )
 
-// A swap puts an equivalent socket under the target's descriptor: that is made, it is installed,
-// and the one from before is retired. swapStream and swapDatagram go through these steps; what
-// differs is theirs.
+// Swap puts an equivalent socket under the target's descriptor: one is made and installed, and the
+// one from before is retired. stream.Worker.SwapStream and swapDatagram of package datagram go
+// through these steps; what differs is theirs.
 type Swap struct {
 	Call     *session.Call
 	Event    *event.Pending
@@ -26,15 +26,15 @@ type Swap struct {
 	Egress   *netns.Egress      // where the new one is made; nil: in the origin
 	Crossing *crossing.Crossing // of another family, and in the origin; nil: of the same
 
-	FD     int            // the new one, from make on
-	Places []registration // in epoll sets, from findPlaces on
+	FD     int            // the new one, from Make on
+	Places []registration // in epoll sets, from FindPlaces on
 	Early  int            // the first so many of them the new one has before it is installed
-	Last   lastSeen       // by lookLast
+	Last   lastSeen       // what LookLast has seen
 }
 
 // Make makes the socket that is to take the place of the target's, with all that the program has
-// done to that; tidy closes it. Like the others it returns what becomes of the call if the swap
-// cannot go on, and else undecided.
+// done to that. Tidy closes it. The outcome is undecided, or what becomes of the call if the swap
+// cannot go on.
 func (w *Worker) Make(s *Swap) session.Outcome {
 	e, sock, x := s.Event, s.Socket, s.Crossing
 	from := s.Old // what is carried over is of it
@@ -73,8 +73,9 @@ func (w *Worker) Make(s *Swap) session.Outcome {
 	return session.Undecided
 }
 
-// Obtain gets s its socket. from is -1 where nothing has been done to the target's. kept is whether
-// it is one that the target had there before, and not a new one.
+// Obtain fills in s.FD, which the caller owns. kept is whether that is a socket which the target
+// had there before, and not a new one. from is a copy of the target's, or -1 where nothing has been
+// done to that.
 func (w *Worker) Obtain(s *Swap, from int) (kept bool, errno unix.Errno) {
 	sock := s.Socket
 	if sock.Kind != unix.SOCK_STREAM && from >= 0 {
@@ -93,7 +94,8 @@ func (w *Worker) Obtain(s *Swap, from int) (kept bool, errno unix.Errno) {
 	return false, errno
 }
 
-// FindPlaces finds the places in epoll sets that the old socket has.
+// FindPlaces fills in the places in epoll sets that the old socket has. The caller calls CloseSets
+// when it is done with them.
 func (w *Worker) FindPlaces(s *Swap) {
 	lost := ""
 	if s.Places, lost = w.registrations(s); lost != "" {
@@ -102,9 +104,10 @@ func (w *Worker) FindPlaces(s *Swap) {
 }
 
 // LookLast looks at the target's descriptor for the last time before another socket takes its
-// place: whether it is closed on execve(2), and whether it is yet the socket that old is a copy of.
-// If not, the call is raced. Of a socket that was not seen s.sock gets the flags. If others may
-// have old it is put among the worker's witnesses before.
+// place: whether it is closed on execve(2), and whether it is yet the socket that s.Old is a copy
+// of. If it is not, the call is raced. Of a socket that was not seen s.Socket gets the flags. If
+// others may have the old socket, that is put among the worker's witnesses before. The outcome is
+// undecided if the swap can go on.
 func (w *Worker) LookLast(s *Swap) session.Outcome {
 	last, c, old := &s.Last, s.Call, s.Old
 	if v := c.View; v != nil {
@@ -146,7 +149,8 @@ func (w *Worker) LookLast(s *Swap) session.Outcome {
 	return session.CarryOn
 }
 
-// Put installs the new socket under the target's descriptor.
+// Put installs the new socket under the target's descriptor. The outcome is undecided if it is
+// there.
 //
 // A socket is installed first and connected second: installing puts it into the target's net_cls
 // and net_prio cgroups, and its first packet must already carry them.
@@ -166,7 +170,8 @@ func (w *Worker) Put(s *Swap) session.Outcome {
 	}
 }
 
-// Abandon is for a socket that does not come into the place of the target's.
+// Abandon is for a new socket that does not come into the place of the target's: if it was a
+// companion, it is one again.
 func (w *Worker) Abandon(s *Swap) {
 	if s.Last.Watched {
 		w.acquit(s.Old)
@@ -177,7 +182,8 @@ func (w *Worker) Abandon(s *Swap) {
 }
 
 // TakePlaces looks for what the old socket, which is not the target's any more, has got until the
-// very end: places in epoll sets, which the new one takes over, and a thread that waits for it.
+// very end: places in epoll sets, which the new one takes over, and threads that wait for it.
+// waited is whether there are such threads.
 func (w *Worker) TakePlaces(s *Swap) (waited bool) {
 	waited, late := w.lookBack(s)
 	s.Places = append(s.Places, late...)
@@ -186,8 +192,8 @@ func (w *Worker) TakePlaces(s *Swap) (waited bool) {
 	return waited
 }
 
-// CarryAsync has the new socket send the signals that the old one sent: O_ASYNC, with other status
-// flags.
+// CarryAsync has the new socket send the signals that the old one sent: O_ASYNC. flags are its
+// other status flags.
 func (w *Worker) CarryAsync(s *Swap, flags int) {
 	if s.Socket.Flags&unix.O_ASYNC == 0 {
 		return
@@ -197,7 +203,8 @@ func (w *Worker) CarryAsync(s *Swap, flags int) {
 	}
 }
 
-// PlaceOf returns where a swap leads, whose arguments these are.
+// PlaceOf returns the place that a swap leads to: an egress, nil for the origin, or by way of a
+// crossing.
 func (w *Worker) PlaceOf(egress *netns.Egress, x *crossing.Crossing) companion.Place {
 	switch {
 	case x != nil && x.Family() == unix.AF_UNIX:

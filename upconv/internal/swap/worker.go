@@ -16,7 +16,7 @@ type Worker struct {
 	s         *Session
 	lastLook  *lastLook // nil: not needed yet
 	info      setInfo
-	sets      []setCopy // of the target's that its socket is in
+	sets      []setCopy // those of the target's epoll sets that its socket is in, until CloseSets
 	witnesses int       // an epoll set of its own, see witness; -1: none
 
 	tagged time.Duration // when it was last looked whether there are many net_cls cgroups; 0: never
@@ -26,10 +26,10 @@ type Worker struct {
 // Session is what a listener has for this package, and for those below.
 type Session struct {
 	crossing.Session
-	Epolls     epolls
-	Companions companion.Set
-	Moving     movingSockets
-	AskedPorts PortSet // those that a program has ever asked bind(2) for
+	Epolls     epolls        // who has epoll sets
+	Companions companion.Set // the other sockets of datagram sockets
+	Moving     movingSockets // the datagram sockets that are moved now
+	AskedPorts PortSet       // ports that a program has ever asked bind(2) for
 }
 
 // Init has a session belong to a node.
