@@ -47,8 +47,11 @@ ONLY     = -count=$(COUNT) $(if $(TESTS),-run '$(TESTS)') $(if $(EXCEPT),-skip '
 UNIT     = -race $(ONLY) ./cmd/... ./upconv/... ./nsdial/... ./seccompx/...
 WHOLE    = $(ONLY) -timeout 20m ./integration/...
 
+# How often a test that has failed is run again, alone, if hardly any has: one that passes each time is told of as unsteady.
+AGAIN   ?= 3
+
 test: build ## all tests; an ordinary user's run in a user namespace, and end with what cannot (TESTS=, EXCEPT=)
-	$(TALLY) $(UNIT) -- $(WHOLE)
+	TALLY_AGAIN=$(AGAIN) $(TALLY) $(UNIT) -- $(WHOLE)
 
 test-unit: ## tests of the packages, with the race detector
 	$(TALLY) $(UNIT)

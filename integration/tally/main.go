@@ -2,6 +2,7 @@
 // and how many were skipped for which reason. Its arguments are those of go test; "--" begins
 // another run.
 //
+// $TALLY_AGAIN is how often tests that have failed are run again, alone, see again.go.
 // $UPCONV_TEST_SKIPS names a file of regular expressions, one a line: a test that is skipped for a
 // reason that none of them matches is a failure. $UPCONV_TEST_LOSSES names a file of what cannot
 // hold where $UPCONV_REFUSE is refused: losses.go.
@@ -81,7 +82,7 @@ func goTest(t *tally, args []string) int {
 	}
 	var exit *exec.ExitError
 	switch waited := cmd.Wait(); {
-	case errors.As(waited, &exit) && exit.ExitCode() == 1 && t.onlyLosses():
+	case errors.As(waited, &exit) && exit.ExitCode() == 1 && (t.onlyLosses() || t.settle(args, timesAgain())):
 		return 0
 	case errors.As(waited, &exit):
 		return max(exit.ExitCode(), 1)
@@ -118,6 +119,8 @@ type tally struct {
 	losses  []*loss           // what may fail
 	failed  map[name]bool     // tests a subtest of which has failed; false: all that have are lost
 	died    bool              // a package did not compile, or ended in the middle of a test
+
+	failures, unsteady []name // see settle
 }
 
 func newTally(out io.Writer) *tally {
@@ -197,6 +200,9 @@ func (t *tally) end(n name, result string) {
 		return
 	}
 	t.results[result]++
+	if result == "fail" {
+		t.failures = append(t.failures, n)
+	}
 	if result == "skip" {
 		reason := skipReason(output)
 		t.skipped[reason] = append(t.skipped[reason], n)
@@ -228,6 +234,7 @@ func (t *tally) summary(to io.Writer) {
 			fmt.Fprintf(to, "%6d lost: %s\n", l.failed, l.reason)
 		}
 	}
+	t.tellUnsteady(to)
 }
 
 func (t *tally) reasons() (all []string) {
