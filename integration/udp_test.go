@@ -443,6 +443,19 @@ func TestUDPWaiting(t *testing.T) {
 	u.lab.t = t
 }
 
+// TestReceiveRace has a thread begin to wait for a datagram in the moment in which another one's
+// first send has another socket take the place of theirs.
+func TestReceiveRace(t *testing.T) {
+	u := newUDPLab(t)
+	probe := compileC(t, "receive_race.c", "gcc", "-O2", "-static", "-pthread")
+	for name, route := range u.routes() {
+		cmd, _ := u.flags([]string{"--netns", u.origin, "--via", route}, probe, serverAddr, u.port, "1000")
+		if got := output(t, cmd); got != "wrong: 0\n" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
 // TestUDPUnprivileged is TestUDP for an ordinary user, who may neither enter the origin nor look at
 // sockets in the kernel.
 func TestUDPUnprivileged(t *testing.T) {

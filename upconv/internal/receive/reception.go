@@ -77,6 +77,7 @@ func (w *Worker) buffers() *receiveBuffers {
 // Recvfrom handles a stopped recvfrom(2).
 func (w *Worker) Recvfrom(c *session.Call) session.Outcome {
 	flags := uint32(c.Args[3])
+	w.NoteReceives(c)
 	if c.Args[4] == 0 && flags&unix.MSG_ERRQUEUE == 0 {
 		return session.CarryOn
 	}
@@ -94,6 +95,7 @@ func (w *Worker) Recvfrom(c *session.Call) session.Outcome {
 // Recvmsg handles a stopped recvmsg(2).
 func (w *Worker) Recvmsg(c *session.Call) session.Outcome {
 	flags := uint32(c.Args[2])
+	w.NoteReceives(c)
 	if !w.s.AnyCrossed.Load() || flags&msgCompat != 0 {
 		return session.CarryOn
 	}
@@ -122,6 +124,7 @@ func (w *Worker) RecvmmsgTime64(c *session.Call) session.Outcome {
 func (w *Worker) receiveMany(c *session.Call, time64 bool) session.Outcome {
 	flags := uint32(c.Args[3])
 	count := uint64(uint32(c.Args[2]))
+	w.NoteReceives(c)
 	if !w.s.AnyCrossed.Load() || flags&msgCompat != 0 || count == 0 {
 		return session.CarryOn
 	}

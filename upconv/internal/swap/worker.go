@@ -29,7 +29,8 @@ type Session struct {
 	Epolls     epolls        // who has epoll sets
 	Companions companion.Set // the other sockets of datagram sockets
 	Moving     movingSockets // the datagram sockets that are moved now
-	AskedPorts PortSet       // ports that a program has ever asked bind(2) for
+	goingOn    goingOn
+	AskedPorts PortSet // ports that a program has ever asked bind(2) for
 }
 
 // Init has a session belong to a node.
