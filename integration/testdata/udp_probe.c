@@ -596,8 +596,8 @@ static void controls(void) {
 		got("recvfrom", fd);
 		result("a length beyond the end", control(fd, &dst, "log", IPPROTO_IP, IP_TOS, &value, sizeof value, 200));
 		result("a length below that of the header", control(fd, &dst, "log", IPPROTO_IP, IP_TOS, &value, sizeof value, 3));
-		result("SO_MARK", control(fd, &dst, "echo marked", SOL_SOCKET, SO_MARK, &value, sizeof value, 0));
-		got("recvfrom", fd);
+		if (result("SO_MARK", control(fd, &dst, "echo marked", SOL_SOCKET, SO_MARK, &value, sizeof value, 0)) > 0) // not for everybody
+			got("recvfrom", fd);
 		FRESH
 		struct in_pktinfo any = {0};
 		result("IP_PKTINFO of nothing", control(fd, &dst, "echo any", IPPROTO_IP, IP_PKTINFO, &any, sizeof any, 0));
